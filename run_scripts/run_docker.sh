@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Opens a shell in the project's container, made from the DOCKERFILE and started as needed.
+# From the environment: DATA_DIR (shown to the container under the same path), IMAGE_NAME, MY_CONTAINER.
+set -euo pipefail
+project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+image=${IMAGE_NAME:-conformer-zoo:latest}
+container=${MY_CONTAINER:-conformer-zoo}
+
+if ! docker info >/dev/null 2>&1; then
+  echo "Expected a running Docker. Received: none. Start it, or install Docker Engine with NVIDIA's runtime." >&2
+  exit 2
+fi
+if [[ -z $(docker images --quiet "$image") ]]; then
+  docker build --tag "$image" --file "$project/DOCKERFILE" "$project"
+fi
+if [[ -z $(docker ps --all --quiet --filter "name=^/$container\$") ]]; then
+  options=(--detach --interactive --tty --name "$container" --network host --shm-size 16g)
+  if docker info --format '{{json .Runtimes}}' | grep -q nvidia; then
+    options+=(--gpus all)
+  fi
+  if [[ -n ${DATA_DIR:-} ]]; then
+    options+=(--volume "$DATA_DIR:$DATA_DIR:ro" --env "DATA_DIR=$DATA_DIR")
+  fi
+  docker run "${options[@]}" "$image" >/dev/null
+fi
+docker start "$container" >/dev/null
+exec docker exec --interactive --tty "$container" bash

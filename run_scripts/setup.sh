@@ -1,0 +1,139 @@
+#!/usr/bin/env bash
+# Makes or refreshes .venv in the project's folder: the exact versions of pyproject.toml, the project
+# itself (editable) and Horovod, which is built once and kept in the user's cache.
+#
+#   bash run_scripts/setup.sh [--dev] [--gpu] [--peers]
+#
+#   --dev    also the test tools
+#   --gpu    also the CUDA libraries; Horovod reduces over NCCL where NCCL and nvcc are installed
+#   --peers  also PyTorch and Transformers, for comparisons
+#
+# An extra that was installed once stays. A run that finds nothing to do takes a fraction of a second.
+# pip's own configuration says where packages come from; XDG_CACHE_HOME moves the cache.
+set -euo pipefail
+
+project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
+readonly project
+readonly venv=$project/.venv
+readonly state=$venv/.setup # a file for each installed part, holding the fingerprint it was made from
+readonly cache=${XDG_CACHE_HOME:-~/.cache}/conformer-zoo
+cd -- "$project"
+# shellcheck source=setup/progress.sh
+source run_scripts/setup/progress.sh
+# shellcheck source=setup/python.sh
+source run_scripts/setup/python.sh
+# shellcheck source=setup/horovod.sh
+source run_scripts/setup/horovod.sh
+
+workspace=
+plain_folder=
+# shellcheck disable=SC2317,SC2329 # called by the trap
+clean_up() {
+  stop_heartbeat
+  [[ -z $workspace ]] || rm -rf -- "$workspace"
+  [[ -z $plain_folder ]] || rm -rf -- "$plain_folder"
+}
+trap clean_up EXIT
+trap 'exit 130' INT
+
+pinned() { # NAME; the version that pyproject.toml names. `constraints` gives that whole list.
+  "$python" - "$1" <<'PYTHON'
+import sys
+import tomllib
+
+with open("pyproject.toml", "rb") as file:
+    document = tomllib.load(file)
+pins = dict(pin.split("==") for pin in document["project"]["dependencies"])
+pins |= document["tool"]["conformer-zoo"]
+value = pins[sys.argv[1]]
+print(value if isinstance(value, str) else "\n".join(value))
+PYTHON
+}
+
+fingerprint() { # what, when it changes, asks for another installation
+  sha256sum <pyproject.toml
+  printf '%s\n' "$project"
+  readlink -f "$venv/bin/python"
+}
+
+is_complete() {
+  local part now
+  [[ -x $venv/bin/python && -x $venv/bin/horovodrun && -s $state/horovod ]] || return 1
+  now=$(fingerprint)
+  for part in base "${extras[@]}"; do
+    [[ -r $state/$part && $(<"$state/$part") == "$now" ]] || return 1
+  done
+  for part in tensorflow tensorflow_io tensorflow_text keras horovod; do
+    [[ -d $venv/lib/python3.11/site-packages/$part ]] || return 1
+  done
+}
+
+is_usable() { # an environment of Python 3.11 with pip, made for this folder
+  grep -qsF -- "$venv" "$venv/bin/activate" &&
+    "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
+}
+
+extras=()
+for argument in "$@"; do
+  case $argument in
+    --dev | --gpu | --peers) extras+=("${argument#--}") ;;
+    -h | --help)
+      sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      exit 0
+      ;;
+    *) refuse "--dev, --gpu or --peers" "$argument" "Run bash run_scripts/setup.sh --help" ;;
+  esac
+done
+
+[[ $(uname -s)/$(uname -m) == Linux/x86_64 ]] ||
+  refuse "Linux on x86-64, which tensorflow-io needs" "$(uname -s) on $(uname -m)" \
+    "Use such a machine, or the DOCKERFILE on one"
+
+# A second run waits for the first. The lock is on a folder: no file is left behind.
+exec 9<"$project/run_scripts"
+if ! flock --nonblock 9; then
+  say "environment: another setup.sh is at work here; waiting"
+  flock 9
+fi
+for extra in dev gpu peers; do
+  [[ ! -e $state/$extra || " ${extras[*]-} " == *" $extra "* ]] || extras+=("$extra")
+done
+if is_complete; then
+  say "environment: .venv is up to date"
+  exit 0
+fi
+
+# First everything that can be refused, before anything is downloaded.
+find_python
+choose_horovod
+mkdir -p -- "$cache/wheels" 2>/dev/null || true
+workspace=$(mktemp -d "$cache/wheels/.building.XXXXXX" 2>/dev/null) ||
+  refuse "a cache folder that can be written" "$cache" "Name another one in XDG_CACHE_HOME"
+cmake=unused
+find_horovod_wheel || check_build_tools
+
+if ! is_usable; then
+  say "environment: making .venv with $python"
+  if ! "$python" -m venv --clear "$venv" >"$workspace/venv.log" 2>&1; then
+    refuse "an environment in $venv" "$(tail -n 1 "$workspace/venv.log")" "Run setup.sh again"
+  fi
+fi
+[[ -n $cmake ]] || fetch_cmake
+mkdir -p -- "$state"
+for part in base "${extras[@]}"; do rm -f -- "$state/$part"; done
+
+pinned constraints >"$workspace/constraints.txt"
+selection=$(IFS=, && printf '%s' "${extras[*]-}")
+long "installing packages" "$state/packages.log" \
+  "$venv/bin/python" -m pip install --progress-bar off --constraint "$workspace/constraints.txt" \
+  --editable ".${selection:+[$selection]}"
+
+if [[ ! -x $venv/bin/horovodrun || ! -e $state/horovod || $(<"$state/horovod") != "$horovod_key" ]]; then
+  install_horovod
+fi
+long "checking that everything loads" "$state/check.log" env TF_CPP_MIN_LOG_LEVEL=3 \
+  "$venv/bin/python" -c "import tensorflow_io, tensorflow_text, keras, horovod.tensorflow, tools"
+
+printf '%s\n' "$horovod_key" >"$state/horovod"
+for part in base "${extras[@]}"; do fingerprint >"$state/$part"; done
+say "environment: .venv is ready; activate it with: source env.sh"

@@ -1,0 +1,72 @@
+# shellcheck shell=bash
+# What setup.sh tells: lines, refusals, and a sign of life from long commands. Sourced by setup.sh.
+
+say() { printf '%s\n' "$*"; }
+
+# One line, in the words every program of the project uses for what a user can correct.
+refuse() { # EXPECTED RECEIVED DO
+  printf 'Expected %s. Received: %s. %s.\n' "$1" "$2" "$3" >&2
+  exit 2
+}
+
+on_terminal() { [[ -t 1 && ${CI:-} != true ]]; }
+
+minutes() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
+
+percent_done() { # LOG; of what make or pip wrote. Empty where the log does not tell.
+  local percent
+  percent=$(grep -aoE '^ *\[ *[0-9]+%\]' "$1" | tail -n 1 | tr -dc '0-9') || true
+  if [[ -z $percent ]] && grep -qs '^Collecting' "$1"; then
+    percent=$((100 * $(grep -c '^Collecting' "$1") / $(grep -c '==' pyproject.toml)))
+    if grep -q '^Installing collected' "$1"; then percent=90; fi
+  fi
+  printf '%s' "$percent"
+}
+
+bar() { # PERCENT
+  local done=$((($1 > 100 ? 100 : $1) / 5))
+  printf '[%.*s%.*s] %3d%%' $done '####################' $((20 - done)) '--------------------' "$1"
+}
+
+heartbeat() { # LABEL LOG
+  local seconds=0 percent newest
+  while sleep 1 >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
+    seconds=$((seconds + 1))
+    on_terminal || ((seconds % 30 == 0)) || continue
+    percent=$(percent_done "$2")
+    newest=$(grep -aoE '^ *(\[ *[0-9]+%\]|(Collecting|Downloading|Installing) .{1,40})' "$2" |
+      tail -n 1 | sed 's/^ *//; /^\[/d') || true
+    if on_terminal; then
+      printf '\r%s %s %s  %s\033[K' "$1" "${percent:+$(bar "$percent")}" "$(minutes $seconds)" "$newest"
+    else
+      say "$1: $(minutes $seconds) ${percent:+ $percent%} $newest"
+    fi
+  done
+}
+
+heartbeat_job=
+stop_heartbeat() {
+  [[ -n $heartbeat_job ]] || return 0
+  kill "$heartbeat_job" 2>/dev/null || true
+  wait "$heartbeat_job" 2>/dev/null || true
+  heartbeat_job=
+  ! on_terminal || printf '\r\033[K'
+}
+
+# Output goes to the log; the command stays in the foreground, so that Ctrl-C reaches it.
+long() { # LABEL LOG COMMAND...
+  local label=$1 log=$2 status=0 started=$SECONDS
+  shift 2
+  : >"$log"
+  heartbeat "$label" "$log" 9>&- &
+  heartbeat_job=$!
+  "$@" >"$log" 2>&1 </dev/null || status=$?
+  stop_heartbeat
+  if ((status != 0)); then
+    tail -n 20 "$log" >&2
+    printf '%s: failed after %s, exit code %d; the whole log is %s\n' \
+      "$label" "$(minutes $((SECONDS - started)))" "$status" "$log" >&2
+    exit 1
+  fi
+  say "$label: done in $(minutes $((SECONDS - started)))"
+}

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Trains a Conformer with NP processes; the recipes beside it call this one. Arguments are passed on
+# to conformer/train.py. From the environment:
+#
+#   DATA_DIR    the corpus (env.sh holds the default)
+#   NP          processes, one for each GPU (default 8); with 1, Horovod is not started
+#   STEPS       ends after so many steps (default: all epochs of the config)
+#   CONFIG      a YAML file (default: configs/conformer/conformer_s_100h.yml)
+#   OUTPUT_DIR  the run directory (default: a new one under runs/)
+set -euo pipefail
+project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=../env.sh
+source "$project/env.sh"
+
+command=(python "$project/conformer/train.py")
+command+=(--config "${CONFIG:-$project/configs/conformer/conformer_s_100h.yml}")
+command+=(--data_dir "$DATA_DIR")
+if [[ -z ${CONFIG:-} && ! -d $DATA_DIR/train-clean-100 && -d $DATA_DIR/train-clean ]]; then
+  echo "no train-clean-100 in $DATA_DIR: training on its train-clean, in characters" >&2
+  command+=(--set data.train_splits=train-clean --set tokenizer.kind=characters)
+fi
+[[ -z ${STEPS:-} ]] || command+=(--steps "$STEPS")
+[[ -z ${OUTPUT_DIR:-} ]] || command+=(--output_dir "$OUTPUT_DIR")
+
+if ((${NP:=8} == 1)); then
+  exec "${command[@]}" "$@"
+fi
+exec horovodrun -np "$NP" "${command[@]}" "$@"

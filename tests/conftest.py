@@ -1,0 +1,35 @@
+"""What all tests share: quiet TensorFlow, and the recordings that may lie beside the project."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before the first import of TensorFlow; at 2 it still prints errors about CUDA libraries.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def project() -> Path:
+    """The root of the checkout."""
+    return PROJECT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real recordings and broken files; a test that wants it is skipped without."""
+    folder = PROJECT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no real data: expected ../shared/data beside the project")
+    return folder
+
+
+@pytest.fixture
+def rng():
+    """A generator with the same numbers in every test."""
+    import numpy as np
+
+    return np.random.default_rng(0)
