@@ -1,0 +1,1 @@
+"""Libraries and programs shared by all model families."""

@@ -1,0 +1,1 @@
+"""Strict YAML configuration and command lines of programs."""

@@ -1,0 +1,217 @@
+"""Command lines: absl flags in one FlagValues per program, and the frame a program runs in."""
+
+import copy
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import NoReturn
+
+from absl import flags
+
+from tools.errors import UserError
+
+FROM_CONFIG = "from the config"
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+
+
+class CommandLine:
+    """The flags of one program; nothing is registered until an instance is made.
+
+    A default of None means "not given": the config decides. `short_name` adds a one-letter form.
+
+    Args:
+        program: name shown by --help and in messages.
+        description: one or a few sentences on what the program does.
+        usage: what follows the program's name on the command line, such as "[FLAGS] FILE...".
+    """
+
+    def __init__(self, program: str, description: str, usage: str = "[FLAGS]"):
+        self.program, self.description, self.usage = program, description, usage
+        self._flags = flags.FlagValues()
+        self._flags.set_gnu_getopt(True)  # flags may follow positional arguments
+        self._default_texts: dict[str, str | None] = {}
+        self._help_texts: dict[str, str] = {}
+        self.boolean("help", False, "Shows this text and ends.", default_text="", short_name="h")
+
+    def string(self, name: str, default: str | None, help: str, **options: str) -> None:
+        """Adds a flag that takes any text."""
+        self._define(flags.DEFINE_string, name, default, help, **options)
+
+    def integer(self, name: str, default: int | None, help: str, **options: str) -> None:
+        """Adds a flag that takes a whole number."""
+        self._define(flags.DEFINE_integer, name, default, help, **options)
+
+    def number(self, name: str, default: float | None, help: str, **options: str) -> None:
+        """Adds a flag that takes a number."""
+        self._define(flags.DEFINE_float, name, default, help, **options)
+
+    def boolean(self, name: str, default: bool | None, help: str, **options: str) -> None:
+        """Adds a flag written `--name`, `--noname`, `--name=true` or `--name true`."""
+        self._define(flags.DEFINE_boolean, name, default, help, **options)
+
+    def enum(
+        self, name: str, default: str | None, values: Sequence[str], help: str, **options: str
+    ) -> None:
+        """Adds a flag that takes one of a few words."""
+        define = flags.DEFINE_enum
+        self._define(define, name, default, help, enum_values=list(values), **options)
+
+    def multi_string(self, name: str, default: list[str] | None, help: str, **options: str) -> None:
+        """Adds a flag that may be repeated and gives a list."""
+        self._define(flags.DEFINE_multi_string, name, default, help, **options)
+
+    def settings(self) -> None:
+        """Adds the repeatable `--set section.key=value`, parsed to a dict for `loader.load`."""
+        about = "A value of the config, as section.key=value; may be repeated."
+        self.multi_string("set", None, about, default_text="")
+
+    def _define(
+        self,
+        define: Callable,
+        name: str,
+        default: object,
+        help: str,
+        *,
+        default_text: str | None = None,
+        short_name: str | None = None,
+        **options: object,
+    ) -> None:
+        """Registers one absl flag; `default_text` replaces the default in --help."""
+        self._help_texts[name], self._default_texts[name] = help, default_text
+        options |= {"help": help, "flag_values": self._flags, "short_name": short_name}
+        define(name=name, default=default, **options)
+
+    def help_text(self) -> str:
+        """Returns what --help prints."""
+        lines = [self.description, "", f"Usage: {self.program} {self.usage}".rstrip(), "", "Flags:"]
+        for name in self._names():
+            flag = self._flags[name]
+            short = f", -{flag.short_name}" if flag.short_name else ""
+            values = getattr(flag.parser, "enum_values", None)
+            kind = "|".join(values) if values else flag.flag_type().removeprefix("multi ")
+            argument = "" if flag.boolean else f"={kind}"
+            shown = self._default_texts[name]
+            if shown is None:
+                shown = FROM_CONFIG if flag.default is None else str(flag.default) or '""'
+            no = "[no]" if flag.boolean and name != "help" else ""
+            lines.append(f"  --{no}{name}{argument}{short}")
+            lines.append(
+                f"      {self._help_texts[name]}" + (f" Default: {shown}." if shown else "")
+            )
+        return "\n".join(lines)
+
+    def _names(self) -> list[str]:
+        """Returns the long names of all flags in the order of their definition."""
+        return list(self._help_texts)
+
+    def parse(self, argv: Sequence[str]) -> tuple[SimpleNamespace, list[str]]:
+        """Reads the arguments that follow the program's name; may be called again.
+
+        Returns:
+            The value of every flag as an attribute, and the positional arguments in order.
+
+        Raises:
+            UserError: unknown flag, missing or unreadable value, malformed --set.
+            SystemExit: code 0, after --help.
+        """
+        parsed = copy.deepcopy(self._flags)
+        try:
+            positional = parsed([self.program, *self._join_booleans(argv)])[1:]
+        except flags.UnrecognizedFlagError as error:
+            near = difflib.get_close_matches(error.flagname, self._names(), n=1)
+            raise UserError.expected(
+                f"a flag of {self.program}",
+                f"--{error.flagname}",
+                f"Use --{near[0]}" if near else "See --help",
+            ) from None
+        except (flags.Error, ValueError) as error:
+            raise self._bad_value(str(error)) from None
+        if parsed["help"].value:
+            print(self.help_text())
+            raise SystemExit(0)
+        values = {name: parsed[name].value for name in self._names() if name != "help"}
+        if "set" in values:
+            values["set"] = _settings(values["set"] or [])
+        return SimpleNamespace(**values), positional
+
+    def _join_booleans(self, argv: Sequence[str]) -> list[str]:
+        """Joins `--flag true`, which absl would read as a flag and a positional argument."""
+        joined: list[str] = []
+        for index, word in enumerate(argv):
+            if word == "--":
+                return joined + list(argv[index:])
+            name = joined[-1].lstrip("-") if joined and joined[-1].startswith("-") else ""
+            boolean = name in self._flags and self._flags[name].boolean
+            if boolean and word.lower() in ("true", "false"):
+                joined[-1] += f"={word}"
+            else:
+                joined.append(word)
+        return joined
+
+    def _bad_value(self, problem: str) -> UserError:
+        """Returns the error for a known flag that absl could not read."""
+        missing = re.fullmatch(r"Missing value for flag (-+\w+)", problem)
+        if missing:
+            return UserError.expected(
+                f"a value after {missing[1]}", "none", f"Write {missing[1]}=VALUE"
+            )
+        match = re.match(r"flag --(\w+)=(.*?): ", problem, flags=re.DOTALL)
+        if match is None or match[1] not in self._flags:
+            return UserError.expected(f"flags of {self.program}", problem, "See --help")
+        flag = self._flags[match[1]]
+        kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+        values = getattr(flag.parser, "enum_values", None)
+        expected = "one of " + ", ".join(values) if values else kinds.get(flag.flag_type(), "text")
+        return UserError.expected(f"{expected} for --{match[1]}", match[2], f"Correct --{match[1]}")
+
+
+def _settings(words: Sequence[str]) -> dict[str, str]:
+    """Splits `section.key=value` words; of a repeated key the last value counts."""
+    settings = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not key.strip():
+            raise UserError.expected(
+                "section.key=value after --set", word or '""', "Write --set section.key=value"
+            )
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs a program: `run(main)` is all that follows `if __name__ == "__main__":`.
+
+    Bad user input becomes one line on stderr and exit code 2, Ctrl-C one line and 130; a reader
+    that left (`| head`) ends the program silently.
+
+    Args:
+        main: takes the arguments after the program's name, returns an exit code or None for 0.
+        argv: program name and arguments; None: those of the process.
+    """
+    argv = sys.argv if argv is None else argv
+    try:
+        code = main(list(argv[1:])) or 0
+        sys.stdout.flush()  # here, so that a broken pipe is met inside the try
+    except UserError as error:
+        print("Error:", " ".join(str(error).splitlines()), file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        _discard_stdout()
+        code = EXIT_BROKEN_PIPE
+    sys.exit(code)
+
+
+def _discard_stdout() -> None:
+    """Points stdout to nowhere, so that the interpreter's last flush does not complain again."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        return  # stdout is no file of the system: nothing is flushed at exit

@@ -1,0 +1,249 @@
+"""Strict YAML to frozen dataclasses: known keys, values of the right type, or one clear error."""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from tools.config.values import Mismatch, convert, optional, show
+from tools.errors import UserError
+
+Config = TypeVar("Config")
+COMMAND_LINE = "on the command line"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader, except that a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """Builds one mapping after looking for duplicate keys (those merged by `<<` may repeat)."""
+        seen = set()
+        for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
+                if key_node.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"key {key_node.value!r} is given twice", key_node.start_mark
+                    )
+                seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+def _section_class(field_type: Any) -> type | None:
+    """Returns the dataclass of a section's field (`Section` or `Section | None`), else None."""
+    inner = optional(field_type) or field_type
+    return inner if dataclasses.is_dataclass(inner) else None
+
+
+def leaf_keys(config_class: type) -> dict[str, Any]:
+    """Returns the field type of every leaf of a config class by dotted key, in file order."""
+    leaves = {}
+    for name, field_type in _field_types(config_class).items():
+        section = _section_class(field_type)
+        if section is None:
+            leaves[name] = field_type
+        else:
+            leaves |= {f"{name}.{key}": kind for key, kind in leaf_keys(section).items()}
+    return leaves
+
+
+def _field_types(config_class: type) -> dict[str, Any]:
+    """Returns resolved annotations of a dataclass's constructor fields, in order."""
+    hints = typing.get_type_hints(config_class)
+    return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
+
+
+def _nearest(key: str, valid: list[str]) -> str | None:
+    """Returns the valid key most like `key`; a right name in a wrong section counts as near."""
+    if not valid:
+        return None
+
+    def likeness(candidate: str) -> float:
+        whole = difflib.SequenceMatcher(None, key, candidate).ratio()
+        last = difflib.SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio()
+        return max(last, whole) + 0.1 * whole
+
+    best = max(valid, key=likeness)
+    return best if likeness(best) > 0.7 else None
+
+
+def _unknown(key: str, config_class: type, origin: str) -> UserError:
+    """Returns the error for a key that no section has."""
+    leaves = list(leaf_keys(config_class))
+    sections = {leaf.rpartition(".")[0] for leaf in leaves if "." in leaf}
+    # A misspelt section is nearest to a section of its depth, a misspelt leaf to a leaf.
+    near = _nearest(key, leaves + [name for name in sections if name.count(".") == key.count(".")])
+    parent, _, name = key.rpartition(".")
+    if near == key and key in leaves:
+        do = f"Write {name} indented under {parent.replace('.', ', ')}"
+    elif near is None or near == key:
+        inside = f"{key}." if near else f"{parent}." if parent in sections else ""
+        below = (leaf.removeprefix(inside) for leaf in leaves if leaf.startswith(inside))
+        children = dict.fromkeys(inside + name.partition(".")[0] for name in below)
+        do = "Use one of: " + ", ".join(children)
+    else:
+        do = f"Use {near}"
+    return UserError.expected(f"a known key {origin}", key, do)
+
+
+class _Builder:
+    """Builds the sections of one config and gathers the keys that are missing."""
+
+    def __init__(self, root: type, origin: str, overrides: Mapping[str, object]):
+        self.root, self.origin, self.overrides = root, origin, overrides
+        self.missing: list[str] = []
+
+    def convert(self, key: str, value: object, field_type: Any, origin: str) -> object:
+        """Converts one leaf, or says which key of which origin is wrong."""
+        try:
+            return convert(value, field_type, textual=origin == COMMAND_LINE)
+        except Mismatch as mismatch:
+            quotes = field_type is str and origin != COMMAND_LINE and value is not None
+            raise UserError.expected(
+                f"{mismatch} for {key} {origin}",
+                show(value),
+                f"Put the value of {key} in quotes" if quotes else f"Correct {key}",
+            ) from None
+
+    def build(self, section: type, given: object, base: object, prefix: str) -> Any:
+        """Builds one section.
+
+        Args:
+            section: its dataclass.
+            given: the file's mapping for it; `{}` where the file says nothing.
+            base: the default instance, whose values stand where nothing is given; None without.
+            prefix: dotted key of the section, ending in a dot; empty at the root.
+        """
+        if not isinstance(given, Mapping):
+            raise UserError.expected(
+                f"keys and values under {prefix.rstrip('.') or 'the top level'} {self.origin}",
+                show(given),
+                "Use some of: " + ", ".join(_field_types(section)),
+            )
+        kinds = _field_types(section)
+        for key in given:
+            if key not in kinds:
+                raise _unknown(f"{prefix}{key}", self.root, self.origin)
+        values, num_missing = {}, len(self.missing)
+        for field in dataclasses.fields(section):
+            key, kind = prefix + field.name, kinds[field.name]
+            default = _default(field) if base is None else getattr(base, field.name)
+            nested = _section_class(kind)
+            if nested is not None:
+                # An optional section that neither file nor command line mentions stays null.
+                content = given.get(field.name, None if default is None else {})
+                if content is None and optional(kind):
+                    if not any(name.startswith(f"{key}.") for name in self.overrides):
+                        values[field.name] = None
+                        continue
+                    content = {}
+                base_section = None if default is MISSING else default
+                values[field.name] = self.build(nested, content, base_section, f"{key}.")
+                continue
+            if field.name in given:
+                default = self.convert(key, given[field.name], kind, self.origin)
+            if key in self.overrides:
+                default = self.convert(key, self.overrides[key], kind, COMMAND_LINE)
+            if default is MISSING:
+                self.missing.append(key)
+            values[field.name] = default
+        if len(self.missing) > num_missing:
+            return None
+        config = section(**values)
+        if hasattr(config, "validate"):
+            config.validate()
+        return config
+
+
+def _default(field: dataclasses.Field) -> object:
+    """Returns a field's default, or MISSING."""
+    return field.default_factory() if field.default_factory is not MISSING else field.default
+
+
+def _read(path: Path, sections: list[str]) -> Mapping:
+    """Reads a YAML file whose top level is a mapping."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        content = yaml.load(text, Loader=_StrictLoader)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError.expected(
+            f"UTF-8 text in {path}", f"another encoding in line {line}", "Save it as UTF-8"
+        ) from None
+    except OSError as error:
+        raise UserError.expected(
+            f"a readable config file at {path}", error.strerror, "Give the path of a YAML file"
+        ) from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        problem = error.problem or error.context
+        raise UserError.expected(
+            f"valid YAML in {path}", f"{where}{problem}", "Correct that line"
+        ) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # ValueError: a scalar that looks like a date or number and is none, such as 2020-13-45.
+        problem = str(error).splitlines()[0]
+        raise UserError.expected(f"valid YAML in {path}", problem, "Correct the file") from None
+    if not isinstance(content, Mapping) or not content:
+        raise UserError.expected(
+            f"the sections {', '.join(sections)} in {path}",
+            "an empty file" if content is None else show(content),
+            "Write at least one of them",
+        )
+    return content
+
+
+def load(
+    config_class: type[Config],
+    path: str | Path | None,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """Builds a config: overrides win over the file, the file over the defaults.
+
+    A config class may define `validate(self) -> None`; it is called for every instance, innermost
+    sections first, and raises UserError.
+
+    Args:
+        config_class: frozen dataclass; a section is a field whose type is another one. Field types:
+            int, float, bool, str, `tuple[T, ...]`, `tuple[T, T]`, `Literal[...]`, `T | None`.
+        path: YAML file; None: defaults only.
+        overrides: value by dotted key. Strings are read as words of a command line: "1e-3", "true",
+            "a,b" for a list, "null".
+
+    Raises:
+        UserError: unreadable or empty file, unknown or missing key, value of a wrong type.
+    """
+    overrides = dict(overrides or {})
+    leaves = leaf_keys(config_class)
+    for key in overrides:
+        if key not in leaves:
+            raise _unknown(key, config_class, COMMAND_LINE)
+    given = {} if path is None else _read(Path(path), list(_field_types(config_class)))
+    builder = _Builder(config_class, "in the config" if path is None else f"in {path}", overrides)
+    config = builder.build(config_class, given, base=None, prefix="")
+    if builder.missing:
+        raise UserError.expected(
+            f"a value for each key without a default {builder.origin}",
+            f"no {', '.join(builder.missing)}",
+            "Add the missing keys",
+        )
+    return config
+
+
+def to_yaml(config: object) -> str:
+    """Returns a config as YAML that `load` reads back to an equal config."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def _plain(value: object) -> object:
+    """Returns sections as dicts and tuples as lists."""
+    if dataclasses.is_dataclass(value):
+        return {
+            field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)
+        }
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value
