@@ -1,0 +1,446 @@
+"""The decision table for sound files: each row, each refusal, and one outcome on every path."""
+
+import faulthandler
+import os
+import random
+import struct
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+from tools.speech import audio
+
+RATE_HZ = 16000
+NUM_SAMPLES = 20000
+LIMITS = audio.AudioLimits()
+
+
+def voice(num_samples=NUM_SAMPLES, num_channels=1):
+    """Something like speech, another on each channel, without a block of zeros."""
+    rng = np.random.default_rng(7)
+    time = np.arange(num_samples)[:, None] * (0.03 + 0.01 * np.arange(num_channels))
+    return 0.4 * np.sin(time) + 0.05 * rng.standard_normal((num_samples, num_channels))
+
+
+def encoded(path, container="WAV", encoding="PCM_16", rate_hz=RATE_HZ, samples=None):
+    soundfile.write(
+        path, voice() if samples is None else samples, rate_hz, format=container, subtype=encoding
+    )
+    return Path(path).read_bytes()
+
+
+def wav(
+    samples, *, chunks=b"", data_bytes=None, riff_bytes=None, fmt=(1, 1, RATE_HZ, 32000, 2, 16)
+):
+    """A WAV put together by hand, so that its header may lie."""
+    data = samples.tobytes()
+    data_bytes = len(data) if data_bytes is None else data_bytes
+    body = b"WAVEfmt " + struct.pack("<IHHIIHH", 16, *fmt) + chunks
+    body += b"data" + struct.pack("<I", data_bytes) + data
+    return b"RIFF" + struct.pack("<I", len(body) if riff_bytes is None else riff_bytes) + body
+
+
+def flipped(data, position, num_bytes=1):
+    damaged = bytearray(data)
+    for index in range(position, position + num_bytes):
+        damaged[index] ^= 0x5A
+    return bytes(damaged)
+
+
+# ---------------------------------------------------------------------------------------------
+# Files that are fine: name -> (container, encoding, rate, channels, decoder).
+ACCEPTED = {
+    "flac_16": ("FLAC", "PCM_16", RATE_HZ, 1, "graph_flac"),
+    "flac_8": ("FLAC", "PCM_S8", RATE_HZ, 1, "python"),
+    "flac_24": ("FLAC", "PCM_24", RATE_HZ, 1, "python"),
+    "flac_stereo": ("FLAC", "PCM_16", RATE_HZ, 2, "python"),
+    "flac_48k_stereo_24": ("FLAC", "PCM_24", 48000, 2, "python"),
+    "wav_16": ("WAV", "PCM_16", RATE_HZ, 1, "graph_wav"),
+    "wav_u8": ("WAV", "PCM_U8", RATE_HZ, 1, "python"),
+    "wav_24": ("WAV", "PCM_24", RATE_HZ, 1, "python"),
+    "wav_32": ("WAV", "PCM_32", RATE_HZ, 1, "python"),
+    "wav_float": ("WAV", "FLOAT", RATE_HZ, 1, "python"),
+    "wav_double": ("WAV", "DOUBLE", RATE_HZ, 1, "python"),
+    "wav_ulaw": ("WAV", "ULAW", RATE_HZ, 1, "python"),
+    "wav_alaw": ("WAV", "ALAW", RATE_HZ, 1, "python"),
+    "wav_adpcm": ("WAV", "IMA_ADPCM", RATE_HZ, 1, "python"),
+    "wavex_16": ("WAVEX", "PCM_16", RATE_HZ, 1, "python"),
+    "wav_stereo": ("WAV", "PCM_16", RATE_HZ, 2, "python"),
+    "wav_six_channels": ("WAV", "PCM_16", RATE_HZ, 6, "python"),
+    "wav_8k": ("WAV", "PCM_16", 8000, 1, "python"),
+    "wav_44k1": ("WAV", "PCM_16", 44100, 1, "python"),
+    "wav_48k": ("WAV", "PCM_16", 48000, 1, "python"),
+    "aiff_16": ("AIFF", "PCM_16", RATE_HZ, 1, "python"),
+    "ogg_vorbis": ("OGG", "VORBIS", RATE_HZ, 1, "python"),
+    "ogg_opus": ("OGG", "OPUS", RATE_HZ, 1, "python"),
+    "mp3": ("MP3", "MPEG_LAYER_III", RATE_HZ, 1, "python"),
+}
+
+
+def refused_and_odd(folder):
+    """Files by hand: name -> (bytes, the reason they are refused for, or "" when they are fine)."""
+    good = {
+        name: (folder / name).read_bytes()
+        for name in ("flac_16", "wav_16", "aiff_16", "ogg_vorbis", "mp3")
+    }
+    flac, ogg = good["flac_16"], good["ogg_vorbis"]
+    pcm = (voice()[:, 0] * 32767).astype(np.int16)
+    floats = voice()[:, 0].astype(np.float32)
+    not_a_number, infinite = floats.copy(), floats.copy()
+    not_a_number[777] = np.nan
+    infinite[:2] = np.inf, -np.inf
+    float_format = (3, 1, RATE_HZ, 4 * RATE_HZ, 4, 32)
+    last_frame = flac.rindex(b"\xff\xf8\x75")  # the one that says its own length, at 16 kHz
+    streamed_flac = bytearray(flac)
+    streamed_flac[21] &= 0xF0
+    streamed_flac[22:26] = bytes(4)
+    hour_flac = bytearray(flac)
+    hour_flac[22:26] = struct.pack(">I", 3600 * RATE_HZ)
+    return {
+        "zero_bytes": (b"", "empty"),
+        "one_byte": (b"\xff", "unreadable"),
+        "text": (b"this is no sound\n" * 60, "unreadable"),
+        "html": (b"<html><body>404</body></html>", "unreadable"),
+        "random": (random.Random(1).randbytes(4096), "unreadable"),
+        "random_like_mp3": (b"\xff\xfb\x90\x64" + random.Random(2).randbytes(99999), "unreadable"),
+        "random_after_id3": (b"ID3\4\0\0\0\0\0 " + random.Random(3).randbytes(5000), "unreadable"),
+        "only_magic_flac": (b"fLaC", "unreadable"),
+        "only_magic_wav": (b"RIFF\xff\xff\xff\xffWAVE", "unreadable"),
+        "only_magic_ogg": (b"OggS", "unreadable"),
+        "unsupported_rf64": (b"RF64" + good["wav_16"][4:], "unreadable"),
+        "flac_cut": (flac[: len(flac) * 2 // 5], "unreadable"),
+        "flac_cut_short": (flac[:-5], "unreadable"),
+        "flac_lost_last_frame": (flac[:last_frame], "unreadable"),
+        "flac_damaged_middle": (flipped(flac, len(flac) // 2, 200), "unreadable"),
+        "flac_one_byte_wrong": (flipped(flac, len(flac) // 2), "unreadable"),
+        "flac_last_frame_wrong": (flipped(flac, len(flac) - 300), "unreadable"),
+        "flac_without_length": (bytes(streamed_flac), "unreadable"),
+        "flac_junk_after_metadata": (flac[:4] + b"\x80" + flac[5:], "unreadable"),
+        "flac_hour_long": (bytes(hour_flac), "too_long"),
+        "flac_after_id3": (b"ID3\4\0\0\0\0\0 " + bytes(32) + flac, ""),
+        "flac_and_junk": (flac + random.Random(4).randbytes(5000), ""),
+        "wav_header_only": (wav(pcm[:0], data_bytes=30978), "truncated"),
+        "wav_no_samples": (wav(pcm[:0]), "empty"),
+        "wav_no_data": (wav(pcm)[:36], "unreadable"),
+        "wav_half": (wav(pcm[:9000], data_bytes=36000), "truncated"),
+        "wav_last_sample_lost": (wav(pcm)[:-2], "truncated"),
+        "wav_after_odd_chunk": (wav(pcm, chunks=b"LIST\3\0\0\0abc\0"), ""),
+        "wav_and_junk": (wav(pcm) + b"junk" * 100, ""),
+        "wav_streamed_ffmpeg": (wav(pcm, data_bytes=2**32 - 1, riff_bytes=2**32 - 1), ""),
+        "wav_streamed_sox": (wav(pcm, data_bytes=0x7FFFF000, riff_bytes=0x7FFFF024), ""),
+        "wav_many_chunks": (wav(pcm, chunks=b"junk\0\0\0\0" * 2000), "unreadable"),
+        "wav_ten_samples": (wav(pcm[:10]), "too_short"),
+        "wav_399_samples": (wav(pcm[:399]), "too_short"),
+        "wav_400_samples": (wav(pcm[:400]), ""),
+        "wav_35_seconds": (wav(np.resize(pcm, 35 * RATE_HZ)), ""),
+        "wav_36_seconds": (wav(np.resize(pcm, 36 * RATE_HZ)), "too_long"),
+        "wav_1hz": (wav(pcm[:50], fmt=(1, 1, 1, 2, 2, 16)), "rate"),
+        "wav_over_range": (wav(8 * floats, fmt=float_format), ""),
+        "wav_nan": (wav(not_a_number, fmt=float_format), "non_finite"),
+        "wav_infinite": (wav(infinite, fmt=float_format), "non_finite"),
+        "wav_silence": (wav(np.zeros(32000, np.int16)), ""),
+        "wav_constant": (wav(np.full(16000, 8192, np.int16)), ""),
+        "wav_full_scale": (wav(np.array([-32768, 32767] * 400, np.int16)), ""),
+        "aiff_half": (good["aiff_16"][: len(good["aiff_16"]) // 2], "truncated"),
+        "ogg_last_page_lost": (ogg[: ogg.rindex(b"OggS")], "truncated"),
+        "ogg_cut": (ogg[:-100], "truncated"),
+        "ogg_damaged": (flipped(ogg, len(ogg) - 500), "unreadable"),
+        "mp3_half": (good["mp3"][: len(good["mp3"]) // 2], "truncated"),
+        "mp3_named.wav": (good["mp3"], ""),
+        "ogg_named.flac": (ogg, ""),
+        "wav_named.raw": (wav(pcm), ""),
+        "space and ümlaut.FLAC": (flac, ""),
+    }
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sounds")
+    for name, (container, encoding, rate_hz, num_channels, _) in ACCEPTED.items():
+        encoded(folder / name, container, encoding, rate_hz, voice(num_channels=num_channels))
+    soundfile.write(folder / "flac_silence", np.zeros(30000), RATE_HZ, format="FLAC")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cases(folder):
+    """Every file and the reason it is refused for."""
+    reasons = dict.fromkeys(ACCEPTED, "") | {"flac_silence": ""}
+    for name, (data, reason) in refused_and_odd(folder).items():
+        (folder / name).write_bytes(data)
+        reasons[name] = reason
+    (folder / "folder.flac").mkdir()
+    os.mkfifo(folder / "pipe.wav")
+    (folder / "dangling.flac").symlink_to(folder / "nowhere")
+    (folder / "link.flac").symlink_to(folder / "flac_16")
+    return reasons | {
+        "folder.flac": "not_a_file",
+        "pipe.wav": "not_a_file",
+        "dangling.flac": "missing",
+        "link.flac": "",
+        "absent.flac": "missing",
+    }
+
+
+def decoder_of(path):
+    try:
+        return audio.probe(path).decoder
+    except audio.AudioError:
+        return "python"
+
+
+def by_reading(path, limits=LIMITS):
+    """A single file: (waveform, reason)."""
+    try:
+        return audio.read(path, limits), ""
+    except audio.AudioError as error:
+        assert error.path == str(path)
+        assert error.reason in audio.REASONS
+        assert str(path) in str(error)
+        assert "\n" not in str(error)
+        return np.zeros(0, np.float32), error.reason
+
+
+def by_pipeline(paths, decoders, limits=LIMITS):
+    """Many files, as in training: [(waveform, reason)]."""
+    rows = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], decoders))
+    elements = rows.interleave(
+        lambda path, decoder: audio.utterance_dataset(path, decoder, limits),
+        cycle_length=4,
+        num_parallel_calls=4,
+        deterministic=True,
+    )
+    faulthandler.dump_traceback_later(120, exit=True)  # an op that spins cannot be interrupted
+    try:
+        return [
+            (element["waveform"].numpy(), element["reason"].numpy().decode())
+            for element in elements
+        ]
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def assert_same_outcome(paths, reasons):
+    single = [by_reading(path) for path in paths]
+    assert {path.name: reason for path, (_, reason) in zip(paths, single, strict=True)} == {
+        path.name: reason for path, reason in zip(paths, reasons, strict=True)
+    }
+    for decoders in ([decoder_of(path) for path in paths], ["python"] * len(paths)):
+        outcomes = by_pipeline(paths, decoders)
+        assert len(outcomes) == len(paths)
+        for path, alone, inside in zip(paths, single, outcomes, strict=True):
+            assert inside[1] == alone[1], path
+            assert inside[0].dtype == np.float32
+            np.testing.assert_array_equal(inside[0], alone[0], err_msg=str(path))
+            assert np.isfinite(alone[0]).all()
+            if not alone[1]:
+                assert len(alone[0]) == audio.probe(path).num_samples
+
+
+def test_single_file_and_pipeline_agree_on_every_file(folder, cases, capfd):
+    assert_same_outcome([folder / name for name in cases], list(cases.values()))
+    noise = capfd.readouterr().err.replace("ErrorCallback: \n", "")  # tensorflow-io's own
+    assert noise == ""
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_row_of_the_table(folder, name):
+    container, encoding, rate_hz, num_channels, decoder = ACCEPTED[name]
+    info = audio.probe(folder / name)
+    assert (info.container, info.encoding, info.decoder) == (container, encoding, decoder)
+    assert (info.rate_hz, info.channels) == (rate_hz, num_channels)
+    assert info.num_samples == int(np.ceil(info.duration_seconds * RATE_HZ - 1e-6))
+    samples, _ = soundfile.read(folder / name, dtype="float32", always_2d=True)
+    expected = samples.mean(axis=1)
+    if rate_hz != RATE_HZ:
+        expected = librosa.resample(
+            expected, orig_sr=rate_hz, target_sr=RATE_HZ, res_type="soxr_hq", fix=False
+        )
+    result = audio.read(folder / name)
+    assert len(result) == info.num_samples
+    assert abs(len(expected) - len(result)) <= 1
+    tolerance = 1e-6 if container == "MP3" else 0  # mpg123 rounds by the size of the request
+    np.testing.assert_allclose(
+        result[: len(expected)], expected[: len(result)], rtol=0, atol=tolerance
+    )
+
+
+def test_resampled_voice_keeps_its_length_and_pitch(tmp_path):
+    for rate_hz in (8000, 11025, 22050, 44100, 48000, 96000):
+        time = np.arange(rate_hz + 7) / rate_hz
+        encoded(tmp_path / "tone", rate_hz=rate_hz, samples=0.5 * np.sin(2 * np.pi * 440 * time))
+        result = audio.read(tmp_path / "tone")
+        assert len(result) == -(-(rate_hz + 7) * RATE_HZ // rate_hz)
+        expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(RATE_HZ) / RATE_HZ)
+        np.testing.assert_allclose(result[800:15200], expected[800:15200], atol=2e-3)
+
+
+def test_channels_are_averaged(tmp_path):
+    one, two = voice(8000, 2).T
+    encoded(tmp_path / "two.wav", encoding="FLOAT", samples=np.stack([one, two], axis=1))
+    np.testing.assert_allclose(audio.read(tmp_path / "two.wav"), (one + two) / 2, atol=1e-6)
+
+
+def test_floats_out_of_range_stay_as_they_are(folder, cases):
+    assert np.abs(audio.read(folder / "wav_over_range")).max() > 3
+
+
+def test_overflow_in_the_channel_mean_is_not_finite(tmp_path):
+    samples = np.full((16000, 2), 3e38, np.float32)
+    encoded(tmp_path / "loud.wav", encoding="FLOAT", samples=samples)
+    with pytest.raises(audio.AudioError, match=r"loud\.wav") as caught:
+        audio.read(tmp_path / "loud.wav")
+    assert caught.value.reason == "non_finite"
+
+
+def test_many_channels_are_read_in_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(audio, "_BLOCK_VALUES", 1000)
+    for container, num_channels in (("WAV", 7), ("FLAC", 2), ("OGG", 2)):
+        path = tmp_path / container
+        encoding = "VORBIS" if container == "OGG" else "PCM_16"
+        encoded(path, container, encoding, samples=voice(num_channels=num_channels))
+        expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+        np.testing.assert_array_equal(audio.read(path), expected)
+
+
+def test_damaged_flacs_never_hang_and_agree(tmp_path):
+    rng = random.Random(5)
+    flac = encoded(tmp_path / "good", "FLAC")
+    paths = []
+    for number in range(120):
+        data, position = bytearray(flac), rng.randrange(42, len(flac))
+        kind = number % 6
+        if kind == 0:
+            data[position] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data = data[:position]
+        elif kind == 2:
+            data = data[: len(data) - rng.randrange(1, 40)]
+        elif kind == 3:
+            data[position : position + 200] = bytes(len(data[position : position + 200]))
+        elif kind == 4:
+            del data[position : position + 30]
+        else:
+            data[rng.randrange(4, 42)] ^= 1 << rng.randrange(8)
+        paths.append(tmp_path / f"{number}.flac")
+        paths[-1].write_bytes(data)
+    reasons = [by_reading(path)[1] for path in paths]
+    assert reasons.count("unreadable") > 90
+    assert_same_outcome(paths, reasons)
+
+
+def crc(data, polynomial, num_bits):
+    remainder = 0
+    for byte in data:
+        remainder ^= byte << (num_bits - 8)
+        for _ in range(8):
+            remainder = (remainder << 1) ^ (polynomial if remainder >> (num_bits - 1) else 0)
+            remainder &= (1 << num_bits) - 1
+    return remainder
+
+
+def test_the_guard_is_a_valid_frame():
+    """RFC 9639, sections 9.1.8 and 9.3: a frame that is not valid would be searched over."""
+    frame = audio._FLAC_GUARD[:17]
+    assert frame * (len(audio._FLAC_GUARD) // 17) == audio._FLAC_GUARD
+    assert len(audio._FLAC_GUARD) > 4 * audio._GRAPH_FLAC_MAX_BLOCK_SAMPLES
+    assert frame[11] == crc(frame[:11], 0x07, 8)
+    assert int.from_bytes(frame[15:], "big") == crc(frame[:15], 0x8005, 16)
+
+
+def test_probe_and_limits_decode_nothing(folder, cases, monkeypatch):
+    def decode(*_, **__):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", decode)
+    for name, reason in cases.items():
+        if reason in ("too_long", "too_short", "rate", "empty", "missing", "not_a_file"):
+            assert by_reading(folder / name)[1] == reason
+    assert audio.probe(folder / "flac_16").num_samples == NUM_SAMPLES
+
+
+def test_other_limits(folder):
+    strict = audio.AudioLimits(max_seconds=1.0, min_rate_hz=RATE_HZ)
+    assert by_reading(folder / "flac_16", strict)[1] == "too_long"
+    assert by_reading(folder / "wav_8k", strict)[1] == "rate"
+    low = audio.AudioLimits(rate_hz=8000)
+    assert audio.probe(folder / "wav_8k", low).decoder == "graph_wav"
+    assert audio.probe(folder / "flac_16", low).decoder == "python"
+    paths, decoders = [folder / "flac_16"] * 2, ["graph_flac", "python"]
+    assert [reason for _, reason in by_pipeline(paths, decoders, strict)] == ["too_long"] * 2
+
+
+def test_no_permission(folder, monkeypatch):
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(audio.os, "open", refuse)
+    with pytest.raises(audio.AudioError, match="flac_16: Permission denied") as caught:
+        audio.read(folder / "flac_16")
+    assert caught.value.reason == "unreadable"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
+def test_no_permission_for_real(tmp_path):
+    encoded(tmp_path / "secret.wav")
+    (tmp_path / "secret.wav").chmod(0)
+    assert by_reading(tmp_path / "secret.wav")[1] == "unreadable"
+
+
+def test_paths_that_no_file_can_have(tmp_path):
+    for path in ("nul\0byte.wav", str(tmp_path / ("x" * 300)), str(tmp_path / "a" / "b.wav")):
+        assert by_reading(path)[1] in ("missing", "unreadable")
+    encoded(tmp_path / "good.wav")
+    assert by_reading(str(tmp_path / "good.wav" / "below.wav"))[1] == "missing"
+
+
+def test_messages_of_the_mp3_decoder_stay_inside(tmp_path, capfd):
+    mp3 = encoded(tmp_path / "good.mp3", "MP3", "MPEG_LAYER_III")
+    (tmp_path / "damaged.mp3").write_bytes(flipped(mp3, len(mp3) // 2, 60))
+    soundfile.read(tmp_path / "damaged.mp3")
+    assert capfd.readouterr().err  # else nothing has to be kept quiet any more
+    by_reading(tmp_path / "damaged.mp3")
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
+
+
+# What the manifest of the broken files beside the project asks for; all others there are fine.
+SHARED_REASONS = {
+    "truncated.flac": "unreadable",
+    "corrupt_middle.flac": "unreadable",
+    "zero_bytes.flac": "empty",
+    "zero_bytes.wav": "empty",
+    "text.flac": "unreadable",
+    "html_error_page.wav": "unreadable",
+    "random_bytes.wav": "unreadable",
+    "directory.flac": "not_a_file",
+    "truncated.wav": "truncated",
+    "header_only_44_bytes.wav": "truncated",
+    "rate_1hz.wav": "rate",
+    "nan_float.wav": "non_finite",
+    "inf_float.wav": "non_finite",
+    "zero_length.wav": "empty",
+    "zero_length.flac": "empty",
+    "ten_samples.wav": "too_short",
+    "ten_samples.flac": "too_short",
+    "one_hour_silence.flac": "too_long",
+}
+
+
+def test_broken_files_beside_the_project(shared_data):
+    paths = sorted((shared_data / "bad_inputs" / "audio").iterdir())
+    assert len(paths) == 34
+    assert_same_outcome(paths, [SHARED_REASONS.get(path.name, "") for path in paths])
+
+
+def test_graph_decoders_read_real_speech_bit_for_bit(shared_data):
+    paths = sorted((shared_data / "librispeech_samples" / "test-clean").rglob("*.flac"))
+    assert {audio.probe(path).decoder for path in paths} == {"graph_flac"}
+    assert_same_outcome(paths, [""] * len(paths))
+    for path in paths[:2]:
+        waveform = audio.decode_in_graph(tf.constant(str(path)), tf.constant("graph_flac"))
+        np.testing.assert_array_equal(waveform, soundfile.read(path, dtype="float32")[0])

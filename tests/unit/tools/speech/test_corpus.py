@@ -1,0 +1,301 @@
+"""LibriSpeech-layout trees: what is read, what is left out and why, and what stops at once."""
+
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+import soundfile
+
+from tools.errors import UserError
+from tools.speech import audio, corpus
+
+WORDS = "SEVEN THREE"
+
+
+def tone(path, seconds=1.0, rate_hz=16000, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = 0.3 * np.sin(np.arange(int(seconds * rate_hz)) * 0.1)
+    soundfile.write(path, samples, rate_hz, **options)
+
+
+@pytest.fixture
+def chapter(tmp_path):
+    """A chapter with three sound files and no transcript yet."""
+    folder = tmp_path / "corpus" / "dev-clean" / "9001" / "1"
+    for number in range(3):
+        tone(folder / f"9001-1-{number:04d}.flac")
+    return folder
+
+
+def write(chapter, text):
+    data = text if isinstance(text, bytes) else text.encode()
+    (chapter / "9001-1.trans.txt").write_bytes(data)
+
+
+def read(chapter, **options):
+    return corpus.read_librispeech(chapter, progress=False, **options)
+
+
+def transcripts(manifest):
+    return {utterance.utterance_id[-4:]: utterance.transcript for utterance in manifest.utterances}
+
+
+def counts(manifest):
+    return {reason: len(details) for reason, details in manifest.skipped.items()}
+
+
+GOOD = "9001-1-0000 SIX\n9001-1-0001 SEVEN THREE\n9001-1-0002 SEVEN ONE\n"
+GOOD_TRANSCRIPTS = {"0000": "SIX", "0001": "SEVEN THREE", "0002": "SEVEN ONE"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        GOOD.rstrip("\n"),
+        "\ufeff" + GOOD.replace("\n", "\r\n"),
+        GOOD.replace("\n", "\r"),
+        GOOD.lower(),
+        GOOD.replace(" ", "\t"),
+        "\n\n   \n" + GOOD.replace(" ", "   ").replace("\n", "  \n\n"),
+        "".join(reversed(GOOD.splitlines(keepends=True))),
+    ],
+    ids=["plain", "no newline", "bom crlf", "cr", "lower case", "tabs", "blanks", "reversed"],
+)
+def test_the_same_utterances_however_the_lines_are_written(chapter, text):
+    write(chapter, text)
+    manifest = read(chapter)
+    assert transcripts(manifest) == GOOD_TRANSCRIPTS
+    assert not manifest.skipped
+    assert manifest.summary() == "3 utterances (3.0 s)"
+
+
+def test_utterance(chapter):
+    write(chapter, GOOD)
+    utterance = min(read(chapter).utterances, key=lambda utterance: utterance.utterance_id)
+    assert utterance == corpus.Utterance(
+        "9001-1-0000", str(chapter / "9001-1-0000.flac"), 16000, 1.0, "SIX", "graph_flac"
+    )
+
+
+@pytest.mark.parametrize(
+    "line, reason",
+    [
+        (b"9001-1-0000", "empty_transcript"),
+        (b"9001-1-0000   \t ", "empty_transcript"),
+        (b"9001-1-0007 SIX", "missing_audio"),
+        (b"9001-1-0000 CAF\xe9", "not_text"),
+        (b"9001-1-0000 SI\0X", "not_text"),
+        (b"9001-1-0000 SI\x1bX", "not_text"),
+        (b"9002-9-0000 SIX", "bad_id"),
+        (b"9001-10000 SIX", "bad_id"),
+        (b"SIX", "bad_id"),
+        (b"../../../../../../etc/passwd SIX", "bad_id"),
+        (b"9001-1-/../../secret SIX", "bad_id"),
+        (b"9001-1-..\\secret SIX", "bad_id"),
+        (b"9001-1-0000 " + b"ONE " * 100_000, "long_line"),
+        (b"9001-1-0000 " + b"SIX " * 13, "long_transcript"),
+    ],
+)
+def test_a_line_that_cannot_be_used(chapter, line, reason):
+    write(chapter, line + b"\n9001-1-0001 SEVEN THREE\n9001-1-0002 SEVEN ONE")
+    manifest = read(chapter)
+    assert transcripts(manifest) == {"0001": "SEVEN THREE", "0002": "SEVEN ONE"}
+    assert counts(manifest)[reason] == 1
+    assert set(counts(manifest)) <= {reason, "untranscribed_audio"}
+    assert manifest.skipped[reason][0].startswith(str(chapter / "9001-1.trans.txt:1"))
+    assert set(manifest.skipped) <= set(corpus.SKIP_REASONS)
+    assert f"{reason} 1" in manifest.summary()
+
+
+def test_duplicates_are_all_dropped(chapter):
+    write(chapter, "9001-1-0000 SIX\n9001-1-0000 FIVE\n9001-1-0001 ONE\n9001-1-0002 TWO")
+    manifest = read(chapter)
+    assert transcripts(manifest) == {"0001": "ONE", "0002": "TWO"}
+    places = [detail.split(": ")[0][-2:] for detail in manifest.skipped["duplicate_id"]]
+    assert places == [":1", ":2"]
+
+
+def test_sound_without_transcript(chapter):
+    write(chapter, "9001-1-0001 ONE")
+    manifest = read(chapter)
+    assert transcripts(manifest) == {"0001": "ONE"}
+    assert [os.path.basename(path) for path in manifest.skipped["untranscribed_audio"]] == [
+        "9001-1-0000.flac",
+        "9001-1-0002.flac",
+    ]
+    assert manifest.num_skipped == 2
+
+
+def test_sound_that_cannot_be_used(chapter):
+    write(chapter, GOOD)
+    (chapter / "9001-1-0000.flac").write_bytes(b"no sound")
+    (chapter / "9001-1-0001.flac").unlink()
+    (chapter / "9001-1-0001.flac").symlink_to("nowhere.flac")
+    (chapter / ".hidden.flac").write_bytes(b"no sound")
+    (chapter / "folder.flac").mkdir()
+    manifest = read(chapter)
+    assert transcripts(manifest) == {"0002": "SEVEN ONE"}
+    assert counts(manifest) == {"unreadable": 1, "missing": 1}
+    os.mkfifo(chapter / "9001-1-0003.flac")
+    write(chapter, GOOD + "9001-1-0003 SIX\n9001-1-0004 SIX")
+    (chapter / "9001-1-0004.flac").mkdir()
+    assert counts(read(chapter)) == {
+        "unreadable": 1,
+        "missing": 1,
+        "not_a_file": 1,
+        "missing_audio": 1,
+    }
+
+
+def test_every_container_and_case(tmp_path):
+    write(
+        tmp_path,
+        "".join(f"9001-1-{number:04d} {WORDS}\n" for number in range(6)),
+    )
+    tone(tmp_path / "9001-1-0000.FLAC", format="FLAC")
+    tone(tmp_path / "9001-1-0001.Wav", format="WAV", rate_hz=44100)
+    tone(tmp_path / "9001-1-0002.ogg")
+    tone(tmp_path / "9001-1-0003.mp3", format="MP3")
+    tone(tmp_path / "9001-1-0004.opus", format="OGG", subtype="OPUS")
+    tone(tmp_path / "9001-1-0005.wav", seconds=2)
+    tone(tmp_path / "9001-1-0005.flac")
+    manifest = read(tmp_path)
+    assert [utterance.num_samples for utterance in manifest.utterances] == [16000] * 6
+    assert manifest.utterances[-1].path.endswith(".flac")
+    assert not manifest.skipped
+
+
+def test_transcript_files_that_cannot_be_read(chapter, monkeypatch):
+    write(chapter, GOOD)
+    os.mkfifo(chapter / "9001-2.trans.txt")
+    (chapter / "9001-3.trans.txt").symlink_to("nowhere")
+    (chapter / "9001-4.trans.txt").write_bytes(GOOD.encode("utf-16"))
+    manifest = read(chapter)
+    assert transcripts(manifest) == GOOD_TRANSCRIPTS
+    assert counts(manifest) == {"unreadable_transcript": 2, "not_text": 1}
+    monkeypatch.setattr(corpus, "MAX_TRANSCRIPT_BYTES", 10)
+    with pytest.raises(UserError, match="no usable utterances"):
+        read(chapter)
+
+
+def test_splits_in_their_order(tmp_path):
+    for split in ("train-clean", "dev-clean", "test-clean"):
+        for speaker in ("12", "11"):
+            folder = tmp_path / split / speaker / "1"
+            tone(folder / f"{speaker}-1-0000.flac")
+            (folder / f"{speaker}-1.trans.txt").write_text(f"{speaker}-1-0000 ONE")
+    manifest = corpus.read_librispeech(tmp_path, ["train-clean", "dev-clean", "train-clean"])
+    assert [utterance.path[len(str(tmp_path)) + 1 :][:8] for utterance in manifest.utterances] == [
+        "train-cl",
+        "train-cl",
+        "dev-clea",
+        "dev-clea",
+    ]
+    assert [utterance.utterance_id[:2] for utterance in manifest.utterances] == ["11", "12"] * 2
+    assert len(corpus.read_librispeech(tmp_path).utterances) == 6
+    assert len(corpus.read_librispeech(tmp_path / "dev-clean").utterances) == 2
+
+
+def test_links_are_followed_but_not_in_circles(chapter, tmp_path):
+    write(chapter, GOOD)
+    (chapter / "up").symlink_to(tmp_path / "corpus")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(tmp_path / "corpus" / "dev-clean")
+    assert len(corpus.read_librispeech(tmp_path / "linked", ["train"]).utterances) == 3
+
+
+def test_limits_and_normalization_of_the_caller(chapter):
+    write(chapter, GOOD)
+    tone(chapter / "9001-1-0002.flac", seconds=3)
+    manifest = read(chapter, limits=audio.AudioLimits(max_seconds=2.0), normalize=str.title)
+    assert transcripts(manifest) == {"0000": "Six", "0001": "Seven Three"}
+    assert counts(manifest) == {"too_long": 1}
+
+
+def test_normalization():
+    text = "  six,\u00a042 \u20ac!\tcafe\u0301 \u00df\u3000x "
+    assert corpus.normalize_transcript(text) == "SIX, 42 \u20ac! CAF\u00c9 SS X"
+    assert unicodedata.is_normalized("NFC", corpus.normalize_transcript(text))
+    assert corpus.normalize_transcript(" \t ") == ""
+
+
+@pytest.mark.parametrize("splits", [[], ["dev-clean"]])
+@pytest.mark.parametrize("text", [None, "", "\n \n"])
+def test_nothing_found(tmp_path, splits, text):
+    folder = tmp_path / "dev-clean" / "9001" / "1"
+    tone(folder / "9001-1-0000.flac")
+    if text is not None:
+        (folder / "9001-1.trans.txt").write_text(text)
+    with pytest.raises(UserError, match="no utterances found in ") as caught:
+        corpus.read_librispeech(tmp_path, splits)
+    assert str(tmp_path) in str(caught.value)
+
+
+def test_nothing_usable(chapter):
+    write(chapter, "9001-1-0000\n9001-1-0007 SIX")
+    with pytest.raises(UserError, match="no usable utterances") as caught:
+        read(chapter)
+    message = str(caught.value)
+    assert "missing_audio 1" in message and "9001-1.trans.txt:1" in message and "\n" not in message
+
+
+def test_folders_that_are_not_there(chapter, tmp_path):
+    write(chapter, GOOD)
+    with pytest.raises(UserError, match="nowhere"):
+        corpus.read_librispeech(tmp_path / "nowhere", ["dev-clean"])
+    with pytest.raises(UserError, match=r"the split .*train-clean.* but dev-clean"):
+        corpus.read_librispeech(tmp_path / "corpus", ["train-clean"])
+    with pytest.raises(UserError, match="no folder"):
+        corpus.read_librispeech(chapter / "9001-1-0000.flac")
+
+
+# What is left of each broken tree beside the project: transcripts, or the error.
+SHARED_TREES = {
+    "missing_audio": ["SIX"],
+    "empty_transcript": ["SIX"],
+    "empty_trans_file": "no utterances found",
+    "no_trans_file": "no utterances found",
+    "untranscribed_audio": ["SIX"],
+    "non_utf8_transcript": ["SIX"],
+    "utf16_transcript": "no usable utterances",
+    "bom_crlf": ["SIX", "SEVEN THREE"],
+    "duplicate_ids": ["SEVEN THREE"],
+    "unknown_characters": ["SIX, 42 \u20ac!", "SEVEN THREE"],
+    "tab_and_blank_lines": ["SIX", "SEVEN THREE"],
+    "id_mismatch": ["SEVEN THREE"],
+    "path_traversal_id": ["SEVEN THREE"],
+    "transcript_longer_than_audio": "no usable utterances",
+    "one_bad_of_three": ["SIX", "SEVEN THREE", "SEVEN ONE"],  # the header is fine: found by reading
+    "all_bad": "no usable utterances",
+    "very_long_line": ["SEVEN THREE"],
+}
+
+
+def test_broken_trees_beside_the_project(shared_data):
+    trees = shared_data / "bad_inputs" / "librispeech_trees"
+    assert {path.name for path in trees.iterdir()} == set(SHARED_TREES)
+    for name, expected in SHARED_TREES.items():
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=expected):
+                corpus.read_librispeech(trees / name)
+        else:
+            manifest = corpus.read_librispeech(trees / name)
+            assert [utterance.transcript for utterance in manifest.utterances] == expected, name
+            is_whole = name in (
+                "bom_crlf",
+                "unknown_characters",
+                "tab_and_blank_lines",
+                "one_bad_of_three",
+            )
+            assert is_whole == (not manifest.skipped)
+
+
+def test_real_corpora(shared_data):
+    manifest = corpus.read_librispeech(
+        shared_data / "fsdd_librispeech", ["train-clean", "dev-clean"]
+    )
+    assert manifest.summary() == "1050 utterances (45.5 min)"
+    assert {utterance.decoder for utterance in manifest.utterances} == {"graph_flac"}
+    assert corpus.read_librispeech(shared_data / "librispeech_samples").num_skipped == 0

@@ -1,0 +1,1 @@
+"""Speech data: sound files, corpora, data plan, scoring and synthesis."""

@@ -1,0 +1,309 @@
+"""The decision table for sound files: what each container, encoding, rate and channel count gets.
+
+Training, evaluation and single-file inference all go by it, through `probe`, `read` and
+`utterance_dataset`.
+
+| container, by content                 | encoding    | channels | rate         | decoder      |
+|---------------------------------------|-------------|----------|--------------|--------------|
+| FLAC, fixed blocks of <= 4608 samples | 16-bit PCM  | 1        | the model's  | `graph_flac` |
+| WAV with the canonical 44-byte header | 16-bit PCM  | 1        | the model's  | `graph_wav`  |
+| FLAC, WAV, AIFF, OGG, MP3             | any         | any      | 4 to 384 kHz | `python`     |
+| anything else                         |             |          |              | refused      |
+
+The python decoder (soundfile) takes the mean of the channels and resamples (SoX, "HQ"). Integers
+are scaled to [-1, 1); floats stay as they are, also out of that range. The graph decoders give the
+same values bit for bit, and what they cannot read is handed to the python decoder, which has the
+last word. A file is refused for one of `REASONS`, never used in part.
+"""
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import soundfile
+import soxr
+import tensorflow as tf
+import tensorflow_io as tfio
+
+from tools.errors import UserError
+from tools.speech import containers
+
+Decoder = Literal["graph_flac", "graph_wav", "python"]
+
+REASONS = {
+    "missing": "no such file, or a link to nothing",
+    "not_a_file": "a folder, a named pipe, a device",
+    "unreadable": "no permission, unknown container, damaged data, no length in the header",
+    "empty": "no bytes, or no samples",
+    "truncated": "fewer bytes or samples than the header promises",
+    "rate": "a sampling rate below min_rate_hz or above max_rate_hz",
+    "too_short": "shorter than min_seconds",
+    "too_long": "longer than max_seconds, by the header alone",
+    "non_finite": "a NaN or an infinity among the samples",
+}
+
+_GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
+_BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
+
+# decode_flac of tensorflow-io 0.37.1 never looks for the end of the stream: it spins for ever on a
+# file whose last frame is lost (`FlacReadableResource::Read`). A valid frame (17 bytes, 192 samples
+# of 16-bit mono) with a sample number that no real one has makes it stop with an error. There are
+# so many that a damaged last frame, of 4 x 4608 bytes at most, cannot swallow them all. Remove when
+# the loop checks the decoder's state.
+_FLAC_GUARD = bytes.fromhex("fff91000febfbfbfbfbfbff00000002f0b") * (32768 // 17)
+
+
+class AudioError(UserError):
+    """A sound file that cannot be used.
+
+    Attributes:
+        path: the file.
+        reason: one of the keys of `REASONS`.
+    """
+
+    def __init__(self, message: str, *, path: str = "", reason: str = "unreadable"):
+        super().__init__(message)
+        self.path = path
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class AudioLimits:
+    """The model's rate and what is accepted; all bounds are inclusive."""
+
+    rate_hz: int = 16000
+    min_seconds: float = 0.025
+    max_seconds: float = 35.0
+    min_rate_hz: int = 4000
+    max_rate_hz: int = 384000
+
+
+@dataclass(frozen=True, slots=True)
+class AudioInfo:
+    """What a header says: `num_samples` at the model's rate, `rate_hz` is the file's own."""
+
+    path: str
+    num_samples: int
+    duration_seconds: float
+    rate_hz: int
+    channels: int
+    container: str
+    encoding: str
+    decoder: Decoder
+
+
+DEFAULT_LIMITS = AudioLimits()
+
+
+def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> AudioInfo:
+    """Judges a file by its header, without decoding a sample.
+
+    Raises:
+        AudioError: the file cannot be used.
+    """
+    with _opened(os.fspath(path), limits) as (info, _, _):
+        return info
+
+
+def read(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """Reads a file as the model hears it: the "python" decoder, and all of single-file input.
+
+    Returns:
+        [S] float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
+
+    Raises:
+        AudioError: the file cannot be used.
+    """
+    with _opened(os.fspath(path), limits) as (info, sound, descriptor):
+        if info.container == "OGG":
+            containers.check_ogg_pages(descriptor)
+        waveform = _mono(sound)
+        if len(waveform) != sound.frames:
+            missing = f"{len(waveform)} of {sound.frames} samples"
+            raise containers.ContainerError(missing, truncated=True)
+    if info.rate_hz != limits.rate_hz and np.isfinite(waveform).all():
+        resampled = soxr.resample(waveform, info.rate_hz, limits.rate_hz, quality="HQ")
+        resampled = resampled[: info.num_samples]  # SoX rounds the length, `probe` rounds it up
+        waveform = np.pad(resampled, (0, info.num_samples - len(resampled)))
+    if not np.isfinite(waveform).all():
+        raise _error(info.path, "non_finite", "finite samples", "NaN or infinity", "Write it again")
+    return waveform
+
+
+def decode_in_graph(path: tf.Tensor, decoder: tf.Tensor) -> tf.Tensor:
+    """Decodes a file that `probe` has given to a graph decoder.
+
+    Args:
+        path: [] string.
+        decoder: [] string, "graph_flac" or "graph_wav".
+
+    Returns:
+        [S] float32, the values of `read`.
+
+    Raises:
+        tf.errors.InvalidArgumentError: when it runs on damaged data.
+    """
+    data = tf.io.read_file(path)
+    is_wav = tf.equal(decoder, "graph_wav")
+    return tf.cond(is_wav, lambda: _wav_in_graph(data), lambda: _flac_in_graph(data))
+
+
+def utterance_dataset(
+    path: tf.Tensor, decoder: tf.Tensor, limits: AudioLimits = DEFAULT_LIMITS
+) -> tf.data.Dataset:
+    """Decodes one file inside `Dataset.interleave`: never fails, never loses its element.
+
+    Args:
+        path: [] string.
+        decoder: [] string, a `Decoder`: what `probe` says, or "python", right for any file.
+        limits: what is accepted.
+
+    Returns:
+        A dataset of exactly one element: `waveform` [S] float32 and `reason` [] string, which is
+        empty when the waveform is fine, else a key of `REASONS`, and S is 0.
+    """
+
+    def by_python(path_bytes: bytes) -> tuple[np.ndarray, bytes]:
+        try:
+            return read(os.fsdecode(path_bytes), limits), b""
+        except AudioError as error:
+            return np.zeros(0, np.float32), error.reason.encode()
+
+    def python_element(_: tf.Tensor) -> dict[str, tf.Tensor]:
+        waveform, reason = tf.numpy_function(by_python, [path], (tf.float32, tf.string))
+        return {
+            "waveform": tf.ensure_shape(waveform, [None]),
+            "reason": tf.ensure_shape(reason, []),
+        }
+
+    def graph_element(_: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"waveform": decode_in_graph(path, decoder), "reason": tf.constant("")}
+
+    def within_limits(element: dict[str, tf.Tensor]) -> tf.Tensor:
+        num_samples = tf.size(element["waveform"])
+        return (num_samples >= _samples(limits.min_seconds, limits)) & (
+            num_samples <= _samples(limits.max_seconds, limits)
+        )
+
+    once = tf.data.Dataset.from_tensors(0)
+    in_graph = once.filter(lambda _: tf.not_equal(decoder, "python")).map(graph_element)
+    in_graph = in_graph.filter(within_limits).ignore_errors(log_warning=False)
+    return in_graph.concatenate(once.map(python_element)).take(1)
+
+
+@contextlib.contextmanager
+def _opened(path: str, limits: AudioLimits) -> Iterator[tuple[AudioInfo, soundfile.SoundFile, int]]:
+    """Opens a file and judges its header; what goes wrong while it is open becomes AudioError."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = _descriptor(path)
+            stack.callback(os.close, descriptor)
+            head = os.pread(descriptor, 44, 0)
+            if not head:
+                raise _error(path, "empty", "a sound file", "0 bytes", "Write it again")
+            kind = containers.kind(head)
+            if kind in ("WAV", "AIFF"):
+                containers.check_chunks(descriptor)
+            elif kind == "MP3":
+                stack.enter_context(containers.quiet_stderr())
+            sound = stack.enter_context(soundfile.SoundFile(descriptor, closefd=False))
+            yield _judged(path, sound, descriptor, head, limits), sound, descriptor
+        except containers.ContainerError as error:
+            expected, reason = "a readable sound file", "unreadable"
+            if error.truncated:
+                expected, reason = "a complete sound file", "truncated"
+            raise _error(path, reason, expected, error, "Fetch or write it again") from error
+        except soundfile.LibsndfileError as error:
+            detail, do = f"damaged or unknown {kind} data", "Fetch or write it again"
+            raise _error(path, "unreadable", "a readable sound file", detail, do) from error
+        except OSError as error:
+            detail, do = error.strerror or error, "Check the file and its permissions"
+            raise _error(path, "unreadable", "a readable sound file", detail, do) from error
+
+
+def _descriptor(path: str) -> int:
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise _error(path, "missing", "a sound file", "no such file", "Check the path") from error
+    except ValueError as error:  # a NUL in the path
+        raise _error(path, "missing", "a sound file", error, "Check the path") from error
+    if not stat.S_ISREG(mode):  # told before opening it: a named pipe would wait for ever
+        detail = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
+        raise _error(path, "not_a_file", "a sound file", detail, "Name a sound file")
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def _judged(
+    path: str, sound: soundfile.SoundFile, descriptor: int, head: bytes, limits: AudioLimits
+) -> AudioInfo:
+    rate_hz, num_frames = sound.samplerate, sound.frames
+    if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
+        expected = f"a sampling rate of {limits.min_rate_hz} to {limits.max_rate_hz} Hz"
+        do = f"Write it again, best at {limits.rate_hz} Hz"
+        raise _error(path, "rate", expected, f"{rate_hz} Hz", do)
+    if num_frames <= 0:
+        raise _error(path, "empty", "a sound file", "no samples", "Write it again")
+    if num_frames == np.iinfo(np.int64).max:  # a FLAC from a pipe; libsndfile 1.2.2 cannot read it
+        detail = "none, as of a stream"
+        raise _error(path, "unreadable", "a length in the header", detail, "Write it again")
+    duration_seconds = num_frames / rate_hz
+    num_samples = -(-num_frames * limits.rate_hz // rate_hz)
+    if num_samples < _samples(limits.min_seconds, limits):
+        expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.2g} s"
+        raise _error(path, "too_short", expected, received, "Leave it out")
+    if num_samples > _samples(limits.max_seconds, limits):
+        expected, received = f"at most {limits.max_seconds:g} s", f"{duration_seconds:.1f} s"
+        raise _error(path, "too_long", expected, received, "Cut it or raise the limit")
+    decoder = "python"
+    if sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == limits.rate_hz:
+        if head[:4] == b"fLaC":
+            block_samples = containers.flac_block_samples(descriptor)
+            if 0 < block_samples <= _GRAPH_FLAC_MAX_BLOCK_SAMPLES:
+                decoder = "graph_flac"
+        elif containers.is_canonical_wav(head):
+            decoder = "graph_wav"
+    container, encoding = sound.format, sound.subtype
+    return AudioInfo(
+        path, num_samples, duration_seconds, rate_hz, sound.channels, container, encoding, decoder
+    )
+
+
+def _mono(sound: soundfile.SoundFile) -> np.ndarray:
+    blocks = [np.zeros(0, np.float32)]
+    block_samples = max(1, _BLOCK_VALUES // sound.channels)
+    # Not `sound.blocks`: it hands out uninitialised memory where a file ends before it should.
+    while len(block := sound.read(block_samples, dtype="float32", always_2d=True)):
+        with np.errstate(over="ignore", invalid="ignore"):  # `read` judges the outcome
+            blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1))
+    return np.concatenate(blocks)
+
+
+def _wav_in_graph(data: tf.Tensor) -> tf.Tensor:
+    return tf.ensure_shape(tf.audio.decode_wav(data).audio, [None, 1])[:, 0]
+
+
+def _flac_in_graph(data: tf.Tensor) -> tf.Tensor:
+    guarded = tf.strings.join([data, _FLAC_GUARD])
+    samples = tfio.audio.decode_flac(guarded, shape=[-1, 1], dtype=tf.int16)[:, 0]
+    # libFLAC puts zeros for a block with a wrong checksum and goes on. A block of zeros, silent or
+    # damaged, is therefore for the python decoder to judge, which stops at a wrong checksum.
+    size_bytes = tf.io.decode_raw(tf.strings.substr(data, 8, 2), tf.uint8)
+    block_samples = tf.maximum(tf.tensordot(tf.cast(size_bytes, tf.int32), [256, 1], 1), 1)
+    padded = tf.pad(samples, [[0, -tf.size(samples) % block_samples]])
+    has_sound = tf.reduce_any(tf.reshape(padded, [-1, block_samples]) != 0, axis=1)
+    with tf.control_dependencies([tf.debugging.assert_equal(tf.reduce_all(has_sound), True)]):
+        return tf.cast(samples, tf.float32) / 32768.0
+
+
+def _samples(seconds: float, limits: AudioLimits) -> int:
+    return round(seconds * limits.rate_hz)
+
+
+def _error(path: str, reason: str, expected: str, received: object, do: str) -> AudioError:
+    message = str(UserError.expected(expected, f"{path}: {received}", do))
+    return AudioError(message, path=path, reason=reason)

@@ -1,0 +1,215 @@
+"""The data plan: which utterances make which batch of an epoch, the same on every process.
+
+A plan is a pure function of the utterances' lengths, (seed, epoch) and the batch size. Every
+process computes the whole plan and takes its rows of each batch, so all run the same number of
+steps; a resumed run computes it again and goes on from any step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tools.errors import UserError
+
+MASKED_ROW = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Steps of this epoch that were already run, and the settings they were planned with.
+
+    Attributes:
+        global_batch_size: `epoch_plan`'s argument of that run.
+        num_steps: steps run with it.
+        max_batch_samples: `epoch_plan`'s argument of that run, 0 for no budget; None: as now.
+        num_buckets: `epoch_plan`'s argument of that run; None: as now.
+    """
+
+    global_batch_size: int
+    num_steps: int
+    max_batch_samples: int | None = None
+    num_buckets: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """What cuts an order of utterances into batches; a budget of 0 is none."""
+
+    global_batch_size: int
+    max_batch_samples: int
+    num_buckets: int
+
+
+def bucket_boundaries(num_samples: np.ndarray, num_buckets: int) -> np.ndarray:
+    """Returns the longest length of every bucket but the last.
+
+    The buckets hold about the same number of utterances; equal boundaries are merged.
+
+    Args:
+        num_samples: lengths [N] of all utterances.
+        num_buckets: at least 1.
+
+    Returns:
+        Strictly ascending lengths [at most num_buckets - 1]; utterance n is in bucket
+        `np.searchsorted(boundaries, num_samples[n])`.
+    """
+    counts = np.arange(1, num_buckets) * len(num_samples) // num_buckets
+    boundaries = np.unique(np.sort(num_samples)[counts[counts > 0] - 1])
+    return boundaries[boundaries < num_samples.max(initial=0)]
+
+
+def _cut(order: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> list[np.ndarray]:
+    """Cuts utterances in their order into the largest batches that size and budget allow."""
+    size, budget = settings.global_batch_size, settings.max_batch_samples
+    if not budget:
+        return [order[start : start + size] for start in range(0, len(order), size)]
+    lengths, batches, start = num_samples[order], [], 0
+    if lengths.max(initial=0) > budget:
+        raise UserError.expected(
+            f"a batch budget of at least the longest utterance's {lengths.max()} samples",
+            budget,
+            "Raise the budget or lower the longest utterance allowed",
+        )
+    # No batch has more rows than the shortest utterance allows: no need to look further ahead.
+    size = min(size, budget // max(1, int(lengths.min(initial=budget))))
+    rows = np.arange(1, size + 1)
+    while start < len(order):
+        longest = np.maximum.accumulate(lengths[start : start + size])
+        stop = start + int(np.count_nonzero(longest * rows[: len(longest)] <= budget))
+        batches.append(order[start:stop])
+        start = stop
+    return batches
+
+
+def _is_full(batch: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> bool:
+    """Tells whether one more row as long as the longest would exceed size or budget."""
+    if len(batch) == settings.global_batch_size:
+        return True
+    budget = settings.max_batch_samples
+    return bool(budget) and (len(batch) + 1) * int(num_samples[batch].max()) > budget
+
+
+def _bucketed(
+    order: np.ndarray, num_samples: np.ndarray, settings: _Settings, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Cuts a shuffled order into batches of like lengths, in random order."""
+    bucket = np.searchsorted(bucket_boundaries(num_samples, settings.num_buckets), num_samples)
+    by_bucket = order[np.argsort(bucket[order], kind="stable")]
+    starts = np.flatnonzero(np.diff(bucket[by_bucket])) + 1
+    batches, left_over = [], []
+    for members in np.split(by_bucket, starts):
+        batches += _cut(members, num_samples, settings)
+        if batches and not _is_full(batches[-1], num_samples, settings):
+            left_over.append(batches.pop())
+    if left_over:
+        # What did not fill a batch of its own bucket is batched with its neighbours in length.
+        rest = np.concatenate(left_over)
+        rest = rest[np.argsort(-num_samples[rest], kind="stable")]
+        batches += _cut(rest, num_samples, settings)
+    return [batches[index] for index in generator.permutation(len(batches))]
+
+
+def epoch_plan(
+    num_samples: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    global_batch_size: int,
+    num_buckets: int,
+    max_batch_samples: int | None = None,
+    shuffle: bool = True,
+    done: Sequence[Segment] = (),
+) -> list[np.ndarray]:
+    """Returns the batches of one epoch: every utterance exactly once.
+
+    The shuffled utterances flow into buckets by length; a full bucket is a batch; what is left in
+    the buckets at the end is batched together, neighbours in length first. Then the batches are
+    shuffled. A run that stopped inside the epoch goes on with what its steps left: with unchanged
+    settings exactly as if it had not stopped, else with a new plan of the utterances not yet seen.
+
+    Args:
+        num_samples: lengths [N] of the manifest's utterances.
+        seed: of the run.
+        epoch: from 0.
+        global_batch_size: rows of one batch, over all processes.
+        num_buckets: 1 mixes all lengths.
+        max_batch_samples: bound on rows times longest utterance of one batch; None or 0: no bound.
+        shuffle: False keeps the manifest's order and ignores the buckets.
+        done: what was already run of this epoch, in order.
+
+    Returns:
+        The batches still to run: indices [at most global_batch_size] int64 of utterances.
+
+    Raises:
+        UserError: an utterance exceeds the budget, or `done` has more steps than the epoch.
+    """
+    num_samples = np.asarray(num_samples, np.int64)
+    now = _Settings(global_batch_size, max_batch_samples or 0, num_buckets)
+    segments = _merge(done, now)
+    generator = np.random.default_rng((seed, epoch))
+    order = generator.permutation(len(num_samples)) if shuffle else np.arange(len(num_samples))
+
+    def plan(settings: _Settings, num_steps: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Plans what is left in `order`, split into the steps already run and those to run."""
+        if settings.global_batch_size < 1 or settings.num_buckets < 1:
+            raise ValueError(f"Batch size and number of buckets must be positive: {settings}.")
+        if shuffle:
+            batches = _bucketed(order, num_samples, settings, generator)
+        else:
+            batches = _cut(order, num_samples, settings)
+        if num_steps > len(batches):
+            raise UserError.expected(
+                f"at most {len(batches)} steps to resume in epoch {epoch}",
+                f"{num_steps} steps already run",
+                "Resume with the data that the run was started with",
+            )
+        return batches[:num_steps], batches[num_steps:]
+
+    last_steps = segments.pop()[1] if segments and segments[-1][0] == now else 0
+    for settings, num_steps in segments:
+        seen = np.zeros(len(num_samples), bool)
+        seen[np.concatenate(plan(settings, num_steps)[0])] = True
+        order = order[~seen[order]]
+    return plan(now, last_steps)[1]
+
+
+def _merge(done: Sequence[Segment], now: _Settings) -> list[tuple[_Settings, int]]:
+    """Returns settings and steps of what was run, neighbours of equal settings added up."""
+    merged: list[tuple[_Settings, int]] = []
+    for segment in done:
+        budget, buckets = segment.max_batch_samples, segment.num_buckets
+        settings = _Settings(
+            segment.global_batch_size,
+            now.max_batch_samples if budget is None else budget,
+            now.num_buckets if buckets is None else buckets,
+        )
+        num_steps = segment.num_steps
+        if not num_steps:
+            continue
+        if merged and merged[-1][0] == settings:
+            num_steps += merged.pop()[1]
+        merged.append((settings, num_steps))
+    return merged
+
+
+def rank_rows(global_batch: np.ndarray, *, rank: int, size: int, rows_per_rank: int) -> np.ndarray:
+    """Returns one process's rows of a global batch: every `size`-th, from `rank` on.
+
+    Args:
+        global_batch: indices of at most size * rows_per_rank utterances.
+        rank: this process, from 0.
+        size: number of processes.
+        rows_per_rank: rows every process has, so that all run the same shapes.
+
+    Returns:
+        Indices [rows_per_rank] int64; -1 marks a masked row, always after the real ones.
+    """
+    if not 0 <= rank < size or len(global_batch) > size * rows_per_rank:
+        raise ValueError(
+            f"Rank {rank} of {size} cannot take {rows_per_rank} rows of {len(global_batch)}."
+        )
+    rows = np.full(rows_per_rank, MASKED_ROW, np.int64)
+    own = global_batch[rank::size]
+    rows[: len(own)] = own
+    return rows

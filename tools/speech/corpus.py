@@ -1,0 +1,266 @@
+"""Speech corpora laid out like LibriSpeech, read into a manifest of what can be used.
+
+    SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt    lines "SPEAKER-CHAPTER-NUMBER THE WORDS"
+    SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac  or another of `SUFFIXES`, in any case
+
+What cannot be used is left out, and listed under one of `SKIP_REASONS` with its file and line.
+"""
+
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tools.errors import UserError
+from tools.speech import audio
+
+SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")  # the first wins where an id has several
+TRANSCRIPT_SUFFIX = ".trans.txt"
+MAX_LINE_CHARACTERS = 10_000
+MAX_TRANSCRIPT_BYTES = 1 << 26
+MAX_CHARACTERS_PER_SECOND = 50.0  # the fastest of LibriSpeech's speakers stay near 20
+
+SKIP_REASONS = {
+    "unreadable_folder": "a folder that cannot be listed",
+    "unreadable_transcript": "a transcript file that cannot be read, or has more than 64 MiB",
+    "not_text": "a line that is not UTF-8, or has control characters",
+    "long_line": f"a line of more than {MAX_LINE_CHARACTERS} characters",
+    "bad_id": "an id that does not begin with the name of its transcript file, or holds a path",
+    "duplicate_id": "an id with several lines; none of them is used",
+    "empty_transcript": "an id without words",
+    "long_transcript": f"more than {MAX_CHARACTERS_PER_SECOND:g} characters per second of sound",
+    "missing_audio": "a transcript without a sound file beside it",
+    "untranscribed_audio": "a sound file without a transcript",
+} | audio.REASONS
+
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
+_NUM_THREADS = 16  # probing waits for disks and networks more than for processors
+_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One sound file and its words; `num_samples` at the model's rate."""
+
+    utterance_id: str
+    path: str
+    num_samples: int
+    duration_seconds: float
+    transcript: str
+    decoder: audio.Decoder
+
+
+@dataclass
+class Manifest:
+    """The usable utterances of a corpus, in the order of their paths, and what was left out."""
+
+    utterances: list[Utterance] = field(default_factory=list)
+    skipped: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def num_skipped(self) -> int:
+        """How many things were left out, for all reasons together."""
+        return sum(map(len, self.skipped.values()))
+
+    def summary(self) -> str:
+        """One line: "900 utterances (39.0 min); skipped 3: missing_audio 2, too_long 1"."""
+        seconds = sum(utterance.duration_seconds for utterance in self.utterances)
+        length = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+        line = f"{len(self.utterances)} utterances ({length})"
+        if self.num_skipped:
+            counts = (
+                f"{reason} {len(details)}" for reason, details in sorted(self.skipped.items())
+            )
+            line += f"; skipped {self.num_skipped}: {', '.join(counts)}"
+        return line
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """A well-formed line of a transcript file."""
+
+    place: str  # "file:line", for messages
+    utterance_id: str
+    transcript: str
+
+
+def normalize_transcript(text: str) -> str:
+    """Upper case, Unicode NFC, one space between words; punctuation and digits stay as they are."""
+    return " ".join(unicodedata.normalize("NFC", text.upper()).split())
+
+
+def read_librispeech(
+    root: str | os.PathLike[str],
+    splits: Sequence[str] = (),
+    limits: audio.AudioLimits = audio.DEFAULT_LIMITS,
+    *,
+    progress: bool = True,
+    normalize: Callable[[str], str] = normalize_transcript,
+) -> Manifest:
+    """Reads the splits of a corpus, headers of the sound files included.
+
+    Args:
+        root: the folder that holds the splits; without splits, any folder with transcripts below.
+        splits: folders under `root`, read in this order; none for `root` itself.
+        limits: what the model accepts.
+        progress: show a progress bar on stderr when it takes more than two seconds.
+        normalize: applied to every transcript.
+
+    Raises:
+        UserError: a folder is missing, has no transcripts, or nothing in it can be used.
+    """
+    manifest = Manifest()
+    pairs = []
+    for folder in _split_folders(Path(root), splits):
+        found = _transcribed_files(folder, manifest.skipped, normalize)
+        if found is None:
+            received = f"no utterances found in {folder}"
+            do = f"Name a folder with *{TRANSCRIPT_SUFFIX} files below"
+            raise UserError.expected("a corpus laid out like LibriSpeech", received, do)
+        pairs += found
+    chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
+    with (
+        ThreadPoolExecutor(_NUM_THREADS) as pool,
+        tqdm(total=len(pairs), desc="headers", unit="file", delay=2, disable=not progress) as bar,
+    ):
+        for outcomes in pool.map(lambda chunk: [_judged(*pair, limits) for pair in chunk], chunks):
+            bar.update(len(outcomes))
+            for outcome in outcomes:
+                if isinstance(outcome, Utterance):
+                    manifest.utterances.append(outcome)
+                else:
+                    manifest.skipped[outcome[0]].append(outcome[1])
+    if not manifest.utterances:
+        details = next(iter(manifest.skipped.values()))
+        received = f"no usable utterances in {root}, {manifest.summary()} (first: {details[0]})"
+        raise UserError.expected("usable utterances", received, "Repair the corpus")
+    return manifest
+
+
+def _split_folders(root: Path, splits: Sequence[str]) -> list[Path]:
+    if not root.is_dir():
+        raise UserError.expected("the folder of a corpus", f"{root}, no folder", "Check the path")
+    folders = [root / split for split in dict.fromkeys(splits)] or [root]
+    for folder in folders:
+        if not folder.is_dir():
+            names = sorted(path.name for path in root.iterdir() if path.is_dir())
+            received = f"no such folder, but {', '.join(names) or 'no folders at all'}"
+            raise UserError.expected(f"the split {folder}", received, "Name a split that is there")
+    return folders
+
+
+def _transcribed_files(
+    folder: Path, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
+) -> list[tuple[_Line, str]] | None:
+    """Pairs the transcripts below a folder with sound files; None when there are no transcripts."""
+    pairs, has_lines = [], False
+    for parent, names in _walk(folder, skipped):
+        sounds = {}
+        for suffix in reversed(SUFFIXES):
+            sounds |= {
+                name[: -len(suffix)]: name for name in names if name.lower().endswith(suffix)
+            }
+        num_skipped = sum(map(len, skipped.values()))
+        lines = [
+            line
+            for name in names
+            if name.endswith(TRANSCRIPT_SUFFIX)
+            for line in _lines(os.path.join(parent, name), skipped, normalize)
+        ]
+        has_lines |= bool(lines) or sum(map(len, skipped.values())) > num_skipped
+        num_lines = Counter(line.utterance_id for line in lines)
+        for line in lines:
+            if num_lines[line.utterance_id] > 1:
+                skipped["duplicate_id"].append(f"{line.place}: {line.utterance_id}")
+            elif not line.transcript:
+                skipped["empty_transcript"].append(f"{line.place}: {line.utterance_id}")
+            elif line.utterance_id not in sounds:
+                skipped["missing_audio"].append(f"{line.place}: {line.utterance_id}")
+            else:
+                pairs.append((line, os.path.join(parent, sounds[line.utterance_id])))
+        lonely = [
+            os.path.join(parent, sounds[stem]) for stem in sorted(sounds) if not num_lines[stem]
+        ]
+        if lonely:
+            skipped["untranscribed_audio"] += lonely
+    return pairs if has_lines else None
+
+
+def _walk(folder: Path, skipped: defaultdict[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
+    """Lists every folder below once, links followed, hidden things left out, sorted."""
+    seen = set()
+
+    def failed(error: OSError) -> None:
+        skipped["unreadable_folder"].append(f"{error.filename}: {error.strerror}")
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()  # a link to a folder above
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield parent, sorted(name for name in names if not name.startswith("."))
+
+
+def _lines(
+    path: str, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
+) -> Iterator[_Line]:
+    """Reads a transcript file line by line; what is wrong with a line goes to `skipped`."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_TRANSCRIPT_BYTES:
+            skipped["unreadable_transcript"].append(f"{path}: no file, or too large")
+            return
+        data = Path(path).read_bytes()
+    except OSError as error:
+        skipped["unreadable_transcript"].append(f"{path}: {error.strerror}")
+        return
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        skipped["not_text"].append(f"{path}:1: UTF-16, not UTF-8")
+        return
+    prefix = os.path.basename(path).removesuffix(TRANSCRIPT_SUFFIX) + "-"
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        place = f"{path}:{number}"
+        try:
+            text = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            skipped["not_text"].append(f"{place}: not UTF-8")
+            continue
+        utterance_id, *words = text.split(maxsplit=1) or [""]
+        if not utterance_id:
+            continue  # a blank line
+        if len(text) > MAX_LINE_CHARACTERS:
+            skipped["long_line"].append(f"{place}: {len(text)} characters")
+        elif _CONTROL_CHARACTERS.search(text):
+            skipped["not_text"].append(f"{place}: control characters")
+        elif not utterance_id.startswith(prefix) or re.search(r"[/\\]", utterance_id):
+            skipped["bad_id"].append(f"{place}: {utterance_id!r}")
+        else:
+            yield _Line(place, utterance_id, normalize(words[0] if words else ""))
+
+
+def _judged(line: _Line, path: str, limits: audio.AudioLimits) -> Utterance | tuple[str, str]:
+    """Makes an utterance of a line and its sound file, or tells the reason and detail why not."""
+    try:
+        info = audio.probe(path, limits)
+    except audio.AudioError as error:
+        return error.reason, str(error)
+    if len(line.transcript) > MAX_CHARACTERS_PER_SECOND * info.duration_seconds:
+        amount = f"{len(line.transcript)} characters in {info.duration_seconds:.2f} s"
+        return "long_transcript", f"{line.place}: {amount}"
+    return Utterance(
+        line.utterance_id,
+        path,
+        info.num_samples,
+        info.duration_seconds,
+        line.transcript,
+        info.decoder,
+    )
