@@ -1,0 +1,245 @@
+"""Checkpoints appear whole or not at all, whatever happens to the disk or the writer."""
+
+import errno
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tools.errors import UserError
+from tools.training.checkpoint import CheckpointStore, assign, open_checkpoint
+
+
+def save(store, step, metric=None, values=(1.0, 2.0)):
+    groups = {
+        "model": {"dense/kernel": tf.Variable(values), "dense/bias": np.float32(step)},
+        "average": {"dense/kernel": np.zeros(2)},
+        "loss_scale": {},
+    }
+    state = {"step": step, "metric": metric}
+    return store.save(state, groups, {"vocabulary.json": f'["Ä", {step}]'})
+
+
+def steps(store):
+    return [checkpoint.step for checkpoint in store.all()]
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.fixture
+def store(tmp_path):
+    return CheckpointStore(tmp_path / "checkpoints", keep_last=2, keep_best=1)
+
+
+def test_what_was_saved_can_be_read(store):
+    assert store.all() == []
+    assert store.latest() is store.best() is None
+    saved = save(store, 7, metric=0.5)
+    for checkpoint in (saved, store.latest(), store.best(), open_checkpoint(saved.path)):
+        assert checkpoint.path == store.directory / "step-00000007"
+        assert (checkpoint.step, checkpoint.state["metric"]) == (7, 0.5)
+        arrays = checkpoint.arrays("model")
+        assert arrays.keys() == {"dense/kernel", "dense/bias"}
+        np.testing.assert_array_equal(arrays["dense/kernel"], np.float32([1, 2]))
+        assert arrays["dense/bias"] == 7
+        assert checkpoint.arrays("average").keys() == {"dense/kernel"}
+        assert checkpoint.arrays("loss_scale") == checkpoint.arrays("optimizer") == {}
+        assert checkpoint.asset("vocabulary.json") == '["Ä", 7]'
+
+
+def test_the_same_step_can_be_saved_again(store):
+    save(store, 3)
+    save(store, 3, metric=0.25, values=(5.0, 6.0))
+    assert names(store.directory) == ["step-00000003"]
+    assert store.best().state["metric"] == 0.25
+    np.testing.assert_array_equal(store.latest().arrays("model")["dense/kernel"], [5, 6])
+
+
+def test_the_last_and_the_best_are_kept_however_old(store):
+    for step, metric in enumerate([0.9, 0.2, None, 0.4, 0.5, None], start=1):
+        save(store, step, metric)
+    assert steps(store) == [2, 5, 6]
+    assert (store.best().step, store.latest().step) == (2, 6)
+    save(store, 7, 0.2)
+    assert steps(store) == [6, 7], "of equals the newest is the best"
+
+
+@pytest.mark.parametrize(("keep_last", "keep_best", "kept"), [(1, 0, [5]), (1, 2, [1, 3, 5])])
+def test_how_many_are_kept(tmp_path, keep_last, keep_best, kept):
+    store = CheckpointStore(tmp_path, keep_last, keep_best)
+    for step, metric in enumerate([0.2, 0.4, 0.1, 0.3, 0.5], start=1):
+        save(store, step, metric)
+    assert steps(store) == kept
+
+
+def test_a_metric_that_is_no_number_is_never_the_best(store):
+    for step, metric in enumerate([float("nan"), 0.5, float("nan")], start=1):
+        save(store, step, metric)
+    assert store.best().step == 2
+
+
+def fails_half_way(code):
+    def write_array(file, *_, **__):
+        file.write(b"half of it")
+        raise OSError(code, "No space left on device")
+
+    return write_array
+
+
+def test_a_disk_that_fills_leaves_the_previous_checkpoint_intact(store, monkeypatch):
+    save(store, 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(np.lib.format, "write_array", fails_half_way(errno.ENOSPC))
+        with pytest.raises(UserError, match=r"No space left on device.*--resume") as caught:
+            save(store, 2)
+    assert "\n" not in str(caught.value)
+    assert names(store.directory) == ["step-00000001"]
+    np.testing.assert_array_equal(store.latest().arrays("model")["dense/kernel"], [1, 2])
+    save(store, 2)
+    assert steps(store) == [1, 2]
+
+
+def test_a_failure_while_the_same_step_is_saved_again_keeps_the_first(store, monkeypatch):
+    save(store, 1, values=(5.0, 6.0))
+    monkeypatch.setattr(np.lib.format, "write_array", fails_half_way(errno.EDQUOT))
+    with pytest.raises(UserError):
+        save(store, 1)
+    np.testing.assert_array_equal(store.latest().arrays("model")["dense/kernel"], [5, 6])
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder with room for 256 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(folder)]
+    try:
+        result = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except OSError as error:
+        pytest.skip(f"cannot mount a small disk: {error}")
+    if result.returncode:
+        pytest.skip(f"cannot mount a small disk: {result.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_is_really_full(small_disk):
+    store = CheckpointStore(small_disk / "checkpoints", keep_last=5)
+    values = np.arange(30000, dtype=np.float32)
+    save(store, 1, values=values)
+    with pytest.raises(UserError, match="No space left on device"):
+        for step in range(2, 5):
+            save(store, step, values=values)
+    kept = store.latest()
+    assert names(store.directory)[-1] == kept.path.name
+    np.testing.assert_array_equal(kept.arrays("model")["dense/kernel"], values)
+
+
+def test_what_a_killed_writer_left_is_ignored_and_cleaned_up(store):
+    save(store, 1)
+    for name in (".unfinished-step-00000002", ".unfinished-old-step-00000001"):
+        left = store.directory / name
+        left.mkdir()
+        (left / "state.json").write_text('{"step": 2')
+        (left / "arrays.npz").write_bytes(b"PK")
+    assert steps(store) == [1]
+    assert store.latest().step == 1
+    save(store, 2)
+    assert names(store.directory) == ["step-00000001", "step-00000002"]
+
+
+def test_a_step_saved_again_survives_an_earlier_kill(store):
+    save(store, 1)
+    left = store.directory / ".unfinished-old-step-00000001"
+    left.mkdir()
+    (left / "state.json").write_text("{}")
+    save(store, 1, metric=0.5)
+    assert names(store.directory) == ["step-00000001"]
+    assert store.latest().state["metric"] == 0.5
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\3\4" + b"\0" * 100, None])
+def test_damaged_arrays_are_one_line(store, content):
+    checkpoint = save(store, 1)
+    file = checkpoint.path / "arrays.npz"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(UserError, match="arrays") as caught:
+        checkpoint.arrays("model")
+    assert str(checkpoint.path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"step": 1', b"\xff\xfe"])
+def test_a_damaged_state_is_one_line(store, content):
+    checkpoint = save(store, 1)
+    (checkpoint.path / "state.json").write_bytes(content)
+    for path in (checkpoint.path, store.directory.parent):
+        with pytest.raises(UserError, match=r"state\.json") as caught:
+            open_checkpoint(path)
+        assert str(checkpoint.path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_missing_asset_is_one_line(store):
+    with pytest.raises(UserError, match=r"config\.yml"):
+        save(store, 1).asset("config.yml")
+
+
+def test_a_run_directory_gives_its_best_else_its_newest(store, tmp_path):
+    save(store, 1)
+    save(store, 2)
+    assert open_checkpoint(tmp_path).step == 2
+    save(store, 3, 0.5)
+    save(store, 4, 0.7)
+    assert open_checkpoint(str(tmp_path)).step == 3
+    assert open_checkpoint(tmp_path / "checkpoints" / "step-00000004").step == 4
+
+
+@pytest.mark.parametrize("name", ["", "nowhere", "file"])
+def test_other_places_are_refused(tmp_path, name):
+    (tmp_path / "file").write_text("text")
+    with pytest.raises(UserError, match="run directory") as caught:
+        open_checkpoint(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
+
+
+def variables():
+    return {
+        "kernel": keras.Variable(np.zeros((2, 3), "float32")),
+        "count": tf.Variable(0, dtype=tf.int64),
+    }
+
+
+def test_assign_converts_to_the_type_of_the_variable():
+    targets = variables()
+    assign(targets, {"kernel": np.ones((2, 3), np.float16), "count": np.array(5)}, "x")
+    np.testing.assert_array_equal(targets["kernel"].numpy(), np.ones((2, 3)))
+    assert targets["count"].numpy() == 5
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"kernel": None}, "missing kernel"),
+        ({"bias": np.zeros(3)}, "unknown bias"),
+        ({"kernel": np.ones((3, 2))}, "kernel (3, 2) for (2, 3)"),
+        ({"bias": np.zeros(3), "count": None}, "missing count; unknown bias"),
+        ({f"extra_{i}": np.zeros(1) for i in range(8)}, "unknown extra_5 and 2 more"),
+    ],
+)
+def test_assign_takes_all_or_nothing(change, difference):
+    targets = variables()
+    arrays = {"kernel": np.ones((2, 3)), "count": np.array(5), **change}
+    with pytest.raises(UserError) as caught:
+        assign(targets, {k: v for k, v in arrays.items() if v is not None}, "that checkpoint")
+    message = str(caught.value)
+    assert difference in message
+    assert "that checkpoint" in message
+    assert "\n" not in message
+    assert not np.any(targets["kernel"].numpy())
+    assert targets["count"].numpy() == 0

@@ -1,0 +1,176 @@
+"""The flat optimizer against Keras's own, the average against NumPy, and both in checkpoints."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tools.errors import UserError
+from tools.training.config import OptimizerConfig
+from tools.training.optimizer import Optimizer
+
+SHAPES = {"kernel": (3, 2), "bias": (2,), "gamma": (5,), "embeddings": (4, 3), "scale": ()}
+NOT_DECAYED = {"bias", "gamma", "embeddings"}
+
+
+def make_variables(rng):
+    return [
+        keras.Variable(rng.normal(size=shape).astype("float32"), name=name)
+        for name, shape in SHAPES.items()
+    ]
+
+
+def make_gradients(rng, num_steps):
+    return [
+        [rng.normal(size=s).astype("float32") for s in SHAPES.values()] for _ in range(num_steps)
+    ]
+
+
+@pytest.fixture
+def gradients(rng):
+    return make_gradients(rng, 6)
+
+
+def train(optimizer, gradients, learning_rate=0.1):
+    step = tf.function(lambda *g: optimizer.apply(optimizer.flatten(g), learning_rate))
+    for gradient in gradients:
+        step(*(tf.constant(g) for g in gradient))
+
+
+def values(optimizer):
+    return [v.numpy() for v in optimizer.variables]
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_equals_keras(rng, gradients, name):
+    variables = make_variables(rng)
+    copies = [keras.Variable(v.numpy(), name=v.name) for v in variables]
+    config = OptimizerConfig(name=name, beta_1=0.8, beta_2=0.95, epsilon=1e-6, weight_decay=0.3)
+    train(Optimizer(config, variables), gradients)
+    arguments = {"learning_rate": 0.1, "beta_1": 0.8, "beta_2": 0.95, "epsilon": 1e-6}
+    if name == "adam":
+        reference = keras.optimizers.Adam(**arguments)
+    else:
+        reference = keras.optimizers.AdamW(**arguments, weight_decay=0.3)
+        reference.exclude_from_weight_decay(var_list=[v for v in copies if v.name in NOT_DECAYED])
+    reference.build(copies)
+    for gradient in gradients:
+        reference.apply_gradients(zip(map(tf.constant, gradient), copies, strict=True))
+    for ours, expected in zip(variables, copies, strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-6, err_msg=ours.name)
+
+
+def test_learning_rate_zero_moves_nothing(rng, gradients):
+    optimizer = Optimizer(OptimizerConfig(weight_decay=0.3), make_variables(rng))
+    before = values(optimizer)
+    train(optimizer, gradients, learning_rate=0.0)
+    for now, then in zip(values(optimizer), before, strict=True):
+        np.testing.assert_array_equal(now, then)
+
+
+def test_average_is_an_exponential_one_with_warm_up(rng, gradients):
+    optimizer = Optimizer(OptimizerConfig(average_decay=0.3), make_variables(rng))
+    expected = values(optimizer)
+    for number, gradient in enumerate(gradients, start=1):
+        train(optimizer, [gradient])
+        decay = min(0.3, (1 + number) / (10 + number))
+        assert (decay < 0.3) == (number < 3)
+        expected = [
+            decay * old + (1 - decay) * new
+            for old, new in zip(expected, values(optimizer), strict=True)
+        ]
+    weights = values(optimizer)
+    with optimizer.averaged():
+        for value, average in zip(values(optimizer), expected, strict=True):
+            np.testing.assert_allclose(value, average, atol=1e-6)
+        assert not np.allclose(values(optimizer)[0], weights[0])
+    for value, weight in zip(values(optimizer), weights, strict=True):
+        np.testing.assert_array_equal(value, weight)
+
+
+def test_weights_come_back_after_an_evaluation_that_failed(rng, gradients):
+    optimizer = Optimizer(OptimizerConfig(average_decay=0.9), make_variables(rng))
+    train(optimizer, gradients)
+    weights = values(optimizer)
+    with pytest.raises(ZeroDivisionError), optimizer.averaged():
+        raise ZeroDivisionError
+    np.testing.assert_array_equal(values(optimizer)[0], weights[0])
+
+
+def test_without_an_average_evaluation_sees_the_weights(rng, gradients):
+    optimizer = Optimizer(OptimizerConfig(), make_variables(rng))
+    train(optimizer, gradients)
+    weights = values(optimizer)
+    with optimizer.averaged():
+        np.testing.assert_array_equal(values(optimizer)[0], weights[0])
+    assert "average" not in optimizer.state()
+
+
+def test_a_state_continues_exactly(rng, gradients):
+    config = OptimizerConfig(average_decay=0.9, weight_decay=0.1)
+    unbroken = Optimizer(config, make_variables(rng))
+    train(unbroken, gradients[:3])
+    resumed = Optimizer(config, make_variables(np.random.default_rng(99)))
+    for to, source in zip(resumed.variables, unbroken.variables, strict=True):
+        to.assign(source.numpy())
+    resumed.load_state(unbroken.state(), "test")
+    for optimizer in (unbroken, resumed):
+        train(optimizer, gradients[3:])
+    for now, expected in zip(values(resumed), values(unbroken), strict=True):
+        np.testing.assert_array_equal(now, expected)
+    state, expected = resumed.state(), unbroken.state()
+    assert state.keys() == {"optimizer", "average"}
+    for group, arrays in expected.items():
+        assert state[group].keys() == arrays.keys()
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(state[group][name], array, err_msg=name)
+
+
+def test_an_average_starts_at_the_weights_of_a_run_that_had_none(rng, gradients):
+    plain = Optimizer(OptimizerConfig(), make_variables(rng))
+    train(plain, gradients)
+    averaging = Optimizer(OptimizerConfig(average_decay=0.9), plain.variables)
+    train(averaging, gradients)
+    averaging.load_state(plain.state(), "test")
+    weights = values(averaging)
+    with averaging.averaged():
+        np.testing.assert_array_equal(values(averaging)[0], weights[0])
+
+
+@pytest.mark.parametrize(
+    ("group", "change", "message"),
+    [
+        ("optimizer", lambda g: g.pop("first_moment/kernel"), "missing first_moment/kernel"),
+        ("optimizer", lambda g: g.update(other=np.zeros(2)), "unknown other"),
+        (
+            "optimizer",
+            lambda g: g.update({"second_moment/bias": np.zeros(3)}),
+            r"second_moment/bias \(3,\) for \(2,\)",
+        ),
+        ("average", lambda g: g.pop("kernel"), "missing kernel"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(rng, group, change, message):
+    optimizer = Optimizer(OptimizerConfig(average_decay=0.9), make_variables(rng))
+    state = optimizer.state()
+    change(state[group])
+    with pytest.raises(UserError, match=f"{message}.*") as caught:
+        optimizer.load_state(state, "the checkpoint of yesterday")
+    assert "the checkpoint of yesterday" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_variables_without_a_gradient_and_with_a_sparse_one(rng):
+    table = keras.Variable(rng.normal(size=(4, 3)).astype("float32"), name="embeddings")
+    unused = keras.Variable(np.ones(2, "float32"), name="unused")
+    optimizer = Optimizer(OptimizerConfig(), [unused, table])
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_sum(tf.gather(table.value, [1, 1, 3]))
+    gradients = tape.gradient(loss, [v.value for v in optimizer.variables])
+    assert gradients[0] is None
+    flat = optimizer.flatten(gradients)
+    np.testing.assert_array_equal(flat, [0, 0, *[0, 0, 0], *[2, 2, 2], *[0, 0, 0], *[1, 1, 1]])
+    before = table.numpy()
+    optimizer.apply(flat, 0.1)
+    np.testing.assert_array_equal(unused.numpy(), [1, 1])
+    np.testing.assert_array_equal(np.any(table.numpy() != before, axis=1), [0, 1, 0, 1])

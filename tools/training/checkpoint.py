@@ -1,0 +1,219 @@
+"""Checkpoints: everything needed to continue exactly, in directories that appear whole or never.
+
+A checkpoint `step-00001234/` holds `arrays.npz` (named variables), `state.json` (step, position,
+metrics ...) and the task's text assets. Nothing in it depends on the number of processes, the batch
+size or the precision.
+"""
+
+import json
+import math
+import os
+import shutil
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tools.errors import UserError
+
+_PREFIX, _UNFINISHED = "step-", ".unfinished-"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A checkpoint on disk; arrays are read when asked for."""
+
+    path: Path
+    state: dict
+
+    @property
+    def step(self) -> int:
+        """Training steps it has seen."""
+        return self.state["step"]
+
+    def arrays(self, group: str) -> dict[str, np.ndarray]:
+        """Reads the arrays of a group (`model`, `optimizer`, `average`, `loss_scale`) by name."""
+        try:
+            with (
+                (self.path / "arrays.npz").open("rb") as stream,
+                np.load(stream, allow_pickle=False) as file,
+            ):
+                names = [name for name in file.files if name.startswith(group + "/")]
+                return {name.removeprefix(group + "/"): file[name] for name in names}
+        except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
+            raise UserError.expected(
+                f"the arrays of a checkpoint in {self.path}", error, "Choose another checkpoint"
+            ) from error
+
+    def asset(self, name: str) -> str:
+        """Reads a text asset."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise UserError.expected(
+                f"a file {name} in the checkpoint {self.path}", error, "Choose another checkpoint"
+            ) from error
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Opens a checkpoint directory, or the best (else newest) one of a run directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(path)
+    if not (path / "state.json").is_file():
+        store = CheckpointStore(path / "checkpoints")
+        checkpoint = store.best() or store.latest()
+        if checkpoint is None:
+            raise UserError.expected(
+                "a run directory or a checkpoint directory",
+                path if path.exists() else f"{path}, which does not exist",
+                "Give the --output_dir of a training run",
+            )
+        return checkpoint
+    try:
+        return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UserError.expected(
+            f"a readable state.json in {path}", error, "Choose another checkpoint"
+        ) from error
+
+
+def check_arrays(
+    expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray], what: str
+) -> None:
+    """Checks that arrays have exactly the expected names and shapes.
+
+    Args:
+        expected: shapes by name.
+        arrays: values by name.
+        what: their source, for the message.
+
+    Raises:
+        UserError: one line with the sorted difference.
+    """
+    difference = [f"missing {name}" for name in expected.keys() - arrays.keys()]
+    difference += [f"unknown {name}" for name in arrays.keys() - expected.keys()]
+    difference += [
+        f"{name} {tuple(arrays[name].shape)} for {expected[name]}"
+        for name in expected.keys() & arrays.keys()
+        if tuple(arrays[name].shape) != expected[name]
+    ]
+    if difference:
+        shown = "; ".join(sorted(difference)[:6])
+        more = f" and {len(difference) - 6} more" if len(difference) > 6 else ""
+        raise UserError.expected(
+            f"the variables of this model in {what}",
+            f"{shown}{more}",
+            "Use the configuration and vocabulary it was trained with",
+        )
+
+
+def assign(variables: Mapping[str, object], arrays: Mapping[str, np.ndarray], what: str) -> None:
+    """Assigns every variable exactly once and uses every array, or raises before the first one.
+
+    Args:
+        variables: Keras or TensorFlow variables by name.
+        arrays: their values by the same names, in any float type.
+        what: the source, for the message.
+
+    Raises:
+        UserError: names or shapes differ.
+    """
+    check_arrays({name: tuple(v.shape) for name, v in variables.items()}, arrays, what)
+    for name, variable in variables.items():
+        variable.assign(arrays[name].astype(np.asarray(variable).dtype))
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an `.npz`; unlike NumPy 1.26's `savez`, it closes the file when the disk is full."""
+    with zipfile.ZipFile(path, "w") as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+class CheckpointStore:
+    """The checkpoints of a run: the last few and the best few by a metric."""
+
+    def __init__(self, directory: Path, keep_last: int = 1, keep_best: int = 1):
+        self.directory = directory
+        self.keep_last = keep_last
+        self.keep_best = keep_best
+
+    def all(self) -> list[Checkpoint]:
+        """Every checkpoint, oldest first."""
+        paths = self.directory.glob(_PREFIX + "*/state.json")
+        return sorted((open_checkpoint(path.parent) for path in paths), key=lambda c: c.step)
+
+    def latest(self) -> Checkpoint | None:
+        """The newest checkpoint."""
+        return next(reversed(self.all()), None)
+
+    def best(self) -> Checkpoint | None:
+        """The checkpoint of the smallest metric, the newest of equals."""
+        return next(iter(self._by_metric()), None)
+
+    def save(
+        self, state: Mapping, groups: Mapping[str, Mapping], assets: Mapping[str, str]
+    ) -> Checkpoint:
+        """Writes a checkpoint beside, renames it into place and removes those no longer kept.
+
+        Args:
+            state: JSON-able; `step` names the checkpoint, `metric` (or None) ranks it.
+            groups: variables by group and name.
+            assets: texts by file name.
+
+        Raises:
+            UserError: it cannot be written; earlier checkpoints are untouched.
+        """
+        name = f"{_PREFIX}{state['step']:08d}"
+        target, beside = self.directory / name, self.directory / (_UNFINISHED + name)
+        try:
+            self._remove_unfinished()
+            beside.mkdir(parents=True)
+            arrays = {
+                f"{group}/{key}": np.asarray(variable)
+                for group, variables in groups.items()
+                for key, variable in variables.items()
+            }
+            _write_arrays(beside / "arrays.npz", arrays)
+            for file_name, text in {**assets, "state.json": json.dumps(state, indent=1)}.items():
+                (beside / file_name).write_text(text, encoding="utf-8")
+            for path in beside.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            if target.exists():
+                target.rename(self.directory / (_UNFINISHED + "old-" + name))
+            beside.rename(target)
+        except OSError as error:
+            shutil.rmtree(beside, ignore_errors=True)
+            raise UserError.expected(
+                f"room and permission to write the checkpoint {target}",
+                error.strerror or error,
+                "Free some space and continue with --resume; earlier checkpoints are intact",
+            ) from error
+        self._remove_old()
+        return open_checkpoint(target)
+
+    def _by_metric(self) -> list[Checkpoint]:
+        metrics = ((c, c.state.get("metric")) for c in self.all())
+        ranked = [c for c, metric in metrics if metric is not None and math.isfinite(metric)]
+        return sorted(ranked, key=lambda c: (c.state["metric"], -c.step))
+
+    def _remove_old(self) -> None:
+        everything = self.all()
+        kept = everything[-self.keep_last :] + self._by_metric()[: self.keep_best]
+        kept_paths = {checkpoint.path for checkpoint in kept}
+        for checkpoint in everything:
+            if checkpoint.path not in kept_paths:
+                doomed = self.directory / (_UNFINISHED + checkpoint.path.name)
+                checkpoint.path.rename(doomed)
+        self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        for path in self.directory.glob(_UNFINISHED + "*"):
+            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,94 @@
+"""Configuration of the training engine: the `training` section of every family's config."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tools.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class OptimizerConfig:
+    """Optimizer and what happens to gradients before it."""
+
+    name: Literal["adam", "adamw"] = "adamw"
+    beta_1: float = 0.9
+    beta_2: float = 0.98
+    epsilon: float = 1e-9
+    weight_decay: float = 0.0  # AdamW only; kernels only
+    clip_norm: float | None = None  # global norm of the mean gradient
+    average_decay: float | None = None  # EMA of the weights; evaluated and exported in their place
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleConfig:
+    """Learning rate by step."""
+
+    name: Literal["transformer", "cosine", "constant"] = "transformer"
+    peak: float = 1e-3
+    warmup_steps: int = 1000
+    final: float = 0.0  # cosine: learning rate at the last step
+
+    def validate(self) -> None:
+        """Checks ranges."""
+        if self.warmup_steps < 1 or self.peak <= 0:
+            raise UserError.expected(
+                "schedule.warmup_steps >= 1 and schedule.peak > 0",
+                f"{self.warmup_steps}, {self.peak}",
+                "Correct the schedule",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class LossScaleConfig:
+    """Loss scaling, active under mixed_float16 only."""
+
+    mode: Literal["dynamic", "fixed"] = "dynamic"
+    initial: float = 32768.0
+    growth_steps: int = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointConfig:
+    """Which checkpoints are written and which are kept."""
+
+    every_steps: int = 0  # 0: at the end of every epoch only
+    keep_last: int = 3
+    keep_best: int = 1
+
+    def validate(self) -> None:
+        """Checks ranges."""
+        if self.keep_last < 1 or self.keep_best < 0 or self.every_steps < 0:
+            raise UserError.expected(
+                "checkpoint.keep_last >= 1, keep_best >= 0 and every_steps >= 0",
+                f"{self.keep_last}, {self.keep_best}, {self.every_steps}",
+                "Correct the checkpoint section",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingConfig:
+    """How long, how large, how precise."""
+
+    batch_size: int = 4  # utterances or images of one process
+    num_epochs: int = 50
+    precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
+    seed: int = 0
+    deterministic: bool = False  # bitwise repeatable operations, slower
+    synchronize_batch_norm: bool = False  # sum batch norm's moments over all processes
+    on_non_finite: Literal["stop", "skip"] = "stop"
+    max_skipped_steps: int = 100  # in a row, with on_non_finite: skip
+    log_every_steps: int = 10
+    eval_every_epochs: int = 1
+    best_metric: str = "eval/wer"  # the smaller the better
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def validate(self) -> None:
+        """Checks ranges."""
+        for name in ("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs"):
+            if getattr(self, name) < 1:
+                raise UserError.expected(
+                    f"training.{name} >= 1", getattr(self, name), f"Set training.{name}"
+                )

@@ -1,0 +1,244 @@
+"""The training loop of every family, in the order in which things happen."""
+
+import contextlib
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from tools.errors import UserError
+from tools.training.checkpoint import Checkpoint, CheckpointStore, assign
+from tools.training.config import TrainingConfig
+from tools.training.distributed import Processes, from_first_rank
+from tools.training.metrics import Window
+from tools.training.optimizer import Optimizer
+from tools.training.precision import LossScale
+from tools.training.run_log import RunLog, write_text
+from tools.training.schedule import learning_rate
+from tools.training.step import StepResult, TrainStep, seed_generators, seed_model
+from tools.training.task import Position, Shard, Task
+
+_FIRST_PROFILED_STEP, _LAST_PROFILED_STEP = 5, 10
+
+
+@dataclass(frozen=True, slots=True)
+class LoopOptions:
+    """What the command line adds to a config."""
+
+    resume: bool = False
+    max_steps: int = 0  # 0: all epochs
+    skip_eval: bool = False
+    eval_at_start: bool = False
+    use_profiler: bool = False
+
+
+def train(
+    task: Task,
+    config: TrainingConfig,
+    processes: Processes,
+    directory: Path,
+    options: LoopOptions,
+) -> dict[str, float]:
+    """Trains a task to its end and returns the last evaluation and the median speed.
+
+    Args:
+        task: model, data, loss and evaluators.
+        config: the section `training`.
+        processes: from `distributed.start`.
+        directory: of the run, the same on every process; rank 0 writes there.
+        options: from the command line.
+    """
+    run = _Run(task, config, processes, directory)
+    run.restore(options.resume)
+    data = task.train_data(run.shard, run.position, config.num_epochs)
+    run.train_step.compile(data.dataset.element_spec)
+    epochs = range(run.position.epoch, config.num_epochs)
+    total_steps = run.step + data.remaining_steps
+    stop = options.max_steps or math.inf
+    log = RunLog(directory if processes.rank == 0 else None, run.step, min(stop, total_steps))
+    with contextlib.closing(log):
+        for line in task.report:
+            log.say(line)
+        batches, window, results, speeds = iter(data.dataset), Window(), {}, []
+        if options.eval_at_start and run.step == 0:
+            run.evaluate(log, 0, "before training")
+        if not epochs and not options.skip_eval:
+            results = run.evaluate(log, config.num_epochs, "nothing left to train")
+        for epoch in epochs:
+            seen = None  # rows that counted, once there was a step
+            for _ in range(data.num_steps(epoch)):
+                if run.step >= stop:
+                    break
+                if options.use_profiler and processes.rank == 0:
+                    _profile(run.step, directory)
+                batch = window.wait(batches)
+                rate = learning_rate(config.schedule, run.step + 1, total_steps)
+                result = run.train_step(batch, rate)
+                run.advance(result, data.names(batch))
+                window.add(result)
+                seen = (seen or 0.0) + float(result.weight)
+                log.advance(window.shown())
+                if run.step % config.log_every_steps == 0 or run.step in (stop, total_steps):
+                    values = window.close()
+                    speeds.append(values["perf/samples_per_second"])
+                    log.write(
+                        run.step, epoch, {**values, **run.values(), "train/learning_rate": rate}
+                    )
+                every = config.checkpoint.every_steps
+                if every and run.step % every == 0:
+                    run.save(None)
+            else:
+                run.position = Position(epoch + 1)
+            if seen == 0.0:
+                raise UserError.expected(
+                    "training data", "nothing usable in an epoch", "See what was dropped above"
+                )
+            last, metric = run.step >= stop or epoch == epochs[-1], None
+            if not options.skip_eval and (last or (epoch + 1) % config.eval_every_epochs == 0):
+                results = run.evaluate(log, epoch, f"epoch {epoch + 1}, step {run.step}")
+                metric = results.get(config.best_metric)
+            run.save(metric)
+            if last:
+                break
+    # The first window holds the compilation of the step.
+    speed = float(np.median(speeds[1:] or speeds)) if speeds else 0.0
+    summary = {**results, **run.values(), "perf/samples_per_second": speed, "step": run.step}
+    if processes.rank == 0:
+        write_text(directory / "summary.json", json.dumps(summary, indent=1))
+    return summary
+
+
+class _Run:
+    """The state of a training run, and how it is saved, restored and advanced."""
+
+    def __init__(self, task: Task, config: TrainingConfig, processes: Processes, directory: Path):
+        self.task, self.config, self.processes = task, config, processes
+        self.optimizer = Optimizer(config.optimizer, task.model.trainable_variables)
+        self.loss_scale = LossScale(config.loss_scale, config.precision)
+        self.train_step = TrainStep(task, config, processes, self.optimizer, self.loss_scale)
+        self.store = CheckpointStore(
+            directory / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best
+        )
+        self.shard = Shard(processes.rank, processes.size, config.batch_size)
+        self.position = Position()
+        self.step = self.skipped_steps = self._skipped_in_a_row = 0
+
+    def restore(self, resume: bool) -> None:
+        """Continues from the newest checkpoint, and gives every process the same variables."""
+        checkpoint = self.processes.broadcast_object(self.store.latest() if resume else None)
+        counters = None
+        if checkpoint is not None:
+            state = checkpoint.state
+            self.step, self.skipped_steps = state["step"], state["skipped_steps"]
+            done = tuple(tuple(segment) for segment in state["position"]["done"])
+            self.position = Position(state["position"]["epoch"], done)
+            counters = state["random_counters"]
+            if self.processes.rank == 0:
+                self._assign(checkpoint)
+        self.processes.broadcast_variables(
+            [
+                *(v.value for v in self.task.model.weights),
+                *self.optimizer.state_variables,
+                *self.loss_scale.variables.values(),
+            ]
+        )
+        self.optimizer.read_variables()
+        seed_model(self.task.model, self.config.seed, self.processes.rank, counters)
+
+    def advance(self, result: StepResult, names: list[str]) -> None:
+        """Counts a step; one that made no update is tolerated, counted, or ends the run."""
+        self.step += 1
+        self.position = self.position.advanced(self.shard.global_batch_size)
+        if bool(result.finite):
+            self._skipped_in_a_row = 0
+            return
+        self.skipped_steps += 1
+        self._skipped_in_a_row += 1
+        # The dynamic scale cures a float16 overflow; at scale 1 there is nothing left to cure.
+        overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > 1.0
+        tolerated = overflow or self.config.on_non_finite == "skip"
+        if tolerated and self._skipped_in_a_row <= self.config.max_skipped_steps:
+            return
+        bad = ~np.isfinite(result.examples.numpy())
+        own = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
+        culprits = [n for some in self.processes.gather_objects(own or []) for n in some]
+        problem = UserError.expected(
+            "a finite loss and gradient",
+            f"loss {float(result.loss)}, gradient norm {float(result.gradient_norm)} at step "
+            f"{self.step}, from {', '.join(culprits) or 'no single row'} "
+            f"({self._skipped_in_a_row} in a row)",
+            "Look at these inputs, lower the learning rate, or set training.on_non_finite: skip",
+        )
+        from_first_rank(self.processes, lambda: _raise(problem))
+
+    def values(self) -> dict[str, float]:
+        """What the log tells of this state."""
+        values = {"train/skipped_steps": self.skipped_steps}
+        if self.loss_scale.active:
+            values["train/loss_scale"] = float(self.loss_scale.scale)
+        return values
+
+    def evaluate(self, log: RunLog, epoch: int, when: str) -> dict[str, float]:
+        """Runs the evaluators, on the averaged weights where there are some, and logs them."""
+        self._agree_on_statistics()
+        results = {}
+        with self.optimizer.averaged():
+            for name, evaluator in self.task.evaluators.items():
+                results |= {f"{name}/{key}": value for key, value in evaluator().items()}
+        log.write(self.step, epoch, results)
+        log.say(f"{when}: " + ", ".join(f"{name} {x:.4f}" for name, x in results.items()))
+        return results
+
+    def save(self, metric: float | None) -> None:
+        """Writes a checkpoint on rank 0; a failure there ends every process."""
+        self._agree_on_statistics()
+        state = {
+            "step": self.step,
+            "position": {"epoch": self.position.epoch, "done": self.position.done},
+            "skipped_steps": self.skipped_steps,
+            "random_counters": [int(s[1]) for s in seed_generators(self.task.model)],
+            "metric": metric,
+            "config": {"seed": self.config.seed, "world_size": self.processes.size},
+        }
+        from_first_rank(
+            self.processes, lambda: self.store.save(state, self._groups(), self.task.assets)
+        )
+
+    def _agree_on_statistics(self):
+        statistics = self.task.model.non_trainable_variables
+        self.processes.mean_variables([v.value for v in statistics if "seed" not in v.path])
+
+    def _groups(self) -> dict[str, dict]:
+        return {
+            "model": self._weights(),
+            "loss_scale": self.loss_scale.variables if self.loss_scale.active else {},
+            **self.optimizer.state(),
+        }
+
+    def _weights(self) -> dict[str, object]:
+        return {v.path: v for v in self.task.model.weights}
+
+    def _assign(self, checkpoint: Checkpoint) -> None:
+        source = str(checkpoint.path)
+        assign(self._weights(), checkpoint.arrays("model"), source)
+        groups = {name: checkpoint.arrays(name) for name in ("optimizer", "average")}
+        self.optimizer.load_state(groups, source)
+        # A run that had no loss scale leaves this one's at its start.
+        scales = checkpoint.arrays("loss_scale")
+        if self.loss_scale.active and scales:
+            assign(self.loss_scale.variables, scales, source)
+
+
+def _raise(problem: UserError) -> None:
+    raise problem
+
+
+def _profile(step: int, directory: Path) -> None:
+    """Traces a few steps for TensorBoard's profiler."""
+    if step == _FIRST_PROFILED_STEP:
+        tf.profiler.experimental.start(str(directory / "tensorboard"))
+    elif step == _LAST_PROFILED_STEP:
+        tf.profiler.experimental.stop()

@@ -1,0 +1,115 @@
+"""The records of a run: `metrics.jsonl`, TensorBoard, progress bar, and what it was run with."""
+
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow as tf
+from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = ("tensorflow", "tensorflow-io", "tensorflow-text", "keras", "horovod", "numpy")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file beside and renames it, so that it appears whole or not at all."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(text, encoding="utf-8")
+    beside.rename(path)
+
+
+def provenance() -> dict[str, str]:
+    """Tells the versions of the packages and the git revision of the code."""
+    versions = {"python": sys.version.split()[0]}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "absent"
+    try:
+        described = subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        versions["git"] = described.stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        versions["git"] = "unknown"
+    return versions
+
+
+def _is_until(line: str, last_step: int) -> bool:
+    """Tells whether a line of `metrics.jsonl` is whole and of no later step."""
+    try:
+        return json.loads(line)["step"] <= last_step
+    except ValueError:  # a kill cut it off
+        return False
+
+
+class RunLog:
+    """Writes the records of a run; without a directory, as on ranks other than 0, it is silent.
+
+    Args:
+        directory: the run directory, None for silence.
+        first_step: steps already made; later lines of an interrupted run are taken back.
+        total_steps: of the whole run, for the progress bar.
+    """
+
+    def __init__(self, directory: Path | None, first_step: int, total_steps: int):
+        self._file = self._board = None
+        self._bar = tqdm(
+            initial=first_step,
+            total=total_steps,
+            unit="step",
+            desc="train",
+            file=sys.stderr,
+            disable=directory is None,
+            mininterval=1.0,
+            dynamic_ncols=True,
+        )
+        if directory is None:
+            return
+        path = directory / "metrics.jsonl"
+        if path.exists():
+            lines = path.read_text(encoding="utf-8").split("\n")
+            write_text(path, "".join(f"{x}\n" for x in lines if _is_until(x, first_step)))
+        self._file = path.open("a", encoding="utf-8")
+        self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
+
+    def advance(self, shown: Mapping[str, str]) -> None:
+        """Moves the progress bar by a step."""
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Records values of a step."""
+        if self._file is None:
+            return
+        # JSON has no NaN: a value that is none is written as null.
+        numbers = {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps({"step": step, "epoch": epoch, **numbers}) + "\n")
+        self._file.flush()
+        with self._board.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def say(self, line: str) -> None:
+        """Prints a line above the progress bar."""
+        if not self._bar.disable:
+            tqdm.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        """Ends the records."""
+        self._bar.close()
+        if self._file is not None:
+            self._file.close()
+            self._board.close()

@@ -1,0 +1,125 @@
+"""One training step as one graph: loss, gradients of all processes, update or none."""
+
+import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import keras
+import tensorflow as tf
+
+from tools.errors import UserError
+from tools.training.config import TrainingConfig
+from tools.training.distributed import Processes
+from tools.training.optimizer import Optimizer
+from tools.training.precision import LossScale
+from tools.training.task import Task
+
+
+class StepResult(NamedTuple):
+    """What a step says of itself; everything but `examples` is the same on every process."""
+
+    loss: tf.Tensor  # mean over the global batch
+    weight: tf.Tensor  # rows of the global batch that count
+    gradient_norm: tf.Tensor  # before clipping
+    finite: tf.Tensor  # whether the update was made
+    metrics: Mapping[str, tf.Tensor]
+    examples: tf.Tensor  # [B] losses of this process's rows
+
+
+class TrainStep:
+    """The compiled step. A loss or gradient that is not finite leaves every variable as it was."""
+
+    def __init__(
+        self,
+        task: Task,
+        config: TrainingConfig,
+        processes: Processes,
+        optimizer: Optimizer,
+        loss_scale: LossScale,
+    ):
+        self.task, self.processes = task, processes
+        self.optimizer, self.loss_scale = optimizer, loss_scale
+        self.clip_norm = config.optimizer.clip_norm
+        # Whole-graph rewriting takes longer than it ever gains in these large unrolled graphs.
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+        self._run = None
+
+    def compile(self, batch_spec: Mapping[str, tf.TensorSpec]) -> None:
+        """Fixes the shapes and types of batches, so that the step is traced once."""
+        rate_spec = tf.TensorSpec([], tf.float32)
+        self._run = tf.function(self._step, input_signature=[batch_spec, rate_spec])
+
+    def __call__(self, batch: Mapping[str, tf.Tensor], learning_rate: float) -> StepResult:
+        """Trains on this process's batch."""
+        return self._run(batch, tf.constant(learning_rate, tf.float32))
+
+    def _step(self, batch, learning_rate):
+        model = self.task.model
+        statistics = [v.value for v in model.non_trainable_variables if "seed" not in v.path]
+        before = [tf.identity(v) for v in statistics]
+        with tf.GradientTape() as tape:
+            sums = self.task.loss(batch, training=True)
+            scaled = sums.loss_sum * self.loss_scale.scale
+        gradient = self.optimizer.flatten(
+            tape.gradient(scaled, [v.value for v in self.optimizer.variables])
+        )
+        names = sorted(sums.metrics)
+        scalars = tf.stack([sums.loss_sum, sums.weight, *(sums.metrics[n] for n in names)])
+        gradient, scalars = self.processes.sum([gradient, scalars])
+        weight = tf.maximum(scalars[1], 1.0)
+        gradient = gradient / (weight * self.loss_scale.scale)
+        norm = tf.norm(gradient)
+        finite = tf.math.is_finite(norm) & tf.math.is_finite(scalars[0])
+        if self.clip_norm is not None:
+            gradient = gradient * tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
+
+        def update():
+            self.optimizer.apply(gradient, learning_rate)
+            return tf.constant(0)
+
+        def restore():
+            for variable, value in zip(statistics, before, strict=True):
+                variable.assign(value)
+            return tf.constant(0)
+
+        tf.cond(finite, update, restore)
+        self.loss_scale.update(finite)
+        metrics = {name: scalars[2 + i] / weight for i, name in enumerate(names)}
+        return StepResult(
+            scalars[0] / weight, scalars[1], norm, finite, metrics, tf.stop_gradient(sums.examples)
+        )
+
+
+def seed_generators(model: keras.Model) -> list:
+    """The state variables of a model's random layers, in the order of its layers."""
+    states, seen = [], set()
+    for layer in model._flatten_layers():
+        generator = getattr(layer, "seed_generator", None)
+        if generator is not None and id(generator) not in seen:
+            seen.add(id(generator))
+            states.append(generator.state)
+    return states
+
+
+def seed_model(model: keras.Model, seed: int, rank: int, counters: list[int] | None) -> None:
+    """Makes a model's randomness a function of (seed, rank, layer, number of calls).
+
+    Args:
+        model: built.
+        seed: of the run.
+        rank: of this process.
+        counters: calls so far of each random layer, from a checkpoint; None starts at zero.
+
+    Raises:
+        UserError: the checkpoint is of a model with more or fewer random layers.
+    """
+    states = seed_generators(model)
+    counters = counters if counters is not None else [0] * len(states)
+    if len(counters) != len(states):
+        raise UserError.expected(
+            f"a checkpoint of a model with {len(states)} random layers",
+            f"one with {len(counters)}",
+            "Resume with the dropout it was trained with, or start anew with --pretrained",
+        )
+    for index, (state, counter) in enumerate(zip(states, counters, strict=True)):
+        state.assign([zlib.crc32(f"{seed}/{rank}/{index}".encode()), counter])
