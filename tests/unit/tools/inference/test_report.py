@@ -1,0 +1,99 @@
+"""Reports: what they hold, and that they appear whole or not at all."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tools.errors import UserError
+from tools.inference.report import SpeechRow, Stopwatch, speech_speed, write_report
+
+ROWS = [
+    SpeechRow("a/one.flac", 1.23456, "ONE TWO", "ONE"),
+    SpeechRow("a/two.wav", 2.0, None, "HE SAID \"NO\" AND 'YES'"),
+]
+SUMMARY = {"wer": 0.25, "cer": None, "mode": "eager"}
+
+
+def table(path):
+    return [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_json_and_a_table_beside_it(tmp_path):
+    write_report(tmp_path / "new" / "report.json", SUMMARY, ROWS)
+    assert json.loads((tmp_path / "new" / "report.json").read_text()) == SUMMARY
+    text = (tmp_path / "new" / "report.tsv").read_text()
+    assert text == (
+        "PATH\tDURATION\tGROUNDTRUTH\tGREEDY\tBEAMSEARCH\n"
+        "a/one.flac\t1.235\tONE TWO\tONE\t\n"
+        "a/two.wav\t2.000\t\tHE SAID \"NO\" AND 'YES'\t\n"
+    )
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == ["report.json", "report.tsv"]
+
+
+@pytest.mark.parametrize("name", ["report.json", "report.tsv", "report"])
+def test_either_file_may_be_named(tmp_path, name):
+    write_report(tmp_path / name, SUMMARY, ROWS)
+    assert table(tmp_path / "report.tsv")[1][0] == "a/one.flac"
+    written = (tmp_path / name).with_suffix(".json" if name.endswith("v") else Path(name).suffix)
+    assert json.loads(written.read_text()) == SUMMARY
+
+
+def test_whatever_a_text_holds_it_stays_one_cell(tmp_path):
+    odd = "\"a\"\tb\\t\nc\r\nd,e;'f' \u2028 ÄŁ漢"
+    write_report(tmp_path / "r.json", {}, [SpeechRow(odd, 1.0, odd, odd)])
+    lines = (tmp_path / "r.tsv").read_bytes().decode().split("\n")
+    assert len(lines) == 3
+    assert lines[2] == ""
+    cells = lines[1].split("\t")
+    cleaned = "\"a\" b\\t c  d,e;'f' \u2028 ÄŁ漢"
+    assert cells == [cleaned, "1.000", cleaned, cleaned, ""]
+
+
+def test_names_that_are_no_utf_8_come_back_as_they_are(tmp_path):
+    write_report(tmp_path / "r.json", {}, [SpeechRow(os.fsdecode(b"\xff\xfe.wav"), 1.0, None, "A")])
+    assert (tmp_path / "r.tsv").read_bytes().split(b"\n")[1].startswith(b"\xff\xfe.wav\t")
+
+
+@pytest.mark.parametrize("failing", ["write_text", "replace"])
+def test_a_failure_leaves_the_earlier_report(tmp_path, monkeypatch, failing):
+    path = tmp_path / "report.json"
+    write_report(path, SUMMARY, ROWS)
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+
+    def fail(self, *_, **__):
+        self.touch()
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, failing, fail)
+    with pytest.raises(UserError, match="No space left on device") as caught:
+        write_report(path, {}, [])
+    assert "\n" not in str(caught.value)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--result_path"):
+        write_report(tmp_path / "file" / "report.json", {}, [])
+
+
+def test_speeds():
+    found = speech_speed(2.0, [SpeechRow("", 6.0, None, ""), SpeechRow("", 2.0, None, "")])
+    assert found == {"rtf": 0.25, "rtfx": 4.0, "samples_per_second": 1.0, "audio_seconds": 8.0}
+    assert speech_speed(0.0, [])["rtf"] >= 0
+
+
+def test_a_stopwatch_adds_up_what_it_is_told_to(monkeypatch):
+    clock = iter([10.0, 10.5, 20.0, 21.0, 30.0, 32.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    watch = Stopwatch()
+    for _ in range(2):
+        with watch.running():
+            pass
+    assert watch.seconds == 1.5
+    with pytest.raises(ZeroDivisionError), watch.running():
+        raise ZeroDivisionError
+    assert watch.seconds == 3.5

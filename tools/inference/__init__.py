@@ -1,0 +1,1 @@
+"""Running exported models: shared flags, runners behind one protocol, and reports."""
