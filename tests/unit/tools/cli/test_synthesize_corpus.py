@@ -1,0 +1,156 @@
+"""The program that synthesizes a corpus: layout, determinism, refusals; through `main`."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from tools.cli import synthesize_corpus
+from tools.errors import UserError
+
+FLAGS = ["--train_utterances=9", "--dev_utterances=4", "--num_speakers=3", "--max_words=3"]
+
+
+def make(folder: Path, *flags: str) -> dict[str, bytes]:
+    """Runs the program and returns the files it made."""
+    assert synthesize_corpus.main([f"--output_dir={folder}", *FLAGS, *flags]) == 0
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "below" / "corpus"
+    make(folder)
+    return folder
+
+
+def transcripts(folder: Path) -> dict[str, str]:
+    lines = [
+        line
+        for path in sorted(folder.rglob("*.trans.txt"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return dict(line.split(" ", 1) for line in lines)
+
+
+def test_layout_is_that_of_librispeech(corpus):
+    speakers = {}
+    for split, size in (("train-clean", 9), ("dev-clean", 4)):
+        said = transcripts(corpus / split)
+        files = sorted((corpus / split).rglob("*.flac"))
+        assert len(files) == size
+        assert {path.stem for path in files} == set(said)
+        for path in files:
+            speaker, chapter, number = path.stem.split("-")
+            assert path.parent == corpus / split / speaker / chapter
+            assert (path.parent / f"{speaker}-{chapter}.trans.txt").is_file()
+            assert number.isdecimal()
+            assert len(number) == 4
+        for text in said.values():
+            assert 1 <= len(text.split()) <= 3
+            assert set(text.split()) <= set(synthesize_corpus.WORDS)
+        speakers[split] = {utterance_id.split("-")[0] for utterance_id in said}
+    assert speakers["train-clean"] == speakers["dev-clean"]
+    assert len(speakers["train-clean"]) == 3
+
+
+def test_sound_is_speech_of_plausible_length(corpus):
+    said = {**transcripts(corpus / "train-clean"), **transcripts(corpus / "dev-clean")}
+    for path in corpus.rglob("*.flac"):
+        waveform, rate_hz = soundfile.read(path, dtype="float32")
+        info = soundfile.info(path)
+        assert (rate_hz, info.channels, info.subtype) == (16000, 1, "PCM_16")
+        assert 0.1 < np.abs(waveform).max() <= 1.0
+        num_words = len(said[path.stem].split())
+        assert 0.2 * num_words < len(waveform) / rate_hz < 1.2 * num_words + 1
+
+
+def test_no_sound_comes_twice(corpus):
+    sounds = [path.read_bytes() for path in corpus.rglob("*.flac")]
+    assert len(set(sounds)) == len(sounds) == 13
+
+
+def test_same_seed_same_files(corpus, tmp_path):
+    again = make(tmp_path / "again")
+    for name, content in again.items():
+        assert (corpus / name).read_bytes() == content
+    other = make(tmp_path / "other", "--seed=1")
+    assert set(other.values()).isdisjoint(again.values())
+
+
+def test_longer_corpus_begins_like_a_shorter_one(corpus, tmp_path):
+    longer = make(tmp_path / "longer", "--train_utterances=12")
+    for path in corpus.rglob("*.flac"):
+        assert longer[str(path.relative_to(corpus))] == path.read_bytes()
+
+
+def test_second_run_ends_at_once(corpus, monkeypatch, capsys):
+    def fail(*arguments):
+        raise AssertionError("synthesized again")
+
+    monkeypatch.setattr(synthesize_corpus, "write_corpus", fail)
+    make(corpus)
+    captured = capsys.readouterr()
+    assert "already" in captured.err
+    assert captured.out == ""
+
+
+def test_other_content_is_left_alone(corpus, tmp_path):
+    with pytest.raises(UserError, match="other arguments"):
+        make(corpus, "--seed=7")
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="other files"):
+        make(tmp_path)
+    with pytest.raises(UserError, match="file"):
+        make(tmp_path / "notes.txt")
+    assert os.listdir(tmp_path) == ["notes.txt"]
+
+
+def test_empty_folder_is_filled(tmp_path):
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    assert make(folder, "--dev_utterances=0", "--train_utterances=1")
+    assert os.listdir(tmp_path) == ["empty"]
+
+
+def test_failure_leaves_nothing(tmp_path, monkeypatch):
+    def full_disk(path, waveform):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(synthesize_corpus, "_write_flac", full_disk)
+    with pytest.raises(UserError, match="No space left"):
+        make(tmp_path / "corpus")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--num_speakers=0"], "num_speakers"),
+        (["--max_words=0"], "max_words"),
+        (["--seed=-1"], "seed"),
+        (["--train_utterances=-1"], "train_utterances"),
+        (["--train_utterances=0", "--dev_utterances=0"], "utterances"),
+        (["more"], "more"),
+        (["--output_dir="], "output_dir"),
+    ],
+)
+def test_bad_flags(flags, named, tmp_path):
+    with pytest.raises(UserError, match=named):
+        make(tmp_path / "corpus", *flags)
+    assert os.listdir(tmp_path) == []
+
+
+def test_every_voice_exists():
+    speakers = synthesize_corpus.draw_speakers(500, seed=3)
+    voices = [speaker.voice for speaker in speakers]
+    num_voices = len(set(synthesize_corpus.ACCENTS)) * len(set(synthesize_corpus.VARIANTS))
+    assert len(set(voices)) == len(set(voices[:num_voices])) == num_voices
+    for speaker in speakers[:num_voices:7]:
+        assert synthesize_corpus.synthesize("one", voice=speaker.voice).size

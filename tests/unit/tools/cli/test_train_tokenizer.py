@@ -1,0 +1,70 @@
+"""The program that makes a vocabulary of a corpus, through `main`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from conformer.tokenizer import load_tokenizer
+from tools.cli import train_tokenizer
+from tools.errors import UserError
+
+TEXTS = {"train": ["ONE TWO THREE", "TWO TWO", "THREE FOUR"], "dev": ["ZERO"]}
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    for split, texts in TEXTS.items():
+        folder = root / split / "7" / "70"
+        folder.mkdir(parents=True)
+        for index in range(len(texts)):
+            noise = rng.uniform(-0.1, 0.1, 8000)
+            soundfile.write(folder / f"7-70-{index:04d}.flac", noise, 16000)
+        lines = [f"7-70-{index:04d} {text}\n" for index, text in enumerate(texts)]
+        (folder / "7-70.trans.txt").write_text("".join(lines), encoding="utf-8")
+    return root
+
+
+def test_characters_of_one_split(data_dir, tmp_path):
+    output = tmp_path / "vocabulary.json"
+    flags = [f"--data_dir={data_dir}", f"--output={output}", "--kind=characters"]
+    assert train_tokenizer.main([*flags, "--splits=train"]) == 0
+    assert load_tokenizer(output).pieces[2:] == tuple(" EFHNORTUW")
+    assert train_tokenizer.main([*flags, "--splits", "train,dev"]) == 0
+    assert load_tokenizer(output).pieces[2:] == tuple(" EFHNORTUWZ")
+
+
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_sentencepiece_of_one_split(data_dir, tmp_path, model_type, capsys):
+    output = tmp_path / "vocabulary.json"
+    flags = [f"--output={output}", "--vocabulary_size=13", f"--model_type={model_type}"]
+    assert train_tokenizer.main([f"--data_dir={data_dir / 'train'}", *flags]) == 0
+    tokenizer = load_tokenizer(output)
+    assert (tokenizer.kind, tokenizer.vocabulary_size) == ("sentencepiece", 13)
+    assert all(tokenizer.decode(tokenizer.encode(text)) == text for text in TEXTS["train"])
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "13 symbols" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--splits=tarin"], "tarin"),
+        (["--vocabulary_size=9000"], "at most"),
+        (["--kind=words"], "kind"),
+        (["--output="], "output"),
+        (["--output=."], "folder"),
+        (["--data_dir=/nowhere/at/all"], "nowhere"),
+        (["more"], "more"),
+    ],
+)
+def test_bad_input(data_dir, tmp_path, flags, named):
+    output = tmp_path / "vocabulary.json"
+    with pytest.raises(UserError, match=named) as error:
+        train_tokenizer.main([f"--data_dir={data_dir}", f"--output={output}", *flags])
+    assert "\n" not in str(error.value)
+    assert not output.exists()

@@ -1,0 +1,1 @@
+"""Programs, one per file; they may import anything and nothing imports them."""

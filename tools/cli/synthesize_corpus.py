@@ -1,0 +1,238 @@
+"""Writes a corpus of synthesized digit strings in the layout of LibriSpeech.
+
+The same arguments give the same files: every utterance has a random generator of its own, seeded
+by (seed, split, number), so that a longer corpus begins like a shorter one of as many speakers.
+"""
+
+import io
+import itertools
+import json
+import os
+import shutil
+import sys
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.speech.synthesis import MAX_PITCH, MIN_PITCH, synthesize
+
+RATE_HZ = 16000
+WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+SPLITS = ("train-clean", "dev-clean")
+CORPUS_FILE = "corpus.json"
+RECIPE = 1  # to be raised with every change that alters the sound of a corpus
+
+ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc", "en-029")
+VARIANTS = (
+    *("m1", "m2", "m3", "m4", "m5", "m6", "m7", "m8", "f1", "f2", "f3", "f4", "f5"),
+    *("Alex", "Alicia", "Andy", "Annie", "Denis", "Gene", "Lee", "Michael", "belinda", "ed"),
+    *("linda", "max", "michel", "paul", "quincy", "robert", "steph", "travis", "victor"),
+)
+MIN_SPEAKER_RATE, MAX_SPEAKER_RATE = 110, 200  # words per minute
+MIN_SPEAKER_PITCH, MAX_SPEAKER_PITCH = 25, 75
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a corpus depends on; written into it."""
+
+    train_utterances: int
+    dev_utterances: int
+    num_speakers: int
+    max_words: int
+    seed: int
+    recipe: int = RECIPE
+
+    def validate(self) -> None:
+        """Raises UserError for a number out of range."""
+        for name, value in asdict(self).items():
+            low = 1 if name in ("num_speakers", "max_words") else 0
+            if value < low:
+                raise UserError.expected(f"--{name} of at least {low}", value, f"Change --{name}")
+        if self.train_utterances + self.dev_utterances == 0:
+            raise UserError.expected("utterances to make", 0, "Raise --train_utterances")
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """One synthetic speaker: a voice of espeak-ng and its usual pitch and words per minute."""
+
+    speaker_id: int
+    voice: str
+    pitch: int
+    rate_words_per_minute: int
+
+
+def draw_speakers(num_speakers: int, seed: int) -> list[Speaker]:
+    """Draws speakers; no voice comes twice before every voice has come once."""
+    rng = np.random.default_rng([seed, len(SPLITS)])
+    voices = sorted({f"{a}+{v}" for a, v in itertools.product(ACCENTS, VARIANTS)})
+    rng.shuffle(voices)
+    return [
+        Speaker(
+            speaker_id=1001 + index,
+            voice=voices[index % len(voices)],
+            pitch=int(rng.integers(MIN_SPEAKER_PITCH, MAX_SPEAKER_PITCH + 1)),
+            rate_words_per_minute=int(rng.integers(MIN_SPEAKER_RATE, MAX_SPEAKER_RATE + 1)),
+        )
+        for index in range(num_speakers)
+    ]
+
+
+def say(words: list[str], speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
+    """Says words as a speaker would on one occasion.
+
+    Rate, pitch and the pauses between words vary a little, the level between -16 and -1 dB of full
+    scale, the noise floor between 35 and 60 dB below it; 50 to 400 ms of it precede and follow.
+
+    Returns:
+        `[S]` float32 at 16 kHz.
+    """
+    # A comma is a short pause to espeak-ng, and changes the melody.
+    gaps = [", " if rng.random() < 0.3 else " " for _ in words[1:]]
+    text = "".join(
+        word.lower() + gap for word, gap in itertools.zip_longest(words, gaps, fillvalue="")
+    )
+    speech = synthesize(
+        text,
+        voice=speaker.voice,
+        rate_words_per_minute=round(speaker.rate_words_per_minute * rng.uniform(0.9, 1.1)),
+        pitch=int(np.clip(speaker.pitch + rng.integers(-5, 6), MIN_PITCH, MAX_PITCH)),
+        target_rate_hz=RATE_HZ,
+    )
+    speech = np.pad(speech, rng.integers(RATE_HZ // 20, RATE_HZ * 2 // 5, size=2))
+    level_db, noise_db = rng.uniform(-16, -1), -rng.uniform(35, 60)
+    noise = rng.standard_normal(len(speech), np.float32) * 10 ** (noise_db / 20)
+    peak = max(float(np.abs(speech).max()), 1e-3)
+    waveform = (speech / peak + noise) * 10 ** (level_db / 20)
+    return np.clip(waveform, -1.0, 1.0).astype(np.float32)
+
+
+def _write_flac(path: Path, waveform: np.ndarray) -> None:
+    """Writes 16-bit FLAC; through memory, since libsndfile is silent about a full disk."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, waveform, RATE_HZ, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getvalue())
+
+
+def write_corpus(folder: Path, arguments: Arguments) -> float:
+    """Writes the files of a corpus into an existing empty folder; returns its length in seconds."""
+    speakers = draw_speakers(arguments.num_speakers, arguments.seed)
+    sizes = (arguments.train_utterances, arguments.dev_utterances)
+    num_samples = 0
+    bar = tqdm(total=sum(sizes), desc="synthesizing", unit="utterance", delay=1)
+    with bar:
+        for split_index, (split, size) in enumerate(zip(SPLITS, sizes, strict=True)):
+            transcripts: dict[Path, list[str]] = {}
+            for index in range(size):
+                rng = np.random.default_rng([arguments.seed, split_index, index])
+                speaker = speakers[index % len(speakers)]
+                # A chapter belongs to one split, as in LibriSpeech.
+                name = f"{speaker.speaker_id}-{100 * speaker.speaker_id + split_index}"
+                chapter = folder / split / Path(*name.split("-"))
+                chapter.mkdir(parents=True, exist_ok=True)
+                lines = transcripts.setdefault(chapter / f"{name}.trans.txt", [])
+                utterance_id = f"{name}-{len(lines):04d}"
+                words = [
+                    str(word)
+                    for word in rng.choice(WORDS, rng.integers(1, arguments.max_words + 1))
+                ]
+                waveform = say(words, speaker, rng)
+                _write_flac(chapter / f"{utterance_id}.flac", waveform)
+                lines.append(f"{utterance_id} {' '.join(words)}\n")
+                num_samples += len(waveform)
+                bar.update()
+            for path, lines in transcripts.items():
+                path.write_text("".join(lines), encoding="utf-8")
+    (folder / CORPUS_FILE).write_text(json.dumps(asdict(arguments), indent=2) + "\n")
+    return num_samples / RATE_HZ
+
+
+def already_made(output_dir: Path, arguments: Arguments) -> bool:
+    """Tells whether the corpus is there; raises UserError if something else is."""
+    if not output_dir.exists():
+        return False
+    if not output_dir.is_dir():
+        raise UserError.expected(
+            "a folder as --output_dir", f"the file {output_dir}", "Name another"
+        )
+    if not any(output_dir.iterdir()):
+        return False
+    try:
+        found = json.loads((output_dir / CORPUS_FILE).read_text())
+    except (OSError, ValueError):
+        found = None
+    if found == asdict(arguments):
+        return True
+    content = "a corpus made with other arguments" if found else "other files"
+    raise UserError.expected(
+        "an empty or new --output_dir", f"{output_dir} with {content}", "Name another or remove it"
+    )
+
+
+def make_corpus(output_dir: Path, arguments: Arguments) -> float:
+    """Makes a corpus whole or not at all: beside its place first, then by a rename.
+
+    Returns:
+        Its length in seconds.
+    """
+    partial = output_dir.parent / f".{output_dir.name}.{uuid.uuid4().hex[:8]}.partial"
+    try:
+        partial.mkdir(parents=True)
+        duration_seconds = write_corpus(partial, arguments)
+        os.rename(partial, output_dir)
+    except OSError as error:
+        raise UserError.expected(
+            f"to write {output_dir}", error.strerror or error, "Free space or name another folder"
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return duration_seconds
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    command_line = CommandLine(
+        "synthesize_corpus",
+        "Synthesizes a LibriSpeech-layout corpus of spoken digit strings by espeak-ng.",
+        "--output_dir=DIR [FLAGS]",
+    )
+    command_line.string("output_dir", None, "New folder to write.", default_text="none, required")
+    command_line.integer("train_utterances", 240, f"Utterances in {SPLITS[0]}.")
+    command_line.integer("dev_utterances", 60, f"Utterances in {SPLITS[1]}, of the same speakers.")
+    command_line.integer("num_speakers", 8, "Speakers: voice, pitch and rate.")
+    command_line.integer("max_words", 5, "Digits in the longest utterance.")
+    command_line.integer("seed", 0, "Seed of everything drawn.")
+    flags, rest = command_line.parse(argv)
+    if rest:
+        raise UserError.expected("flags only", rest[0], "See --help")
+    if not flags.output_dir:
+        raise UserError.expected("--output_dir", "none", "Name a folder to write")
+    arguments = Arguments(
+        train_utterances=flags.train_utterances,
+        dev_utterances=flags.dev_utterances,
+        num_speakers=flags.num_speakers,
+        max_words=flags.max_words,
+        seed=flags.seed,
+    )
+    arguments.validate()
+    output_dir = Path(flags.output_dir).absolute()
+    if already_made(output_dir, arguments):
+        print(f"{flags.output_dir} is already made of these arguments.", file=sys.stderr)
+        return 0
+    minutes = make_corpus(output_dir, arguments) / 60
+    num_utterances = arguments.train_utterances + arguments.dev_utterances
+    print(
+        f"{flags.output_dir}: {num_utterances} utterances, {minutes:.1f} minutes.", file=sys.stderr
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,59 @@
+"""Makes a vocabulary file of the transcripts of a LibriSpeech-layout corpus."""
+
+import sys
+from pathlib import Path
+
+from conformer.tokenizer import (
+    MODEL_TYPES,
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    save_tokenizer,
+)
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.speech.audio import AudioLimits
+from tools.speech.corpus import read_librispeech
+
+KINDS = (CharacterTokenizer.kind, SentencePieceTokenizer.kind)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    command_line = CommandLine("train_tokenizer", __doc__, "--data_dir=DIR --output=FILE [FLAGS]")
+    command_line.string("data_dir", None, "Root of the corpus.", default_text="none, required")
+    command_line.string(
+        "splits", "", "Folders of it, with commas; empty: all transcripts below --data_dir."
+    )
+    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of the symbols.")
+    command_line.enum(
+        "model_type", MODEL_TYPES[0], MODEL_TYPES, "Algorithm, for sentencepiece only."
+    )
+    command_line.integer(
+        "vocabulary_size", 1000, "Symbols, the blank included, for sentencepiece only."
+    )
+    command_line.string("output", None, "File to write.", default_text="none, required")
+    flags, rest = command_line.parse(argv)
+    if rest:
+        raise UserError.expected("flags only", rest[0], "See --help")
+    for name in ("data_dir", "output"):
+        if not getattr(flags, name):
+            raise UserError.expected(f"--{name}", "none", "See --help")
+    if Path(flags.output).is_dir():
+        raise UserError.expected("a file as --output", f"the folder {flags.output}", "Name a file")
+    splits = [split.strip() for split in flags.splits.split(",") if split.strip()]
+    manifest = read_librispeech(flags.data_dir, splits, AudioLimits())
+    transcripts = [utterance.transcript for utterance in manifest.utterances]
+    if flags.kind == CharacterTokenizer.kind:
+        tokenizer = CharacterTokenizer.from_transcripts(transcripts)
+    else:
+        tokenizer = SentencePieceTokenizer.train(
+            transcripts, flags.vocabulary_size, flags.model_type
+        )
+    save_tokenizer(tokenizer, flags.output)
+    print(manifest.summary(), file=sys.stderr)
+    print(f"{flags.output}: {tokenizer.vocabulary_size} symbols.", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
