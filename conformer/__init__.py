@@ -1,0 +1,19 @@
+"""Speech Conformer transducer: `load_config`, `build_model`; programs train, export and run it."""
+
+import importlib
+
+_EXPORTS = {"load_config": "conformer.config", "build_model": "conformer.model"}
+
+__all__ = ["build_model", "load_config"]
+
+
+def __getattr__(name: str):
+    """Loads on first use: a program that refuses its command line need not wait for a backend."""
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

@@ -1,0 +1,130 @@
+"""Multi-head self-attention with relative sinusoidal positions, for past and future offsets."""
+
+import keras
+from keras import ops
+
+
+def relative_positions(frames, hidden_dim, dtype="float32"):
+    """Encodes the offsets `frames - 1` down to `-(frames - 1)` by interleaved sines and cosines.
+
+    Args:
+        frames: T.
+        hidden_dim: D, even.
+        dtype: type of the result; the angles are computed in float32.
+
+    Returns:
+        `[2T - 1, D]`; even columns are sines, odd ones cosines.
+
+    Source: Dai et al., Transformer-XL (2019), appendix B.
+    """
+    offsets = ops.cast(ops.arange(frames - 1, -frames, -1), "float32")
+    exponents = ops.arange(0, hidden_dim, 2, dtype="float32") / hidden_dim
+    angles = offsets[:, None] * ops.power(10000.0, -exponents)[None, :]
+    interleaved = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
+    return ops.cast(ops.reshape(interleaved, (-1, hidden_dim)), dtype)
+
+
+def relative_shift(scores):
+    """Turns scores by relative offset into scores by key.
+
+    Args:
+        scores: `[B, H, T, 2T - 1]`, column c holding offset `T - 1 - c` (query minus key).
+
+    Returns:
+        `[B, H, T, T]`, entry (i, j) being the score of offset i - j.
+
+    Source: Dai et al., Transformer-XL (2019), appendix B, for offsets of both signs.
+    """
+    _, heads, frames, columns = ops.shape(scores)
+    scores = ops.pad(scores, [[0, 0], [0, 0], [0, 0], [1, 0]])
+    scores = ops.reshape(scores, (-1, heads, columns + 1, frames))[:, :, 1:]
+    return ops.reshape(scores, (-1, heads, frames, columns))[:, :, :, :frames]
+
+
+class RelativeMultiHeadAttention(keras.layers.Layer):
+    """Self-attention whose scores add content and relative position.
+
+    `scores = ((q + u) k^T + shift((q + v) (R W_r)^T)) / sqrt(K)`, softmax in float32 over the valid
+    keys. Padded queries give finite values that the caller masks. Keeps the length.
+
+    Args:
+        num_heads: H.
+        head_size: K.
+
+    Source: Gulati et al., Conformer (2020), section 2.1.1; biases u, v per layer and head.
+    """
+
+    def __init__(self, num_heads, head_size, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.head_size = head_size
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        hidden_dim = inputs_shape[-1]
+        inner_dim = self.num_heads * self.head_size
+        # One product for queries, keys and values, each third initialized as a layer of its own.
+        self.query_key_value = keras.layers.Dense(
+            3 * inner_dim,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(
+                (hidden_dim + 3 * inner_dim) / (hidden_dim + inner_dim), "fan_avg", "uniform"
+            ),
+            dtype=self.dtype_policy,
+            name="query_key_value",
+        )
+        self.query_key_value.build((None, None, hidden_dim))
+        self.position = keras.layers.Dense(
+            inner_dim, use_bias=False, dtype=self.dtype_policy, name="position"
+        )
+        self.position.build((None, hidden_dim))
+        self.output_projection = keras.layers.Dense(
+            hidden_dim, dtype=self.dtype_policy, name="output_projection"
+        )
+        self.output_projection.build((None, None, inner_dim))
+        self.content_bias, self.position_bias = (
+            self.add_weight(
+                name=name, shape=(self.num_heads, self.head_size), initializer="glorot_uniform"
+            )
+            for name in ("content_bias", "position_bias")
+        )
+        self.built = True
+
+    def call(self, inputs, positions, frame_mask):
+        """Attends.
+
+        Args:
+            inputs: `[B, T, D]`.
+            positions: `[2T - 1, D]` from `relative_positions`.
+            frame_mask: `[B, T]` bool, True at valid frames.
+
+        Returns:
+            `[B, T, D]`.
+        """
+        frames = ops.shape(inputs)[1]
+        heads = ops.reshape(
+            self.query_key_value(inputs), (-1, frames, 3, self.num_heads, self.head_size)
+        )
+        query, key, value = ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)), axis=0)
+        query = query * self.head_size**-0.5
+        scale = self.head_size**-0.5
+        position = ops.reshape(self.position(positions), (-1, self.num_heads, self.head_size))
+        content_query = query + scale * ops.expand_dims(self.content_bias, 1)
+        position_query = query + scale * ops.expand_dims(self.position_bias, 1)
+        scores = ops.matmul(content_query, ops.transpose(key, (0, 1, 3, 2))) + relative_shift(
+            ops.matmul(position_query, ops.transpose(position, (1, 2, 0)))
+        )
+        scores = ops.where(frame_mask[:, None, None, :], ops.cast(scores, "float32"), -1e9)
+        weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
+        context = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        return self.output_projection(
+            ops.reshape(context, (-1, frames, self.num_heads * self.head_size))
+        )
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "head_size": self.head_size,
+        }

@@ -1,0 +1,223 @@
+"""The Conformer encoder: feed-forward module, block, and the stack on top of the subsampling."""
+
+import keras
+from keras import ops
+
+from conformer.attention import RelativeMultiHeadAttention, relative_positions
+from conformer.convolution import ConvolutionModule
+from conformer.features import sequence_mask
+from conformer.subsampling import ConvolutionSubsampling
+
+LAYER_NORM_EPSILON = 1e-5
+
+
+class FeedForward(keras.layers.Layer):
+    """Two dense layers with swish between them, dropout after each. Keeps the length.
+
+    Args:
+        feedforward_dim: inner width.
+        dropout_rate: dropout after the activation and at the end.
+
+    Source: Gulati et al., Conformer (2020), section 2.3.
+    """
+
+    def __init__(self, feedforward_dim, dropout_rate=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.feedforward_dim = feedforward_dim
+        self.dropout_rate = dropout_rate
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        self.expansion = keras.layers.Dense(
+            self.feedforward_dim, activation="silu", dtype=self.dtype_policy, name="expansion"
+        )
+        self.expansion.build(inputs_shape)
+        self.projection = keras.layers.Dense(
+            inputs_shape[-1], dtype=self.dtype_policy, name="projection"
+        )
+        self.projection.build((*inputs_shape[:-1], self.feedforward_dim))
+        self.dropouts = [
+            keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy) for _ in range(2)
+        ]
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """Maps `[B, T, D]` to `[B, T, D]`."""
+        x = self.dropouts[0](self.expansion(inputs), training=training)
+        return self.dropouts[1](self.projection(x), training=training)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "feedforward_dim": self.feedforward_dim,
+            "dropout_rate": self.dropout_rate,
+        }
+
+
+class ConformerBlock(keras.layers.Layer):
+    """Half a feed-forward module, attention, convolution, half a feed-forward module, layer norm.
+
+    Every module reads a layer norm of the residual stream. Keeps the length; padded frames hold
+    finite values that no valid frame ever reads.
+
+    Args:
+        num_heads: H; the width must be a multiple of it.
+        feedforward_dim: inner width of both feed-forward modules.
+        kernel_size: of the depthwise convolution.
+        dropout_rate: dropout after each module.
+
+    Source: Gulati et al., Conformer (2020), section 2.4.
+    """
+
+    def __init__(self, num_heads, feedforward_dim, kernel_size, dropout_rate=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.feedforward_dim = feedforward_dim
+        self.kernel_size = kernel_size
+        self.dropout_rate = dropout_rate
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        policy, width = self.dtype_policy, inputs_shape[-1]
+        self.feedforwards = [
+            FeedForward(
+                self.feedforward_dim, self.dropout_rate, dtype=policy, name=f"feedforward_{i}"
+            )
+            for i in range(2)
+        ]
+        self.attention = RelativeMultiHeadAttention(
+            self.num_heads, width // self.num_heads, dtype=policy, name="attention"
+        )
+        self.attention_dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.convolution = ConvolutionModule(
+            self.kernel_size, self.dropout_rate, dtype=policy, name="convolution"
+        )
+        self.norms = [
+            keras.layers.LayerNormalization(
+                epsilon=LAYER_NORM_EPSILON, dtype=policy, name=f"norm_{name}"
+            )
+            for name in ("feedforward_0", "attention", "convolution", "feedforward_1", "output")
+        ]
+        for child in (*self.feedforwards, self.attention, self.convolution, *self.norms):
+            child.build(inputs_shape)
+        self.built = True
+
+    def call(self, inputs, positions, frame_mask, training=False):
+        """Transforms.
+
+        Args:
+            inputs: `[B, T, D]`.
+            positions: `[2T - 1, D]`.
+            frame_mask: `[B, T]` bool, True at valid frames.
+            training: whether dropout and batch moments are active.
+
+        Returns:
+            `[B, T, D]`.
+        """
+        before, attend, convolve, after, output = self.norms
+        x = inputs + 0.5 * self.feedforwards[0](before(inputs), training=training)
+        attended = self.attention(attend(x), positions, frame_mask)
+        x = x + self.attention_dropout(attended, training=training)
+        x = x + self.convolution(convolve(x), frame_mask, training=training)
+        x = x + 0.5 * self.feedforwards[1](after(x), training=training)
+        return output(x)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "feedforward_dim": self.feedforward_dim,
+            "kernel_size": self.kernel_size,
+            "dropout_rate": self.dropout_rate,
+        }
+
+
+class ConformerEncoder(keras.layers.Layer):
+    """Subsampling and a stack of Conformer blocks.
+
+    Output length: `ceil(ceil(lengths / 2) / 2)`; frames beyond it are zero.
+
+    Args:
+        num_layers: blocks.
+        hidden_dim: D.
+        num_heads: H.
+        feedforward_dim: inner width of the feed-forward modules.
+        kernel_size: of the depthwise convolutions.
+        subsampling_filters: channels of the subsampling convolutions.
+        dropout_rate: dropout everywhere.
+
+    Source: Gulati et al., Conformer (2020), figure 1.
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        hidden_dim,
+        num_heads,
+        feedforward_dim,
+        kernel_size,
+        subsampling_filters,
+        dropout_rate=0.1,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_layers = num_layers
+        self.hidden_dim = hidden_dim
+        self.num_heads = num_heads
+        self.feedforward_dim = feedforward_dim
+        self.kernel_size = kernel_size
+        self.subsampling_filters = subsampling_filters
+        self.dropout_rate = dropout_rate
+
+    def build(self, features_shape):
+        """Builds for features of `[B, T, F]`."""
+        self.subsampling = ConvolutionSubsampling(
+            self.subsampling_filters,
+            self.hidden_dim,
+            self.dropout_rate,
+            dtype=self.dtype_policy,
+            name="subsampling",
+        )
+        self.subsampling.build(features_shape)
+        self.blocks = []
+        for index in range(self.num_layers):
+            block = ConformerBlock(
+                self.num_heads,
+                self.feedforward_dim,
+                self.kernel_size,
+                self.dropout_rate,
+                dtype=self.dtype_policy,
+                name=f"block_{index}",
+            )
+            block.build((features_shape[0], None, self.hidden_dim))
+            self.blocks.append(block)
+        self.built = True
+
+    def call(self, features, lengths, training=False):
+        """Encodes.
+
+        Args:
+            features: `[B, T, F]`.
+            lengths: `[B]` valid frames.
+            training: whether dropout and batch moments are active.
+
+        Returns:
+            `[B, ceil(ceil(T/2)/2), D]` and the new `[B]` int32 lengths.
+        """
+        x, lengths = self.subsampling(features, lengths, training=training)
+        frames = ops.shape(x)[1]
+        frame_mask = sequence_mask(lengths, frames)
+        positions = relative_positions(frames, self.hidden_dim, self.compute_dtype)
+        for block in self.blocks:
+            x = block(x, positions, frame_mask, training=training)
+        return ops.where(frame_mask[:, :, None], x, ops.cast(0, x.dtype)), lengths
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = (
+            "num_layers hidden_dim num_heads feedforward_dim kernel_size subsampling_filters "
+            "dropout_rate"
+        ).split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,214 @@
+"""Exports a trained Conformer as a SavedModel that needs nothing but TensorFlow."""
+
+import json
+import math
+import os
+import shutil
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from conformer.config import ConformerConfig, load_config
+from conformer.decoding import detokenize
+from conformer.model import BLANK, ConformerTransducer, build_model
+from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights
+from conformer.tokenizer import tokenizer_from_json
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.inference.runner import PIPELINE_FILE
+from tools.training.checkpoint import Checkpoint, open_checkpoint
+
+_EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
+
+
+class Signatures:
+    """The signatures of an exported transducer, with dynamic shapes.
+
+    Front end and encoder are functions of their own, called by the recognizer as well, so that an
+    export holds each graph once.
+
+    Args:
+        model: built, float32.
+        surfaces: text that each token id adds.
+        config: the model's configuration.
+    """
+
+    def __init__(
+        self, model: ConformerTransducer, surfaces: tuple[str, ...], config: ConformerConfig
+    ):
+        self._model, self._surfaces, self._config = model, surfaces, config
+        float32, int32 = tf.float32, tf.int32
+        bins, width = model.features.num_mel_bins, model.encoder.hidden_dim
+        states = model.prediction.hidden_dim
+
+        def signature(function, **specs):
+            specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
+            return tf.function(function, input_signature=specs)
+
+        sound = {"waveforms": (float32, None, None), "lengths": (int32, None)}
+        self._features = signature(self._compute_features, **sound)
+        self._encode = signature(
+            self._encode_features, features=(float32, None, None, bins), lengths=(int32, None)
+        )
+        self._recognizer = signature(self._recognize, **sound)
+        self.functions = {
+            "serving_default": signature(self._recognize_waveforms, **sound),
+            "serve_bytes": signature(self._recognize_bytes, bytes=(tf.string, None)),
+            "features": self._features,
+            "encode": self._encode,
+            "predict": signature(
+                self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
+            ),
+            "join": signature(
+                self._join,
+                encoded=(float32, None, None, width),
+                predicted=(float32, None, None, states),
+            ),
+        }
+
+    def save(self, directory: Path) -> None:
+        """Writes the SavedModel."""
+        module = tf.Module()
+        # What the functions capture; the Keras objects themselves stay out of the export.
+        module.weights = [v.value for v in exported_weights(self._model)]
+        concrete = {name: f.get_concrete_function() for name, f in self.functions.items()}
+        tf.saved_model.save(module, str(directory), concrete)
+
+    def _compute_features(self, waveforms, lengths):
+        features, frames = self._model.features(waveforms, lengths)
+        return {"features": features, "feature_lengths": frames}
+
+    def _encode_features(self, features, lengths):
+        encoded, frames = self._model.encode(features, lengths)
+        return {"encoded": encoded, "encoded_lengths": frames}
+
+    def _predict(self, tokens, states):
+        predicted, following = self._model.predict(tokens, states)
+        return {"predicted": predicted, "next_states": following}
+
+    def _join(self, encoded, predicted):
+        return {"logits": self._model.join(encoded, predicted)}
+
+    def _listen(self, waveforms, lengths):
+        features = self._features(waveforms, lengths)
+        encoded = self._encode(features["features"], features["feature_lengths"])
+        return encoded["encoded"], encoded["encoded_lengths"]
+
+    def _recognize(self, waveforms, lengths):
+        cap = self._config.decoding.max_symbols_per_frame
+        hypotheses = greedy(self._model, waveforms, lengths, cap, listen=self._listen)
+        return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
+
+    def _recognize_waveforms(self, waveforms, lengths):
+        return self._recognizer(waveforms, lengths)
+
+    def _recognize_bytes(self, bytes):
+        """Reads 16-bit PCM WAV files of the model's rate; channels are averaged."""
+        rate_hz = self._config.features.sample_rate_hz
+
+        def one(contents):
+            sound, file_rate_hz = tf.audio.decode_wav(contents)
+            message = f"Expected a WAV of {rate_hz} Hz. Resample it first."
+            with tf.control_dependencies(
+                [tf.debugging.assert_equal(file_rate_hz, rate_hz, message)]
+            ):
+                return tf.RaggedTensor.from_row_splits(
+                    tf.reduce_mean(sound, axis=1), [0, tf.shape(sound, tf.int64)[0]]
+                )
+
+        rows = tf.map_fn(
+            one,
+            bytes,
+            fn_output_signature=tf.RaggedTensorSpec([1, None], tf.float32, ragged_rank=1),
+        ).merge_dims(0, 1)
+        # A sample of padding, so that a batch of empty files has something to frame.
+        waveforms = tf.pad(rows.to_tensor(), [[0, 0], [0, 1]])
+        return self._recognizer(waveforms, tf.cast(rows.row_lengths(), tf.int32))
+
+
+def exported_weights(model: ConformerTransducer) -> list:
+    """The variables that recognition needs: all but the head of the auxiliary loss."""
+    head = model.ctc_head.weights if model.ctc_head is not None else []
+    return [v for v in model.weights if all(v is not other for other in head)]
+
+
+def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTransducer) -> dict:
+    """What converters, runners and servers need to know of the model."""
+    return {
+        "family": "conformer",
+        "kind": "transducer",
+        "sample_rate_hz": config.features.sample_rate_hz,
+        "min_seconds": config.data.min_seconds,
+        "max_seconds": config.data.max_eval_seconds,
+        "frame_step_ms": config.features.frame_step_ms,
+        "num_mel_bins": config.features.num_mel_bins,
+        "subsampling": 4,
+        "blank": BLANK,
+        "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
+        "state_shape": [2, model.prediction.hidden_dim],
+        "convert": ["features", "encode", "predict", "join"],
+        "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
+        "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),
+    }
+
+
+def export(checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Writes a SavedModel beside and renames it into place.
+
+    Args:
+        checkpoint: its moving average is exported where it has one.
+        output_dir: must not exist yet, or be an earlier export.
+    """
+    config = load_config(checkpoint.path / CONFIG_FILE)
+    tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
+    model = build_model(config, tokenizer.vocabulary_size)
+    load_weights(model, checkpoint)
+    if output_dir.exists() and not (output_dir / "saved_model.pb").is_file():
+        raise UserError.expected(
+            "an --output_dir that is new or an earlier export", output_dir, "Choose another"
+        )
+    beside = output_dir.with_name(f".{output_dir.name}.unfinished")
+    shutil.rmtree(beside, ignore_errors=True)
+    signatures = Signatures(model, tokenizer.surfaces, config)
+    try:
+        output_dir.parent.mkdir(parents=True, exist_ok=True)
+        signatures.save(beside)
+        description = pipeline_description(config, tokenizer, model)
+        (beside / "assets").mkdir(exist_ok=True)
+        (beside / "assets" / PIPELINE_FILE).write_text(json.dumps(description, indent=1))
+        if output_dir.exists():
+            # What somebody put beside the model (a card, samples) stays.
+            for path in output_dir.iterdir():
+                if path.name not in _EXPORTED:
+                    copy = shutil.copytree if path.is_dir() else shutil.copy2
+                    copy(path, beside / path.name)
+            shutil.rmtree(output_dir)
+        beside.rename(output_dir)
+    except (OSError, tf.errors.OpError) as error:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise UserError.expected(
+            f"room and permission to write {output_dir}", error, "Choose another --output_dir"
+        ) from error
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine("conformer/export.py", "Exports a trained Conformer as a SavedModel.")
+    flags.string("checkpoint", None, "Run directory (its best checkpoint) or checkpoint directory.")
+    flags.string("output_dir", None, "SavedModel directory to write.")
+    values, rest = flags.parse(argv)
+    if rest or not values.checkpoint or not values.output_dir:
+        raise UserError.expected(
+            "--checkpoint RUN_DIR --output_dir D", " ".join(argv) or "nothing", "See --help"
+        )
+    checkpoint = open_checkpoint(values.checkpoint)
+    export(checkpoint, Path(values.output_dir))
+    print(f"exported {checkpoint.path} to {values.output_dir}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,295 @@
+"""Log-mel features and SpecAugment as Keras layers without variables."""
+
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+_POWER_FLOOR = 1e-10
+_STANDARD_DEVIATION_FLOOR = 1e-5
+
+
+def sequence_mask(lengths, max_length):
+    """Marks the valid positions of ragged rows.
+
+    Args:
+        lengths: `[B]` integer tensor.
+        max_length: size of the padded axis.
+
+    Returns:
+        `[B, max_length]` bool, True inside each row's own length.
+    """
+    return ops.expand_dims(ops.arange(max_length), 0) < ops.expand_dims(
+        ops.cast(lengths, "int32"), 1
+    )
+
+
+def mel_filterbank(
+    sample_rate_hz: int, fft_length: int, num_mel_bins: int, min_hz: float, max_hz: float
+) -> np.ndarray:
+    """Builds triangular filters, evenly spaced on Slaney's mel scale and of equal area.
+
+    Returns:
+        `[fft_length // 2 + 1, num_mel_bins]` float32 weights.
+
+    Source: Slaney, Auditory Toolbox (1998); the default of librosa.filters.mel 0.11.
+    """
+    hz_per_mel, log_start_hz, log_step = 200.0 / 3.0, 1000.0, math.log(6.4) / 27.0
+    log_start_mel = log_start_hz / hz_per_mel
+
+    def to_mel(hz: float) -> float:
+        if hz < log_start_hz:
+            return hz / hz_per_mel
+        return log_start_mel + math.log(hz / log_start_hz) / log_step
+
+    mels = np.linspace(to_mel(min_hz), to_mel(max_hz), num_mel_bins + 2)
+    edges_hz = np.where(
+        mels < log_start_mel,
+        mels * hz_per_mel,
+        log_start_hz * np.exp(log_step * (mels - log_start_mel)),
+    )
+    frequencies_hz = np.arange(fft_length // 2 + 1) * (sample_rate_hz / fft_length)
+    distance_hz = frequencies_hz[:, None] - edges_hz[None, :]
+    width_hz = np.diff(edges_hz)
+    rising = distance_hz[:, :-2] / width_hz[:-1]
+    falling = -distance_hz[:, 2:] / width_hz[1:]
+    area = 2.0 / (edges_hz[2:] - edges_hz[:-2])
+    return (np.maximum(0.0, np.minimum(rising, falling)) * area).astype("float32")
+
+
+def windowed_dft_basis(frame_length: int, fft_length: int) -> np.ndarray:
+    """Builds the real DFT of a Hann-windowed frame as a matrix: cosines, then sines.
+
+    Returns:
+        `[frame_length, 2 * (fft_length // 2 + 1)]` float32; the sum of squares of the two halves of
+        `frame @ basis` is the power spectrum.
+    """
+    samples = np.arange(frame_length)
+    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * samples / frame_length)
+    angles = (2.0 * np.pi / fft_length) * np.outer(samples, np.arange(fft_length // 2 + 1))
+    basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
+    return (window[:, None] * basis).astype("float32")
+
+
+class LogMelSpectrogram(keras.layers.Layer):
+    """Log-mel spectrogram, normalized by each utterance's own mean and variance.
+
+    Peak normalization, pre-emphasis, centred Hann frames with reflection at both ends of the
+    utterance itself, power spectrum as a product with a DFT basis, mel filters, decibels limited to
+    `top_db` below the utterance's maximum, then zero mean and unit variance over all its frames and
+    bins. What lies beyond `lengths` (whatever it holds) changes nothing; features there are zero.
+
+    Output length: `1 + lengths // frame_step` (0 for an empty row). Float32 under every policy.
+
+    Args:
+        sample_rate_hz: rate of the waveforms.
+        frame_length_ms: width of the analysis window.
+        frame_step_ms: distance of two frames.
+        fft_length: size of the Fourier transform, at least one frame.
+        num_mel_bins: F.
+        min_hz: lower edge of the first filter.
+        max_hz: upper edge of the last one; None is half the sample rate.
+        preemphasis: coefficient of the first-order difference.
+        top_db: dynamic range kept below the maximum.
+
+    Source: the front end of the original (facts 1c), with librosa 0.11 (`feature.melspectrogram`,
+    `power_to_db`) as the reference.
+    """
+
+    def __init__(
+        self,
+        sample_rate_hz=16000,
+        frame_length_ms=25.0,
+        frame_step_ms=10.0,
+        fft_length=512,
+        num_mel_bins=80,
+        min_hz=0.0,
+        max_hz=None,
+        preemphasis=0.97,
+        top_db=80.0,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.sample_rate_hz = sample_rate_hz
+        self.frame_length_ms = frame_length_ms
+        self.frame_step_ms = frame_step_ms
+        self.fft_length = fft_length
+        self.num_mel_bins = num_mel_bins
+        self.min_hz = min_hz
+        self.max_hz = max_hz
+        self.preemphasis = preemphasis
+        self.top_db = top_db
+        self.frame_length = round(sample_rate_hz * frame_length_ms / 1000)
+        self.frame_step = round(sample_rate_hz * frame_step_ms / 1000)
+        if not self.frame_step <= self.frame_length <= fft_length:
+            raise ValueError(
+                "Expected frame_step <= frame_length <= fft_length (in samples). "
+                f"Received: {self.frame_step}, {self.frame_length}, {fft_length}."
+            )
+        self._basis = windowed_dft_basis(self.frame_length, fft_length)
+        self._filters = mel_filterbank(
+            sample_rate_hz, fft_length, num_mel_bins, min_hz, max_hz or sample_rate_hz / 2
+        )
+
+    def frame_lengths(self, lengths):
+        """Gives the number of frames of utterances of `lengths` samples, both `[B]`."""
+        lengths = ops.cast(lengths, "int32")
+        return ops.where(lengths > 0, 1 + lengths // self.frame_step, 0)
+
+    def call(self, waveforms, lengths):
+        """Computes features.
+
+        Args:
+            waveforms: `[B, S]` float32.
+            lengths: `[B]` integers, valid samples of each row.
+
+        Returns:
+            `[B, 1 + S // frame_step, F]` float32 features and `[B]` int32 valid frames.
+        """
+        lengths = ops.cast(lengths, "int32")
+        spectrum = ops.matmul(
+            self._frames(self._emphasize(waveforms, lengths), lengths), self._basis
+        )
+        cosines, sines = ops.split(ops.square(spectrum), 2, axis=-1)
+        power = ops.matmul(cosines + sines, self._filters)
+        frame_lengths = self.frame_lengths(lengths)
+        return self._normalize(self._decibels(power, frame_lengths), frame_lengths), frame_lengths
+
+    def _emphasize(self, waveforms, lengths):
+        samples = ops.shape(waveforms)[1]
+        waveforms = ops.where(sequence_mask(lengths, samples), waveforms, 0.0)
+        peak = ops.max(ops.abs(waveforms), axis=1, keepdims=True, initial=0.0)
+        waveforms = waveforms / (peak + 1e-9)
+        previous = ops.pad(waveforms[:, :-1], [[0, 0], [1, 0]])
+        return waveforms - self.preemphasis * previous
+
+    def _frames(self, waveforms, lengths):
+        """Cuts `[B, T, frame_length]` frames, reflecting each row at its own two ends."""
+        frame_count = 1 + ops.shape(waveforms)[1] // self.frame_step
+        covered = (frame_count - 1) * self.frame_step + self.frame_length
+        positions = ops.abs(ops.arange(covered) - self.frame_length // 2)
+        period = ops.expand_dims(ops.maximum(2 * (lengths - 1), 1), 1)
+        positions = ops.mod(ops.expand_dims(positions, 0), period)
+        positions = ops.minimum(positions, period - positions)
+        padded = ops.take_along_axis(waveforms, positions, axis=1)
+        # A frame is a few blocks of the common divisor: slices and one concatenation, no gather.
+        block = math.gcd(self.frame_length, self.frame_step)
+        blocks = ops.reshape(padded, (-1, covered // block, block))
+        stride = self.frame_step // block
+        span = (frame_count - 1) * stride + 1
+        return ops.concatenate(
+            [blocks[:, i : i + span : stride] for i in range(self.frame_length // block)], axis=-1
+        )
+
+    def _decibels(self, power, frame_lengths):
+        decibels = (10.0 / math.log(10.0)) * ops.log(ops.maximum(power, _POWER_FLOOR))
+        valid = sequence_mask(frame_lengths, ops.shape(power)[1])[:, :, None]
+        loudest = ops.max(ops.where(valid, decibels, -math.inf), axis=(1, 2), keepdims=True)
+        return ops.maximum(decibels, ops.where(ops.isfinite(loudest), loudest, 0.0) - self.top_db)
+
+    def _normalize(self, decibels, frame_lengths):
+        valid = sequence_mask(frame_lengths, ops.shape(decibels)[1])[:, :, None]
+        count = ops.cast(ops.maximum(frame_lengths, 1), "float32") * self.num_mel_bins
+        count = ops.reshape(count, (-1, 1, 1))
+        mean = ops.sum(ops.where(valid, decibels, 0.0), axis=(1, 2), keepdims=True) / count
+        centred = ops.where(valid, decibels - mean, 0.0)
+        variance = ops.sum(ops.square(centred), axis=(1, 2), keepdims=True) / count
+        return centred / ops.maximum(ops.sqrt(variance), _STANDARD_DEVIATION_FLOOR)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = (
+            "sample_rate_hz frame_length_ms frame_step_ms fft_length num_mel_bins min_hz max_hz "
+            "preemphasis top_db"
+        ).split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class SpecAugment(keras.layers.Layer):
+    """Masks random stretches of time and bands of frequency with zero, the mean of the features.
+
+    A pure function of its `uniforms`: whoever draws them decides about reproducibility, so the same
+    utterance of the same epoch gets the same masks on any number of processes.
+
+    Args:
+        num_time_masks: masks along time.
+        max_time_mask_frames: upper limit of a time mask's width.
+        max_time_mask_share: the same limit as a share of the utterance's own length.
+        num_frequency_masks: masks along frequency.
+        max_frequency_mask_bins: upper limit of a frequency mask's width.
+
+    Source: Park et al., SpecAugment (2019); Park et al., SpecAugment on large scale datasets (2020)
+    for widths relative to the length.
+    """
+
+    def __init__(
+        self,
+        num_time_masks=10,
+        max_time_mask_frames=100,
+        max_time_mask_share=0.05,
+        num_frequency_masks=1,
+        max_frequency_mask_bins=27,
+        **kwargs,
+    ):
+        super().__init__(**{**kwargs, "dtype": "float32"})
+        self.num_time_masks = num_time_masks
+        self.max_time_mask_frames = max_time_mask_frames
+        self.max_time_mask_share = max_time_mask_share
+        self.num_frequency_masks = num_frequency_masks
+        self.max_frequency_mask_bins = max_frequency_mask_bins
+
+    @property
+    def num_uniforms(self) -> int:
+        """How many uniform numbers an utterance needs."""
+        return 2 * (self.num_time_masks + self.num_frequency_masks)
+
+    def call(self, features, lengths, uniforms):
+        """Masks features.
+
+        Args:
+            features: `[B, T, F]`.
+            lengths: `[B]` valid frames.
+            uniforms: `[B, num_uniforms]` in `[0, 1)`.
+
+        Returns:
+            `[B, T, F]` with the masked entries zero.
+        """
+        frames, bins = ops.shape(features)[1], features.shape[2]
+        lengths = ops.cast(lengths, "float32")[:, None]
+        widest = ops.floor(
+            ops.minimum(lengths * self.max_time_mask_share, float(self.max_time_mask_frames))
+        )
+        time, frequency = (
+            uniforms[:, : 2 * self.num_time_masks],
+            uniforms[:, 2 * self.num_time_masks :],
+        )
+        masked_frames = self._masked(time, self.num_time_masks, widest, lengths, frames)
+        masked_bins = self._masked(
+            frequency,
+            self.num_frequency_masks,
+            ops.full_like(lengths, min(self.max_frequency_mask_bins, bins)),
+            ops.full_like(lengths, bins),
+            bins,
+        )
+        masked = ops.logical_or(masked_frames[:, :, None], masked_bins[:, None, :])
+        return ops.where(masked, 0.0, features)
+
+    @staticmethod
+    def _masked(uniforms, count, widest, extent, size):
+        """Marks the union of `count` stretches of 0..widest positions that lie inside `extent`."""
+        width = ops.floor(uniforms[:, :count] * (widest + 1.0))
+        start = ops.floor(uniforms[:, count:] * (extent - width + 1.0))
+        position = ops.cast(ops.arange(size), "float32")[None, :, None]
+        inside = ops.logical_and(
+            position >= start[:, None, :], position < (start + width)[:, None, :]
+        )
+        return ops.any(inside, axis=-1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = (
+            "num_time_masks max_time_mask_frames max_time_mask_share num_frequency_masks "
+            "max_frequency_mask_bins"
+        ).split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,54 @@
+"""The joint network of a transducer: an encoder frame and a prediction state to token logits."""
+
+import keras
+from keras import ops
+
+
+class JointNetwork(keras.layers.Layer):
+    """`Dense_V(tanh(Dense(encoded) + Dense(predicted)))`, for every frame and every state.
+
+    Logits are float32 under every policy.
+
+    Args:
+        hidden_dim: width of the sum.
+        vocabulary_size: V, blank included.
+
+    Source: Graves et al., Speech recognition with deep recurrent neural networks (2013), eq. 17-18;
+    layout of TensorFlowASR 0.8.
+    """
+
+    def __init__(self, hidden_dim, vocabulary_size, **kwargs):
+        super().__init__(**kwargs)
+        self.hidden_dim = hidden_dim
+        self.vocabulary_size = vocabulary_size
+
+    def build(self, encoded_shape, predicted_shape):
+        """Builds for `[B, T, D]` and `[B, U, P]`."""
+        self.encoded_projection = keras.layers.Dense(
+            self.hidden_dim, dtype=self.dtype_policy, name="encoded_projection"
+        )
+        self.encoded_projection.build(encoded_shape)
+        self.predicted_projection = keras.layers.Dense(
+            self.hidden_dim, use_bias=False, dtype=self.dtype_policy, name="predicted_projection"
+        )
+        self.predicted_projection.build(predicted_shape)
+        self.vocabulary_projection = keras.layers.Dense(
+            self.vocabulary_size, dtype="float32", name="vocabulary_projection"
+        )
+        self.vocabulary_projection.build((None, None, None, self.hidden_dim))
+        self.built = True
+
+    def call(self, encoded, predicted):
+        """Joins `[B, T, D]` and `[B, U, P]` to logits `[B, T, U, V]`."""
+        joined = ops.expand_dims(self.encoded_projection(encoded), 2) + ops.expand_dims(
+            self.predicted_projection(predicted), 1
+        )
+        return self.vocabulary_projection(ops.tanh(joined))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "hidden_dim": self.hidden_dim,
+            "vocabulary_size": self.vocabulary_size,
+        }

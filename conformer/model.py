@@ -1,0 +1,140 @@
+"""The Conformer transducer: front end, encoder, prediction and joint network as one Keras model."""
+
+import keras
+from keras import ops
+
+from conformer.encoder import ConformerEncoder
+from conformer.features import LogMelSpectrogram, SpecAugment
+from conformer.joint import JointNetwork
+from conformer.prediction import PredictionNetwork
+
+BLANK = 0
+
+
+class ConformerTransducer(keras.Model):
+    """A speech transducer made of three pieces that losses and decoders call one by one.
+
+    Args:
+        features: layer `(waveforms, lengths) -> (features, lengths)`, without variables.
+        augment: layer `(features, lengths, uniforms) -> features`, used in training only.
+        encoder: layer `(features, lengths) -> (encoded, lengths)`.
+        prediction: layer `(tokens, states) -> (predicted, states)`.
+        joint: layer `(encoded, predicted) -> logits`.
+        ctc_head: layer `encoded -> logits` for an auxiliary loss, or None.
+
+    Source: Gulati et al., Conformer (2020); Graves, Sequence transduction (2012).
+    """
+
+    def __init__(self, features, augment, encoder, prediction, joint, ctc_head=None, **kwargs):
+        super().__init__(**kwargs)
+        self.ctc_head = ctc_head
+        self.features = features
+        self.augment = augment
+        self.encoder = encoder
+        self.prediction = prediction
+        self.joint = joint
+
+    @property
+    def vocabulary_size(self) -> int:
+        """V, blank included."""
+        return self.joint.vocabulary_size
+
+    def build(self, waveforms_shape=None):
+        """Creates every variable; shapes follow from the arguments alone."""
+        self.features.build((None, None))
+        self.augment.build((None, None, self.features.num_mel_bins))
+        self.encoder.build((None, None, self.features.num_mel_bins))
+        self.prediction.build((None, None))
+        self.joint.build(
+            (None, None, self.encoder.hidden_dim), (None, None, self.prediction.hidden_dim)
+        )
+        if self.ctc_head is not None:
+            self.ctc_head.build((None, None, self.encoder.hidden_dim))
+        self.built = True
+
+    def encode(self, features, lengths, training=False):
+        """Encodes features `[B, T, F]` with `[B]` lengths to `[B, T', D]` and `[B]` lengths."""
+        return self.encoder(features, lengths, training=training)
+
+    def predict(self, tokens, states=None):
+        """Reads tokens `[B, U]` from states `[B, 2, P]` to `[B, U, P]` and the states after them.
+
+        This is the prediction network; batches of inputs are the business of a runner, so Keras's
+        method of this name is not missed.
+        """
+        return self.prediction(tokens, states)
+
+    def join(self, encoded, predicted):
+        """Joins `[B, T, D]` and `[B, U, P]` to float32 logits `[B, T, U, V]`."""
+        return self.joint(encoded, predicted)
+
+    def call(self, waveforms, lengths, labels, uniforms=None, training=False):
+        """Computes the logits of every alignment.
+
+        Args:
+            waveforms: `[B, S]` float32.
+            lengths: `[B]` valid samples.
+            labels: `[B, U]` token ids without blank.
+            uniforms: `[B, augment.num_uniforms]` in `[0, 1)`; None leaves the features as they are.
+            training: whether dropout, batch moments and augmentation are active.
+
+        Returns:
+            `[B, T, U + 1, V]` float32 logits and `[B]` int32 valid frames.
+        """
+        encoded, encoded_lengths = self.listen(waveforms, lengths, uniforms, training)
+        return self.align(encoded, labels), encoded_lengths
+
+    def listen(self, waveforms, lengths, uniforms=None, training=False):
+        """Encodes waveforms, augmented in training where there are `uniforms`; see `call`."""
+        features, feature_lengths = self.features(waveforms, lengths)
+        if training and uniforms is not None:
+            features = self.augment(features, feature_lengths, uniforms)
+        return self.encode(features, feature_lengths, training=training)
+
+    def align(self, encoded, labels):
+        """Joins `[B, T, D]` with the states after each of `[B, U]` labels: `[B, T, U + 1, V]`."""
+        predicted, _ = self.predict(ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK))
+        return self.join(encoded, predicted)
+
+
+def build_model(config, vocabulary_size: int, precision: str = "float32") -> ConformerTransducer:
+    """Builds a model with all its variables.
+
+    Args:
+        config: `conformer.config.ConformerConfig`.
+        vocabulary_size: V, blank included.
+        precision: Keras dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`.
+    """
+    model = config.model
+    policy = keras.DTypePolicy(precision)
+    encoder = ConformerEncoder(
+        num_layers=model.num_layers,
+        hidden_dim=model.hidden_dim,
+        num_heads=model.num_heads,
+        feedforward_dim=model.feedforward_multiplier * model.hidden_dim,
+        kernel_size=model.kernel_size,
+        subsampling_filters=model.subsampling_filters or model.hidden_dim,
+        dropout_rate=model.dropout_rate,
+        dtype=policy,
+        name="encoder",
+    )
+    transducer = ConformerTransducer(
+        features=LogMelSpectrogram(**_arguments(config.features), name="features"),
+        augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
+        encoder=encoder,
+        prediction=PredictionNetwork(
+            vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
+        ),
+        joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
+        ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")
+        if model.ctc_weight > 0
+        else None,
+        dtype=policy,
+        name="conformer",
+    )
+    transducer.build()
+    return transducer
+
+
+def _arguments(section) -> dict:
+    return {name: getattr(section, name) for name in type(section).__dataclass_fields__}

@@ -1,0 +1,77 @@
+"""The prediction network of a transducer: the labels so far to a state for the joint network."""
+
+import keras
+from keras import ops
+
+
+class PredictionNetwork(keras.layers.Layer):
+    """Embedding, one LSTM and layer norm.
+
+    The state is one tensor `[B, 2, D]` (output, cell), so that a decoder or another runtime carries
+    it through a loop as it is. One label at a time takes the cell itself: no loop in the graph.
+
+    Args:
+        vocabulary_size: V, blank included.
+        hidden_dim: D, of embedding and LSTM.
+
+    Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
+    of TensorFlowASR 0.8.
+    """
+
+    def __init__(self, vocabulary_size, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+
+    def build(self, tokens_shape):
+        """Builds for tokens of `[B, U]`."""
+        self.embedding = keras.layers.Embedding(
+            self.vocabulary_size, self.hidden_dim, dtype=self.dtype_policy, name="embedding"
+        )
+        self.embedding.build(tokens_shape)
+        self.lstm = keras.layers.LSTM(
+            self.hidden_dim,
+            return_sequences=True,
+            return_state=True,
+            dtype=self.dtype_policy,
+            name="lstm",
+        )
+        self.lstm.build((None, None, self.hidden_dim))
+        self.norm = keras.layers.LayerNormalization(
+            epsilon=1e-5, dtype=self.dtype_policy, name="norm"
+        )
+        self.norm.build((None, None, self.hidden_dim))
+        self.built = True
+
+    def initial_state(self, batch_size):
+        """Returns the state before the first token, `[B, 2, D]` zeros."""
+        return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)
+
+    def call(self, tokens, states=None):
+        """Reads tokens.
+
+        Args:
+            tokens: `[B, U]` integers, the first one blank at the start of an utterance.
+            states: `[B, 2, D]`, None at the start.
+
+        Returns:
+            `[B, U, D]` and the states after the last token, `[B, 2, D]`.
+        """
+        if states is None:
+            states = self.initial_state(ops.shape(tokens)[0])
+        embedded = self.embedding(tokens)
+        carried = [states[:, 0], states[:, 1]]
+        if tokens.shape[1] == 1:
+            output, carried = self.lstm.cell(embedded[:, 0], carried)
+            outputs = ops.expand_dims(output, 1)
+        else:
+            outputs, *carried = self.lstm(embedded, initial_state=carried)
+        return self.norm(outputs), ops.stack(carried, axis=1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "hidden_dim": self.hidden_dim,
+        }

@@ -1,0 +1,85 @@
+"""Convolution subsampling: features at the frame rate to encoder inputs at a quarter of it."""
+
+import keras
+from keras import ops
+
+from conformer.features import sequence_mask
+
+
+class ConvolutionSubsampling(keras.layers.Layer):
+    """Two 3x3 convolutions of stride 2 with ReLU, then a projection of all channels and bins.
+
+    One frame and bin are padded on each side explicitly: "same" padding with a stride would pad by
+    the parity of the padded batch, so that an utterance shifted with its batch mates. Frames beyond
+    the length are zeroed before each convolution, so padding never reaches a valid frame.
+
+    Output length: `ceil(ceil(lengths / 2) / 2)`.
+
+    Args:
+        filters: channels of both convolutions.
+        hidden_dim: D, width of the output.
+        dropout_rate: dropout after the projection.
+
+    Source: Gulati et al., Conformer (2020), section 2; layout of TensorFlowASR 0.8.
+    """
+
+    def __init__(self, filters, hidden_dim, dropout_rate=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.hidden_dim = hidden_dim
+        self.dropout_rate = dropout_rate
+
+    def build(self, features_shape):
+        """Builds for features of `[B, T, F]`."""
+        batch, _, bins = features_shape
+        self.convolutions = []
+        channels = 1
+        for index in range(2):
+            convolution = keras.layers.Conv2D(
+                self.filters,
+                3,
+                strides=2,
+                padding="valid",
+                activation="relu",
+                dtype=self.dtype_policy,
+                name=f"convolution_{index}",
+            )
+            convolution.build((batch, None, bins + 2, channels))
+            self.convolutions.append(convolution)
+            channels, bins = self.filters, (bins + 1) // 2
+        self.projection = keras.layers.Dense(
+            self.hidden_dim, dtype=self.dtype_policy, name="projection"
+        )
+        self.projection.build((batch, None, bins * channels))
+        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)
+        self.built = True
+
+    def call(self, features, lengths, training=False):
+        """Subsamples.
+
+        Args:
+            features: `[B, T, F]`.
+            lengths: `[B]` valid frames.
+            training: whether dropout is active.
+
+        Returns:
+            `[B, ceil(ceil(T/2)/2), D]` and the new `[B]` int32 lengths.
+        """
+        x = ops.expand_dims(features, -1)
+        lengths = ops.cast(lengths, "int32")
+        for convolution in self.convolutions:
+            valid = sequence_mask(lengths, ops.shape(x)[1])[:, :, None, None]
+            x = ops.where(valid, x, ops.cast(0, x.dtype))
+            x = convolution(ops.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]]))
+            lengths = (lengths + 1) // 2
+        x = ops.reshape(x, (-1, ops.shape(x)[1], x.shape[2] * x.shape[3]))
+        return self.dropout(self.projection(x), training=training), lengths
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "hidden_dim": self.hidden_dim,
+            "dropout_rate": self.dropout_rate,
+        }

@@ -1,0 +1,30 @@
+"""A tiny model for the unit tests of the speech Conformer."""
+
+import keras
+import pytest
+
+import conformer
+
+
+@pytest.fixture(scope="session")
+def tiny_config():
+    """Two blocks of width 8."""
+    return conformer.load_config(
+        None,
+        {
+            "model.num_layers": 2,
+            "model.hidden_dim": 8,
+            "model.num_heads": 2,
+            "model.kernel_size": 4,
+            "model.subsampling_filters": 4,
+            "model.prediction_dim": 8,
+            "model.joint_dim": 8,
+        },
+    )
+
+
+@pytest.fixture
+def tiny_model(tiny_config):
+    """A tiny model over seven symbols, the same in every test."""
+    keras.utils.set_random_seed(1)
+    return conformer.build_model(tiny_config, vocabulary_size=7)

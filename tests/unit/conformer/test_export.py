@@ -1,0 +1,317 @@
+"""An exported model against the Keras model it was made of, here and where only TensorFlow is."""
+
+import io
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+import conformer
+from conformer.export import export, main
+from conformer.task import greedy
+from conformer.tokenizer import CharacterTokenizer
+from tools.config.loader import to_yaml
+from tools.errors import UserError
+from tools.inference.runner import load
+from tools.training.checkpoint import CheckpointStore, open_checkpoint
+
+RATE_HZ = 16000
+LENGTHS = [9000, 6001, 400, 0]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CharacterTokenizer.from_transcripts(["A CAB", "ÜBER"])
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config, tokenizer):
+    """A model of random weights that says different things, and not at every chance."""
+    keras.utils.set_random_seed(2)
+    model = conformer.build_model(tiny_config, tokenizer.vocabulary_size)
+    for variable in (*model.joint.weights, *model.prediction.weights):
+        if "kernel" in variable.path or "embedding" in variable.path:
+            variable.assign(3.0 * variable)
+    model.joint.vocabulary_projection.bias.assign(np.eye(tokenizer.vocabulary_size)[0])
+    return model
+
+
+@pytest.fixture(scope="module")
+def run_dir(model, tiny_config, tokenizer, tmp_path_factory):
+    """The run that left this model as the average of its weights."""
+    directory = tmp_path_factory.mktemp("run")
+    trainable = {v.path: v for v in model.trainable_variables}
+    groups = {
+        "model": {v.path: np.zeros(v.shape) if v.path in trainable else v for v in model.weights},
+        "average": trainable,
+    }
+    assets = {"config.yml": to_yaml(tiny_config), "vocabulary.json": tokenizer.to_json()}
+    CheckpointStore(directory / "checkpoints").save({"step": 1, "metric": 0.5}, groups, assets)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(run_dir, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exports") / "model"
+    assert main(["--checkpoint", str(run_dir), "--output_dir", str(directory)]) == 0
+    assert [path.name for path in directory.parent.iterdir()] == ["model"]
+    return directory
+
+
+@pytest.fixture(scope="module")
+def runner(exported):
+    return load(exported)
+
+
+@pytest.fixture(scope="module")
+def sounds():
+    """16-bit values, so that they come back from a WAV as they are; garbage in the padding."""
+    rng = np.random.default_rng(1)
+    waveforms = rng.integers(-20000, 20000, (len(LENGTHS), max(LENGTHS))) / 32768
+    for row, length in enumerate(LENGTHS):
+        waveforms[row, length:] = np.nan
+    return waveforms.astype("float32")
+
+
+@pytest.fixture(scope="module")
+def inputs(sounds):
+    return {"waveforms": sounds, "lengths": np.array(LENGTHS, np.int32)}
+
+
+@pytest.fixture(scope="module")
+def expected(model, inputs, tiny_config):
+    cap = tiny_config.decoding.max_symbols_per_frame
+    found = greedy(model, tf.constant(inputs["waveforms"]), inputs["lengths"], cap)
+    return {name: value.numpy() for name, value in found._asdict().items()}
+
+
+def test_the_pieces_equal_those_of_the_model(runner, model, inputs):
+    features, frames = model.features(inputs["waveforms"], inputs["lengths"])
+    found = runner.run(inputs, "features")
+    np.testing.assert_allclose(found["features"], features, atol=1e-5)
+    np.testing.assert_array_equal(found["feature_lengths"], frames)
+    encoded, lengths = model.encode(features, frames)
+    found = runner.run({"features": features.numpy(), "lengths": frames.numpy()}, "encode")
+    np.testing.assert_allclose(found["encoded"], encoded, atol=1e-5)
+    np.testing.assert_array_equal(found["encoded_lengths"], lengths)
+    states = tf.random.stateless_normal([4, 2, model.prediction.hidden_dim], [1, 2])
+    tokens = np.array([[0], [3], [1], [6]], np.int32)
+    predicted, following = model.predict(tokens, states)
+    found = runner.run({"tokens": tokens, "states": states.numpy()}, "predict")
+    np.testing.assert_allclose(found["predicted"], predicted, atol=1e-5)
+    np.testing.assert_allclose(found["next_states"], following, atol=1e-5)
+    found = runner.run({"encoded": encoded.numpy(), "predicted": predicted.numpy()}, "join")
+    np.testing.assert_allclose(found["logits"], model.join(encoded, predicted), atol=1e-5)
+    assert found["logits"].shape == (4, *encoded.shape[1:2], 1, model.vocabulary_size)
+
+
+def check(found, expected, tokenizer):
+    np.testing.assert_array_equal(found["token_ids"], expected["token_ids"])
+    np.testing.assert_array_equal(found["token_lengths"], expected["token_lengths"])
+    np.testing.assert_allclose(found["log_probability"], expected["log_probability"], rtol=1e-4)
+    for text, ids, length in zip(
+        found["text"], expected["token_ids"], expected["token_lengths"], strict=True
+    ):
+        assert text.decode() == tokenizer.decode(ids[:length])
+
+
+def test_serving_default_gives_the_same_tokens(runner, inputs, expected, tokenizer):
+    assert 0 < expected["token_lengths"][1] < expected["token_lengths"][0] < 5 * 15
+    check(runner.run(inputs), expected, tokenizer)
+
+
+def test_shapes_are_free(runner, inputs, expected):
+    for row, length in enumerate(LENGTHS):
+        alone = {
+            "waveforms": inputs["waveforms"][row : row + 1, : max(length, 1)],
+            "lengths": inputs["lengths"][row : row + 1],
+        }
+        found = runner.run(alone)
+        tokens = expected["token_ids"][row, : expected["token_lengths"][row]]
+        np.testing.assert_array_equal(found["token_ids"][0], tokens)
+
+
+def wav(sound, rate_hz=RATE_HZ, channels=1):
+    file = io.BytesIO()
+    sound = np.repeat(sound[:, None], channels, axis=1)
+    soundfile.write(file, sound, rate_hz, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_serve_bytes_gives_the_same_as_serving_default(
+    runner, sounds, expected, tokenizer, channels
+):
+    files = [
+        wav(sound[:length], channels=channels)
+        for sound, length in zip(sounds, LENGTHS, strict=True)
+    ]
+    check(runner.run({"bytes": np.array(files, object)}, "serve_bytes"), expected, tokenizer)
+
+
+def test_serve_bytes_of_empty_files(runner, sounds):
+    found = runner.run({"bytes": np.array([wav(sounds[0, :0])] * 2, object)}, "serve_bytes")
+    assert found["text"].tolist() == [b"", b""]
+
+
+def test_serve_bytes_refuses_another_rate(runner, sounds):
+    files = np.array([wav(sounds[0]), wav(sounds[0], 8000)], object)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a WAV of 16000 Hz"):
+        runner.run({"bytes": files}, "serve_bytes")
+
+
+def test_signatures_are_those_of_the_design(runner, model):
+    bins, width, states = 80, model.encoder.hidden_dim, model.prediction.hidden_dim
+    sound = (("lengths", "int32", (None,)), ("waveforms", "float32", (None, None)))
+    assert runner.signatures == {
+        "serving_default": sound,
+        "serve_bytes": (("bytes", "string", (None,)),),
+        "features": sound,
+        "encode": (
+            ("features", "float32", (None, None, bins)),
+            ("lengths", "int32", (None,)),
+        ),
+        "predict": (
+            ("states", "float32", (None, 2, states)),
+            ("tokens", "int32", (None, 1)),
+        ),
+        "join": (
+            ("encoded", "float32", (None, None, width)),
+            ("predicted", "float32", (None, None, states)),
+        ),
+    }
+
+
+def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
+    pipeline = json.loads((exported / "assets" / "pipeline.json").read_text())
+    assert runner.pipeline == pipeline
+    assert pipeline["family"] == "conformer"
+    assert pipeline["sample_rate_hz"] == RATE_HZ
+    assert pipeline["blank"] == 0
+    assert pipeline["state_shape"] == [2, model.prediction.hidden_dim]
+    assert pipeline["vocabulary"]["surfaces"] == list(tokenizer.surfaces)
+    assert pipeline["num_parameters"] == model.count_params()
+    assert set(pipeline["convert"]) < set(runner.signatures)
+    assert pipeline["max_seconds"] > pipeline["min_seconds"] > 0
+
+
+ELSEWHERE = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+directory, inputs, outputs = sys.argv[1:]
+with np.load(inputs) as file:
+    arrays = dict(file)
+loaded = tf.saved_model.load(directory)
+found = loaded.signatures["serving_default"](**{k: tf.constant(v) for k, v in arrays.items()})
+np.savez(outputs + "/loaded.npz", **{k: v.numpy() for k, v in found.items() if k != "text"})
+foreign = {"tensorflow_io", "tensorflow_text", "conformer", "tools"} & sys.modules.keys()
+if foreign:
+    sys.exit(f"loaded {foreign}")
+
+from tensorflow.python.tools import saved_model_cli
+
+sources = ";".join(f"{name}={inputs}[{name}]" for name in arrays)
+sys.argv[1:] = f"run --dir {directory} --tag_set serve --signature_def serving_default".split()
+sys.argv += ["--inputs", sources, "--outdir", outputs]
+saved_model_cli.main()
+"""
+
+
+def test_it_runs_where_only_tensorflow_is(exported, inputs, expected, tokenizer, tmp_path):
+    np.savez(tmp_path / "inputs.npz", **inputs)
+    result = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, exported, tmp_path / "inputs.npz", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    with np.load(tmp_path / "loaded.npz") as file:
+        np.testing.assert_array_equal(file["token_ids"], expected["token_ids"])
+    found = {name: np.load(tmp_path / f"{name}.npy") for name in expected}
+    found["text"] = np.load(tmp_path / "text.npy", allow_pickle=True)
+    check(found, expected, tokenizer)
+
+
+def test_an_earlier_export_is_replaced_and_what_lies_beside_it_stays(
+    exported, run_dir, tmp_path, monkeypatch
+):
+    directory = tmp_path / "model"
+    (directory / "variables").mkdir(parents=True)
+    (directory / "saved_model.pb").write_text("an earlier one")
+    (directory / "variables" / "old").write_text("")
+    (directory / "README.md").write_text("a model card")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--checkpoint", str(run_dir), "--output_dir", "model"]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (directory / "README.md").read_text() == "a model card"
+    (directory / "README.md").unlink()
+    files = [sorted(p.name for p in root.rglob("*")) for root in (directory, exported)]
+    assert files[0] == files[1]
+    assert (directory / "saved_model.pb").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ["folder", "file", "."])
+def test_what_is_no_export_is_not_replaced(run_dir, tmp_path, name, monkeypatch):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "thesis.tex").write_text("years of work")
+    (tmp_path / "file").write_text("more of it")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="earlier export"):
+        main(["--checkpoint", str(run_dir), "--output_dir", name])
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "thesis.tex"]
+
+
+def fails(error):
+    def save(module, directory, *_, **__):
+        raise error
+
+    return save
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        tf.errors.ResourceExhaustedError(None, None, "No space left on device"),
+    ],
+)
+def test_a_failure_leaves_the_earlier_export_and_nothing_else(
+    exported, run_dir, monkeypatch, error
+):
+    before = (exported / "saved_model.pb").read_bytes()
+    monkeypatch.setattr(tf.saved_model, "save", fails(error))
+    with pytest.raises(UserError, match="No space left") as caught:
+        export(open_checkpoint(run_dir), exported)
+    assert "\n" not in str(caught.value)
+    assert [path.name for path in exported.parent.iterdir()] == ["model"]
+    assert (exported / "saved_model.pb").read_bytes() == before
+
+
+@pytest.mark.parametrize("arguments", [[], ["--checkpoint", "x"], ["stray"]])
+def test_the_two_flags_are_needed(arguments):
+    with pytest.raises(UserError, match="--checkpoint RUN_DIR --output_dir D"):
+        main(arguments)
+
+
+def test_a_vocabulary_of_another_size_is_one_line(run_dir, tmp_path):
+    checkpoint = open_checkpoint(run_dir)
+    other = tmp_path / "other"
+    other.mkdir()
+    for file in checkpoint.path.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    text = CharacterTokenizer.from_transcripts(["ABCDEFGHIJ"]).to_json()
+    (other / "vocabulary.json").write_text(text)
+    with pytest.raises(UserError, match="vocabulary it was trained with") as caught:
+        main(["--checkpoint", str(other), "--output_dir", str(tmp_path / "new")])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
