@@ -9,10 +9,8 @@ import binascii
 import io
 import json
 import re
-import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -20,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import sentencepiece
 
 from tools.errors import UserError
+from tools.files import write_text
 
 if TYPE_CHECKING:  # TensorFlow is imported where a graph is built: encoding needs none of it
     import tensorflow as tf
@@ -283,16 +282,4 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
     """Writes a vocabulary file, whole or not at all; raises UserError if it cannot."""
-    path = Path(path)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(tokenizer.to_json() + "\n", encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise UserError.expected(
-            f"to write {path}", error.strerror or error, "Free space or name another file"
-        ) from error
-    finally:
-        with suppress(OSError):
-            beside.unlink()
+    write_text(Path(path), tokenizer.to_json() + "\n")

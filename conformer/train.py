@@ -18,11 +18,12 @@ from conformer.task import ConformerTask
 from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.errors import UserError
+from tools.files import write_text
 from tools.training import distributed
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
-from tools.training.run_log import provenance, write_text
+from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -57,7 +58,7 @@ def command_line() -> CommandLine:
     flags.boolean(
         "use_gpu", None, "Insist on GPUs, or hide them.", default_text="where there are some"
     )
-    flags.boolean("use_profiler", False, "Traces steps 5 to 10 for TensorBoard.")
+    flags.boolean("use_profiler", False, "Traces steps 2 to 7 for TensorBoard.")
     flags.boolean("skip_eval", False, "Leaves the evaluation out.")
     flags.boolean("eval_at_start", False, "Evaluates once before the first step.")
     flags.string("output_dir", None, "Run directory.", default_text="runs/CONFIG-DATE")
@@ -111,14 +112,8 @@ def prepare_directory(directory: Path, task: ConformerTask) -> None:
         "versions.json": json.dumps(provenance(), indent=1),
         "skipped.tsv": "\n".join(["REASON\tDETAIL", *task.skipped, ""]),
     }
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, text in files.items():
-            write_text(directory / name, text)
-    except OSError as error:
-        raise UserError.expected(
-            f"room and permission to write {directory}", error, "Choose another --output_dir"
-        ) from error
+    for name, text in files.items():
+        write_text(directory / name, text)
 
 
 def describe(task: ConformerTask, config: ConformerConfig, processes: Processes) -> str:

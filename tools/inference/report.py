@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.errors import UserError
+from tools.files import write_text
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
 _SEPARATORS = str.maketrans("\t\n\r", "   ")
@@ -76,18 +76,5 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     # The format knows no quotes: what would end a column or a line becomes a space.
     cells = [[cell.translate(_SEPARATORS) for cell in line] for line in lines]
     tsv = "".join("\t".join(line) + "\n" for line in cells)
-    for target, text in ((table, tsv), (path, json.dumps(summary, indent=1))):
-        beside = target.with_name(f".{target.name}.unfinished")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            # Names of files may hold any bytes.
-            beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
-            beside.replace(target)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                beside.unlink()
-            raise UserError.expected(
-                f"room and permission to write {path}",
-                error.strerror or error,
-                "Choose another --result_path",
-            ) from error
+    write_text(table, tsv)
+    write_text(path, json.dumps(summary, indent=1))

@@ -10,18 +10,19 @@ import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
+from tools.files import write_text
 from tools.training.checkpoint import Checkpoint, CheckpointStore, assign
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.metrics import Window
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
-from tools.training.run_log import RunLog, write_text
+from tools.training.run_log import RunLog
 from tools.training.schedule import learning_rate
 from tools.training.step import StepResult, TrainStep, seed_generators, seed_model
 from tools.training.task import Position, Shard, Task
 
-_FIRST_PROFILED_STEP, _LAST_PROFILED_STEP = 5, 10
+_PROFILED_STEPS = range(2, 8)  # of this process; the first one warms up
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,10 @@ def train(
     epochs = range(run.position.epoch, config.num_epochs)
     total_steps = run.step + data.remaining_steps
     stop = options.max_steps or math.inf
-    log = RunLog(directory if processes.rank == 0 else None, run.step, min(stop, total_steps))
-    with contextlib.closing(log):
+    written = directory if processes.rank == 0 else None
+    log = RunLog(written, run.step, min(stop, total_steps))
+    profiler = _Profiler(written if options.use_profiler else None)
+    with contextlib.closing(log), contextlib.closing(profiler):
         for line in task.report:
             log.say(line)
         batches, window, results, speeds = iter(data.dataset), Window(), {}, []
@@ -72,8 +75,7 @@ def train(
             for _ in range(data.num_steps(epoch)):
                 if run.step >= stop:
                     break
-                if options.use_profiler and processes.rank == 0:
-                    _profile(run.step, directory)
+                profiler.before_step()
                 batch = window.wait(batches)
                 rate = learning_rate(config.schedule, run.step + 1, total_steps)
                 result = run.train_step(batch, rate)
@@ -165,14 +167,15 @@ class _Run:
         bad = ~np.isfinite(result.examples.numpy())
         own = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
         culprits = [n for some in self.processes.gather_objects(own or []) for n in some]
-        problem = UserError.expected(
+        if self.processes.rank != 0:
+            raise SystemExit(2)  # one line is enough
+        raise UserError.expected(
             "a finite loss and gradient",
             f"loss {float(result.loss)}, gradient norm {float(result.gradient_norm)} at step "
             f"{self.step}, from {', '.join(culprits) or 'no single row'} "
             f"({self._skipped_in_a_row} in a row)",
             "Look at these inputs, lower the learning rate, or set training.on_non_finite: skip",
         )
-        from_first_rank(self.processes, lambda: _raise(problem))
 
     def values(self) -> dict[str, float]:
         """What the log tells of this state."""
@@ -232,13 +235,23 @@ class _Run:
             assign(self.loss_scale.variables, scales, source)
 
 
-def _raise(problem: UserError) -> None:
-    raise problem
+class _Profiler:
+    """Traces a few steps for TensorBoard; without a directory it does nothing."""
 
+    def __init__(self, directory: Path | None):
+        self._directory, self._step, self._running = directory, 0, False
 
-def _profile(step: int, directory: Path) -> None:
-    """Traces a few steps for TensorBoard's profiler."""
-    if step == _FIRST_PROFILED_STEP:
-        tf.profiler.experimental.start(str(directory / "tensorboard"))
-    elif step == _LAST_PROFILED_STEP:
-        tf.profiler.experimental.stop()
+    def before_step(self) -> None:
+        """Starts or ends the trace where it is time to."""
+        self._step += 1
+        if self._directory and self._step == _PROFILED_STEPS.start:
+            tf.profiler.experimental.start(str(self._directory / "tensorboard"))
+            self._running = True
+        elif self._step == _PROFILED_STEPS.stop:
+            self.close()
+
+    def close(self) -> None:
+        """Ends a trace that is running."""
+        if self._running:
+            tf.profiler.experimental.stop()
+            self._running = False

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -13,16 +12,12 @@ from pathlib import Path
 import tensorflow as tf
 from tqdm import tqdm
 
+from tools.errors import UserError
+from tools.files import write_text
+
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("tensorflow", "tensorflow-io", "tensorflow-text", "keras", "horovod", "numpy")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file beside and renames it, so that it appears whole or not at all."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(text, encoding="utf-8")
-    beside.rename(path)
 
 
 def provenance() -> dict[str, str]:
@@ -82,7 +77,7 @@ class RunLog:
         if path.exists():
             lines = path.read_text(encoding="utf-8").split("\n")
             write_text(path, "".join(f"{x}\n" for x in lines if _is_until(x, first_step)))
-        self._file = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)  # nothing left to write when the disk is full
         self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
 
     def advance(self, shown: Mapping[str, str]) -> None:
@@ -96,8 +91,15 @@ class RunLog:
             return
         # JSON has no NaN: a value that is none is written as null.
         numbers = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **numbers}) + "\n")
-        self._file.flush()
+        line = json.dumps({"step": step, "epoch": epoch, **numbers}) + "\n"
+        try:
+            self._file.write(line.encode())
+        except OSError as error:
+            raise UserError.expected(
+                f"room and permission to write {self._file.name}",
+                error.strerror or error,
+                "Free space and continue with --resume",
+            ) from error
         with self._board.as_default(step=step):
             for name, value in values.items():
                 tf.summary.scalar(name, value)

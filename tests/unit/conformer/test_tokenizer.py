@@ -192,7 +192,7 @@ def test_failed_save_leaves_the_previous_file(tmp_path, monkeypatch):
 
 def test_save_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="to write"):
+    with pytest.raises(UserError, match="room and permission to write"):
         save_tokenizer(CharacterTokenizer(["A"]), tmp_path / "file" / "vocabulary.json")
 
 

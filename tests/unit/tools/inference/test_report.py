@@ -76,7 +76,7 @@ def test_a_failure_leaves_the_earlier_report(tmp_path, monkeypatch, failing):
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--result_path"):
+    with pytest.raises(UserError, match="room and permission to write"):
         write_report(tmp_path / "file" / "report.json", {}, [])
 
 

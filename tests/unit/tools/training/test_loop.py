@@ -277,6 +277,8 @@ def test_training_fits_the_line(line_task, tmp_path):
     assert np.mean(found[-3:]) < 0.5 * np.mean(found[:3])
 
 
-def test_the_profiler_leaves_a_trace(line_task, tmp_path):
-    run(line_task(), tmp_path, make_config(), use_profiler=True, skip_eval=True)
+@pytest.mark.parametrize("max_steps", [0, 4])
+def test_the_profiler_leaves_a_trace(line_task, tmp_path, max_steps):
+    options = {"use_profiler": True, "skip_eval": True, "max_steps": max_steps}
+    run(line_task(), tmp_path, make_config(), **options)
     assert list(tmp_path.glob("tensorboard/plugins/profile/*/*.xplane.pb"))

@@ -1,10 +1,12 @@
 """The records of a run, also after it was killed in the middle of a line."""
 
+import io
 import json
 
 import pytest
 
-from tools.training.run_log import RunLog, provenance, write_text
+from tools.errors import UserError
+from tools.training.run_log import RunLog, provenance
 
 
 def log(directory, lines, first_step=0):
@@ -78,11 +80,13 @@ def test_progress_and_lines_go_to_stderr(tmp_path, capsys):
     assert "3/3" in printed.err
 
 
-def test_a_text_appears_whole(tmp_path):
-    write_text(tmp_path / "a.json", "one")
-    write_text(tmp_path / "a.json", "Äther")
-    assert (tmp_path / "a.json").read_text(encoding="utf-8") == "Äther"
-    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+def test_a_full_disk_is_one_line(tmp_path):
+    records = RunLog(tmp_path, 0, 1)
+    records._file.close()
+    records._file = io.FileIO("/dev/full", "ab")
+    with pytest.raises(UserError, match=r"/dev/full.*No space left.*--resume"):
+        records.write(1, 0, {"train/loss": 1.0})
+    records.close()
 
 
 def test_provenance_names_versions():

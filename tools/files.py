@@ -1,0 +1,32 @@
+"""Files that appear whole or not at all."""
+
+import contextlib
+import os
+from pathlib import Path
+
+from tools.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file beside its place, then renames it; makes the folders above it.
+
+    Args:
+        path: an earlier file of that name is replaced.
+        text: written as UTF-8; names of files inside it may hold any bytes (surrogate escapes).
+
+    Raises:
+        UserError: the file cannot be written; what was there before is left.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+        beside.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise UserError.expected(
+            f"room and permission to write {path}",
+            error.strerror or error,
+            "Free space or choose another place",
+        ) from error
