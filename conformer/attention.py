@@ -106,8 +106,8 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
             self.query_key_value(inputs), (-1, frames, 3, self.num_heads, self.head_size)
         )
         query, key, value = ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)), axis=0)
-        query = query * self.head_size**-0.5
         scale = self.head_size**-0.5
+        query = query * scale
         position = ops.reshape(self.position(positions), (-1, self.num_heads, self.head_size))
         content_query = query + scale * ops.expand_dims(self.content_bias, 1)
         position_query = query + scale * ops.expand_dims(self.position_bias, 1)

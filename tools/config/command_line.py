@@ -2,6 +2,7 @@
 
 import copy
 import difflib
+import io
 import os
 import re
 import sys
@@ -194,6 +195,8 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
         argv: program name and arguments; None: those of the process.
     """
     argv = sys.argv if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold any bytes
     try:
         code = main(list(argv[1:])) or 0
         sys.stdout.flush()  # here, so that a broken pipe is met inside the try

@@ -251,3 +251,14 @@ def test_a_reader_that_leaves_ends_the_program_quietly():
     with process.stderr:
         assert process.stderr.read() == b""
     assert process.wait() == 141
+
+
+def test_a_file_name_that_is_no_utf_8_is_printed_as_it_is():
+    code = "import sys; from tools.config.command_line import run; run(lambda a: print(a[0]))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, b"\xff.wav"],
+        capture_output=True,
+        cwd=Path(command_line.__file__).parents[2],
+        check=True,
+    )
+    assert (result.stdout, result.stderr) == (b"\xff.wav\n", b"")
