@@ -1,7 +1,10 @@
-"""Files that appear whole or not at all."""
+"""Files and folders that appear whole or not at all."""
 
 import contextlib
 import os
+import shutil
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from tools.errors import UserError
@@ -30,3 +33,28 @@ def write_text(path: Path, text: str) -> None:
             error.strerror or error,
             "Free space or choose another place",
         ) from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder beside a place, which takes that place when the block has ended well.
+
+    Args:
+        path: must not exist, or be an empty folder.
+
+    Raises:
+        UserError: something cannot be written; nothing is left.
+    """
+    beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+    try:
+        beside.mkdir(parents=True)
+        yield beside
+        os.rename(beside, path)
+    except OSError as error:
+        raise UserError.expected(
+            f"room and permission to write {path}",
+            error.strerror or error,
+            "Free space or name another folder",
+        ) from error
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)

@@ -4,22 +4,19 @@ The same arguments give the same files: every utterance has a random generator o
 by (seed, split, number), so that a longer corpus begins like a shorter one of as many speakers.
 """
 
-import io
 import itertools
 import json
-import os
-import shutil
 import sys
-import uuid
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
+from tools.files import new_folder
+from tools.speech.containers import write_flac
 from tools.speech.synthesis import MAX_PITCH, MIN_PITCH, synthesize
 
 RATE_HZ = 16000
@@ -114,13 +111,6 @@ def say(words: list[str], speaker: Speaker, rng: np.random.Generator) -> np.ndar
     return np.clip(waveform, -1.0, 1.0).astype(np.float32)
 
 
-def _write_flac(path: Path, waveform: np.ndarray) -> None:
-    """Writes 16-bit FLAC; through memory, since libsndfile is silent about a full disk."""
-    encoded = io.BytesIO()
-    soundfile.write(encoded, waveform, RATE_HZ, format="FLAC", subtype="PCM_16")
-    path.write_bytes(encoded.getvalue())
-
-
 def write_corpus(folder: Path, arguments: Arguments) -> float:
     """Writes the files of a corpus into an existing empty folder; returns its length in seconds."""
     speakers = draw_speakers(arguments.num_speakers, arguments.seed)
@@ -144,7 +134,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
                     for word in rng.choice(WORDS, rng.integers(1, arguments.max_words + 1))
                 ]
                 waveform = say(words, speaker, rng)
-                _write_flac(chapter / f"{utterance_id}.flac", waveform)
+                write_flac(chapter / f"{utterance_id}.flac", waveform, RATE_HZ)
                 lines.append(f"{utterance_id} {' '.join(words)}\n")
                 num_samples += len(waveform)
                 bar.update()
@@ -177,23 +167,13 @@ def already_made(output_dir: Path, arguments: Arguments) -> bool:
 
 
 def make_corpus(output_dir: Path, arguments: Arguments) -> float:
-    """Makes a corpus whole or not at all: beside its place first, then by a rename.
+    """Makes a corpus whole or not at all.
 
     Returns:
         Its length in seconds.
     """
-    partial = output_dir.parent / f".{output_dir.name}.{uuid.uuid4().hex[:8]}.partial"
-    try:
-        partial.mkdir(parents=True)
-        duration_seconds = write_corpus(partial, arguments)
-        os.rename(partial, output_dir)
-    except OSError as error:
-        raise UserError.expected(
-            f"to write {output_dir}", error.strerror or error, "Free space or name another folder"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return duration_seconds
+    with new_folder(output_dir) as folder:
+        return write_corpus(folder, arguments)
 
 
 def main(argv: list[str]) -> int:

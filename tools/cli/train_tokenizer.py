@@ -1,7 +1,10 @@
 """Makes a vocabulary file of the transcripts of a LibriSpeech-layout corpus."""
 
+import os
 import sys
 from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from conformer.tokenizer import (
     MODEL_TYPES,

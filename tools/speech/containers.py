@@ -1,11 +1,16 @@
-"""What libsndfile leaves unsaid about a sound file: its kind by content, and if it is whole."""
+"""What libsndfile leaves unsaid about sound files: kind by content, wholeness, full disks."""
 
 import contextlib
+import io
 import os
 import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import soundfile
 
 # Sizes from here on mean "to the end of the file": SoX writes 0x7FFFF000 into a pipe, ffmpeg
 # 0xFFFFFFFF.
@@ -142,3 +147,10 @@ def _ogg_checksum(data: bytes) -> int:
     """Takes Ogg's CRC-32 as zlib's, with the bits of every byte reversed and no inversions."""
     checksum = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{checksum:032b}"[::-1], 2)
+
+
+def write_flac(path: Path, waveform: np.ndarray, rate_hz: int) -> None:
+    """Writes [S] float32 as 16-bit FLAC; raises OSError, also where libsndfile would be silent."""
+    encoded = io.BytesIO()
+    soundfile.write(encoded, waveform, rate_hz, format="FLAC", subtype="PCM_16")
+    path.write_bytes(encoded.getvalue())

@@ -120,10 +120,10 @@ def test_empty_folder_is_filled(tmp_path):
 
 
 def test_failure_leaves_nothing(tmp_path, monkeypatch):
-    def full_disk(path, waveform):
+    def full_disk(path, waveform, rate_hz):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthesize_corpus, "_write_flac", full_disk)
+    monkeypatch.setattr(synthesize_corpus, "write_flac", full_disk)
     with pytest.raises(UserError, match="No space left"):
         make(tmp_path / "corpus")
     assert os.listdir(tmp_path) == []

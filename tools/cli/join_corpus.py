@@ -1,0 +1,127 @@
+"""Joins utterances of a corpus at random into longer ones, as one more split to train on.
+
+A small corpus of short strings teaches few neighbours of each word; a joined one has boundaries,
+repetitions and lengths that no recording has. Only utterances of one speaker are joined.
+"""
+
+import os
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import new_folder
+from tools.speech.audio import AudioLimits, read
+from tools.speech.containers import write_flac
+from tools.speech.corpus import Utterance, read_librispeech
+
+RATE_HZ = 16000
+
+
+def draw(
+    utterances: list[Utterance], max_seconds: float, max_parts: int, rng: np.random.Generator
+) -> list[Utterance]:
+    """Draws utterances of one speaker that are no longer together than `max_seconds`.
+
+    Args:
+        utterances: of that speaker.
+        max_seconds: of all parts.
+        max_parts: the number of parts is drawn evenly from 2 to this.
+        rng: what decides.
+
+    Returns:
+        At least one utterance; fewer than drawn where the next one would be too long.
+    """
+    parts: list[Utterance] = []
+    seconds = 0.0
+    for index in rng.integers(len(utterances), size=rng.integers(2, max_parts + 1)):
+        seconds += utterances[index].duration_seconds
+        if parts and seconds > max_seconds:
+            break
+        parts.append(utterances[index])
+    return parts
+
+
+def write_split(
+    folder: Path,
+    by_speaker: dict[str, list[Utterance]],
+    num_utterances: int,
+    max_seconds: float,
+    max_parts: int,
+    seed: int,
+) -> float:
+    """Writes a split into an existing empty folder; returns its length in seconds."""
+    speakers = sorted(by_speaker)
+    shares = np.array([len(by_speaker[speaker]) for speaker in speakers], float)
+    limits = AudioLimits(RATE_HZ, max_seconds=max_seconds)
+    lines: dict[str, list[str]] = defaultdict(list)
+    num_samples = 0
+    for index in tqdm(range(num_utterances), desc="joining", unit="utterance", delay=1):
+        rng = np.random.default_rng([seed, index])
+        speaker = speakers[rng.choice(len(speakers), p=shares / shares.sum())]
+        parts = draw(by_speaker[speaker], max_seconds, max_parts, rng)
+        waveform = np.concatenate([read(part.path, limits) for part in parts])
+        chapter = folder / speaker / "0"
+        chapter.mkdir(parents=True, exist_ok=True)
+        utterance_id = f"{speaker}-0-{len(lines[speaker]):05d}"
+        write_flac(chapter / f"{utterance_id}.flac", waveform, RATE_HZ)
+        words = " ".join(part.transcript for part in parts)
+        lines[speaker].append(f"{utterance_id} {words}\n")
+        num_samples += len(waveform)
+    for speaker, transcripts in lines.items():
+        path = folder / speaker / "0" / f"{speaker}-0.trans.txt"
+        path.write_text("".join(transcripts), encoding="utf-8")
+    return num_samples / RATE_HZ
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    command_line = CommandLine(
+        "join_corpus",
+        "Joins utterances of the same speaker at random into a new split.",
+        "--split_dir=DIR --output_dir=DIR [FLAGS]",
+    )
+    command_line.string("split_dir", None, "Split of a corpus to draw from.")
+    command_line.string("output_dir", None, "New split to write.")
+    command_line.integer("num_utterances", 1000, "Utterances to make.")
+    command_line.integer("max_parts", 3, "Parts of one utterance, at most.")
+    command_line.number("max_seconds", 10.0, "Length of an utterance, at most.")
+    command_line.integer("seed", 0, "Seed of everything drawn.")
+    flags, rest = command_line.parse(argv)
+    if rest or not flags.split_dir or not flags.output_dir:
+        raise UserError.expected(
+            "--split_dir DIR --output_dir DIR", " ".join(argv) or "nothing", "See --help"
+        )
+    if flags.num_utterances < 1 or flags.max_parts < 2 or flags.seed < 0:
+        raise UserError.expected(
+            "--num_utterances >= 1, --max_parts >= 2 and --seed >= 0",
+            f"{flags.num_utterances}, {flags.max_parts} and {flags.seed}",
+            "Correct the flag",
+        )
+    output_dir = Path(flags.output_dir).absolute()
+    if output_dir.exists():
+        raise UserError.expected(
+            "a new --output_dir", f"{output_dir}, which exists", "Name another or remove it"
+        )
+    limits = AudioLimits(RATE_HZ, max_seconds=flags.max_seconds)
+    by_speaker: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in read_librispeech(flags.split_dir, (), limits).utterances:
+        by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
+    with new_folder(output_dir) as folder:
+        size, longest = flags.num_utterances, limits.max_seconds
+        seconds = write_split(folder, by_speaker, size, longest, flags.max_parts, flags.seed)
+    print(
+        f"{flags.output_dir}: {flags.num_utterances} utterances, {seconds / 60:.1f} minutes.",
+        file=sys.stderr,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
