@@ -14,7 +14,7 @@ import tensorflow as tf
 from conformer.config import ConformerConfig, load_config
 from conformer.decoding import detokenize
 from conformer.model import BLANK, ConformerTransducer, build_model
-from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights
+from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights, without_silence
 from conformer.tokenizer import tokenizer_from_json
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
@@ -53,12 +53,14 @@ class Signatures:
         self._encode = signature(
             self._encode_features, features=(float32, None, None, bins), lengths=(int32, None)
         )
+        self._listen = signature(self._listen_waveforms, **sound)
         self._recognizer = signature(self._recognize, **sound)
         self.functions = {
             "serving_default": signature(self._recognize_waveforms, **sound),
             "serve_bytes": signature(self._recognize_bytes, bytes=(tf.string, None)),
             "features": self._features,
             "encode": self._encode,
+            "listen": self._listen,
             "predict": signature(
                 self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
             ),
@@ -92,14 +94,20 @@ class Signatures:
     def _join(self, encoded, predicted):
         return {"logits": self._model.join(encoded, predicted)}
 
-    def _listen(self, waveforms, lengths):
+    def _listen_waveforms(self, waveforms, lengths):
+        """Front end and encoder in one; digital silence has no frames."""
         features = self._features(waveforms, lengths)
         encoded = self._encode(features["features"], features["feature_lengths"])
-        return encoded["encoded"], encoded["encoded_lengths"]
+        frames = without_silence(waveforms, lengths, encoded["encoded_lengths"])
+        return {"encoded": encoded["encoded"], "encoded_lengths": frames}
 
     def _recognize(self, waveforms, lengths):
+        def listen(waveforms, lengths):
+            heard = self._listen(waveforms, lengths)
+            return heard["encoded"], heard["encoded_lengths"]
+
         cap = self._config.decoding.max_symbols_per_frame
-        hypotheses = greedy(self._model, waveforms, lengths, cap, listen=self._listen)
+        hypotheses = greedy(self._model, waveforms, lengths, cap, listen)
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
 
     def _recognize_waveforms(self, waveforms, lengths):
@@ -149,9 +157,26 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "blank": BLANK,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
         "state_shape": [2, model.prediction.hidden_dim],
-        "convert": ["features", "encode", "predict", "join"],
+        "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),
+    }
+
+
+def _conversion(config: ConformerConfig) -> dict[str, dict]:
+    """The signatures that a converter takes.
+
+    Each has a range for every free dimension of its inputs other than the batch, and may be `small`
+    where one call is too little work to share among threads. The decoder asks for one frame and one
+    token at a time.
+    """
+    rate_hz, data = config.features.sample_rate_hz, config.data
+    samples = [max(1, round(data.min_seconds * rate_hz)), round(data.max_eval_seconds * rate_hz)]
+    one = [[1, 1]]
+    return {
+        "listen": {"dim_range": {"waveforms": [samples]}},
+        "predict": {"dim_range": {}, "small": True},
+        "join": {"dim_range": {"encoded": one, "predicted": one}, "small": True},
     }
 
 

@@ -37,6 +37,24 @@ VOCABULARY_FILE, CONFIG_FILE = "vocabulary.json", "config.yml"
 _TEXTS_AT_ONCE = 4096
 
 
+def without_silence(
+    waveforms: tf.Tensor, lengths: tf.Tensor, encoded_lengths: tf.Tensor
+) -> tf.Tensor:
+    """Leaves digital silence no frame: it says nothing, whatever a model would make of it.
+
+    Args:
+        waveforms: `[B, S]`.
+        lengths: `[B]` valid samples.
+        encoded_lengths: `[B]` valid frames.
+
+    Returns:
+        `[B]` frames to decode.
+    """
+    inside = sequence_mask(lengths, tf.shape(waveforms)[1])
+    sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
+    return tf.where(sounds, encoded_lengths, 0)
+
+
 def greedy(
     model: ConformerTransducer,
     waveforms: tf.Tensor,
@@ -51,13 +69,13 @@ def greedy(
         waveforms: `[B, S]`.
         lengths: `[B]` valid samples.
         max_symbols_per_frame: of the decoder.
-        listen: stands in for `model.listen` where that is a function of its own.
+        listen: stands in for `model.listen` and `without_silence` where they are one function.
     """
-    encoded, encoded_lengths = (listen or model.listen)(waveforms, lengths)
-    # Digital silence says nothing, whatever a model would make of features without variance.
-    inside = sequence_mask(lengths, tf.shape(waveforms)[1])
-    sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
-    encoded_lengths = tf.where(sounds, encoded_lengths, 0)
+    if listen is None:
+        encoded, encoded_lengths = model.listen(waveforms, lengths)
+        encoded_lengths = without_silence(waveforms, lengths, encoded_lengths)
+    else:
+        encoded, encoded_lengths = listen(waveforms, lengths)
     return greedy_decode(
         encoded,
         encoded_lengths,

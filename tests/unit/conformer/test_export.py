@@ -99,6 +99,11 @@ def test_the_pieces_equal_those_of_the_model(runner, model, inputs):
     found = runner.run({"features": features.numpy(), "lengths": frames.numpy()}, "encode")
     np.testing.assert_allclose(found["encoded"], encoded, atol=1e-5)
     np.testing.assert_array_equal(found["encoded_lengths"], lengths)
+    found = runner.run(inputs, "listen")
+    np.testing.assert_allclose(found["encoded"], encoded, atol=1e-5)
+    np.testing.assert_array_equal(found["encoded_lengths"], lengths)
+    silent = {**inputs, "waveforms": np.zeros_like(inputs["waveforms"])}
+    assert not runner.run(silent, "listen")["encoded_lengths"].any()
     states = tf.random.stateless_normal([4, 2, model.prediction.hidden_dim], [1, 2])
     tokens = np.array([[0], [3], [1], [6]], np.int32)
     predicted, following = model.predict(tokens, states)
@@ -172,6 +177,7 @@ def test_signatures_are_those_of_the_design(runner, model):
         "serving_default": sound,
         "serve_bytes": (("bytes", "string", (None,)),),
         "features": sound,
+        "listen": sound,
         "encode": (
             ("features", "float32", (None, None, bins)),
             ("lengths", "int32", (None,)),
@@ -196,7 +202,14 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert pipeline["state_shape"] == [2, model.prediction.hidden_dim]
     assert pipeline["vocabulary"]["surfaces"] == list(tokenizer.surfaces)
     assert pipeline["num_parameters"] == model.count_params()
-    assert set(pipeline["convert"]) < set(runner.signatures)
+    for name, conversion in pipeline["convert"].items():
+        shapes = {name: shape for name, _, shape in runner.signatures[name]}
+        assert conversion["dim_range"].keys() <= shapes.keys()
+        for tensor, shape in shapes.items():
+            # The batch comes first; the rest of what is free has a range.
+            ranges = conversion["dim_range"].get(tensor, [])
+            assert len(ranges) == shape.count(None) - 1, (name, tensor)
+            assert all(1 <= low <= high for low, high in ranges)
     assert pipeline["max_seconds"] > pipeline["min_seconds"] > 0
 
 
