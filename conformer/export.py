@@ -18,6 +18,7 @@ from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights, w
 from conformer.tokenizer import tokenizer_from_json
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
+from tools.files import new_folder
 from tools.inference.runner import PIPELINE_FILE
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 
@@ -181,7 +182,7 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
 
 
 def export(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Writes a SavedModel beside and renames it into place.
+    """Writes a SavedModel, whole or not at all.
 
     Args:
         checkpoint: its moving average is exported where it has one.
@@ -195,28 +196,21 @@ def export(checkpoint: Checkpoint, output_dir: Path) -> None:
         raise UserError.expected(
             "an --output_dir that is new or an earlier export", output_dir, "Choose another"
         )
-    beside = output_dir.with_name(f".{output_dir.name}.unfinished")
-    shutil.rmtree(beside, ignore_errors=True)
     signatures = Signatures(model, tokenizer.surfaces, config)
-    try:
-        output_dir.parent.mkdir(parents=True, exist_ok=True)
-        signatures.save(beside)
-        description = pipeline_description(config, tokenizer, model)
-        (beside / "assets").mkdir(exist_ok=True)
-        (beside / "assets" / PIPELINE_FILE).write_text(json.dumps(description, indent=1))
+    description = pipeline_description(config, tokenizer, model)
+    with new_folder(output_dir, replace=True) as folder:
+        try:
+            signatures.save(folder)
+        except tf.errors.OpError as error:
+            raise OSError(error) from error
+        (folder / "assets").mkdir(exist_ok=True)
+        (folder / "assets" / PIPELINE_FILE).write_text(json.dumps(description, indent=1))
         if output_dir.exists():
             # What somebody put beside the model (a card, samples) stays.
             for path in output_dir.iterdir():
                 if path.name not in _EXPORTED:
                     copy = shutil.copytree if path.is_dir() else shutil.copy2
-                    copy(path, beside / path.name)
-            shutil.rmtree(output_dir)
-        beside.rename(output_dir)
-    except (OSError, tf.errors.OpError) as error:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise UserError.expected(
-            f"room and permission to write {output_dir}", error, "Choose another --output_dir"
-        ) from error
+                    copy(path, folder / path.name)
 
 
 def main(argv: list[str]) -> int:

@@ -36,20 +36,29 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """Gives an empty folder beside a place, which takes that place when the block has ended well.
 
     Args:
         path: must not exist, or be an empty folder.
+        replace: whether it may also be a folder with content, which ends then.
 
     Raises:
         UserError: something cannot be written; nothing is left.
     """
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+    old = beside.with_suffix(".old")
     try:
         beside.mkdir(parents=True)
         yield beside
-        os.rename(beside, path)
+        if replace and path.exists():
+            path.rename(old)
+        try:
+            beside.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
     except OSError as error:
         raise UserError.expected(
             f"room and permission to write {path}",
@@ -58,3 +67,4 @@ def new_folder(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)

@@ -1,11 +1,11 @@
-"""Text files appear whole or not at all."""
+"""Files and folders appear whole or not at all."""
 
 from pathlib import Path
 
 import pytest
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import new_folder, write_text
 
 
 def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
@@ -42,3 +42,36 @@ def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="room and permission to write"):
         write_text(tmp_path / "file" / "a", "")
+
+
+def test_a_folder_appears_when_its_block_has_ended(tmp_path):
+    with new_folder(tmp_path / "above" / "new") as folder:
+        (folder / "a").write_text("one")
+        assert not (tmp_path / "above" / "new").exists()
+    assert (tmp_path / "above" / "new" / "a").read_text() == "one"
+    assert [path.name for path in (tmp_path / "above").iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_a_block_that_fails_leaves_what_there_was(tmp_path, problem):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "a").write_text("one")
+    expected = UserError if isinstance(problem, OSError) else KeyboardInterrupt
+    with pytest.raises(expected), new_folder(path, replace=True) as folder:
+        (folder / "a").write_text("two")
+        raise problem
+    assert (path / "a").read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_with_content_is_replaced_only_when_asked(tmp_path):
+    path = tmp_path / "folder"
+    for name, replace in (("a", False), ("b", True)):
+        with new_folder(path, replace) as folder:
+            (folder / name).write_text("")
+    assert [file.name for file in path.iterdir()] == ["b"]
+    with pytest.raises(UserError, match="another folder"), new_folder(path):
+        pass
+    assert [file.name for file in path.iterdir()] == ["b"]
+    assert list(tmp_path.iterdir()) == [path]
