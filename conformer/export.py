@@ -17,9 +17,9 @@ from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights, without_silence
 from conformer.tokenizer import tokenizer_from_json
 from tools.config.command_line import CommandLine, run
+from tools.conversion.saved_model import PIPELINE_FILE
 from tools.errors import UserError
 from tools.files import new_folder
-from tools.inference.runner import PIPELINE_FILE
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 
 _EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
@@ -171,8 +171,9 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
     where one call is too little work to share among threads. The decoder asks for one frame and one
     token at a time.
     """
-    rate_hz, data = config.features.sample_rate_hz, config.data
-    samples = [max(1, round(data.min_seconds * rate_hz)), round(data.max_eval_seconds * rate_hz)]
+    rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
+    seconds = (window_ms / 1000, config.data.max_eval_seconds)
+    samples = [round(bound * rate_hz) for bound in seconds]
     one = [[1, 1]]
     return {
         "listen": {"dim_range": {"waveforms": [samples]}},

@@ -9,10 +9,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
+from tools.conversion.saved_model import read_pipeline
 from tools.errors import UserError
-from tools.inference.flags import add_inference_flags
+from tools.inference.flags import add_inference_flags, open_runner
 from tools.inference.report import SpeechRow, Stopwatch, speech_speed, write_report
-from tools.inference.runner import Runner, load, read_pipeline
+from tools.inference.runner import Runner
 from tools.speech.audio import AudioError, AudioLimits, probe
 from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
 from tools.speech.scoring import score
@@ -134,10 +135,6 @@ def main(argv: list[str]) -> int:
             f"{values.batch_size} and {values.warmup_count}",
             "Correct the flag",
         )
-    if not values.run_eagerly:
-        raise UserError.expected(
-            "--run_eagerly=1", "0", "Leave it out: only TensorFlow's runtime is here yet"
-        )
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
     pipeline = read_pipeline(model_dir)
     limits = AudioLimits(
@@ -151,7 +148,7 @@ def main(argv: list[str]) -> int:
         manifest = read_librispeech(values.data_dir, (), limits)
         utterances = manifest.utterances
         skipped = [(detail, why) for why, details in manifest.skipped.items() for detail in details]
-    runner = load(model_dir)
+    runner = open_runner(values, model_dir)
     texts, reasons, seconds = recognize(
         runner, utterances, limits, values.batch_size, values.warmup_count
     )
@@ -173,14 +170,14 @@ def main(argv: list[str]) -> int:
             ", ".join(unusable) or "; ".join(f"{path} ({reason})" for path, reason in skipped[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, seconds, values.batch_size, runner.mode)
+    summary = summarize(rows, skipped, seconds, values.batch_size, runner)
     if values.result_path:
         write_report(Path(values.result_path), summary, rows)
     show(summary, skipped)
     return 0
 
 
-def summarize(rows, skipped, seconds: float, batch_size: int, mode: str) -> dict:
+def summarize(rows, skipped, seconds: float, batch_size: int, runner: Runner) -> dict:
     """The report's numbers; error rates are null where there are no transcripts."""
     rates = dict.fromkeys(("wer", "cer", "substitutions", "deletions", "insertions"))
     if rows[0].reference is not None:
@@ -192,8 +189,8 @@ def summarize(rows, skipped, seconds: float, batch_size: int, mode: str) -> dict
         "num_utterances": len(rows),
         "num_skipped": len(skipped),
         "batch_size": batch_size,
-        "precision": "fp32",
-        "mode": mode,
+        "precision": runner.precision,
+        "mode": runner.mode,
         "recognition_seconds": seconds,
     }
 

@@ -15,6 +15,7 @@ import conformer.infer
 from conformer.infer import BUNDLED_MODEL, main
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
+from tools.inference import flags
 from tools.speech.synthesis import synthesize
 
 # What MANIFEST.md calls valid, or leaves to the program; the text where it is known.
@@ -45,10 +46,10 @@ REPORT_KEYS = (
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
     """Loads the bundled model once for all tests of this module."""
-    load = conformer.infer.load
-    conformer.infer.load = functools.cache(load)
+    load = flags.load
+    flags.load = functools.cache(load)
     yield
-    conformer.infer.load = load
+    flags.load = load
 
 
 def test_every_shared_sound_file_is_recognized_or_refused_in_one_line(shared_data, capfd):
@@ -106,6 +107,37 @@ def test_the_card_tells_the_word_error_rate(shared_data, tmp_path):
     card = (BUNDLED_MODEL / "MODEL_CARD.md").read_text()
     told = float(re.search(r"\| word error rate \| ([0-9.]+) % \|", card)[1])
     assert 100 * summary["wer"] == pytest.approx(told, abs=0.2)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """Where the bundled model is converted to once, for batches of up to 32."""
+    return tmp_path_factory.mktemp("converted") / "model"
+
+
+def test_the_converted_model_writes_the_same_texts(shared_data, converted, tmp_path):
+    tables = []
+    for mode in ("--run_eagerly=1", "--run_eagerly=0"):
+        report = tmp_path / f"{len(tables)}.json"
+        common = [f"--data_dir={shared_data / 'fsdd_librispeech' / 'dev-clean'}"]
+        common += ["--batch_size=16", f"--converted_savedmodel_dir={converted}"]
+        main([*common, mode, f"--result_path={report}"])
+        tables.append(report.with_suffix(".tsv").read_text())
+    assert json.loads(report.read_text())["mode"] == "jit"
+    assert tables[0] == tables[1]
+
+
+def test_a_converted_model_is_found_again_in_the_cache(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = [str(BUNDLED_MODEL / "sample.flac"), "--run_eagerly=0", "--backend=onnxruntime"]
+    main(arguments)
+    first = capfd.readouterr()
+    main(arguments)
+    second = capfd.readouterr()
+    assert first.out == second.out != ""
+    assert "converted " in first.err
+    assert "converting" not in second.err
+    assert "jit" in second.err
 
 
 @pytest.fixture
@@ -174,7 +206,7 @@ def test_long_sounds_are_refused_by_their_header(tmp_path):
         (["/nowhere.wav"], "/nowhere.wav"),
         (["--data_dir=/nowhere"], "/nowhere"),
         (["a.wav", "--batch_size=0"], "batch_size"),
-        (["a.wav", "--run_eagerly=0"], "run_eagerly"),
+        (["a.wav", "--backend=tflite"], "tflite"),
         (["a.wav", "--native_savedmodel_dir=/nowhere"], "/nowhere"),
     ],
 )

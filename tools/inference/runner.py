@@ -1,24 +1,21 @@
 """Runners: exported models behind one protocol, whatever executes them."""
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import tensorflow as tf
 
-from tools.errors import UserError
-
-PIPELINE_FILE = "pipeline.json"
-
-
-class TensorSpec(NamedTuple):
-    """Name, dtype and shape of an input; None is a free dimension."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | None, ...]
+from tools.conversion.artifact import Artifact, is_artifact, open_artifact
+from tools.conversion.dim_range import check_inputs, pad_to
+from tools.conversion.saved_model import (
+    TensorSpec,
+    input_specs,
+    load_saved_model,
+    read_pipeline,
+)
+from tools.inference.transducer import transcribe
 
 
 class Runner(Protocol):
@@ -27,12 +24,14 @@ class Runner(Protocol):
     Attributes:
         pipeline: what the export says of the model (`pipeline.json`).
         signatures: inputs of every signature by its name.
-        mode: how it runs, for reports.
+        mode: how it runs, for reports: "eager", or "jit" for a converted model.
+        precision: what it computes in, by the names of `--quant_precision`.
     """
 
     pipeline: Mapping
     signatures: Mapping[str, tuple[TensorSpec, ...]]
     mode: str
+    precision: str
 
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
@@ -43,19 +42,12 @@ class Runner(Protocol):
 class EagerRunner:
     """TensorFlow's own runtime on a SavedModel."""
 
-    mode = "eager"
+    mode, precision = "eager", "fp32"
 
-    def __init__(self, model_dir: Path, pipeline: Mapping):
+    def __init__(self, functions: Mapping[str, Callable], pipeline: Mapping):
         self.pipeline = pipeline
-        self._loaded = tf.saved_model.load(str(model_dir))
-        self._functions = dict(self._loaded.signatures)
-        self.signatures = {
-            name: tuple(
-                TensorSpec(key, spec.dtype.name, tuple(spec.shape.as_list()))
-                for key, spec in sorted(function.structured_input_signature[1].items())
-            )
-            for name, function in self._functions.items()
-        }
+        self._functions = functions
+        self.signatures = {name: input_specs(function) for name, function in functions.items()}
 
     def run(self, inputs, signature="serving_default"):
         """Runs a batch and returns the outputs by name."""
@@ -63,41 +55,54 @@ class EagerRunner:
         return {k: v.numpy() for k, v in self._functions[signature](**tensors).items()}
 
 
-def read_pipeline(model_dir: str | Path) -> dict:
-    """Reads what an exported model says of itself, without loading it.
+class JitRunner:
+    """A converted model in the runtime that it was converted for.
 
-    Args:
-        model_dir: a SavedModel directory with its `pipeline.json` among the assets.
-
-    Raises:
-        UserError: the directory is not such an export.
+    Inputs that are smaller than a fixed size are padded, and their batch is cut off again.
     """
-    directory = Path(model_dir)
-    path = directory / "assets" / PIPELINE_FILE
-    if not (directory / "saved_model.pb").is_file() or not path.is_file():
-        raise UserError.expected(
-            "a SavedModel directory that this project exported",
-            directory if directory.exists() else f"{directory}, which does not exist",
-            "Make one with `python -m conformer.export --checkpoint RUN_DIR --output_dir D`",
-        )
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError.expected(f"a readable {path}", error, "Export the model again") from error
+
+    mode = "jit"
+
+    def __init__(self, artifact: Artifact):
+        self.manifest, self.pipeline = artifact.manifest, artifact.pipeline
+        self.precision = artifact.manifest["request"]["precision"]
+        self._inputs, self._functions = artifact.inputs, artifact.functions
+        self._composed: dict[str, Callable] = {}
+        self.signatures = dict(artifact.inputs)
+        if self.pipeline.get("kind") == "transducer":
+            self._composed["serving_default"] = self._transcribe
+            self.signatures["serving_default"] = artifact.inputs["listen"]
+
+    def run(self, inputs, signature="serving_default"):
+        """Runs a batch and returns the outputs by name."""
+        composed = self._composed.get(signature)
+        return composed(inputs) if composed else self._run_converted(inputs, signature)
+
+    def _run_converted(self, inputs, signature):
+        specs = self._inputs[signature]
+        padded = pad_to(inputs, specs)
+        check_inputs(padded, specs)
+        outputs = self._functions[signature](padded)
+        name = specs[0].name
+        size = len(inputs[name])
+        if len(padded[name]) == size:
+            return outputs
+        return {name: array[:size] for name, array in outputs.items()}
+
+    def _transcribe(self, inputs):
+        return transcribe(self._run_converted, self.pipeline, inputs)
 
 
 def load(model_dir: str | Path) -> Runner:
     """Opens an exported model.
 
+    Args:
+        model_dir: a SavedModel that was exported, or an artifact that was converted.
+
     Raises:
-        UserError: the directory is not an export, or damaged.
+        UserError: the directory is neither, or damaged.
     """
+    if is_artifact(model_dir):
+        return JitRunner(open_artifact(model_dir))
     pipeline = read_pipeline(model_dir)
-    try:
-        return EagerRunner(Path(model_dir), pipeline)
-    except (OSError, ValueError, tf.errors.OpError) as error:
-        raise UserError.expected(
-            f"a readable SavedModel in {model_dir}",
-            str(error).splitlines()[0],
-            "Export the model again",
-        ) from error
+    return EagerRunner(load_saved_model(model_dir), pipeline)

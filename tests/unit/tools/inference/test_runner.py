@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tools.conversion.saved_model import read_pipeline
 from tools.errors import UserError
-from tools.inference.runner import load, read_pipeline
+from tools.inference.runner import load
 
 PIPELINE = {"family": "toy", "sample_rate_hz": 16000}
 

@@ -1,0 +1,204 @@
+"""Conversion of a small model for every backend: values, ranges, reuse, and what goes wrong."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from tools.conversion import backends
+from tools.conversion.converter import ConversionRequest, convert
+from tools.errors import UserError
+from tools.inference.runner import load
+
+RANGE = {"waveforms": ((1, 3), (10, 40))}
+
+
+@pytest.fixture(scope="session", params=backends.NAMES)
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def converted(native, backend, tmp_path_factory):
+    """An artifact for batches of 1 to 3 and 10 to 40 samples."""
+    directory = tmp_path_factory.mktemp(backend) / "converted"
+    convert(native, directory, ConversionRequest(backend, dim_range=RANGE))
+    return directory
+
+
+def sound(rows, samples):
+    rng = np.random.default_rng([rows, samples])
+    lengths = rng.integers(1, samples + 1, rows).astype(np.int32)
+    return {"waveforms": rng.standard_normal((rows, samples)).astype("f"), "lengths": lengths}
+
+
+def names(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(1, 10), (3, 40), (2, 23)])
+def test_inside_its_range_it_answers_as_the_saved_model(native, converted, rows, samples):
+    eager, jit = load(native), load(converted)
+    assert (eager.mode, jit.mode) == ("eager", "jit")
+    inputs = sound(rows, samples)
+    expected, found = eager.run(inputs), jit.run(inputs)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == value.dtype
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(4, 20), (1, 9), (1, 41)])
+def test_outside_its_range_it_refuses_in_one_line(converted, rows, samples):
+    with pytest.raises(UserError, match=r"\[1:3, 10:40\].*--dim_range") as caught:
+        load(converted).run(sound(rows, samples))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_fixed_shape_is_padded_to_and_cut_from(native, backend, tmp_path):
+    fixed = {"waveforms": ((3, 3), (40, 40))}
+    convert(native, tmp_path / "fixed", ConversionRequest(backend, dim_range=fixed))
+    jit = load(tmp_path / "fixed")
+    inputs = sound(2, 23)
+    expected, found = load(native).run(inputs), jit.run(inputs)
+    np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(found["doubled"], expected["doubled"])
+    with pytest.raises(UserError, match=r"\[3, 40\]"):
+        jit.run(sound(4, 23))
+
+
+def test_without_a_range_the_pipeline_and_the_batch_give_it(native, backend, tmp_path):
+    manifest = convert(native, tmp_path / "a", ConversionRequest(backend, batch=(1, 6)))
+    assert manifest["signatures"]["serving_default"]["inputs"] == [
+        ["lengths", "int32", [[1, 6]]],
+        ["waveforms", "float32", [[1, 6], [10, 50]]],
+    ]
+
+
+def test_the_manifest_says_what_it_is_and_is_reused(native, converted, backend):
+    request = ConversionRequest(backend, dim_range=RANGE)
+    before = {path.name: path.stat().st_mtime_ns for path in converted.iterdir()}
+    manifest = convert(native, converted, request)
+    assert manifest["reused"]
+    assert manifest["family"] == "toy"
+    assert manifest["request"]["backend"] == backend
+    assert manifest["versions"].keys() == {backend}
+    assert len(manifest["source_sha256"]) == 64
+    assert before == {path.name: path.stat().st_mtime_ns for path in converted.iterdir()}
+
+
+def copied(directory, tmp_path):
+    return shutil.copytree(directory, tmp_path / "copy")
+
+
+@pytest.mark.parametrize("change", ["request", "source", "version", "damage"])
+def test_what_does_not_match_is_converted_again(native, converted, backend, tmp_path, change):
+    artifact, source = copied(converted, tmp_path), native
+    request = ConversionRequest(backend, dim_range=RANGE)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    if change == "request":
+        request = ConversionRequest(backend, dim_range={"waveforms": ((1, 5), (10, 40))})
+    elif change == "source":
+        source = shutil.copytree(native, tmp_path / "source")
+        pipeline = source / "assets" / "pipeline.json"
+        pipeline.write_text(pipeline.read_text() + "\n")
+    elif change == "version":
+        manifest["versions"][backend] = "0.1"
+        (artifact / "manifest.json").write_text(json.dumps(manifest))
+    else:
+        (artifact / "manifest.json").write_text("{")
+        with pytest.raises(UserError, match="earlier conversion"):
+            convert(source, artifact, request)
+        return
+    assert not convert(source, artifact, request)["reused"]
+    assert convert(source, artifact, request)["reused"]
+    load(artifact).run(sound(2, 20))
+    assert [name for name in names(tmp_path) if name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "format 1"),
+        ({"machine": "vax"}, "vax"),
+        ({"versions": {"other": "1"}}, "versions"),
+    ],
+)
+def test_an_artifact_of_elsewhere_is_one_line(converted, tmp_path, change, message):
+    artifact = copied(converted, tmp_path)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    (artifact / "manifest.json").write_text(json.dumps(manifest | change))
+    with pytest.raises(UserError, match=message) as caught:
+        load(artifact)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_truncated_or_missing_file_is_one_line(converted, tmp_path):
+    artifact = copied(converted, tmp_path)
+    manifest = json.loads((artifact / "manifest.json").read_text())
+    for name in manifest["files"]:
+        whole = (artifact / name).read_bytes()
+        (artifact / name).write_bytes(whole[:-10])
+        with pytest.raises(UserError, match=f"{name}.*Convert it again"):
+            load(artifact)
+        (artifact / name).unlink()
+        with pytest.raises(UserError, match=f"{name}.*Convert it again"):
+            load(artifact)
+        (artifact / name).write_bytes(whole)
+    load(artifact)
+
+
+def test_what_is_no_export_or_no_place_is_one_line(native, backend, tmp_path):
+    request = ConversionRequest(backend)
+    with pytest.raises(UserError, match="SavedModel"):
+        convert(tmp_path / "nowhere", tmp_path / "a", request)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UserError, match="earlier conversion"):
+        convert(native, tmp_path / "mine", request)
+    source = shutil.copytree(native, tmp_path / "source")
+    pipeline = {"family": "toy", "convert": {"encode": {"dim_range": {}}}}
+    (source / "assets" / "pipeline.json").write_text(json.dumps(pipeline))
+    with pytest.raises(UserError, match="encode"):
+        convert(source, tmp_path / "a", request)
+    assert names(tmp_path) == ["mine", "source"]
+
+
+@pytest.mark.parametrize(
+    ("request_fields", "message"),
+    [
+        ({"precision": "int16_fp32"}, "fp32"),
+        ({"dim_range": {"images": ((1, 2),)}}, "images"),
+        ({"dim_range": {"waveforms": ((1, 2),)}}, "waveforms"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_one_line(
+    native, backend, tmp_path, request_fields, message
+):
+    with pytest.raises(UserError, match=message) as caught:
+        convert(native, tmp_path / "a", ConversionRequest(backend, **request_fields))
+    assert "\n" not in str(caught.value)
+    assert names(tmp_path) == []
+
+
+def test_an_interrupted_conversion_leaves_nothing(native, backend, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(backends.get(backend), "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        convert(native, tmp_path / "a", ConversionRequest(backend))
+    assert names(tmp_path) == []
+
+
+def test_backends_are_chosen_by_name_or_by_what_is_there(monkeypatch):
+    assert backends.choose("auto") == backends.NAMES[0]
+    assert backends.choose("onnxruntime") == "onnxruntime"
+    with pytest.raises(UserError, match="openvino"):
+        backends.get("tflite")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"setup\.sh"):
+        backends.choose("auto")
+    with pytest.raises(UserError, match=r"setup\.sh"):
+        backends.get("openvino")

@@ -1,0 +1,92 @@
+"""Dim ranges: read, spread over a signature, held against arrays."""
+
+import numpy as np
+import pytest
+
+from tools.conversion.dim_range import bounded, check_inputs, pad_to, parse_dim_ranges
+from tools.conversion.saved_model import TensorSpec
+from tools.errors import UserError
+
+FREE = (TensorSpec("lengths", "int32", (None,)), TensorSpec("waveforms", "float32", (None, None)))
+SPECS = (
+    TensorSpec("lengths", "int32", ((1, 4),)),
+    TensorSpec("waveforms", "float32", ((1, 4), (100, 200))),
+)
+FIXED = (TensorSpec("lengths", "int32", (4,)), TensorSpec("waveforms", "float32", (4, 200)))
+
+
+def sound(rows, samples, dtype=np.float32):
+    return {
+        "lengths": np.full(rows, samples, np.int32),
+        "waveforms": np.ones((rows, samples), dtype),
+    }
+
+
+def test_the_form_of_the_flag():
+    assert parse_dim_ranges("waveforms=1:8,16000:560000") == {
+        "waveforms": ((1, 8), (16000, 560000))
+    }
+    assert parse_dim_ranges(" a = 4 , 2:3 ; b=1:1") == {"a": ((4, 4), (2, 3)), "b": ((1, 1),)}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "waveforms", "waveforms=", "a=1:", "a=8:1", "a=0:4", "a=1:2;a=1:2", "a=1-8", "a=1:2:3"],
+)
+def test_another_form_is_one_line(text):
+    with pytest.raises(UserError, match="--dim_range") as caught:
+        parse_dim_ranges(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_batch_of_one_tensor_holds_for_all():
+    assert bounded(FREE, {"waveforms": ((1, 4), (100, 200))}) == SPECS
+    assert bounded(FREE, {"waveforms": ((4, 4), (200, 200))}) == FIXED
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"images": ((1, 4),)}, "images"),
+        ({"waveforms": ((1, 4),)}, r"2 ranges for waveforms of shape \[\?, \?\]"),
+        ({"lengths": ((1, 4),)}, "2 ranges for waveforms"),
+        ({}, "ranges"),
+    ],
+)
+def test_ranges_that_do_not_fit_are_one_line(ranges, message):
+    with pytest.raises(UserError, match=message):
+        bounded(FREE, ranges)
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(1, 100), (4, 200), (2, 150)])
+def test_both_ends_are_inside(rows, samples):
+    check_inputs(sound(rows, samples), SPECS)
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(5, 150), (2, 99), (2, 201), (0, 150)])
+def test_outside_is_a_line_that_names_the_range(rows, samples):
+    with pytest.raises(UserError, match=r"\[1:4") as caught:
+        check_inputs(sound(rows, samples), SPECS)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_unknown_or_of_another_type_is_one_line():
+    with pytest.raises(UserError, match="inputs lengths, waveforms"):
+        check_inputs({"waveforms": np.ones((1, 150), np.float32)}, SPECS)
+    with pytest.raises(UserError, match="inputs lengths, waveforms"):
+        check_inputs({**sound(1, 150), "more": np.ones(1)}, SPECS)
+    with pytest.raises(UserError, match="float64"):
+        check_inputs(sound(1, 150, np.float64), SPECS)
+    with pytest.raises(UserError, match=r"waveforms of shape"):
+        check_inputs({**sound(1, 150), "waveforms": np.ones(150, np.float32)}, SPECS)
+
+
+def test_padding_fills_fixed_sizes_and_nothing_else():
+    padded = pad_to(sound(2, 150), FIXED)
+    check_inputs(padded, FIXED)
+    assert padded["lengths"].tolist() == [150, 150, 0, 0]
+    assert padded["waveforms"].sum() == 300
+    ranged = sound(2, 150)
+    assert pad_to(ranged, SPECS)["waveforms"] is ranged["waveforms"]
+    with pytest.raises(UserError, match="waveforms"):
+        check_inputs(pad_to(sound(2, 201), FIXED), FIXED)

@@ -1,0 +1,126 @@
+"""Every rewrite of a graph is made where it should be, and keeps the values."""
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+
+from tools.conversion.graph import clean
+from tools.conversion.signature import to_onnx
+
+WIDTH = 6
+
+
+class Layers(tf.Module):
+    """One function for each rewrite, of `x [B, T, 6]` and `mask [B, T]`."""
+
+    def __init__(self):
+        rng = np.random.default_rng(1)
+        self.norm = keras.layers.LayerNormalization(epsilon=1e-3)
+        self.dense = keras.layers.Dense(4, activation="silu")
+        self.depthwise = keras.layers.DepthwiseConv2D((5, 1), padding="same")
+        for layer in (self.norm, self.dense):
+            layer.build((None, None, WIDTH))
+        self.depthwise.build((None, None, 1, WIDTH))
+        for layer in (self.norm, self.dense, self.depthwise):
+            layer.set_weights([rng.uniform(-1.0, 1.0, w.shape) for w in layer.get_weights()])
+        self.scale, self.shift = rng.uniform(-2.0, 2.0, (2, WIDTH)).astype(np.float32)
+
+    def layer_norm(self, x, mask):
+        return self.norm(x)
+
+    def dense_layer(self, x, mask):
+        return self.dense(x)
+
+    def select(self, x, mask):
+        return tf.where(mask[:, :, None], x, -3.0)
+
+    def batch_norm(self, x, mask):
+        x = tf.squeeze(self.depthwise(x[:, :, None]), 2)
+        return x * self.scale + self.shift
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return Layers()
+
+
+def translated(function):
+    concrete = tf.function(
+        lambda x, mask: {"y": function(x, mask)},
+        input_signature=[
+            tf.TensorSpec([None, None, WIDTH], tf.float32, "x"),
+            tf.TensorSpec([None, None], tf.bool, "mask"),
+        ],
+    ).get_concrete_function()
+    return to_onnx(concrete, "toy"), concrete
+
+
+def run(model, inputs):
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return session.run(["y"], inputs)[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "rewrite", "made", "gone"),
+    [
+        ("layer_norm", "layer_norm", "LayerNormalization", "ReduceMean"),
+        ("dense_layer", "dense", "MatMul", "Reshape"),
+        ("select", "select", "Where", "Not"),
+        ("batch_norm", "batch_norm", "Conv", "Add"),
+    ],
+)
+def test_a_rewrite_is_made_and_keeps_the_values(layers, rng, name, rewrite, made, gone):
+    model, concrete = translated(getattr(layers, name))
+    inputs = {
+        "x": rng.standard_normal((3, 7, WIDTH)).astype(np.float32),
+        "mask": rng.uniform(size=(3, 7)) < 0.5,
+    }
+    before = run(model, inputs)
+    assert clean(model)[rewrite] == 1
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count(made) == 1
+    if name != "dense_layer":  # its bias is added
+        assert gone not in operators
+    after = run(model, inputs)
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    expected = concrete(**{name: tf.constant(value) for name, value in inputs.items()})["y"]
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+
+
+def test_a_select_holds_back_what_is_not_a_number(layers, rng):
+    model, _ = translated(layers.select)
+    clean(model)
+    x = np.full((1, 2, WIDTH), np.nan, np.float32)
+    found = run(model, {"x": x, "mask": np.zeros((1, 2), bool)})
+    np.testing.assert_array_equal(found, np.full_like(x, -3.0))
+
+
+def test_what_only_looks_alike_is_left(rng):
+    """A norm over another axis, and a factor of a convolution that is read elsewhere as well."""
+    norm = keras.layers.LayerNormalization(axis=1)
+    norm.build((None, 5, WIDTH))
+    depthwise = keras.layers.DepthwiseConv2D((5, 1), padding="same")
+    depthwise.build((None, None, 1, WIDTH))
+    factor = tf.constant(rng.uniform(1.0, 2.0, WIDTH), tf.float32)
+
+    def function(x, mask):
+        y = tf.squeeze(depthwise(x[:, :, None]), 2)
+        return norm(tf.ensure_shape(y * factor + factor + tf.nn.relu(y), [None, 5, WIDTH]))
+
+    model, _ = translated(function)
+    x = rng.standard_normal((2, 5, WIDTH)).astype(np.float32)
+    inputs = {"x": x, "mask": np.ones((2, 5), bool)}
+    before = run(model, inputs)
+    counts = clean(model)
+    assert counts["layer_norm"] == counts["batch_norm"] == 0
+    np.testing.assert_array_equal(run(model, inputs), before)
+
+
+def test_names_of_inputs_and_outputs_are_those_of_the_signature(layers):
+    model, _ = translated(layers.select)
+    assert {tensor.name for tensor in model.graph.input} == {"x", "mask"}
+    assert [tensor.name for tensor in model.graph.output] == ["y"]

@@ -1,0 +1,36 @@
+"""Converts an exported SavedModel for another runtime."""
+
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.inference.flags import add_conversion_flags, convert_as_asked
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "convert",
+        "Converts an exported SavedModel for another runtime.",
+        "--native_savedmodel_dir=DIR --converted_savedmodel_dir=DIR [FLAGS]",
+    )
+    flags.string("native_savedmodel_dir", None, "SavedModel to convert.")
+    flags.integer("batch_size", 1, "Inputs run together, as a rule.")
+    add_conversion_flags(flags)
+    values, rest = flags.parse(argv)
+    if rest or not values.native_savedmodel_dir:
+        raise UserError.expected(
+            "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
+        )
+    directory, manifest = convert_as_asked(values, values.native_savedmodel_dir)
+    done = "already there" if manifest["reused"] else f"made in {manifest['seconds']:.1f} s"
+    request = manifest["request"]
+    print(f"{directory}: {request['backend']}, {request['precision']}, {done}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""From an exported SavedModel to artifacts of other runtimes: ONNX, clean-up, backends."""

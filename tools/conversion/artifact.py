@@ -1,0 +1,83 @@
+"""Converted models: a folder of a runtime's files with a manifest of what made them."""
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.conversion import backends
+from tools.conversion.backends import Function
+from tools.conversion.saved_model import PIPELINE_FILE, TensorSpec
+from tools.errors import UserError
+
+MANIFEST_FILE = "manifest.json"
+FORMAT = 1
+
+
+class Artifact(NamedTuple):
+    """An opened artifact: what it is, what the model says of itself, and what it computes."""
+
+    manifest: dict
+    pipeline: dict
+    inputs: dict[str, tuple[TensorSpec, ...]]
+    functions: dict[str, Function]
+
+
+def open_artifact(converted_dir: str | Path) -> Artifact:
+    """Loads an artifact.
+
+    Raises:
+        UserError: it is none, is damaged, or was made by other versions or for another machine.
+    """
+    directory = Path(converted_dir)
+    manifest = read_manifest(directory)
+    if manifest is None:
+        raise UserError.expected(
+            f"a converted model with a {MANIFEST_FILE}",
+            directory if directory.exists() else f"{directory}, which does not exist",
+            "Make one with `python -m tools.cli.convert`",
+        )
+    if manifest.get("format") != FORMAT:
+        raise _again(directory, f"format {FORMAT}", f"format {manifest.get('format')}")
+    backend = backends.get(manifest["request"]["backend"])
+    for key, here in (("versions", backend.versions()), ("machine", platform.machine())):
+        if manifest[key] != here:
+            raise _again(directory, f"{key} {here}", manifest[key])
+    for name, expected in manifest["files"].items():
+        path = directory / name
+        if not path.is_file() or file_hash(path) != expected:
+            raise _again(directory, f"the {name} that was written", "another one or none")
+    pipeline = json.loads((directory / PIPELINE_FILE).read_text(encoding="utf-8"))
+    inputs, functions = {}, {}
+    for name, described in manifest["signatures"].items():
+        inputs[name] = tuple(
+            TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
+            for tensor, dtype, shape in described["inputs"]
+        )
+        functions[name] = backend.open(directory / described["files"][0], described["small"])
+    return Artifact(manifest, pipeline, inputs, functions)
+
+
+def _again(directory: Path, expected: str, received: object) -> UserError:
+    return UserError.expected(f"{directory} with {expected}", received, "Convert it again")
+
+
+def is_artifact(directory: str | Path) -> bool:
+    """Tells whether a directory is a converted model."""
+    return (Path(directory) / MANIFEST_FILE).is_file()
+
+
+def read_manifest(directory: Path) -> dict | None:
+    """The manifest of an artifact, None where there is none that can be read."""
+    try:
+        found = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def file_hash(path: Path) -> str:
+    """Computes the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,132 @@
+"""Dim ranges: the shapes that one converted model serves, read, checked and padded to."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from tools.conversion.saved_model import TensorSpec
+from tools.errors import UserError
+
+# Of each tensor named, a range for every dimension that the model leaves free, batch first.
+DimRanges = Mapping[str, tuple[tuple[int, int], ...]]
+
+_FORM = '"waveforms=1:8,16000:560000", several tensors with ";" between them'
+_TENSOR = re.compile(r"\s*(\w+)\s*=\s*(\d+\s*(?::\s*\d+)?(?:\s*,\s*\d+\s*(?::\s*\d+)?)*)\s*")
+
+
+def parse_dim_ranges(text: str) -> DimRanges:
+    """Reads the flag `--dim_range`; a single number stands for a fixed size.
+
+    Raises:
+        UserError: it has another form, or a range that ends before it begins.
+    """
+    ranges = {}
+    for part in filter(str.strip, text.split(";")):
+        found = _TENSOR.fullmatch(part)
+        if found is None or found[1] in ranges:
+            raise UserError.expected(f"--dim_range {_FORM}", part.strip(), "Correct --dim_range")
+        ends = [[int(end) for end in one.split(":")] for one in found[2].split(",")]
+        ranges[found[1]] = tuple((pair[0], pair[-1]) for pair in ends)
+        if any(not 1 <= low <= high for low, high in ranges[found[1]]):
+            raise UserError.expected(
+                "--dim_range with 1 <= low <= high", part.strip(), "Correct --dim_range"
+            )
+    if not ranges:
+        raise UserError.expected(f"--dim_range {_FORM}", repr(text), "Correct --dim_range")
+    return ranges
+
+
+def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec, ...]:
+    """Puts ranges on the free dimensions of a signature's inputs.
+
+    The first free dimension of every input is the batch: a range that one tensor has for it holds
+    for all of them.
+
+    Args:
+        specs: inputs with free dimensions.
+        ranges: for at least every tensor with another free dimension than the batch.
+
+    Raises:
+        UserError: a tensor that is not there, or another number of ranges than free dimensions.
+    """
+    names = {spec.name for spec in specs}
+    unknown = sorted(ranges.keys() - names)
+    if unknown:
+        raise UserError.expected(
+            f"a tensor among {', '.join(sorted(names))}", unknown[0], "Correct --dim_range"
+        )
+    batch = next((of[0] for name, of in sorted(ranges.items()) if name in names), None)
+    result = []
+    for spec in specs:
+        num_free = spec.shape.count(None)
+        given = ranges.get(spec.name, (batch,) if batch and num_free == 1 else ())
+        if len(given) != num_free:
+            raise UserError.expected(
+                f"{num_free} ranges for {spec.name} of shape {show_shape(spec.shape)}",
+                len(given),
+                f"Give --dim_range {_FORM}",
+            )
+        rest = iter(given)
+        shape = tuple(next(rest) if size is None else size for size in spec.shape)
+        result.append(spec._replace(shape=tuple(_single(size) for size in shape)))
+    return tuple(result)
+
+
+def _single(size):
+    """A range of one size is that size."""
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+
+def show_shape(shape: Sequence) -> str:
+    """Writes a shape as `[1:8, 16000:560000, 80]`, `?` where a dimension is free."""
+    sizes = (f"{x[0]}:{x[1]}" if isinstance(x, tuple) else "?" if x is None else x for x in shape)
+    return f"[{', '.join(map(str, sizes))}]"
+
+
+def check_inputs(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> None:
+    """Compares arrays with what a model takes.
+
+    Raises:
+        UserError: a tensor is missing or unknown, of another type, or of a shape outside the range.
+    """
+    if inputs.keys() != {spec.name for spec in specs}:
+        raise UserError.expected(
+            f"the inputs {', '.join(spec.name for spec in specs)}",
+            ", ".join(inputs) or "none",
+            "Name every one of them",
+        )
+    # The tensor of most dimensions first: its range tells most.
+    for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
+        array = inputs[name]
+        fits = len(array.shape) == len(shape) and all(map(_fits, array.shape, shape))
+        if not fits:
+            raise UserError.expected(
+                f"{name} of shape {show_shape(shape)}",
+                show_shape(array.shape),
+                "Convert again with a --dim_range that holds it, or change the input",
+            )
+        if array.dtype != dtype:
+            raise UserError.expected(f"{name} of type {dtype}", array.dtype, "Cast it")
+
+
+def _fits(size: int, allowed: int | tuple[int, int] | None) -> bool:
+    low, high = allowed if isinstance(allowed, tuple) else (allowed, allowed)
+    return allowed is None or low <= size <= high
+
+
+def pad_to(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Pads arrays with zeros at their ends up to sizes that are fixed; ranges stay as they are.
+
+    An array that is larger than its size is left for `check_inputs` to refuse.
+    """
+    shapes = {spec.name: spec.shape for spec in specs}
+    padded = {}
+    for name, array in inputs.items():
+        missing = [
+            (0, max(0, allowed - size) if isinstance(allowed, int) else 0)
+            for size, allowed in zip(array.shape, shapes.get(name, ()), strict=False)
+        ]
+        grows = len(missing) == array.ndim and any(after for _, after in missing)
+        padded[name] = np.pad(array, missing) if grows else array
+    return padded
