@@ -107,6 +107,7 @@ def test_the_card_tells_the_word_error_rate(shared_data, tmp_path):
     card = (BUNDLED_MODEL / "MODEL_CARD.md").read_text()
     told = float(re.search(r"\| word error rate \| ([0-9.]+) % \|", card)[1])
     assert 100 * summary["wer"] == pytest.approx(told, abs=0.2)
+    assert summary["wer"] <= 0.025
 
 
 @pytest.fixture(scope="module")
