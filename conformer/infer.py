@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
@@ -103,14 +104,14 @@ def recognize(
     ) as bar:
         for number, batch in enumerate(batches.as_numpy_iterator()):
             inputs = {"waveforms": batch["waveforms"], "lengths": batch["lengths"]}
-            if number == 0:
-                for _ in range(warmup_count):
-                    runner.run(inputs)
-            with watch.running():
-                outputs = runner.run(inputs)
-            rows = zip(
-                batch["index"], batch["lengths"], batch["reason"], outputs["text"], strict=True
-            )
+            said = np.full(len(batch["index"]), b"", object)
+            if batch["lengths"].any():  # else there is no sound in it
+                if number == 0:
+                    for _ in range(warmup_count):
+                        runner.run(inputs)
+                with watch.running():
+                    said = runner.run(inputs)["text"]
+            rows = zip(batch["index"], batch["lengths"], batch["reason"], said, strict=True)
             for index, length, reason, text in rows:
                 if length > 0:
                     texts[order[index]] = text.decode()

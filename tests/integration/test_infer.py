@@ -12,10 +12,12 @@ import pytest
 import soundfile
 
 import conformer.infer
-from conformer.infer import BUNDLED_MODEL, main
+from conformer.infer import BUNDLED_MODEL, main, recognize
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
 from tools.inference import flags
+from tools.speech.audio import AudioLimits
+from tools.speech.corpus import read_librispeech
 from tools.speech.synthesis import synthesize
 
 # What MANIFEST.md calls valid, or leaves to the program; the text where it is known.
@@ -179,6 +181,20 @@ def test_a_corpus_is_scored_whole_and_the_report_is_complete(spoken_corpus, tmp_
         assert first[key] == second[key]
     assert first["rtf"] * first["rtfx"] == pytest.approx(1.0)
     assert capsys.readouterr().out == ""
+
+
+def test_a_batch_without_any_sound_is_not_run(spoken_corpus):
+    class Runner:
+        def run(self, inputs):
+            assert inputs["lengths"].all()
+            return {"text": np.array([b"ONE"], object)}
+
+    limits = AudioLimits()
+    utterances = read_librispeech(spoken_corpus, ("dev-clean",), limits).utterances
+    texts, reasons, _ = recognize(Runner(), utterances, limits, batch_size=1, warmup_count=1)
+    assert set(texts.values()) == {"ONE"}
+    assert len(texts) == 6
+    assert len(reasons) == len(utterances) - 6
 
 
 def test_a_folder_is_read_like_its_files(spoken_corpus, capsys):
