@@ -40,10 +40,15 @@ def open_artifact(converted_dir: str | Path) -> Artifact:
         )
     if manifest.get("format") != FORMAT:
         raise _again(directory, f"format {FORMAT}", f"format {manifest.get('format')}")
-    backend = backends.get(manifest["request"]["backend"])
-    for key, here in (("versions", backend.versions()), ("machine", platform.machine())):
-        if manifest[key] != here:
-            raise _again(directory, f"{key} {here}", manifest[key])
+    names = {described["backend"] for described in manifest["signatures"].values()}
+    opened = {name: backends.get(name) for name in names}
+    here = {"machine": platform.machine()}
+    for backend in opened.values():
+        here |= backend.versions()
+    there = {**manifest["versions"], "machine": manifest["machine"]}
+    for name, version in here.items():
+        if there.get(name) != version:
+            raise _again(directory, f"{name} {version}", there.get(name, "another"))
     for name, expected in manifest["files"].items():
         path = directory / name
         if not path.is_file() or file_hash(path) != expected:
@@ -55,7 +60,9 @@ def open_artifact(converted_dir: str | Path) -> Artifact:
             TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
             for tensor, dtype, shape in described["inputs"]
         )
-        functions[name] = backend.open(directory / described["files"][0], described["small"])
+        functions[name] = opened[described["backend"]].open(
+            directory / described["files"][0], described["small"]
+        )
     return Artifact(manifest, pipeline, inputs, functions)
 
 

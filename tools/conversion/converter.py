@@ -77,7 +77,7 @@ def convert(native_dir: str | Path, converted_dir: str | Path, request: Conversi
         "source_sha256": source_hash(native_dir),
         "request": _plain({**asdict(request), "backend": name}),
         "machine": platform.machine(),
-        "versions": backend.versions(),
+        "versions": backend.versions() | backends.get(backend.SMALL).versions(),
         "converted_by": {name: importlib.metadata.version(name) for name in _CONVERTERS},
     }
     existing = read_manifest(converted_dir)
@@ -127,8 +127,13 @@ def _convert_signatures(native_dir, folder, pipeline, request, backend) -> dict[
         specs = _input_ranges(input_specs(functions[name]), conversion["dim_range"], request)
         model = to_onnx(functions[name], name)
         rewrites = clean(model)
+        own, precision = backend, request.precision
+        if conversion.get("small", False):
+            own, precision = backends.get(backend.SMALL), "fp32"
         described[name] = {
-            "files": backend.save(model, specs, request.precision, folder / name),
+            "backend": own.NAME,
+            "precision": precision,
+            "files": own.save(model, specs, precision, folder / name),
             "inputs": _plain(specs),
             "outputs": [output.name for output in model.graph.output],
             "small": conversion.get("small", False),

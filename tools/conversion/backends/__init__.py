@@ -25,10 +25,15 @@ class Backend(Protocol):
     """A module `tools.conversion.backends.NAME`.
 
     Attributes:
+        NAME: by which it is asked for.
         PRECISIONS: what it can compute in.
+        SMALL: the backend for signatures whose calls are so small that the way into the runtime
+            counts, its own name or another's.
     """
 
+    NAME: str
     PRECISIONS: tuple[str, ...]
+    SMALL: str
 
     def versions(self) -> dict[str, str]:
         """Versions that an artifact depends on, by package."""

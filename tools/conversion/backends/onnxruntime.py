@@ -13,7 +13,9 @@ from tools.conversion.saved_model import TensorSpec
 if TYPE_CHECKING:  # running a converted model needs none of it
     import onnx
 
+NAME = "onnxruntime"
 PRECISIONS = ("fp32",)
+SMALL = "onnxruntime"
 _PROVIDERS = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
 
 

@@ -83,7 +83,8 @@ def test_the_manifest_says_what_it_is_and_is_reused(native, converted, backend):
     assert manifest["reused"]
     assert manifest["family"] == "toy"
     assert manifest["request"]["backend"] == backend
-    assert manifest["versions"].keys() == {backend}
+    assert manifest["signatures"]["serving_default"]["backend"] == backend
+    assert backend in manifest["versions"]
     assert len(manifest["source_sha256"]) == 64
     assert before == {path.name: path.stat().st_mtime_ns for path in converted.iterdir()}
 
@@ -122,7 +123,7 @@ def test_what_does_not_match_is_converted_again(native, converted, backend, tmp_
     [
         ({"format": 99}, "format 1"),
         ({"machine": "vax"}, "vax"),
-        ({"versions": {"other": "1"}}, "versions"),
+        ({"versions": {"openvino": "0.1", "onnxruntime": "0.1"}}, "0.1"),
     ],
 )
 def test_an_artifact_of_elsewhere_is_one_line(converted, tmp_path, change, message):
@@ -202,3 +203,30 @@ def test_backends_are_chosen_by_name_or_by_what_is_there(monkeypatch):
         backends.choose("auto")
     with pytest.raises(UserError, match=r"setup\.sh"):
         backends.get("openvino")
+
+
+def test_small_signatures_go_where_calls_are_cheapest(native, tmp_path):
+    source = shutil.copytree(native, tmp_path / "source")
+    path = source / "assets" / "pipeline.json"
+    pipeline = json.loads(path.read_text())
+    pipeline["convert"]["serving_default"]["small"] = True
+    path.write_text(json.dumps(pipeline))
+    manifest = convert(source, tmp_path / "a", ConversionRequest("openvino", precision="fp16"))
+    assert manifest["signatures"]["serving_default"]["files"] == ["serving_default.onnx"]
+    assert manifest["signatures"]["serving_default"]["precision"] == "fp32"
+    inputs = sound(2, 30)
+    expected, found = load(native).run(inputs), load(tmp_path / "a").run(inputs)
+    np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("precision", "bytes_of_a_weight"), [("fp32", 4), ("fp16", 2)])
+def test_half_precision_halves_the_weights(native, tmp_path, precision, bytes_of_a_weight):
+    request = ConversionRequest("openvino", precision=precision, dim_range=RANGE)
+    convert(native, tmp_path / "a", request)
+    text = (tmp_path / "a" / "serving_default.xml").read_text()
+    assert ('element_type="f16"' in text) == (precision == "fp16")
+    assert (tmp_path / "a" / "serving_default.bin").stat().st_size >= 40 * bytes_of_a_weight
+    inputs = sound(2, 30)
+    expected, found = load(native).run(inputs), load(tmp_path / "a").run(inputs)
+    tolerance = {"fp32": 1e-5, "fp16": 1e-2}[precision]
+    np.testing.assert_allclose(found["sums"], expected["sums"], rtol=tolerance, atol=tolerance)
