@@ -13,8 +13,9 @@ bash run_scripts/setup.sh
 # shellcheck source=../env.sh
 source env.sh
 
-title "2/3 A bundled sound file, transcribed by the bundled model"
-python -m conformer.infer conformer/pretrained/digits/sample.flac
+title "2/3 A bundled sound file, transcribed by the bundled model: in TensorFlow, then converted"
+python -m conformer.infer --run_eagerly=1 conformer/pretrained/digits/sample.flac
+python -m conformer.infer --run_eagerly=0 conformer/pretrained/digits/sample.flac
 
 title "3/3 A tiny Conformer, trained by two processes on synthesized speech"
 rm -rf -- "$output_dir/run"
