@@ -1,0 +1,45 @@
+"""The side-by-side timing of a small model."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tools.benchmark.inference import main, random_inputs
+from tools.conversion.saved_model import TensorSpec
+from tools.errors import UserError
+
+SPECS = (
+    TensorSpec("images", "float32", ((1, 4), (10, 1000), 3)),
+    TensorSpec("lengths", "int32", ((1, 4),)),
+)
+
+
+def test_inputs_have_the_sizes_asked_for_or_the_middle_of_the_range():
+    inputs = random_inputs(SPECS, 2, {})
+    assert inputs["images"].shape == (2, 100, 3)
+    assert inputs["lengths"].tolist() == [100, 100]
+    inputs = random_inputs(SPECS, 4, {"images": [50]})
+    assert inputs["images"].shape == (4, 50, 3)
+    assert inputs["images"].dtype == np.float32
+    for sizes in ({"images": [50, 60]}, {"sounds": [1]}):
+        with pytest.raises(UserError, match="--size"):
+            random_inputs(SPECS, 1, sizes)
+
+
+def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    arguments = [f"--native_savedmodel_dir={native}", f"--converted_savedmodel_dir={tmp_path}/c"]
+    main([*arguments, "--batch_sizes=1,2", "--loop=3", "--size=waveforms=20", f"--json={report}"])
+    found = json.loads(report.read_text())
+    assert [row["batch"] for row in found["results"]] == [1, 2]
+    for row in found["results"]:
+        assert row["shapes"]["waveforms"] == [row["batch"], 20]
+        assert row["speedup"] == row["eager"]["median_ms"] / row["jit"]["median_ms"]
+        assert row["jit"]["p95_ms"] >= row["jit"]["median_ms"] > 0
+    assert capsys.readouterr().out.count("batch") == 2
+    with pytest.raises(UserError, match="serving_default"):
+        main([*arguments, "--signature=nothing"])
+    for flag in ("--batch_sizes=1,x", "--loop=0", "--size=waveforms"):
+        with pytest.raises(UserError, match="Correct"):
+            main([*arguments, flag])

@@ -1,0 +1,158 @@
+"""Times one signature of a model in both runners, in turn, without any loading of data."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Threads of one runtime that wait by spinning would slow the other one.
+os.environ.setdefault("KMP_BLOCKTIME", "0")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion.dim_range import parse_dim_ranges
+from tools.conversion.saved_model import TensorSpec, read_pipeline
+from tools.errors import UserError
+from tools.files import write_text
+from tools.inference.flags import add_conversion_flags, convert_as_asked
+from tools.inference.runner import Runner, load
+
+
+def random_inputs(
+    specs: Sequence[TensorSpec], batch: int, sizes: Mapping[str, Sequence[int]]
+) -> dict[str, np.ndarray]:
+    """Makes inputs of a converted signature: noise, with every row of full length.
+
+    Args:
+        specs: inputs, with a range for every dimension that is free.
+        batch: rows.
+        sizes: by tensor, sizes for the ranges after the batch; else the geometric middle of each.
+
+    Raises:
+        UserError: `sizes` names another tensor, or another number of dimensions.
+    """
+    shapes = {}
+    for name, _, shape in specs:
+        free = [x for x in shape if not isinstance(x, int)][1:]
+        given = sizes.get(name, [round((low * high) ** 0.5) for low, high in free])
+        if len(given) != len(free):
+            raise UserError.expected(f"{len(free)} sizes for {name}", len(given), "Correct --size")
+        rest = iter((batch, *given))
+        shapes[name] = [x if isinstance(x, int) else next(rest) for x in shape]
+    if unknown := sizes.keys() - shapes.keys():
+        raise UserError.expected(
+            f"a tensor among {', '.join(shapes)}", min(unknown), "Correct --size"
+        )
+    longest = max((shape[1] for shape in shapes.values() if len(shape) > 1), default=1)
+    rng = np.random.default_rng(0)
+    inputs = {}
+    for name, dtype, _ in specs:
+        if np.issubdtype(np.dtype(dtype), np.integer):
+            inputs[name] = np.full(shapes[name], longest if len(shapes[name]) == 1 else 0, dtype)
+        else:
+            inputs[name] = (0.1 * rng.standard_normal(shapes[name])).astype(dtype)
+    return inputs
+
+
+def time_in_turn(
+    runners: Mapping[str, Runner], inputs: Mapping[str, np.ndarray], signature: str, loop: int
+) -> dict[str, dict[str, float]]:
+    """Runs each runner once per round and gives milliseconds per batch, by runner."""
+    for runner in runners.values():  # warm-up, twice: the first call of a shape prepares for it
+        for _ in range(2):
+            runner.run(inputs, signature)
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    for _ in tqdm(range(loop), desc=f"batch {len(next(iter(inputs.values())))}", file=sys.stderr):
+        for name, runner in runners.items():
+            started = time.perf_counter()
+            runner.run(inputs, signature)
+            seconds[name].append(time.perf_counter() - started)
+    return {
+        name: {
+            "median_ms": 1e3 * float(np.median(values)),
+            "p95_ms": 1e3 * float(np.percentile(values, 95)),
+        }
+        for name, values in seconds.items()
+    }
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "benchmark.inference",
+        "Times a model in TensorFlow and converted, in turn, on random inputs.",
+        "--native_savedmodel_dir=DIR [FLAGS]",
+    )
+    flags.string("native_savedmodel_dir", None, "SavedModel to time.")
+    flags.string("signature", None, "Of the converted ones.", default_text="the first of them")
+    flags.string("batch_sizes", "1,4,8,16", "Batches to time.")
+    flags.string(
+        "size",
+        None,
+        'Sizes after the batch: "waveforms=160000".',
+        default_text="the middle of the range",
+    )
+    flags.integer("loop", 20, "Rounds, after a warm-up.")
+    flags.string("json", None, "Report to write.")
+    add_conversion_flags(flags)
+    values, rest = flags.parse(argv)
+    if rest or not values.native_savedmodel_dir:
+        raise UserError.expected(
+            "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
+        )
+    try:
+        batches = [int(word) for word in values.batch_sizes.split(",")]
+    except ValueError:
+        batches = [0]
+    if min(batches) < 1 or values.loop < 1:
+        raise UserError.expected(
+            "--batch_sizes like 1,4 and --loop >= 1",
+            f"{values.batch_sizes} and {values.loop}",
+            "Correct the flag",
+        )
+    given = parse_dim_ranges(values.size) if values.size else {}
+    sizes = {name: [low for low, _ in ranges] for name, ranges in given.items()}
+    pipeline = read_pipeline(values.native_savedmodel_dir)
+    signature = values.signature or next(iter(pipeline["convert"]))
+    if signature not in pipeline["convert"]:
+        raise UserError.expected(
+            f"a --signature among {', '.join(pipeline['convert'])}", signature, "Choose one"
+        )
+    values.batch_size = max(batches)
+    directory, manifest = convert_as_asked(values, values.native_savedmodel_dir)
+    runners = {"eager": load(values.native_savedmodel_dir), "jit": load(directory)}
+    specs = runners["jit"].signatures[signature]
+    results = []
+    for batch in batches:
+        inputs = random_inputs(specs, batch, sizes)
+        times = time_in_turn(runners, inputs, signature, values.loop)
+        ratio = times["eager"]["median_ms"] / times["jit"]["median_ms"]
+        shapes = {name: list(value.shape) for name, value in inputs.items()}
+        results.append({"batch": batch, "shapes": shapes, **times, "speedup": ratio})
+        print(
+            f"batch {batch:3d}: eager {times['eager']['median_ms']:8.1f} ms, "
+            f"jit {times['jit']['median_ms']:8.1f} ms, {ratio:.2f} x"
+        )
+    report = {
+        "signature": signature,
+        "request": manifest["request"],
+        "versions": {**manifest["versions"], **manifest["converted_by"]},
+        "cores": len(os.sched_getaffinity(0)),
+        "machine": platform.machine(),
+        "loop": values.loop,
+        "results": results,
+    }
+    if values.json:
+        write_text(Path(values.json), json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
