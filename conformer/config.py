@@ -25,6 +25,15 @@ class DataConfig:
     eval_batch_size: int = 16
     num_parallel_calls: int = 0  # decoders at once; 0: as many as cores
 
+    def validate(self) -> None:
+        """Checks that there is something to train on, and buckets to put it in."""
+        if not self.train_splits or self.num_buckets < 1 or self.eval_batch_size < 1:
+            raise UserError.expected(
+                "data.train_splits, data.num_buckets >= 1 and data.eval_batch_size >= 1",
+                f"{list(self.train_splits)}, {self.num_buckets}, {self.eval_batch_size}",
+                "Correct the data section",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class FeaturesConfig:
@@ -95,6 +104,11 @@ class ModelConfig:
                 "model.hidden_dim even and a multiple of model.num_heads",
                 f"{self.hidden_dim} and {self.num_heads}",
                 "Change one of them",
+            )
+        sizes = (self.feedforward_multiplier, self.prediction_dim, self.joint_dim)
+        if min(*sizes, 1 if self.subsampling_filters is None else self.subsampling_filters) < 1:
+            raise UserError.expected(
+                "sizes of at least 1 in the model section", f"{self}", "Correct the model section"
             )
         if self.num_layers < 1 or self.kernel_size < 1 or not 0 <= self.dropout_rate < 1:
             raise UserError.expected(

@@ -1,5 +1,6 @@
 """Recognizes sound files, folders, or a LibriSpeech-layout corpus with an exported Conformer."""
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -96,6 +97,7 @@ def recognize(
     from conformer.input_pipeline import evaluation_dataset
 
     order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
+    batch_size = max(1, min(batch_size, len(order)))
     batches = evaluation_dataset([utterances[i] for i in order], batch_size, limits)
     texts, reasons, watch = {}, {}, Stopwatch()
     one_batch = len(utterances) <= batch_size
@@ -136,6 +138,10 @@ def main(argv: list[str]) -> int:
             f"{values.batch_size} and {values.warmup_count}",
             "Correct the flag",
         )
+    if values.max_seconds is not None and not 0 < values.max_seconds < math.inf:
+        raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct the flag")
+    if not all(paths):
+        raise UserError.expected("names of files and folders", "an empty one", "Correct it")
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
     pipeline = read_pipeline(model_dir)
     limits = AudioLimits(

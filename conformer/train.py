@@ -140,6 +140,8 @@ def main(argv: list[str]) -> int:
     values, rest = command_line().parse(argv)
     if rest:
         raise UserError.expected("flags only", " ".join(rest), "See --help")
+    if values.steps < 0:
+        raise UserError.expected("--steps >= 0", values.steps, "Correct the flag")
     config = resolve_config(values)
     processes = distributed.start(values.use_horovod)
     logging.basicConfig(

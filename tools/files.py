@@ -21,6 +21,8 @@ def write_text(path: Path, text: str) -> None:
         UserError: the file cannot be written; what was there before is left.
     """
     beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    if path.exists() and not path.is_file():
+        raise UserError.expected("a regular file, or none yet", path, "Choose another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")

@@ -224,6 +224,9 @@ def test_long_sounds_are_refused_by_their_header(tmp_path):
         (["--data_dir=/nowhere"], "/nowhere"),
         (["a.wav", "--batch_size=0"], "batch_size"),
         (["a.wav", "--backend=tflite"], "tflite"),
+        (["a.wav", "--max_seconds=nan"], "--max_seconds"),
+        (["a.wav", "--max_seconds=-1"], "--max_seconds"),
+        ([""], "an empty one"),
         (["a.wav", "--native_savedmodel_dir=/nowhere"], "/nowhere"),
     ],
 )

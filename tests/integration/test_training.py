@@ -145,6 +145,12 @@ def test_dry_run_prints_what_would_happen(train_arguments, capsys, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (["--steps=-1"], "--steps"),
+        (["--set=data.train_splits=[]"], "train_splits"),
+        (["--set=data.num_buckets=0"], "num_buckets"),
+        (["--set=model.subsampling_filters=-3"], "model section"),
+        (["--set=training.optimizer.average_decay=2"], "average_decay"),
+        (["--set=training.optimizer.clip_norm=-1"], "clip_norm"),
         (["--set=model.num_layer=3"], "num_layers"),
         (["--set=model.num_layers=many"], "num_layers"),
         (["--data_dir=/nowhere/at/all"], "/nowhere/at/all"),

@@ -4,6 +4,7 @@ A small corpus of short strings teaches few neighbours of each word; a joined on
 repetitions and lengths that no recording has. Only utterances of one speaker are joined.
 """
 
+import math
 import os
 import sys
 from collections import defaultdict
@@ -98,10 +99,11 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--split_dir DIR --output_dir DIR", " ".join(argv) or "nothing", "See --help"
         )
-    if flags.num_utterances < 1 or flags.max_parts < 2 or flags.seed < 0:
+    in_range = flags.num_utterances >= 1 and flags.max_parts >= 2 and flags.seed >= 0
+    if not (in_range and 0 < flags.max_seconds < math.inf):
         raise UserError.expected(
-            "--num_utterances >= 1, --max_parts >= 2 and --seed >= 0",
-            f"{flags.num_utterances}, {flags.max_parts} and {flags.seed}",
+            "--num_utterances >= 1, --max_parts >= 2, --seed >= 0 and --max_seconds > 0",
+            f"{flags.num_utterances}, {flags.max_parts}, {flags.seed} and {flags.max_seconds}",
             "Correct the flag",
         )
     output_dir = Path(flags.output_dir).absolute()

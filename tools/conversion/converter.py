@@ -83,7 +83,7 @@ def convert(native_dir: str | Path, converted_dir: str | Path, request: Conversi
     existing = read_manifest(converted_dir)
     if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
         return {**existing, "reused": True}
-    if existing is None and converted_dir.exists() and any(converted_dir.iterdir()):
+    if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
             converted_dir,
@@ -102,6 +102,10 @@ def convert(native_dir: str | Path, converted_dir: str | Path, request: Conversi
         manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
     return {**manifest, "reused": False}
+
+
+def _holds_something(place: Path) -> bool:
+    return place.exists() and (not place.is_dir() or any(place.iterdir()))
 
 
 def _convert_signatures(native_dir, folder, pipeline, request, backend) -> dict[str, dict]:

@@ -62,6 +62,16 @@ class Graph:
         for name in inputs:
             self._consumers[name].append(node)
 
+    def insert_before(self, node: onnx.NodeProto, op_type: str, inputs: list[str]) -> str:
+        """Adds a node of one output in front of another one and returns that output."""
+        name = f"{node.output[0]}__clean_{op_type}"
+        added = helper.make_node(op_type, inputs, [name], name)
+        self.nodes.insert(next(i for i, x in enumerate(self.nodes) if x is node), added)
+        self._producers[name] = added
+        for tensor in inputs:
+            self._consumers[tensor].append(added)
+        return name
+
     def match(self, name: str, pattern: Pattern, bound: dict[str, str]) -> dict[str, str] | None:
         """Finds a pattern above a tensor.
 
@@ -147,6 +157,19 @@ def _selects(graph: Graph) -> int:
         graph.rewrite(node, "Where", [found["mask"], found["x"], found["y"]])
         count += 1
     return count
+
+
+def _absolutes(graph: Graph) -> int:
+    """Absolute values as a maximum: OpenVINO 2026.4 computes those of int32 constants wrongly.
+
+    The positions of a reflected edge are such constants where a shape is fixed. To be removed when
+    `test_an_absolute_value_of_constants_is_right` passes without it.
+    """
+    found = [node for node in graph.nodes if node.op_type == "Abs"]
+    for node in found:
+        (value,) = node.input
+        graph.rewrite(node, "Max", [value, graph.insert_before(node, "Neg", [value])])
+    return len(found)
 
 
 def _layer_norms(graph: Graph) -> int:
@@ -249,6 +272,7 @@ def _batch_norms(graph: Graph) -> int:
 REWRITES: dict[str, Callable[[Graph], int]] = {
     "full_slice": _full_slices,
     "select": _selects,
+    "absolute": _absolutes,
     "layer_norm": _layer_norms,
     "dense": _dense_layers,
     "batch_norm": _batch_norms,

@@ -18,6 +18,16 @@ class OptimizerConfig:
     clip_norm: float | None = None  # global norm of the mean gradient
     average_decay: float | None = None  # EMA of the weights; evaluated and exported in their place
 
+    def validate(self) -> None:
+        """Checks ranges."""
+        decay, norm = self.average_decay, self.clip_norm
+        if not (decay is None or 0 <= decay < 1) or not (norm is None or norm > 0):
+            raise UserError.expected(
+                "optimizer.average_decay in [0, 1) or null, optimizer.clip_norm > 0 or null",
+                f"{decay}, {norm}",
+                "Correct the optimizer section",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:

@@ -1,5 +1,6 @@
 """Files and folders appear whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,12 @@ def test_a_folder_with_content_is_replaced_only_when_asked(tmp_path):
         pass
     assert [file.name for file in path.iterdir()] == ["b"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("place", ["folder", "pipe"])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, place):
+    path = tmp_path / place
+    path.mkdir() if place == "folder" else os.mkfifo(path)
+    with pytest.raises(UserError, match=f"regular file.*{place}"):
+        write_text(path, "text")
+    assert not path.is_file()

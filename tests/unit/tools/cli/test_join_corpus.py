@@ -68,6 +68,7 @@ def test_the_same_seed_gives_the_same_and_a_longer_one_begins_like_it(split, tmp
         (["--num_utterances=0"], "num_utterances"),
         (["--max_parts=1"], "max_parts"),
         (["--seed=-1"], "seed"),
+        (["--max_seconds=nan"], "max_seconds"),
         (["more"], "more"),
         (["--output_dir="], "--output_dir"),
     ],

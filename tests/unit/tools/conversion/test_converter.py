@@ -158,6 +158,8 @@ def test_what_is_no_export_or_no_place_is_one_line(native, backend, tmp_path):
     (tmp_path / "mine" / "thesis.tex").write_text("years of work")
     with pytest.raises(UserError, match="earlier conversion"):
         convert(native, tmp_path / "mine", request)
+    with pytest.raises(UserError, match="earlier conversion"):
+        convert(native, tmp_path / "mine" / "thesis.tex", request)
     source = shutil.copytree(native, tmp_path / "source")
     pipeline = {"family": "toy", "convert": {"encode": {"dim_range": {}}}}
     (source / "assets" / "pipeline.json").write_text(json.dumps(pipeline))

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import onnxruntime
+import openvino
 import pytest
 import tensorflow as tf
 
@@ -124,3 +125,21 @@ def test_names_of_inputs_and_outputs_are_those_of_the_signature(layers):
     model, _ = translated(layers.select)
     assert {tensor.name for tensor in model.graph.input} == {"x", "mask"}
     assert [tensor.name for tensor in model.graph.output] == ["y"]
+
+
+def test_an_absolute_value_of_constants_is_right():
+    """As the reflected edge of a waveform of fixed length has it."""
+
+    def function(x, mask):
+        positions = tf.abs(tf.range(tf.shape(x)[1] + 3) - 3)
+        reflected = tf.gather(x, tf.math.floormod(positions, tf.shape(x)[1]), axis=1)
+        return tf.where(mask[:, :1, None], reflected, 0.0)
+
+    model, _ = translated(function)
+    assert clean(model)["absolute"] == 1
+    x = np.arange(5 * WIDTH, dtype=np.float32).reshape(1, 5, WIDTH)
+    inputs = {"x": x, "mask": np.ones((1, 5), bool)}
+    network = openvino.Core().read_model(model.SerializeToString(), b"")
+    network.reshape({name: list(value.shape) for name, value in inputs.items()})
+    (found,) = openvino.compile_model(network, "CPU")(inputs).values()
+    np.testing.assert_array_equal(found, x[:, [3, 2, 1, 0, 1, 2, 3, 4]])
