@@ -126,8 +126,8 @@ def main(argv: list[str]) -> int:
             f"a --signature among {', '.join(pipeline['convert'])}", signature, "Choose one"
         )
     values.batch_size = max(batches)
-    directory, manifest = convert_as_asked(values, values.native_savedmodel_dir)
-    runners = {"eager": load(values.native_savedmodel_dir), "jit": load(directory)}
+    manifest = convert_as_asked(values, values.native_savedmodel_dir)
+    runners = {"eager": load(values.native_savedmodel_dir), "jit": load(manifest["directory"])}
     specs = runners["jit"].signatures[signature]
     results = []
     for batch in batches:

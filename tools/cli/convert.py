@@ -25,10 +25,11 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
         )
-    directory, manifest = convert_as_asked(values, values.native_savedmodel_dir)
+    manifest = convert_as_asked(values, values.native_savedmodel_dir)
     done = "already there" if manifest["reused"] else f"made in {manifest['seconds']:.1f} s"
     request = manifest["request"]
-    print(f"{directory}: {request['backend']}, {request['precision']}, {done}", file=sys.stderr)
+    place = manifest["directory"]
+    print(f"{place}: {request['backend']}, {request['precision']}, {done}", file=sys.stderr)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import os
 import platform
 import sys
 import time
@@ -14,7 +15,6 @@ from tqdm import tqdm
 from tools.conversion import backends
 from tools.conversion.artifact import FORMAT, MANIFEST_FILE, file_hash, read_manifest
 from tools.conversion.dim_range import DimRanges, bounded
-from tools.conversion.graph import clean
 from tools.conversion.saved_model import (
     PIPELINE_FILE,
     TensorSpec,
@@ -23,7 +23,6 @@ from tools.conversion.saved_model import (
     read_pipeline,
     source_hash,
 )
-from tools.conversion.signature import to_onnx
 from tools.errors import UserError
 from tools.files import new_folder
 
@@ -48,21 +47,24 @@ class ConversionRequest:
     dim_range: DimRanges = field(default_factory=dict)
 
 
-def convert(native_dir: str | Path, converted_dir: str | Path, request: ConversionRequest) -> dict:
+def convert(
+    native_dir: str | Path, converted_dir: str | Path | None, request: ConversionRequest
+) -> dict:
     """Converts a SavedModel, unless the same was done before.
 
     Args:
         native_dir: a SavedModel with its `pipeline.json`.
-        converted_dir: new, or an artifact, which is replaced where it does not match.
+        converted_dir: new, or an artifact, which is replaced where it does not match; None is a
+            folder of the user's cache.
         request: what to make.
 
     Returns:
-        The manifest, with `reused` true where nothing had to be done.
+        The manifest, with the `directory`, and `reused` true where nothing had to be done.
 
     Raises:
         UserError: a bad source, request or place.
     """
-    native_dir, converted_dir = Path(native_dir), Path(converted_dir)
+    native_dir = Path(native_dir)
     pipeline = read_pipeline(native_dir)
     name = backends.choose(request.backend)
     backend = backends.get(name)
@@ -80,9 +82,11 @@ def convert(native_dir: str | Path, converted_dir: str | Path, request: Conversi
         "versions": backend.versions() | backends.get(backend.SMALL).versions(),
         "converted_by": {name: importlib.metadata.version(name) for name in _CONVERTERS},
     }
+    converted_dir = Path(converted_dir) if converted_dir is not None else _cached(wanted)
+    outcome = {"directory": str(converted_dir), "reused": True}
     existing = read_manifest(converted_dir)
     if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
-        return {**existing, "reused": True}
+        return {**existing, **outcome}
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
@@ -101,7 +105,15 @@ def convert(native_dir: str | Path, converted_dir: str | Path, request: Conversi
         (folder / PIPELINE_FILE).write_text(json.dumps(pipeline, indent=1))
         manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    return {**manifest, "reused": False}
+    return {**manifest, **outcome, "reused": False}
+
+
+def _cached(wanted: Mapping) -> Path:
+    """The place in the user's cache for what a manifest begins with."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    request = wanted["request"]
+    name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}"
+    return cache / "conformer-zoo" / "converted" / f"{name}-{request['batch'][1]}"
 
 
 def _holds_something(place: Path) -> bool:
@@ -109,6 +121,10 @@ def _holds_something(place: Path) -> bool:
 
 
 def _convert_signatures(native_dir, folder, pipeline, request, backend) -> dict[str, dict]:
+    # An artifact that is used again needs no converter: tf2onnx would slow every start.
+    from tools.conversion.graph import clean
+    from tools.conversion.signature import to_onnx
+
     functions = load_saved_model(native_dir)
     missing = sorted(pipeline["convert"].keys() - functions.keys())
     if missing:
@@ -150,16 +166,15 @@ def _input_ranges(
     specs: Sequence[TensorSpec], described: Mapping[str, list], request: ConversionRequest
 ) -> tuple[TensorSpec, ...]:
     """Ranges of a signature: those asked for, else the batch and what `pipeline.json` says."""
-    asked = {name: value for name, value in request.dim_range.items()}
-    batch = next((value[0] for value in asked.values()), request.batch)
-    own = {}
-    for spec in specs:
-        if spec.name in asked:
-            own[spec.name] = asked[spec.name]
-        elif None in spec.shape:
-            rest = (tuple(pair) for pair in described.get(spec.name, ()))
-            own[spec.name] = (tuple(batch), *rest)
-    return bounded(specs, own)
+    batch = next((ranges[0] for ranges in request.dim_range.values()), request.batch)
+    ranges = {
+        spec.name: (batch, *map(tuple, described.get(spec.name, ())))
+        for spec in specs
+        if None in spec.shape
+    }
+    names = {spec.name for spec in specs}
+    asked = {name: value for name, value in request.dim_range.items() if name in names}
+    return bounded(specs, ranges | asked)
 
 
 def _plain(value: object) -> object:

@@ -1,12 +1,13 @@
 """The flags that every inference program shares, by their original names, and what they open."""
 
-import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 from tools.config.command_line import CommandLine
 from tools.conversion import backends
+from tools.conversion.converter import ConversionRequest, convert
+from tools.conversion.dim_range import parse_dim_ranges
 from tools.errors import UserError
 from tools.inference.runner import Runner, load
 
@@ -44,43 +45,28 @@ def add_conversion_flags(flags: CommandLine) -> None:
     )
 
 
-def convert_as_asked(values: SimpleNamespace, native_dir: str | Path) -> tuple[Path, dict]:
-    """Converts a SavedModel by the flags, unless that was done before.
-
-    Returns:
-        The directory of the converted model and its manifest.
-    """
-    # Running what is converted already needs no converter.
-    from tools.conversion.converter import ConversionRequest, convert
-    from tools.conversion.dim_range import parse_dim_ranges
-    from tools.conversion.saved_model import source_hash
-
+def convert_as_asked(values: SimpleNamespace, native_dir: str | Path) -> dict:
+    """Converts a SavedModel by the flags, unless that was done before; see `convert`."""
     if values.batch_size < 1:
         raise UserError.expected("--batch_size >= 1", values.batch_size, "Correct the flag")
     request = ConversionRequest(
-        backend=backends.choose(values.backend),
+        backend=values.backend,
         precision=values.quant_precision,
         batch=(1, 2 * values.batch_size),
         dim_range=parse_dim_ranges(values.dim_range) if values.dim_range else {},
     )
-    directory = values.converted_savedmodel_dir
-    if directory is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        name = f"{source_hash(native_dir)[:16]}-{request.backend}-{request.precision}"
-        directory = cache / "conformer-zoo" / "converted" / f"{name}-{2 * values.batch_size}"
-    manifest = convert(native_dir, directory, request)
-    return Path(directory), manifest
+    return convert(native_dir, values.converted_savedmodel_dir, request)
 
 
 def open_runner(values: SimpleNamespace, native_dir: str | Path) -> Runner:
     """Opens the runner that the flags ask for, converting the SavedModel where that is due."""
     if values.run_eagerly:
         return load(native_dir)
-    directory, manifest = convert_as_asked(values, native_dir)
+    manifest = convert_as_asked(values, native_dir)
     if not manifest["reused"]:
         print(
             f"converted {native_dir} for {manifest['request']['backend']} in "
-            f"{manifest['seconds']:.1f} s: {directory}",
+            f"{manifest['seconds']:.1f} s: {manifest['directory']}",
             file=sys.stderr,
         )
-    return load(directory)
+    return load(manifest["directory"])
