@@ -58,16 +58,21 @@ def mel_filterbank(
     return (np.maximum(0.0, np.minimum(rising, falling)) * area).astype("float32")
 
 
-def windowed_dft_basis(frame_length: int, fft_length: int) -> np.ndarray:
+def windowed_dft_basis(frame_length: int, fft_length: int, bins: np.ndarray) -> np.ndarray:
     """Builds the real DFT of a Hann-windowed frame as a matrix: cosines, then sines.
 
+    Args:
+        frame_length: samples of a frame.
+        fft_length: size of the transform.
+        bins: which of its `fft_length // 2 + 1` to compute.
+
     Returns:
-        `[frame_length, 2 * (fft_length // 2 + 1)]` float32; the sum of squares of the two halves of
+        `[frame_length, 2 * len(bins)]` float32; the sum of squares of the two halves of
         `frame @ basis` is the power spectrum.
     """
     samples = np.arange(frame_length)
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * samples / frame_length)
-    angles = (2.0 * np.pi / fft_length) * np.outer(samples, np.arange(fft_length // 2 + 1))
+    angles = (2.0 * np.pi / fft_length) * np.outer(samples, bins)
     basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
     return (window[:, None] * basis).astype("float32")
 
@@ -127,10 +132,12 @@ class LogMelSpectrogram(keras.layers.Layer):
                 "Expected frame_step <= frame_length <= fft_length (in samples). "
                 f"Received: {self.frame_step}, {self.frame_length}, {fft_length}."
             )
-        self._basis = windowed_dft_basis(self.frame_length, fft_length)
-        self._filters = mel_filterbank(
+        filters = mel_filterbank(
             sample_rate_hz, fft_length, num_mel_bins, min_hz, max_hz or sample_rate_hz / 2
         )
+        heard = np.flatnonzero(filters.any(axis=1))  # what no filter reads is not computed
+        self._basis = windowed_dft_basis(self.frame_length, fft_length, heard)
+        self._filters = filters[heard]
 
     def frame_lengths(self, lengths):
         """Gives the number of frames of utterances of `lengths` samples, both `[B]`."""

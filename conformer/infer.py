@@ -11,13 +11,26 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
+from tools.conversion.quantization import Examples
 from tools.conversion.saved_model import read_pipeline
 from tools.errors import UserError
-from tools.inference.flags import add_inference_flags, open_runner
-from tools.inference.report import SpeechRow, Stopwatch, speech_speed, write_report
-from tools.inference.runner import Runner
+from tools.inference.flags import (
+    add_inference_flags,
+    open_runner,
+    restrict_devices,
+    share,
+    spread,
+)
+from tools.inference.report import (
+    SpeechRow,
+    Stopwatch,
+    runner_facts,
+    speech_speed,
+    write_report,
+)
+from tools.inference.runner import Runner, answer
 from tools.speech.audio import AudioError, AudioLimits, probe
-from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
+from tools.speech.corpus import SUFFIXES, TRANSCRIPT_SUFFIX, Utterance, read_librispeech
 from tools.speech.scoring import score
 
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
@@ -31,7 +44,6 @@ def command_line() -> CommandLine:
         "[FLAGS] [FILE|FOLDER ...]",
     )
     add_inference_flags(flags)
-    flags.number("max_seconds", None, "Refuses longer sounds.", default_text="the model's")
     return flags
 
 
@@ -87,11 +99,11 @@ def recognize(
     limits: AudioLimits,
     batch_size: int,
     warmup_count: int,
-) -> tuple[dict[int, str], dict[int, str], float]:
+) -> tuple[dict[int, str], dict[int, str], Stopwatch]:
     """Runs utterances, longest first, so that a batch holds little padding.
 
     Returns:
-        Texts by index, reasons of dropped utterances by index, and the seconds of recognition.
+        Texts by index, reasons of dropped utterances by index, and the times of recognition.
     """
     # TensorFlow's input pipeline is imported only now: a wrong file name should answer at once.
     from conformer.input_pipeline import evaluation_dataset
@@ -109,8 +121,9 @@ def recognize(
             said = np.full(len(batch["index"]), b"", object)
             if batch["lengths"].any():  # else there is no sound in it
                 if number == 0:
-                    for _ in range(warmup_count):
-                        runner.run(inputs)
+                    with watch.excluded():
+                        for _ in range(warmup_count):
+                            runner.run(inputs)
                 with watch.running():
                     said = runner.run(inputs)["text"]
             rows = zip(batch["index"], batch["lengths"], batch["reason"], said, strict=True)
@@ -120,7 +133,40 @@ def recognize(
                 else:
                     reasons[order[index]] = reason.decode()
             bar.update(len(batch["index"]))
-    return texts, reasons, watch.seconds
+    return texts, reasons, watch
+
+
+def examples(pipeline: dict, data_dir: Path, num_samples: int, judged: bool) -> Examples:
+    """Reads utterances to calibrate with; see `tools.inference.flags.family`."""
+    from conformer.input_pipeline import evaluation_dataset
+
+    limits = AudioLimits(rate_hz=pipeline["sample_rate_hz"], max_seconds=pipeline["max_seconds"])
+    if not data_dir.exists() or next(data_dir.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None:
+        utterances = read_librispeech(data_dir, (), limits).utterances
+    elif judged:
+        raise UserError.expected(
+            f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir", data_dir, "Add them"
+        )
+    else:
+        utterances, _ = find_utterances([str(data_dir)], limits)
+    chosen, batches, references = spread(utterances, num_samples), [], []
+    data = evaluation_dataset(chosen, 1, limits)
+    bar = tqdm(data.as_numpy_iterator(), "reading", len(chosen), unit="utterance", delay=2)
+    for batch in bar:
+        if batch["lengths"].any():
+            batches.append({name: batch[name] for name in ("waveforms", "lengths")})
+            references.append(chosen[batch["index"][0]].transcript)
+    if not batches:
+        raise UserError.expected(
+            f"sound that can be decoded in {data_dir}", "none", "Choose another folder"
+        )
+
+    def accuracy(run, numbers):
+        recognize_batch = answer(run, pipeline)
+        texts = [recognize_batch(batches[number])["text"][0].decode() for number in numbers]
+        return 1.0 - score([references[number] for number in numbers], texts).wer
+
+    return Examples(batches, accuracy if judged else None)
 
 
 def main(argv: list[str]) -> int:
@@ -142,6 +188,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct the flag")
     if not all(paths):
         raise UserError.expected("names of files and folders", "an empty one", "Correct it")
+    restrict_devices(values)
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
     pipeline = read_pipeline(model_dir)
     limits = AudioLimits(
@@ -155,8 +202,9 @@ def main(argv: list[str]) -> int:
         manifest = read_librispeech(values.data_dir, (), limits)
         utterances = manifest.utterances
         skipped = [(detail, why) for why, details in manifest.skipped.items() for detail in details]
+    utterances = share(utterances, values.data_ratio) if utterances else []
     runner = open_runner(values, model_dir)
-    texts, reasons, seconds = recognize(
+    texts, reasons, watch = recognize(
         runner, utterances, limits, values.batch_size, values.warmup_count
     )
     skipped += [(utterances[index].path, reason) for index, reason in reasons.items()]
@@ -177,14 +225,14 @@ def main(argv: list[str]) -> int:
             ", ".join(unusable) or "; ".join(f"{path} ({reason})" for path, reason in skipped[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, seconds, values.batch_size, runner)
+    summary = summarize(rows, skipped, watch, values.batch_size, runner)
     if values.result_path:
         write_report(Path(values.result_path), summary, rows)
     show(summary, skipped)
     return 0
 
 
-def summarize(rows, skipped, seconds: float, batch_size: int, runner: Runner) -> dict:
+def summarize(rows, skipped, watch: Stopwatch, batch_size: int, runner: Runner) -> dict:
     """The report's numbers; error rates are null where there are no transcripts."""
     rates = dict.fromkeys(("wer", "cer", "substitutions", "deletions", "insertions"))
     if rows[0].reference is not None:
@@ -192,13 +240,13 @@ def summarize(rows, skipped, seconds: float, batch_size: int, runner: Runner) ->
         rates = {name: getattr(result, name) for name in rates}
     return {
         **rates,
-        **speech_speed(seconds, rows),
+        **speech_speed(watch.seconds, rows),
+        **watch.speed(len(rows)),
         "num_utterances": len(rows),
         "num_skipped": len(skipped),
         "batch_size": batch_size,
-        "precision": runner.precision,
-        "mode": runner.mode,
-        "recognition_seconds": seconds,
+        "recognition_seconds": watch.seconds,
+        **runner_facts(runner),
     }
 
 
@@ -214,8 +262,10 @@ def show(summary: dict, skipped: list[tuple[str, str]]) -> None:
     print(
         f"{summary['num_utterances']} utterances, {summary['audio_seconds']:.2f} s of sound in "
         f"{summary['recognition_seconds']:.3f} s at batch size {summary['batch_size']} "
-        f"({summary['mode']}, {summary['precision']}): real-time factor {summary['rtf']:.4f}, "
-        f"{summary['rtfx']:.1f} x real time, {summary['samples_per_second']:.2f} utterances/s; "
+        f"({summary['mode']}, {summary['backend']}, {summary['precision']}): "
+        f"real-time factor {summary['rtf']:.4f}, "
+        f"{summary['rtfx']:.1f} x real time, {summary['samples_per_second']:.2f} utterances/s "
+        f"({summary['end_to_end_samples_per_second']:.2f} with reading); "
         "loading and warm-up excluded",
         file=sys.stderr,
     )

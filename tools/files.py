@@ -20,12 +20,25 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         UserError: the file cannot be written; what was there before is left.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    if path.exists() and not path.is_file():
-        raise UserError.expected("a regular file, or none yet", path, "Choose another place")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with _new_file(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file of bytes; see `write_text`."""
+    with _new_file(path) as beside:
+        beside.write_bytes(content)
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Gives a path beside a place, whose file takes that place when the block has ended well."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError.expected("a regular file, or none yet", path, "Choose another place")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield beside
         beside.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -12,7 +12,7 @@ from tools.conversion.saved_model import PIPELINE_FILE, TensorSpec
 from tools.errors import UserError
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 
 
 class Artifact(NamedTuple):
@@ -20,6 +20,7 @@ class Artifact(NamedTuple):
 
     manifest: dict
     pipeline: dict
+    files: list[Path]
     inputs: dict[str, tuple[TensorSpec, ...]]
     functions: dict[str, Function]
 
@@ -60,10 +61,10 @@ def open_artifact(converted_dir: str | Path) -> Artifact:
             TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
             for tensor, dtype, shape in described["inputs"]
         )
-        functions[name] = opened[described["backend"]].open(
-            directory / described["files"][0], described["small"]
-        )
-    return Artifact(manifest, pipeline, inputs, functions)
+        first = directory / described["files"][0]
+        functions[name] = opened[described["backend"]].open(first, described)
+    files = [directory / name for name in manifest["files"]]
+    return Artifact(manifest, pipeline, files, inputs, functions)
 
 
 def _again(directory: Path, expected: str, received: object) -> UserError:

@@ -1,5 +1,6 @@
 """From a SavedModel to an artifact: a runtime's files, and a manifest of what made them."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -7,14 +8,16 @@ import platform
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
 
 from tools.conversion import backends
 from tools.conversion.artifact import FORMAT, MANIFEST_FILE, file_hash, read_manifest
-from tools.conversion.dim_range import DimRanges, bounded
+from tools.conversion.dim_range import bounded
+from tools.conversion.quantization import ALGORITHMS, GRANULARITIES, TYPES, Calibration
+from tools.conversion.request import OPT_CONFIG, ConversionRequest
 from tools.conversion.saved_model import (
     PIPELINE_FILE,
     TensorSpec,
@@ -26,29 +29,14 @@ from tools.conversion.saved_model import (
 from tools.errors import UserError
 from tools.files import new_folder
 
-_CONVERTERS = ("tensorflow", "tf2onnx", "onnx")
-
-
-@dataclass(frozen=True, slots=True)
-class ConversionRequest:
-    """What an artifact is to be.
-
-    Attributes:
-        backend: a name of `backends.NAMES`, or `auto`.
-        precision: one that the backend has.
-        batch: smallest and largest batch.
-        dim_range: by tensor, ranges of its free dimensions, batch first; they win over `batch` and
-            over what `pipeline.json` says.
-    """
-
-    backend: str = "auto"
-    precision: str = "fp32"
-    batch: tuple[int, int] = (1, 2)
-    dim_range: DimRanges = field(default_factory=dict)
+_CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
 
 def convert(
-    native_dir: str | Path, converted_dir: str | Path | None, request: ConversionRequest
+    native_dir: str | Path,
+    converted_dir: str | Path | None,
+    request: ConversionRequest,
+    calibration: Calibration | None = None,
 ) -> dict:
     """Converts a SavedModel, unless the same was done before.
 
@@ -57,6 +45,7 @@ def convert(
         converted_dir: new, or an artifact, which is replaced where it does not match; None is a
             folder of the user's cache.
         request: what to make.
+        calibration: data to quantize with; read only where that is due.
 
     Returns:
         The manifest, with the `directory`, and `reused` true where nothing had to be done.
@@ -68,25 +57,26 @@ def convert(
     pipeline = read_pipeline(native_dir)
     name = backends.choose(request.backend)
     backend = backends.get(name)
-    if request.precision not in backend.PRECISIONS:
-        raise UserError.expected(
-            f"a precision of {name} ({', '.join(backend.PRECISIONS)})",
-            request.precision,
-            "Choose one of them, or another --backend",
-        )
+    request = request.settled(name, backend.NOT_APPLICABLE)
+    _check(request, backend)
     wanted = {
         "format": FORMAT,
         "source_sha256": source_hash(native_dir),
-        "request": _plain({**asdict(request), "backend": name}),
+        "request": _plain(asdict(request)),
         "machine": platform.machine(),
         "versions": backend.versions() | backends.get(backend.SMALL).versions(),
-        "converted_by": {name: importlib.metadata.version(name) for name in _CONVERTERS},
+        "converted_by": {
+            **{name: importlib.metadata.version(name) for name in _CONVERTERS},
+            "tools.conversion": _own_version(),
+        },
     }
     converted_dir = Path(converted_dir) if converted_dir is not None else _cached(wanted)
     outcome = {"directory": str(converted_dir), "reused": True}
     existing = read_manifest(converted_dir)
     if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
-        return {**existing, **outcome}
+        fixed = request.quantized and calibration is not None and calibration.required
+        if not fixed or existing.get("calibration") == calibration.described:
+            return {**existing, **outcome}
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
@@ -94,36 +84,79 @@ def convert(
             "Choose another",
         )
     started = time.perf_counter()
+    if not request.quantized:
+        calibration = None
+    elif calibration is None:
+        raise UserError.expected(
+            f"data to calibrate {request.precision} with", "none", "Name a --calibration_data_dir"
+        )
+    examples = calibration.read() if calibration else None
     with new_folder(converted_dir, replace=True) as folder:
-        signatures = _convert_signatures(native_dir, folder, pipeline, request, backend)
+        signatures = _convert_signatures(native_dir, folder, pipeline, request, examples)
         manifest = {
             **wanted,
             "family": pipeline["family"],
+            "not_applicable": dict(backend.NOT_APPLICABLE),
+            "calibration": calibration.described if calibration else None,
             "signatures": signatures,
             "seconds": round(time.perf_counter() - started, 3),
         }
         (folder / PIPELINE_FILE).write_text(json.dumps(pipeline, indent=1))
-        manifest["files"] = {path.name: file_hash(path) for path in sorted(folder.iterdir())}
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        manifest["files"] = {str(path.relative_to(folder)): file_hash(path) for path in paths}
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
     return {**manifest, **outcome, "reused": False}
+
+
+def _own_version() -> str:
+    """A hash of this package: what an older state of it converted is converted again."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _check(request: ConversionRequest, backend: backends.Backend) -> None:
+    precisions = backend.precisions()
+    if request.precision not in precisions:
+        raise UserError.expected(
+            f"a precision that {backend.NAME} has here ({', '.join(precisions)})",
+            request.precision,
+            "Choose one of them, or another --backend",
+        )
+    unknown = sorted(set(request.opt_config or ()) - set(OPT_CONFIG))
+    if unknown:
+        raise UserError.expected(
+            f"--opt_config of {', '.join(OPT_CONFIG)}", unknown[0], "Correct --opt_config"
+        )
+    asked = request.quantization
+    if asked is None:
+        return
+    for flag, value, values in (
+        ("quantize_algo", asked.algo, ALGORITHMS),
+        ("quantize_type", asked.type, TYPES),
+        ("quantize_granularity", asked.granularity, GRANULARITIES),
+    ):
+        if value not in values:
+            raise UserError.expected(f"--{flag} {' or '.join(values)}", value, f"Correct --{flag}")
 
 
 def _cached(wanted: Mapping) -> Path:
     """The place in the user's cache for what a manifest begins with."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     request = wanted["request"]
-    name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}"
-    return cache / "conformer-zoo" / "converted" / f"{name}-{request['batch'][1]}"
+    exact = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
+    return cache / "conformer-zoo" / "converted" / name
 
 
 def _holds_something(place: Path) -> bool:
     return place.exists() and (not place.is_dir() or any(place.iterdir()))
 
 
-def _convert_signatures(native_dir, folder, pipeline, request, backend) -> dict[str, dict]:
+def _convert_signatures(native_dir, folder, pipeline, request, examples) -> dict[str, dict]:
     # An artifact that is used again needs no converter: tf2onnx would slow every start.
-    from tools.conversion.graph import clean
-    from tools.conversion.signature import to_onnx
+    from tools.conversion.signature import Source
 
     functions = load_saved_model(native_dir)
     missing = sorted(pipeline["convert"].keys() - functions.keys())
@@ -140,24 +173,30 @@ def _convert_signatures(native_dir, folder, pipeline, request, backend) -> dict[
         raise UserError.expected(
             "--dim_range of tensors that are converted", min(unknown), "Correct --dim_range"
         )
-    described = {}
+    described, backend = {}, backends.get(request.backend)
     bar = tqdm(pipeline["convert"].items(), desc="converting", unit="signature", file=sys.stderr)
     for name, conversion in bar:
         bar.set_postfix_str(name)
-        specs = _input_ranges(input_specs(functions[name]), conversion["dim_range"], request)
-        model = to_onnx(functions[name], name)
-        rewrites = clean(model)
-        own, precision = backend, request.precision
-        if conversion.get("small", False):
-            own, precision = backends.get(backend.SMALL), "fp32"
+        source = Source(
+            name=name,
+            native_dir=native_dir,
+            functions=functions,
+            specs=_input_ranges(input_specs(functions[name]), conversion["dim_range"], request),
+            small=conversion.get("small", False),
+            keep_in_float=conversion.get("keep_in_float", ()),
+            options=request.opt_config or (),
+        )
+        own = backends.get(backend.SMALL) if source.small else backend
+        saved = own.save(source, request, folder, examples)
         described[name] = {
+            "name": name,
             "backend": own.NAME,
-            "precision": precision,
-            "files": own.save(model, specs, precision, folder / name),
-            "inputs": _plain(specs),
-            "outputs": [output.name for output in model.graph.output],
-            "small": conversion.get("small", False),
-            "rewrites": rewrites,
+            "files": saved.files,
+            "options": dict(saved.options),
+            "inputs": _plain(source.specs),
+            "steps": own.STEPS,
+            "small": source.small,
+            "rewrites": source.rewrites,
         }
     return described
 

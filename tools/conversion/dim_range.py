@@ -115,18 +115,39 @@ def _fits(size: int, allowed: int | tuple[int, int] | None) -> bool:
     return allowed is None or low <= size <= high
 
 
-def pad_to(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
-    """Pads arrays with zeros at their ends up to sizes that are fixed; ranges stay as they are.
+def pad_to(
+    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], steps: bool = False
+) -> dict[str, np.ndarray]:
+    """Pads arrays with zeros at their ends up to sizes that are fixed.
 
     An array that is larger than its size is left for `check_inputs` to refuse.
+
+    Args:
+        inputs: by name.
+        specs: of a signature.
+        steps: whether ranges are padded as well, to one of a few sizes: four in an octave, never
+            beyond the upper end.
     """
     shapes = {spec.name: spec.shape for spec in specs}
     padded = {}
     for name, array in inputs.items():
         missing = [
-            (0, max(0, allowed - size) if isinstance(allowed, int) else 0)
+            (0, max(0, _target(size, allowed, steps) - size))
             for size, allowed in zip(array.shape, shapes.get(name, ()), strict=False)
         ]
         grows = len(missing) == array.ndim and any(after for _, after in missing)
         padded[name] = np.pad(array, missing) if grows else array
     return padded
+
+
+def _target(size: int, allowed: int | tuple[int, int] | None, steps: bool) -> int:
+    """The size that a dimension is padded to."""
+    if isinstance(allowed, int):
+        return allowed
+    if allowed is None or not steps:
+        return size
+    low, high = allowed
+    if not low <= size <= high:
+        return size
+    step = 2 ** max(0, (size - 1).bit_length() - 3)  # four sizes in an octave
+    return min(high, -(-size // step) * step)

@@ -1,7 +1,7 @@
 """Cleaning of ONNX graphs: chains that tf2onnx spells out become operators that runtimes fuse."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import numpy as np
 import onnx
@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 # A pattern is the name of a tensor to capture, or an operator with a pattern for each input.
 Pattern = str | tuple
 _COMMUTATIVE = {"Add", "Mul", "And"}
+_LARGE = 1024  # values; a smaller constant is not worth a node
 _FULL = 2**31 - 1  # tf2onnx writes an open end of a slice as the largest integer of its type
 
 
@@ -30,6 +31,12 @@ class Graph:
             for name in node.input:
                 self._consumers[name].append(node)
         self._outputs = {x.name for x in model.graph.output}
+        inferred = onnx.shape_inference.infer_shapes(model).graph
+        # Sizes of tensors, 0 where one is free.
+        self.shapes = {
+            x.name: [size.dim_value for size in x.type.tensor_type.shape.dim]
+            for x in (*inferred.value_info, *inferred.input)
+        }
 
     def producer(self, name: str, op_type: str) -> onnx.NodeProto | None:
         """The node that makes a tensor, if it is of this type."""
@@ -111,7 +118,14 @@ class Graph:
                     yield node, found
 
     def finish(self) -> None:
-        """Writes nodes and constants that the outputs need back to the model."""
+        """Writes nodes and constants that the outputs need back to the model.
+
+        Nodes that tf2onnx named by their type alone come to the layer of those that read them.
+        """
+        for node in reversed(self.nodes):
+            readers = (x.name for x in self._consumers[node.output[0]] if "/" in x.name)
+            if "/" not in node.name and (reader := next(readers, None)):
+                node.name = f"{reader.rpartition('/')[0]}/{node.name}"
         needed, kept = set(self._outputs), []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
@@ -124,16 +138,41 @@ class Graph:
         graph.initializer.extend(constants)
 
 
-def clean(model: onnx.ModelProto) -> dict[str, int]:
+def clean(model: onnx.ModelProto, options: Collection[str] = ()) -> dict[str, int]:
     """Rewrites a model in place, keeping every value it computes.
+
+    Args:
+        model: of tf2onnx.
+        options: further rewrites, names of `OPTIONS`.
 
     Returns:
         How often each rewrite was made.
     """
-    graph = Graph(model)
-    counts = {name: rewrite(graph) for name, rewrite in REWRITES.items()}
-    graph.finish()
+    rewrites, counts = dict(REWRITES), {}
+    for option in options:
+        rewrites |= OPTIONS[option]
+    for name, rewrite in rewrites.items():
+        graph = Graph(model)  # anew, with shapes that were unknown before the last rewrite
+        counts[name] = rewrite(graph)
+        graph.finish()
     return counts
+
+
+def store_in_half(model: onnx.ModelProto) -> None:
+    """Keeps the large float32 constants of a model in half precision; it computes as before."""
+    casts = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        value = numpy_helper.to_array(tensor)
+        if value.size < _LARGE or np.abs(value).max() > np.finfo(np.float16).max:
+            continue
+        name, half = tensor.name, f"{tensor.name}__half"
+        tensor.CopyFrom(numpy_helper.from_array(value.astype(np.float16), half))
+        casts.append(helper.make_node("Cast", [half], [name], half, to=onnx.TensorProto.FLOAT))
+    nodes = [*casts, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
 
 
 def _full_slices(graph: Graph) -> int:
@@ -173,33 +212,39 @@ def _absolutes(graph: Graph) -> int:
 
 
 def _layer_norms(graph: Graph) -> int:
-    """The moments of the last axis and what Keras makes of them."""
+    """The moments of the last axis and what Keras makes of them.
+
+    tf2onnx leaves a factor of ones and an offset of zeros out.
+    """
     mean = ("ReduceMean", "x", "axes")
     deviation = ("Sub", "x", mean)
     variance = ("ReduceMean", ("Mul", deviation, deviation), "axes")
-    scale = ("Mul", ("Reciprocal", ("Sqrt", ("Add", variance, "epsilon"))), "gamma")
-    shift = ("Add", ("Mul", ("Neg", mean), scale), "beta")
+    inverse = ("Reciprocal", ("Sqrt", ("Add", variance, "epsilon")))
     count = 0
-    for node, found in graph.matches(("Add", ("Mul", "x", scale), shift)):
-        gamma, beta = graph.constant(found["gamma"]), graph.constant(found["beta"])
-        axes, epsilon = graph.constant(found["axes"]), graph.constant(found["epsilon"])
-        if any(value is None for value in (gamma, beta, axes, epsilon)):
-            continue
-        if epsilon.size != 1 or gamma.size != gamma.shape[-1] or gamma.shape != beta.shape:
-            continue
-        # Keras gives the last axis by its number, which is the rank of its parameters less one.
-        if axes.size != 1 or axes.item() not in (-1, gamma.ndim - 1):
-            continue
-        parameters = [graph.add_constant(value.reshape(-1), node.name) for value in (gamma, beta)]
-        graph.rewrite(
-            node,
-            "LayerNormalization",
-            [found["x"], *parameters],
-            axis=-1,
-            epsilon=float(epsilon.item()),
-        )
-        count += 1
+    for scale in (("Mul", inverse, "gamma"), inverse):
+        centred = ("Mul", ("Neg", mean), scale)
+        for shift in (("Add", centred, "beta"), centred):
+            for node, found in graph.matches(("Add", ("Mul", "x", scale), shift)):
+                count += _fuse_layer_norm(graph, node, found)
     return count
+
+
+def _fuse_layer_norm(graph: Graph, node: onnx.NodeProto, found: dict[str, str]) -> bool:
+    values = {name: graph.constant(tensor) for name, tensor in found.items() if name != "x"}
+    shape = graph.shapes.get(found["x"], ())
+    if any(value is None for value in values.values()) or not shape or not shape[-1]:
+        return False
+    axes, epsilon, width = values["axes"], values["epsilon"], shape[-1]
+    gamma = values.get("gamma", np.ones(width, np.float32))
+    beta = values.get("beta", np.zeros(width, np.float32))
+    if axes.size != 1 or axes.item() not in (-1, len(shape) - 1) or epsilon.size != 1:
+        return False
+    if any(value.size != width or value.shape[-1] != width for value in (gamma, beta)):
+        return False
+    parameters = [graph.add_constant(value.reshape(-1), node.name) for value in (gamma, beta)]
+    attributes = {"axis": -1, "epsilon": float(epsilon.item())}
+    graph.rewrite(node, "LayerNormalization", [found["x"], *parameters], **attributes)
+    return True
 
 
 def _dense_layers(graph: Graph) -> int:
@@ -234,38 +279,64 @@ def _is_shape_with_last(graph: Graph, name: str, like: str, last: int) -> bool:
 
 
 def _batch_norms(graph: Graph) -> int:
-    """A factor and an offset of each channel behind a convolution."""
+    """A factor and an offset of each channel behind a convolution.
+
+    tf2onnx leaves an offset of zeros out.
+    """
     count = 0
     for behind in ("convolved", ("Squeeze", "convolved", "squeezed")):
-        for node, found in graph.matches(("Add", ("Mul", behind, "scale"), "shift")):
-            convolution = graph.producer(found["convolved"], "Conv")
-            scale, shift = graph.constant(found["scale"]), graph.constant(found["shift"])
-            if convolution is None or scale is None or shift is None or scale.ndim < 2:
-                continue
-            kernel = graph.constant(convolution.input[1])
-            bias = (
-                graph.constant(convolution.input[2])
-                if len(convolution.input) > 2
-                else np.zeros(1, np.float32)
-            )
-            if kernel is None or bias is None or scale.shape != shift.shape:
-                continue
-            if scale.size != kernel.shape[0] or scale.shape[1] != kernel.shape[0]:
-                continue
-            inner = graph.match(node.output[0], ("Add", ("Mul", "normed", "scale"), "shift"), found)
-            between = {found["convolved"], inner["normed"]}
-            if not all(graph.is_read_once(name) for name in between):
-                continue
-            scale, shift = scale.reshape(-1), shift.reshape(-1)
-            folded = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
-            parameters = [
-                graph.add_constant(value, convolution.name)
-                for value in (folded, bias * scale + shift)
-            ]
-            attributes = {x.name: helper.get_attribute_value(x) for x in convolution.attribute}
-            graph.rewrite(convolution, "Conv", [convolution.input[0], *parameters], **attributes)
-            graph.rewrite(node, "Identity", [inner["normed"]])
-            count += 1
+        scaled = ("Mul", behind, "scale")
+        for pattern in (("Add", scaled, "shift"), scaled):
+            for node, found in graph.matches(pattern):
+                count += _fold_batch_norm(graph, node, found)
+    return count
+
+
+def _fold_batch_norm(graph: Graph, node: onnx.NodeProto, found: dict[str, str]) -> bool:
+    convolution = graph.producer(found["convolved"], "Conv")
+    scale = graph.constant(found["scale"])
+    if convolution is None or scale is None or scale.ndim < 2:
+        return False
+    kernel, *biases = map(graph.constant, convolution.input[1:])
+    shift = graph.constant(found["shift"]) if "shift" in found else np.zeros_like(scale)
+    if any(value is None for value in (kernel, shift, *biases)):
+        return False
+    channels = kernel.shape[0]
+    if scale.shape != shift.shape or scale.size != channels or scale.shape[1] != channels:
+        return False
+    products = [node] if node.op_type == "Mul" else [graph.producer(x, "Mul") for x in node.input]
+    product = next(x for x in products if x is not None and found["scale"] in x.input)
+    normed = next(x for x in product.input if x != found["scale"])
+    between = {found["convolved"], normed, product.output[0]} - set(node.output)
+    if not all(graph.is_read_once(name) for name in between):
+        return False
+    scale, shift = scale.reshape(-1), shift.reshape(-1)
+    folded = kernel * scale.reshape(-1, *[1] * (kernel.ndim - 1))
+    offset = (biases[0] if biases else 0.0) * scale + shift
+    parameters = [graph.add_constant(value, convolution.name) for value in (folded, offset)]
+    attributes = {x.name: helper.get_attribute_value(x) for x in convolution.attribute}
+    graph.rewrite(convolution, "Conv", [convolution.input[0], *parameters], **attributes)
+    graph.rewrite(node, "Identity", [normed])
+    return True
+
+
+def _short_indices(graph: Graph) -> int:
+    """Constants of 64 bits that only pick elements, in 32 bits."""
+    count = 0
+    for node in graph.nodes:
+        first, last = {"Gather": (1, 2), "Slice": (1, 5)}.get(node.op_type, (0, 0))
+        names = [name for name in node.input[first:last] if name]
+        values = [graph.constant(name) for name in names]
+        # A slice wants all of its numbers in one type.
+        if not names or any(value is None or value.dtype != np.int64 for value in values):
+            continue
+        limits = np.iinfo(np.int32)
+        short = [np.clip(value, limits.min, limits.max).astype(np.int32) for value in values]
+        renamed = dict(zip(names, (graph.add_constant(x, node.name) for x in short), strict=True))
+        attributes = {x.name: helper.get_attribute_value(x) for x in node.attribute}
+        inputs = [renamed.get(name, name) for name in node.input]
+        graph.rewrite(node, node.op_type, inputs, **attributes)
+        count += len(names)
     return count
 
 
@@ -273,7 +344,11 @@ REWRITES: dict[str, Callable[[Graph], int]] = {
     "full_slice": _full_slices,
     "select": _selects,
     "absolute": _absolutes,
-    "layer_norm": _layer_norms,
     "dense": _dense_layers,
-    "batch_norm": _batch_norms,
+    "layer_norm": _layer_norms,
+}
+# Asked for by the names of `--opt_config`.
+OPTIONS: dict[str, dict[str, Callable[[Graph], int]]] = {
+    "conv_scale_fold": {"batch_norm": _batch_norms},
+    "type64to32_conversion": {"short_index": _short_indices},
 }

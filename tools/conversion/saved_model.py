@@ -75,14 +75,20 @@ def input_specs(function: tf.types.experimental.ConcreteFunction) -> tuple[Tenso
     )
 
 
-def source_hash(model_dir: str | Path) -> str:
-    """Computes a SHA-256 over what a SavedModel computes with: graph, variables and assets."""
-    directory, digest = Path(model_dir), hashlib.sha256()
+def source_files(model_dir: str | Path) -> list[Path]:
+    """Lists what a SavedModel computes with: graph, variables and assets."""
+    directory = Path(model_dir)
     files = [directory / "saved_model.pb"]
     for folder in ("variables", "assets"):
         files += sorted(path for path in (directory / folder).rglob("*") if path.is_file())
-    for path in files:
-        digest.update(path.relative_to(directory).as_posix().encode() + b"\0")
+    return files
+
+
+def source_hash(model_dir: str | Path) -> str:
+    """Computes a SHA-256 over the names and contents of `source_files`."""
+    digest = hashlib.sha256()
+    for path in source_files(model_dir):
+        digest.update(path.relative_to(model_dir).as_posix().encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

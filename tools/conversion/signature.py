@@ -1,14 +1,68 @@
-"""Signatures of a SavedModel as ONNX graphs."""
+"""Signatures of a SavedModel on their way to a backend, and as ONNX graphs."""
 
+import functools
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 
+import numpy as np
 import onnx
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tf2onnx.convert import from_graph_def
 
+from tools.conversion.backends import Function
+from tools.conversion.graph import clean
+from tools.conversion.quantization import Run
+from tools.conversion.saved_model import TensorSpec
+
 _OPSET = 18
+_WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")  # around every layer's name
+
+
+@dataclass
+class Source:
+    """A signature that is to be converted.
+
+    Attributes:
+        name: of the signature.
+        native_dir: its SavedModel.
+        functions: all signatures of that.
+        specs: inputs, with a number or a range for every dimension.
+        small: one call is too little work to share among threads.
+        keep_in_float: layers that are not to be quantized, by the model's own account.
+        options: further rewrites of the graph; see `graph.clean`.
+        rewrites: how often each was made.
+    """
+
+    name: str
+    native_dir: Path
+    functions: Mapping[str, tf.types.experimental.ConcreteFunction]
+    specs: tuple[TensorSpec, ...]
+    small: bool = False
+    keep_in_float: Collection[str] = ()
+    options: Collection[str] = ()
+    rewrites: dict[str, int] = field(default_factory=dict)
+
+    @functools.cached_property
+    def onnx(self) -> onnx.ModelProto:
+        """The cleaned graph."""
+        model = to_onnx(self.functions[self.name], self.name)
+        self.rewrites |= clean(model, self.options)
+        return model
+
+    def run_with(self, function: Function) -> Run:
+        """Gives a way to run all signatures, this one by a candidate for it."""
+
+        def run(inputs: Mapping[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
+            if signature == self.name:
+                return function(inputs)
+            tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+            return {k: v.numpy() for k, v in self.functions[signature](**tensors).items()}
+
+        return run
 
 
 def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx.ModelProto:
@@ -34,6 +88,8 @@ def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx
     for tensor, output in zip(model.graph.output, outputs, strict=True):
         names[tensor.name] = output
     _rename(model, names)
+    for node in model.graph.node:
+        node.name = _WRAPPERS.sub("", node.name)
     return model
 
 

@@ -2,22 +2,36 @@
 
 import contextlib
 import json
+import resource
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from tools.files import write_text
+from tools.inference.runner import Runner
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
 _SEPARATORS = str.maketrans("\t\n\r", "   ")
 
 
 class Stopwatch:
-    """Adds up the time spent in `running` blocks; loading and warm-up stay outside of them."""
+    """Times `running` blocks, and all between the first and the last of them.
+
+    Loading and warm-up stay outside of the blocks.
+    """
 
     def __init__(self):
-        self.seconds = 0.0
+        self.laps: list[float] = []
+        self._started = self._ended = time.perf_counter()
+        self._excluded = 0.0
+
+    @property
+    def seconds(self) -> float:
+        """The time in blocks."""
+        return sum(self.laps)
 
     @contextlib.contextmanager
     def running(self):
@@ -26,7 +40,50 @@ class Stopwatch:
         try:
             yield
         finally:
-            self.seconds += time.perf_counter() - started
+            self._ended = time.perf_counter()
+            self.laps.append(self._ended - started)
+
+    @contextlib.contextmanager
+    def excluded(self):
+        """Takes a block out of the time from end to end."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._excluded += time.perf_counter() - started
+
+    def speed(self, num_samples: int) -> dict[str, float]:
+        """Computes rates and latencies up to the last block.
+
+        Returns:
+            `samples_per_second` of the runtime alone, `end_to_end_samples_per_second` with reading
+            and decoding since the stopwatch was made, `latency_ms_p50` and `latency_ms_p95` of a
+            batch, `end_to_end_seconds`.
+        """
+        whole = max(self._ended - self._started - self._excluded, 1e-9)
+        p50, p95 = np.percentile(self.laps or [0.0], [50, 95])
+        return {
+            "samples_per_second": num_samples / max(self.seconds, 1e-9),
+            "end_to_end_samples_per_second": num_samples / whole,
+            "end_to_end_seconds": whole,
+            "latency_ms_p50": 1e3 * float(p50),
+            "latency_ms_p95": 1e3 * float(p95),
+        }
+
+
+def runner_facts(runner: Runner) -> dict:
+    """What a report says of the runner: how it runs, in what, how large, how much memory by now."""
+    manifest = getattr(runner, "manifest", None) or {}
+    asked = manifest.get("request", {}).get("quantization")
+    return {
+        "precision": runner.precision,
+        "mode": runner.mode,
+        "backend": runner.backend,
+        "quantization": asked,
+        "conversion_seconds": manifest.get("seconds"),
+        "model_mib": sum(path.stat().st_size for path in runner.files) / 2**20,
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +100,13 @@ def speech_speed(recognition_seconds: float, rows: Sequence[SpeechRow]) -> dict[
     """Computes speeds without loading and warm-up.
 
     Returns:
-        `rtf`: recognition time / audio time; `rtfx`: its inverse; `samples_per_second`: utterances;
-        `audio_seconds`.
+        `rtf`: recognition time / audio time; `rtfx`: its inverse; `audio_seconds`.
     """
     audio_seconds = sum(row.duration_seconds for row in rows)
     seconds = max(recognition_seconds, 1e-9)
     return {
         "rtf": seconds / max(audio_seconds, 1e-9),
         "rtfx": audio_seconds / seconds,
-        "samples_per_second": len(rows) / seconds,
         "audio_seconds": audio_seconds,
     }
 

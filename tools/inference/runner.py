@@ -1,6 +1,7 @@
 """Runners: exported models behind one protocol, whatever executes them."""
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -9,11 +10,13 @@ import tensorflow as tf
 
 from tools.conversion.artifact import Artifact, is_artifact, open_artifact
 from tools.conversion.dim_range import check_inputs, pad_to
+from tools.conversion.quantization import Run
 from tools.conversion.saved_model import (
     TensorSpec,
     input_specs,
     load_saved_model,
     read_pipeline,
+    source_files,
 )
 from tools.inference.transducer import transcribe
 
@@ -25,13 +28,17 @@ class Runner(Protocol):
         pipeline: what the export says of the model (`pipeline.json`).
         signatures: inputs of every signature by its name.
         mode: how it runs, for reports: "eager", or "jit" for a converted model.
+        backend: what runs it: "tensorflow", or one of `tools.conversion.backends`.
         precision: what it computes in, by the names of `--quant_precision`.
+        files: what it computes with.
     """
 
     pipeline: Mapping
     signatures: Mapping[str, tuple[TensorSpec, ...]]
     mode: str
+    backend: str
     precision: str
+    files: Sequence[Path]
 
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
@@ -42,10 +49,12 @@ class Runner(Protocol):
 class EagerRunner:
     """TensorFlow's own runtime on a SavedModel."""
 
-    mode, precision = "eager", "fp32"
+    mode, backend, precision = "eager", "tensorflow", "fp32"
 
-    def __init__(self, functions: Mapping[str, Callable], pipeline: Mapping):
-        self.pipeline = pipeline
+    def __init__(
+        self, functions: Mapping[str, Callable], pipeline: Mapping, files: Sequence[Path] = ()
+    ):
+        self.pipeline, self.files = pipeline, files
         self._functions = functions
         self.signatures = {name: input_specs(function) for name, function in functions.items()}
 
@@ -58,7 +67,8 @@ class EagerRunner:
 class JitRunner:
     """A converted model in the runtime that it was converted for.
 
-    Inputs that are smaller than a fixed size are padded, and their batch is cut off again.
+    Inputs that are smaller than a fixed size are padded, and their batch is cut off again; the same
+    where a runtime compiles every shape anew, up to one of a few sizes inside the range.
     """
 
     mode = "jit"
@@ -66,21 +76,23 @@ class JitRunner:
     def __init__(self, artifact: Artifact):
         self.manifest, self.pipeline = artifact.manifest, artifact.pipeline
         self.precision = artifact.manifest["request"]["precision"]
+        self.backend = artifact.manifest["request"]["backend"]
+        self.files = artifact.files
         self._inputs, self._functions = artifact.inputs, artifact.functions
-        self._composed: dict[str, Callable] = {}
+        self._answer = answer(self._run_converted, self.pipeline)
         self.signatures = dict(artifact.inputs)
         if self.pipeline.get("kind") == "transducer":
-            self._composed["serving_default"] = self._transcribe
             self.signatures["serving_default"] = artifact.inputs["listen"]
 
     def run(self, inputs, signature="serving_default"):
         """Runs a batch and returns the outputs by name."""
-        composed = self._composed.get(signature)
-        return composed(inputs) if composed else self._run_converted(inputs, signature)
+        if signature == "serving_default":
+            return self._answer(inputs)
+        return self._run_converted(inputs, signature)
 
     def _run_converted(self, inputs, signature):
         specs = self._inputs[signature]
-        padded = pad_to(inputs, specs)
+        padded = pad_to(inputs, specs, self.manifest["signatures"][signature]["steps"])
         check_inputs(padded, specs)
         outputs = self._functions[signature](padded)
         name = specs[0].name
@@ -89,8 +101,12 @@ class JitRunner:
             return outputs
         return {name: array[:size] for name, array in outputs.items()}
 
-    def _transcribe(self, inputs):
-        return transcribe(self._run_converted, self.pipeline, inputs)
+
+def answer(run: Run, pipeline: Mapping) -> Callable[[Mapping[str, np.ndarray]], dict]:
+    """Gives `serving_default` of a model of which `run` runs the converted signatures."""
+    if pipeline.get("kind") == "transducer":
+        return functools.partial(transcribe, run, pipeline)
+    return lambda inputs: run(inputs, "serving_default")
 
 
 def load(model_dir: str | Path) -> Runner:
@@ -105,4 +121,4 @@ def load(model_dir: str | Path) -> Runner:
     if is_artifact(model_dir):
         return JitRunner(open_artifact(model_dir))
     pipeline = read_pipeline(model_dir)
-    return EagerRunner(load_saved_model(model_dir), pipeline)
+    return EagerRunner(load_saved_model(model_dir), pipeline, source_files(model_dir))

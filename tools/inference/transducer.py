@@ -1,10 +1,10 @@
 """Greedy transducer decoding on the pieces of a model, whatever runtime executes them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
-Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
+from tools.conversion.quantization import Run
 
 
 def transcribe(

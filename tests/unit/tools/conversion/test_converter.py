@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from tools.conversion import backends
-from tools.conversion.converter import ConversionRequest, convert
+from tools.conversion.converter import convert
+from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.inference.runner import load
 
@@ -84,7 +85,7 @@ def test_the_manifest_says_what_it_is_and_is_reused(native, converted, backend):
     assert manifest["family"] == "toy"
     assert manifest["request"]["backend"] == backend
     assert manifest["signatures"]["serving_default"]["backend"] == backend
-    assert backend in manifest["versions"]
+    assert backends.get(backend).versions().items() <= manifest["versions"].items()
     assert len(manifest["source_sha256"]) == 64
     assert before == {path.name: path.stat().st_mtime_ns for path in converted.iterdir()}
 
@@ -121,9 +122,9 @@ def test_what_does_not_match_is_converted_again(native, converted, backend, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 1"),
+        ({"format": 99}, "format 2"),
         ({"machine": "vax"}, "vax"),
-        ({"versions": {"openvino": "0.1", "onnxruntime": "0.1"}}, "0.1"),
+        ({"versions": {"openvino": "0.1", "onnxruntime": "0.1", "tensorflow": "0.1"}}, "0.1"),
     ],
 )
 def test_an_artifact_of_elsewhere_is_one_line(converted, tmp_path, change, message):
@@ -171,7 +172,8 @@ def test_what_is_no_export_or_no_place_is_one_line(native, backend, tmp_path):
 @pytest.mark.parametrize(
     ("request_fields", "message"),
     [
-        ({"precision": "int16_fp32"}, "fp32"),
+        ({"precision": "int16_fp32"}, r"fp32.*int16_fp32.*--backend"),
+        ({"opt_config": ("fuse_all",)}, "opt_config|fuse_all"),
         ({"dim_range": {"images": ((1, 2),)}}, "images"),
         ({"dim_range": {"waveforms": ((1, 2),)}}, "waveforms"),
     ],
@@ -200,6 +202,10 @@ def test_backends_are_chosen_by_name_or_by_what_is_there(monkeypatch):
     assert backends.choose("onnxruntime") == "onnxruntime"
     with pytest.raises(UserError, match="openvino"):
         backends.get("tflite")
+    with monkeypatch.context() as patch:
+        providers = ("CUDAExecutionProvider", "CPUExecutionProvider")
+        patch.setattr(backends.get("onnxruntime"), "PROVIDERS", providers)
+        assert backends.choose("auto") == "onnxruntime"
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"setup\.sh"):
         backends.choose("auto")
@@ -215,7 +221,8 @@ def test_small_signatures_go_where_calls_are_cheapest(native, tmp_path):
     path.write_text(json.dumps(pipeline))
     manifest = convert(source, tmp_path / "a", ConversionRequest("openvino", precision="fp16"))
     assert manifest["signatures"]["serving_default"]["files"] == ["serving_default.onnx"]
-    assert manifest["signatures"]["serving_default"]["precision"] == "fp32"
+    assert manifest["signatures"]["serving_default"]["backend"] == "onnxruntime"
+    assert not manifest["signatures"]["serving_default"]["options"]["half"]
     inputs = sound(2, 30)
     expected, found = load(native).run(inputs), load(tmp_path / "a").run(inputs)
     np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
@@ -232,3 +239,63 @@ def test_half_precision_halves_the_weights(native, tmp_path, precision, bytes_of
     expected, found = load(native).run(inputs), load(tmp_path / "a").run(inputs)
     tolerance = {"fp32": 1e-5, "fp16": 1e-2}[precision]
     np.testing.assert_allclose(found["sums"], expected["sums"], rtol=tolerance, atol=tolerance)
+
+
+def test_what_does_not_apply_to_a_backend_stands_in_the_manifest(native, backend, tmp_path):
+    request = ConversionRequest(backend, dim_range=RANGE, minimum_segment_size=7)
+    manifest = convert(native, tmp_path / "a", request)
+    assert manifest["not_applicable"] == backends.get(backend).NOT_APPLICABLE
+    for name in manifest["not_applicable"]:
+        assert manifest["request"][name] is None
+    assert "minimum_segment_size" in manifest["not_applicable"]  # no TensorRT here
+    # It changes nothing, so that another value of it is no reason to convert again.
+    request = ConversionRequest(backend, dim_range=RANGE, minimum_segment_size=9)
+    assert convert(native, tmp_path / "a", request)["reused"]
+
+
+def test_the_smallest_part_for_tensorrt_reaches_its_provider(native, tmp_path, monkeypatch):
+    module, seen = backends.get("onnxruntime"), []
+    session = module.onnxruntime.InferenceSession
+
+    def spy(model, options, providers, **more):
+        seen.append(dict(providers))
+        return session(model, options, providers=["CPUExecutionProvider"], **more)
+
+    monkeypatch.setattr(module, "NOT_APPLICABLE", {})
+    monkeypatch.setattr(module, "PROVIDERS", ("TensorrtExecutionProvider", "CPUExecutionProvider"))
+    monkeypatch.setattr(module.onnxruntime, "InferenceSession", spy)
+    request = ConversionRequest("onnxruntime", "fp16", dim_range=RANGE, minimum_segment_size=7)
+    convert(native, tmp_path / "a", request)
+    load(tmp_path / "a")
+    settings = seen[-1]["TensorrtExecutionProvider"]
+    assert settings == {"trt_fp16_enable": True, "trt_min_subgraph_size": 7}
+
+
+def test_xla_leaves_a_saved_model_that_compiles(native, tmp_path):
+    """TensorFlow Serving takes the folder: all its signatures, with the same answers."""
+    convert(native, tmp_path / "a", ConversionRequest("xla", dim_range=RANGE))
+    path = tmp_path / "a" / "saved_model"
+    assert (path / "saved_model.pb").read_bytes().count(b"_XlaMustCompile") >= 2
+    inputs = sound(3, 40)
+    expected, found = load(native).run(inputs), load(path).run(inputs)
+    np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
+
+
+def test_bfloat16_is_there_where_the_processor_has_it(native, tmp_path, monkeypatch):
+    class Core:
+        def get_property(self, device, name):
+            return ["FP32", "INT8"]
+
+    module = backends.get("openvino")
+    monkeypatch.setattr(module.openvino, "Core", Core)
+    with pytest.raises(UserError, match=r"fp32, fp16, int8_fp32, int8_fp16\).*bf16"):
+        convert(native, tmp_path / "a", ConversionRequest("openvino", "bf16"))
+    monkeypatch.setattr(Core, "get_property", lambda *_: ["FP32", "BF16"])
+    assert "bf16" in module.precisions()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_quantization_wants_data(native, tmp_path, backend):
+    with pytest.raises(UserError, match=r"calibrate.*--calibration_data_dir"):
+        convert(native, tmp_path / "a", ConversionRequest(backend, "int8_fp32"))
+    assert names(tmp_path) == []

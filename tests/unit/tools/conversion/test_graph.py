@@ -2,12 +2,13 @@
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import openvino
 import pytest
 import tensorflow as tf
 
-from tools.conversion.graph import clean
+from tools.conversion.graph import OPTIONS, clean, store_in_half
 from tools.conversion.signature import to_onnx
 
 WIDTH = 6
@@ -31,6 +32,13 @@ class Layers(tf.Module):
     def layer_norm(self, x, mask):
         return self.norm(x)
 
+    def bare_norm(self, x, mask):
+        """What tf2onnx leaves of a norm with a factor of one and an offset of zero."""
+        mean = tf.reduce_mean(x, -1, keepdims=True)
+        variance = tf.reduce_mean(tf.math.squared_difference(x, mean), -1, keepdims=True)
+        scale = tf.math.rsqrt(variance + 1e-3)
+        return x * scale + (-mean * scale)
+
     def dense_layer(self, x, mask):
         return self.dense(x)
 
@@ -40,6 +48,12 @@ class Layers(tf.Module):
     def batch_norm(self, x, mask):
         x = tf.squeeze(self.depthwise(x[:, :, None]), 2)
         return x * self.scale + self.shift
+
+    def batch_norm_without_offset(self, x, mask):
+        return tf.squeeze(self.depthwise(x[:, :, None]), 2) * self.scale
+
+    def pick(self, x, mask):
+        return tf.gather(x[:, 1:, ::2], tf.constant([2, 0], tf.int64), axis=2)
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +83,11 @@ def run(model, inputs):
     ("name", "rewrite", "made", "gone"),
     [
         ("layer_norm", "layer_norm", "LayerNormalization", "ReduceMean"),
+        ("bare_norm", "layer_norm", "LayerNormalization", "ReduceMean"),
         ("dense_layer", "dense", "MatMul", "Reshape"),
         ("select", "select", "Where", "Not"),
         ("batch_norm", "batch_norm", "Conv", "Add"),
+        ("batch_norm_without_offset", "batch_norm", "Conv", "Mul"),
     ],
 )
 def test_a_rewrite_is_made_and_keeps_the_values(layers, rng, name, rewrite, made, gone):
@@ -81,7 +97,7 @@ def test_a_rewrite_is_made_and_keeps_the_values(layers, rng, name, rewrite, made
         "mask": rng.uniform(size=(3, 7)) < 0.5,
     }
     before = run(model, inputs)
-    assert clean(model)[rewrite] == 1
+    assert clean(model, OPTIONS)[rewrite] == 1
     operators = [node.op_type for node in model.graph.node]
     assert operators.count(made) == 1
     if name != "dense_layer":  # its bias is added
@@ -116,7 +132,7 @@ def test_what_only_looks_alike_is_left(rng):
     x = rng.standard_normal((2, 5, WIDTH)).astype(np.float32)
     inputs = {"x": x, "mask": np.ones((2, 5), bool)}
     before = run(model, inputs)
-    counts = clean(model)
+    counts = clean(model, OPTIONS)
     assert counts["layer_norm"] == counts["batch_norm"] == 0
     np.testing.assert_array_equal(run(model, inputs), before)
 
@@ -143,3 +159,61 @@ def test_an_absolute_value_of_constants_is_right():
     network.reshape({name: list(value.shape) for name, value in inputs.items()})
     (found,) = openvino.compile_model(network, "CPU")(inputs).values()
     np.testing.assert_array_equal(found, x[:, [3, 2, 1, 0, 1, 2, 3, 4]])
+
+
+def test_a_factor_that_is_read_twice_is_left(layers, rng):
+    def function(x, mask):
+        y = tf.squeeze(layers.depthwise(x[:, :, None]), 2) * layers.scale
+        return (y + layers.shift) * tf.nn.relu(y)
+
+    model, _ = translated(function)
+    x = rng.standard_normal((2, 5, WIDTH)).astype(np.float32)
+    inputs = {"x": x, "mask": np.ones((2, 5), bool)}
+    before = run(model, inputs)
+    clean(model, OPTIONS)
+    np.testing.assert_allclose(run(model, inputs), before, atol=1e-5)
+
+
+def test_indices_become_short_where_they_only_pick(layers, rng):
+    x = rng.standard_normal((2, 5, WIDTH)).astype(np.float32)
+    inputs = {"x": x, "mask": np.ones((2, 5), bool)}
+    types = {}
+    for options in ((), ("type64to32_conversion",)):
+        model, _ = translated(layers.pick)
+        counts = clean(model, options)
+        assert bool(counts.get("short_index")) == bool(options)
+        constants = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+        types[options] = {
+            constants[name]
+            for node in model.graph.node
+            if node.op_type in ("Slice", "Gather")
+            for name in node.input[1:]
+        }
+        np.testing.assert_array_equal(run(model, inputs), x[:, 1:, ::2][:, :, [2, 0]])
+    int32, int64 = onnx.TensorProto.INT32, onnx.TensorProto.INT64
+    assert int64 in types[()]
+    assert types[("type64to32_conversion",)] == {int32}
+
+
+def test_constants_in_half_precision(rng):
+    kernel = rng.standard_normal((WIDTH, 400)).astype(np.float32)
+    model, _ = translated(lambda x, mask: tf.linalg.matmul(x, kernel))
+    x = rng.standard_normal((1, 5, WIDTH)).astype(np.float32)
+    inputs = {"x": x, "mask": np.ones((1, 5), bool)}
+    clean(model)
+    size = model.ByteSize()
+    store_in_half(model)
+    assert model.ByteSize() < size - kernel.nbytes // 3
+    halved = kernel.astype(np.float16).astype(np.float32)
+    np.testing.assert_allclose(run(model, inputs), x @ halved, atol=1e-5)
+
+
+def test_a_nameless_operator_comes_to_the_layer_that_reads_it(layers):
+    def function(x, mask):
+        with tf.name_scope("tower"):
+            return layers.batch_norm(x, mask)
+
+    model, _ = translated(function)
+    clean(model, OPTIONS)
+    (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
+    assert convolution.name.startswith("tower/")

@@ -82,18 +82,26 @@ def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
 
 def test_speeds():
     found = speech_speed(2.0, [SpeechRow("", 6.0, None, ""), SpeechRow("", 2.0, None, "")])
-    assert found == {"rtf": 0.25, "rtfx": 4.0, "samples_per_second": 1.0, "audio_seconds": 8.0}
+    assert found == {"rtf": 0.25, "rtfx": 4.0, "audio_seconds": 8.0}
     assert speech_speed(0.0, [])["rtf"] >= 0
 
 
 def test_a_stopwatch_adds_up_what_it_is_told_to(monkeypatch):
-    clock = iter([10.0, 10.5, 20.0, 21.0, 30.0, 32.0])
+    clock = iter([0.0, 10.0, 10.5, 20.0, 21.0, 22.0, 25.0, 30.0, 32.0])
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     watch = Stopwatch()
     for _ in range(2):
         with watch.running():
             pass
     assert watch.seconds == 1.5
+    with watch.excluded():  # 3 s of warm-up
+        pass
     with pytest.raises(ZeroDivisionError), watch.running():
         raise ZeroDivisionError
     assert watch.seconds == 3.5
+    speed = watch.speed(58)
+    assert speed["end_to_end_seconds"] == 29.0
+    assert speed["end_to_end_samples_per_second"] == 2.0
+    assert speed["samples_per_second"] == pytest.approx(58 / 3.5)
+    assert speed["latency_ms_p50"] == 1000.0
+    assert 1000.0 < speed["latency_ms_p95"] <= 2000.0

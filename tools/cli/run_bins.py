@@ -1,0 +1,295 @@
+"""Runs raw tensor files through a model, exported or converted.
+
+A file holds one sample of one input: its values in the input's type, little-endian, row by row,
+without a header; for a string input the string itself.
+"""
+
+import itertools
+import math
+import os
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion.dim_range import check_inputs, pad_to, parse_dim_ranges, show_shape
+from tools.conversion.saved_model import TensorSpec
+from tools.errors import UserError
+from tools.files import write_bytes, write_text
+from tools.inference.runner import Runner, load
+
+Specs = Sequence[TensorSpec]
+Shapes = tuple[tuple[int, ...], ...]  # of one sample, for each input
+Files = dict[str, tuple[Path, ...]]  # of a sample by its stem, for each input
+Dimensions = Mapping[str, Sequence]  # of one sample by input; free ones as in `TensorSpec`
+
+
+def find_files(text: str, specs: Specs) -> Files:
+    """Lists the files behind `--input`, in the order of names.
+
+    Raises:
+        UserError: no file, two of one stem, or a sample that lacks an input.
+    """
+    places = text.split(",")
+    parts = [_files_at(place) for place in places]
+    if len(specs) == 1:
+        files = sorted((stem, x) for part in parts for stem, x in part.items())
+        for (stem, before), (other, file) in itertools.pairwise(files):
+            if stem == other:
+                raise UserError.expected("different stems", f"{before} and {file}", "Rename one")
+        return {stem: (file,) for stem, file in files}
+    if len(parts) != len(specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise UserError.expected(f"a folder for each of the inputs {names}", text, "Name them all")
+    stems = sorted(set().union(*parts))
+    for stem, (place, part) in itertools.product(stems, zip(places, parts, strict=True)):
+        if stem not in part:
+            raise UserError.expected(
+                "a file of every sample for every input", f"no {stem} in {place}", "Add it"
+            )
+    return {stem: tuple(part[stem] for part in parts) for stem in stems}
+
+
+def _files_at(place: str) -> dict[str, Path]:
+    """The `.bin` files of a folder, or one file, by stem."""
+    path = Path(place)
+    try:
+        found = path.glob("*.bin") if path.is_dir() else [path]
+        files = [x for x in found if place and x.is_file() and not x.name.startswith(".")]
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if not files:
+        raise UserError.expected(
+            "a folder of .bin files, or a file", place or "an empty name", "Correct --input"
+        )
+    return {file.stem: file for file in files}
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or error
+    return UserError.expected("files that can be read", f"{path}: {reason}", "Correct --input")
+
+
+def sample_dimensions(specs: Specs, text: str | None) -> Dimensions:
+    """Gives the dimensions of one sample: those of `--shape`, else the model's."""
+    dimensions = {spec.name: spec.shape[1:] for spec in specs}
+    known = "; ".join(f"{name} {show_shape(shape)}" for name, shape in dimensions.items())
+    wrong = UserError.expected(
+        f"--shape NAME=224,224,3 for an input, without the batch ({known})", text, "Correct it"
+    )
+    try:
+        given = parse_dim_ranges(text) if text is not None else {}
+    except UserError:
+        raise wrong from None
+    for name, ranges in given.items():
+        if len(ranges) != len(dimensions.get(name, ())):
+            raise wrong
+        dimensions[name] = tuple(low if low == high else (low, high) for low, high in ranges)
+    return dimensions
+
+
+def sample_shape(spec: TensorSpec, dimensions: Sequence, path: Path) -> tuple[int, ...]:
+    """Finds the shape of the sample in a file by the file's size.
+
+    Raises:
+        UserError: more than one dimension is free, or no shape has this size.
+    """
+    if spec.dtype == "string" and not dimensions:
+        return ()
+    free = [size for size in dimensions if not isinstance(size, int)]
+    if spec.dtype == "string" or len(free) > 1:
+        raise UserError.expected(
+            f"{spec.name} of numbers with one free dimension in a sample, or of one string",
+            f"{spec.dtype} {show_shape(dimensions)}",
+            f"Give --shape {spec.name}=..." if len(free) > 1 else "Choose another --signature",
+        )
+    try:
+        num_bytes = path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    one = math.prod(x for x in dimensions if isinstance(x, int)) * np.dtype(spec.dtype).itemsize
+    low, high = (free[0] or (1, math.inf)) if free else (1, 1)
+    if num_bytes % one or not low <= num_bytes // one <= high:
+        raise UserError.expected(
+            f"{spec.name} as {spec.dtype} {show_shape(dimensions)}: "
+            + (f"a multiple of {one} bytes" if free else f"{one} bytes"),
+            f"{path} of {num_bytes} bytes",
+            "Correct the file, or --shape",
+        )
+    return tuple(x if isinstance(x, int) else num_bytes // one for x in dimensions)
+
+
+def batches_of(
+    files: Files, specs: Specs, dimensions: Dimensions, size: int
+) -> list[tuple[Files, Shapes]]:
+    """Puts samples of one shape together, in the order of names."""
+    groups: dict[Shapes, list] = defaultdict(list)
+    for stem, paths in files.items():
+        inputs = zip(specs, paths, strict=True)
+        shapes = tuple(sample_shape(spec, dimensions[spec.name], path) for spec, path in inputs)
+        groups[shapes].append((stem, paths))
+    return [
+        (dict(group[start : start + size]), shapes)
+        for shapes, group in groups.items()
+        for start in range(0, len(group), size)
+    ]
+
+
+def read_batch(files: Files, shapes: Shapes, specs: Specs) -> dict[str, np.ndarray]:
+    """Reads the files of a batch into one array for each input."""
+    rows: dict[str, list] = defaultdict(list)
+    for paths in files.values():
+        for (name, dtype, _), shape, path in zip(specs, shapes, paths, strict=True):
+            try:
+                raw = path.read_bytes()
+                values = np.array(raw, object) if dtype == "string" else np.frombuffer(raw, dtype)
+                rows[name].append(values.reshape(shape))
+            except (OSError, ValueError) as error:  # the latter where it has changed meanwhile
+                raise _unreadable(path, error) from error
+    return {name: np.stack(samples) for name, samples in rows.items()}
+
+
+def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, np.ndarray]:
+    """Makes noise, with every row of full length; a range stands for its geometric middle."""
+    shapes = {}
+    for name, dtype, _ in specs:
+        if None in dimensions[name] or dtype == "string":
+            raise UserError.expected(
+                f"numbers of known shape for random {name}",
+                f"{dtype} {show_shape(dimensions[name])}",
+                "Give --input or --shape",
+            )
+        sizes = (x if isinstance(x, int) else round(math.prod(x) ** 0.5) for x in dimensions[name])
+        shapes[name] = (size, *sizes)
+    longest = max((shape[1] for shape in shapes.values() if len(shape) > 1), default=1)
+    rng = np.random.default_rng(0)
+    inputs = {}
+    for name, dtype, _ in specs:
+        noise = 0.1 * rng.standard_normal(shapes[name])
+        lengths = np.full(shapes[name], longest if noise.ndim == 1 else 0)
+        inputs[name] = (lengths if np.dtype(dtype).kind in "iu" else noise).astype(dtype)
+    return inputs
+
+
+def run_timed(
+    runner: Runner, signature: str, inputs: Mapping[str, np.ndarray], seconds: list[float]
+) -> dict[str, np.ndarray]:
+    """Runs a batch and appends the time of the runtime alone to `seconds`.
+
+    What is smaller than a size that the model fixes is padded with zeros.
+    """
+    numbers = [spec for spec in runner.signatures[signature] if spec.dtype != "string"]
+    padded = pad_to(inputs, numbers)
+    check_inputs({spec.name: padded[spec.name] for spec in numbers}, numbers)
+    started = time.perf_counter()
+    try:
+        outputs = runner.run(padded, signature)
+    except (tf.errors.OpError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError.expected("inputs it can run on", reason, "Correct them") from error
+    seconds.append(time.perf_counter() - started)
+    return outputs
+
+
+def write_outputs(
+    folder: Path, stems: Sequence[str], outputs: Mapping[str, np.ndarray], binary: bool
+) -> None:
+    """Writes `STEM_K.txt` or `STEM_K.bin` for every sample and the K-th output by name.
+
+    Text has a line for each row of the last axis. Strings are always text, one a line.
+    """
+    for k, (name, array) in enumerate(sorted(outputs.items())):
+        if array.ndim == 0 or len(array) < len(stems):
+            raise UserError.expected(
+                f"{len(stems)} rows of {name}", array.shape, "Choose another --signature"
+            )
+        for row, stem in enumerate(stems):
+            sample = array[row : row + 1]
+            if sample.dtype.kind in "OS":
+                lines = [text.decode("utf-8", "surrogateescape") for text in sample.flat]
+            elif binary:
+                write_bytes(folder / f"{stem}_{k}.bin", sample.tobytes())
+                continue
+            else:
+                rows = sample.reshape(math.prod(sample.shape[:-1]), sample.shape[-1])
+                lines = [" ".join(map(str, values)) for values in rows]
+            write_text(folder / f"{stem}_{k}.txt", "".join(f"{line}\n" for line in lines))
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    usage = "--model=DIR --input=FOLDER --output=DIR [FLAGS]"
+    flags = CommandLine("run_bins", "Runs raw tensor files through a model.", usage)
+    flags.string("model", None, "SavedModel or converted model.", default_text="")
+    flags.string(
+        "input",
+        None,
+        "Folder of .bin files, or files with commas between; for several inputs a folder for each, "
+        "by the order of their names, with files of the same stems.",
+        default_text="random values, for --loop",
+    )
+    flags.string("output", None, "Folder for STEM_K of output K.", default_text="none is written")
+    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Form of the output.")
+    flags.integer("batchsize", 1, "Samples run together.")
+    flags.integer("loop", 0, "Rounds of the first batch to time, after each has run once.")
+    flags.string("signature", "serving_default", "Function of the model.")
+    unknown = "the model's, with one free dimension by the size of the file"
+    flags.string("shape", None, 'Of samples: "images=224,224,3".', default_text=unknown)
+    values, rest = flags.parse(argv)
+    if rest or not values.model or not (values.input if values.output else values.loop):
+        expected = "--model, and --input with --output, or --loop"
+        raise UserError.expected(expected, " ".join(argv) or "nothing", "See --help")
+    if values.batchsize < 1 or values.loop < 0:
+        given = f"{values.batchsize} and {values.loop}"
+        raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flag")
+    runner = load(values.model)
+    specs = runner.signatures.get(values.signature)
+    if not specs:
+        known = ", ".join(runner.signatures)
+        raise UserError.expected(f"a --signature among {known}", values.signature, "Choose one")
+    dimensions = sample_dimensions(specs, values.shape)
+    if values.input:
+        files = find_files(values.input, specs)
+        batches = batches_of(files, specs, dimensions, values.batchsize)
+        first = read_batch(*batches[0], specs)
+    else:
+        batches, first = [], random_batch(specs, dimensions, values.batchsize)
+    if values.output:
+        folders = {path.parent.resolve() for paths in files.values() for path in paths}
+        if Path(values.output).resolve() in folders:
+            raise UserError.expected(
+                "an --output apart from --input", values.output, "Name another"
+            )
+    run_timed(runner, values.signature, first, [])  # warm-up
+    seconds: list[float] = []
+    for names, shapes in tqdm(batches, unit="batch", file=sys.stderr, disable=len(batches) < 2):
+        inputs = read_batch(names, shapes, specs)
+        outputs = run_timed(runner, values.signature, inputs, seconds)
+        if values.output:
+            write_outputs(Path(values.output), list(names), outputs, values.outfmt == "BIN")
+    if values.output:
+        speed = f"{len(files) / sum(seconds):.2f} samples/s, the runtime alone after a warm-up"
+        print(f"{len(files)} samples in {sum(seconds):.3f} s: {speed}")
+    if values.loop:
+        seconds = []
+        for _ in tqdm(range(values.loop), unit="round", file=sys.stderr):
+            run_timed(runner, values.signature, first, seconds)
+        mean, size = np.mean(seconds), len(next(iter(first.values())))
+        p50, p95 = np.percentile(seconds, (50, 95))
+        print(
+            f"batch {size}: latency mean {1e3 * mean:.3f} ms, p50 {1e3 * p50:.3f} ms, "
+            f"p95 {1e3 * p95:.3f} ms, throughput {size / mean:.2f} samples/s"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
