@@ -1,14 +1,25 @@
 #!/usr/bin/env bash
-# Transcribes DATA_DIR with the model INFER_CKPT, reports WER, CER and speed:
-#   bash infer_run.sh [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY] [further flags of conformer.infer]
+# Runs a model over a data set and reports its accuracy and speed:
+#   bash infer_run.sh [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY] [--net_name NET] [further flags]
 # With -e 1 TensorFlow runs the SavedModel; with -e 0 a converted one runs, made on first use.
-# From the environment: DATA_DIR, INFER_CKPT (env.sh holds the defaults), RESULT_PATH (a JSON file).
+#   NET         conformer (speech, the default), vision or wav2vec2; further flags go to its program
+# From the environment; env.sh holds the defaults:
+#   DATA_DIR    LibriSpeech; IMAGENET_DIR for vision
+#   INFER_CKPT  the SavedModel; for other families than conformer there is no default
+#   RESULT_PATH a JSON file
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+own_model=${INFER_CKPT:+yes}
 # shellcheck source=../env.sh
 source "$project/env.sh"
 
-batch_size=4 precision=fp32 run_eagerly=0
+usage() {
+  echo "usage: bash ${BASH_SOURCE[0]} [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY]" \
+    "[--net_name conformer|vision|wav2vec2] [further flags of its program]" >&2
+  exit 2
+}
+
+batch_size=4 precision=fp32 run_eagerly=0 net=conformer
 while getopts :b:p:e: option; do
   case $option in
     b) batch_size=$OPTARG ;;
@@ -16,16 +27,40 @@ while getopts :b:p:e: option; do
     e) run_eagerly=$OPTARG ;;
     *)
       [[ ${!OPTIND-} != --* ]] || break # a flag of the program
-      echo "usage: bash ${BASH_SOURCE[0]} [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY]" \
-        "[further flags of conformer.infer]" >&2
-      exit 2
+      usage
       ;;
   esac
 done
 shift $((OPTIND - 1))
+flags=()
+while (($#)); do
+  case $1 in
+    --net_name=*) net=${1#*=} ;;
+    --net_name)
+      net=${2-}
+      shift
+      ;;
+    *) flags+=("$1") ;;
+  esac
+  shift || usage
+done
+
+data_dir=$DATA_DIR
+case $net in
+  conformer | wav2vec2) program=$net.infer ;;
+  vision) program=vision.eval data_dir=$IMAGENET_DIR ;;
+  *) usage ;;
+esac
+if [[ ! -e $project/${program%.*}/${program#*.}.py ]]; then
+  echo "Error: Expected a --net_name that is there. Received: $net. Choose another." >&2
+  exit 2
+fi
+model=()
+[[ $net != conformer && -z $own_model ]] || model=(--native_savedmodel_dir "$INFER_CKPT")
 
 mode=jit
 [[ $run_eagerly == 0 ]] || mode=eager
-exec python -m conformer.infer --run_eagerly="$run_eagerly" --quant_precision="$precision" \
-  --data_dir "$DATA_DIR" --batch_size "$batch_size" --native_savedmodel_dir "$INFER_CKPT" \
-  --result_path "${RESULT_PATH:-$project/runs/infer_${mode}_${precision}_bsz_$batch_size.json}" "$@"
+report=$project/runs/infer_${net}_${mode}_${precision}_bsz_$batch_size.json
+exec python -m "$program" --run_eagerly="$run_eagerly" --quant_precision="$precision" \
+  --data_dir "$data_dir" --batch_size "$batch_size" "${model[@]}" \
+  --result_path "${RESULT_PATH:-$report}" "${flags[@]}"
