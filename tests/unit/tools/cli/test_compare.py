@@ -1,0 +1,221 @@
+"""Models that are the same, models that differ in one known place, and the bundled one."""
+
+import json
+import re
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+import conformer
+from conformer.export import export
+from conformer.infer import BUNDLED_MODEL
+from conformer.tokenizer import CharacterTokenizer
+from tools.cli.compare import Difference, main
+from tools.config.command_line import run
+from tools.config.loader import to_yaml
+from tools.conversion import backends
+from tools.conversion.converter import convert
+from tools.conversion.request import ConversionRequest
+from tools.errors import UserError
+from tools.training.checkpoint import CheckpointStore, open_checkpoint
+
+LAYERS = ("first", "second", "third")
+
+
+def random_kernels(classes=5):
+    rng = np.random.default_rng(0)
+    sizes = zip((8, 16, 16), (16, 16, classes), strict=True)
+    return [rng.standard_normal(size).astype(np.float32) / 4 for size in sizes]
+
+
+def save_classifier(directory, changed=None, classes=5, outputs=("logits", "double")):
+    """A SavedModel of three named layers; one entry of the kernel of `changed` is another."""
+    module, kernels = tf.Module(), random_kernels(classes)
+    if changed is not None:
+        kernels[LAYERS.index(changed)][0, 0] += 1.0
+    module.kernels = [tf.Variable(kernel) for kernel in kernels]
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 8], tf.float32, "images")])
+    def serving_default(images):
+        x = images
+        for name, kernel in zip(LAYERS, module.kernels, strict=True):
+            x = tf.tanh(tf.matmul(x, kernel, name=f"{name}/MatMul"), name=f"{name}/Tanh")
+        answers = {"logits": tf.identity(x), "double": 2.0 * x}
+        return {name: answers[name] for name in outputs}
+
+    functions = {"serving_default": serving_default.get_concrete_function()}
+    tf.saved_model.save(module, str(directory), functions)
+    (directory / "assets").mkdir(exist_ok=True)
+    pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}}
+    (directory / "assets" / "pipeline.json").write_text(json.dumps(pipeline))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    return save_classifier(tmp_path_factory.mktemp("export") / "model")
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory):
+    """The classifier with another weight in its second layer."""
+    return save_classifier(tmp_path_factory.mktemp("export") / "model", "second")
+
+
+@pytest.fixture(scope="module", params=["openvino", "onnxruntime"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def converted(classifier, backend, tmp_path_factory):
+    """The classifier as an artifact."""
+    return directory_of(classifier, backend, tmp_path_factory.mktemp("converted"))
+
+
+def directory_of(native, backend, folder):
+    request = ConversionRequest(backend, batch=(1, 4))
+    return convert(native, folder / backend, request)["directory"]
+
+
+@pytest.mark.parametrize("name", backends.NAMES)
+def test_an_artifact_is_as_its_source(native, name, tmp_path, capsys):
+    artifact = directory_of(native, name, tmp_path)
+    arguments = ["--samples=3", "--batch_size=2"]
+    assert main([str(native), artifact, *arguments]) == 0
+    assert main([artifact, str(native), *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"serving_default +doubled +3 of 3\n", printed)
+    assert re.search(r"serving_default +sums +\S+e-0\d +\S+e-0\d\n", printed)
+    assert "DIFFERS" not in printed
+    walked = "does not show" if name == "xla" else "first beyond 0.001: none"
+    assert printed.count(walked) == 2
+
+
+def test_both_get_the_padding_of_one_fixed_shape(native, backend, tmp_path, capsys):
+    # The other one converted has the wider range, so that the samples are shorter than is fixed.
+    fixed = ConversionRequest(backend, dim_range={"waveforms": ((4, 4), (50, 50))})
+    places = [convert(native, tmp_path / "fixed", fixed)["directory"], str(native)]
+    wider = directory_of(native, backend, tmp_path)
+    for pair in (places, places[::-1], [wider, places[0]]):
+        assert main([*pair, "--samples=3", "--batch_size=2"]) == 0
+    assert capsys.readouterr().out.count("first beyond 0.001: none") == 2
+
+
+def test_the_first_layer_that_diverges_is_the_changed_one(converted, classifier, changed, capsys):
+    assert main([str(classifier), str(converted)]) == 0
+    assert "first beyond 0.001: none" in capsys.readouterr().out
+    for pair in ((changed, converted), (converted, changed)):
+        assert main([*map(str, pair), "--samples=5"]) == 1
+        printed = capsys.readouterr().out
+        assert "first beyond 0.001: second/MatMul, " in printed
+        assert re.search(r"logits +\S+ +\S+ +\d of 5 +DIFFERS", printed)
+        assert "first/MatMul" not in printed.split("the worst:")[0]
+
+
+def test_layers_are_listed_in_execution_order_and_shown_by_name(converted, backend):
+    manifest = json.loads((Path(converted) / "manifest.json").read_text())
+    described = manifest["signatures"]["serving_default"]
+    module, path = backends.get(backend), Path(converted) / described["files"][0]
+    listed = module.layers(path)
+    products = [f"{name}/MatMul" for name in LAYERS]
+    assert [name for name in listed if name in products] == products
+    images = np.ones((2, 8), np.float32)
+    shown = module.probe(path, described, listed)({"images": images})
+    assert shown.keys() == {*listed, "double", "logits"}
+    np.testing.assert_allclose(shown["first/Tanh"], np.tanh(shown["first/MatMul"]), atol=1e-6)
+    np.testing.assert_allclose(shown["first/MatMul"], images @ random_kernels()[0], rtol=1e-5)
+
+
+def test_two_saved_models_are_compared_without_layers(classifier, changed, capsys):
+    assert main([str(classifier), str(classifier)]) == 0
+    assert main([str(classifier), str(changed)]) == 1
+    assert "layers" not in capsys.readouterr().out
+
+
+def test_an_output_of_one_only_and_one_of_another_shape_differ(classifier, tmp_path, capsys):
+    wider = save_classifier(tmp_path / "wider", classes=6)
+    fewer = save_classifier(tmp_path / "fewer", outputs=["logits"])
+    assert main([str(classifier), str(wider)]) == 1
+    assert "DIFFERS shapes [1, 5] and [1, 6]" in capsys.readouterr().out
+    assert main([str(fewer), str(classifier)]) == 1
+    assert re.search(r"double .*DIFFERS shapes \[0\] and \[1, 5\]", capsys.readouterr().out)
+
+
+def test_what_no_number_can_say_differs():
+    one, inf, nan = np.ones((2, 2), "f"), np.inf, np.nan
+    for a, b, relative in (
+        ([[1, 2], [3, 4]], [[1, 2], [3, 5]], 0.25),
+        ([[inf, nan], [-inf, 4]], [[inf, nan], [-inf, 4]], 0),
+        ([[1, nan], [1, 1]], one, inf),
+        ([[inf, 1], [1, 1]], one, inf),
+        ([[0, 0], [0, 0]], one, inf),
+    ):
+        difference = Difference("x")
+        difference.add(np.array(a, "f"), np.array(b, "f"))
+        assert difference.relative == relative
+    tokens = Difference("tokens")
+    tokens.add(np.array([[1, 2, 0], [1, 2, 3]]), np.array([[1, 2], [1, 2]]))
+    assert (tokens.rows, tokens.same, tokens.agrees(1.0)) == (2, 1, False)
+
+
+def test_a_checkpoint_is_as_its_export(tmp_path, capsys):
+    sizes = ("hidden_dim", "subsampling_filters", "prediction_dim", "joint_dim")
+    settings = {f"model.{name}": 8 for name in sizes}
+    config = conformer.load_config(None, {**settings, "model.num_layers": 1, "model.num_heads": 2})
+    keras.utils.set_random_seed(1)
+    tokenizer = CharacterTokenizer.from_transcripts(["A CAB"])
+    model = conformer.build_model(config, tokenizer.vocabulary_size)
+    groups = {
+        "model": {v.path: v for v in model.weights},
+        "average": {v.path: v for v in model.trainable_variables},
+    }
+    assets = {"config.yml": to_yaml(config), "vocabulary.json": tokenizer.to_json()}
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
+    store.save({"step": 1, "metric": 0.5}, groups, assets)
+    export(open_checkpoint(tmp_path / "run"), tmp_path / "exported")
+    assert main([str(tmp_path / "run"), str(tmp_path / "exported"), "--samples=2"]) == 0
+    assert re.search(r"serving_default +text +2 of 2\n", capsys.readouterr().out)
+    (store.latest().path / "config.yml").write_text("modell: {}\n")
+    with pytest.raises(UserError, match=r"conformer: .*modell"):
+        main([str(store.latest().path), str(tmp_path / "exported")])
+
+
+def test_the_bundled_model_says_the_same_converted(tmp_path, rng, capsys):
+    for name, num_samples in (("a", 16000), ("b", 9000)):
+        soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(num_samples), 16000)
+    artifact = directory_of(BUNDLED_MODEL, "openvino", tmp_path)
+    arguments = [f"--data_dir={tmp_path}", "--batch_size=2"]
+    assert main([str(BUNDLED_MODEL), artifact, *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "2 samples, random for predict, join\n" in printed
+    assert re.search(r"serving_default +text +2 of 2\n", printed)
+    for signature in ("listen", "predict", "join"):
+        layers = re.search(rf"{signature}, (\d+) layers, first beyond 0.001: none", printed)
+        assert int(layers[1]) > {"listen": 300, "predict": 10, "join": 5}[signature]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{a}"], "two models"),
+        (["{a}", "{a}", "{a}"], "two models"),
+        (["{a}", "{a}", "--samples=0"], "--samples"),
+        (["{a}", "{a}", "--tolerance=-1"], "--tolerance"),
+        (["{a}", "{a}", "--data_dir=nowhere"], "a model of conformer"),
+        (["{a}", "nowhere"], "nowhere, which does not exist"),
+        (["{empty}", "{a}"], "a run directory, a checkpoint, a SavedModel or a converted model"),
+        (["{a}", "{native}"], "two models that take the same"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message, classifier, native, tmp_path, capsys):
+    places = {"a": classifier, "native": native, "empty": tmp_path}
+    with pytest.raises(SystemExit) as ended:
+        run(main, ["compare", *(word.format(**places) for word in arguments)])
+    printed = capsys.readouterr()
+    assert (ended.value.code, printed.out) == (2, "")
+    assert re.fullmatch(rf"Error: .*{re.escape(message)}.*\n", printed.err)

@@ -1,0 +1,299 @@
+"""Compares two models, output by output, and a converted one with its source layer by layer.
+
+Relative errors are the largest difference over the largest value, of A or of TensorFlow's layer.
+"""
+
+import importlib.util
+import itertools
+import math
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion import backends
+from tools.conversion.artifact import is_artifact
+from tools.conversion.dim_range import pad_to
+from tools.conversion.saved_model import TensorSpec, load_saved_model, read_pipeline
+from tools.errors import UserError
+from tools.inference.flags import FAMILIES, family
+from tools.inference.runner import EagerRunner, Runner, load
+from tools.training.checkpoint import Checkpoint, open_checkpoint
+
+Batch = Mapping[str, np.ndarray]
+Batches = Sequence[Batch]
+_FREE = 64  # the size of a dimension that nothing bounds
+_WALKED, _SHOWN = 4, 8  # samples to compare layers with, layers to show
+# Around the names of layers in a frozen graph; artifacts are without, see `conversion.signature`.
+_WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")
+
+
+class Side(NamedTuple):
+    """One of the two models: TensorFlow's functions, or what a manifest says of the signatures."""
+
+    runner: Runner
+    directory: Path
+    functions: Mapping
+    converted: Mapping
+
+
+Sides = Sequence[Side]
+
+
+@dataclass
+class Difference:
+    """How two tensors differ over all batches."""
+
+    name: str
+    absolute: float | None = None  # largest difference; None where there are no floats
+    scale: float = 0.0  # largest value of the first one
+    rows: int = 0  # compared as answers: what is no float, and the largest of logits
+    same: int = 0
+    note: str = ""  # why they cannot be compared
+
+    @property
+    def relative(self) -> float:
+        """Largest difference over largest value."""
+        if not self.absolute:
+            return 0.0
+        return self.absolute / self.scale if self.scale else math.inf
+
+    @property
+    def error(self) -> str:
+        """Both errors, in columns."""
+        return "" if self.absolute is None else f"{self.absolute:9.2e}  {self.relative:9.2e}"
+
+    def agrees(self, tolerance: float) -> bool:
+        """Tells whether all answers are the same and the error is within a tolerance."""
+        return not self.note and self.same == self.rows and self.relative <= tolerance
+
+    def add(self, a: np.ndarray, b: np.ndarray, logits: bool = False) -> None:
+        """Compares one more batch."""
+        if a.dtype.kind != "f":
+            a, b = np.atleast_1d(a, b)
+            self._count(_padded(a, b.shape), _padded(b, a.shape))
+        elif a.shape != b.shape:
+            self.note = f"shapes {list(a.shape)} and {list(b.shape)}"
+        else:
+            if logits:
+                self._count(a.argmax(1), b.argmax(1))
+            a, b = a.astype(np.float64), b.astype(np.float64)
+            equal = (a == b) | (np.isnan(a) & np.isnan(b))
+            error = np.abs(np.subtract(a, b, where=~equal, out=np.zeros_like(a)))
+            error[np.isnan(error)] = np.inf
+            self.absolute = max(self.absolute or 0.0, error.max(initial=0.0))
+            self.scale = max(self.scale, np.abs(a[np.isfinite(a)]).max(initial=0.0))
+
+    def _count(self, a: np.ndarray, b: np.ndarray) -> None:
+        self.rows += len(a)
+        if a.shape == b.shape:
+            self.same += int((a == b).reshape(len(a), -1).all(1).sum())
+
+
+def _padded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """The array with zeros up to a shape, except for the batch."""
+    return pad_to({"": array}, [TensorSpec("", "", (None, *shape[1:]))])[""]
+
+
+def open_side(place: str, scratch: Path) -> Side:
+    """Opens a model of any kind, a checkpoint by exporting it to `scratch`."""
+    path = Path(place)
+    if is_artifact(path):
+        runner = load(path)
+        return Side(runner, path, {}, runner.manifest["signatures"])
+    if (path / "state.json").is_file() or (path / "checkpoints").is_dir():
+        checkpoint, path = open_checkpoint(path), scratch
+        export(checkpoint, path)
+    elif not (path / "saved_model.pb").is_file():
+        wanted = "a run directory, a checkpoint, a SavedModel or a converted model"
+        given = place if path.exists() else f"{place}, which does not exist"
+        raise UserError.expected(wanted, given, "Name another")
+    pipeline, functions = read_pipeline(path), load_saved_model(path)
+    return Side(EagerRunner(functions, pipeline), path, functions, {})
+
+
+def export(checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Exports a checkpoint by the family that can read the configuration in it."""
+    reasons = []
+    for name in FAMILIES:
+        if importlib.util.find_spec(name) and importlib.util.find_spec(f"{name}.export"):
+            try:
+                config = importlib.import_module(f"{name}.config")
+                config.load_config(checkpoint.path / "config.yml")
+            except UserError as error:
+                reasons.append(f"{name}: {error}")
+            else:
+                return importlib.import_module(f"{name}.export").export(checkpoint, output_dir)
+    raise UserError.expected("a checkpoint of this project", "; ".join(reasons), "Choose another")
+
+
+def common_signatures(sides: Sides) -> list[str]:
+    """Lists the signatures by which both take the same, other than strings."""
+    a, b = (
+        {name: {spec[:2] for spec in specs} for name, specs in side.runner.signatures.items()}
+        for side in sides
+    )
+    common = [x for x in a if a[x] == b.get(x) and all(dtype != "string" for _, dtype in a[x])]
+    if not common:
+        names = f"{', '.join(a)} and {', '.join(b)}"
+        raise UserError.expected("two models that take the same", names, "Compare models of a task")
+    return common
+
+
+def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batches:
+    """Gives samples of data, or random ones to a signature that takes something else."""
+    most_bounded = next((side for side in sides if signature in side.converted), sides[0]).runner
+    specs = most_bounded.signatures[signature]
+    names = {spec.name for spec in specs}
+    if data and names <= data[0].keys():
+        return [{name: sample[name] for name in names} for sample in data]
+    return [_random(specs, most_bounded.pipeline, seed) for seed in range(count)]
+
+
+def _random(specs: Sequence[TensorSpec], pipeline: Mapping, seed: int) -> Batch:
+    """A sample of full length; a range stands for its geometric middle."""
+    ranges = {k: v for x in pipeline.get("convert", {}).values() for k, v in x["dim_range"].items()}
+    rng, sample, longest = np.random.default_rng(seed), {}, 1
+    for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
+        given = iter(ranges.get(name, ()))
+        sizes = [next(given, _FREE) if size is None else size for size in shape[1:]]
+        sizes = [x if isinstance(x, int) else round(math.sqrt(math.prod(x))) for x in sizes]
+        values = rng.integers(0, 256 if dtype == "uint8" else 2, (1, *sizes))
+        if np.dtype(dtype).kind == "f":
+            values = 0.1 * rng.standard_normal((1, *sizes))
+        elif not sizes:
+            values = np.full(1, longest)
+        sample[name] = values.astype(dtype)
+        longest = max([longest, *sizes[:1]])
+    return sample
+
+
+def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Iterator[Batch]:
+    """Puts samples together and pads for both models what a converted one would pad."""
+    for start in tqdm(range(0, len(samples), size), signature, file=sys.stderr, delay=2):
+        rows, batch = samples[start : start + size], {}
+        for name in rows[0]:
+            shape = np.max([row[name].shape for row in rows], axis=0).tolist()
+            batch[name] = np.concatenate([_padded(row[name], shape) for row in rows])
+        for side in sides:
+            if signature in side.converted:
+                own = side.runner.signatures[signature]
+                free = [spec._replace(shape=(None, *spec.shape[1:])) for spec in own]
+                batch = pad_to(batch, free, side.converted[signature]["steps"])
+        yield batch
+
+
+def compare_outputs(sides: Sides, signature: str, samples: Batches, size: int) -> list[Difference]:
+    """Runs both models and compares all outputs of a signature."""
+    found: dict[str, Difference] = {}
+    for batch in batches_of(sides, signature, samples, size):
+        try:
+            a, b = (side.runner.run(batch, signature) for side in sides)
+        except (tf.errors.OpError, RuntimeError, ValueError) as error:
+            raise UserError.expected("inputs it can run on", error, "Choose other data") from error
+        for name in a | b:
+            one, other = a.get(name, np.zeros(0)), b.get(name, np.zeros(0))
+            logits = name in ("logits", "probabilities") and one.ndim == 2
+            found.setdefault(name, Difference(name)).add(one, other, logits)
+    return list(found.values())
+
+
+def compare_layers(
+    native: Side, converted: Side, signature: str, samples: Batches
+) -> list[Difference]:
+    """Compares layers of one name and shape, in execution order, and outputs after them.
+
+    One sample at a time, as what stands in padding may differ.
+    """
+    described = converted.converted[signature]
+    backend, path = backends.get(described["backend"]), converted.directory / described["files"][0]
+    if not hasattr(backend, "probe"):
+        return []
+    function = native.functions[signature]
+    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+    operators = {_WRAPPERS.sub("", x.name): x for x in frozen.graph.get_operations() if x.outputs}
+    outputs = dict(zip(sorted(function.structured_outputs), frozen.outputs, strict=True))
+    tensors = {x: operators[x].outputs[0] for x in backend.layers(path) if x in operators} | outputs
+    tensors = {name: tensor for name, tensor in tensors.items() if tensor.dtype.is_floating}
+    fetch = frozen.prune(frozen.inputs, list(tensors.values()))
+    look = backend.probe(path, described, [name for name in tensors if name not in outputs])
+    found = {name: Difference(name) for name in tensors}
+    least = np.min(converted.runner.signatures[signature][0].shape[0])
+    for batch in batches_of((native, converted), signature, samples, 1):
+        batch = {k: np.repeat(x, least, axis=0) for k, x in batch.items()}
+        expected = fetch(*(tf.constant(batch[x.name.split(":")[0]]) for x in frozen.inputs))
+        shown = look(batch)
+        for name, tensor in zip(tensors, expected, strict=True):
+            found[name].add(tensor.numpy(), shown[name])
+    return [difference for difference in found.values() if not difference.note]
+
+
+def compare(sides: Sides, values: SimpleNamespace) -> bool:
+    """Prints what two models differ in, and tells whether they agree within a tolerance."""
+    pipeline, place, data, agree = sides[0].runner.pipeline, values.data_dir, (), True
+    signatures = common_signatures(sides)
+    if place:
+        data = family(pipeline).examples(pipeline, Path(place), values.samples, False).batches
+    samples = {name: samples_of(sides, name, data, values.samples) for name in signatures}
+    drawn = [x for x in samples if not data or samples[x][0].keys() - data[0].keys()]
+    print(f"{len(data) or values.samples} samples, random for {', '.join(drawn) or 'none'}")
+    print(f"{'signature':16} {'output':18} {'error':>9}  {'relative':>9}  same answers")
+    for name in signatures:
+        for found in compare_outputs(sides, name, samples[name], values.batch_size):
+            answers = f"{found.same} of {found.rows}" if found.rows else ""
+            verdict = "" if found.agrees(values.tolerance) else f"DIFFERS {found.note}"
+            print(f"{name:16} {found.name:18} {found.error:20}  {answers:13} {verdict}".rstrip())
+            agree &= not verdict
+    for native, converted in itertools.permutations(sides):
+        for name in signatures if native.functions else ():
+            if name in converted.converted:
+                layers = compare_layers(native, converted, name, samples[name][:_WALKED])
+                show_layers(name, layers, values.tolerance)
+    return agree
+
+
+def show_layers(signature: str, layers: Sequence[Difference], tolerance: float) -> None:
+    """Prints the first layer that diverges, and those of the largest errors."""
+    if not layers:
+        print(f"\n{signature}: its runtime does not show its layers")
+        return
+    first = next((x for x in layers if x.relative > tolerance), None)
+    beyond = f"{first.name}, {first.absolute:.2e}, {first.relative:.2e}" if first else "none"
+    print(f"\n{signature}, {len(layers)} layers, first beyond {tolerance:g}: {beyond}; the worst:")
+    distinct = {x.error: x for x in reversed(layers)}.values()  # others only reshape these
+    for layer in sorted(distinct, key=lambda x: -x.relative)[:_SHOWN]:
+        print(f"  {layer.error}  {layer.name}")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine("compare", "Compares two models on the same inputs.", "A B [FLAGS]")
+    flags.string("data_dir", None, "Data to compare on.", default_text="random inputs")
+    flags.integer("samples", 16, "How many of them, spread over the whole.")
+    flags.integer("batch_size", 1, "Samples run together.")
+    flags.number("tolerance", 1e-3, "Largest relative error of what agrees.")
+    values, places = flags.parse(argv)
+    least = min(values.samples, values.batch_size)
+    if len(places) != 2 or least < 1 or not 0 <= values.tolerance < math.inf:
+        wanted = "two models, --samples and --batch_size >= 1, --tolerance >= 0"
+        raise UserError.expected(wanted, " ".join(argv) or "nothing", "See --help")
+    with tempfile.TemporaryDirectory() as scratch:
+        sides = [open_side(place, Path(scratch) / str(n)) for n, place in enumerate(places)]
+        return 0 if compare(sides, values) else 1
+
+
+if __name__ == "__main__":
+    run(main)
