@@ -16,7 +16,13 @@ from tqdm import tqdm
 from tools.conversion import backends
 from tools.conversion.artifact import FORMAT, MANIFEST_FILE, file_hash, read_manifest
 from tools.conversion.dim_range import bounded
-from tools.conversion.quantization import ALGORITHMS, GRANULARITIES, TYPES, Calibration
+from tools.conversion.quantization import (
+    ALGORITHMS,
+    GRANULARITIES,
+    TYPES,
+    Calibration,
+    Quantization,
+)
 from tools.conversion.request import OPT_CONFIG, ConversionRequest
 from tools.conversion.saved_model import (
     PIPELINE_FILE,
@@ -57,8 +63,8 @@ def convert(
     pipeline = read_pipeline(native_dir)
     name = backends.choose(request.backend)
     backend = backends.get(name)
+    _check(request, backend)  # what was asked for, also where it does not apply
     request = request.settled(name, backend.NOT_APPLICABLE)
-    _check(request, backend)
     wanted = {
         "format": FORMAT,
         "source_sha256": source_hash(native_dir),
@@ -129,9 +135,7 @@ def _check(request: ConversionRequest, backend: backends.Backend) -> None:
         raise UserError.expected(
             f"--opt_config of {', '.join(OPT_CONFIG)}", unknown[0], "Correct --opt_config"
         )
-    asked = request.quantization
-    if asked is None:
-        return
+    asked = request.quantization or Quantization()
     for flag, value, values in (
         ("quantize_algo", asked.algo, ALGORITHMS),
         ("quantize_type", asked.type, TYPES),
