@@ -122,6 +122,7 @@ fi
 mkdir -p -- "$state"
 for part in base "${extras[@]}"; do rm -f -- "$state/$part"; done
 
+made_from=$(fingerprint) # before: an edit of pyproject.toml meanwhile asks for another installation
 pinned constraints >"$workspace/constraints.txt"
 selection=$(IFS=, && printf '%s' "${extras[*]-}")
 long "installing packages" "$state/packages.log" \
@@ -135,5 +136,5 @@ long "checking that everything loads" "$state/check.log" env TF_CPP_MIN_LOG_LEVE
   "$venv/bin/python" -c "import tensorflow_io, tensorflow_text, keras, horovod.tensorflow, tools"
 
 printf '%s\n' "$horovod_key" >"$state/horovod"
-for part in base "${extras[@]}"; do fingerprint >"$state/$part"; done
+for part in base "${extras[@]}"; do printf '%s\n' "$made_from" >"$state/$part"; done
 say "environment: .venv is ready; activate it with: source env.sh"

@@ -12,4 +12,5 @@ ruff check --quiet .
 ruff format --check --quiet .
 find . -path ./.venv -prune -o -path ./.git -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck .ci/run
-python -m pytest "$@"
+# A file at a time to each worker: what the tests of a file share is made once.
+python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile "$@"
