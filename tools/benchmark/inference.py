@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # Threads of one runtime that wait by spinning would slow the other one.
@@ -21,7 +22,7 @@ from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.saved_model import TensorSpec, read_pipeline
 from tools.errors import UserError
 from tools.files import write_text
-from tools.inference.flags import add_conversion_flags, convert_as_asked
+from tools.inference.flags import add_conversion_flags, convert_as_asked, restrict_devices
 from tools.inference.runner import Runner, load
 
 
@@ -83,6 +84,19 @@ def time_in_turn(
     }
 
 
+def _fixed(
+    values: SimpleNamespace, specs: Sequence[TensorSpec], inputs: Mapping[str, np.ndarray]
+) -> SimpleNamespace:
+    """The same flags for a model of the shapes of these inputs alone."""
+    sizes = []
+    for name, _, shape in specs:
+        free = [n for n, x in zip(inputs[name].shape, shape, strict=True) if not isinstance(x, int)]
+        if free:
+            sizes.append(f"{name}={','.join(map(str, free))}")
+    changed = {"dim_range": ";".join(sizes), "converted_savedmodel_dir": None}
+    return SimpleNamespace(**vars(values) | changed)
+
+
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
@@ -100,6 +114,7 @@ def main(argv: list[str]) -> int:
         default_text="the middle of the range",
     )
     flags.integer("loop", 20, "Rounds, after a warm-up.")
+    flags.boolean("fixed_shape", True, "Times a model converted for exactly each shape as well.")
     flags.string("json", None, "Report to write.")
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
@@ -125,21 +140,31 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             f"a --signature among {', '.join(pipeline['convert'])}", signature, "Choose one"
         )
+    restrict_devices(values)
     values.batch_size = max(batches)
-    manifest = convert_as_asked(values, values.native_savedmodel_dir)
-    runners = {"eager": load(values.native_savedmodel_dir), "jit": load(manifest["directory"])}
+    native = values.native_savedmodel_dir
+    manifest = convert_as_asked(values, native)
+    runners = {"eager": load(native), "jit": load(manifest["directory"])}
     specs = runners["jit"].signatures[signature]
     results = []
     for batch in batches:
         inputs = random_inputs(specs, batch, sizes)
+        if values.fixed_shape:
+            runners["fixed"] = load(
+                convert_as_asked(_fixed(values, specs, inputs), native)["directory"]
+            )
         times = time_in_turn(runners, inputs, signature, values.loop)
-        ratio = times["eager"]["median_ms"] / times["jit"]["median_ms"]
-        shapes = {name: list(value.shape) for name, value in inputs.items()}
-        results.append({"batch": batch, "shapes": shapes, **times, "speedup": ratio})
-        print(
-            f"batch {batch:3d}: eager {times['eager']['median_ms']:8.1f} ms, "
-            f"jit {times['jit']['median_ms']:8.1f} ms, {ratio:.2f} x"
-        )
+        median = {name: time["median_ms"] for name, time in times.items()}
+        row = {"batch": batch, **times, "speedup": median["eager"] / median["jit"]}
+        row["shapes"] = {name: list(value.shape) for name, value in inputs.items()}
+        line = f"batch {batch:3d}: eager {median['eager']:8.1f} ms, jit {median['jit']:8.1f} ms, "
+        line += f"{row['speedup']:.2f} x"
+        if values.fixed_shape:
+            row["range_against_fixed"] = median["fixed"] / median["jit"]
+            line += f"; fixed shape {median['fixed']:8.1f} ms, "
+            line += f"the range has {row['range_against_fixed']:.2f} of its speed"
+        results.append(row)
+        print(line)
     report = {
         "signature": signature,
         "request": manifest["request"],

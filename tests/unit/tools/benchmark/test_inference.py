@@ -27,7 +27,8 @@ def test_inputs_have_the_sizes_asked_for_or_the_middle_of_the_range():
             random_inputs(SPECS, 1, sizes)
 
 
-def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys):
+def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     report = tmp_path / "report.json"
     arguments = [f"--native_savedmodel_dir={native}", f"--converted_savedmodel_dir={tmp_path}/c"]
     main([*arguments, "--batch_sizes=1,2", "--loop=3", "--size=waveforms=20", f"--json={report}"])
@@ -36,6 +37,7 @@ def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys):
     for row in found["results"]:
         assert row["shapes"]["waveforms"] == [row["batch"], 20]
         assert row["speedup"] == row["eager"]["median_ms"] / row["jit"]["median_ms"]
+        assert row["range_against_fixed"] == row["fixed"]["median_ms"] / row["jit"]["median_ms"]
         assert row["jit"]["p95_ms"] >= row["jit"]["median_ms"] > 0
     assert capsys.readouterr().out.count("batch") == 2
     with pytest.raises(UserError, match="serving_default"):
