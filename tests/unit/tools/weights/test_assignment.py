@@ -1,0 +1,109 @@
+"""Strict assignment, with variables that are a few lines."""
+
+import numpy as np
+import pytest
+
+from tools.errors import UserError
+from tools.weights.assignment import (
+    CONVOLUTION_1D,
+    CONVOLUTION_2D,
+    DENSE,
+    POINTWISE_2D,
+    Layout,
+    Link,
+    assign,
+    extract,
+    rename,
+)
+
+
+class Variable:
+    def __init__(self, path, *shape):
+        self.path, self.shape, self.dtype = path, shape, "float32"
+        self.value = np.zeros(shape, "float32")
+
+    def assign(self, value):
+        assert value.dtype == self.dtype
+        self.value = value
+
+    def __array__(self, dtype=None):
+        return self.value
+
+
+def three_in_one():
+    return Layout(
+        lambda *parts: np.concatenate([x.T for x in parts], 1),
+        lambda x: tuple(part.T for part in np.split(x, 3, axis=1)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "transformed"),
+    [
+        (DENSE, (5, 3), (3, 5)),
+        (CONVOLUTION_1D, (5, 3, 2), (2, 3, 5)),
+        (CONVOLUTION_2D, (5, 3, 2, 4), (2, 4, 3, 5)),
+        (POINTWISE_2D, (5, 3, 1, 1), (3, 5)),
+    ],
+)
+def test_layouts_turn_back(rng, layout, shape, transformed):
+    tensor = rng.standard_normal(shape).astype("float32")
+    variable = Variable("kernel", *transformed)
+    links = [Link(variable, ("kernel",), layout)]
+    assign([variable], links, {"kernel": tensor})
+    np.testing.assert_array_equal(extract(links)["kernel"], tensor)
+
+
+def test_dense_layer_means_the_same(rng):
+    kernel, x = rng.standard_normal((5, 3)), rng.standard_normal((2, 3))
+    np.testing.assert_allclose(x @ DENSE.read(kernel), np.einsum("oi,bi->bo", kernel, x))
+
+
+def test_several_tensors_in_one_variable(rng):
+    variable = Variable("attention", 4, 6)
+    links = [Link(variable, ("q", "k", "v"), three_in_one())]
+    tensors = {name: rng.standard_normal((2, 4)).astype("float32") for name in "qkv"}
+    report = assign([variable], links, tensors)
+    assert report.assigned == ("attention",)
+    back = extract(links)
+    for name, value in tensors.items():
+        np.testing.assert_array_equal(back[name], value)
+
+
+def test_report_and_types():
+    variables = [Variable("a", 2), Variable("head", 3)]
+    links = [Link(variables[0], ("x",)), Link(variables[1], ("h",))]
+    tensors = {"x": np.ones(2, "float16"), "h": np.ones(4), "step": np.ones(1)}
+    report = assign(variables, links, tensors, ignored="step", replaceable="h")
+    assert (report.assigned, report.kept, report.ignored) == (("a",), ("head",), ("h", "step"))
+    assert variables[0].value.tolist() == [1, 1]
+    assert not np.any(variables[1].value)
+
+
+def test_one_sorted_difference_and_nothing_changed():
+    variables = [Variable(name, 2) for name in "abcd"]
+    links = [Link(v, (v.path,)) for v in variables]
+    tensors = {"a": np.ones(2), "b": np.ones(3), "z": np.ones(1), "y": np.ones(1)}
+    with pytest.raises(UserError) as error:
+        assign(variables, links, tensors, ignored="zz")
+    assert str(error.value) == (
+        "Expected the 4 tensors of this model. Received: missing: c, d; unexpected: y, z; "
+        "another shape: b [3] for [2]. Choose the architecture that the weights were trained with."
+    )
+    assert not any(np.any(v.value) for v in variables)
+
+
+def test_links_must_cover_the_model():
+    first, second = Variable("a", 1), Variable("b", 1)
+    for links in (
+        [Link(first, ("a",))],
+        [Link(first, ("a",)), Link(first, ("b",)), Link(second, ("c",))],
+        [Link(first, ("a",)), Link(second, ("a",))],
+        [Link(first, ("a",)), Link(second, ("b",)), Link(Variable("c", 1), ("c",))],
+    ):
+        with pytest.raises(ValueError, match="not linked once"):
+            assign([first, second], links, {})
+
+
+def test_rename_in_order():
+    assert rename("block/kernel", ((r"/", "."), (r"\.kernel$", ".weight"))) == "block.weight"

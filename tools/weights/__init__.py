@@ -1,0 +1,1 @@
+"""Weights of other frameworks: files read safely, tensors renamed and assigned strictly."""
