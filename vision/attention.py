@@ -1,0 +1,138 @@
+"""The transformer side of the vision Conformer."""
+
+import keras
+from keras import ops
+
+from vision.convolution import EPSILON, drop_path
+
+
+def projection(units, dtype, name):
+    """A dense layer with the initial values of the originals.
+
+    They truncate at an absolute 2.0, a hundred deviations away: a plain normal distribution.
+    """
+    initializer = keras.initializers.RandomNormal(stddev=0.02)
+    return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)
+
+
+class MultiHeadAttention(keras.layers.Layer):
+    """Self-attention over all tokens; softmax in float32.
+
+    Args:
+        num_heads: H; the width must be a multiple of it.
+        dropout_rate: after the output projection.
+        attention_dropout_rate: on the attention weights.
+
+    Source: Vaswani et al., Attention is all you need (2017), section 3.2.
+    """
+
+    def __init__(self, num_heads, dropout_rate=0.0, attention_dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+
+    def build(self, tokens_shape):
+        """Builds for tokens of `[B, P, D]`."""
+        policy, hidden_dim = self.dtype_policy, tokens_shape[-1]
+        self.query_key_value = projection(3 * hidden_dim, policy, "query_key_value")
+        self.output_projection = projection(hidden_dim, policy, "output_projection")
+        for child in (self.query_key_value, self.output_projection):
+            child.build(tokens_shape)
+        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.attention_dropout = keras.layers.Dropout(self.attention_dropout_rate, dtype=policy)
+        self.built = True
+
+    def call(self, tokens, training=False):
+        """Maps `[B, P, D]` to `[B, P, D]`."""
+        _, length, hidden_dim = ops.shape(tokens)
+        head_size = hidden_dim // self.num_heads
+        query, key, value = (
+            ops.reshape(x, (-1, length, self.num_heads, head_size))
+            for x in ops.split(self.query_key_value(tokens), 3, axis=-1)
+        )
+        query = ops.transpose(query * head_size**-0.5, (0, 2, 1, 3))
+        scores = ops.matmul(query, ops.transpose(key, (0, 2, 3, 1)))
+        weights = ops.softmax(ops.cast(scores, "float32"), axis=-1)
+        weights = self.attention_dropout(ops.cast(weights, self.compute_dtype), training=training)
+        context = ops.matmul(weights, ops.transpose(value, (0, 2, 1, 3)))
+        context = ops.reshape(ops.transpose(context, (0, 2, 1, 3)), (-1, length, hidden_dim))
+        return self.dropout(self.output_projection(context), training=training)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = "num_heads dropout_rate attention_dropout_rate".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class TransformerBlock(keras.layers.Layer):
+    """Attention and feed-forward, each reading a layer norm of the residual stream.
+
+    Args:
+        num_heads: H; the width must be a multiple of it.
+        feedforward_dim: inner width of the feed-forward part.
+        dropout_rate: in the feed-forward part and after the attention.
+        attention_dropout_rate: on the attention weights.
+        drop_path_rate: of both residual branches, drawn apart.
+        approximate_gelu: whether GELU is its tanh form.
+
+    Source: Peng et al., Conformer (2021), section 3.2; Dosovitskiy et al., ViT (2021).
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        feedforward_dim,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        drop_path_rate=0.0,
+        approximate_gelu=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.feedforward_dim = feedforward_dim
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.drop_path_rate = drop_path_rate
+        self.approximate_gelu = approximate_gelu
+
+    def build(self, tokens_shape):
+        """Builds for tokens of `[B, P, D]`."""
+        policy, hidden_dim = self.dtype_policy, tokens_shape[-1]
+        self.attention_norm, self.feedforward_norm = (
+            keras.layers.LayerNormalization(epsilon=EPSILON, dtype=policy, name=name)
+            for name in ("attention_norm", "feedforward_norm")
+        )
+        self.attention = MultiHeadAttention(
+            self.num_heads,
+            self.dropout_rate,
+            self.attention_dropout_rate,
+            dtype=policy,
+            name="attention",
+        )
+        self.expansion = projection(self.feedforward_dim, policy, "expansion")
+        self.contraction = projection(hidden_dim, policy, "contraction")
+        for child in (self.attention_norm, self.attention, self.feedforward_norm, self.expansion):
+            child.build(tokens_shape)
+        self.contraction.build((*tokens_shape[:-1], self.feedforward_dim))
+        self.dropouts = [keras.layers.Dropout(self.dropout_rate, dtype=policy) for _ in range(2)]
+        self.drop_path = drop_path(self.drop_path_rate, 3, policy)
+        self.built = True
+
+    def call(self, tokens, training=False):
+        """Maps `[B, P, D]` to `[B, P, D]`."""
+        attended = self.attention(self.attention_norm(tokens), training=training)
+        tokens = tokens + self.drop_path(attended, training=training)
+        x = self.expansion(self.feedforward_norm(tokens))
+        x = self.dropouts[0](ops.gelu(x, approximate=self.approximate_gelu), training=training)
+        x = self.dropouts[1](self.contraction(x), training=training)
+        return tokens + self.drop_path(x, training=training)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = (
+            "num_heads feedforward_dim dropout_rate attention_dropout_rate drop_path_rate "
+            "approximate_gelu"
+        ).split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,159 @@
+"""The convolution side of the vision Conformer: batch-normalized convolutions, residual block."""
+
+import keras
+from keras import ops
+
+EPSILON = 1e-6
+BATCH_NORM_MOMENTUM = 0.9
+BOTTLENECK = 4
+
+
+def kernel_initializer():
+    """He's normal distribution over the outgoing connections, one draw for each call."""
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def drop_path(rate, rank, dtype):
+    """Dropout of whole samples of a residual branch of that rank.
+
+    Source: Huang et al., Deep networks with stochastic depth (2016).
+    """
+    return keras.layers.Dropout(rate, noise_shape=(None, *(1,) * (rank - 1)), dtype=dtype)
+
+
+class ConvolutionNorm(keras.layers.Layer):
+    """Convolution without bias and batch norm, padded by half a kernel on every side.
+
+    Output size: `ceil(size / strides)`.
+
+    Args:
+        filters: output channels.
+        kernel_size: odd.
+        strides: of both directions.
+        epsilon: of the batch norm.
+        zero_init: whether the scale of the batch norm starts at zero.
+    """
+
+    def __init__(
+        self, filters, kernel_size=1, strides=1, epsilon=EPSILON, zero_init=False, **kwargs
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.epsilon = epsilon
+        self.zero_init = zero_init
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, H, W, C]`."""
+        policy = self.dtype_policy
+        # With a stride, "same" pads even sizes at the far side only.
+        explicit = self.strides > 1 and self.kernel_size > 1
+        self.padding = (
+            keras.layers.ZeroPadding2D(self.kernel_size // 2, dtype=policy) if explicit else None
+        )
+        self.convolution = keras.layers.Conv2D(
+            self.filters,
+            self.kernel_size,
+            strides=self.strides,
+            padding="valid" if self.strides > 1 else "same",
+            use_bias=False,
+            kernel_initializer=kernel_initializer(),
+            dtype=policy,
+            name="convolution",
+        )
+        self.convolution.build((None, None, None, inputs_shape[-1]))
+        self.normalization = keras.layers.BatchNormalization(
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=self.epsilon,
+            gamma_initializer="zeros" if self.zero_init else "ones",
+            dtype=policy,
+            name="normalization",
+        )
+        self.normalization.build((None, None, None, self.filters))
+        self.built = True
+
+    def call(self, inputs, training=False):
+        """Maps `[B, H, W, C]` to `[B, H', W', filters]`."""
+        x = inputs if self.padding is None else self.padding(inputs)
+        return self.normalization(self.convolution(x), training=training)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = "filters kernel_size strides epsilon zero_init".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class ConvolutionBlock(keras.layers.Layer):
+    """Bottleneck residual block whose 3x3 convolution may also read the other branch.
+
+    Output size: `ceil(size / strides)`.
+
+    Args:
+        filters: output channels, a multiple of four.
+        strides: of the 3x3 and of the residual convolution.
+        project_residual: whether the shortcut is a convolution; otherwise shapes must agree.
+        drop_path_rate: of the branch beside the shortcut.
+        zero_init_last_batch_norm: whether the block starts as its shortcut.
+
+    Source: Peng et al., Conformer (2021), section 3.2; He et al., Deep residual learning (2016).
+    """
+
+    def __init__(
+        self,
+        filters,
+        strides=1,
+        project_residual=False,
+        drop_path_rate=0.0,
+        zero_init_last_batch_norm=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.strides = strides
+        self.project_residual = project_residual
+        self.drop_path_rate = drop_path_rate
+        self.zero_init_last_batch_norm = zero_init_last_batch_norm
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, H, W, C]`."""
+        policy, inner = self.dtype_policy, self.filters // BOTTLENECK
+        self.reduce = ConvolutionNorm(inner, dtype=policy, name="reduce")
+        self.spatial = ConvolutionNorm(inner, 3, self.strides, dtype=policy, name="spatial")
+        self.expand = ConvolutionNorm(
+            self.filters, zero_init=self.zero_init_last_batch_norm, dtype=policy, name="expand"
+        )
+        self.residual = None
+        if self.project_residual:
+            self.residual = ConvolutionNorm(
+                self.filters, strides=self.strides, dtype=policy, name="residual"
+            )
+            self.residual.build(inputs_shape)
+        self.reduce.build(inputs_shape)
+        self.spatial.build((None, None, None, inner))
+        self.expand.build((None, None, None, inner))
+        self.drop_path = drop_path(self.drop_path_rate, 4, policy)
+        self.built = True
+
+    def call(self, inputs, added=None, training=False):
+        """Convolves.
+
+        Args:
+            inputs: `[B, H, W, C]`.
+            added: `[B, H, W, filters / 4]` from the other branch, or None.
+            training: whether drop path and batch moments are active.
+
+        Returns:
+            `[B, H', W', filters]`, and the bottleneck's `[B, H', W', filters / 4]`.
+        """
+        x = ops.relu(self.reduce(inputs, training=training))
+        x = x if added is None else x + added
+        inner = ops.relu(self.spatial(x, training=training))
+        x = self.drop_path(self.expand(inner, training=training), training=training)
+        shortcut = inputs if self.residual is None else self.residual(inputs, training=training)
+        return ops.relu(x + shortcut), inner
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = "filters strides project_residual drop_path_rate zero_init_last_batch_norm".split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
