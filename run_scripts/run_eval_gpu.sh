@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Scores a checkpoint on an ImageFolder (IMAGENET_DIR/val unless told otherwise), on a GPU where there is one:
+#   bash run_eval_gpu.sh CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]
+# for instance --extra --data_url /data/imagenet --val_dir validation_preprocess
+set -euo pipefail
+project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+usage="usage: bash ${BASH_SOURCE[0]} CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]"
+# shellcheck source=../env.sh
+source "$project/env.sh"
+
+config='' arguments=() extra=()
+while (($#)); do
+  case $1 in
+    --device | --checkpoint)
+      (($# > 1)) || { echo "$usage" >&2; exit 2; }
+      name=${1#--}
+      arguments+=("--${name/#device/visible_devices}" "$2")
+      shift
+      ;;
+    --extra) shift && extra=("$@") && break ;;
+    -*) echo "$usage" >&2 && exit 2 ;;
+    *) [[ -z $config ]] || { echo "$usage" >&2; exit 2; }
+      config=$1 ;;
+  esac
+  shift
+done
+[[ -n $config ]] || { echo "$usage" >&2; exit 2; }
+if [[ " ${extra[*]-} " != *" --data_"* ]]; then
+  arguments+=(--data_url "$IMAGENET_DIR")
+fi
+exec python -m vision.eval --config "$config" "${arguments[@]}" "${extra[@]}"

@@ -1,0 +1,265 @@
+"""Exported models compute what the Keras model computes, in every form and by every signature."""
+
+import json
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+
+import vision
+import vision.export
+from tools.conversion.converter import convert
+from tools.conversion.request import ConversionRequest
+from tools.conversion.saved_model import load_saved_model, read_pipeline
+from tools.errors import UserError
+from tools.inference.runner import load
+from vision.checkpoint import load_model
+from vision.classes import Classes
+from vision.config import ModelConfig, load_config
+from vision.images import read_image
+from vision.signatures import Signatures
+
+SIDE = 64
+NAMES = [f"thing {number}" for number in range(10)]
+CONFIG = load_config(None, {"preprocessing.image_size": SIDE, "model.num_classes": 10})
+
+
+@pytest.fixture(scope="module")
+def calibrated(build_small):
+    """A model whose answers differ from image to image."""
+    model = build_small()
+    rng = np.random.default_rng(3)
+    for variable in model.weights:
+        if "moving" not in variable.path and len(variable.shape) > 1:
+            variable.assign(variable.numpy() + rng.normal(0, 0.05, variable.shape))
+    for _ in range(20):
+        model(rng.standard_normal((8, SIDE, SIDE, 3)).astype("float32"), training=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def saved(calibrated, tmp_path_factory):
+    """A SavedModel for each layout."""
+    folder = tmp_path_factory.mktemp("saved")
+    for layout, outputs in (("NHWC", "logits"), ("NCHW", "heads")):
+        place = folder / layout
+        vision.export.export_saved_model(calibrated, CONFIG, place, Classes(NAMES), layout, outputs)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def functions(saved):
+    return {layout: load_saved_model(saved / layout) for layout in ("NHWC", "NCHW")}
+
+
+@pytest.fixture
+def batch(rng):
+    return rng.standard_normal((3, SIDE, SIDE, 3)).astype("float32")
+
+
+@pytest.fixture
+def expected(calibrated, batch):
+    """Logits of both heads."""
+    return [np.asarray(x) for x in calibrated(batch)]
+
+
+def test_the_sum_of_heads(functions, batch, expected):
+    heads = dict(zip(("convolution_logits", "transformer_logits"), expected, strict=True))
+    heads["logits"] = sum(expected)
+    assert len({*heads["logits"].argmax(-1), *heads["convolution_logits"].argmax(-1)}) > 1
+    for layout, name, signature, outputs in (
+        ("NHWC", "images", "serving_default", {"logits"}),
+        ("NHWC", "images", "heads", set(heads)),
+        ("NCHW", "input", "serving_default", set(heads)),
+        ("NCHW", "input", "heads", set(heads)),
+    ):
+        images = batch if layout == "NHWC" else batch.transpose(0, 3, 1, 2)
+        found = functions[layout][signature](**{name: tf.constant(images)})
+        assert found.keys() == outputs
+        for output, value in found.items():
+            np.testing.assert_allclose(value, heads[output], atol=1e-5)
+
+
+def test_probabilities(calibrated, batch, expected):
+    signatures = Signatures(calibrated, CONFIG.preprocessing, Classes(), outputs="probabilities")
+    found = signatures.functions["serving_default"](batch)["probabilities"]
+    powers = np.exp(sum(expected))
+    np.testing.assert_allclose(found, powers / powers.sum(-1, keepdims=True), atol=1e-6)
+
+
+def test_what_the_model_says_of_itself(saved, calibrated):
+    pipeline = read_pipeline(saved / "NCHW")
+    assert pipeline["family"] == "vision" and pipeline["kind"] == "classifier"
+    assert pipeline["class_names"] == NAMES
+    assert pipeline["preprocessing"] == {
+        "image_size": SIDE,
+        "crop_pct": 0.875,
+        "interpolation": "bicubic",
+        "mean": [0.485, 0.456, 0.406],
+        "std": [0.229, 0.224, 0.225],
+    }
+    assert pipeline["convert"] == {"serving_default": {"dim_range": {}}}
+    assert (pipeline["layout"], pipeline["input"]) == ("NCHW", "input")
+    assert pipeline["num_parameters"] == calibrated.count_params() - sum(
+        np.prod(v.shape) for v in calibrated.non_trainable_variables
+    )
+
+
+def smooth_photo(path, rng):
+    pixels = tf.image.resize(rng.uniform(0, 255, (6, 8, 3)), (300, 400), "bicubic")
+    pixels = tf.cast(tf.clip_by_value(pixels, 0, 255), tf.uint8)
+    encode = tf.io.encode_png if path.suffix == ".png" else tf.io.encode_jpeg
+    path.write_bytes(encode(pixels).numpy())
+
+
+def test_files_as_bytes(functions, calibrated, rng, tmp_path):
+    paths = [tmp_path / name for name in ("a.jpg", "b.png")]
+    for path in paths:
+        smooth_photo(path, rng)
+    images = np.stack([read_image(path, CONFIG.preprocessing) for path in paths])
+    logits = sum(np.asarray(x) for x in calibrated(images))
+    content = tf.constant([path.read_bytes() for path in paths])
+    for layout in functions.values():
+        found = {k: v.numpy() for k, v in layout["serve_bytes"](bytes=content).items()}
+        assert found["classes"].shape == (2, 5)
+        np.testing.assert_array_equal(found["classes"][:, 0], logits.argmax(-1))
+        assert found["class_names"][0, 0].decode() == NAMES[logits[0].argmax()]
+        best = np.sort(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))[:, :-6:-1]
+        np.testing.assert_allclose(found["probabilities"], best, atol=0.01)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear", "lanczos", "nearest"])
+def test_resizing_in_the_graph_is_close_to_pil(interpolation, calibrated, rng, tmp_path):
+    smooth_photo(tmp_path / "a.jpg", rng)
+    config = load_config(None, {"preprocessing.interpolation": interpolation})
+    signatures = Signatures(calibrated, config.preprocessing, Classes())
+    found = signatures._read(tf.constant((tmp_path / "a.jpg").read_bytes())).numpy()
+    difference = np.abs(found - read_image(tmp_path / "a.jpg", config.preprocessing)) * 0.225 * 255
+    # In levels of 255. Hardly a value rounds to the other side, in each of both directions.
+    limit, mean = (8, 0.8) if interpolation == "nearest" else (2.1, 1e-3)
+    assert difference.max() < limit
+    assert difference.mean() < mean
+
+
+def test_activation_maps_add_up_to_the_convolution_head(functions, calibrated, batch, expected):
+    classes = np.array([-1, 4, -1], "int32")
+    predicted = sum(expected).argmax(-1)
+    for layout, name in (("NHWC", "images"), ("NCHW", "input")):
+        images = batch if layout == "NHWC" else batch.transpose(0, 3, 1, 2)
+        found = functions[layout]["activation_map"](
+            **{name: tf.constant(images), "classes": tf.constant(classes)}
+        )
+        chosen = np.where(classes < 0, predicted, classes)
+        np.testing.assert_array_equal(found["classes"], chosen)
+        assert found["convolution_map"].shape == (3, 2, 2)
+        assert found["transformer_map"].shape == (3, 4, 4)
+        # The head is linear in the mean over the map.
+        logits = np.mean(found["convolution_map"], (1, 2))
+        bias = calibrated.convolution_head.bias.numpy()
+        np.testing.assert_allclose(
+            logits + bias[chosen], expected[0][np.arange(3), chosen], atol=1e-4
+        )
+    feature_map, tokens = calibrated.encode(batch)
+    as_class_token = calibrated.classify(feature_map, tokens[:, 6:7])[1].numpy()
+    bias = calibrated.transformer_head.bias.numpy()
+    np.testing.assert_allclose(
+        np.asarray(found["transformer_map"])[:, 1, 1],
+        (as_class_token - bias)[np.arange(3), chosen],
+        atol=1e-4,
+    )
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_converted_models_compute_the_same(backend, saved, batch, expected, tmp_path):
+    request = ConversionRequest(backend=backend, batch=(1, 4))
+    convert(saved / "NCHW", tmp_path / "converted", request)
+    runner = load(tmp_path / "converted")
+    for size in (1, 3):
+        found = runner.run({"input": batch[:size].transpose(0, 3, 1, 2).copy()})
+        np.testing.assert_allclose(found["logits"], sum(expected)[:size], rtol=1e-4, atol=1e-4)
+        np.testing.assert_array_equal(found["logits"].argmax(-1), sum(expected)[:size].argmax(-1))
+
+
+def test_onnx(saved, batch, expected, tmp_path):
+    path = tmp_path / "model.onnx"
+    pipeline = read_pipeline(saved / "NHWC")
+    vision.export.export_onnx(saved / "NHWC", pipeline, path)
+    session = onnxruntime.InferenceSession(path)
+    assert [x.name for x in session.get_inputs()] == ["images"]
+    assert [x.name for x in session.get_outputs()] == ["logits"]
+    assert json.loads(session.get_modelmeta().custom_metadata_map["pipeline"]) == pipeline
+    for size in (1, 3):
+        (found,) = session.run(None, {"images": batch[:size]})
+        np.testing.assert_allclose(found, sum(expected)[:size], atol=1e-4)
+
+
+def program(*arguments):
+    return vision.export.main([*map(str, arguments)])
+
+
+@pytest.fixture
+def small_architecture(monkeypatch, calibrated):
+    """Makes `small` a name of the model above."""
+    sizes = "patch_size channel_ratio hidden_dim num_heads num_layers".split()
+    sizes = {name: getattr(calibrated, name) for name in sizes}
+    monkeypatch.setitem(vision.model.ARCHITECTURES, "small", sizes)
+    return ["--arch=small", "--num_classes=10", f"--image_size={SIDE}"]
+
+
+def test_program_writes_keras_and_onnx_files(
+    small_architecture, calibrated, batch, expected, tmp_path, monkeypatch, capsys
+):
+    weights = tmp_path / "weights.safetensors"
+    vision.save_pytorch_weights(calibrated, weights)
+    monkeypatch.chdir(tmp_path)
+    program(*small_architecture, "-c", weights, "--file_format=KERAS")
+    model = load_model(ModelConfig(num_classes=10), "small.keras")
+    np.testing.assert_allclose(model(batch)[0], expected[0], atol=1e-5)
+    target = ["--pretrained", tmp_path / "small.keras", "--output_dir", tmp_path / "new" / "er"]
+    program(*small_architecture, *target, "--file_format=ONNX", "--layout=NCHW")
+    session = onnxruntime.InferenceSession(tmp_path / "new" / "er" / "small.onnx")
+    (found,) = session.run(["logits"], {"input": batch.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(found, sum(expected), atol=1e-4)
+    assert "small.onnx" in capsys.readouterr().err
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["new", "small.keras", weights.name]
+
+
+def test_initial_weights_are_called_so(small_architecture, tmp_path, capsys):
+    program(*small_architecture, "--file_format=KERAS", f"--output_dir={tmp_path}", "--seed=3")
+    assert "recognize nothing" in capsys.readouterr().err
+    model = load_model(ModelConfig(num_classes=10), tmp_path / "small.keras")
+    keras.utils.set_random_seed(3)
+    same = vision.build_model("small", 10, drop_path_rate=0.1)
+    np.testing.assert_array_equal(model.class_token, same.class_token)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--file_format=MINDIR"], "MINDIR, which only MindSpore writes"),
+        (["--file_format=AIR"], "AIR, which only MindSpore writes"),
+        (["--file_format=TFLITE"], "TFLITE"),
+        (["--checkpoint=/nowhere.pth"], "/nowhere.pth"),
+        (["--checkpoint=/nowhere.keras"], "/nowhere.keras"),
+        (["--arch=conformer_huge"], "conformer_huge"),
+        (["--image_size=100"], "multiple of 16"),
+        (["--checkpoint=a.pth", "--pretrained=b.pth"], "both"),
+        (["stray"], "stray"),
+        (["--config=/nowhere.yml"], "/nowhere.yml"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message, small_architecture, tmp_path):
+    with pytest.raises(UserError) as caught:
+        program(*small_architecture, f"--output_dir={tmp_path / 'new'}", *arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_number_of_classes_is_refused(small_architecture, calibrated, tmp_path):
+    weights = tmp_path / "weights.safetensors"
+    vision.save_pytorch_weights(calibrated, weights)
+    with pytest.raises(UserError, match="num_classes"):
+        program(*small_architecture, "-c", weights, "--num_classes=7")

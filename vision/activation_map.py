@@ -1,0 +1,102 @@
+"""Draws where on an image the two branches of a model see its class."""
+
+import io
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion.saved_model import read_pipeline
+from tools.errors import UserError
+from tools.files import write_bytes
+from tools.inference.runner import load
+from vision.classes import classes_of
+from vision.classifier import feed
+from vision.config import PreprocessingConfig
+from vision.images import ImageError, crop_image, normalize
+from vision.signatures import PREDICTED
+
+
+def draw(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> bytes:
+    """Draws an image, and maps over it.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        maps: `[h, w]` by what stands above them; each is scaled to its own range.
+        title: of the whole.
+
+    Returns:
+        A PNG.
+    """
+    figure = Figure((3.2 * (1 + len(maps)), 3.6), layout="constrained")
+    figure.suptitle(title)
+    panels = figure.subplots(1, 1 + len(maps))
+    panels[0].imshow(image)
+    panels[0].set_title("image")
+    for panel, (name, values) in zip(panels[1:], maps.items(), strict=True):
+        scaled = (values - values.min()) / max(float(np.ptp(values)), 1e-9)
+        height, width = image.shape[:2]
+        smooth = Image.fromarray(scaled.astype("float32")).resize((width, height), Image.BICUBIC)
+        panel.imshow(image)
+        panel.imshow(np.asarray(smooth), "jet", alpha=0.45, vmin=0, vmax=1)
+        panel.set_title(name)
+    for panel in panels:
+        panel.axis("off")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    return content.getvalue()
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "vision/activation_map.py",
+        "Draws where on an image the two branches of a model see its class.",
+        "IMAGE --native_savedmodel_dir=DIR [FLAGS]",
+    )
+    flags.string("native_savedmodel_dir", None, "SavedModel of vision.export.", default_text="")
+    flags.string("output", "cam.png", "PNG to write.", short_name="o")
+    flags.integer(
+        "class_index", PREDICTED, "Class to look for.", default_text="what the model sees"
+    )
+    flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
+    values, paths = flags.parse(argv)
+    if len(paths) != 1 or not values.native_savedmodel_dir:
+        raise UserError.expected(
+            "an image and --native_savedmodel_dir", " ".join(argv) or "nothing", "See --help"
+        )
+    pipeline = read_pipeline(values.native_savedmodel_dir)
+    if pipeline.get("family") != "vision":
+        raise UserError.expected("a vision model", pipeline.get("family"), "Name another")
+    if not PREDICTED <= values.class_index < pipeline["num_classes"]:
+        raise UserError.expected(
+            f"--class_index below {pipeline['num_classes']}", values.class_index, "Correct it"
+        )
+    classes = classes_of(pipeline, values.imagenet_label_file)
+    preprocessing = PreprocessingConfig(**pipeline["preprocessing"])
+    try:
+        image = crop_image(paths[0], preprocessing)
+    except ImageError as error:
+        raise UserError.expected("an image that can be read", error, "Check the file") from error
+    inputs = feed(pipeline, normalize(image, preprocessing)[None])
+    inputs["classes"] = np.array([values.class_index], "int32")
+    outputs = load(values.native_savedmodel_dir).run(inputs, "activation_map")
+    number = int(outputs["classes"][0])
+    title = f"{Path(paths[0]).name} (class: {number} {classes.name(number) or ''}".rstrip() + ")"
+    maps = {
+        "convolution branch": outputs["convolution_map"][0],
+        "transformer branch": outputs["transformer_map"][0],
+    }
+    write_bytes(Path(values.output), draw(image, maps, title))
+    print(f"{values.output}: {title}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,99 @@
+"""Names of the classes of a model, and the folders that hold their images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from tools.errors import UserError
+from vision.input_pipeline import ImageFolder, read_image_folder
+
+
+class Classes(NamedTuple):
+    """Classes in the order of their numbers; both are None where nothing is known.
+
+    Attributes:
+        names: for people.
+        folders: what the folders of a data set are called where that is something else: WordNet's
+            numbers for ImageNet.
+    """
+
+    names: list[str] | None = None
+    folders: list[str] | None = None
+
+    def name(self, number: int) -> str | None:
+        """The name of a class, if any."""
+        return self.names[number] if self.names else None
+
+    @property
+    def aliases(self) -> Sequence[tuple[str, ...]]:
+        """For each class what its folder may be called; empty where nothing is known."""
+        return list(zip(*(x for x in self if x), strict=True))
+
+
+def read_classes(path: str | Path, num_classes: int) -> Classes:
+    """Reads a label file: a class a line, `INDEX WNID NAME`, `WNID NAME` or `NAME`.
+
+    Raises:
+        UserError: it cannot be read, or has other classes.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise UserError.expected(
+            "a readable --imagenet_label_file", f"{path}: {reason}", "Correct it"
+        ) from error
+    names, folders = [], []
+    for line in filter(str.strip, text.splitlines()):
+        words = line.split()
+        if len(words) > 1 and words[0].isdecimal():
+            if int(words[0]) != len(names):
+                raise UserError.expected(
+                    f"class {len(names)} next in {path}", line.strip(), "Sort the label file"
+                )
+            words = words[1:]
+        if (
+            len(words) > 1
+            and len(words[0]) == 9
+            and words[0][0] == "n"
+            and words[0][1:].isdecimal()
+        ):
+            folders.append(words.pop(0))
+        names.append(" ".join(words))
+    if len(names) != num_classes or len(folders) not in (0, num_classes):
+        raise UserError.expected(
+            f"{num_classes} classes in {path}, all with WordNet's number or none",
+            f"{len(names)} classes, {len(folders)} with it",
+            "Use the label file of the model",
+        )
+    return Classes(names, folders or None)
+
+
+def classes_of(pipeline: Mapping, label_file: str | None) -> Classes:
+    """The classes of a label file, else those that the model knows."""
+    if label_file:
+        return read_classes(label_file, pipeline["num_classes"])
+    return Classes(pipeline["class_names"], pipeline["class_folders"])
+
+
+def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:
+    """Lists the images of an ImageFolder with the class numbers of a model.
+
+    Raises:
+        UserError: nothing tells which folder holds which class, or there are no images.
+    """
+    found = read_image_folder(data_dir, classes.aliases)
+    if not classes.aliases and len(found.classes) != num_classes:
+        raise UserError.expected(
+            f"{num_classes} class folders in {data_dir}, or names of the classes",
+            f"{len(found.classes)} folders",
+            "Name an --imagenet_label_file",
+        )
+    return found
+
+
+def top_classes(scores: np.ndarray, count: int) -> np.ndarray:
+    """The numbers of the best classes, `[B, count]` of `[B, V]`; of equal ones the first."""
+    return np.argsort(-scores, axis=-1, kind="stable")[:, :count]

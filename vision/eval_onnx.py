@@ -1,0 +1,23 @@
+"""Scores an ONNX file on an ImageFolder."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tools.config.command_line import run
+from tools.errors import UserError
+from vision.evaluation import command_line, evaluate
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    values, datasets = command_line("vision/eval_onnx.py", "--onnx_path=F [FLAGS] DATASET").parse(
+        argv
+    )
+    if not values.onnx_path:
+        raise UserError.expected("an --onnx_path", "none", "Name an ONNX file")
+    return evaluate(values, datasets)
+
+
+if __name__ == "__main__":
+    run(main)

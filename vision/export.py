@@ -1,0 +1,138 @@
+"""Exports a vision Conformer as a SavedModel, ONNX file or Keras file."""
+
+import json
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion.saved_model import PIPELINE_FILE, load_saved_model
+from tools.errors import UserError
+from tools.files import new_folder, write_bytes
+from vision.checkpoint import full_name, initial_model, load_model
+from vision.classes import Classes, read_classes
+from vision.config import VisionConfig, add_config_flags, config_of
+from vision.model import VisionConformer
+from vision.signatures import LAYOUTS, METADATA_KEY, OUTPUTS, Signatures, pipeline_description
+
+FORMATS = {"SAVEDMODEL": "", "ONNX": ".onnx", "KERAS": ".keras"}
+
+
+def export_saved_model(
+    model: VisionConformer,
+    config: VisionConfig,
+    output_dir: Path,
+    classes: Classes = Classes(),  # noqa: B008 - immutable
+    layout: str = "NHWC",
+    outputs: str = "logits",
+) -> dict:
+    """Writes a SavedModel, whole or not at all.
+
+    Args:
+        model: built, float32.
+        config: of the model and its input.
+        output_dir: must not exist yet, or be an earlier export.
+        classes: names to put in.
+        layout: of images; see `Signatures`.
+        outputs: of `serving_default`; see `Signatures`.
+
+    Returns:
+        The `pipeline.json`.
+    """
+    if output_dir.exists() and not (output_dir / "saved_model.pb").is_file():
+        raise UserError.expected(
+            "an --output_dir that is new or an earlier export", output_dir, "Choose another"
+        )
+    signatures = Signatures(model, config.preprocessing, classes, layout, outputs)
+    description = pipeline_description(config, model, classes, layout, outputs)
+    with new_folder(output_dir, replace=True) as folder:
+        try:
+            signatures.save(str(folder))
+        except tf.errors.OpError as error:
+            raise OSError(error) from error
+        (folder / "assets").mkdir(exist_ok=True)
+        (folder / "assets" / PIPELINE_FILE).write_text(json.dumps(description, indent=1))
+    return description
+
+
+def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
+    """Writes `serving_default` of a SavedModel as ONNX, with its description as metadata.
+
+    Inputs and outputs keep their names; the batch is free.
+    """
+    from tools.conversion.graph import clean
+    from tools.conversion.signature import to_onnx
+
+    graph = to_onnx(load_saved_model(saved_model_dir)["serving_default"], "serving_default")
+    clean(graph)
+    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(pipeline))
+    write_bytes(path, graph.SerializeToString())
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "vision/export.py",
+        "Exports a vision Conformer: of a SavedModel --output_dir is the folder, ONNX and Keras "
+        "files are written into it.",
+    )
+    flags.string("checkpoint", None, "Weights: .pth, .safetensors, .keras.", short_name="c")
+    flags.string("pretrained", None, "The same.", default_text="")
+    flags.string("output_dir", None, "Where to write.", default_text="the current folder")
+    formats = (*FORMATS, "MINDIR", "AIR")
+    flags.enum("file_format", "SAVEDMODEL", formats, "What to write: all but the last two.")
+    flags.enum("layout", "NHWC", tuple(LAYOUTS), "Of the input.")
+    flags.enum("outputs", "logits", OUTPUTS, "Sum of the heads, its softmax, or sum and heads.")
+    flags.string("imagenet_label_file", None, "Names of the classes.", default_text="numbers")
+    flags.integer("seed", 0, "Of initial weights, where there is no checkpoint.")
+    add_config_flags(flags)
+    values, rest = flags.parse(argv)
+    if rest:
+        raise UserError.expected("flags alone", " ".join(rest), "See --help")
+    if values.file_format not in FORMATS:
+        raise UserError.expected(
+            f"--file_format {', '.join(FORMATS)}",
+            f"{values.file_format}, which only MindSpore writes",
+            "Export ONNX",
+        )
+    if values.checkpoint and values.pretrained:
+        raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
+    config = config_of(values)
+    number = config.model.num_classes
+    label_file = values.imagenet_label_file
+    classes = read_classes(label_file, number) if label_file else Classes()
+    checkpoint = values.checkpoint or values.pretrained
+    if checkpoint:
+        model = load_model(config.model, checkpoint)
+    else:
+        model = initial_model(config.model, values.seed)
+    name = full_name(config.model.arch) + FORMATS[values.file_format]
+    options = (classes, values.layout, values.outputs)
+    if values.file_format == "SAVEDMODEL":
+        path = Path(values.output_dir or name)
+        export_saved_model(model, config, path, *options)
+    else:
+        path = Path(values.output_dir or ".") / name
+        with tempfile.TemporaryDirectory(dir=_existing(path)) as folder:
+            if values.file_format == "ONNX":
+                saved = Path(folder) / "saved_model"
+                export_onnx(saved, export_saved_model(model, config, saved, *options), path)
+            else:
+                model.save(Path(folder) / name)
+                write_bytes(path, (Path(folder) / name).read_bytes())
+    print(f"exported {checkpoint or 'initial weights'} to {path}", file=sys.stderr)
+    return 0
+
+
+def _existing(path: Path) -> Path:
+    """The nearest folder above a path that is there."""
+    return next(x for x in path.absolute().parents if x.is_dir())
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,116 @@
+"""One image file to the input of the model, by the recipe of PIL and torchvision.
+
+Files are read by their content, whatever they are called. What is not 8-bit RGB becomes that as an
+image viewer would show it: grayscale and CMYK are converted, 16 bits are scaled to 8, what is
+transparent lies over white, and of several frames or pages the first one counts. As in torchvision,
+an orientation in EXIF is ignored.
+"""
+
+import struct
+import warnings
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from vision.config import PreprocessingConfig
+
+FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+MAX_ASPECT = 100  # of the sides: the short one is resized, the long one with it
+# Pillow warns from 89 million pixels and refuses from twice that; both by the header alone.
+_TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+# Damaged EXIF, as in some files of ImageNet: nothing of it is used.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+# What the decoders of Pillow raise on damaged files.
+_DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
+_DAMAGED += (struct.error, zlib.error, OverflowError, MemoryError)
+
+
+class ImageError(Exception):
+    """A file of which no image can be made.
+
+    Attributes:
+        path: the file.
+        reason: in a few words.
+    """
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+
+def read_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarray:
+    """Reads, resizes, crops and normalizes an image.
+
+    Args:
+        path: of the file.
+        preprocessing: sizes and statistics.
+
+    Returns:
+        float32 `[image_size, image_size, 3]`, in RGB.
+
+    Raises:
+        ImageError: the file is no image, damaged, or too large to be one.
+    """
+    return normalize(crop_image(path, preprocessing), preprocessing)
+
+
+def crop_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarray:
+    """Reads, resizes and crops an image, as uint8 `[image_size, image_size, 3]`."""
+    try:
+        if not Path(path).is_file():
+            raise ImageError(str(path), "no such file" if not Path(path).exists() else "no file")
+        with open(path, "rb") as file:
+            return np.asarray(_crop(_rgb(file, str(path)), preprocessing))
+    except Image.UnidentifiedImageError:
+        raise ImageError(str(path), f"not an image ({', '.join(FORMATS)})") from None
+    except _TOO_LARGE:
+        limit = Image.MAX_IMAGE_PIXELS // 10**6
+        raise ImageError(str(path), f"more than {limit} million pixels") from None
+    except _DAMAGED as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise ImageError(str(path), reason or type(error).__name__) from error
+
+
+def _rgb(file: BinaryIO, path: str) -> Image.Image:
+    """Opens the first frame as RGB of 8 bits."""
+    with Image.open(file, formats=FORMATS) as image:
+        short, long = sorted(image.size)
+        if long > MAX_ASPECT * short:
+            raise ImageError(path, f"sides of {image.size}, more than {MAX_ASPECT} to 1")
+        if image.mode.startswith("I;16"):
+            eighth = np.round(np.asarray(image) / 257).astype("uint8")
+            return Image.fromarray(eighth).convert("RGB")
+        if image.mode in ("I", "F"):
+            raise ImageError(path, "samples of 32 bits")
+        if image.has_transparency_data:
+            opaque = Image.new("RGBA", image.size, "white")
+            return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
+        return image.convert("RGB")
+
+
+def _crop(image: Image.Image, preprocessing: PreprocessingConfig) -> Image.Image:
+    """Resizes the short side and cuts out the middle.
+
+    Source: torchvision 0.15, `Resize` and `CenterCrop`.
+    """
+    width, height = image.size
+    size, short = preprocessing.resized_size, min(width, height)
+    width, height = (size if x == short else int(size * x / short) for x in (width, height))
+    method = Image.Resampling[preprocessing.interpolation.upper()]
+    image = image.resize((width, height), method)
+    side = preprocessing.image_size
+    left, top = (round((x - side) / 2) for x in (width, height))
+    return image.crop((left, top, left + side, top + side))
+
+
+def normalize(image: np.ndarray, preprocessing: PreprocessingConfig) -> np.ndarray:
+    """Scales uint8 `[..., 3]` to 0..1, then by mean and deviation of each channel, in float32."""
+    values = image.astype("float32")
+    values /= np.float32(255)
+    values -= np.asarray(preprocessing.mean, "float32")
+    values /= np.asarray(preprocessing.std, "float32")
+    return values

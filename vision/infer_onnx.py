@@ -1,0 +1,21 @@
+"""Tells what is on images, with an ONNX file."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tools.config.command_line import run
+from tools.errors import UserError
+from vision.inference import command_line, predict
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    values, data = command_line("vision/infer_onnx.py").parse(argv)
+    if not values.onnx_path:
+        raise UserError.expected("an --onnx_path", "none", "Name an ONNX file")
+    return predict(values, data)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""Writes images as raw input of the model: one `STEM.bin` of float32 CHW for each."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import write_bytes
+from vision.config import add_config_flags, config_of
+from vision.input_pipeline import SUFFIXES, Batches, find_images
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "vision/preprocess.py",
+        "Writes images as raw input of a model with --layout NCHW: a STEM.bin of float32 each.",
+        "--src_path=FOLDER --save_path=FOLDER [FLAGS]",
+    )
+    flags.string("src_path", None, "Image, or folder of images.", default_text="")
+    flags.string("save_path", None, "Folder to write into.", default_text="")
+    flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
+    add_config_flags(flags, "preprocessing")
+    values, rest = flags.parse(argv)
+    if rest or not values.src_path or not values.save_path:
+        raise UserError.expected(
+            "--src_path FOLDER --save_path FOLDER", " ".join(argv) or "nothing", "See --help"
+        )
+    paths = find_images(values.src_path, SUFFIXES)
+    places: dict[Path, str] = {}
+    for path in paths:
+        place = Path(values.save_path) / f"{Path(path).stem}.bin"
+        if place in places:
+            raise UserError.expected(
+                "images of different stems", f"{places[place]} and {path}", "Rename one"
+            )
+        places[place] = path
+    targets = list(places)
+    batches = Batches(paths, config_of(values).preprocessing, 1, values.num_parallel_workers)
+    for (index,), (image,) in tqdm(batches, "writing", len(paths), unit="image", delay=2):
+        write_bytes(targets[index], np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes())
+    written = len(paths) - len(batches.reasons)
+    for index, reason in sorted(batches.reasons.items()):
+        print(f"skipped {paths[index]}: {reason}", file=sys.stderr)
+    if not written:
+        raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add some")
+    print(
+        f"{written} images to {values.save_path}, {len(batches.reasons)} skipped", file=sys.stderr
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
