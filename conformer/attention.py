@@ -5,7 +5,9 @@ from keras import ops
 
 
 def relative_positions(frames, hidden_dim, dtype="float32"):
-    """Encodes the offsets `frames - 1` down to `-(frames - 1)` by interleaved sines and cosines.
+    """Encodes the offsets `frames - 1` down to `-frames` by interleaved sines and cosines.
+
+    No pair of frames has the last one: `relative_shift` is about rows of even length.
 
     Args:
         frames: T.
@@ -13,11 +15,11 @@ def relative_positions(frames, hidden_dim, dtype="float32"):
         dtype: type of the result; the angles are computed in float32.
 
     Returns:
-        `[2T - 1, D]`; even columns are sines, odd ones cosines.
+        `[2T, D]`; even columns are sines, odd ones cosines.
 
     Source: Dai et al., Transformer-XL (2019), appendix B.
     """
-    offsets = ops.cast(ops.arange(frames - 1, -frames, -1), "float32")
+    offsets = ops.cast(ops.arange(frames - 1, -frames - 1, -1), "float32")
     exponents = ops.arange(0, hidden_dim, 2, dtype="float32") / hidden_dim
     angles = offsets[:, None] * ops.power(10000.0, -exponents)[None, :]
     interleaved = ops.stack([ops.sin(angles), ops.cos(angles)], axis=-1)
@@ -28,7 +30,7 @@ def relative_shift(scores):
     """Turns scores by relative offset into scores by key.
 
     Args:
-        scores: `[B, H, T, 2T - 1]`, column c holding offset `T - 1 - c` (query minus key).
+        scores: `[B, H, T, 2T]`, column c holding offset `T - 1 - c` (query minus key).
 
     Returns:
         `[B, H, T, T]`, entry (i, j) being the score of offset i - j.
@@ -36,9 +38,9 @@ def relative_shift(scores):
     Source: Dai et al., Transformer-XL (2019), appendix B, for offsets of both signs.
     """
     _, heads, frames, columns = ops.shape(scores)
-    scores = ops.pad(scores, [[0, 0], [0, 0], [0, 0], [1, 0]])
-    scores = ops.reshape(scores, (-1, heads, columns + 1, frames))[:, :, 1:]
-    return ops.reshape(scores, (-1, heads, frames, columns))[:, :, :, :frames]
+    # Row i is wanted from its column T - 1 - i: end to end, each begins 2T - 1 behind the last one.
+    rows = ops.reshape(scores, (-1, heads, frames * columns))[:, :, frames - 1 : -1]
+    return ops.reshape(rows, (-1, heads, frames, columns - 1))[:, :, :, :frames]
 
 
 class RelativeMultiHeadAttention(keras.layers.Layer):
@@ -95,7 +97,7 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
 
         Args:
             inputs: `[B, T, D]`.
-            positions: `[2T - 1, D]` from `relative_positions`.
+            positions: `[2T, D]` from `relative_positions`.
             frame_mask: `[B, T]` bool, True at valid frames.
 
         Returns:

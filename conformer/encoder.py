@@ -108,7 +108,7 @@ class ConformerBlock(keras.layers.Layer):
 
         Args:
             inputs: `[B, T, D]`.
-            positions: `[2T - 1, D]`.
+            positions: `[2T, D]`.
             frame_mask: `[B, T]` bool, True at valid frames.
             training: whether dropout and batch moments are active.
 

@@ -66,8 +66,8 @@ def test_equals_the_naive_sum_over_pairs(rng):
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_shift_takes_offsets_of_both_signs(frames):
-    offsets = np.arange(frames - 1, -frames, -1, dtype="float32")
-    scores = np.broadcast_to(offsets, (2, 3, frames, 2 * frames - 1))
+    offsets = np.arange(frames - 1, -frames - 1, -1, dtype="float32")
+    scores = np.broadcast_to(offsets, (2, 3, frames, 2 * frames))
     shifted = np.asarray(relative_shift(scores))
     expected = np.arange(frames)[:, None] - np.arange(frames)[None, :]
     np.testing.assert_array_equal(shifted, np.broadcast_to(expected, shifted.shape))
@@ -75,7 +75,7 @@ def test_shift_takes_offsets_of_both_signs(frames):
 
 def test_positions_are_sinusoids_of_their_offsets():
     positions = np.asarray(relative_positions(4, WIDTH))
-    expected = np.stack([sinusoid(offset, WIDTH) for offset in range(3, -4, -1)])
+    expected = np.stack([sinusoid(offset, WIDTH) for offset in range(3, -5, -1)])
     np.testing.assert_allclose(positions, expected, atol=1e-6)
 
 
