@@ -63,12 +63,18 @@ def random_inputs(
 
 
 def time_in_turn(
-    runners: Mapping[str, Runner], inputs: Mapping[str, np.ndarray], signature: str, loop: int
+    runners: Mapping[str, Runner],
+    inputs: Mapping[str, np.ndarray],
+    signature: str,
+    loop: int,
+    warmup_seconds: float,
 ) -> dict[str, dict[str, float]]:
     """Runs each runner once per round and gives milliseconds per batch, by runner."""
-    for runner in runners.values():  # warm-up, twice: the first call of a shape prepares for it
-        for _ in range(2):
+    for runner in runners.values():  # at least twice: the first call of a shape prepares for it
+        started, calls = time.perf_counter(), 0
+        while calls < 2 or time.perf_counter() - started < warmup_seconds:
             runner.run(inputs, signature)
+            calls += 1
     seconds: dict[str, list[float]] = {name: [] for name in runners}
     for _ in tqdm(range(loop), desc=f"batch {len(next(iter(inputs.values())))}", file=sys.stderr):
         for name, runner in runners.items():
@@ -114,6 +120,9 @@ def main(argv: list[str]) -> int:
         default_text="the middle of the range",
     )
     flags.integer("loop", 20, "Rounds, after a warm-up.")
+    flags.number(
+        "warmup_seconds", 5.0, "For every runner and batch size: what meets a shape often adapts."
+    )
     flags.boolean("fixed_shape", True, "Times a model converted for exactly each shape as well.")
     flags.string("json", None, "Report to write.")
     add_conversion_flags(flags)
@@ -153,7 +162,7 @@ def main(argv: list[str]) -> int:
             runners["fixed"] = load(
                 convert_as_asked(_fixed(values, specs, inputs), native)["directory"]
             )
-        times = time_in_turn(runners, inputs, signature, values.loop)
+        times = time_in_turn(runners, inputs, signature, values.loop, values.warmup_seconds)
         median = {name: time["median_ms"] for name, time in times.items()}
         row = {"batch": batch, **times, "speedup": median["eager"] / median["jit"]}
         row["shapes"] = {name: list(value.shape) for name, value in inputs.items()}

@@ -281,6 +281,33 @@ def test_xla_leaves_a_saved_model_that_compiles(native, tmp_path):
     np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
 
 
+def test_shapes_met_often_are_compiled_once_more_for_themselves(native, tmp_path, monkeypatch):
+    module, compiled = backends.get("openvino"), []
+
+    class Core(module.openvino.Core):
+        def compile_model(self, network, *options):
+            compiled.append(network.is_dynamic())
+            return super().compile_model(network, *options)
+
+    convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
+    monkeypatch.setattr(module.openvino, "Core", Core)
+    monkeypatch.setattr(module, "_PATIENCE", 0)  # often is once
+    jit = load(tmp_path / "a")
+    for rows, samples in ((2, 23), (3, 40), (2, 23), (1, 10), (2, 23)):
+        inputs = sound(rows, samples)
+        expected = load(native).run(inputs)["sums"]
+        for _ in range(2):
+            np.testing.assert_allclose(jit.run(inputs)["sums"], expected, rtol=1e-5, atol=1e-5)
+    assert compiled == [True, False, False, False]  # of three shapes two are kept, the last used
+    jit.run(sound(3, 40))
+    assert compiled == [True, False, False, False, False]
+    monkeypatch.setattr(module, "_PATIENCE", 1000)
+    rare = load(tmp_path / "a")
+    for _ in range(3):
+        rare.run(sound(2, 23))
+    assert compiled[5:] == [True]
+
+
 def test_bfloat16_is_there_where_the_processor_has_it(native, tmp_path, monkeypatch):
     class Core:
         def get_property(self, device, name):
