@@ -107,7 +107,8 @@ def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
         "benchmark.inference",
-        "Times a model in TensorFlow and converted, in turn, on random inputs.",
+        "Times a model in TensorFlow and converted, in turn, on random inputs; --quant_precision "
+        "may name several, with commas.",
         "--native_savedmodel_dir=DIR [FLAGS]",
     )
     flags.string("native_savedmodel_dir", None, "SavedModel to time.")
@@ -152,8 +153,14 @@ def main(argv: list[str]) -> int:
     restrict_devices(values)
     values.batch_size = max(batches)
     native = values.native_savedmodel_dir
+    precision, *others = values.quant_precision.split(",")
+    values.quant_precision = precision
     manifest = convert_as_asked(values, native)
     runners = {"eager": load(native), "jit": load(manifest["directory"])}
+    for other in others:
+        changed = {"quant_precision": other, "converted_savedmodel_dir": None}
+        further = convert_as_asked(SimpleNamespace(**vars(values) | changed), native)
+        runners[other] = load(further["directory"])
     specs = runners["jit"].signatures[signature]
     results = []
     for batch in batches:
@@ -168,6 +175,8 @@ def main(argv: list[str]) -> int:
         row["shapes"] = {name: list(value.shape) for name, value in inputs.items()}
         line = f"batch {batch:3d}: eager {median['eager']:8.1f} ms, jit {median['jit']:8.1f} ms, "
         line += f"{row['speedup']:.2f} x"
+        for other in others:
+            line += f"; {other} {median[other]:8.1f} ms, {median['jit'] / median[other]:.2f} x jit"
         if values.fixed_shape:
             row["range_against_fixed"] = median["fixed"] / median["jit"]
             line += f"; fixed shape {median['fixed']:8.1f} ms, "

@@ -32,15 +32,18 @@ def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys, monkeypatch)
     report = tmp_path / "report.json"
     arguments = [f"--native_savedmodel_dir={native}", f"--converted_savedmodel_dir={tmp_path}/c"]
     small = ["--batch_sizes=1,2", "--loop=3", "--warmup_seconds=0", "--size=waveforms=20"]
-    main([*arguments, *small, f"--json={report}"])
+    main([*arguments, *small, "--quant_precision=fp32,fp16", f"--json={report}"])
     found = json.loads(report.read_text())
     assert [row["batch"] for row in found["results"]] == [1, 2]
     for row in found["results"]:
         assert row["shapes"]["waveforms"] == [row["batch"], 20]
         assert row["speedup"] == row["eager"]["median_ms"] / row["jit"]["median_ms"]
         assert row["range_against_fixed"] == row["fixed"]["median_ms"] / row["jit"]["median_ms"]
+        assert row["fp16"]["median_ms"] > 0
         assert row["jit"]["p95_ms"] >= row["jit"]["median_ms"] > 0
-    assert capsys.readouterr().out.count("batch") == 2
+    printed = capsys.readouterr().out
+    assert printed.count("batch") == 2
+    assert printed.count("x jit") == 2
     with pytest.raises(UserError, match="serving_default"):
         main([*arguments, "--signature=nothing"])
     for flag in ("--batch_sizes=1,x", "--loop=0", "--size=waveforms"):
