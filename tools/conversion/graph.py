@@ -1,5 +1,6 @@
 """Cleaning of ONNX graphs: chains that tf2onnx spells out become operators that runtimes fuse."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 
@@ -10,8 +11,10 @@ from onnx import helper, numpy_helper
 # A pattern is the name of a tensor to capture, or an operator with a pattern for each input.
 Pattern = str | tuple
 _COMMUTATIVE = {"Add", "Mul", "And"}
+_ELEMENTWISE = {"Add", "Clip", "Mul", "Relu", "Sigmoid", "Sub", "Where"}
 _LARGE = 1024  # values; a smaller constant is not worth a node
 _FULL = 2**31 - 1  # tf2onnx writes an open end of a slice as the largest integer of its type
+WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")  # around every layer's name
 
 
 class Graph:
@@ -38,10 +41,10 @@ class Graph:
             for x in (*inferred.value_info, *inferred.input)
         }
 
-    def producer(self, name: str, op_type: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor, if it is of this type."""
+    def producer(self, name: str, *op_types: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor, if it is of one of these types."""
         node = self._producers.get(name)
-        return node if node is not None and node.op_type == op_type else None
+        return node if node is not None and node.op_type in op_types else None
 
     def constant(self, name: str) -> np.ndarray | None:
         """The value of a constant tensor, None for any other."""
@@ -69,10 +72,12 @@ class Graph:
         for name in inputs:
             self._consumers[name].append(node)
 
-    def insert_before(self, node: onnx.NodeProto, op_type: str, inputs: list[str]) -> str:
+    def insert_before(
+        self, node: onnx.NodeProto, op_type: str, inputs: list[str], **attributes
+    ) -> str:
         """Adds a node of one output in front of another one and returns that output."""
         name = f"{node.output[0]}__clean_{op_type}"
-        added = helper.make_node(op_type, inputs, [name], name)
+        added = helper.make_node(op_type, inputs, [name], name, **attributes)
         self.nodes.insert(next(i for i, x in enumerate(self.nodes) if x is node), added)
         self._producers[name] = added
         for tensor in inputs:
@@ -120,12 +125,16 @@ class Graph:
     def finish(self) -> None:
         """Writes nodes and constants that the outputs need back to the model.
 
-        Nodes that tf2onnx named by their type alone come to the layer of those that read them.
+        Nodes that tf2onnx named by their type alone come to the layer of their kernel, those that
+        have none to the layer of those that read them.
         """
         for node in reversed(self.nodes):
-            readers = (x.name for x in self._consumers[node.output[0]] if "/" in x.name)
-            if "/" not in node.name and (reader := next(readers, None)):
-                node.name = f"{reader.rpartition('/')[0]}/{node.name}"
+            kernels = node.input[1:2] if node.op_type == "Conv" else ()
+            near = (WRAPPERS.sub("", name) for name in kernels if name in self._constants)
+            readers = (x.name for x in self._consumers[node.output[0]])
+            named = (name for name in (*near, *readers) if "/" in name)
+            if "/" not in node.name and (name := next(named, None)):
+                node.name = f"{name.rpartition('/')[0]}/{node.name}"
         needed, kept = set(self._outputs), []
         for node in reversed(self.nodes):
             if needed.intersection(node.output):
@@ -209,6 +218,73 @@ def _absolutes(graph: Graph) -> int:
         (value,) = node.input
         graph.rewrite(node, "Max", [value, graph.insert_before(node, "Neg", [value])])
     return len(found)
+
+
+def _transposes(graph: Graph) -> int:
+    """There and back around an operator on single values, such as a mask between convolutions.
+
+    What else the operator reads, a number or a tensor that is wide in few dimensions, is transposed
+    instead.
+    """
+    count = 0
+    for node, found in graph.matches(("Transpose", "between")):
+        between = graph.producer(found["between"], *_ELEMENTWISE)
+        if between is None or not graph.is_read_once(found["between"]):
+            continue
+        order = _order(node)
+        inputs, others = [], []
+        for name in between.input:
+            before = graph.producer(name, "Transpose")
+            if before is not None and [_order(before)[axis] for axis in order] == sorted(order):
+                inputs.append(before.input[0])
+                continue
+            value, shape = graph.constant(name), graph.shapes.get(name, ())
+            if value is None or value.size > 1:
+                others.append(name)
+                if len(shape) != len(order) or shape.count(1) < len(order) // 2:
+                    break
+            inputs.append(name)
+        else:
+            if len(others) == len(inputs):
+                continue
+            for name in others:
+                moved = graph.insert_before(node, "Transpose", [name], perm=order)
+                inputs[inputs.index(name)] = moved
+            attributes = {x.name: helper.get_attribute_value(x) for x in between.attribute}
+            graph.rewrite(node, between.op_type, inputs, **attributes)
+            count += 1
+    return count
+
+
+def _order(transpose: onnx.NodeProto) -> list[int]:
+    return next(list(x.ints) for x in transpose.attribute if x.name == "perm")
+
+
+def _padded_pools(graph: Graph) -> int:
+    """Zeros around what is never below zero, under a maximum: the pooling's own padding.
+
+    OpenVINO 2026.4 writes the padded map out, with its slowest kernel.
+    """
+    count = 0
+    for node, found in graph.matches(("MaxPool", ("Pad", ("Relu", "x"), "pads"))):
+        attributes = {x.name: helper.get_attribute_value(x) for x in node.attribute}
+        padding, pads = graph.producer(node.input[0], "Pad"), graph.constant(found["pads"])
+        kernel = np.array(attributes["kernel_shape"])
+        mode = next((x.s for x in padding.attribute if x.name == "mode"), b"constant")
+        value = graph.constant(padding.input[2]) if len(padding.input) > 2 else np.zeros(())
+        if pads is None or value is None or value.any() or mode != b"constant":
+            continue
+        if len(padding.input) > 3 or len(node.output) > 1 or len(pads) != 2 * (len(kernel) + 2):
+            continue
+        edges = np.reshape(pads, (2, -1))  # before and after, batch and channels first
+        inside = (edges >= 0).all() and (edges[:, 2:] < kernel).all() and not edges[:, :2].any()
+        plain = not any(attributes.get(x) for x in ("pads", "ceil_mode", "dilations"))
+        plain &= attributes.pop("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID")
+        if inside and plain:
+            attributes["pads"] = edges[:, 2:].reshape(-1).tolist()
+            graph.rewrite(node, "MaxPool", [padding.input[0]], **attributes)
+            count += 1
+    return count
 
 
 def _layer_norms(graph: Graph) -> int:
@@ -344,6 +420,8 @@ REWRITES: dict[str, Callable[[Graph], int]] = {
     "full_slice": _full_slices,
     "select": _selects,
     "absolute": _absolutes,
+    "transpose": _transposes,
+    "padded_pool": _padded_pools,
     "dense": _dense_layers,
     "layer_norm": _layer_norms,
 }

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,12 +13,11 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tf2onnx.convert import from_graph_def
 
 from tools.conversion.backends import Function
-from tools.conversion.graph import clean
+from tools.conversion.graph import WRAPPERS, clean
 from tools.conversion.quantization import Run
 from tools.conversion.saved_model import TensorSpec
 
 _OPSET = 18
-_WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")  # around every layer's name
 
 
 @dataclass
@@ -89,7 +87,7 @@ def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx
         names[tensor.name] = output
     _rename(model, names)
     for node in model.graph.node:
-        node.name = _WRAPPERS.sub("", node.name)
+        node.name = WRAPPERS.sub("", node.name)
     return model
 
 

@@ -45,6 +45,11 @@ class Layers(tf.Module):
     def select(self, x, mask):
         return tf.where(mask[:, :, None], x, -3.0)
 
+    def masked_convolutions(self, x, mask):
+        """The mask stands between two transpositions, to the runtime's order of axes and back."""
+        x = tf.nn.relu(self.depthwise(x[:, :, None]))
+        return self.depthwise(tf.where(mask[:, :, None, None], x, 0.5))[:, :, 0]
+
     def batch_norm(self, x, mask):
         x = tf.squeeze(self.depthwise(x[:, :, None]), 2)
         return x * self.scale + self.shift
@@ -108,6 +113,43 @@ def test_a_rewrite_is_made_and_keeps_the_values(layers, rng, name, rewrite, made
     np.testing.assert_allclose(after, expected, atol=1e-5)
 
 
+def test_a_mask_between_convolutions_is_transposed_itself(layers, rng):
+    model, concrete = translated(layers.masked_convolutions)
+    inputs = {
+        "x": rng.standard_normal((3, 7, WIDTH)).astype(np.float32),
+        "mask": rng.uniform(size=(3, 7)) < 0.5,
+    }
+    before = run(model, inputs)
+    assert clean(model)["transpose"] == 1
+    _, second = (node for node in model.graph.node if node.op_type == "Conv")
+    (where,) = (node for node in model.graph.node if node.op_type == "Where")
+    between = {node.output[0]: node.op_type for node in model.graph.node}
+    assert second.input[0] == where.output[0]
+    assert [between[name] for name in where.input[:2]] == ["Transpose", "Relu"]
+    after = run(model, inputs)
+    np.testing.assert_array_equal(after, before)
+    expected = concrete(**{name: tf.constant(value) for name, value in inputs.items()})["y"]
+    np.testing.assert_allclose(after, expected, atol=1e-5)
+
+
+def test_a_transposition_of_as_much_is_no_gain(rng):
+    """The other summand would have to be transposed as well, and a sum that is read elsewhere."""
+    depthwise = keras.layers.DepthwiseConv2D((5, 1), padding="same")
+    depthwise.build((None, None, 1, WIDTH))
+
+    def function(x, mask):
+        y = depthwise(x[:, :, None])
+        halves = y * 0.5
+        return tf.nn.relu(depthwise(y + x[:, :, None]) + depthwise(halves) + halves)[:, :, 0]
+
+    model, _ = translated(function)
+    x = rng.standard_normal((2, 5, WIDTH)).astype(np.float32)
+    inputs = {"x": x, "mask": np.ones((2, 5), bool)}
+    before = run(model, inputs)
+    assert clean(model)["transpose"] == 0
+    np.testing.assert_array_equal(run(model, inputs), before)
+
+
 def test_a_select_holds_back_what_is_not_a_number(layers, rng):
     model, _ = translated(layers.select)
     clean(model)
@@ -134,6 +176,47 @@ def test_what_only_looks_alike_is_left(rng):
     before = run(model, inputs)
     counts = clean(model, OPTIONS)
     assert counts["layer_norm"] == counts["batch_norm"] == 0
+    np.testing.assert_array_equal(run(model, inputs), before)
+
+
+def pooled(model, **changes):
+    """A graph of ours whose pooling is changed before it is cleaned."""
+    (pool,) = (node for node in model.graph.node if node.op_type == "MaxPool")
+    for name, value in changes.items():
+        pool.attribute.append(onnx.helper.make_attribute(name, value))
+    return clean(model)["padded_pool"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "activation", "edge", "rewritten"),
+    [
+        ("whole", tf.nn.relu, [[1, 1], [1, 1]], 1),
+        ("uneven", tf.nn.relu, [[0, 2], [1, 0]], 1),
+        ("below zero", tf.nn.tanh, [[1, 1], [1, 1]], 0),
+        ("a window of padding", tf.nn.relu, [[3, 1], [1, 1]], 0),
+        ("channels", tf.nn.relu, [[1, 1], [1, 1]], 0),
+        ("ceil_mode", tf.nn.relu, [[1, 1], [1, 1]], 0),
+    ],
+)
+def test_zeros_under_a_maximum_become_its_own_padding(
+    layers, rng, kind, activation, edge, rewritten
+):
+    kernel = rng.standard_normal((1, 1, 1, 4)).astype(np.float32)
+
+    def function(x, mask):
+        x = activation(tf.nn.conv2d(x[..., None], kernel, 1, "VALID"))
+        x = tf.pad(x, [[0, 0], *edge, [0, 1 if kind == "channels" else 0]])
+        return tf.nn.max_pool2d(x, 3, 2, "VALID")
+
+    model, _ = translated(function)
+    x = rng.standard_normal((2, 7, WIDTH)).astype(np.float32)
+    inputs = {"x": x, "mask": np.ones((2, 7), bool)}
+    if kind in ("ceil_mode", "a window of padding"):  # ONNX Runtime 1.31 itself fuses and fails
+        assert pooled(model, **{kind: 1} if kind == "ceil_mode" else {}) == rewritten
+        return
+    before = run(model, inputs)
+    assert pooled(model) == rewritten
+    assert ("Pad" in [node.op_type for node in model.graph.node]) != bool(rewritten)
     np.testing.assert_array_equal(run(model, inputs), before)
 
 
@@ -217,3 +300,23 @@ def test_a_nameless_operator_comes_to_the_layer_that_reads_it(layers):
     clean(model, OPTIONS)
     (convolution,) = (node for node in model.graph.node if node.op_type == "Conv")
     assert convolution.name.startswith("tower/")
+
+
+def test_a_nameless_convolution_comes_to_the_layer_of_its_kernel():
+    """Not to that of whoever reads it, which is another one here."""
+    with tf.name_scope("tower"):
+        kernel = tf.Variable(np.ones((3, 1, 2), np.float32), name="kernel")
+
+    class Tower(tf.Module):
+        def __call__(self, x, mask):
+            with tf.name_scope("tower"):
+                y = tf.nn.conv1d(x[..., :1], kernel, 1, "SAME")
+                y = y * tf.constant([2.0, 3.0]) + 1.0
+            with tf.name_scope("roof"):
+                return tf.nn.relu(y)
+
+    model, _ = translated(Tower())
+    clean(model, OPTIONS)
+    names = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    assert len(names) == 1
+    assert names[0].startswith("tower/")
