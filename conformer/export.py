@@ -167,17 +167,22 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
 def _conversion(config: ConformerConfig) -> dict[str, dict]:
     """The signatures that a converter takes.
 
-    Each has a range for every free dimension of its inputs other than the batch, names the layers
-    that are to stay in float, and may be `small` where one call is too little work to share among
-    threads. The spectrum spans more decades than 8 bits can tell apart. The decoder asks for one
-    frame and one token at a time.
+    Each has a range for every free dimension of its inputs other than the batch and names the layers
+    that are to stay in float. It is `small` where one call is too little work to share among
+    threads, and `paddable` where zeros behind an input add frames to the output, no more. The
+    spectrum spans more decades than 8 bits can tell apart. The decoder asks for one frame and one
+    token at a time.
     """
     rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
     seconds = (window_ms / 1000, config.data.max_eval_seconds)
     samples = [round(bound * rate_hz) for bound in seconds]
     one = [[1, 1]]
     return {
-        "listen": {"dim_range": {"waveforms": [samples]}, "keep_in_float": ["features"]},
+        "listen": {
+            "dim_range": {"waveforms": [samples]},
+            "keep_in_float": ["features"],
+            "paddable": True,
+        },
         "predict": {"dim_range": {}, "small": True},
         "join": {"dim_range": {"encoded": one, "predicted": one}, "small": True},
     }

@@ -12,7 +12,7 @@ from tools.conversion.saved_model import PIPELINE_FILE, TensorSpec
 from tools.errors import UserError
 
 MANIFEST_FILE = "manifest.json"
-FORMAT = 2
+FORMAT = 3
 
 
 class Artifact(NamedTuple):

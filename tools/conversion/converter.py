@@ -198,7 +198,7 @@ def _convert_signatures(native_dir, folder, pipeline, request, examples) -> dict
             "files": saved.files,
             "options": dict(saved.options),
             "inputs": _plain(source.specs),
-            "steps": own.STEPS,
+            "steps": own.STEPS if conversion.get("paddable", False) else 0,
             "small": source.small,
             "rewrites": source.rewrites,
         }

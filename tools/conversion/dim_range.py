@@ -116,7 +116,7 @@ def _fits(size: int, allowed: int | tuple[int, int] | None) -> bool:
 
 
 def pad_to(
-    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], steps: bool = False
+    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], steps: int = 0
 ) -> dict[str, np.ndarray]:
     """Pads arrays with zeros at their ends up to sizes that are fixed.
 
@@ -125,8 +125,8 @@ def pad_to(
     Args:
         inputs: by name.
         specs: of a signature.
-        steps: whether ranges are padded as well, to one of a few sizes: four in an octave, never
-            beyond the upper end.
+        steps: whether ranges are padded as well, to one of so many sizes in an octave, never
+            beyond the upper end; a power of two, or 0.
     """
     shapes = {spec.name: spec.shape for spec in specs}
     padded = {}
@@ -140,7 +140,7 @@ def pad_to(
     return padded
 
 
-def _target(size: int, allowed: int | tuple[int, int] | None, steps: bool) -> int:
+def _target(size: int, allowed: int | tuple[int, int] | None, steps: int) -> int:
     """The size that a dimension is padded to."""
     if isinstance(allowed, int):
         return allowed
@@ -149,5 +149,5 @@ def _target(size: int, allowed: int | tuple[int, int] | None, steps: bool) -> in
     low, high = allowed
     if not low <= size <= high:
         return size
-    step = 2 ** max(0, (size - 1).bit_length() - 3)  # four sizes in an octave
+    step = 2 ** max(0, (size - 1).bit_length() - steps.bit_length())
     return min(high, -(-size // step) * step)

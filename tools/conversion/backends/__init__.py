@@ -41,13 +41,14 @@ class Backend(Protocol):
         NAME: by which it is asked for.
         SMALL: the backend for signatures whose calls are so small that the way into the runtime
             counts, its own name or another's.
-        STEPS: every shape costs a compilation, so that inputs are padded to a few of them.
+        STEPS: sizes in an octave that the inputs of a `paddable` signature are padded to, as every
+            new shape costs; 0: they are not.
         NOT_APPLICABLE: parts of a request that it has no use for, each with the reason.
     """
 
     NAME: str
     SMALL: str
-    STEPS: bool
+    STEPS: int
     NOT_APPLICABLE: Mapping[str, str]
 
     def versions(self) -> dict[str, str]:

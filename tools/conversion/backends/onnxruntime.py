@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # running a converted model needs none of it
 
 NAME = "onnxruntime"
 SMALL = "onnxruntime"
-STEPS = False
+STEPS = 0
 _TENSORRT = "TensorrtExecutionProvider"
 _KNOWN = (_TENSORRT, "CUDAExecutionProvider", "CPUExecutionProvider")
 PROVIDERS = tuple(name for name in _KNOWN if name in onnxruntime.get_available_providers())

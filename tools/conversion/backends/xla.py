@@ -24,7 +24,7 @@ NOT_APPLICABLE = {
     "opt_config": "XLA rewrites the graph by itself",
 }
 SMALL = "onnxruntime"
-STEPS = True
+STEPS = 4
 _FOLDER = "saved_model"
 _MARK = "_XlaMustCompile"  # what tf.function(jit_compile=True) leaves in a graph
 

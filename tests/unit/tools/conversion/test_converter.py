@@ -122,7 +122,7 @@ def test_what_does_not_match_is_converted_again(native, converted, backend, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 2"),
+        ({"format": 99}, "format 3"),
         ({"machine": "vax"}, "vax"),
         ({"versions": {"openvino": "0.1", "onnxruntime": "0.1", "tensorflow": "0.1"}}, "0.1"),
     ],
@@ -306,6 +306,26 @@ def test_shapes_met_often_are_compiled_once_more_for_themselves(native, tmp_path
     for _ in range(3):
         rare.run(sound(2, 23))
     assert compiled[5:] == [True]
+
+
+@pytest.mark.parametrize(("paddable", "lengths"), [(True, [22, 24, 40]), (False, [21, 24, 39])])
+def test_what_may_be_padded_comes_in_few_lengths(native, tmp_path, monkeypatch, paddable, lengths):
+    module, seen = backends.get("openvino"), []
+    monkeypatch.setattr(module, "STEPS", 8)
+    source = shutil.copytree(native, tmp_path / "source")
+    path = source / "assets" / "pipeline.json"
+    pipeline = json.loads(path.read_text())
+    pipeline["convert"]["serving_default"]["paddable"] = paddable
+    path.write_text(json.dumps(pipeline))
+    convert(source, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
+    jit = load(tmp_path / "a")
+    run = jit._functions["serving_default"]
+    jit._functions["serving_default"] = lambda x: (seen.append(x["waveforms"].shape[1]), run(x))[1]
+    for samples in (21, 24, 39):
+        inputs = sound(2, samples)
+        found, expected = jit.run(inputs), load(native).run(inputs)
+        np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
+    assert seen == lengths
 
 
 def test_bfloat16_is_there_where_the_processor_has_it(native, tmp_path, monkeypatch):
