@@ -167,8 +167,8 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
 def _conversion(config: ConformerConfig) -> dict[str, dict]:
     """The signatures that a converter takes.
 
-    Each has a range for every free dimension of its inputs other than the batch and names the layers
-    that are to stay in float. It is `small` where one call is too little work to share among
+    Each has a range for every free dimension of its inputs other than the batch, and names the
+    layers that are to stay in float. It is `small` where one call is too little work to share among
     threads, and `paddable` where zeros behind an input add frames to the output, no more. The
     spectrum spans more decades than 8 bits can tell apart. The decoder asks for one frame and one
     token at a time.

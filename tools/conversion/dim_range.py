@@ -110,6 +110,20 @@ def check_inputs(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) 
             raise UserError.expected(f"{name} of type {dtype}", array.dtype, "Cast it")
 
 
+def fit(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
+    """Tells, faster than `check_inputs`, whether arrays are what a model takes."""
+    if len(inputs) != len(specs):
+        return False
+    for name, dtype, shape in specs:
+        array = inputs.get(name)
+        if array is None or array.dtype != dtype or array.ndim != len(shape):
+            return False
+        for size, allowed in zip(array.shape, shape, strict=True):
+            if not _fits(size, allowed):
+                return False
+    return True
+
+
 def _fits(size: int, allowed: int | tuple[int, int] | None) -> bool:
     low, high = allowed if isinstance(allowed, tuple) else (allowed, allowed)
     return allowed is None or low <= size <= high

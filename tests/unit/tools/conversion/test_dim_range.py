@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tools.conversion.dim_range import bounded, check_inputs, pad_to, parse_dim_ranges
+from tools.conversion.dim_range import bounded, check_inputs, fit, pad_to, parse_dim_ranges
 from tools.conversion.saved_model import TensorSpec
 from tools.errors import UserError
 
@@ -61,6 +61,7 @@ def test_ranges_that_do_not_fit_are_one_line(ranges, message):
 @pytest.mark.parametrize(("rows", "samples"), [(1, 100), (4, 200), (2, 150)])
 def test_both_ends_are_inside(rows, samples):
     check_inputs(sound(rows, samples), SPECS)
+    assert fit(sound(rows, samples), SPECS)
 
 
 @pytest.mark.parametrize(("rows", "samples"), [(5, 150), (2, 99), (2, 201), (0, 150)])
@@ -68,17 +69,19 @@ def test_outside_is_a_line_that_names_the_range(rows, samples):
     with pytest.raises(UserError, match=r"\[1:4") as caught:
         check_inputs(sound(rows, samples), SPECS)
     assert "\n" not in str(caught.value)
+    assert not fit(sound(rows, samples), SPECS)
 
 
 def test_what_is_missing_unknown_or_of_another_type_is_one_line():
-    with pytest.raises(UserError, match="inputs lengths, waveforms"):
-        check_inputs({"waveforms": np.ones((1, 150), np.float32)}, SPECS)
-    with pytest.raises(UserError, match="inputs lengths, waveforms"):
-        check_inputs({**sound(1, 150), "more": np.ones(1)}, SPECS)
-    with pytest.raises(UserError, match="float64"):
-        check_inputs(sound(1, 150, np.float64), SPECS)
-    with pytest.raises(UserError, match=r"waveforms of shape"):
-        check_inputs({**sound(1, 150), "waveforms": np.ones(150, np.float32)}, SPECS)
+    for inputs, message in (
+        ({"waveforms": np.ones((1, 150), np.float32)}, "inputs lengths, waveforms"),
+        ({**sound(1, 150), "more": np.ones(1)}, "inputs lengths, waveforms"),
+        (sound(1, 150, np.float64), "float64"),
+        ({**sound(1, 150), "waveforms": np.ones(150, np.float32)}, "waveforms of shape"),
+    ):
+        assert not fit(inputs, SPECS)
+        with pytest.raises(UserError, match=message):
+            check_inputs(inputs, SPECS)
 
 
 def test_padding_fills_fixed_sizes_and_nothing_else():
