@@ -4,7 +4,7 @@
 # With -e 1 TensorFlow runs the SavedModel; with -e 0 a converted one runs, made on first use.
 #   NET         conformer (speech, the default), vision or wav2vec2; further flags go to its program
 # From the environment; env.sh holds the defaults:
-#   DATA_DIR    LibriSpeech; IMAGENET_DIR for vision
+#   DATA_DIR    LibriSpeech; for vision IMAGENET_DIR, with a folder val
 #   INFER_CKPT  the SavedModel; for other families than conformer there is no default
 #   RESULT_PATH a JSON file
 set -euo pipefail
@@ -48,7 +48,7 @@ done
 data_dir=$DATA_DIR
 case $net in
   conformer | wav2vec2) program=$net.infer ;;
-  vision) program=vision.eval data_dir=$IMAGENET_DIR ;;
+  vision) program=vision.eval data_dir=$IMAGENET_DIR/val ;;
   *) usage ;;
 esac
 if [[ ! -e $project/${program%.*}/${program#*.}.py ]]; then
