@@ -1,0 +1,112 @@
+"""The vision Conformer of PyTorch, in a process of its own that answers requests by line.
+
+`tools.benchmark.vision` starts it. The official code is a module `conformer`, as one of ours is.
+"""
+
+import importlib
+import json
+import os
+import sys
+import time
+import types
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.weights.files import read_weights
+
+_OPSET = 18
+
+
+def import_conformer(checkout: Path):
+    """Imports the class, with stand-ins for the two symbols that it takes from timm.
+
+    At a drop path rate of zero the first of them is never called.
+
+    Raises:
+        UserError: it is not there.
+    """
+    for name in ("timm", "timm.models", "timm.models.layers"):
+        sys.modules[name] = layers = types.ModuleType(name)
+    layers.DropPath, layers.trunc_normal_ = torch.nn.Identity, torch.nn.init.trunc_normal_
+    sys.path.insert(0, str(checkout))
+    try:
+        return importlib.import_module("conformer").Conformer
+    except (ImportError, AttributeError) as error:
+        raise UserError.expected(
+            "a checkout of pengzhiliang/Conformer", f"{checkout}: {error}", "Correct --peer_repo"
+        ) from error
+
+
+class Peer:
+    """What can be asked of the model; every method is a request, its return value the answer."""
+
+    def __init__(self, checkout: Path):
+        self._class = import_conformer(checkout)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what runs it."""
+        return {"torch": torch.__version__}
+
+    def build(self, arguments: Mapping, weights: str) -> None:
+        """Makes a model from arguments of the official class and official weights."""
+        model = self._class(**arguments)
+        tensors = read_weights(weights)
+        model.load_state_dict({name: torch.from_numpy(x) for name, x in tensors.items()})
+        self._model = model.eval().to(memory_format=torch.channels_last)
+
+    def take(self, images: str) -> None:
+        """Reads the images of the next requests: an `.npy` file of `[B, H, W, 3]`."""
+        # A channels-last tensor of NCHW in PyTorch's sense.
+        self._images = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2)
+
+    def classify(self, logits: str) -> None:
+        """Writes the logits of both heads, `[2, B, V]`, as `.npy`."""
+        with torch.inference_mode():
+            np.save(logits, np.stack([x.numpy() for x in self._model(self._images)]))
+
+    def time(self) -> float:
+        """Gives the seconds of one forward pass."""
+        with torch.inference_mode():
+            started = time.perf_counter()
+            self._model(self._images)
+            return time.perf_counter() - started
+
+    def export(self, path: str, inputs: str, outputs: list[str]) -> None:
+        """Writes PyTorch's own ONNX export, with a free batch."""
+        names = (inputs, *outputs)
+        torch.onnx.export(
+            self._model.to(memory_format=torch.contiguous_format),
+            (self._images[:1].contiguous(),),
+            path,
+            dynamo=False,  # the other exporter wants a package more
+            opset_version=_OPSET,
+            input_names=[inputs],
+            output_names=outputs,
+            dynamic_axes={name: {0: "batch"} for name in names},
+        )
+        self._model.to(memory_format=torch.channels_last)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program: `[METHOD, ARGUMENT...]` in, `[ANSWER]` or `{"error": TEXT}` out."""
+    flags = CommandLine("benchmark.vision_peer", "Answers tools.benchmark.vision on stdout.")
+    flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="")
+    flags.integer("threads", 2, "Of PyTorch.")
+    values, _ = flags.parse(argv)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # what else is printed, by an exporter say, is no answer
+    torch.set_num_threads(values.threads)
+    peer = Peer(Path(values.peer_repo).resolve())
+    for line in sys.stdin:
+        method, *arguments = json.loads(line)
+        print(json.dumps([getattr(peer, method)(*arguments)]), file=answers)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
