@@ -1,0 +1,202 @@
+"""The whole model: sizes, outputs of transformers, padding, gradients, precision, refusals."""
+
+import keras
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+
+import wav2vec2
+from tests.golden import make_wav2vec2 as golden
+from tools.conversion.signature import to_onnx
+from tools.errors import UserError
+
+# Parameters as transformers counts those of Wav2Vec2ForCTC over 32 symbols.
+SIZES = {"base": 94_396_320, "large": 315_461_792, "large-lv60": 315_471_520}
+
+
+def build_golden(kind, build_small, **options):
+    model = build_small(kind, **options)
+    renamed = {"weight_g": "original0", "weight_v": "original1"}
+    tensors = {}
+    for name, value in wav2vec2.pytorch_state_dict(model).items():
+        for old, new in renamed.items():
+            name = name.replace(f".{old}", f".parametrizations.weight.{new}")
+        tensors[name] = golden.weight(name, value.shape)
+    wav2vec2.load_pytorch_weights(model, tensors)
+    return model
+
+
+@pytest.fixture(scope="module")
+def arrays(project):
+    with np.load(project / "tests/golden/wav2vec2.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.mark.parametrize("architecture", SIZES)
+def test_architecture(architecture):
+    # Variables without values: the large ones would fill gigabytes.
+    with keras.StatelessScope(initialize_variables=False):
+        model = wav2vec2.build_model(architecture)
+    shapes = [tuple(v.shape) for v in model.trainable_variables]
+    assert sum(int(np.prod(shape)) for shape in shapes) == SIZES[architecture]
+    assert len({v.path for v in model.weights}) == len(model.weights) == len(shapes)
+
+
+def test_equals_transformers(kind, arrays, build_small):
+    model = build_golden(kind, build_small)
+    for index, length in enumerate(golden.LENGTHS):
+        waveform = golden.waveforms()[index : index + 1, :length]
+        found = {
+            "features": model.feature_encoder(waveform),
+            "encoded": model.encode(waveform),
+            "logits": model(waveform),
+        }
+        for name, value in found.items():
+            wanted = arrays[f"{kind}/{name}_{index}"]
+            np.testing.assert_allclose(value[0], wanted, atol=1e-4, err_msg=name)
+
+
+def test_a_padded_batch_equals_single_utterances(kind, arrays, build_small):
+    model, waveforms = build_golden(kind, build_small), golden.waveforms()
+    for garbage in (1e4, np.nan):
+        waveforms[1, golden.LENGTHS[1] :] = garbage
+        logits = model(waveforms, np.array(golden.LENGTHS))
+        lengths = model.logit_lengths(golden.LENGTHS).numpy()
+        assert lengths.tolist() == [len(arrays[f"{kind}/logits_{i}"]) for i in range(2)]
+        for index, length in enumerate(lengths):
+            wanted = arrays[f"{kind}/logits_{index}"]
+            np.testing.assert_allclose(logits[index, :length], wanted, atol=1e-4)
+
+
+def test_unmasked_padding_is_taken_for_sound(kind, arrays, build_small):
+    model = build_golden(kind, build_small, mask_padding=False)
+    logits = model(golden.waveforms(), np.array(golden.LENGTHS))
+    wanted = arrays[f"{kind}/unmasked_logits"]
+    np.testing.assert_allclose(logits, wanted, atol=1e-4)
+    alone = arrays[f"{kind}/logits_1"]
+    assert np.abs(wanted[1, : len(alone)] - alone).max() > 1e-2
+
+
+def test_one_graph_for_all_shapes(kind, build_small, rng):
+    model = build_small(kind)
+    graph = tf.function(
+        lambda waveforms, lengths: model(waveforms, lengths),
+        input_signature=[tf.TensorSpec([None, None]), tf.TensorSpec([None], tf.int32)],
+    )
+    for batch_size, samples in ((1, 400), (3, 2000)):
+        waveforms = rng.standard_normal((batch_size, samples)).astype("float32")
+        lengths = np.linspace(400, samples, batch_size).astype("int32")
+        np.testing.assert_allclose(graph(waveforms, lengths), model(waveforms, lengths), atol=1e-5)
+
+
+def test_onnx_computes_the_same(kind, build_small, rng):
+    model = build_small(kind, num_layers=1)
+    for variable in model.weights:
+        variable.assign(variable + 0.1 * rng.standard_normal(variable.shape))
+    specs = {"waveforms": ([None, None], "float32"), "lengths": ([None], "int32")}
+    graph = tf.function(
+        lambda waveforms, lengths: {"logits": model(waveforms, lengths)},
+        input_signature=[tf.TensorSpec(*spec, name) for name, spec in specs.items()],
+    )
+    onnx_model = to_onnx(graph.get_concrete_function(), "serving_default")
+    session = onnxruntime.InferenceSession(onnx_model.SerializeToString())
+    waveforms = rng.standard_normal((2, 4000)).astype("float32")
+    lengths = np.array([4000, 3000], "int32")
+    (logits,) = session.run(["logits"], {"waveforms": waveforms, "lengths": lengths})
+    np.testing.assert_allclose(logits, model(waveforms, lengths), atol=1e-4)
+
+
+def test_an_utterance_shorter_than_a_frame_harms_nobody(kind, build_small, rng):
+    model = build_small(kind)
+    waveforms = rng.standard_normal((2, 2000)).astype("float32")
+    logits = np.asarray(model(waveforms, np.array([2000, 399])))
+    assert np.all(np.isfinite(logits))
+    np.testing.assert_allclose(logits[0], model(waveforms[:1])[0], atol=1e-4)
+
+
+def test_every_trainable_variable_has_a_gradient(kind, build_small, rng):
+    model = build_small(kind, feature_mask_rate=0.1, feature_mask_channels=4)
+    waveforms = rng.standard_normal((2, 12000)).astype("float32")
+    uniforms = rng.uniform(size=(2, model.num_uniforms(12000))).astype("float32")
+    variables = model.trainable_variables
+    found = [False] * len(variables)
+
+    @tf.function
+    def gradients():
+        with tf.GradientTape() as tape:
+            logits = model(waveforms, np.array([12000, 9000]), uniforms, training=True)
+            loss = tf.reduce_sum(tf.sin(logits))
+        return tape.gradient(loss, [v.value for v in variables])
+
+    # A layer that LayerDrop passes by has a gradient of zero.
+    for _ in range(4):
+        for index, gradient in enumerate(gradients()):
+            assert gradient is not None, variables[index].path
+            assert np.all(np.isfinite(gradient)), variables[index].path
+            found[index] |= bool(np.any(gradient))
+    still = {v.path for v, moved in zip(variables, found, strict=True) if not moved}
+    # Softmax does not see what is added to all scores of a query.
+    assert all(path.endswith("key/bias") for path in still)
+
+
+def test_masks_are_those_of_training(build_small, rng):
+    rates = [x for x in wav2vec2.config.ModelConfig.__dataclass_fields__ if x.endswith("drop_rate")]
+    rates += [x for x in wav2vec2.config.ModelConfig.__dataclass_fields__ if "dropout" in x]
+    model = build_small(**dict.fromkeys(rates, 0.0))
+    waveforms = rng.standard_normal((2, 12000)).astype("float32")
+    uniforms = rng.uniform(size=(2, model.num_uniforms(12000))).astype("float32")
+    lengths = np.array([12000, 9000])
+    plain = model(waveforms, lengths)
+    np.testing.assert_array_equal(plain, model(waveforms, lengths, uniforms))
+    np.testing.assert_array_equal(plain, model(waveforms, lengths, training=True))
+    assert not np.allclose(plain, model(waveforms, lengths, uniforms, training=True), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("mixed_float16", 0.02), ("mixed_bfloat16", 0.2)]
+)
+def test_precision(kind, precision, tolerance, build_small, rng):
+    waveforms = rng.standard_normal((2, 4000)).astype("float32")
+    waveforms[1, 3000:] = 1e4
+    lengths = np.array([4000, 3000])
+    model = build_small(kind, precision=precision)
+    logits = model(waveforms, lengths)
+    assert logits.dtype == "float32"
+    assert model.encode(waveforms, lengths).dtype == precision.removeprefix("mixed_")
+    assert {v.dtype for v in model.weights} == {"float32"}
+    wanted = build_small(kind)(waveforms, lengths)
+    for row, reference, length in zip(logits, wanted, (12, 9), strict=True):
+        difference = np.abs(np.asarray(row)[:length] - np.asarray(reference)[:length])
+        assert difference.max() < tolerance * np.abs(wanted).max()
+
+
+def test_config_rebuilds_the_model(build_small, rng):
+    model = build_small("layer", mask_padding=False)
+    again = type(model).from_config(model.get_config())
+    again.build()
+    assert again.config == model.config
+    again.set_weights(model.get_weights())
+    waveforms = rng.standard_normal((1, 800)).astype("float32")
+    np.testing.assert_array_equal(again(waveforms), model(waveforms))
+
+
+def test_the_feature_encoder_can_be_frozen(build_small):
+    model = build_small()
+    everything = len(model.trainable_variables)
+    model.feature_encoder.trainable = False
+    assert everything - len(model.trainable_variables) == 3 + 6
+
+
+@pytest.mark.parametrize("shape", [(2, 399), (400,), (1, 400, 1)])
+def test_refused_waveforms(shape, build_small):
+    model = build_small()
+    for call in (model, model.encode):
+        with pytest.raises(UserError, match="at least 400 samples") as error:
+            call(np.zeros(shape, "float32"))
+        assert "\n" not in str(error.value)
+
+
+def test_refused_architecture():
+    with pytest.raises(UserError, match="Received: tiny"):
+        wav2vec2.build_model("tiny")

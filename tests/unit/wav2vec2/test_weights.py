@@ -1,0 +1,211 @@
+"""Checkpoints of Hugging Face: names, both ways, folders, and what is refused."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+import wav2vec2
+from tools.errors import UserError
+from wav2vec2.config import PreprocessingConfig
+from wav2vec2.vocabulary import Vocabulary
+
+VOCABULARY = Vocabulary(("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFG"))
+MASK_EMBEDDING = "wav2vec2.masked_spec_embed"
+
+
+def randomized(model):
+    """A model whose every number is its own."""
+    rng = np.random.default_rng(5)
+    for variable in model.weights:
+        variable.assign(rng.standard_normal(variable.shape))
+    return model
+
+
+@pytest.fixture(scope="module")
+def tensors(build_small):
+    return wav2vec2.pytorch_state_dict(randomized(build_small()))
+
+
+def equal(left, right):
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        np.testing.assert_array_equal(value, right[name], err_msg=name)
+
+
+def test_names_and_shapes_are_the_originals(build_small):
+    group, layer = (wav2vec2.pytorch_state_dict(build_small(x)) for x in ("group", "layer"))
+    shapes = {
+        "lm_head.weight": (12, 32),
+        "lm_head.bias": (12,),
+        "wav2vec2.masked_spec_embed": (32,),
+        "wav2vec2.feature_extractor.conv_layers.0.conv.weight": (16, 1, 10),
+        "wav2vec2.feature_extractor.conv_layers.0.layer_norm.bias": (16,),
+        "wav2vec2.feature_extractor.conv_layers.6.conv.weight": (16, 16, 2),
+        "wav2vec2.feature_projection.layer_norm.weight": (16,),
+        "wav2vec2.feature_projection.projection.weight": (32, 16),
+        "wav2vec2.encoder.pos_conv_embed.conv.bias": (32,),
+        "wav2vec2.encoder.pos_conv_embed.conv.weight_g": (1, 1, 8),
+        "wav2vec2.encoder.pos_conv_embed.conv.weight_v": (32, 8, 8),
+        "wav2vec2.encoder.layer_norm.weight": (32,),
+        "wav2vec2.encoder.layers.1.attention.q_proj.weight": (32, 32),
+        "wav2vec2.encoder.layers.1.attention.k_proj.bias": (32,),
+        "wav2vec2.encoder.layers.0.attention.v_proj.bias": (32,),
+        "wav2vec2.encoder.layers.0.attention.out_proj.weight": (32, 32),
+        "wav2vec2.encoder.layers.0.layer_norm.weight": (32,),
+        "wav2vec2.encoder.layers.0.feed_forward.intermediate_dense.weight": (64, 32),
+        "wav2vec2.encoder.layers.0.feed_forward.output_dense.weight": (32, 64),
+        "wav2vec2.encoder.layers.0.final_layer_norm.bias": (32,),
+    }
+    for found in (group, layer):
+        assert {name: found[name].shape for name in shapes} == shapes
+    convolutions = "wav2vec2.feature_extractor.conv_layers."
+    more = {f"{convolutions}{i}.layer_norm.{x}" for i in range(1, 7) for x in ("weight", "bias")}
+    assert layer.keys() - group.keys() == more | {f"{convolutions}{i}.conv.bias" for i in range(7)}
+    assert len(group) == 2 + 1 + 7 + 2 + 4 + 3 + 2 + 2 * 16
+
+
+def test_round_trip(kind, build_small):
+    source, target = randomized(build_small(kind)), build_small(kind, seed=2)
+    tensors = wav2vec2.pytorch_state_dict(source)
+    report = wav2vec2.load_pytorch_weights(target, tensors)
+    assert len(report.assigned) == len(target.weights)
+    assert not report.kept and not report.ignored
+    for left, right in zip(source.weights, target.weights, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_names_of_other_versions(build_small, tensors):
+    names = {
+        "weight_g": "parametrizations.weight.original0",
+        "weight_v": "parametrizations.weight.original1",
+        "masked_spec_embed": "mask_time_emb_vector",
+    }
+    others = dict(tensors)
+    for ours, theirs in names.items():
+        others = {name.replace(f".{ours}", f".{theirs}"): x for name, x in others.items()}
+    assert len(others.keys() - tensors.keys()) == 3
+    model = build_small(seed=2)
+    wav2vec2.load_pytorch_weights(model, others)
+    equal(wav2vec2.pytorch_state_dict(model), tensors)
+
+
+def test_a_missing_mask_embedding_is_told(build_small, tensors, caplog):
+    model = build_small(seed=2)
+    before = np.array(model.masking.embedding)
+    shorter = {name: x for name, x in tensors.items() if name != MASK_EMBEDDING}
+    with caplog.at_level(logging.INFO):
+        report = wav2vec2.load_pytorch_weights(model, shorter)
+    assert report.kept == ("wav2vec2/masking/embedding",)
+    assert "wav2vec2/masking/embedding: not loaded" in caplog.text
+    equal(wav2vec2.pytorch_state_dict(model), tensors | {MASK_EMBEDDING: before})
+
+
+def test_no_masks_no_mask_embedding(build_small, tensors):
+    model = build_small(seed=2, time_mask_rate=0.0)
+    wav2vec2.load_pytorch_weights(model, tensors)
+    shorter = {name: x for name, x in tensors.items() if name != MASK_EMBEDDING}
+    equal(wav2vec2.pytorch_state_dict(model), shorter)
+
+
+def test_a_new_head(build_small, tensors):
+    model = build_small(seed=2, vocabulary_size=20)
+    head = np.array(model.head.kernel)
+    pretrained = {name: x for name, x in tensors.items() if not name.startswith("lm_head")}
+    for more in ({}, {"quantizer.codevectors": np.zeros(3)}, {"lm_head.bias": np.zeros(12)}):
+        report = wav2vec2.load_pytorch_weights(model, pretrained | more, new_head=True)
+        assert report.kept == ("wav2vec2/head/bias", "wav2vec2/head/kernel")
+        assert report.ignored == tuple(more)
+        np.testing.assert_array_equal(model.head.kernel, head)
+
+
+def refusal(model, source):
+    before = wav2vec2.pytorch_state_dict(model)
+    with pytest.raises(UserError) as error:
+        wav2vec2.load_pytorch_weights(model, source)
+    assert "\n" not in str(error.value)
+    equal(wav2vec2.pytorch_state_dict(model), before)
+    return str(error.value)
+
+
+def test_strict_both_ways(build_small, tensors):
+    model = build_small(seed=2)
+    shorter = {name: x for name, x in tensors.items() if name != "lm_head.bias"}
+    assert "missing: lm_head.bias." in refusal(model, shorter)
+    longer = tensors | {"quantizer.codevectors": np.zeros(3)}
+    assert "unexpected: quantizer.codevectors." in refusal(model, longer)
+    gain = "wav2vec2.encoder.pos_conv_embed.conv.weight_g"
+    flat = tensors | {gain: np.zeros(8)}
+    assert f"another shape: {gain} [8] for [1, 1, 8]" in refusal(model, flat)
+    twice = tensors | {"wav2vec2.mask_time_emb_vector": np.zeros(32)}
+    assert "unexpected: wav2vec2.mask_time_emb_vector." in refusal(model, twice)
+    assert "Expected tensors by name" in refusal(model, {})
+    assert "such as epoch" in refusal(model, {"epoch": 3})
+
+
+def test_other_architectures_are_refused(build_small, tensors):
+    refused = refusal(build_small(vocabulary_size=20), tensors)
+    assert "lm_head.weight [12, 32] for [20, 32]" in refused
+    refused = refusal(build_small("layer"), tensors)
+    assert "Expected weights of a model with feature_norm layer. Received: feature_norm group" in (
+        refused
+    )
+    assert "missing: wav2vec2.encoder.layers.2." in refusal(build_small(num_layers=3), tensors)
+
+
+@pytest.fixture
+def folder(build_small, tmp_path):
+    """A model in the form of Hugging Face."""
+    wav2vec2.save_pretrained(randomized(build_small("layer")), tmp_path / "model", VOCABULARY)
+    return tmp_path / "model"
+
+
+def test_folder_round_trip(kind, build_small, tmp_path, rng):
+    model = build_small(kind, layer_drop_rate=0.0)
+    preprocessing = PreprocessingConfig(normalize=False)
+    wav2vec2.save_pretrained(model, tmp_path / "model", VOCABULARY, preprocessing)
+    again = wav2vec2.from_pretrained(tmp_path / "model")
+    assert again.config == model.config
+    assert again.preprocessing == preprocessing
+    assert again.vocabulary.tokens == VOCABULARY.tokens
+    waveforms = rng.standard_normal((1, 800)).astype("float32")
+    np.testing.assert_array_equal(again(waveforms), model(waveforms))
+    wav2vec2.save_pretrained(again, tmp_path / "again")
+    for file in (tmp_path / "model").iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_folder_options(folder):
+    model = wav2vec2.from_pretrained(folder, "mixed_float16", mask_padding=False)
+    assert not model.config.mask_padding
+    assert model.compute_dtype == "float16"
+    assert model.preprocessing.trained_with_mask
+
+
+def test_refused_folders(folder, tmp_path):
+    for name in ("config.json", "vocab.json", "preprocessor_config.json", "model.safetensors"):
+        content = (folder / name).read_bytes()
+        (folder / name).unlink()
+        with pytest.raises(UserError) as error:
+            wav2vec2.from_pretrained(folder)
+        assert name in str(error.value)
+        assert "\n" not in str(error.value)
+        (folder / name).write_bytes(content)
+    ids = {token: index for index, token in enumerate((*VOCABULARY.tokens, "H"))}
+    (folder / "vocab.json").write_text(json.dumps(ids), "utf-8")
+    with pytest.raises(UserError, match=r"Expected 12 symbols in .*vocab\.json.* Received: 13"):
+        wav2vec2.from_pretrained(folder)
+    with pytest.raises(UserError, match=r"config\.json of a Hugging Face folder"):
+        wav2vec2.from_pretrained(tmp_path / "nowhere")
+
+
+def test_refused_saving(build_small, folder, tmp_path):
+    model = build_small()
+    with pytest.raises(UserError, match=r"vocabulary of 12 symbols\. Received: none"):
+        wav2vec2.save_pretrained(model, tmp_path / "new")
+    with pytest.raises(UserError, match=r"vocabulary of 12 symbols\. Received: 3"):
+        wav2vec2.save_pretrained(model, tmp_path / "new", Vocabulary(("<pad>", "|", "A")))
+    with pytest.raises(UserError, match="Expected room and permission"):
+        wav2vec2.save_pretrained(model, folder, VOCABULARY)
+    assert not (tmp_path / "new").exists()

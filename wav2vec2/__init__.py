@@ -1,0 +1,33 @@
+"""wav2vec 2.0 with a CTC head: `build_model`, and folders of Hugging Face in and out."""
+
+import importlib
+
+_EXPORTS = {
+    "build_model": "wav2vec2.model",
+    "from_pretrained": "wav2vec2.weights",
+    "load_config": "wav2vec2.config",
+    "load_pytorch_weights": "wav2vec2.weights",
+    "pytorch_state_dict": "wav2vec2.weights",
+    "save_pretrained": "wav2vec2.weights",
+}
+
+__all__ = [
+    "build_model",
+    "from_pretrained",
+    "load_config",
+    "load_pytorch_weights",
+    "pytorch_state_dict",
+    "save_pretrained",
+]
+
+
+def __getattr__(name: str):
+    """Loads on first use: a program that refuses its command line need not wait for a backend."""
+    if name in _EXPORTS:
+        return getattr(importlib.import_module(_EXPORTS[name]), name)
+    try:
+        return importlib.import_module(f"{__name__}.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None

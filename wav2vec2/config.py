@@ -1,0 +1,323 @@
+"""Configuration of wav2vec 2.0, and Hugging Face's two files that say the same."""
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_type_hints
+
+from tools.config.loader import load
+from tools.config.values import Mismatch, convert, show
+from tools.errors import UserError
+
+Section = TypeVar("Section")
+
+CONFIG_FILE = "config.json"
+PREPROCESSOR_FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "processor_config.json"  # what holds the other one's content since transformers 5
+MODEL_TYPE = "wav2vec2"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """Sizes and rates of the model; the defaults are base."""
+
+    feature_norm: Literal["group", "layer"] = "group"  # behind the first, or every, convolution
+    feature_bias: bool = False
+    feature_filters: tuple[int, ...] = (512,) * 7
+    feature_kernel_sizes: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    feature_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    num_layers: int = 12
+    hidden_dim: int = 768
+    num_heads: int = 12
+    feedforward_dim: int = 3072
+    pre_norm: bool = False  # layer norm in front of attention and feed-forward, not behind them
+    position_kernel_size: int = 128
+    position_groups: int = 16
+    layer_norm_epsilon: float = 1e-5
+    vocabulary_size: int = 32  # blank included
+    # Whether frames of padding are left out of moments, convolutions and attention, so that an
+    # utterance gets the same logits in any batch. False: they are taken for sound, as the
+    # checkpoints with group norm were trained and are run elsewhere.
+    mask_padding: bool = True
+    feature_dropout_rate: float = 0.0
+    dropout_rate: float = 0.1
+    attention_dropout_rate: float = 0.1
+    activation_dropout_rate: float = 0.1
+    head_dropout_rate: float = 0.1
+    layer_drop_rate: float = 0.1
+    time_mask_rate: float = 0.05  # share of the frames under masks, were there no overlaps
+    time_mask_frames: int = 10
+    min_time_masks: int = 2
+    feature_mask_rate: float = 0.0
+    feature_mask_channels: int = 10
+    min_feature_masks: int = 0
+
+    def validate(self) -> None:
+        """Checks that the sizes make a model."""
+        stages = (self.feature_filters, self.feature_kernel_sizes, self.feature_strides)
+        if not stages[0] or len({len(x) for x in stages}) > 1:
+            raise UserError.expected(
+                "feature_filters, feature_kernel_sizes and feature_strides of one length",
+                " ".join(str(list(x)) for x in stages),
+                "Correct the model section",
+            )
+        divided = (self.num_heads, self.position_groups)
+        sizes = (*divided, self.num_layers, self.hidden_dim, self.feedforward_dim)
+        sizes += (self.position_kernel_size, self.time_mask_frames, self.feature_mask_channels)
+        if min(*sizes, *(y for x in stages for y in x)) < 1 or self.vocabulary_size < 2:
+            raise UserError.expected(
+                "sizes of at least 1 and a vocabulary_size of at least 2",
+                ", ".join(f"{x.name}={getattr(self, x.name)}" for x in fields(self)),
+                "Correct the model section",
+            )
+        if any(self.hidden_dim % x for x in divided):
+            raise UserError.expected(
+                "hidden_dim a multiple of num_heads and of position_groups",
+                f"{self.hidden_dim}, {self.num_heads} and {self.position_groups}",
+                "Change one of them",
+            )
+        if self.feature_norm == "group" and self.feature_bias:
+            raise UserError.expected(
+                "no feature_bias with group norm, which would take it away again",
+                "feature_bias true, feature_norm group",
+                "Set feature_bias to false or feature_norm to layer",
+            )
+        rates = {x.name: getattr(self, x.name) for x in fields(self) if x.name.endswith("_rate")}
+        wrong = [f"{name}={rate}" for name, rate in rates.items() if not 0 <= rate < 1]
+        if wrong:
+            raise UserError.expected(
+                "rates of at least 0 and below 1", ", ".join(wrong), "Correct the model section"
+            )
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.feature_strides)
+
+    @property
+    def receptive_field_samples(self) -> int:
+        """Samples that one frame sees, the fewest that make one."""
+        samples = 1
+        for kernel_size, stride in reversed(
+            list(zip(self.feature_kernel_sizes, self.feature_strides, strict=True))
+        ):
+            samples = (samples - 1) * stride + kernel_size
+        return samples
+
+    def num_frames(self, num_samples: int) -> int:
+        """Returns the frames, and so logits, of that many samples."""
+        return max(0, (num_samples - self.receptive_field_samples) // self.hop_samples + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class PreprocessingConfig:
+    """How a recording becomes the input of the model."""
+
+    sample_rate_hz: int = 16000
+    normalize: bool = True  # each utterance to zero mean and unit variance
+    variance_epsilon: float = 1e-7
+    # Whether the model was trained with the padding masked; what Hugging Face goes by.
+    trained_with_mask: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wav2Vec2Config:
+    """Everything that defines a model and its input."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+
+
+_LARGE = ModelConfig(num_layers=24, hidden_dim=1024, num_heads=16, feedforward_dim=4096)
+ARCHITECTURES: dict[str, ModelConfig] = {
+    "base": ModelConfig(),
+    "large": _LARGE,
+    "large-lv60": replace(_LARGE, feature_norm="layer", feature_bias=True, pre_norm=True),
+}
+
+# Keys of config.json, in the order of the fields above.
+_MODEL_KEYS = {
+    "feat_extract_norm": "feature_norm",
+    "conv_bias": "feature_bias",
+    "conv_dim": "feature_filters",
+    "conv_kernel": "feature_kernel_sizes",
+    "conv_stride": "feature_strides",
+    "num_hidden_layers": "num_layers",
+    "hidden_size": "hidden_dim",
+    "num_attention_heads": "num_heads",
+    "intermediate_size": "feedforward_dim",
+    "do_stable_layer_norm": "pre_norm",
+    "num_conv_pos_embeddings": "position_kernel_size",
+    "num_conv_pos_embedding_groups": "position_groups",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "vocab_size": "vocabulary_size",
+    "feat_proj_dropout": "feature_dropout_rate",
+    "hidden_dropout": "dropout_rate",
+    "attention_dropout": "attention_dropout_rate",
+    "activation_dropout": "activation_dropout_rate",
+    "final_dropout": "head_dropout_rate",
+    "layerdrop": "layer_drop_rate",
+    "mask_time_prob": "time_mask_rate",
+    "mask_time_length": "time_mask_frames",
+    "mask_time_min_masks": "min_time_masks",
+    "mask_feature_prob": "feature_mask_rate",
+    "mask_feature_length": "feature_mask_channels",
+    "mask_feature_min_masks": "min_feature_masks",
+}
+# Keys whose other values ask for parts that are not here.
+_MODEL_FIXED = {
+    "model_type": MODEL_TYPE,
+    "feat_extract_activation": "gelu",
+    "hidden_act": "gelu",
+    "add_adapter": False,
+    "adapter_attn_dim": None,
+}
+_PREPROCESSING_KEYS = {
+    "sampling_rate": "sample_rate_hz",
+    "do_normalize": "normalize",
+    "return_attention_mask": "trained_with_mask",
+}
+_PREPROCESSING_FIXED = {"feature_size": 1, "padding_side": "right", "padding_value": 0.0}
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+) -> Wav2Vec2Config:
+    """Reads a YAML file.
+
+    Args:
+        path: the file; None takes the defaults (base).
+        overrides: values by dotted key, such as `{"model.vocabulary_size": 40}`.
+
+    Raises:
+        UserError: unknown key, wrong type or value, naming the key and the nearest valid one.
+    """
+    return load(Wav2Vec2Config, path, overrides or {})
+
+
+def model_config(
+    architecture: str | ModelConfig | Mapping[str, Any] = "base", **changes: Any
+) -> ModelConfig:
+    """Makes the sizes of a model.
+
+    Args:
+        architecture: a name of `ARCHITECTURES`, sizes, or those that differ from base by name.
+        changes: further fields of `ModelConfig`.
+
+    Raises:
+        UserError: no such architecture or field, or sizes that make no model.
+    """
+    known = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else architecture
+    if known is None:
+        names = ", ".join(ARCHITECTURES)
+        raise UserError.expected(f"one of {names}", architecture, "Correct the architecture")
+    if isinstance(known, Mapping):
+        known, changes = ModelConfig(), {**known, **changes}
+    return load(
+        ModelConfig, None, {x.name: getattr(known, x.name) for x in fields(known)} | changes
+    )
+
+
+def read_model_config(folder: str | Path) -> ModelConfig:
+    """Reads a folder's `config.json`; a key that it lacks has the value of base.
+
+    Raises:
+        UserError: no such file, another kind of model, or a part that is not here.
+    """
+    path = Path(folder) / CONFIG_FILE
+    content = read_json(path)
+    if content.get("apply_spec_augment") is False:
+        content |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
+    return _renamed_back(ModelConfig, content, path, _MODEL_KEYS, _MODEL_FIXED)
+
+
+def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
+    """Reads a folder's `preprocessor_config.json`, or `processor_config.json` in its place.
+
+    Raises:
+        UserError: neither file, or another kind of preprocessing.
+    """
+    path = Path(folder) / PREPROCESSOR_FILE
+    combined = path.with_name(PROCESSOR_FILE)
+    if combined.exists() and not path.exists():
+        path, content = combined, read_json(combined).get("feature_extractor", {})
+    else:
+        content = read_json(path)
+    keys, fixed = _PREPROCESSING_KEYS, _PREPROCESSING_FIXED
+    return _renamed_back(PreprocessingConfig, content, path, keys, fixed)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a file of JSON whose top level is an object.
+
+    Raises:
+        UserError: no such file, or another content.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "no JSON"
+        raise UserError.expected(
+            f"{path.name} of a Hugging Face folder", f"{path}: {reason}", "Correct the folder"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError.expected(f"keys and values in {path}", show(content), "Correct the file")
+    return content
+
+
+def hugging_face_model(config: ModelConfig, blank_id: int) -> dict[str, Any]:
+    """Makes the content of a `config.json`.
+
+    Args:
+        config: sizes.
+        blank_id: id of the blank, which pads labels there.
+    """
+    return {
+        "architectures": ["Wav2Vec2ForCTC"],
+        **_MODEL_FIXED,
+        **_renamed(config, _MODEL_KEYS),
+        "num_feat_extract_layers": len(config.feature_filters),
+        "pad_token_id": blank_id,
+    }
+
+
+def hugging_face_preprocessing(config: PreprocessingConfig) -> dict[str, Any]:
+    """Makes the content of a `preprocessor_config.json`."""
+    return {
+        "feature_extractor_type": "Wav2Vec2FeatureExtractor",
+        **_PREPROCESSING_FIXED,
+        **_renamed(config, _PREPROCESSING_KEYS),
+    }
+
+
+def _renamed(config, keys: Mapping[str, str]) -> dict[str, Any]:
+    values = {key: getattr(config, name) for key, name in keys.items()}
+    return {k: list(x) if isinstance(x, tuple) else x for k, x in values.items()}
+
+
+def _renamed_back(
+    section: type[Section],
+    content: Mapping[str, Any],
+    path: Path,
+    keys: Mapping[str, str],
+    fixed: Mapping[str, Any],
+) -> Section:
+    for key, value in fixed.items():
+        if content.get(key, value) != value:
+            raise UserError.expected(
+                f"{key} {show(value)} in {path}", show(content[key]), "Choose another model"
+            )
+    kinds, values = get_type_hints(section), {}
+    for key in keys.keys() & content.keys():
+        try:
+            values[keys[key]] = convert(content[key], kinds[keys[key]], textual=False)
+        except Mismatch as mismatch:
+            raise UserError.expected(
+                f"{mismatch} for {key} in {path}", show(content[key]), f"Correct {key}"
+            ) from None
+    config = section(**values)
+    if hasattr(config, "validate"):
+        config.validate()
+    return config

@@ -1,0 +1,347 @@
+"""The transformer of wav2vec 2.0, and the convolution that tells it positions."""
+
+import math
+
+import keras
+from keras import ops
+
+from wav2vec2.feature_encoder import convolve, gelu, layer_norm
+
+_MASKED = -1e9
+
+
+def projection(units, dtype, name):
+    """A dense layer with the initial values of the originals."""
+    initializer = keras.initializers.RandomNormal(stddev=0.02)
+    return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)
+
+
+class PositionalConvolution(keras.layers.Layer):
+    """A grouped convolution over the features with weight norm of each tap, and GELU.
+
+    Keeps the length: half a kernel of zeros on either side, one frame less behind an even one.
+
+    The groups are convolutions of their own between a split and a concatenation, with one variable
+    for all kernels. TensorFlow's CPU has no gradient of a grouped convolution, and Keras wraps one
+    in XLA, which compiles anew for every length (keras 3.15.1, `backend/tensorflow/nn.py`). In an
+    ONNX graph the three are one operator again.
+
+    Args:
+        kernel_size: in frames.
+        groups: the width must be a multiple of it.
+
+    Source: Baevski et al., wav2vec 2.0 (2020), section 2; Salimans and Kingma, Weight
+    normalization (2016), with one gain for each tap.
+    """
+
+    def __init__(self, kernel_size, groups, **kwargs):
+        super().__init__(**kwargs)
+        self.kernel_size = kernel_size
+        self.groups = groups
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        hidden_dim = inputs_shape[-1]
+        group_dim = hidden_dim // self.groups
+        stddev = 2.0 / math.sqrt(self.kernel_size * hidden_dim)
+        self.direction = self.add_weight(
+            name="direction",
+            shape=(self.groups, self.kernel_size, group_dim, group_dim),
+            initializer=keras.initializers.RandomNormal(stddev=stddev),
+            autocast=False,
+        )
+        # The norm of a tap as it starts, so that the kernel is the direction.
+        self.gain = self.add_weight(
+            name="gain",
+            shape=(self.kernel_size,),
+            initializer=keras.initializers.Constant(stddev * math.sqrt(hidden_dim * group_dim)),
+            autocast=False,
+        )
+        self.bias = self.add_weight(name="bias", shape=(hidden_dim,), initializer="zeros")
+        self.built = True
+
+    def kernels(self):
+        """Returns the kernels of all groups, `[groups, kernel_size, D / groups, D / groups]`."""
+        norm = ops.sqrt(ops.sum(ops.square(self.direction), axis=(0, 2, 3)))
+        return self.direction * (self.gain / norm)[:, None, None]
+
+    def call(self, inputs):
+        """Maps `[B, T, D]` to `[B, T, D]`."""
+        kernels = ops.unstack(ops.cast(self.kernels(), self.compute_dtype), self.groups)
+        before = self.kernel_size // 2
+        after = self.kernel_size - 1 - before
+        x = ops.pad(inputs[:, None], [[0, 0], [0, 0], [before, after], [0, 0]])
+        groups = ops.split(x, self.groups, axis=-1)
+        x = [convolve(*group) for group in zip(groups, kernels, strict=True)]
+        return ops.squeeze(gelu(ops.concatenate(x, axis=-1) + self.bias), 1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "kernel_size": self.kernel_size,
+            "groups": self.groups,
+        }
+
+
+class SelfAttention(keras.layers.Layer):
+    """Multi-head self-attention, softmax in float32 over the valid keys. Keeps the length.
+
+    Args:
+        num_heads: H; the width must be a multiple of it.
+        dropout_rate: on the attention weights.
+
+    Source: Vaswani et al., Attention is all you need (2017), section 3.2.
+    """
+
+    def __init__(self, num_heads, dropout_rate=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.dropout_rate = dropout_rate
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        policy, hidden_dim = self.dtype_policy, inputs_shape[-1]
+        self.query, self.key, self.value, self.output_projection = (
+            projection(hidden_dim, policy, name)
+            for name in ("query", "key", "value", "output_projection")
+        )
+        for child in (self.query, self.key, self.value, self.output_projection):
+            child.build(inputs_shape)
+        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.built = True
+
+    def call(self, inputs, frame_mask=None, training=False):
+        """Attends.
+
+        Args:
+            inputs: `[B, T, D]`.
+            frame_mask: `[B, T]` bool, True at valid keys; None: all are.
+            training: whether dropout is active.
+
+        Returns:
+            `[B, T, D]`.
+        """
+        _, frames, hidden_dim = ops.shape(inputs)
+        head_size = hidden_dim // self.num_heads
+        query, key, value = (
+            ops.reshape(x, (-1, frames, self.num_heads, head_size))
+            for x in (self.query(inputs) * head_size**-0.5, self.key(inputs), self.value(inputs))
+        )
+        query, key, value = (
+            ops.transpose(x, axes)
+            for x, axes in ((query, (0, 2, 1, 3)), (key, (0, 2, 3, 1)), (value, (0, 2, 1, 3)))
+        )
+        scores = ops.cast(ops.matmul(query, key), "float32")
+        if frame_mask is not None:
+            scores = scores + ops.where(frame_mask[:, None, None, :], 0.0, _MASKED)
+        # Keras warns of a softmax over the single key that a sound of one frame has.
+        single = scores.shape[-1] == 1
+        weights = ops.ones_like(scores) if single else ops.softmax(scores, axis=-1)
+        weights = self.dropout(ops.cast(weights, self.compute_dtype), training=training)
+        context = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+        return self.output_projection(ops.reshape(context, (-1, frames, hidden_dim)))
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "dropout_rate": self.dropout_rate,
+        }
+
+
+class EncoderLayer(keras.layers.Layer):
+    """Attention and feed-forward with their residuals and layer norms. Keeps the length.
+
+    Padded frames hold finite values that no valid frame reads.
+
+    Args:
+        num_heads: H; the width must be a multiple of it.
+        feedforward_dim: inner width of the feed-forward part.
+        pre_norm: whether the norms stand in front of the two parts rather than behind their sums.
+        epsilon: of the norms.
+        dropout_rate: behind either part.
+        attention_dropout_rate: on the attention weights.
+        activation_dropout_rate: behind GELU.
+
+    Source: Baevski et al., wav2vec 2.0 (2020), section 2; Vaswani et al., Attention is all you need
+    (2017); Xiong et al., On layer normalization (2020) for `pre_norm`.
+    """
+
+    def __init__(
+        self,
+        num_heads,
+        feedforward_dim,
+        pre_norm=False,
+        epsilon=1e-5,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        activation_dropout_rate=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+        self.feedforward_dim = feedforward_dim
+        self.pre_norm = pre_norm
+        self.epsilon = epsilon
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.activation_dropout_rate = activation_dropout_rate
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        policy = self.dtype_policy
+        self.attention = SelfAttention(
+            self.num_heads, self.attention_dropout_rate, dtype=policy, name="attention"
+        )
+        self.attention_norm, self.feedforward_norm = (
+            layer_norm(self.epsilon, policy, name)
+            for name in ("attention_norm", "feedforward_norm")
+        )
+        self.expansion = projection(self.feedforward_dim, policy, "expansion")
+        self.contraction = projection(inputs_shape[-1], policy, "contraction")
+        for child in (self.attention, self.attention_norm, self.feedforward_norm, self.expansion):
+            child.build(inputs_shape)
+        self.contraction.build((*inputs_shape[:-1], self.feedforward_dim))
+        self.activation_dropout = keras.layers.Dropout(self.activation_dropout_rate, dtype=policy)
+        self.dropouts = [keras.layers.Dropout(self.dropout_rate, dtype=policy) for _ in range(2)]
+        self.built = True
+
+    def call(self, inputs, frame_mask=None, training=False):
+        """Maps `[B, T, D]` to `[B, T, D]`; see `SelfAttention.call`."""
+        if self.pre_norm:
+            x = inputs + self._attend(self.attention_norm(inputs), frame_mask, training)
+            return x + self._feed_forward(self.feedforward_norm(x), training)
+        x = self.attention_norm(inputs + self._attend(inputs, frame_mask, training))
+        return self.feedforward_norm(x + self._feed_forward(x, training))
+
+    def _attend(self, x, frame_mask, training):
+        x = self.attention(x, frame_mask, training=training)
+        return self.dropouts[0](x, training=training)
+
+    def _feed_forward(self, x, training):
+        x = self.activation_dropout(gelu(self.expansion(x)), training=training)
+        return self.dropouts[1](self.contraction(x), training=training)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = (
+            "num_heads feedforward_dim pre_norm epsilon dropout_rate attention_dropout_rate "
+            "activation_dropout_rate"
+        ).split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+class Encoder(keras.layers.Layer):
+    """Positions by convolution, and a stack of transformer layers. Keeps the length.
+
+    With a mask, frames beyond it are zero in front of the convolution and no keys, so no valid
+    frame depends on them; they come out finite and meaningless.
+
+    Args:
+        num_layers: transformer layers.
+        num_heads: H; the width must be a multiple of it.
+        feedforward_dim: inner width of the feed-forward parts.
+        position_kernel_size: frames under the convolution.
+        position_groups: its groups.
+        pre_norm: see `EncoderLayer`; the norm of the whole then stands behind the last layer, not
+            in front of the first.
+        epsilon: of the norms.
+        dropout_rate: in front of the layers and behind either part of each.
+        attention_dropout_rate: on the attention weights.
+        activation_dropout_rate: behind GELU.
+        layer_drop_rate: probability in training that a batch passes a layer by.
+
+    Source: Baevski et al., wav2vec 2.0 (2020), section 2; Fan et al., Reducing transformer depth
+    on demand (2020) for LayerDrop.
+    """
+
+    def __init__(
+        self,
+        num_layers,
+        num_heads,
+        feedforward_dim,
+        position_kernel_size=128,
+        position_groups=16,
+        pre_norm=False,
+        epsilon=1e-5,
+        dropout_rate=0.0,
+        attention_dropout_rate=0.0,
+        activation_dropout_rate=0.0,
+        layer_drop_rate=0.0,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_layers = num_layers
+        self.num_heads = num_heads
+        self.feedforward_dim = feedforward_dim
+        self.position_kernel_size = position_kernel_size
+        self.position_groups = position_groups
+        self.pre_norm = pre_norm
+        self.epsilon = epsilon
+        self.dropout_rate = dropout_rate
+        self.attention_dropout_rate = attention_dropout_rate
+        self.activation_dropout_rate = activation_dropout_rate
+        self.layer_drop_rate = layer_drop_rate
+        self.seed_generator = keras.random.SeedGenerator() if layer_drop_rate > 0 else None
+
+    def build(self, inputs_shape):
+        """Builds for inputs of `[B, T, D]`."""
+        policy = self.dtype_policy
+        self.position = PositionalConvolution(
+            self.position_kernel_size, self.position_groups, dtype=policy, name="position"
+        )
+        self.norm = layer_norm(self.epsilon, policy, "norm")
+        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.blocks = [
+            EncoderLayer(
+                self.num_heads,
+                self.feedforward_dim,
+                self.pre_norm,
+                self.epsilon,
+                self.dropout_rate,
+                self.attention_dropout_rate,
+                self.activation_dropout_rate,
+                dtype=policy,
+                name=f"block_{index}",
+            )
+            for index in range(self.num_layers)
+        ]
+        for child in (self.position, self.norm, *self.blocks):
+            child.build(inputs_shape)
+        self.built = True
+
+    def call(self, inputs, frame_mask=None, training=False):
+        """Encodes.
+
+        Args:
+            inputs: `[B, T, D]`.
+            frame_mask: `[B, T]` bool, True at valid frames; None: all are.
+            training: whether dropout and LayerDrop are active.
+
+        Returns:
+            `[B, T, D]`.
+        """
+        x = inputs
+        if frame_mask is not None:
+            x = ops.where(frame_mask[:, :, None], x, ops.cast(0, x.dtype))
+        x = x + self.position(x)
+        x = self.dropout(x if self.pre_norm else self.norm(x), training=training)
+        for block in self.blocks:
+            x = self._pass(block, x, frame_mask, training)
+        return self.norm(x) if self.pre_norm else x
+
+    def _pass(self, block, x, frame_mask, training):
+        if not training or self.layer_drop_rate == 0:
+            return block(x, frame_mask, training=training)
+        kept = keras.random.uniform((), seed=self.seed_generator) >= self.layer_drop_rate
+        return ops.cond(kept, lambda: block(x, frame_mask, training=training), lambda: x)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        names = (
+            "num_layers num_heads feedforward_dim position_kernel_size position_groups pre_norm "
+            "epsilon dropout_rate attention_dropout_rate activation_dropout_rate layer_drop_rate"
+        ).split()
+        return {**super().get_config(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,173 @@
+"""wav2vec 2.0 with a CTC head, from a normalized waveform to logits, as one Keras model."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import keras
+from keras import ops
+
+from tools.errors import UserError
+from wav2vec2.config import ModelConfig, model_config
+from wav2vec2.encoder import Encoder, projection
+from wav2vec2.feature_encoder import (
+    FeatureEncoder,
+    FeatureProjection,
+    SpanMasking,
+    num_frames,
+    sequence_mask,
+)
+
+
+@keras.saving.register_keras_serializable(package="wav2vec2")
+class Wav2Vec2(keras.Model):
+    """A speech recognizer that gives each 20 ms the logits of characters and blank.
+
+    The usual fine-tuning leaves the convolutions as they are: `feature_encoder.trainable = False`.
+
+    Args:
+        config: sizes and rates, or a mapping of them.
+
+    Attributes:
+        config: `ModelConfig`.
+        vocabulary: of `weights.from_pretrained`; else None, to be set by who knows it.
+        preprocessing: likewise.
+
+    Source: Baevski et al., wav2vec 2.0 (2020).
+    """
+
+    def __init__(self, config: ModelConfig | Mapping[str, Any], **kwargs):
+        # Layers cast for themselves: sound and random numbers lose too much in half precision.
+        super().__init__(autocast=False, **kwargs)
+        self.config = config = model_config(config)
+        self.vocabulary = self.preprocessing = None
+        policy = self.dtype_policy
+        self.feature_encoder = FeatureEncoder(
+            config.feature_norm,
+            config.feature_filters,
+            config.feature_kernel_sizes,
+            config.feature_strides,
+            config.feature_bias,
+            dtype=policy,
+            name="feature_encoder",
+        )
+        self.feature_projection = FeatureProjection(
+            config.hidden_dim,
+            config.layer_norm_epsilon,
+            config.feature_dropout_rate,
+            dtype=policy,
+            name="feature_projection",
+        )
+        self.masking = SpanMasking(
+            config.time_mask_rate,
+            config.time_mask_frames,
+            config.min_time_masks,
+            config.feature_mask_rate,
+            config.feature_mask_channels,
+            config.min_feature_masks,
+            dtype=policy,
+            name="masking",
+        )
+        self.encoder = Encoder(
+            config.num_layers,
+            config.num_heads,
+            config.feedforward_dim,
+            config.position_kernel_size,
+            config.position_groups,
+            config.pre_norm,
+            config.layer_norm_epsilon,
+            config.dropout_rate,
+            config.attention_dropout_rate,
+            config.activation_dropout_rate,
+            config.layer_drop_rate,
+            dtype=policy,
+            name="encoder",
+        )
+        self.head_dropout = keras.layers.Dropout(config.head_dropout_rate, dtype=policy)
+        self.head = projection(config.vocabulary_size, "float32", "head")
+
+    def build(self, waveforms_shape=None):
+        """Creates every variable; shapes follow from the arguments alone."""
+        hidden = (None, None, self.config.hidden_dim)
+        self.feature_encoder.build((None, None))
+        self.feature_projection.build((None, None, self.config.feature_filters[-1]))
+        for child in (self.masking, self.encoder, self.head):
+            child.build(hidden)
+        self.built = True
+
+    def __call__(self, waveforms, *args, **kwargs):
+        """Calls the model; in front of Keras, which would make several lines of the refusal."""
+        self._check(waveforms)
+        return super().__call__(waveforms, *args, **kwargs)
+
+    def call(self, waveforms, lengths=None, uniforms=None, training=False):
+        """Recognizes.
+
+        Args:
+            waveforms: `[B, S]` float32, each normalized as its preprocessing says; whatever stands
+                beyond a length is never read, unless `mask_padding` is off.
+            lengths: `[B]` valid samples; None: all are.
+            uniforms: `[B, N]` in `[0, 1)` for the masks of training, see `num_uniforms`; None masks
+                nothing.
+            training: whether dropout, LayerDrop and masks are active.
+
+        Returns:
+            float32 logits `[B, T, V]`, of which `logit_lengths` are valid.
+        """
+        encoded = self.encode(waveforms, lengths, uniforms, training)
+        return self.head(self.head_dropout(encoded, training=training))
+
+    def encode(self, waveforms, lengths=None, uniforms=None, training=False):
+        """Computes what the head reads, `[B, T, D]`; see `call`."""
+        self._check(waveforms)
+        seen = lengths if self.config.mask_padding else None
+        x = self.feature_projection(self.feature_encoder(waveforms, seen), training=training)
+        batch_size, frames = ops.shape(x)[:2]
+        if training and uniforms is not None:
+            every = ops.full((batch_size,), frames, "int32")
+            x = self.masking(x, every if lengths is None else self.logit_lengths(lengths), uniforms)
+        mask = None if seen is None else sequence_mask(self.logit_lengths(seen), frames)
+        return self.encoder(x, mask, training=training)
+
+    def logit_lengths(self, lengths):
+        """Maps `[B]` samples to `[B]` int32 valid frames of the logits."""
+        return num_frames(lengths, self.config.feature_kernel_sizes, self.config.feature_strides)
+
+    def num_uniforms(self, num_samples: int) -> int:
+        """Returns how many uniform numbers an utterance of up to that many samples needs."""
+        return self.masking.num_uniforms(self.config.num_frames(num_samples))
+
+    def _check(self, waveforms):
+        shape, fewest = tuple(waveforms.shape), self.config.receptive_field_samples
+        if len(shape) != 2 or (shape[1] is not None and shape[1] < fewest):
+            raise UserError.expected(
+                f"waveforms of shape [B, S] with at least {fewest} samples",
+                list(shape),
+                "Leave out what is shorter than one frame",
+            )
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "config": asdict(self.config)}
+
+
+def build_model(
+    architecture: str | ModelConfig | Mapping[str, Any] = "base",
+    precision: str = "float32",
+    **options: Any,
+) -> Wav2Vec2:
+    """Builds a model with all its variables.
+
+    Args:
+        architecture: `base`, `large`, `large-lv60`, a `ModelConfig`, or fields by name over base.
+        precision: Keras dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`.
+        options: further fields of `ModelConfig`, such as `vocabulary_size` or `mask_padding`.
+
+    Raises:
+        UserError: no such architecture, or sizes that make none.
+    """
+    model = Wav2Vec2(
+        model_config(architecture, **options), dtype=keras.DTypePolicy(precision), name="wav2vec2"
+    )
+    model.build()
+    return model

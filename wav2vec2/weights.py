@@ -1,0 +1,268 @@
+"""Weights of Hugging Face's Wav2Vec2ForCTC, alone and as folders, in and out."""
+
+import json
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tools.errors import UserError
+from tools.files import new_folder, write_text
+from tools.weights.assignment import (
+    AS_IS,
+    CONVOLUTION_1D,
+    DENSE,
+    Assignment,
+    Layout,
+    Link,
+    assign,
+    extract,
+    rename,
+)
+from tools.weights.files import read_weights
+from wav2vec2.config import (
+    CONFIG_FILE,
+    PREPROCESSOR_FILE,
+    PreprocessingConfig,
+    hugging_face_model,
+    hugging_face_preprocessing,
+    read_model_config,
+    read_preprocessing_config,
+)
+from wav2vec2.model import Wav2Vec2, build_model
+from wav2vec2.vocabulary import VOCABULARY_FILE, Vocabulary, load_vocabulary, save_vocabulary
+
+logger = logging.getLogger(__name__)
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+# From the path of a variable to the name of a tensor.
+_NAMES = (
+    (r"^[^/]*/", ""),
+    (r"^feature_encoder/block_(\d+)/(?=(kernel|bias)$)", r"feature_encoder/block_\1/convolution/"),
+    # With group norm, the first convolution and its norm are one layer here.
+    (r"^feature_encoder/block_0/(?=(gamma|beta)$)", "feature_encoder/block_0/norm/"),
+    (r"/(kernel|gamma)$", "/weight"),
+    (r"/beta$", "/bias"),
+    (r"^head/", "lm_head/"),
+    (r"^(?!lm_head/)", "wav2vec2/"),
+    (r"/masking/embedding$", "/masked_spec_embed"),
+    (r"/feature_encoder/block_(\d+)/convolution/", r"/feature_extractor/conv_layers/\1/conv/"),
+    (r"/feature_encoder/block_(\d+)/norm/", r"/feature_extractor/conv_layers/\1/layer_norm/"),
+    (r"/(feature_projection|encoder)/norm/", r"/\1/layer_norm/"),
+    (r"/position/", "/pos_conv_embed/conv/"),
+    (r"/conv/gain$", "/conv/weight_g"),
+    (r"/conv/direction$", "/conv/weight_v"),
+    (r"/encoder/block_(\d+)/", r"/encoder/layers/\1/"),
+    (r"/attention_norm/", "/layer_norm/"),
+    (r"/feedforward_norm/", "/final_layer_norm/"),
+    (r"/attention/(q|k|v)[a-z]+/", r"/attention/\1_proj/"),
+    (r"/output_projection/", "/out_proj/"),
+    (r"/expansion/", "/feed_forward/intermediate_dense/"),
+    (r"/contraction/", "/feed_forward/output_dense/"),
+    ("/", "."),
+)
+# Names that newer versions of PyTorch and older ones of Hugging Face write.
+_ALIASES = (
+    (r"\.parametrizations\.weight\.original0$", ".weight_g"),
+    (r"\.parametrizations\.weight\.original1$", ".weight_v"),
+    (r"\.mask_time_emb_vector$", ".masked_spec_embed"),
+)
+_MASK_EMBEDDING = "wav2vec2.masked_spec_embed"
+_GAIN = ".conv.weight_g"
+_DIRECTION = ".conv.weight_v"
+_HEAD = r"lm_head\.(weight|bias)"
+_PRETRAINING = r"(quantizer|project_q|project_hid)\..*"
+
+
+def load_pytorch_weights(
+    model: Wav2Vec2, source: str | os.PathLike | Mapping[str, Any], new_head: bool = False
+) -> Assignment:
+    """Loads a state dict of Wav2Vec2ForCTC.
+
+    A missing mask embedding, which only training reads, leaves the initial one; that is logged and
+    told.
+
+    Args:
+        model: built.
+        source: `.bin`, `.pth` or `.safetensors` file, or its content: arrays by name.
+        new_head: whether the head keeps its initial values, as fine-tuning on another vocabulary
+            or from a model without one needs it; what pre-training adds is then ignored too.
+
+    Raises:
+        UserError: the file cannot be read, or holds anything but the weights of this architecture.
+    """
+    content = source if isinstance(source, Mapping) else read_weights(source)
+    tensors = _tensors(content)
+    _check_norm(model, tensors)
+    ignored = f"{_PRETRAINING}|{_HEAD}" if new_head else r"(?!)"
+    links, kept = [], []
+    for link in _links(model):
+        name = link.keys[0]
+        optional = name == _MASK_EMBEDDING and name not in tensors
+        keeps = optional or (new_head and re.fullmatch(_HEAD, name))
+        (kept if keeps else links).append(link)
+    report = assign([x.variable for x in links], links, tensors, ignored)
+    report = replace(report, kept=tuple(sorted(x.variable.path for x in kept)))
+    logger.info("%d variables loaded", len(report.assigned))
+    if report.kept:
+        logger.info("%s: not loaded, initial values kept", ", ".join(report.kept))
+    return report
+
+
+def pytorch_state_dict(model: Wav2Vec2) -> dict[str, np.ndarray]:
+    """Makes what `load_pytorch_weights` and Wav2Vec2ForCTC read, arrays by name.
+
+    A model that masks nothing in training has no mask embedding there.
+    """
+    tensors = extract(_links(model))
+    if model.config.time_mask_rate == model.config.feature_mask_rate == 0:
+        del tensors[_MASK_EMBEDDING]
+    return tensors
+
+
+def from_pretrained(
+    folder: str | os.PathLike, precision: str = "float32", **options: Any
+) -> Wav2Vec2:
+    """Builds the model of a Hugging Face folder and loads its weights.
+
+    Args:
+        folder: with `config.json`, `vocab.json`, `preprocessor_config.json` and the weights,
+            `model.safetensors` or `pytorch_model.bin`.
+        precision: see `build_model`.
+        options: fields of `ModelConfig` that are to differ, such as `mask_padding`.
+
+    Returns:
+        The model, with its `vocabulary` and `preprocessing`.
+
+    Raises:
+        UserError: a file is missing or broken, or does not fit the others.
+    """
+    folder = Path(folder)
+    config = read_model_config(folder)
+    vocabulary = load_vocabulary(folder)
+    preprocessing = read_preprocessing_config(folder)
+    if len(vocabulary) != config.vocabulary_size:
+        raise UserError.expected(
+            f"{config.vocabulary_size} symbols in {folder / VOCABULARY_FILE}, as {CONFIG_FILE} has",
+            len(vocabulary),
+            "Take both files from one model",
+        )
+    path = next((folder / x for x in WEIGHT_FILES if (folder / x).exists()), None)
+    if path is None:
+        raise UserError.expected(
+            f"{' or '.join(WEIGHT_FILES)} in {folder}", "neither", "Complete the folder"
+        )
+    model = build_model(config, precision, **options)
+    load_pytorch_weights(model, path)
+    model.vocabulary, model.preprocessing = vocabulary, preprocessing
+    return model
+
+
+def save_pretrained(
+    model: Wav2Vec2,
+    folder: str | os.PathLike,
+    vocabulary: Vocabulary | None = None,
+    preprocessing: PreprocessingConfig | None = None,
+) -> None:
+    """Writes the folder that `from_pretrained` and Hugging Face's classes read.
+
+    Args:
+        model: built.
+        folder: must not exist, or be empty.
+        vocabulary: None: the model's.
+        preprocessing: None: the model's, or the usual one of its kind.
+
+    Raises:
+        UserError: no vocabulary or one of another size, or the folder cannot be written.
+    """
+    vocabulary = vocabulary or model.vocabulary
+    if vocabulary is None or len(vocabulary) != model.config.vocabulary_size:
+        raise UserError.expected(
+            f"a vocabulary of {model.config.vocabulary_size} symbols",
+            "none" if vocabulary is None else len(vocabulary),
+            "Give the one that the model was trained with",
+        )
+    preprocessing = preprocessing or model.preprocessing
+    if preprocessing is None:
+        masked = model.config.feature_norm == "layer"
+        preprocessing = PreprocessingConfig(trained_with_mask=masked)
+    settings = {
+        CONFIG_FILE: hugging_face_model(model.config, vocabulary.blank_id),
+        PREPROCESSOR_FILE: hugging_face_preprocessing(preprocessing),
+    }
+    with new_folder(Path(folder)) as beside:
+        for name, content in settings.items():
+            write_text(beside / name, json.dumps(content, indent=2) + "\n")
+        save_vocabulary(vocabulary, beside)
+        tensors = {k: np.ascontiguousarray(x) for k, x in pytorch_state_dict(model).items()}
+        try:
+            # Older versions of transformers refuse a file that does not name its framework.
+            safetensors.numpy.save_file(tensors, beside / WEIGHT_FILES[0], {"format": "pt"})
+        except safetensors.SafetensorError as error:
+            raise UserError.expected(
+                f"room to write {folder}", error, "Free space or choose another place"
+            ) from error
+
+
+def _links(model: Wav2Vec2) -> list[Link]:
+    groups = model.config.position_groups
+    links = []
+    for variable in model.weights:
+        name = rename(variable.path, _NAMES)
+        layout = {2: DENSE, 3: CONVOLUTION_1D}.get(len(variable.shape), AS_IS)
+        layout = _GAIN_LAYOUT if name.endswith(_GAIN) else layout
+        layout = _grouped(groups) if name.endswith(_DIRECTION) else layout
+        links.append(Link(variable, (name,), layout))
+    return links
+
+
+_GAIN_LAYOUT = Layout(lambda x: x.reshape(x.shape[2:]), lambda x: (x[None, None, :],))
+
+
+def _grouped(groups: int) -> Layout:
+    """`[out, in / groups, time]` as kernels of single groups, `[groups, time, in, out]`."""
+
+    def read(x):
+        return x.reshape(groups, -1, *x.shape[1:]).transpose(0, 3, 2, 1)
+
+    def write(x):
+        x = x.transpose(0, 3, 2, 1)
+        return (x.reshape(-1, *x.shape[2:]),)
+
+    return Layout(read, write)
+
+
+def _tensors(content: Any) -> dict[str, np.ndarray]:
+    if not isinstance(content, Mapping) or not content:
+        raise UserError.expected("tensors by name", type(content).__name__, "Save a state_dict")
+    strangers = sorted(str(x) for x, value in content.items() if not hasattr(value, "shape"))
+    if strangers:
+        raise UserError.expected(
+            "tensors by name", f"other things, such as {strangers[0]}", "Save the state_dict alone"
+        )
+    # A name that is taken stays as it is, to be refused as unexpected.
+    tensors: dict[str, np.ndarray] = {}
+    for name, value in content.items():
+        usual = rename(str(name), _ALIASES)
+        tensors[str(name) if usual in tensors else usual] = np.asarray(value)
+    return tensors
+
+
+def _check_norm(model: Wav2Vec2, tensors: Mapping[str, np.ndarray]) -> None:
+    """Refuses weights of the other norm by its name, rather than by all that differs."""
+    present = {x for x in tensors if ".conv_layers." in x and x.endswith(".layer_norm.weight")}
+    received = "layer" if len(present) > 1 else "group"
+    if present and len(model.config.feature_filters) > 1 and received != model.config.feature_norm:
+        raise UserError.expected(
+            f"weights of a model with feature_norm {model.config.feature_norm}",
+            f"feature_norm {received}",
+            "Choose the architecture that the weights were trained with",
+        )
