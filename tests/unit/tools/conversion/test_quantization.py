@@ -161,14 +161,21 @@ def test_weights_and_activations_become_bytes_and_the_front_end_does_not(default
     assert not any("features" in name for name in names)
 
 
+def heard(folder, inputs):
+    """The valid frames of a model; a converted one may have padded what it hears."""
+    outputs = load(folder).run(inputs, "listen")
+    (frames,) = outputs["encoded_lengths"]
+    assert not outputs["encoded"][:, frames:].any()
+    return outputs["encoded"][:, :frames]
+
+
 def test_it_answers_much_as_in_float_from_less_than_two_fifths_of_the_bytes(
     default, floats, bundled
 ):
     sizes = [sum(path.stat().st_size for path in folder.iterdir()) for folder in (default, floats)]
     assert sizes[0] <= 0.4 * sizes[1]
     (inputs,) = spoken("three nine one six")
-    expected = load(bundled).run(inputs, "listen")["encoded"]
-    exact, found = (load(folder).run(inputs, "listen")["encoded"] for folder in (floats, default))
+    expected, exact, found = (heard(folder, inputs) for folder in (bundled, floats, default))
     np.testing.assert_allclose(exact, expected, atol=1e-3)
     error = np.abs(found - expected).mean() / np.abs(expected).mean()
     assert 0.001 < error < 0.2
@@ -224,8 +231,7 @@ def test_opt_config_folds_factors_into_convolutions(converted, floats, backend):
         assert not manifest_of(plain)["signatures"]["listen"]["options"]["folds"]
     assert products[1] - products[0] == 6
     (inputs,) = spoken("three nine one six")
-    found, expected = (load(folder).run(inputs, "listen") for folder in (folded, plain))
-    np.testing.assert_allclose(found["encoded"], expected["encoded"], atol=1e-3)
+    np.testing.assert_allclose(heard(folded, inputs), heard(plain, inputs), atol=1e-3)
 
 
 def index_types(backend, directory):
