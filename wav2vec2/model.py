@@ -13,10 +13,10 @@ from wav2vec2.encoder import Encoder, projection
 from wav2vec2.feature_encoder import (
     FeatureEncoder,
     FeatureProjection,
-    SpanMasking,
     num_frames,
     sequence_mask,
 )
+from wav2vec2.masking import SpanMasking
 
 
 @keras.saving.register_keras_serializable(package="wav2vec2")

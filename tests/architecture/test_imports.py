@@ -20,7 +20,7 @@ SIBLINGS = {
     "serving": {"inference", "conversion", "config"},
 }
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}
-LAYERS |= {"blocks", "feature_encoder"}
+LAYERS |= {"blocks", "feature_encoder", "masking"}
 RANK = {**dict.fromkeys(LAYERS, 0), "task": 2}  # everything not named here is of rank 1
 RANK |= dict.fromkeys(("train", "export", "infer", "eval", "compile", "__init__"), 3)
 # Rule 4: who alone imports what.
