@@ -5,8 +5,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import openvino
+import psutil
 import pytest
 import tensorflow as tf
+import tf2onnx
 
 from tools.conversion.graph import OPTIONS, clean, store_in_half
 from tools.conversion.signature import to_onnx
@@ -320,3 +322,19 @@ def test_a_nameless_convolution_comes_to_the_layer_of_its_kernel():
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     assert len(names) == 1
     assert names[0].startswith("tower/")
+
+
+def test_a_conversion_copies_constants_a_few_times(monkeypatch):
+    kernel = np.ones((2048, 2048), np.float32)
+    optimize, grown = tf2onnx.optimizer.optimize_graph, []
+
+    def measured(*arguments, **options):
+        before = psutil.Process().memory_info().rss
+        result = optimize(*arguments, **options)
+        grown.append(psutil.Process().memory_info().rss - before)
+        return result
+
+    monkeypatch.setattr(tf2onnx.optimizer, "optimize_graph", measured)
+    translated(lambda x, mask: tf.linalg.matmul(tf.pad(x, [[0, 0], [0, 0], [0, 2042]]), kernel))
+    (growth,) = grown
+    assert growth < 10 * kernel.nbytes
