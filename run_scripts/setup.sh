@@ -29,9 +29,12 @@ workspace=
 plain_folder=
 # shellcheck disable=SC2317,SC2329 # called by the trap
 clean_up() {
-  stop_heartbeat
-  [[ -z $workspace ]] || rm -rf -- "$workspace"
-  [[ -z $plain_folder ]] || rm -rf -- "$plain_folder"
+  # bash 5.2 at times says that it has no record of a process that it has just run.
+  {
+    stop_heartbeat
+    [[ -z $workspace ]] || rm -rf -- "$workspace"
+    [[ -z $plain_folder ]] || rm -rf -- "$plain_folder"
+  } 2>/dev/null
 }
 trap clean_up EXIT
 trap 'exit 130' INT
