@@ -36,13 +36,13 @@ class OnnxRunner:
         if not self.files[0].is_file():
             raise UserError.expected("an --onnx_path", f"{path}: no such file", "Correct it")
         try:
-            session = onnxruntime._session(str(path), {"small": False})
+            session = onnxruntime.new_session(str(path), {"small": False})
         except Exception as error:  # ONNX Runtime has no base class of its own for what it raises
             reason = " ".join(str(error).split())[:200]
             raise UserError.expected(
                 f"an ONNX model in {path}", reason, "Export it again"
             ) from error
-        self._function = onnxruntime._function(session)
+        self._function = onnxruntime.as_function(session)
         inputs = [
             TensorSpec(x.name, "float32", tuple(n if isinstance(n, int) else None for n in x.shape))
             for x in session.get_inputs()

@@ -7,7 +7,6 @@ import importlib.util
 import itertools
 import math
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +26,7 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion import backends
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import pad_to
+from tools.conversion.graph import WRAPPERS
 from tools.conversion.saved_model import TensorSpec, load_saved_model, read_pipeline
 from tools.errors import UserError
 from tools.inference.flags import FAMILIES, family
@@ -37,8 +37,6 @@ Batch = Mapping[str, np.ndarray]
 Batches = Sequence[Batch]
 _FREE = 64  # the size of a dimension that nothing bounds
 _WALKED, _SHOWN = 4, 8  # samples to compare layers with, layers to show
-# Around the names of layers in a frozen graph; artifacts are without, see `conversion.signature`.
-_WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")
 
 
 class Side(NamedTuple):
@@ -224,7 +222,7 @@ def compare_layers(
         return []
     function = native.functions[signature]
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-    operators = {_WRAPPERS.sub("", x.name): x for x in frozen.graph.get_operations() if x.outputs}
+    operators = {WRAPPERS.sub("", x.name): x for x in frozen.graph.get_operations() if x.outputs}
     outputs = dict(zip(sorted(function.structured_outputs), frozen.outputs, strict=True))
     tensors = {x: operators[x].outputs[0] for x in backend.layers(path) if x in operators} | outputs
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.dtype.is_floating}

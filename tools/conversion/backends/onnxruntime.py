@@ -85,7 +85,7 @@ def _quantize(model, source, request, examples):
     ignored = _ignored(model, source, request)
 
     def accuracy(candidate, numbers):
-        function = _function(_session(candidate.SerializeToString(), {}))
+        function = as_function(new_session(candidate.SerializeToString(), {}))
         return examples.accuracy(source.run_with(function), numbers)
 
     return quantize(model, request.quantization, examples.batches, ignored, accuracy)
@@ -101,7 +101,7 @@ def _ignored(model, source, request) -> list[str]:
 
 def open(path: Path, described: Mapping) -> Function:
     """Loads an ONNX model; see `Backend.open`."""
-    return _function(_session(str(path), described))
+    return as_function(new_session(str(path), described))
 
 
 def layers(path: Path) -> list[str]:
@@ -118,7 +118,7 @@ def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
     model, wanted = onnx.load(path), set(layers)
     renamed = {node.output[0]: node.name for node in _layers(model) if node.name in wanted}
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in renamed)
-    run = _function(_session(model.SerializeToString(), described))
+    run = as_function(new_session(model.SerializeToString(), described))
     return lambda inputs: {renamed.get(name, name): x for name, x in run(inputs).items()}
 
 
@@ -129,7 +129,13 @@ def _layers(model) -> list:
     return [node for node in nodes if node.output[0] not in outputs]
 
 
-def _session(model: str | bytes, described: Mapping) -> onnxruntime.InferenceSession:
+def new_session(model: str | bytes, described: Mapping) -> onnxruntime.InferenceSession:
+    """Loads an ONNX model, a file or its content, for what there is of providers.
+
+    Args:
+        model: path or content.
+        described: as of `Backend.open`; `small` and `options` count where they are there.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if described.get("small", False):
@@ -150,7 +156,8 @@ def _session(model: str | bytes, described: Mapping) -> onnxruntime.InferenceSes
     )
 
 
-def _function(session: onnxruntime.InferenceSession) -> Function:
+def as_function(session: onnxruntime.InferenceSession) -> Function:
+    """Gives a session the form of all backends."""
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
