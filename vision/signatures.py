@@ -14,6 +14,7 @@ from vision.model import CHANNELS, VisionConformer
 LAYOUTS = {"NHWC": "images", "NCHW": "input"}  # with the name of the input
 METADATA_KEY = "pipeline"  # of an ONNX file, for what a SavedModel has in its pipeline.json
 OUTPUTS = ("logits", "probabilities", "heads")
+HEADS = ("convolution_head", "transformer_head")
 PREDICTED = -1  # for `activation_map`: the class that the model chooses
 _NUM_ANSWERS = 5  # of `serve_bytes`, best first
 
@@ -177,7 +178,7 @@ def pipeline_description(
         "num_classes": model.num_classes,
         "class_names": classes.names,
         "class_folders": classes.folders,
-        # Nothing but the batch is free.
-        "convert": {"serving_default": {"dim_range": {}}},
+        # Nothing but the batch is free. Behind the heads no layer evens out what 8 bits lose.
+        "convert": {"serving_default": {"dim_range": {}, "keep_in_float": list(HEADS)}},
         "num_parameters": sum(math.prod(x.shape) for x in model.trainable_variables),
     }

@@ -4,7 +4,7 @@ import importlib.metadata
 import re
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -104,11 +104,22 @@ def _quantize(network, source, request, examples):
     names = [node.get_friendly_name() for node in network.get_ops()]
     layers = [*source.keep_in_float, *request.quantization.keep_in_float]
     ignored = ignored_nodes(names, layers)
+    ignored += _ends_of(network, ignored)
 
     def accuracy(candidate: openvino.CompiledModel, numbers):
         return examples.accuracy(source.run_with(_function(candidate)), numbers)
 
     return quantize(network, request.quantization, examples.batches, ignored, accuracy)
+
+
+def _ends_of(network: openvino.Model, layers: Collection[str]) -> list[str]:
+    """What makes an output of the model of a constant of these layers: it is named as the output."""
+    ends = (result.input_value(0).get_node() for result in network.get_results())
+    return [
+        end.get_friendly_name()
+        for end in ends
+        if any(x.get_node().get_friendly_name() in layers for x in end.input_values())
+    ]
 
 
 def open(path: Path, described: Mapping) -> Function:
