@@ -53,8 +53,8 @@ def objections(path: str, name: str) -> Iterator[str]:
         yield "1: a family imports no other family"
     if library and there[0] in FAMILIES:
         yield "2: libraries import no family"
-    if not tests and {there[0], ".".join(there[:2])} & PROGRAMS:
-        yield "2: programs and tests are imported by nobody"
+    if not tests and {there[0], ".".join(there[:2])} & PROGRAMS - {".".join(here[:2])}:
+        yield "2: programs and tests are imported by nobody but their own"
     if library and part and part not in {"errors", "files", here[1]} | SIBLINGS.get(here[1], set()):
         yield f"3: tools.{here[1]} does not know tools.{part}"
     if family and part:

@@ -3,27 +3,20 @@
 import json
 import os
 import platform
-import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Threads of one runtime that wait by spinning would slow the other one.
-os.environ.setdefault("KMP_BLOCKTIME", "0")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import numpy as np
-from tqdm import tqdm
 
+from tools.benchmark.turns import batch_sizes, time_in_turn, timed
 from tools.config.command_line import CommandLine, run
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.saved_model import TensorSpec, read_pipeline
 from tools.errors import UserError
 from tools.files import write_text
 from tools.inference.flags import add_conversion_flags, convert_as_asked, restrict_devices
-from tools.inference.runner import Runner, load
+from tools.inference.runner import load
 
 
 def random_inputs(
@@ -60,34 +53,6 @@ def random_inputs(
         else:
             inputs[name] = (0.1 * rng.standard_normal(shapes[name])).astype(dtype)
     return inputs
-
-
-def time_in_turn(
-    runners: Mapping[str, Runner],
-    inputs: Mapping[str, np.ndarray],
-    signature: str,
-    loop: int,
-    warmup_seconds: float,
-) -> dict[str, dict[str, float]]:
-    """Runs each runner once per round and gives milliseconds per batch, by runner."""
-    for runner in runners.values():  # at least twice: the first call of a shape prepares for it
-        started, calls = time.perf_counter(), 0
-        while calls < 2 or time.perf_counter() - started < warmup_seconds:
-            runner.run(inputs, signature)
-            calls += 1
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
-    for _ in tqdm(range(loop), desc=f"batch {len(next(iter(inputs.values())))}", file=sys.stderr):
-        for name, runner in runners.items():
-            started = time.perf_counter()
-            runner.run(inputs, signature)
-            seconds[name].append(time.perf_counter() - started)
-    return {
-        name: {
-            "median_ms": 1e3 * float(np.median(values)),
-            "p95_ms": 1e3 * float(np.percentile(values, 95)),
-        }
-        for name, values in seconds.items()
-    }
 
 
 def _fixed(
@@ -132,16 +97,9 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
         )
-    try:
-        batches = [int(word) for word in values.batch_sizes.split(",")]
-    except ValueError:
-        batches = [0]
-    if min(batches) < 1 or values.loop < 1:
-        raise UserError.expected(
-            "--batch_sizes like 1,4 and --loop >= 1",
-            f"{values.batch_sizes} and {values.loop}",
-            "Correct the flag",
-        )
+    batches = batch_sizes(values.batch_sizes)
+    if values.loop < 1:
+        raise UserError.expected("--loop >= 1", values.loop, "Correct --loop")
     given = parse_dim_ranges(values.size) if values.size else {}
     sizes = {name: [low for low, _ in ranges] for name, ranges in given.items()}
     pipeline = read_pipeline(values.native_savedmodel_dir)
@@ -169,7 +127,8 @@ def main(argv: list[str]) -> int:
             runners["fixed"] = load(
                 convert_as_asked(_fixed(values, specs, inputs), native)["directory"]
             )
-        times = time_in_turn(runners, inputs, signature, values.loop, values.warmup_seconds)
+        calls = {name: timed(x.run, inputs, signature) for name, x in runners.items()}
+        times = time_in_turn(calls, batch, values.loop, values.warmup_seconds)
         median = {name: time["median_ms"] for name, time in times.items()}
         row = {"batch": batch, **times, "speedup": median["eager"] / median["jit"]}
         row["shapes"] = {name: list(value.shape) for name, value in inputs.items()}

@@ -4,8 +4,6 @@
 """
 
 import importlib
-import json
-import os
 import sys
 import time
 import types
@@ -15,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tools.benchmark.peer import answer_requests, answers
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.weights.files import read_weights
@@ -93,18 +92,14 @@ class Peer:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program: `[METHOD, ARGUMENT...]` in, `[ANSWER]` or `{"error": TEXT}` out."""
+    """Runs the program."""
     flags = CommandLine("benchmark.vision_peer", "Answers tools.benchmark.vision on stdout.")
     flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="")
     flags.integer("threads", 2, "Of PyTorch.")
     values, _ = flags.parse(argv)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)  # what else is printed, by an exporter say, is no answer
-    torch.set_num_threads(values.threads)
-    peer = Peer(Path(values.peer_repo).resolve())
-    for line in sys.stdin:
-        method, *arguments = json.loads(line)
-        print(json.dumps([getattr(peer, method)(*arguments)]), file=answers)
+    with answers() as stream:
+        torch.set_num_threads(values.threads)
+        answer_requests(Peer(Path(values.peer_repo).resolve()), stream)
     return 0
 
 

@@ -113,7 +113,7 @@ def _quantize(network, source, request, examples):
 
 
 def _ends_of(network: openvino.Model, layers: Collection[str]) -> list[str]:
-    """What makes an output of the model of a constant of these layers: it is named as the output."""
+    """What makes an output of these layers' constants; it is called like the output."""
     ends = (result.input_value(0).get_node() for result in network.get_results())
     return [
         end.get_friendly_name()

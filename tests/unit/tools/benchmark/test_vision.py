@@ -13,6 +13,9 @@ from PIL import Image
 
 import vision
 from tools.benchmark import vision as benchmark
+from tools.benchmark.peer import Peer
+from tools.benchmark.vision_models import calibrate_batch_norm, made_images
+from tools.benchmark.vision_sides import PeerSide
 from tools.conversion.graph import clean
 from tools.conversion.saved_model import load_saved_model
 from tools.conversion.signature import to_onnx
@@ -175,15 +178,16 @@ for line in sys.stdin:
 
 
 def test_a_peer_answers_through_a_pipe(tmp_path):
-    peer = benchmark.PeerSide([sys.executable, "-c", ANSWERING], tmp_path)
+    process = Peer([sys.executable, "-c", ANSWERING])
+    peer = PeerSide(process, tmp_path)
     peer.take(np.zeros((3, *SHAPE), np.float32))
     assert peer.time() == 0.5
     assert peer.classify().shape == (2, 3, 10)
     with pytest.raises(UserError, match="code 2"):
         peer.ask("leave")
-    with pytest.raises(UserError, match="--peer_repo"):
+    with pytest.raises(UserError, match="leave the peer out"):
         peer.time()
-    peer.close()
+    process.close()
 
 
 def test_batch_norms_are_calibrated_as_a_training_would(rng):
@@ -192,7 +196,7 @@ def test_batch_norms_are_calibrated_as_a_training_would(rng):
     for kind in ("mean", "running"):
         keras.utils.set_random_seed(1)
         model = vision.build_model(SIZES, NUM_CLASSES)
-        benchmark.calibrate_batch_norm(model, [images], kind)
+        calibrate_batch_norm(model, [images], kind)
         moved[kind] = next(x.numpy() for x in model.weights if "/moving_mean" in x.path)
         if kind == "mean":
             for found, expected in zip(model(images), model(images, training=True), strict=True):
@@ -201,7 +205,7 @@ def test_batch_norms_are_calibrated_as_a_training_would(rng):
 
 
 def test_made_up_images_are_smooth():
-    images = benchmark.made_images(2, 96)
+    images = made_images(2, 96)
     assert images.shape == (2, 96, 96, 3)
     assert images.std() == pytest.approx(1.0, abs=1e-3)
     assert np.abs(np.diff(images, axis=1)).mean() < 0.5
