@@ -1,4 +1,4 @@
-"""Configuration of what training does to images; the keys have the names of the MindSpore recipe."""
+"""Configuration of what training does to images; keys have the names of the MindSpore recipe."""
 
 import math
 import re
@@ -110,8 +110,8 @@ class AugmentationConfig:
     """How a training image is cut, changed, erased and mixed, and its label with it."""
 
     auto_augment: str = "rand-m9-mstd0.5-inc1"  # "none": off
-    # Of the crop and of the operations that move pixels.
-    aa_interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    # Of the operations that move pixels; the crop is resized as in evaluation.
+    aa_interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
     min_crop: float = 0.08  # of the image's area, up to all of it
     hflip: float = 0.5  # probability
     color_jitter: float = (
