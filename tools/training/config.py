@@ -31,19 +31,40 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """Learning rate by step."""
+    """Learning rate by step; see `schedule.learning_rate`."""
 
-    name: Literal["transformer", "cosine", "constant"] = "transformer"
+    name: Literal["transformer", "cosine", "multistep", "exponential", "one_cycle", "constant"] = (
+        "transformer"
+    )
     peak: float = 1e-3
     warmup_steps: int = 1000
-    final: float = 0.0  # cosine: learning rate at the last step
+    warmup_epochs: float | None = None  # in place of warmup_steps
+    warmup_initial: float = 0.0  # where the warm-up sets out
+    final: float = 0.0  # cosine, one_cycle: learning rate at the last step; of others the floor
+    decay_epochs: float = 30.0  # multistep: epochs between two falls
+    decay_rate: float = 0.97  # multistep: factor of a fall; exponential: factor of an epoch
+    by_epoch: bool = False  # every step of an epoch has the rate of the epoch's beginning
 
     def validate(self) -> None:
         """Checks ranges."""
-        if self.warmup_steps < 1 or self.peak <= 0:
+        warmup = self.warmup_steps if self.warmup_epochs is None else self.warmup_epochs
+        if warmup < 0 or (self.name == "transformer" and not warmup) or self.peak <= 0:
             raise UserError.expected(
-                "schedule.warmup_steps >= 1 and schedule.peak > 0",
-                f"{self.warmup_steps}, {self.peak}",
+                "schedule.warmup_steps or warmup_epochs >= 0 (transformer: above 0) and "
+                "schedule.peak > 0",
+                f"{warmup} and {self.peak}",
+                "Correct the schedule",
+            )
+        if self.decay_epochs <= 0 or not 0 < self.decay_rate <= 1:
+            raise UserError.expected(
+                "schedule.decay_epochs > 0 and schedule.decay_rate above 0 and up to 1",
+                f"{self.decay_epochs} and {self.decay_rate}",
+                "Correct the schedule",
+            )
+        if not 0 <= self.warmup_initial <= self.peak or not 0 <= self.final <= self.peak:
+            raise UserError.expected(
+                f"schedule.warmup_initial and schedule.final from 0 to the peak, {self.peak}",
+                f"{self.warmup_initial} and {self.final}",
                 "Correct the schedule",
             )
 
