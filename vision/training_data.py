@@ -259,11 +259,11 @@ def training_data(
 
     def augmented(row):
         image = augment.finish(augment.change(row["image"], row["seed"]), row["seed"])
-        usable = tf.equal(row["reason"], "")
+        usable = tf.cast(tf.equal(row["reason"], ""), tf.float32)
         return {
-            "images": tf.where(usable, image, 0.0),
+            "images": usable * image,
             "labels": all_labels[row["index"]],
-            "weights": tf.cast(usable, tf.float32),
+            "weights": usable,
             "indices": tf.cast(row["index"], tf.int32),
             "reason": row["reason"],
         }
