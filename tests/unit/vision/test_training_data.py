@@ -258,3 +258,9 @@ def test_too_few_classes(folder):
         training_data(
             folder, 2, PREPROCESSING, AugmentationConfig(), 0, Shard(0, 1, 2), Position(), 1
         )
+
+
+def test_an_odd_batch_is_not_mixed(folder):
+    with pytest.raises(UserError, match="batch_size"):
+        make_data(folder, batch_size=3)
+    assert make_data(folder, batch_size=3, **PLAIN).num_steps(0) == 5
