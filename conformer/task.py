@@ -1,6 +1,7 @@
 """The speech Conformer as a training task: corpus, vocabulary, model, loss and evaluation."""
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 
 import keras
@@ -184,6 +185,13 @@ class ConformerTask:
             position,
             num_epochs,
         )
+
+    def layer_depth(self, path: str) -> int:
+        """Counts the layers below a variable: subsampling 0, then the blocks, then all the rest."""
+        block = re.search(r"/encoder/block_(\d+)/", path)
+        if block:
+            return 1 + int(block[1])
+        return 0 if "/encoder/" in path else 1 + self.config.model.num_layers
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
         """Sums the transducer loss over the utterances of a batch; a masked row weighs nothing."""

@@ -20,7 +20,7 @@ from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.files import write_text
 from tools.training import distributed
-from tools.training.checkpoint import CheckpointStore, open_checkpoint
+from tools.training.checkpoint import RunFolders, open_checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
 from tools.training.run_log import provenance
@@ -155,7 +155,8 @@ def main(argv: list[str]) -> int:
         tf.config.experimental.enable_op_determinism()
     pretrained = open_checkpoint(values.pretrained) if values.pretrained else None
     directory = None if values.dry_run else run_directory(values, processes)
-    resumed = CheckpointStore(directory / "checkpoints").latest() if values.resume else None
+    folders = None if values.dry_run else RunFolders.inside(directory)
+    resumed = folders.store().latest() if values.resume and folders else None
     task = ConformerTask(config, processes, pretrained, resumed, not values.skip_eval)
     if values.dry_run:
         if processes.rank == 0:
@@ -164,13 +165,13 @@ def main(argv: list[str]) -> int:
     from_first_rank(processes, lambda: prepare_directory(directory, task))
     logging.info("run directory: %s", directory)
     options = LoopOptions(
-        resume=values.resume,
+        resumed=resumed,
         max_steps=values.steps,
         skip_eval=values.skip_eval,
         eval_at_start=values.eval_at_start,
         use_profiler=values.use_profiler,
     )
-    results = train(task, config.training, processes, directory, options)
+    results = train(task, config.training, processes, folders, options)
     if processes.rank == 0:
         print(json.dumps(results))
     return 0

@@ -22,6 +22,8 @@ def build(config: ModelConfig, precision: str = "float32") -> VisionConformer:
         drop_path_rate=config.drop_path,
         approximate_gelu=not config.disable_approximate_gelu,
         use_pytorch_maxpool=config.use_pytorch_maxpool,
+        fusion_drop_path=config.fusion_drop_path,
+        zero_init_last_batch_norm=config.zero_init_last_batch_norm,
     )
 
 

@@ -18,10 +18,10 @@ from vision.checkpoint import load_model
 from vision.classes import Classes, classes_of
 from vision.config import PreprocessingConfig, add_config_flags, config_of, preprocessing_of
 from vision.input_pipeline import Batches
+from vision.recipe_keys import AMP_LEVELS
 from vision.signatures import Signatures, pipeline_description
 
 _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
-_PRECISIONS = {"O0": "float32"} | dict.fromkeys(("O1", "O2", "O3"), "mixed_float16")
 
 
 class Classifier(NamedTuple):
@@ -45,7 +45,7 @@ def add_classifier_flags(flags: CommandLine) -> None:
     flags.string("pretrained", None, "The same as --checkpoint.", default_text="")
     flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="")
     flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
-    flags.enum("amp_level", "O0", tuple(_PRECISIONS), "O0: float32; else float16, of a checkpoint.")
+    flags.enum("amp_level", "O0", sorted(AMP_LEVELS), "O0: float32; else float16, of a checkpoint.")
     flags.enum("device_target", "GPU", ("GPU", "CPU"), "GPU where there is one.", short_name="m")
     flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
     flags.integer("prefetch", 0, "Images read ahead.", default_text="four batches")
@@ -128,7 +128,7 @@ def _open_file(values: SimpleNamespace, signature: str) -> Runner:
         from vision.onnx_runner import OnnxRunner
 
         return OnnxRunner(values.onnx_path, config)
-    model = load_model(config.model, values.checkpoint, _PRECISIONS[values.amp_level])
+    model = load_model(config.model, values.checkpoint, AMP_LEVELS[values.amp_level])
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
     return EagerRunner(functions, pipeline_description(config, model, Classes()))
 

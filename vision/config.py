@@ -1,14 +1,25 @@
 """Configuration of the vision Conformer; the keys have the names of the MindSpore recipe."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from tools.config.command_line import CommandLine
-from tools.config.loader import leaf_keys, load
+from tools.config.loader import COMMAND_LINE, leaf_keys, leaf_values, load, read_mapping
 from tools.errors import UserError
+from tools.training.config import (
+    CheckpointConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainingConfig,
+)
+from vision.augmentation_config import AugmentationConfig
+from vision.recipe_keys import flat_keys, read_flat, to_dotted, to_flat
 
+MODEL_SECTIONS = ("model", "preprocessing")
+_MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
 INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
 
 
@@ -22,6 +33,8 @@ class ModelConfig:
     drop_block: float = 0.0  # dropout on attention weights, whatever the name says
     drop_path: float = 0.1
     disable_approximate_gelu: bool = True  # false: GELU in its tanh form, as in MindSpore
+    fusion_drop_path: bool = False  # true: also in convolution blocks, as in mmpretrain
+    zero_init_last_batch_norm: bool = False  # true: convolution blocks start as shortcuts
     use_pytorch_maxpool: bool = True  # false: the stem pads the far side only, as in MindSpore
 
 
@@ -57,42 +70,153 @@ class PreprocessingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class DataConfig:
+    """Where images come from: ImageFolders, `CLASS/image` below each directory."""
+
+    dataset: str = "ImageNet"  # a name for people
+    data_url: str = ""  # the folder of both directories; --data_url and IMAGENET_DIR fill it
+    train_dir: str = "train"
+    val_dir: str = "val"
+    train_num_samples: int = -1  # a random part, the same for the same seed; -1: all
+    val_num_samples: int = -1
+    num_parallel_workers: int = 0  # images prepared at once; 0: by the cores
+    eval_batch_size: int = 0  # 0: that of training
+
+    def validate(self) -> None:
+        """Checks ranges."""
+        for name in ("train_num_samples", "val_num_samples"):
+            if getattr(self, name) == 0 or getattr(self, name) < -1:
+                raise UserError.expected(
+                    f"{name} of at least 1, or -1 for all", getattr(self, name), f"Correct {name}"
+                )
+        if min(self.num_parallel_workers, self.eval_batch_size) < 0:
+            raise UserError.expected(
+                "num_parallel_workers and eval_batch_size of 0 or more",
+                f"{self.num_parallel_workers} and {self.eval_batch_size}",
+                "Correct them",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class RunConfig:
+    """What a run starts from, runs on, and where it writes."""
+
+    pretrained: str = ""  # weights to start from
+    exclude_epoch_state: bool = True  # of pretrained: false continues a run of this project exactly
+    start_epoch: int = 0  # epochs that count as done
+    heads_loss: Literal["mean", "sum"] = "mean"  # of the two heads' cross-entropies
+    device_target: Literal["GPU", "CPU"] = "GPU"  # GPU: where there is one
+    device_id: int = 0  # of a single process
+    device_num: int = 1  # processes; above 1 it is checked against those that were started
+    pynative_mode: bool = False  # run without graphs, for debugging
+    file_format: Literal["SAVEDMODEL", "ONNX", "KERAS", "MINDIR", "AIR"] = (
+        "SAVEDMODEL"  # of exports
+    )
+    summary_root_dir: str = ""  # each empty: a folder in runs/
+    ckpt_root_dir: str = ""
+    best_ckpt_root_dir: str = ""
+    model_postfix: str = ""  # of the run's folders; 0: none
+
+    def validate(self) -> None:
+        """Checks ranges."""
+        if min(self.start_epoch, self.device_id, self.device_num - 1) < 0:
+            raise UserError.expected(
+                "start_epoch and device_id of 0 or more, device_num of 1 or more",
+                f"{self.start_epoch}, {self.device_id} and {self.device_num}",
+                "Correct them",
+            )
+
+
+def _training() -> TrainingConfig:
+    """The MindSpore recipe's."""
+    return TrainingConfig(
+        batch_size=100,
+        num_epochs=300,
+        log_every_steps=20,
+        print_every_steps=100,
+        evaluate_unaveraged=True,
+        best_metric="eval/acc_heads",
+        larger_is_better=True,
+        optimizer=OptimizerConfig(
+            beta_2=0.999, epsilon=1e-8, weight_decay=0.05, clip_norm=1.0, average_decay=None
+        ),
+        schedule=ScheduleConfig(
+            name="cosine", peak=1e-3, final=1e-5, warmup_epochs=2.0, warmup_initial=7e-6
+        ),
+        checkpoint=CheckpointConfig(every_seconds=1800.0, keep_last=10, keep_best=5),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """Everything that defines a model and its input."""
+    """Everything that defines a model, its input and its training."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+    training: TrainingConfig = field(default_factory=_training)
 
 
 def load_config(
-    path: str | Path | None = None, overrides: Mapping[str, object] | None = None
+    path: str | Path | None = None,
+    overrides: Mapping[str, object] | None = None,
+    flags: Mapping[str, object] | None = None,
 ) -> VisionConfig:
-    """Reads a YAML file.
+    """Reads a YAML file, in sections or flat.
 
     Args:
         path: the file; None takes the defaults (Conformer-tiny).
         overrides: values by dotted key, such as `{"model.num_classes": 10}`.
+        flags: words of a command line by flat key, such as `{"num_classes": "10"}`.
 
     Raises:
         UserError: unknown key, wrong type or value, naming the key and the nearest valid one.
     """
-    return load(VisionConfig, path, overrides or {})
+    leaves = leaf_keys(VisionConfig)
+    sections = {key.partition(".")[0] for key in leaves}
+    flat = {}
+    if path is not None:
+        given = read_mapping(Path(path), [*sections])
+        if not sections & given.keys():
+            flat, path = read_flat(given, leaves, f"in {path}", textual=False), None
+    flat |= read_flat(flags or {}, leaves, COMMAND_LINE, textual=True)
+    return load(VisionConfig, path, {**to_dotted(flat, leaves), **(overrides or {})})
+
+
+def all_arguments(config: VisionConfig) -> dict[str, object]:
+    """Every value by its flat name; as a JSON or YAML file it reads back to the same config."""
+    return to_flat(leaf_values(config))
 
 
 def add_config_flags(flags: CommandLine, *sections: str) -> None:
-    """Adds a flag for every key of the config, or of some of its sections.
+    """Adds a flag for every key of some sections of the config.
 
     Args:
         flags: of the program; `--config` and `--set` are added as well.
-        sections: of `VisionConfig`; none means all.
+        sections: of `VisionConfig`; none means the model and its input.
     """
     flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
     flags.settings()
-    for key in leaf_keys(VisionConfig):
-        section, name = key.split(".")
-        if not sections or section in sections:
+    for key, kind in leaf_keys(VisionConfig).items():
+        section, name = key.split(".", 1)
+        if section in (sections or MODEL_SECTIONS):
             short = {"short_name": "a"} if name == "arch" else {}
-            flags.string(name, None, f"{section}.{name} of the config.", **short)
+            add = flags.boolean if kind is bool else flags.string
+            add(name, None, f"{section}.{name} of the config.", **short)
+
+
+def add_training_flags(flags: CommandLine) -> None:
+    """Adds a flag for every flat key of the config; `--config` and `--set` as well."""
+    defaults = all_arguments(VisionConfig())
+    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
+    flags.settings()
+    for name, kind in flat_keys(leaf_keys(VisionConfig)).items():
+        short = {"short_name": "a"} if name == "arch" else {}
+        add = flags.boolean if kind is bool else flags.string
+        shown = json.dumps(defaults.get(name, False))
+        add(name, None, "Of the recipe.", default_text=f"the YAML's, else {shown}", **short)
 
 
 def preprocessing_of(known: Mapping[str, object], values) -> PreprocessingConfig:
@@ -107,10 +231,17 @@ def preprocessing_of(known: Mapping[str, object], values) -> PreprocessingConfig
 
 
 def config_of(values) -> VisionConfig:
-    """Reads the config that the flags of `add_config_flags` ask for; flags win over the file."""
-    overrides = dict(values.set)
-    for key in leaf_keys(VisionConfig):
-        given = getattr(values, key.split(".")[1], None)
-        if given is not None:
-            overrides[key] = given
-    return load_config(values.config, overrides)
+    """Reads the config that a program's flags ask for; flags win over the file."""
+    names = {key.split(".")[1] for key in leaf_keys(VisionConfig) if key.startswith(_MODEL_KEYS)}
+    return _config_of(values, names)
+
+
+def training_config_of(values) -> VisionConfig:
+    """Reads the config that the flags of `add_training_flags` ask for; flags win over the file."""
+    return _config_of(values, flat_keys(leaf_keys(VisionConfig)))
+
+
+def _config_of(values, names) -> VisionConfig:
+    given = {name: getattr(values, name, None) for name in names}
+    flags = {name: value for name, value in given.items() if value is not None}
+    return load_config(values.config, values.set, flags)

@@ -85,7 +85,7 @@ def main(argv: list[str]) -> int:
     flags.string("pretrained", None, "The same.", default_text="")
     flags.string("output_dir", None, "Where to write.", default_text="the current folder")
     formats = (*FORMATS, "MINDIR", "AIR")
-    flags.enum("file_format", "SAVEDMODEL", formats, "What to write: all but the last two.")
+    flags.enum("file_format", None, formats, "What to write: all but the last two.")
     flags.enum("layout", "NHWC", tuple(LAYOUTS), "Of the input.")
     flags.enum("outputs", "logits", OUTPUTS, "Sum of the heads, its softmax, or sum and heads.")
     flags.string("imagenet_label_file", None, "Names of the classes.", default_text="numbers")
@@ -94,15 +94,16 @@ def main(argv: list[str]) -> int:
     values, rest = flags.parse(argv)
     if rest:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
-    if values.file_format not in FORMATS:
-        raise UserError.expected(
-            f"--file_format {', '.join(FORMATS)}",
-            f"{values.file_format}, which only MindSpore writes",
-            "Export ONNX",
-        )
     if values.checkpoint and values.pretrained:
         raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
     config = config_of(values)
+    file_format = values.file_format or config.run.file_format
+    if file_format not in FORMATS:
+        raise UserError.expected(
+            f"--file_format {', '.join(FORMATS)}",
+            f"{file_format}, which only MindSpore writes",
+            "Export ONNX",
+        )
     number = config.model.num_classes
     label_file = values.imagenet_label_file
     classes = read_classes(label_file, number) if label_file else Classes()
@@ -111,15 +112,15 @@ def main(argv: list[str]) -> int:
         model = load_model(config.model, checkpoint)
     else:
         model = initial_model(config.model, values.seed)
-    name = full_name(config.model.arch) + FORMATS[values.file_format]
+    name = full_name(config.model.arch) + FORMATS[file_format]
     options = (classes, values.layout, values.outputs)
-    if values.file_format == "SAVEDMODEL":
+    if file_format == "SAVEDMODEL":
         path = Path(values.output_dir or name)
         export_saved_model(model, config, path, *options)
     else:
         path = Path(values.output_dir or ".") / name
         with tempfile.TemporaryDirectory(dir=_existing(path)) as folder:
-            if values.file_format == "ONNX":
+            if file_format == "ONNX":
                 saved = Path(folder) / "saved_model"
                 export_onnx(saved, export_saved_model(model, config, saved, *options), path)
             else:

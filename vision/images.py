@@ -60,11 +60,20 @@ def read_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarr
 
 def crop_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarray:
     """Reads, resizes and crops an image, as uint8 `[image_size, image_size, 3]`."""
+    return np.asarray(_crop(read_rgb(path), preprocessing))
+
+
+def read_rgb(path: str | Path) -> Image.Image:
+    """Reads the whole of an image, as RGB of 8 bits.
+
+    Raises:
+        ImageError: the file is no image, damaged, or too large to be one.
+    """
     try:
         if not Path(path).is_file():
             raise ImageError(str(path), "no such file" if not Path(path).exists() else "no file")
         with open(path, "rb") as file:
-            return np.asarray(_crop(_rgb(file, str(path)), preprocessing))
+            return _rgb(file, str(path))
     except Image.UnidentifiedImageError:
         raise ImageError(str(path), f"not an image ({', '.join(FORMATS)})") from None
     except _TOO_LARGE:

@@ -164,8 +164,16 @@ def _default(field: dataclasses.Field) -> object:
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
-def _read(path: Path, sections: list[str]) -> Mapping:
-    """Reads a YAML file whose top level is a mapping."""
+def read_mapping(path: Path, sections: list[str]) -> Mapping:
+    """Reads a YAML file whose top level is a mapping.
+
+    Args:
+        path: of the file.
+        sections: what may stand in it, for messages.
+
+    Raises:
+        UserError: unreadable, no YAML, or empty.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         content = yaml.load(text, Loader=_StrictLoader)
@@ -223,7 +231,7 @@ def load(
     for key in overrides:
         if key not in leaves:
             raise _unknown(key, config_class, COMMAND_LINE)
-    given = {} if path is None else _read(Path(path), list(_field_types(config_class)))
+    given = {} if path is None else read_mapping(Path(path), list(_field_types(config_class)))
     builder = _Builder(config_class, "in the config" if path is None else f"in {path}", overrides)
     config = builder.build(config_class, given, base=None, prefix="")
     if builder.missing:
@@ -233,6 +241,18 @@ def load(
             "Add the missing keys",
         )
     return config
+
+
+def leaf_values(config: object) -> dict[str, object]:
+    """Returns the value of every leaf of a config by dotted key, as YAML has it."""
+    values = {}
+    for name, value in _plain(config).items():
+        nested = getattr(config, name)
+        if dataclasses.is_dataclass(nested):
+            values |= {f"{name}.{key}": leaf for key, leaf in leaf_values(nested).items()}
+        else:
+            values[name] = value
+    return values
 
 
 def to_yaml(config: object) -> str:

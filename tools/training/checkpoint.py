@@ -10,7 +10,7 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,14 +58,15 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Opens a checkpoint directory, or the best (else newest) one of a run directory.
+    """Opens a checkpoint, or the best (else newest) one of a run directory or its `checkpoints`.
 
     Raises:
         UserError: there is none.
     """
     path = Path(path)
     if not (path / "state.json").is_file():
-        store = CheckpointStore(path / "checkpoints")
+        inside = path / "checkpoints"
+        store = CheckpointStore(inside if inside.is_dir() else path)
         checkpoint = store.best() or store.latest()
         if checkpoint is None:
             raise UserError.expected(
@@ -136,13 +137,45 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
 
 
-class CheckpointStore:
-    """The checkpoints of a run: the last few and the best few by a metric."""
+def _link_files(source: Path, folder: Path) -> None:
+    """Gives a folder the files of another, by hard links where the file system has them."""
+    for path in source.iterdir():
+        try:
+            os.link(path, folder / path.name)
+        except OSError:
+            shutil.copyfile(path, folder / path.name)
 
-    def __init__(self, directory: Path, keep_last: int = 1, keep_best: int = 1):
+
+def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
+    """Sorts the best checkpoint to the front, of equals the newest."""
+    metric = checkpoint.state["metric"]
+    return -metric if checkpoint.state.get("larger_is_better") else metric, -checkpoint.step
+
+
+class CheckpointStore:
+    """The checkpoints of a run: the last few and the best few by a metric.
+
+    Args:
+        directory: of the last few.
+        keep_last: how many.
+        keep_best: how many.
+        best_directory: of the best few; None: the same. The files of a checkpoint that is in both
+            exist once, where the file system can link them.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        keep_last: int = 1,
+        keep_best: int = 1,
+        best_directory: Path | None = None,
+    ):
         self.directory = directory
         self.keep_last = keep_last
         self.keep_best = keep_best
+        self._best = None if best_directory is None else CheckpointStore(best_directory, 0)
+        if self._best is not None:
+            self._best.keep_best, self.keep_best = keep_best, 0
 
     def all(self) -> list[Checkpoint]:
         """Every checkpoint, oldest first."""
@@ -154,8 +187,8 @@ class CheckpointStore:
         return next(reversed(self.all()), None)
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint of the smallest metric, the newest of equals."""
-        return next(iter(self._by_metric()), None)
+        """The checkpoint of the best metric, the newest of equals."""
+        return next(iter((self._best or self)._by_metric()), None)
 
     def save(
         self, state: Mapping, groups: Mapping[str, Mapping], assets: Mapping[str, str]
@@ -163,26 +196,38 @@ class CheckpointStore:
         """Writes a checkpoint beside, renames it into place and removes those no longer kept.
 
         Args:
-            state: JSON-able; `step` names the checkpoint, `metric` (or None) ranks it.
+            state: JSON-able; `step` names the checkpoint, `metric` (or None) ranks it, smaller
+                ones first unless it says `larger_is_better`.
             groups: variables by group and name.
             assets: texts by file name.
 
         Raises:
             UserError: it cannot be written; earlier checkpoints are untouched.
         """
+        arrays = {
+            f"{group}/{key}": np.asarray(variable)
+            for group, variables in groups.items()
+            for key, variable in variables.items()
+        }
+
+        def write(folder: Path) -> None:
+            _write_arrays(folder / "arrays.npz", arrays)
+            for file_name, text in {**assets, "state.json": json.dumps(state, indent=1)}.items():
+                (folder / file_name).write_text(text, encoding="utf-8")
+
         name = f"{_PREFIX}{state['step']:08d}"
+        target = self._add(name, write)
+        if self._best is not None and state.get("metric") is not None:
+            self._best._add(name, lambda folder: _link_files(target, folder))
+        return open_checkpoint(target)
+
+    def _add(self, name: str, write: Callable[[Path], None]) -> Path:
+        """Puts a folder that `write` fills in its place, then removes those no longer kept."""
         target, beside = self.directory / name, self.directory / (_UNFINISHED + name)
         try:
             self._remove_unfinished()
             beside.mkdir(parents=True)
-            arrays = {
-                f"{group}/{key}": np.asarray(variable)
-                for group, variables in groups.items()
-                for key, variable in variables.items()
-            }
-            _write_arrays(beside / "arrays.npz", arrays)
-            for file_name, text in {**assets, "state.json": json.dumps(state, indent=1)}.items():
-                (beside / file_name).write_text(text, encoding="utf-8")
+            write(beside)
             for path in beside.iterdir():
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
@@ -197,16 +242,17 @@ class CheckpointStore:
                 "Free some space and continue with --resume; earlier checkpoints are intact",
             ) from error
         self._remove_old()
-        return open_checkpoint(target)
+        return target
 
     def _by_metric(self) -> list[Checkpoint]:
         metrics = ((c, c.state.get("metric")) for c in self.all())
         ranked = [c for c, metric in metrics if metric is not None and math.isfinite(metric)]
-        return sorted(ranked, key=lambda c: (c.state["metric"], -c.step))
+        return sorted(ranked, key=_rank)
 
     def _remove_old(self) -> None:
         everything = self.all()
-        kept = everything[-self.keep_last :] + self._by_metric()[: self.keep_best]
+        last = everything[-self.keep_last :] if self.keep_last else []
+        kept = last + self._by_metric()[: self.keep_best]
         kept_paths = {checkpoint.path for checkpoint in kept}
         for checkpoint in everything:
             if checkpoint.path not in kept_paths:
@@ -217,3 +263,29 @@ class CheckpointStore:
     def _remove_unfinished(self) -> None:
         for path in self.directory.glob(_UNFINISHED + "*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolders:
+    """Where a run writes.
+
+    Attributes:
+        records: `metrics.jsonl`, TensorBoard's files, `summary.json`.
+        checkpoints: the last few.
+        best_checkpoints: the best few; may be the same.
+    """
+
+    records: Path
+    checkpoints: Path
+    best_checkpoints: Path
+
+    @classmethod
+    def inside(cls, directory: Path) -> "RunFolders":
+        """Those of a run directory."""
+        return cls(directory, directory / "checkpoints", directory / "checkpoints")
+
+    def store(self, keep_last: int = 1, keep_best: int = 1) -> CheckpointStore:
+        """The checkpoints in them."""
+        apart = self.best_checkpoints != self.checkpoints
+        best = self.best_checkpoints if apart else None
+        return CheckpointStore(self.checkpoints, keep_last, keep_best, best)

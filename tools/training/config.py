@@ -10,13 +10,15 @@ from tools.errors import UserError
 class OptimizerConfig:
     """Optimizer and what happens to gradients before it."""
 
-    name: Literal["adam", "adamw"] = "adamw"
+    name: Literal["adam", "adamw", "momentum"] = "adamw"
     beta_1: float = 0.9
     beta_2: float = 0.98
     epsilon: float = 1e-9
-    weight_decay: float = 0.0  # AdamW only; kernels only
+    momentum: float = 0.9  # momentum only
+    weight_decay: float = 0.0  # kernels only: adamw apart from the gradient, momentum within it
     clip_norm: float | None = None  # global norm of the mean gradient
     average_decay: float | None = None  # EMA of the weights; evaluated and exported in their place
+    layer_decay: float | None = None  # learning rate of a layer in that of the one above it
 
     def validate(self) -> None:
         """Checks ranges."""
@@ -27,23 +29,57 @@ class OptimizerConfig:
                 f"{decay}, {norm}",
                 "Correct the optimizer section",
             )
+        shares = {name: getattr(self, name) for name in ("beta_1", "beta_2", "momentum")}
+        wrong = {name: x for name, x in shares.items() if not 0 <= x < 1}
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            wrong["layer_decay"] = self.layer_decay
+        if self.weight_decay < 0 or self.epsilon <= 0:
+            wrong |= {"weight_decay": self.weight_decay, "epsilon": self.epsilon}
+        if wrong:
+            raise UserError.expected(
+                "optimizer.beta_1, beta_2 and momentum in [0, 1), layer_decay above 0 and up to 1 "
+                "or null, weight_decay >= 0, epsilon > 0",
+                ", ".join(f"{name} {value}" for name, value in wrong.items()),
+                "Correct the optimizer section",
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleConfig:
-    """Learning rate by step."""
+    """Learning rate by step; see `schedule.learning_rate`."""
 
-    name: Literal["transformer", "cosine", "constant"] = "transformer"
+    name: Literal["transformer", "cosine", "multistep", "exponential", "one_cycle", "constant"] = (
+        "transformer"
+    )
     peak: float = 1e-3
     warmup_steps: int = 1000
-    final: float = 0.0  # cosine: learning rate at the last step
+    warmup_epochs: float | None = None  # in place of warmup_steps
+    warmup_initial: float = 0.0  # where the warm-up sets out
+    final: float = 0.0  # cosine, one_cycle: learning rate at the last step; of others the floor
+    decay_epochs: float = 30.0  # multistep: epochs between two falls
+    decay_rate: float = 0.97  # multistep: factor of a fall; exponential: factor of an epoch
+    by_epoch: bool = False  # every step of an epoch has the rate of the epoch's beginning
 
     def validate(self) -> None:
         """Checks ranges."""
-        if self.warmup_steps < 1 or self.peak <= 0:
+        warmup = self.warmup_steps if self.warmup_epochs is None else self.warmup_epochs
+        if warmup < 0 or (self.name == "transformer" and not warmup) or self.peak <= 0:
             raise UserError.expected(
-                "schedule.warmup_steps >= 1 and schedule.peak > 0",
-                f"{self.warmup_steps}, {self.peak}",
+                "schedule.warmup_steps or warmup_epochs >= 0 (transformer: above 0) and "
+                "schedule.peak > 0",
+                f"{warmup} and {self.peak}",
+                "Correct the schedule",
+            )
+        if self.decay_epochs <= 0 or not 0 < self.decay_rate <= 1:
+            raise UserError.expected(
+                "schedule.decay_epochs > 0 and schedule.decay_rate above 0 and up to 1",
+                f"{self.decay_epochs} and {self.decay_rate}",
+                "Correct the schedule",
+            )
+        if not 0 <= self.warmup_initial <= self.peak or not 0 <= self.final <= self.peak:
+            raise UserError.expected(
+                f"schedule.warmup_initial and schedule.final from 0 to the peak, {self.peak}",
+                f"{self.warmup_initial} and {self.final}",
                 "Correct the schedule",
             )
 
@@ -61,16 +97,17 @@ class LossScaleConfig:
 class CheckpointConfig:
     """Which checkpoints are written and which are kept."""
 
-    every_steps: int = 0  # 0: at the end of every epoch only
+    every_steps: int = 0  # beside those at the end of every epoch
+    every_seconds: float = 0.0  # the same by the clock, where every_steps is 0
     keep_last: int = 3
     keep_best: int = 1
 
     def validate(self) -> None:
         """Checks ranges."""
-        if self.keep_last < 1 or self.keep_best < 0 or self.every_steps < 0:
+        if self.keep_last < 1 or min(self.keep_best, self.every_steps, self.every_seconds) < 0:
             raise UserError.expected(
-                "checkpoint.keep_last >= 1, keep_best >= 0 and every_steps >= 0",
-                f"{self.keep_last}, {self.keep_best}, {self.every_steps}",
+                "checkpoint.keep_last >= 1; keep_best, every_steps and every_seconds >= 0",
+                f"{self.keep_last}; {self.keep_best}, {self.every_steps}, {self.every_seconds}",
                 "Correct the checkpoint section",
             )
 
@@ -87,9 +124,13 @@ class TrainingConfig:
     synchronize_batch_norm: bool = False  # sum batch norm's moments over all processes
     on_non_finite: Literal["stop", "skip"] = "stop"
     max_skipped_steps: int = 100  # in a row, with on_non_finite: skip
+    freeze: tuple[str, ...] = ()  # patterns of layers that stay as they are: stem, block_[0-3]
     log_every_steps: int = 10
+    print_every_steps: int = 0  # a line on the terminal beside the progress bar; 0: none
     eval_every_epochs: int = 1
-    best_metric: str = "eval/wer"  # the smaller the better
+    evaluate_unaveraged: bool = False  # beside the average, the weights themselves
+    best_metric: str = "eval/wer"
+    larger_is_better: bool = False  # of best_metric
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import tensorflow as tf
 
 from tools.errors import UserError
 from tools.files import write_text
-from tools.training.checkpoint import Checkpoint, CheckpointStore, assign
+from tools.training.checkpoint import Checkpoint, RunFolders, assign
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.metrics import Window
@@ -19,8 +20,15 @@ from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
 from tools.training.run_log import RunLog
 from tools.training.schedule import learning_rate
-from tools.training.step import StepResult, TrainStep, seed_generators, seed_model
-from tools.training.task import Position, Shard, Task
+from tools.training.step import (
+    StepResult,
+    TrainStep,
+    freeze,
+    moving_statistics,
+    seed_generators,
+    seed_model,
+)
+from tools.training.task import Position, Shard, Task, TrainData
 
 _PROFILED_STEPS = range(2, 8)  # of this process; the first one warms up
 
@@ -29,7 +37,8 @@ _PROFILED_STEPS = range(2, 8)  # of this process; the first one warms up
 class LoopOptions:
     """What the command line adds to a config."""
 
-    resume: bool = False
+    resumed: Checkpoint | None = None  # continues from it
+    start_epoch: int = 0  # without one: epochs that count as done
     max_steps: int = 0  # 0: all epochs
     skip_eval: bool = False
     eval_at_start: bool = False
@@ -40,7 +49,7 @@ def train(
     task: Task,
     config: TrainingConfig,
     processes: Processes,
-    directory: Path,
+    folders: RunFolders,
     options: LoopOptions,
 ) -> dict[str, float]:
     """Trains a task to its end and returns the last evaluation and the median speed.
@@ -49,18 +58,20 @@ def train(
         task: model, data, loss and evaluators.
         config: the section `training`.
         processes: from `distributed.start`.
-        directory: of the run, the same on every process; rank 0 writes there.
+        folders: of the run, the same on every process; rank 0 writes there.
         options: from the command line.
     """
-    run = _Run(task, config, processes, directory)
-    run.restore(options.resume)
+    run = _Run(task, config, processes, folders)
+    run.restore(options.resumed, options.start_epoch)
     data = task.train_data(run.shard, run.position, config.num_epochs)
+    run.count_skipped_epochs(data)
     run.train_step.compile(data.dataset.element_spec)
     epochs = range(run.position.epoch, config.num_epochs)
     total_steps = run.step + data.remaining_steps
     stop = options.max_steps or math.inf
-    written = directory if processes.rank == 0 else None
-    log = RunLog(written, run.step, min(stop, total_steps))
+    steps_per_epoch = total_steps / config.num_epochs
+    written = folders.records if processes.rank == 0 else None
+    log = RunLog(written, run.step, min(stop, total_steps), config.print_every_steps)
     profiler = _Profiler(written if options.use_profiler else None)
     with contextlib.closing(log), contextlib.closing(profiler):
         for line in task.report:
@@ -77,7 +88,7 @@ def train(
                     break
                 profiler.before_step()
                 batch = window.wait(batches)
-                rate = learning_rate(config.schedule, run.step + 1, total_steps)
+                rate = learning_rate(config.schedule, run.step + 1, total_steps, steps_per_epoch)
                 result = run.train_step(batch, rate)
                 run.advance(result, data.names(batch))
                 window.add(result)
@@ -89,8 +100,7 @@ def train(
                     log.write(
                         run.step, epoch, {**values, **run.values(), "train/learning_rate": rate}
                     )
-                every = config.checkpoint.every_steps
-                if every and run.step % every == 0:
+                if run.save_is_due():
                     run.save(None)
             else:
                 run.position = Position(epoch + 1)
@@ -109,29 +119,33 @@ def train(
     speed = float(np.median(speeds[1:] or speeds)) if speeds else 0.0
     summary = {**results, **run.values(), "perf/samples_per_second": speed, "step": run.step}
     if processes.rank == 0:
-        write_text(directory / "summary.json", json.dumps(summary, indent=1))
+        write_text(folders.records / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 
 class _Run:
     """The state of a training run, and how it is saved, restored and advanced."""
 
-    def __init__(self, task: Task, config: TrainingConfig, processes: Processes, directory: Path):
+    def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
         self.task, self.config, self.processes = task, config, processes
-        self.optimizer = Optimizer(config.optimizer, task.model.trainable_variables)
+        statistics = moving_statistics(task.model)
+        freeze(task.model, config.freeze)
+        variables = task.model.trainable_variables
+        depths = [task.layer_depth(v.path) for v in variables]
+        self.optimizer = Optimizer(config.optimizer, variables, statistics, depths)
         self.loss_scale = LossScale(config.loss_scale, config.precision)
         self.train_step = TrainStep(task, config, processes, self.optimizer, self.loss_scale)
-        self.store = CheckpointStore(
-            directory / "checkpoints", config.checkpoint.keep_last, config.checkpoint.keep_best
-        )
+        self.store = folders.store(config.checkpoint.keep_last, config.checkpoint.keep_best)
         self.shard = Shard(processes.rank, processes.size, config.batch_size)
         self.position = Position()
         self.step = self.skipped_steps = self._skipped_in_a_row = 0
+        self._saved_at_seconds = time.monotonic()
 
-    def restore(self, resume: bool) -> None:
-        """Continues from the newest checkpoint, and gives every process the same variables."""
-        checkpoint = self.processes.broadcast_object(self.store.latest() if resume else None)
+    def restore(self, checkpoint: Checkpoint | None, start_epoch: int) -> None:
+        """Continues from a checkpoint, and gives every process the same variables."""
+        checkpoint = self.processes.broadcast_object(checkpoint)
         counters = None
+        self.position = Position(start_epoch)
         if checkpoint is not None:
             state = checkpoint.state
             self.step, self.skipped_steps = state["step"], state["skipped_steps"]
@@ -149,6 +163,12 @@ class _Run:
         )
         self.optimizer.read_variables()
         seed_model(self.task.model, self.config.seed, self.processes.rank, counters)
+
+    def count_skipped_epochs(self, data: TrainData) -> None:
+        """Counts the steps of epochs that were done elsewhere, for the schedule."""
+        epoch, num_epochs = self.position.epoch, self.config.num_epochs
+        if self.step == 0 < epoch < num_epochs:
+            self.step = round(data.remaining_steps / (num_epochs - epoch) * epoch)
 
     def advance(self, result: StepResult, names: list[str]) -> None:
         """Counts a step; one that made no update is tolerated, counted, or ends the run."""
@@ -187,13 +207,31 @@ class _Run:
     def evaluate(self, log: RunLog, epoch: int, when: str) -> dict[str, float]:
         """Runs the evaluators, on the averaged weights where there are some, and logs them."""
         self._agree_on_statistics()
-        results = {}
         with self.optimizer.averaged():
-            for name, evaluator in self.task.evaluators.items():
-                results |= {f"{name}/{key}": value for key, value in evaluator().items()}
+            results = self._results("")
+        if self.optimizer.averages and self.config.evaluate_unaveraged:
+            results |= self._results("_unaveraged")
         log.write(self.step, epoch, results)
         log.say(f"{when}: " + ", ".join(f"{name} {x:.4f}" for name, x in results.items()))
         return results
+
+    def _results(self, suffix: str) -> dict[str, float]:
+        return {
+            f"{name}{suffix}/{key}": value
+            for name, evaluator in self.task.evaluators.items()
+            for key, value in evaluator().items()
+        }
+
+    def save_is_due(self) -> bool:
+        """Whether to save between two epochs; the same on every process."""
+        checkpoint = self.config.checkpoint
+        if checkpoint.every_steps:
+            return self.step % checkpoint.every_steps == 0
+        # Processes have clocks of their own: they agree on rank 0's, at times that all know.
+        if not checkpoint.every_seconds or self.step % self.config.log_every_steps:
+            return False
+        seconds = time.monotonic() - self._saved_at_seconds
+        return self.processes.broadcast_object(seconds >= checkpoint.every_seconds)
 
     def save(self, metric: float | None) -> None:
         """Writes a checkpoint on rank 0; a failure there ends every process."""
@@ -204,15 +242,17 @@ class _Run:
             "skipped_steps": self.skipped_steps,
             "random_counters": [int(s[1]) for s in seed_generators(self.task.model)],
             "metric": metric,
+            "larger_is_better": self.config.larger_is_better,
             "config": {"seed": self.config.seed, "world_size": self.processes.size},
         }
         from_first_rank(
             self.processes, lambda: self.store.save(state, self._groups(), self.task.assets)
         )
+        self._saved_at_seconds = time.monotonic()
 
     def _agree_on_statistics(self):
-        statistics = self.task.model.non_trainable_variables
-        self.processes.mean_variables([v.value for v in statistics if "seed" not in v.path])
+        statistics = [v.value for v in self.optimizer.statistics]
+        self.processes.mean_variables([*statistics, *self.optimizer.average_statistics])
 
     def _groups(self) -> dict[str, dict]:
         return {

@@ -1,7 +1,7 @@
-"""Adam on one flat vector of all parameters, and the moving average of the weights.
+"""Optimizers on one flat vector of all parameters, and the moving average of the weights.
 
 A graph with a dozen operations for each of 500 variables takes longer to trace than to run. Here
-the gradients are one vector, so the sum over processes, unscaling, norm, clipping, Adam and the
+the gradients are one vector, so the sum over processes, unscaling, norm, clipping, update and
 average are one operation each, whatever the model.
 """
 
@@ -14,39 +14,62 @@ import tensorflow as tf
 from tools.training.checkpoint import check_arrays
 from tools.training.config import OptimizerConfig
 
-_WITHOUT_DECAY = ("bias", "gamma", "beta", "embedding")
+# In the name of a variable; vectors and scalars, whatever their name, are not decayed either.
+_WITHOUT_DECAY = ("bias", "embedding", "token")
+
+
+def _is_undecayed(variable) -> bool:
+    name = variable.path.split("/")[-1]
+    return len(variable.shape) < 2 or any(word in name for word in _WITHOUT_DECAY)
 
 
 class Optimizer:
-    """Adam or AdamW with an optional exponential moving average of the weights.
+    """Adam, AdamW or momentum with an optional exponential moving average of the weights.
 
     The average's decay grows with the number of updates, `min(decay, (1 + n) / (10 + n))`, so that
-    it does not hold on to the initial weights.
+    it does not hold on to the initial weights. Batch norm's statistics are averaged along: those of
+    the latest weights do not fit averaged ones.
 
     Args:
         config: the section `training.optimizer`.
         variables: the model's trainable Keras variables, float32.
+        statistics: variables that training moves by other ways than the gradient.
+        depths: of each variable's layer, counted from the input, for `layer_decay`.
 
     Source: Kingma and Ba, Adam (2015), algorithm 1 with the bias correction of section 2;
-    Loshchilov and Hutter, Decoupled weight decay (2019), scaled by the learning rate; the average's
-    warm-up of tf.train.ExponentialMovingAverage 2.16.
+    Loshchilov and Hutter, Decoupled weight decay (2019), scaled by the learning rate; Sutskever et
+    al., On the importance of initialization and momentum (2013), equations 1 and 2 as PyTorch has
+    them; Clark et al., ELECTRA (2020), appendix A, for rates by layer; the average's warm-up of
+    tf.train.ExponentialMovingAverage 2.16.
     """
 
-    def __init__(self, config: OptimizerConfig, variables: Sequence):
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        variables: Sequence,
+        statistics: Sequence = (),
+        depths: Sequence[int] = (),
+    ):
         self.config = config
         self.variables = list(variables)
+        self.statistics = list(statistics)
         self._shapes = [tuple(v.shape) for v in self.variables]
         self._sizes = [int(np.prod(shape)) for shape in self._shapes]
         self._parameters = tf.Variable(self.flatten([v.value for v in self.variables]))
-        self._first_moment = tf.Variable(tf.zeros_like(self._parameters))
-        self._second_moment = tf.Variable(tf.zeros_like(self._parameters))
+        self._moments = {"first_moment": tf.Variable(tf.zeros_like(self._parameters))}
+        if config.name != "momentum":
+            self._moments["second_moment"] = tf.Variable(tf.zeros_like(self._parameters))
         self._num_updates = tf.Variable(0, dtype=tf.int64)
         self._average = tf.Variable(self._parameters) if config.average_decay else None
-        decays = config.weight_decay if config.name == "adamw" else 0.0
-        self._decays = [
-            0.0 if any(word in v.path.split("/")[-1] for word in _WITHOUT_DECAY) else decays
-            for v in self.variables
+        self._average_statistics = [
+            tf.Variable(v.value) for v in self.statistics if self._average is not None
         ]
+        decay = 0.0 if config.name == "adam" else config.weight_decay
+        self._decays = [0.0 if _is_undecayed(v) else decay for v in self.variables]
+        self._scales = None
+        if config.layer_decay is not None and depths:
+            top = max(depths)
+            self._scales = [config.layer_decay ** (top - depth) for depth in depths]
 
     def flatten(self, tensors: Sequence) -> tf.Tensor:
         """Joins tensors shaped like the variables (None: zeros) to one vector."""
@@ -67,13 +90,30 @@ class Optimizer:
         """
         config = self.config
         count = tf.cast(self._num_updates.assign_add(1), tf.float32)
-        if any(self._decays):
-            factor = tf.repeat(1.0 - learning_rate * tf.constant(self._decays), self._sizes)
-            self._parameters.assign(self._parameters * factor)
+        scales = 1.0 if self._scales is None else self._spread(self._scales)
+        if config.name == "momentum":
+            self._apply_momentum(gradient, learning_rate * scales)
+        else:
+            if any(self._decays):
+                rates = self._spread(learning_rate * tf.constant(self._decays))
+                self._parameters.assign(self._parameters * (1.0 - rates * scales))
+            before = tf.identity(self._parameters)
+            self._apply_adam(gradient, learning_rate, count)
+            if self._scales is not None:
+                self._parameters.assign(before + scales * (self._parameters - before))
+        if self._average is not None:
+            rest = 1.0 - tf.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
+            self._average.assign_sub(rest * (self._average - self._parameters))
+            for average, v in zip(self._average_statistics, self.statistics, strict=True):
+                average.assign_sub(rest * (average - v.value))
+        self._write(self._parameters)
+
+    def _apply_adam(self, gradient, learning_rate, count):
+        config = self.config
         tf.raw_ops.ResourceApplyAdam(
             var=self._parameters.handle,
-            m=self._first_moment.handle,
-            v=self._second_moment.handle,
+            m=self._moments["first_moment"].handle,
+            v=self._moments["second_moment"].handle,
             beta1_power=tf.pow(config.beta_1, count),
             beta2_power=tf.pow(config.beta_2, count),
             lr=learning_rate,
@@ -82,20 +122,33 @@ class Optimizer:
             epsilon=config.epsilon,
             grad=gradient,
         )
-        if self._average is not None:
-            rest = 1.0 - tf.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
-            self._average.assign_sub(rest * (self._average - self._parameters))
-        self._write(self._parameters)
+
+    def _apply_momentum(self, gradient, rates):
+        if any(self._decays):
+            gradient += self._spread(self._decays) * self._parameters
+        velocity = self._moments["first_moment"]
+        velocity.assign(self.config.momentum * velocity + gradient)
+        self._parameters.assign_sub(rates * velocity)
 
     @contextmanager
     def averaged(self):
         """Puts the averages, where there are some, in the variables' place for a while."""
+        latest = [tf.identity(v.value) for v in self.statistics]
         if self._average is not None:
             self._write(self._average)
+            for v, average in zip(self.statistics, self._average_statistics, strict=True):
+                v.value.assign(average)
         try:
             yield
         finally:
             self._write(self._parameters)
+            for v, value in zip(self.statistics, latest, strict=True):
+                v.value.assign(value)
+
+    @property
+    def averages(self) -> bool:
+        """Whether `averaged` makes a difference."""
+        return self._average is not None
 
     def read_variables(self) -> None:
         """Takes over variables that were assigned from outside."""
@@ -105,39 +158,60 @@ class Optimizer:
     def state_variables(self) -> list[tf.Variable]:
         """Everything that is not in the model itself."""
         average = [] if self._average is None else [self._average]
-        return [self._first_moment, self._second_moment, self._num_updates, *average]
+        return [*self._moments.values(), self._num_updates, *average, *self._average_statistics]
+
+    @property
+    def average_statistics(self) -> list[tf.Variable]:
+        """Those that processes which see other batches must agree on."""
+        return self._average_statistics
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """The arrays of a checkpoint: groups `optimizer` and, with an average, `average`."""
-        moments = {"first_moment": self._first_moment, "second_moment": self._second_moment}
         groups = {"optimizer": {"num_updates": self._num_updates.numpy()}}
-        for name, vector in moments.items():
+        for name, vector in self._moments.items():
             groups["optimizer"] |= self._split(vector, f"{name}/")
         if self._average is not None:
+            statistics = zip(self.statistics, self._average_statistics, strict=True)
             groups["average"] = self._split(self._average, "")
+            groups["average"] |= {v.path: average.numpy() for v, average in statistics}
         return groups
 
     def load_state(self, groups: Mapping[str, Mapping[str, np.ndarray]], what: str) -> None:
         """Takes over `state()`; a checkpoint without averages starts them at its weights."""
         slots = groups["optimizer"]
         expected = {"num_updates": ()}
-        for prefix in ("first_moment/", "second_moment/"):
-            expected |= self._expected(prefix)
+        for name in self._moments:
+            expected |= self._expected(f"{name}/")
         check_arrays(expected, slots, what)
         self.read_variables()
         self._num_updates.assign(int(slots["num_updates"]))
-        self._first_moment.assign(self._join(slots, "first_moment/"))
-        self._second_moment.assign(self._join(slots, "second_moment/"))
-        if self._average is not None:
-            self._average.assign(self._parameters)
-            if groups.get("average"):
-                check_arrays(self._expected(""), groups["average"], what)
-                self._average.assign(self._join(groups["average"], ""))
+        for name, vector in self._moments.items():
+            vector.assign(self._join(slots, f"{name}/"))
+        if self._average is None:
+            return
+        self._average.assign(self._parameters)
+        statistics = dict(
+            zip((v.path for v in self.statistics), self._average_statistics, strict=True)
+        )
+        values = {v.path: v.numpy() for v in self.statistics}
+        if arrays := groups.get("average"):
+            shapes = {path: tuple(average.shape) for path, average in statistics.items()}
+            check_arrays(self._expected("") | shapes, arrays, what)
+            self._average.assign(self._join(arrays, ""))
+            values = arrays
+        for path, average in statistics.items():
+            average.assign(values[path])
 
     def _write(self, vector) -> None:
         pieces = tf.split(tf.convert_to_tensor(vector), self._sizes)
         for variable, piece, shape in zip(self.variables, pieces, self._shapes, strict=True):
             variable.value.assign(tf.reshape(piece, shape))
+
+    def _spread(self, numbers) -> tf.Tensor:
+        """A number for each variable to one for each parameter."""
+        return tf.repeat(
+            tf.constant(numbers) if isinstance(numbers, list) else numbers, self._sizes
+        )
 
     def _expected(self, prefix: str) -> dict[str, tuple[int, ...]]:
         return {

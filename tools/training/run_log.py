@@ -57,10 +57,18 @@ class RunLog:
         directory: the run directory, None for silence.
         first_step: steps already made; later lines of an interrupted run are taken back.
         total_steps: of the whole run, for the progress bar.
+        print_every_steps: also prints a line so often; 0: never.
     """
 
-    def __init__(self, directory: Path | None, first_step: int, total_steps: int):
+    def __init__(
+        self,
+        directory: Path | None,
+        first_step: int,
+        total_steps: int,
+        print_every_steps: int = 0,
+    ):
         self._file = self._board = None
+        self._step, self._print_every_steps = first_step, print_every_steps
         self._bar = tqdm(
             initial=first_step,
             total=total_steps,
@@ -84,6 +92,9 @@ class RunLog:
         """Moves the progress bar by a step."""
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
+        self._step += 1
+        if self._print_every_steps and self._step % self._print_every_steps == 0:
+            self.say(f"step {self._step}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Records values of a step."""
@@ -105,9 +116,10 @@ class RunLog:
                 tf.summary.scalar(name, value)
 
     def say(self, line: str) -> None:
-        """Prints a line above the progress bar."""
+        """Prints a line above the progress bar; log files that are open for it get it too."""
         if not self._bar.disable:
             tqdm.write(line, file=sys.stderr)
+            logger.debug(line)
 
     def close(self) -> None:
         """Ends the records."""

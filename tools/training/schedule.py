@@ -5,27 +5,62 @@ import math
 from tools.training.config import ScheduleConfig
 
 
-def learning_rate(config: ScheduleConfig, step: int, total_steps: int) -> float:
+def learning_rate(
+    config: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: float = 1.0
+) -> float:
     """Gives the learning rate of a step.
+
+    It climbs from `warmup_initial` to `peak`, on a line or, of one cycle, on half a cosine. Then
+
+    - transformer: falls with the inverse square root of the step;
+    - cosine, one_cycle: falls on half a cosine to `final` at the last step;
+    - multistep: is multiplied by `decay_rate` every `decay_epochs` of the run;
+    - exponential: is multiplied by `decay_rate` with every epoch since the peak, smoothly;
+    - constant: stays;
+
+    but never below `final`.
 
     Args:
         config: the schedule.
         step: number of the step, from 1.
-        total_steps: steps of the whole run, where cosine ends.
-
-    Returns:
-        Linear warm-up to `peak`; then the inverse square root of the step (transformer), half a
-        cosine down to `final`, or `peak` for good.
+        total_steps: steps of the whole run.
+        steps_per_epoch: what an epoch of the schedule is.
 
     Source: Vaswani et al., Attention is all you need (2017), section 5.3; Loshchilov and Hutter,
-    SGDR (2017), equation 5.
+    SGDR (2017), equation 5; Smith and Topin, Super-convergence (2018), in the cosine form of
+    PyTorch's OneCycleLR.
     """
-    if step <= config.warmup_steps:
-        return config.peak * step / config.warmup_steps
-    if config.name == "transformer":
-        return config.peak * math.sqrt(config.warmup_steps / step)
-    if config.name == "cosine":
-        share = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-        wave = 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
-        return config.final + (config.peak - config.final) * wave
+    warmup_steps = config.warmup_steps
+    if config.warmup_epochs is not None:
+        warmup_steps = config.warmup_epochs * steps_per_epoch
+    place = float(step)
+    if config.by_epoch:
+        place = (step - 1) // steps_per_epoch * steps_per_epoch
+    if place < warmup_steps:
+        share = place / warmup_steps
+        share = _half_cosine(share) if config.name == "one_cycle" else share
+        return config.warmup_initial + (config.peak - config.warmup_initial) * share
+    return max(
+        config.final, _after_warmup(config, place, warmup_steps, total_steps, steps_per_epoch)
+    )
+
+
+def _after_warmup(config, place, warmup_steps, total_steps, steps_per_epoch) -> float:
+    match config.name:
+        case "transformer":
+            return config.peak * math.sqrt(warmup_steps / max(place, 1.0))
+        case "cosine" | "one_cycle":
+            share = (place - warmup_steps) / max(1.0, total_steps - warmup_steps)
+            return config.peak - (config.peak - config.final) * _half_cosine(share)
+        case "multistep":
+            # An epoch's last step, at a whole number of epochs, still belongs to it.
+            epochs = place / steps_per_epoch if config.by_epoch else (place - 1) / steps_per_epoch
+            return config.peak * config.decay_rate ** (epochs // config.decay_epochs)
+        case "exponential":
+            return config.peak * config.decay_rate ** ((place - warmup_steps) / steps_per_epoch)
     return config.peak
+
+
+def _half_cosine(share: float) -> float:
+    """Climbs from 0 to 1 and stays there."""
+    return 0.5 * (1.0 - math.cos(math.pi * min(1.0, share)))

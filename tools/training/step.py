@@ -1,7 +1,8 @@
 """One training step as one graph: loss, gradients of all processes, update or none."""
 
+import fnmatch
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import keras
@@ -54,8 +55,7 @@ class TrainStep:
         return self._run(batch, tf.constant(learning_rate, tf.float32))
 
     def _step(self, batch, learning_rate):
-        model = self.task.model
-        statistics = [v.value for v in model.non_trainable_variables if "seed" not in v.path]
+        statistics = [v.value for v in self.optimizer.statistics]
         before = [tf.identity(v) for v in statistics]
         with tf.GradientTape() as tape:
             sums = self.task.loss(batch, training=True)
@@ -88,6 +88,47 @@ class TrainStep:
         return StepResult(
             scalars[0] / weight, scalars[1], norm, finite, metrics, tf.stop_gradient(sums.examples)
         )
+
+
+def moving_statistics(model: keras.Model) -> list:
+    """The variables that a model moves by itself; to be asked before any layer is frozen."""
+    return [v for v in model.non_trainable_variables if "seed" not in v.path]
+
+
+def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
+    """Excludes layers from training; frozen batch norm uses its statistics and leaves them alone.
+
+    Args:
+        model: built.
+        patterns: of the shell, for paths of layers or variables below the model: `stem`,
+            `coupled_[2-5]`, `*/normalization`, `class_token`. With a layer all inside it freezes.
+
+    Returns:
+        Paths of the variables that were trainable before and are not now.
+
+    Raises:
+        UserError: a pattern fits nothing, or nothing is left to train.
+    """
+    before = [v.path for v in model.trainable_variables]
+    parts = [(part.path, part) for part in (*model._flatten_layers(), *model.variables)]
+    named = [(path.partition("/")[2], part) for path, part in parts if path]
+    for pattern in patterns:
+        fitting = [part for path, part in named if path and fnmatch.fnmatchcase(path, pattern)]
+        if not fitting:
+            tops = dict.fromkeys(path.partition("/")[0] for path, _ in named if path)
+            raise UserError.expected(
+                f"patterns of layers in training.freeze: {', '.join(tops)} or inside them",
+                pattern,
+                "Correct training.freeze",
+            )
+        for part in fitting:
+            part.trainable = False
+    left = {v.path for v in model.trainable_variables}
+    if not left:
+        raise UserError.expected(
+            "something left to train", "everything in training.freeze", "Shorten it"
+        )
+    return [path for path in before if path not in left]
 
 
 def seed_generators(model: keras.Model) -> list:

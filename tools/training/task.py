@@ -91,5 +91,12 @@ class Task(Protocol):
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
         """Gives the batches of one process."""
 
+    def layer_depth(self, path: str) -> int:
+        """Counts the layers below a variable, from 0 at the input, for rates that differ by layer.
+
+        Args:
+            path: of a variable of the model.
+        """
+
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
         """Computes the loss of a batch of one process; called in a graph."""

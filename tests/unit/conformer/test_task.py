@@ -197,3 +197,12 @@ def test_evaluation_scores_the_shares_of_all(make_task, corpus, monkeypatch):
     assert texts.shape == (2,)
     assert texts[1] == b""
     assert real(tf.zeros([2, 400]), tf.constant([0, 0])).numpy().tolist() == [b"", b""]
+
+
+def test_layers_are_counted_from_the_sound_to_the_text(make_task):
+    task = make_task()
+    depths = {v.path.split("/", 1)[1]: task.layer_depth(v.path) for v in task.model.weights}
+    assert depths["encoder/subsampling/projection/kernel"] == 0
+    assert depths["encoder/block_0/norm_output/gamma"] == 1
+    assert depths["prediction/embedding/embeddings"] == 2
+    assert depths["joint/vocabulary_projection/bias"] == 2

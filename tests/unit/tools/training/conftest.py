@@ -70,6 +70,9 @@ class LineTask:
             lambda batch: [f"row-{i}" for i in batch["index"].numpy()],
         )
 
+    def layer_depth(self, path):
+        return 1 if "output" in path else 0
+
     def loss(self, batch, training):
         counts = tf.cast(batch["index"] >= 0, tf.float32)
         predicted = self.model(batch["inputs"], training=training)[:, 0]

@@ -82,6 +82,35 @@ def test_a_metric_that_is_no_number_is_never_the_best(store):
     assert store.best().step == 2
 
 
+def test_the_largest_metric_is_the_best_where_the_state_says_so(tmp_path):
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=2)
+    for step, metric in enumerate([0.2, 0.4, 0.1, 0.4, 0.3], start=1):
+        state = {"step": step, "metric": metric, "larger_is_better": True}
+        store.save(state, {"model": {"x": np.zeros(2)}}, {})
+    assert steps(store) == [2, 4, 5]
+    assert store.best().step == open_checkpoint(tmp_path).step == 4
+
+
+def test_the_best_may_have_a_folder_of_their_own(tmp_path):
+    store = CheckpointStore(tmp_path / "last", 2, 2, tmp_path / "best")
+    for step, metric in enumerate([0.1, 0.4, None, 0.2, 0.5, float("nan")], start=1):
+        save(store, step, metric)
+    assert names(tmp_path / "last") == ["step-00000005", "step-00000006"]
+    assert names(tmp_path / "best") == ["step-00000001", "step-00000004"]
+    assert (store.latest().step, store.best().step) == (6, 1)
+    np.testing.assert_array_equal(store.best().arrays("model")["dense/kernel"], [1, 2])
+    assert open_checkpoint(tmp_path / "best").step == 1
+    save(store, 7, 0.0)
+    files = [tmp_path / name / "step-00000007" / "arrays.npz" for name in ("last", "best")]
+    assert files[0].samefile(files[1]), "the arrays exist once"
+
+
+def test_no_best_are_kept_where_none_are_asked_for(tmp_path):
+    store = CheckpointStore(tmp_path / "last", 1, 0, tmp_path / "best")
+    save(store, 1, 0.5)
+    assert names(tmp_path / "best") == []
+
+
 def fails_half_way(code):
     def write_array(file, *_, **__):
         file.write(b"half of it")

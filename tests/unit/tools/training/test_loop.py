@@ -1,5 +1,6 @@
 """The loop on a task of one dense layer: records, checkpoints, bad numbers, and resuming."""
 
+import itertools
 import json
 import shutil
 
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 
 from tools.errors import UserError
-from tools.training.checkpoint import CheckpointStore, open_checkpoint
+from tools.training import loop
+from tools.training.checkpoint import CheckpointStore, RunFolders, open_checkpoint
 from tools.training.config import (
     CheckpointConfig,
     LossScaleConfig,
@@ -33,7 +35,10 @@ def make_config(checkpoint=None, optimizer=None, **arguments):
 
 def run(task, directory, config=None, **options):
     directory.mkdir(exist_ok=True)
-    return train(task, config or make_config(), SingleProcess(), directory, LoopOptions(**options))
+    folders = RunFolders.inside(directory)
+    if options.pop("resume", False):
+        options["resumed"] = folders.store().latest()
+    return train(task, config or make_config(), SingleProcess(), folders, LoopOptions(**options))
 
 
 def random_layers():
@@ -179,6 +184,74 @@ def test_checkpoints_every_few_steps_and_at_the_end(line_task, tmp_path):
     state = open_checkpoint(tmp_path / "checkpoints" / "step-00000007").state
     assert state["position"] == {"epoch": 2, "done": [[4, 1]]}
     assert lines(tmp_path)[-1]["step"] == 7
+
+
+def test_checkpoints_by_the_clock(line_task, tmp_path, monkeypatch):
+    """A clock that moves by a second at every look; looked at with every other step."""
+    seconds = itertools.count()
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    config = make_config({"every_seconds": 2.0}, log_every_steps=2, num_epochs=3)
+    run(line_task(), tmp_path, config, skip_eval=True)
+    # Epochs end with steps 3, 6 and 9; steps 4 and 8 are one look each after those.
+    assert saved_steps(tmp_path) == [3, 6, 9]
+    quick = make_config({"every_seconds": 1.0}, log_every_steps=2, num_epochs=3)
+    run(line_task(), tmp_path / "quick", quick, skip_eval=True)
+    assert saved_steps(tmp_path / "quick") == [2, 3, 4, 6, 8, 9]
+
+
+def test_the_weights_are_evaluated_beside_their_average(line_task, tmp_path):
+    task = line_task()
+    summary = run(task, tmp_path, make_config(evaluate_unaveraged=True))
+    saved = arrays(tmp_path)
+    assert summary["eval/wer"] == saved["average/line/output/bias"][0]
+    assert summary["eval_unaveraged/wer"] == saved["model/line/output/bias"][0]
+    assert summary["eval/wer"] != summary["eval_unaveraged/wer"]
+
+
+def test_without_an_average_nothing_is_evaluated_twice(line_task, tmp_path):
+    config = TrainingConfig(batch_size=4, num_epochs=1, evaluate_unaveraged=True)
+    assert "eval_unaveraged/wer" not in run(line_task(), tmp_path, config)
+
+
+def test_a_run_may_begin_at_a_later_epoch(finished, line_task, tmp_path):
+    _, whole, _ = finished
+    summary = run(line_task(random_layers()), tmp_path, start_epoch=2)
+    assert summary["step"] == 12
+    ours, expected = (
+        [
+            (x["step"], x["epoch"], x["train/learning_rate"])
+            for x in lines(directory)
+            if "train/loss" in x and x["step"] > 6
+        ]
+        for directory in (tmp_path, whole)
+    )
+    assert ours == expected
+
+
+def test_frozen_layers_and_rates_by_layer(line_task, tmp_path):
+    layers = [keras.layers.Dense(3, name="a"), keras.layers.Dense(3, name="b")]
+    task = line_task(layers)
+    before = [layer.kernel.numpy() for layer in layers]
+    config = make_config(optimizer={"layer_decay": 0.001}, freeze=("a",))
+    run(task, tmp_path, config)
+    np.testing.assert_array_equal(layers[0].kernel.numpy(), before[0])
+    moves = [np.abs(layers[1].kernel.numpy() - before[1]).max()]
+    moves.append(np.abs(task.model.get_layer("output").bias.numpy()).max())
+    assert 0 < 50 * moves[0] < moves[1]
+    assert not any("/a/" in name for name in arrays(tmp_path) if name.startswith("optimizer"))
+
+
+def test_clipping_and_averages_go_together(line_task, tmp_path):
+    tight = run(line_task(), tmp_path / "tight", make_config(optimizer={"clip_norm": 1e-9}))
+    loose = run(line_task(), tmp_path / "loose", make_config(optimizer={"clip_norm": 1e9}))
+    assert abs(tight["eval/wer"]) < abs(loose["eval/wer"])
+    assert "average/line/output/bias" in arrays(tmp_path / "tight")
+
+
+def test_lines_for_those_who_have_no_terminal(line_task, tmp_path, capsys):
+    run(line_task(), tmp_path, make_config(print_every_steps=5), skip_eval=True)
+    printed = capsys.readouterr().err
+    assert [n for n in range(1, 13) if f"step {n}: loss " in printed] == [5, 10]
 
 
 def test_a_checkpoint_that_cannot_be_written_ends_the_run(line_task, tmp_path, monkeypatch):

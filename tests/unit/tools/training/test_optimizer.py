@@ -10,7 +10,8 @@ from tools.training.config import OptimizerConfig
 from tools.training.optimizer import Optimizer
 
 SHAPES = {"kernel": (3, 2), "bias": (2,), "gamma": (5,), "embeddings": (4, 3), "scale": ()}
-NOT_DECAYED = {"bias", "gamma", "embeddings"}
+SHAPES["class_token"] = (1, 1, 4)
+NOT_DECAYED = {"bias", "gamma", "embeddings", "scale", "class_token"}
 
 
 def make_variables(rng):
@@ -39,6 +40,63 @@ def train(optimizer, gradients, learning_rate=0.1):
 
 def values(optimizer):
     return [v.numpy() for v in optimizer.variables]
+
+
+def test_momentum_equals_keras(rng, gradients):
+    variables = make_variables(rng)
+    copies = [keras.Variable(v.numpy(), name=v.name) for v in variables]
+    config = OptimizerConfig(name="momentum", momentum=0.7, weight_decay=0.3)
+    optimizer = Optimizer(config, variables)
+    train(optimizer, gradients)
+    assert not any("second" in name for name in optimizer.state()["optimizer"])
+    reference = keras.optimizers.SGD(0.1, momentum=0.7)
+    reference.build(copies)
+    for gradient in gradients:
+        pulled = [
+            tf.constant(g) + (0.0 if v.name in NOT_DECAYED else 0.3) * v.value
+            for g, v in zip(gradient, copies, strict=True)
+        ]
+        reference.apply_gradients(zip(pulled, copies, strict=True))
+    for ours, expected in zip(variables, copies, strict=True):
+        np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-6, err_msg=ours.name)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_layer_decay_is_a_learning_rate_for_each_depth(rng, gradients, name):
+    """Every variable moves as it does alone at the rate of its depth."""
+    variables, depths = make_variables(rng), [0, 2, 1, 0, 3, 1]
+    start = [v.numpy() for v in variables]
+    options = {"name": name, "weight_decay": 0.3}
+    optimizer = Optimizer(OptimizerConfig(**options, layer_decay=0.5), variables, (), depths)
+    train(optimizer, gradients)
+    for index, depth in enumerate(depths):
+        alone = keras.Variable(start[index], name=variables[index].name)
+        single = Optimizer(OptimizerConfig(**options), [alone])
+        train(single, [[g[index]] for g in gradients], 0.1 * 0.5 ** (3 - depth))
+        np.testing.assert_allclose(variables[index].numpy(), alone.numpy(), atol=1e-6)
+
+
+def test_statistics_are_averaged_with_the_weights(rng, gradients):
+    statistic = keras.Variable(np.float32([4.0, 8.0]), name="moving_mean", trainable=False)
+    optimizer = Optimizer(OptimizerConfig(average_decay=0.3), make_variables(rng), [statistic])
+    expected = statistic.numpy()
+    for number, gradient in enumerate(gradients, start=1):
+        statistic.assign(statistic.numpy() + number)
+        train(optimizer, [gradient])
+        decay = min(0.3, (1 + number) / (10 + number))
+        expected = decay * expected + (1 - decay) * statistic.numpy()
+    latest = statistic.numpy()
+    with optimizer.averaged():
+        np.testing.assert_allclose(statistic.numpy(), expected, rtol=1e-6)
+    np.testing.assert_array_equal(statistic.numpy(), latest)
+    again = Optimizer(
+        OptimizerConfig(average_decay=0.3),
+        make_variables(rng),
+        [keras.Variable(np.zeros(2, "float32"), name="moving_mean", trainable=False)],
+    )
+    again.load_state(optimizer.state(), "test")
+    with again.averaged():
+        np.testing.assert_allclose(again.statistics[0].numpy(), expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
@@ -174,3 +232,21 @@ def test_variables_without_a_gradient_and_with_a_sparse_one(rng):
     optimizer.apply(flat, 0.1)
     np.testing.assert_array_equal(unused.numpy(), [1, 1])
     np.testing.assert_array_equal(np.any(table.numpy() != before, axis=1), [0, 1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"beta_1": 1.0},
+        {"momentum": -0.1},
+        {"layer_decay": 0.0},
+        {"layer_decay": 1.1},
+        {"weight_decay": -1e-3},
+        {"epsilon": 0.0},
+        {"average_decay": 1.0},
+        {"clip_norm": 0.0},
+    ],
+)
+def test_impossible_optimizers_are_refused(arguments):
+    with pytest.raises(UserError, match=f"{next(iter(arguments))}.*optimizer section"):
+        OptimizerConfig(**arguments).validate()

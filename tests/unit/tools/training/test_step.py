@@ -10,7 +10,7 @@ from tools.training.config import LossScaleConfig, OptimizerConfig, TrainingConf
 from tools.training.distributed import SingleProcess
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
-from tools.training.step import TrainStep, seed_model
+from tools.training.step import TrainStep, freeze, moving_statistics, seed_model
 
 
 def make_step(task, processes=None, clip_norm=None, precision="float32", **loss_scale):
@@ -22,7 +22,7 @@ def make_step(task, processes=None, clip_norm=None, precision="float32", **loss_
         task,
         config,
         processes or SingleProcess(),
-        Optimizer(config.optimizer, task.model.trainable_variables),
+        Optimizer(config.optimizer, task.model.trainable_variables, moving_statistics(task.model)),
         LossScale(LossScaleConfig(**loss_scale), precision),
     )
     batch = task.batch([0])
@@ -228,3 +228,47 @@ def test_randomness_belongs_to_seed_rank_layer_and_call():
 def test_counters_of_another_model_are_refused():
     with pytest.raises(UserError, match="random layers"):
         seed_model(dropouts(), 1, 0, [2, 2, 2])
+
+
+def small_model():
+    inner = keras.Sequential(
+        [keras.layers.Dense(3, name="dense"), keras.layers.BatchNormalization(name="norm")],
+        name="block_0",
+    )
+    model = keras.Sequential(
+        [keras.Input((3,)), inner, keras.layers.Dense(1, name="output")], name="line"
+    )
+    return model
+
+
+@pytest.mark.parametrize(
+    ("patterns", "frozen"),
+    [
+        ((), set()),
+        (("block_?",), {"dense/kernel", "dense/bias", "norm/gamma", "norm/beta"}),
+        (("*norm", "output/bias"), {"norm/gamma", "norm/beta", "output/bias"}),
+    ],
+)
+def test_frozen_layers_stay_as_they_are(line_task, variables_of, patterns, frozen):
+    task = line_task()
+    task.model = small_model()
+    statistics = {v.path for v in moving_statistics(task.model)}
+    names = freeze(task.model, patterns)
+    assert {"/".join(name.split("/")[-2:]) for name in names} == frozen
+    before = variables_of(task.model)
+    make_step(task)(task.batch([0, 1, 2]), 0.1)
+    moved = {
+        name for name, value in variables_of(task.model).items() if np.any(value != before[name])
+    }
+    still = before.keys() - moved
+    expected = {name for name in before if any(name.endswith(x) for x in frozen)}
+    if any("norm" in x for x in frozen):
+        expected |= statistics
+    assert still == expected
+
+
+@pytest.mark.parametrize("patterns", [("block_7",), ("block_0", "outptu"), ("*",)])
+def test_patterns_that_freeze_nothing_or_everything_are_refused(patterns):
+    with pytest.raises(UserError, match="freeze") as caught:
+        freeze(small_model(), patterns)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,170 @@
+"""The flat names of a recipe: those of MindSpore's YAML files, which are also this family's flags.
+
+A recipe can be written in sections, as the other families' are, or flat. Most flat keys are the
+last part of a dotted key; those of training, where the shared engine has words of its own, are in a
+table here. Flat values are converted under the name they were given by, so that a message speaks
+of `base_lr`, not of `training.schedule.peak`.
+"""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from tools.config.values import Mismatch, convert, show
+from tools.errors import UserError
+
+# Sections whose keys are flat names as they are.
+PLAIN_SECTIONS = ("model", "preprocessing", "data", "augmentation", "run")
+
+_TRAINING = {
+    "optimizer": "optimizer.name",
+    "eps": "optimizer.epsilon",
+    "momentum": "optimizer.momentum",
+    "weight_decay": "optimizer.weight_decay",
+    "layer_decay": "optimizer.layer_decay",
+    "base_lr": "schedule.peak",
+    "min_lr": "schedule.final",
+    "lr_scheduler": "schedule.name",
+    "lr_adjust": "schedule.decay_epochs",
+    "lr_gamma": "schedule.decay_rate",
+    "warmup_length": "schedule.warmup_epochs",
+    "warmup_lr": "schedule.warmup_initial",
+    "epochs": "num_epochs",
+    "batch_size": "batch_size",
+    "seed": "seed",
+    "freeze": "freeze",
+    "is_dynamic_loss_scale": "loss_scale.mode",
+    "loss_scale": "loss_scale.initial",
+    "amp_level": "precision",
+    "ckpt_keep_num": "checkpoint.keep_last",
+    "best_ckpt_num": "checkpoint.keep_best",
+    "ckpt_save_every_step": "checkpoint.every_steps",
+    "ckpt_save_every_seconds": "checkpoint.every_seconds",
+    "print_loss_every": "print_every_steps",
+    "summary_loss_collect_freq": "log_every_steps",
+}
+# Values that have other names there; the first of several words is what is written back.
+AMP_LEVELS = {
+    "O0": "float32",
+    "O2": "mixed_float16",
+    "O1": "mixed_float16",
+    "O3": "mixed_float16",
+}
+_WORDS: dict[str, dict[Any, str]] = {
+    "amp_level": {**AMP_LEVELS, "bfloat16": "mixed_bfloat16"},
+    "optimizer": {"adamw": "adamw", "adam": "adam", "momentum": "momentum", "sgd": "momentum"},
+    "lr_scheduler": {
+        "cosine_lr": "cosine",
+        "multistep_lr": "multistep",
+        "exp_lr": "exponential",
+        "onecycle": "one_cycle",
+        "constant_lr": "constant",
+        "transformer_lr": "transformer",
+    },
+    "is_dynamic_loss_scale": {True: "dynamic", False: "fixed"},
+}
+# A number of the engine that may be null is a switch and a number here: (switch, number) with the
+# number that the switch alone stands for.
+_SWITCHED = {
+    "training.optimizer.clip_norm": ("use_clip_grad_norm", "clip_grad_norm", 1.0),
+    "training.optimizer.average_decay": ("with_ema", "ema_decay", 0.9999),
+}
+_BETAS = ("training.optimizer.beta_1", "training.optimizer.beta_2")
+# What MindSpore alone can do, and what does it here.
+_ABSENT = {
+    "collect_input_data": "Look at training images by `python -m vision.training_data_sheet`",
+    "dump_graph": "Use --use_profiler, which traces the graph for TensorBoard",
+}
+
+
+def flat_keys(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """The type of every flat key.
+
+    Args:
+        leaves: types by dotted key, of `loader.leaf_keys`.
+    """
+    types = {key.split(".")[1]: leaves[key] for key in leaves if _is_plain(key)}
+    types |= {name: leaves[f"training.{key}"] for name, key in _TRAINING.items()}
+    types |= {name: Literal[tuple(words)] for name, words in _WORDS.items()}
+    types["is_dynamic_loss_scale"] = bool
+    for switch, number, _ in _SWITCHED.values():
+        types |= {switch: bool, number: float}
+    return {**types, "beta": tuple[float, float], **dict.fromkeys(_ABSENT, bool)}
+
+
+def read_flat(
+    given: Mapping[str, object], leaves: Mapping[str, Any], origin: str, textual: bool
+) -> dict[str, object]:
+    """Converts flat values, dotted keys among them, by their types.
+
+    Args:
+        given: values by flat or dotted key.
+        leaves: see `flat_keys`.
+        origin: where they come from, for messages.
+        textual: they are words of a command line.
+
+    Raises:
+        UserError: an unknown key, or a value of a wrong type.
+    """
+    types = {**leaves, **flat_keys(leaves)}
+    values = {}
+    for key, value in given.items():
+        if key not in types:
+            near = difflib.get_close_matches(str(key), types, n=1)
+            raise UserError.expected(
+                f"a known key {origin}", key, f"Use {near[0]}" if near else "See --help of training"
+            )
+        kind = types[key]
+        if kind is int and isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if kind is str and isinstance(value, int):
+            value = str(value)
+        try:
+            values[key] = convert(value, kind, textual)
+        except Mismatch as mismatch:
+            raise UserError.expected(
+                f"{mismatch} for {key} {origin}", show(value), f"Correct {key}"
+            ) from None
+    return values
+
+
+def to_dotted(values: Mapping[str, object], leaves: Mapping[str, Any]) -> dict[str, object]:
+    """Translates what `read_flat` gives to values by dotted key."""
+    rest = dict(values)
+    for key, instead in _ABSENT.items():
+        if rest.pop(key, False):
+            raise UserError.expected(f"{key}: false, which MindSpore alone can do", "true", instead)
+    dotted = {}
+    for key, (switch, number, default) in _SWITCHED.items():
+        on, value = rest.pop(switch, None), rest.pop(number, None)
+        if on is not None or value is not None:
+            dotted[key] = None if on is False else default if value is None else value
+    if "beta" in rest:
+        dotted |= zip(_BETAS, rest.pop("beta"), strict=True)
+    plain = {key.split(".")[1]: key for key in leaves if _is_plain(key)}
+    for key, value in rest.items():
+        value = _WORDS[key][value] if key in _WORDS else value
+        known = f"training.{_TRAINING[key]}" if key in _TRAINING else plain.get(key, key)
+        dotted[known] = value
+    return dotted
+
+
+def to_flat(values: Mapping[str, object]) -> dict[str, object]:
+    """Translates the values of a whole config, by dotted key, to a flat file that reads back."""
+    names = {f"training.{key}": name for name, key in _TRAINING.items()}
+    flat = {}
+    for key, value in values.items():
+        if key in _SWITCHED:
+            switch, number, default = _SWITCHED[key]
+            flat |= {switch: value is not None, number: default if value is None else value}
+        elif key == _BETAS[0]:
+            flat["beta"] = [value, values[_BETAS[1]]]
+        elif key != _BETAS[1]:
+            name = names.get(key) or (key.split(".")[1] if _is_plain(key) else key)
+            words = {engine: word for word, engine in reversed(_WORDS.get(name, {}).items())}
+            flat[name] = words.get(value, value) if words else value
+    return flat
+
+
+def _is_plain(dotted: str) -> bool:
+    return dotted.partition(".")[0] in PLAIN_SECTIONS
