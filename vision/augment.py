@@ -129,6 +129,8 @@ class RandAugmentation:
     def __init__(self, policy: RandAugment, interpolation: str, fill: tuple[int, int, int]):
         self.policy = policy
         self.operations = operations(policy.increasing, interpolation, fill)
+        # Traced once for all operations of an image; fifteen branches take seconds.
+        self._step = tf.function(self._apply_one)
 
     def draw(self, seed: tf.Tensor) -> Draws:
         """Draws operations and their strengths from a seed `[2]`."""
@@ -158,17 +160,17 @@ class RandAugmentation:
     def apply(self, image: tf.Tensor, draws: Draws) -> tf.Tensor:
         """Changes an image uint8 `[H, W, 3]`."""
         for number in range(self.policy.num_operations):
-            strength, sign = draws.strengths[number], draws.signs[number]
-
-            def branch(operation, image=image, strength=strength, sign=sign):
-                if operation.argument is None:
-                    return operation.apply(image)
-                return operation.apply(image, operation.argument(strength, sign))
-
-            branches = [lambda o=o: branch(o) for o in self.operations]
-            branches.append(lambda image=image: tf.identity(image))
-            image = tf.switch_case(draws.operations[number], branches)
+            image = self._step(image, *(drawn[number] for drawn in draws))
         return image
+
+    def _apply_one(self, image, index, strength, sign):
+        def branch(operation):
+            if operation.argument is None:
+                return operation.apply(image)
+            return operation.apply(image, operation.argument(strength, sign))
+
+        branches = [lambda o=operation: branch(o) for operation in self.operations]
+        return tf.switch_case(index, [*branches, lambda: tf.identity(image)])
 
     def describe(self, draws: Draws) -> list[str]:
         """Names what was drawn, with arguments, outside of a graph."""

@@ -102,7 +102,8 @@ def random_crops(
     def jpeg_element(content: tf.Tensor) -> dict[str, tf.Tensor]:
         size = tf.io.extract_jpeg_shape(content)[:2]
         crop = draw_crop(size, min_area, seed)
-        part = tf.io.decode_and_crop_jpeg(content, crop, channels=3)
+        # TensorFlow's default is a faster transform, off by up to 5 levels, that saves no time.
+        part = tf.io.decode_and_crop_jpeg(content, crop, channels=3, dct_method="INTEGER_ACCURATE")
         return {"image": resize(part, side, interpolation), "reason": tf.constant("")}
 
     def is_plain_jpeg(content: tf.Tensor) -> tf.Tensor:

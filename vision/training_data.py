@@ -149,7 +149,9 @@ class ImageAugmentation:
         if self._config.hflip > 0:
             uniform = tf.random.stateless_uniform([], _stream(seed, _FLIP))
             flips = uniform < self._config.hflip
-            image = tf.cond(flips, lambda x=image: x[:, ::-1], lambda x=image: tf.identity(x))
+            image = tf.cond(
+                flips, lambda x=image: tf.reverse(x, [1]), lambda x=image: tf.identity(x)
+            )
         if self.rand_augment is not None:
             return self.rand_augment.apply(image, self.draws(seed))
         if self._config.color_jitter > 0:
