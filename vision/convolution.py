@@ -58,13 +58,16 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(x * scale + (self.beta - mean * scale), self.compute_dtype)
 
     def _moments_over_ranks(self, x):
-        # Of deviations from the moving mean: sums of squares stay accurate in float32.
-        shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
-        deviation, axes = x - shift, tuple(range(len(x.shape) - 1))
+        # Squares around each rank's own mean, and how far the ranks' means are from the moving one:
+        # neither loses digits where a mean is far from zero.
+        axes, width = tuple(range(len(x.shape) - 1)), x.shape[-1]
         count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32")
-        sums = [ops.sum(deviation, axes), ops.sum(ops.square(deviation), axes), count[None]]
+        mean = ops.mean(x, axes)
+        squares = ops.sum(ops.square(x - mean), axes)
+        shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
+        distance = mean - shift
+        sums = [count * distance, squares + count * ops.square(distance), count[None]]
         sums = self.sum_over_ranks(ops.concatenate(sums))
-        width = x.shape[-1]
         offset = sums[:width] / sums[-1]
         variance = sums[width : 2 * width] / sums[-1] - ops.square(offset)
         return shift + offset, ops.maximum(variance, 0.0)

@@ -72,7 +72,7 @@ _SWITCHED = {
 _BETAS = ("training.optimizer.beta_1", "training.optimizer.beta_2")
 # What MindSpore alone can do, and what does it here.
 _ABSENT = {
-    "collect_input_data": "Look at training images by `python -m vision.training_data_sheet`",
+    "collect_input_data": "Look at training images by `python -m vision.show_augmentations`",
     "dump_graph": "Use --use_profiler, which traces the graph for TensorBoard",
 }
 
