@@ -67,9 +67,9 @@ def random_crops(
 ) -> tf.data.Dataset:
     """Reads one random part of an image file inside `Dataset.interleave`: never fails.
 
-    A JPEG file of one or three channels is decoded where the part lies and nowhere else. What this
-    refuses, and every other format, is read as for evaluation, which also has the last word on
-    what is wrong with a file.
+    A JPEG file of one or three channels is decoded where the part lies and nowhere else, so a file
+    that ends too early still gives the parts above its end. What this refuses, and every other
+    format, is read as for evaluation, which also has the last word on what is wrong with a file.
 
     Args:
         path: [] string.

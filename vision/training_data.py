@@ -211,10 +211,19 @@ def training_data(
         Batches of `images [B, S, S, 3]` float32, normalized; `targets [B, V]` float32, smoothed
         and mixed; `labels [B]` int32; `weights [B]` float32 (0: an image that could not be read);
         `indices [B]` int32 into the folder; `reason [B]` string (why it could not).
+
+    Raises:
+        UserError: a label that the model has no class for, or a batch that cannot be mixed.
     """
     if max(folder.labels) >= num_classes:
         raise UserError.expected(
             f"at least {max(folder.labels) + 1} classes", num_classes, "Raise num_classes"
+        )
+    if augmentation.mixes and shard.batch_size % 2:
+        raise UserError.expected(
+            "an even batch_size, whose images are mixed in pairs",
+            shard.batch_size,
+            "Change it, or set mixup_prob to 0",
         )
     side, places = preprocessing.image_size, rank_places(shard)
     augment = ImageAugmentation(augmentation, preprocessing)
@@ -259,11 +268,11 @@ def training_data(
 
     def augmented(row):
         image = augment.finish(augment.change(row["image"], row["seed"]), row["seed"])
-        usable = tf.equal(row["reason"], "")
+        usable = tf.cast(tf.equal(row["reason"], ""), tf.float32)
         return {
-            "images": tf.where(usable, image, 0.0),
+            "images": usable * image,
             "labels": all_labels[row["index"]],
-            "weights": tf.cast(usable, tf.float32),
+            "weights": usable,
             "indices": tf.cast(row["index"], tf.int32),
             "reason": row["reason"],
         }

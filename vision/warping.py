@@ -72,29 +72,40 @@ def _gather(
         columns: the same along the width.
         fill: color elsewhere.
     """
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    # Four bytes are one number: a look-up for each pixel instead of one for each channel.
-    pixels = tf.reshape(tf.bitcast(tf.pad(image, [[0, 0], [0, 0], [0, 1]]), tf.int32), [-1])
-    total = None
-    for row, row_weight in rows:
-        line = None
-        for column, weight in columns:
-            found = tf.bitcast(tf.gather(pixels, row * width + column), tf.uint8)[..., :3]
-            if weight is None and row_weight is None:
-                total = found
-                continue
-            found = tf.cast(found, tf.float32)
-            if weight is not None:
-                found *= weight[..., None]
-            line = found if line is None else line + found
-        if line is not None:
-            if row_weight is not None:
-                line *= row_weight[..., None]
-            total = line if total is None else total + line
-    if total.dtype != tf.uint8:
-        total = tf.cast(tf.clip_by_value(total + _ROUNDING, 0.0, 255.0), tf.uint8)
-    total = tf.where(inside[..., None], total, tf.constant(fill, tf.uint8))
-    return tf.ensure_shape(tf.reshape(total, [height, width, 3]), image.shape)
+    width = tf.shape(image)[1]
+    # Four bytes are one number: one look-up and one choice for each pixel, not for each channel.
+    pixels = tf.reshape(_packed(tf.pad(image, [[0, 0], [0, 0], [0, 1]])), [-1])
+
+    def values(row, column):
+        return tf.cast(_unpacked(tf.gather(pixels, row * width + column)), tf.float32)
+
+    def weighted(samples, value_at):
+        return tf.add_n([value_at(place) * weight[..., None] for place, weight in samples])
+
+    (first_row, row_weight), (first_column, column_weight) = rows[0], columns[0]
+    if row_weight is None and column_weight is None:
+        total = tf.gather(pixels, first_row * width + first_column)
+    else:
+        if row_weight is None:
+            total = weighted(columns, lambda column: values(first_row, column))
+        elif column_weight is None:
+            total = weighted(rows, lambda row: values(row, first_column))
+        else:
+            total = weighted(
+                rows, lambda row: weighted(columns, lambda column: values(row, column))
+            )
+        total = _packed(tf.cast(tf.clip_by_value(total + _ROUNDING, 0.0, 255.0), tf.uint8))
+    total = tf.where(inside, total, _packed(tf.constant([*fill, 0], tf.uint8)))
+    return tf.ensure_shape(_unpacked(total)[..., :3], image.shape)
+
+
+def _packed(image: tf.Tensor) -> tf.Tensor:
+    """Makes one int32 of four uint8, `[..., 4]` to `[...]`."""
+    return tf.bitcast(image, tf.int32)
+
+
+def _unpacked(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.bitcast(pixels, tf.uint8)
 
 
 def _axes(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:

@@ -190,6 +190,24 @@ def test_several_operations_follow_each_other(picture):
     assert compared == 36
 
 
+def test_color_jitter_has_every_order(picture, monkeypatch):
+    orders = []
+    for name in ("brightness", "contrast", "color"):
+
+        def note(image, factor, name=name):
+            orders.append(name)
+            return image
+
+        monkeypatch.setattr(f"vision.augment.color.{name}", note)
+    for number in range(300):
+        jitter_colors(picture, 0.4, tf.constant([4, number], tf.int64))
+    triples = list(zip(orders[::3], orders[1::3], orders[2::3], strict=True))
+    assert len(triples) == 300
+    counts = [triples.count(triple) for triple in set(triples)]
+    assert len(counts) == 6
+    assert stats.chisquare(counts).pvalue > 1e-4
+
+
 def test_color_jitter_changes_three_things_within_its_range(picture):
     gray = np.full((8, 8, 3), 100, "uint8")
     levels = []

@@ -27,12 +27,12 @@ def test_variants_and_their_names(path):
     found = variants(path, 6, 3, config, PREPROCESSING)
     assert len({image.tobytes() for image, _ in found}) == 6
     assert all(len(words) == 2 for _, words in found)
-    again = variants(path, 6, 3, config, PREPROCESSING)
-    for one, other in zip(found, again, strict=True):
-        np.testing.assert_array_equal(one[0], other[0])
-        assert one[1] == other[1]
-    plain = AugmentationConfig(auto_augment="none", min_crop=1.0, hflip=0.0, re_prob=0.0)
-    assert [words for _, words in variants(path, 2, 3, plain, PREPROCESSING)] == [[], []]
+    # Like what RandAugment does, the rest depends on the seed and the number alone.
+    plain = AugmentationConfig(auto_augment="none")
+    several, two = (variants(path, count, 3, plain, PREPROCESSING) for count in (3, 2))
+    assert [words for _, words in two] == [[], []]
+    for (one, _), (other, _) in zip(several, two, strict=False):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_shown_was_there_before_normalization(rng):

@@ -97,7 +97,6 @@ def test_batches(folder, whole):
 
 def test_any_number_of_workers_gives_the_same(folder, whole):
     assert_same_batches(batches_of(make_data(folder, workers=5, **FAST)), whole)
-    assert_same_batches(batches_of(make_data(folder, workers=1, **FAST)), whole)
 
 
 def test_the_whole_recipe_resumed_by_more_workers(folder):
@@ -105,7 +104,7 @@ def test_the_whole_recipe_resumed_by_more_workers(folder):
     assert_same_batches(found, batches_of(make_data(folder, num_epochs=1))[2:])
 
 
-@pytest.mark.parametrize("num_steps", [1, 3, 4, 6])
+@pytest.mark.parametrize("num_steps", [3, 4, 6])
 def test_a_resumed_run_is_as_if_it_had_not_stopped(folder, whole, num_steps):
     epoch, step = divmod(num_steps, 4)
     if num_steps == 4:  # saved before the loop counted the epoch
@@ -118,7 +117,7 @@ def test_a_resumed_run_is_as_if_it_had_not_stopped(folder, whole, num_steps):
 
 @pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
 def test_two_processes_see_what_one_does(folder, mode):
-    config = FAST | {"mixup_mode": mode, "num_epochs": 1}
+    config = {"auto_augment": "none", "mixup_mode": mode, "num_epochs": 1}
     one = batches_of(make_data(folder, batch_size=8, **config))
     two = [batches_of(make_data(folder, rank, 2, 4, **config)) for rank in (0, 1)]
     assert len(one) == len(two[0]) == len(two[1]) == 2
@@ -259,3 +258,9 @@ def test_too_few_classes(folder):
         training_data(
             folder, 2, PREPROCESSING, AugmentationConfig(), 0, Shard(0, 1, 2), Position(), 1
         )
+
+
+def test_an_odd_batch_is_not_mixed(folder):
+    with pytest.raises(UserError, match="batch_size"):
+        make_data(folder, batch_size=3)
+    assert make_data(folder, batch_size=3, **PLAIN).num_steps(0) == 5
