@@ -8,10 +8,12 @@ import pytest
 from tools.cli.synthesize_images import main as synthesize
 from tools.training.checkpoint import CheckpointStore
 
-# What makes ranks differ by design: dropped paths, and each rank's own batch norm.
+# What makes ranks differ by design: dropped paths, and each rank's own batch norm. Sums in another
+# order differ in the last digits, which Adam makes whole steps of where gradients are that small: a
+# large epsilon keeps such differences as small as they are.
 SAME_ON_ANY_RANKS = [
     "--set=training.synchronize_batch_norm=true",
-    "--set=training.optimizer.epsilon=1e-4",
+    "--set=training.optimizer.epsilon=1e-2",
     "--base_lr=2e-4",
     "--summary_loss_collect_freq=1",
     "--skip_eval",
