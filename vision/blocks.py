@@ -5,9 +5,9 @@ from keras import ops
 
 from vision.attention import TransformerBlock
 from vision.convolution import (
-    BATCH_NORM_MOMENTUM,
     BOTTLENECK,
     EPSILON,
+    BatchNormalization,
     ConvolutionBlock,
     kernel_initializer,
 )
@@ -104,9 +104,7 @@ class CouplingUp(keras.layers.Layer):
             name="projection",
         )
         self.projection.build(tokens_shape)
-        self.normalization = keras.layers.BatchNormalization(
-            momentum=BATCH_NORM_MOMENTUM, epsilon=EPSILON, dtype=policy, name="normalization"
-        )
+        self.normalization = BatchNormalization(dtype=policy, name="normalization")
         self.normalization.build((None, None, self.filters))
         self.built = True
 

@@ -2,13 +2,21 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
+import numpy as np
 
 from tools.errors import UserError
+from tools.training.checkpoint import open_checkpoint
+from tools.weights.assignment import Link, assign
 from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
 from vision.weights import load_pytorch_weights
+
+# What a checkpoint of training holds beside its variables.
+CONFIG_FILE, CLASSES_FILE = "config.yml", "classes.txt"
+_HEADS = r".*/(convolution|transformer)_head/(kernel|bias)"
 
 
 def build(config: ModelConfig, precision: str = "float32") -> VisionConformer:
@@ -39,7 +47,8 @@ def load_model(
 
     Args:
         config: of the model; a `.keras` file brings its own.
-        checkpoint: `.pth` or `.safetensors` of the PyTorch implementations, or `.keras`.
+        checkpoint: `.pth` or `.safetensors` of the PyTorch implementations, `.keras`, or a
+            checkpoint of training or the folder of several, of which the best is taken.
         precision: Keras dtype policy; a `.keras` file brings its own.
 
     Raises:
@@ -48,27 +57,81 @@ def load_model(
     if Path(checkpoint).suffix == ".keras":
         return _load_keras(config, checkpoint)
     model = build(config, precision)
-    if load_pytorch_weights(model, checkpoint).kept:
+    if _load_weights(model, checkpoint):
         raise UserError.expected(
             f"a checkpoint of {config.num_classes} classes", checkpoint, "Correct --num_classes"
         )
     return model
 
 
+def load_pretrained(model: VisionConformer, source: str | Path) -> list[str]:
+    """Gives a model weights to start training from; heads of other classes stay initial.
+
+    Args:
+        model: built.
+        source: see `load_model`; a `.keras` file counts by its weights alone.
+
+    Returns:
+        Lines for the log.
+
+    Raises:
+        UserError: it cannot be read, or is of another architecture.
+    """
+    kept = _load_weights(model, source)
+    lines = [f"weights of {source}"]
+    if kept:
+        lines.append(f"Removing {', '.join(kept)} of it: other classes, so these start anew")
+    return lines
+
+
+def _load_weights(model: VisionConformer, source: str | Path) -> tuple[str, ...]:
+    """Loads and tells the paths of the heads that were left at their initial values."""
+    if Path(source).suffix != ".keras" and not Path(source).is_dir():
+        return load_pytorch_weights(model, source).kept
+    if Path(source).is_dir():
+        checkpoint = open_checkpoint(source)
+        arrays = {**checkpoint.arrays("model"), **checkpoint.arrays("average")}
+    else:
+        arrays = {x.path: np.asarray(x) for x in _read_keras(source).weights}
+    links = [Link(x, (x.path,)) for x in model.weights]
+    return assign(model.weights, links, arrays, replaceable=_HEADS).kept
+
+
+def adopt_recipe(values: SimpleNamespace, checkpoint: str | None) -> None:
+    """Lets a checkpoint of training tell what its flags do not: the config and the classes.
+
+    Args:
+        values: flags, among them `config` and `imagenet_label_file`.
+        checkpoint: of any kind, or none.
+    """
+    if checkpoint and Path(checkpoint).is_dir():
+        path = open_checkpoint(checkpoint).path
+        values.config = values.config or str(path / CONFIG_FILE)
+        values.imagenet_label_file = values.imagenet_label_file or str(path / CLASSES_FILE)
+
+
 def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
+    model = _read_keras(checkpoint)
+    if model.num_classes != config.num_classes:
+        raise UserError.expected(
+            f"a vision Conformer of {config.num_classes} classes",
+            f"{checkpoint}: {model.num_classes}",
+            "Correct --num_classes",
+        )
+    return model
+
+
+def _read_keras(path: str | Path) -> VisionConformer:
     try:
-        model = keras.saving.load_model(checkpoint, compile=False)
+        model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError.expected(
-            "a readable .keras file", f"{checkpoint}: {reason}", "Export it again"
+            "a readable .keras file", f"{path}: {reason}", "Export it again"
         ) from error
-    if not isinstance(model, VisionConformer) or model.num_classes != config.num_classes:
-        received = getattr(model, "num_classes", type(model).__name__)
+    if not isinstance(model, VisionConformer):
         raise UserError.expected(
-            f"a vision Conformer of {config.num_classes} classes",
-            f"{checkpoint}: {received}",
-            "Correct --num_classes",
+            "a vision Conformer", f"{path}: {type(model).__name__}", "Choose another file"
         )
     return model
 

@@ -14,7 +14,7 @@ from tools.errors import UserError
 from tools.inference.flags import add_inference_flags, open_runner, restrict_devices
 from tools.inference.report import Stopwatch, runner_facts
 from tools.inference.runner import EagerRunner, Runner
-from vision.checkpoint import load_model
+from vision.checkpoint import adopt_recipe, load_model
 from vision.classes import Classes, classes_of
 from vision.config import PreprocessingConfig, add_config_flags, config_of, preprocessing_of
 from vision.input_pipeline import Batches
@@ -38,7 +38,7 @@ def add_classifier_flags(flags: CommandLine) -> None:
     flags.string(
         "checkpoint",
         None,
-        "Weights to run in TensorFlow: .pth, .safetensors or .keras.",
+        "Weights to run in TensorFlow: .pth, .safetensors, .keras, or a checkpoint of training.",
         short_name="c",
         default_text="",
     )
@@ -123,6 +123,7 @@ def _open_file(values: SimpleNamespace, signature: str) -> Runner:
             "a checkpoint or an ONNX file",
             "Export a SavedModel with `python -m vision.export`",
         )
+    adopt_recipe(values, values.checkpoint)
     config = config_of(values)
     if values.onnx_path:
         from vision.onnx_runner import OnnxRunner

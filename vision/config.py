@@ -16,7 +16,7 @@ from tools.training.config import (
     TrainingConfig,
 )
 from vision.augmentation_config import AugmentationConfig
-from vision.recipe_keys import flat_keys, read_flat, to_dotted, to_flat
+from vision.recipe_keys import describe, flat_keys, read_flat, to_dotted, to_flat
 
 MODEL_SECTIONS = ("model", "preprocessing")
 _MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
@@ -212,11 +212,13 @@ def add_training_flags(flags: CommandLine) -> None:
     defaults = all_arguments(VisionConfig())
     flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
     flags.settings()
-    for name, kind in flat_keys(leaf_keys(VisionConfig)).items():
+    leaves = leaf_keys(VisionConfig)
+    for name, kind in flat_keys(leaves).items():
         short = {"short_name": "a"} if name == "arch" else {}
         add = flags.boolean if kind is bool else flags.string
         shown = json.dumps(defaults.get(name, False))
-        add(name, None, "Of the recipe.", default_text=f"the YAML's, else {shown}", **short)
+        about = describe(name, leaves)
+        add(name, None, about, default_text=f"the config's, else {shown}", **short)
 
 
 def preprocessing_of(known: Mapping[str, object], values) -> PreprocessingConfig:

@@ -21,6 +21,64 @@ def drop_path(rate, rank, dtype):
     return keras.layers.Dropout(rate, noise_shape=(None, *(1,) * (rank - 1)), dtype=dtype)
 
 
+class BatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization over all but the last axis, optionally over the batches of all ranks.
+
+    Args:
+        epsilon: added to the variance.
+        zero_init: whether the scale starts at zero.
+
+    Attributes:
+        sum_over_ranks: function `[N] -> [N]` that adds a vector over all ranks and is
+            differentiable; None normalizes each rank by its own batch.
+
+    Source: Ioffe and Szegedy, Batch normalization (2015).
+    """
+
+    def __init__(self, epsilon=EPSILON, zero_init=False, **kwargs):
+        super().__init__(
+            momentum=BATCH_NORM_MOMENTUM,
+            epsilon=epsilon,
+            gamma_initializer="zeros" if zero_init else "ones",
+            **kwargs,
+        )
+        self.zero_init = zero_init
+        self.sum_over_ranks = None
+
+    def call(self, inputs, training=False):
+        """Normalizes `[..., C]`."""
+        if self.sum_over_ranks is None or not (training and self.trainable):
+            return super().call(inputs, training=training)
+        x = ops.cast(inputs, "float32")
+        mean, variance = self._moments_over_ranks(x)
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            batch = ops.stop_gradient(batch)
+            moving.assign(self.momentum * moving + (1.0 - self.momentum) * batch)
+        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
+        return ops.cast(x * scale + (self.beta - mean * scale), self.compute_dtype)
+
+    def _moments_over_ranks(self, x):
+        # Squares around each rank's own mean, and how far the ranks' means are from the moving one:
+        # neither loses digits where a mean is far from zero.
+        axes, width = tuple(range(len(x.shape) - 1)), x.shape[-1]
+        count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32")
+        mean = ops.mean(x, axes)
+        squares = ops.sum(ops.square(x - mean), axes)
+        shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
+        distance = mean - shift
+        sums = [count * distance, squares + count * ops.square(distance), count[None]]
+        sums = self.sum_over_ranks(ops.concatenate(sums))
+        offset = sums[:width] / sums[-1]
+        variance = sums[width : 2 * width] / sums[-1] - ops.square(offset)
+        return shift + offset, ops.maximum(variance, 0.0)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        inherited = super().get_config()
+        names = ("name", "dtype", "trainable", "epsilon")
+        return {**{name: inherited[name] for name in names}, "zero_init": self.zero_init}
+
+
 class ConvolutionNorm(keras.layers.Layer):
     """Convolution without bias and batch norm, padded by half a kernel on every side.
 
@@ -63,12 +121,8 @@ class ConvolutionNorm(keras.layers.Layer):
             name="convolution",
         )
         self.convolution.build((None, None, None, inputs_shape[-1]))
-        self.normalization = keras.layers.BatchNormalization(
-            momentum=BATCH_NORM_MOMENTUM,
-            epsilon=self.epsilon,
-            gamma_initializer="zeros" if self.zero_init else "ones",
-            dtype=policy,
-            name="normalization",
+        self.normalization = BatchNormalization(
+            self.epsilon, self.zero_init, dtype=policy, name="normalization"
         )
         self.normalization.build((None, None, None, self.filters))
         self.built = True

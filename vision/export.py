@@ -14,7 +14,7 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import PIPELINE_FILE, load_saved_model
 from tools.errors import UserError
 from tools.files import new_folder, write_bytes
-from vision.checkpoint import full_name, initial_model, load_model
+from vision.checkpoint import adopt_recipe, full_name, initial_model, load_model
 from vision.classes import Classes, read_classes
 from vision.config import VisionConfig, add_config_flags, config_of
 from vision.model import VisionConformer
@@ -96,6 +96,8 @@ def main(argv: list[str]) -> int:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
     if values.checkpoint and values.pretrained:
         raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
+    checkpoint = values.checkpoint or values.pretrained
+    adopt_recipe(values, checkpoint)
     config = config_of(values)
     file_format = values.file_format or config.run.file_format
     if file_format not in FORMATS:
@@ -107,7 +109,6 @@ def main(argv: list[str]) -> int:
     number = config.model.num_classes
     label_file = values.imagenet_label_file
     classes = read_classes(label_file, number) if label_file else Classes()
-    checkpoint = values.checkpoint or values.pretrained
     if checkpoint:
         model = load_model(config.model, checkpoint)
     else:

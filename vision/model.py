@@ -26,8 +26,18 @@ ARCHITECTURES = {
         "hidden_dim": 576,
         "num_heads": 9,
     },
+    # Of this project: for smoke runs and data sets of a few thousand small images.
+    "conformer_mini_patch16": {
+        "patch_size": 16,
+        "channel_ratio": 0.5,
+        "hidden_dim": 96,
+        "num_heads": 3,
+        "num_layers": 6,
+    },
 }
-ALIASES = {f"conformer_{size}": f"conformer_{size}_patch16" for size in ("tiny", "small", "base")}
+ALIASES = {
+    f"conformer_{size}": f"conformer_{size}_patch16" for size in ("tiny", "small", "base", "mini")
+}
 
 
 @keras.saving.register_keras_serializable(package="vision")

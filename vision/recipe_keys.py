@@ -72,7 +72,7 @@ _SWITCHED = {
 _BETAS = ("training.optimizer.beta_1", "training.optimizer.beta_2")
 # What MindSpore alone can do, and what does it here.
 _ABSENT = {
-    "collect_input_data": "Look at training images by `python -m vision.training_data_sheet`",
+    "collect_input_data": "Look at training images by `python -m vision.show_augmentations`",
     "dump_graph": "Use --use_profiler, which traces the graph for TensorBoard",
 }
 
@@ -90,6 +90,24 @@ def flat_keys(leaves: Mapping[str, Any]) -> dict[str, Any]:
     for switch, number, _ in _SWITCHED.values():
         types |= {switch: bool, number: float}
     return {**types, "beta": tuple[float, float], **dict.fromkeys(_ABSENT, bool)}
+
+
+def dotted_keys(leaves: Mapping[str, Any]) -> dict[str, str]:
+    """The dotted key behind every flat one that has exactly one; `leaves` as in `flat_keys`."""
+    plain = {key.split(".")[1]: key for key in leaves if _is_plain(key)}
+    return plain | {name: f"training.{key}" for name, key in _TRAINING.items()}
+
+
+def describe(name: str, leaves: Mapping[str, Any]) -> str:
+    """A sentence on a flat key for --help."""
+    if name in _ABSENT:
+        return f"False only. {_ABSENT[name]}."
+    for key, (switch, number, _) in _SWITCHED.items():
+        if name in (switch, number):
+            return f"{'Whether there is' if name == switch else 'Value of'} {key}."
+    known = dotted_keys(leaves).get(name, f"{_BETAS[0]} and {_BETAS[1]}")
+    words = f": {', '.join(map(str, _WORDS[name]))}" if name in _WORDS else ""
+    return f"{known}{words}."
 
 
 def read_flat(
@@ -141,11 +159,9 @@ def to_dotted(values: Mapping[str, object], leaves: Mapping[str, Any]) -> dict[s
             dotted[key] = None if on is False else default if value is None else value
     if "beta" in rest:
         dotted |= zip(_BETAS, rest.pop("beta"), strict=True)
-    plain = {key.split(".")[1]: key for key in leaves if _is_plain(key)}
+    names = dotted_keys(leaves)
     for key, value in rest.items():
-        value = _WORDS[key][value] if key in _WORDS else value
-        known = f"training.{_TRAINING[key]}" if key in _TRAINING else plain.get(key, key)
-        dotted[known] = value
+        dotted[names.get(key, key)] = _WORDS[key][value] if key in _WORDS else value
     return dotted
 
 

@@ -57,8 +57,12 @@ class Checkpoint:
             ) from error
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
+def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
     """Opens a checkpoint, or the best (else newest) one of a run directory or its `checkpoints`.
+
+    Args:
+        path: of a checkpoint or of what holds some.
+        newest: takes the newest of several, as one who continues does.
 
     Raises:
         UserError: there is none.
@@ -67,7 +71,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     if not (path / "state.json").is_file():
         inside = path / "checkpoints"
         store = CheckpointStore(inside if inside.is_dir() else path)
-        checkpoint = store.best() or store.latest()
+        checkpoint = store.latest() if newest else store.best() or store.latest()
         if checkpoint is None:
             raise UserError.expected(
                 "a run directory or a checkpoint directory",

@@ -65,11 +65,13 @@ class Optimizer:
             tf.Variable(v.value) for v in self.statistics if self._average is not None
         ]
         decay = 0.0 if config.name == "adam" else config.weight_decay
-        self._decays = [0.0 if _is_undecayed(v) else decay for v in self.variables]
+        # Vectors of what differs by variable; None where nothing does.
+        decays = [0.0 if _is_undecayed(v) else decay for v in self.variables]
+        self._decays = self._spread(decays) if any(decays) else None
         self._scales = None
         if config.layer_decay is not None and depths:
             top = max(depths)
-            self._scales = [config.layer_decay ** (top - depth) for depth in depths]
+            self._scales = self._spread([config.layer_decay ** (top - depth) for depth in depths])
 
     def flatten(self, tensors: Sequence) -> tf.Tensor:
         """Joins tensors shaped like the variables (None: zeros) to one vector."""
@@ -90,13 +92,13 @@ class Optimizer:
         """
         config = self.config
         count = tf.cast(self._num_updates.assign_add(1), tf.float32)
-        scales = 1.0 if self._scales is None else self._spread(self._scales)
+        scales = 1.0 if self._scales is None else self._scales
         if config.name == "momentum":
             self._apply_momentum(gradient, learning_rate * scales)
         else:
-            if any(self._decays):
-                rates = self._spread(learning_rate * tf.constant(self._decays))
-                self._parameters.assign(self._parameters * (1.0 - rates * scales))
+            if self._decays is not None:
+                rates = learning_rate * scales * self._decays
+                self._parameters.assign(self._parameters * (1.0 - rates))
             before = tf.identity(self._parameters)
             self._apply_adam(gradient, learning_rate, count)
             if self._scales is not None:
@@ -124,8 +126,8 @@ class Optimizer:
         )
 
     def _apply_momentum(self, gradient, rates):
-        if any(self._decays):
-            gradient += self._spread(self._decays) * self._parameters
+        if self._decays is not None:
+            gradient += self._decays * self._parameters
         velocity = self._moments["first_moment"]
         velocity.assign(self.config.momentum * velocity + gradient)
         self._parameters.assign_sub(rates * velocity)
@@ -207,11 +209,9 @@ class Optimizer:
         for variable, piece, shape in zip(self.variables, pieces, self._shapes, strict=True):
             variable.value.assign(tf.reshape(piece, shape))
 
-    def _spread(self, numbers) -> tf.Tensor:
-        """A number for each variable to one for each parameter."""
-        return tf.repeat(
-            tf.constant(numbers) if isinstance(numbers, list) else numbers, self._sizes
-        )
+    def _spread(self, numbers: Sequence[float]) -> tf.Tensor:
+        """A number for each variable to one for each parameter, once: tf.repeat is slow."""
+        return tf.constant(np.repeat(np.float32(numbers), self._sizes))
 
     def _expected(self, prefix: str) -> dict[str, tuple[int, ...]]:
         return {

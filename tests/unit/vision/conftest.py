@@ -1,9 +1,12 @@
 """A small model for the unit tests of the vision Conformer."""
 
 import keras
+import numpy as np
 import pytest
+from PIL import Image
 
 import vision
+import vision.model
 
 SIZES = {
     "patch_size": 16,
@@ -42,3 +45,30 @@ def tiny():
 def images(rng):
     """Three made-up images, `[3, 32, 48, 3]`."""
     return rng.standard_normal((3, 32, 48, 3)).astype("float32")
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """Writes an ImageFolder of noise around a color of each class; both splits."""
+
+    def write(classes=("blue", "red"), count=5, side=40, root=None):
+        root = root or tmp_path_factory.mktemp("images")
+        rng = np.random.default_rng(0)
+        for split in ("train", "val"):
+            for number, name in enumerate(classes):
+                (root / split / name).mkdir(parents=True)
+                for index in range(count):
+                    pixels = rng.integers(0, 120, (side, side, 3), "uint8")
+                    pixels[..., number % 3] += 130
+                    Image.fromarray(pixels).save(root / split / name / f"{index}.png")
+        return root
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def small_architecture():
+    """Makes a model of three narrow layers known by name, for programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(vision.model.ARCHITECTURES, "conformer_test", SIZES)
+        yield "conformer_test"

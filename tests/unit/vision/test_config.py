@@ -242,3 +242,13 @@ def test_no_two_keys_have_one_flat_name():
     assert len(plain) == len(set(plain))
     training = flat_keys({key: kind for key, kind in leaves.items() if key.startswith("training")})
     assert not set(plain) & training.keys()
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_help_names_the_key_behind_a_flag(name):
+    line = CommandLine("train.py", "")
+    add_training_flags(line)
+    lines = line.help_text().splitlines()
+    heads = (f"  --{name}=", f"  --[no]{name}")
+    (place,) = (i for i, x in enumerate(lines) if x.startswith(heads[0]) or x == heads[1])
+    assert (FLAT[name][1] or "False only") in lines[place + 1]

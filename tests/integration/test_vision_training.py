@@ -1,0 +1,65 @@
+"""Vision training as users run it: several processes, the launch forms, the smoke recipe."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tools.cli.synthesize_images import main as synthesize
+
+# What makes ranks differ by design is each rank's own batch norm. Sums in another order differ in
+# the last digits, and an untrained network with batch norm over few images multiplies differences
+# of its weights several times with every step: small steps, of nearly linear Adam.
+SAME_ON_ANY_RANKS = [
+    "--set=training.synchronize_batch_norm=true",
+    "--set=training.optimizer.epsilon=1e-2",
+    "--base_lr=2e-5",
+    "--min_lr=0",
+    "--summary_loss_collect_freq=1",
+    "--skip_eval",
+]
+ROOTS = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir")
+
+
+@pytest.fixture(scope="module")
+def shapes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("made") / "shapes"
+    synthesize([f"--output_dir={folder}", "--train_images=16", "--val_images=5"])
+    return folder
+
+
+@pytest.fixture
+def train(project, shapes, launch):
+    """Runs the program as a user does; gives the folders of records and checkpoints."""
+
+    def run(place, *arguments, num_processes=None):
+        command = [f"--config={project / 'configs/vision/smoke.yml'}", f"--data_url={shapes}"]
+        command += [f"--{root}={place / root}" for root in ROOTS]
+        result = launch([*command, *arguments], num_processes, program="vision/train.py")
+        return [next((place / root).iterdir()) for root in ROOTS[:2]], result
+
+    return run
+
+
+def values(summaries, name):
+    lines = [json.loads(line) for line in (summaries / "metrics.jsonl").read_text().splitlines()]
+    return [line[f"train/{name}"] for line in lines if "train/loss" in line]
+
+
+def test_two_ranks_equal_one_process(train, tmp_path):
+    """With mixing, whose pairs both ranks must agree on; erasing and cropping are on."""
+    common = [*SAME_ON_ANY_RANKS, "--mixup=0.8", "--cutmix=1.0", "--steps=20"]
+    together, _ = train(tmp_path / "two", *common, "--batch_size=8", num_processes=2)
+    alone, _ = train(tmp_path / "one", *common, "--batch_size=16")
+    ours, expected = values(together[0], "loss"), values(alone[0], "loss")
+    assert len(expected) == 20
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+    # At the same weights the gradients are the same, through the moments of both ranks' images.
+    norms = [values(x[0], "gradient_norm")[0] for x in (together, alone)]
+    assert norms[0] == pytest.approx(norms[1], rel=5e-5)
+
+
+def test_ranks_share_the_evaluation(train, tmp_path):
+    _, result = train(tmp_path, "--steps=1", "--batch_size=4", num_processes=2)
+    found = json.loads(result.stdout.splitlines()[-1].split("<stdout>:")[-1])
+    assert found["eval/num_images"] == 20

@@ -1,0 +1,140 @@
+"""prepare_imagenet.sh on archives of a few bytes in the layout of the official ones."""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+WNIDS = ("n02000002", "n01000001", "n03000003")  # in the order of the devkit's numbers
+TRUTH = (3, 1, 2, 2, 3, 1)  # two images of each class
+
+
+def pack(members, mode="w"):
+    """An archive of `{name: bytes}`, as bytes."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return stream.getvalue()
+
+
+def devkit(truth):
+    meta = io.BytesIO()
+    rows = [(number, wnid) for number, wnid in enumerate(WNIDS, start=1)]
+    synsets = np.array(rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
+    savemat(meta, {"synsets": synsets})
+    data = "ILSVRC2012_devkit_t12/data/"
+    text = "".join(f"{number}\n" for number in truth).encode()
+    return pack(
+        {
+            data + "meta.mat": meta.getvalue(),
+            data + "ILSVRC2012_validation_ground_truth.txt": text,
+        },
+        "w:gz",
+    )
+
+
+@pytest.fixture
+def archives(tmp_path):
+    folder = tmp_path / "archives"
+    folder.mkdir()
+
+    def write(wnids=WNIDS, num_images=6, truth=TRUTH):
+        inner = {f"{w}.tar": pack({f"{w}_{i}.JPEG": w.encode() for i in range(2)}) for w in wnids}
+        images = {f"ILSVRC2012_val_{i:08d}.JPEG": b"%d" % i for i in range(1, num_images + 1)}
+        (folder / "ILSVRC2012_img_train.tar").write_bytes(pack(inner))
+        (folder / "ILSVRC2012_img_val.tar").write_bytes(pack(images))
+        (folder / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(devkit(truth))
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def prepare(project, tmp_path):
+    clone = tmp_path / "clone"
+    (clone / "run_scripts").mkdir(parents=True)
+    shutil.copy(project / "env.sh", clone)
+    shutil.copy(project / "run_scripts" / "prepare_imagenet.sh", clone / "run_scripts")
+
+    def run(*arguments, **variables):
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        settings = {"PATH": path, "NUM_CLASSES": "3", "IMAGES_PER_VAL_CLASS": "2", **variables}
+        return subprocess.run(
+            ["bash", str(clone / "run_scripts" / "prepare_imagenet.sh"), *map(str, arguments)],
+            env=settings,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_every_image_comes_to_the_folder_of_its_class(prepare, archives, tmp_path):
+    target = tmp_path / "below" / "imagenet"
+    found = prepare(archives(), target)
+    assert found.returncode == 0, found.stderr
+    files = {str(p.relative_to(target)): p.read_bytes() for p in target.rglob("*") if p.is_file()}
+    expected = {f"train/{w}/{w}_{i}.JPEG": w.encode() for w in WNIDS for i in range(2)}
+    for number, label in enumerate(TRUTH, start=1):
+        name = f"val/{WNIDS[label - 1]}/ILSVRC2012_val_{number:08d}.JPEG"
+        expected[name] = b"%d" % number
+    assert files == expected
+    assert sorted(x.name for x in target.parent.iterdir()) == ["imagenet"]
+
+
+def cut(name):
+    def change(folder):
+        path = folder / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("changes", "settings", "message"),
+    [
+        ({}, {"NUM_CLASSES": "4"}, "Expected 4 classes"),
+        ({}, {"IMAGES_PER_VAL_CLASS": "50"}, "Expected 50 images in val/n01000001. Received: 2"),
+        ({"num_images": 5}, {}, "Expected 6 validation images. Received: 5"),
+        ({"truth": (1, 1, 2, 2, 1, 1)}, {}, "the same classes"),
+        (cut("ILSVRC2012_img_train.tar"), {}, "Expected a whole archive"),
+        (cut("ILSVRC2012_devkit_t12.tar.gz"), {}, "Expected a whole archive"),
+        (lambda folder: (folder / "ILSVRC2012_img_val.tar").unlink(), {}, "Received: nothing"),
+    ],
+)
+def test_a_set_that_is_not_whole_leaves_nothing(
+    prepare, archives, tmp_path, changes, settings, message
+):
+    folder = archives(**changes) if isinstance(changes, dict) else archives()
+    if callable(changes):
+        changes(folder)
+    target = tmp_path / "place" / "imagenet"
+    found = prepare(folder, target, **settings)
+    assert found.returncode == 2
+    assert message in found.stderr
+    assert not target.parent.exists() or not any(target.parent.iterdir())
+
+
+def test_a_folder_with_content_is_left_alone(prepare, archives, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    found = prepare(archives(), tmp_path / "full")
+    assert found.returncode == 2 and "holds something" in found.stderr
+    assert [x.name for x in (tmp_path / "full").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("arguments", [(), ("a", "b", "c")])
+def test_usage(prepare, arguments):
+    found = prepare(*arguments)
+    assert found.returncode == 2 and "ARCHIVES [TARGET]" in found.stderr

@@ -1,0 +1,55 @@
+"""The program that draws learning rates: what it says, the picture, refusals."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.cli.plot_schedule import curve, main
+from tools.errors import UserError
+from tools.training.config import ScheduleConfig, TrainingConfig
+
+
+def colored(path):
+    """Columns of a picture where there is a saturated pixel, a curve's."""
+    pixels = np.asarray(Image.open(path).convert("HSV")).astype(int)
+    return (pixels[..., 1] > 100).any(axis=0).sum()
+
+
+def test_one_picture_of_several_configs(project, tmp_path, capsys):
+    picture = tmp_path / "rates.png"
+    configs = [str(project / f"configs/{x}.yml") for x in ("vision/smoke", "conformer/smoke")]
+    assert main([*configs, "--steps_per_epoch=20", f"--output={picture}"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert "cosine, 15 epochs" in told[0] and "highest 0.002, last 1e-05" in told[0]
+    assert "transformer, 2 epochs" in told[1]
+    assert colored(picture) > 400, "a curve goes through most of the picture"
+
+
+def test_the_settings_of_the_command_line_count(project, tmp_path, capsys):
+    config = str(project / "configs/vision/smoke.yml")
+    main([config, f"-o={tmp_path / 'a.png'}", "--set=training.schedule.name=constant"])
+    assert "constant" in capsys.readouterr().err
+
+
+def test_a_curve_begins_and_ends_with_the_run():
+    schedule = ScheduleConfig(name="cosine", peak=0.5, warmup_epochs=1.0, final=0.1)
+    epochs, rates = curve(TrainingConfig(num_epochs=4, schedule=schedule), 10)
+    assert (epochs[0], epochs[9], epochs[-1]) == (0.1, 1.0, 4.0)
+    assert (rates[0], rates[9], rates[-1]) == pytest.approx((0.05, 0.5, 0.1))
+    assert len(curve(TrainingConfig(num_epochs=300, schedule=schedule), 1251)[0]) < 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "CONFIG"),
+        (["configs/vision/smoke.yml", "--steps_per_epoch=0"], "steps_per_epoch"),
+        (["configs/vision/smoke.yml", "--output=a.pdf"], "png"),
+        (["elsewhere.yml"], "--family conformer or vision"),
+        (["vision/none.yml"], "none.yml"),
+    ],
+)
+def test_bad_input_is_one_line(arguments, message):
+    with pytest.raises(UserError, match=message) as caught:
+        main(arguments)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,79 @@
+"""The program that draws images: layout, determinism, that classes differ, refusals."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tools.cli.synthesize_images import SHAPES, draw, main
+from tools.errors import UserError
+
+FLAGS = ["--train_images=3", "--val_images=2", "--image_size=32"]
+
+
+def make(folder, *flags):
+    assert main([f"--output_dir={folder}", *FLAGS, *flags]) == 0
+    return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
+
+
+@pytest.fixture
+def images(tmp_path):
+    return make(tmp_path / "made")
+
+
+def test_layout_is_that_of_an_image_folder(images, tmp_path):
+    counts = {split: sum(name.startswith(split) for name in images) for split in ("train", "val")}
+    assert counts == {"train": 3 * len(SHAPES), "val": 2 * len(SHAPES)}
+    for path in (tmp_path / "made").rglob("*.png"):
+        with Image.open(path) as image:
+            assert (image.size, image.mode) == ((32, 32), "RGB")
+    assert len(set(images.values())) == len(images), "no image comes twice"
+
+
+def test_the_same_arguments_give_the_same_files_and_more_begin_alike(images, tmp_path):
+    assert make(tmp_path / "again") == images
+    assert make(tmp_path / "made") == images, "nothing is drawn anew"
+    longer = make(tmp_path / "longer", "--train_images=4")
+    assert all(longer[name] == value for name, value in images.items() if name.endswith("png"))
+    other = make(tmp_path / "other", "--seed=1")
+    assert other["train/cross/00000.png"] != images["train/cross/00000.png"]
+
+
+def test_shapes_differ_by_the_part_of_their_circle_that_they_fill():
+    """Bright pixels in the square around the shape: what a classifier has to see."""
+    shares = {}
+    for shape in SHAPES:
+        found = []
+        for seed in range(20):
+            image = np.asarray(draw(shape, 64, np.random.default_rng(seed))).astype(int)
+            bright = image.mean(axis=-1) > 125
+            rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+            found.append(bright.sum() / (np.ptp(rows) + 1) / (np.ptp(columns) + 1))
+        shares[shape] = np.mean(found)
+    assert abs(shares["circle"] - np.pi / 4) < 0.05
+    assert shares["triangle"] < shares["circle"] and shares["cross"] < shares["circle"]
+    assert shares["square"] > shares["triangle"] + 0.1
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train_images=0"], "--train_images of at least 1"),
+        (["--image_size=8"], "--image_size of at least 16"),
+        (["stray"], "stray"),
+    ],
+)
+def test_bad_arguments_are_refused(tmp_path, flags, message):
+    with pytest.raises(UserError, match=message):
+        main([f"--output_dir={tmp_path / 'x'}", *flags])
+    assert not (tmp_path / "x").exists()
+
+
+def test_what_is_there_is_left_alone(images, tmp_path):
+    with pytest.raises(UserError, match="other arguments"):
+        main([f"--output_dir={tmp_path / 'made'}", *FLAGS, "--seed=5"])
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    with pytest.raises(UserError, match="other files"):
+        main([f"--output_dir={tmp_path / 'mine'}", *FLAGS])
+    with pytest.raises(UserError, match="--output_dir"):
+        main(FLAGS)

@@ -1,0 +1,236 @@
+"""The training task: the loss of both heads, what a row weighs, evaluation by shares, depths."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tools.errors import UserError
+from tools.training.distributed import SingleProcess
+from tools.training.step import freeze
+from tools.training.task import Position, Shard
+from vision.config import load_config
+from vision.convolution import BatchNormalization
+from vision.task import VisionTask
+
+
+class Rank(SingleProcess):
+    """One of several processes that never meet; what it would gather is kept."""
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+    def gather_objects(self, value):
+        self.gathered = value
+        return [value]
+
+
+@pytest.fixture(scope="module")
+def data_url(image_folder):
+    return image_folder(("a", "b", "c"), 5)
+
+
+@pytest.fixture
+def make_task(data_url, small_architecture):
+    def make(processes=None, **flags):
+        words = {"data_url": str(data_url), "arch": small_architecture, "num_classes": "3"}
+        words |= {"image_size": "32", "batch_size": "4", "drop_path": "0.0"}
+        config = load_config(flags=words | {name: str(value) for name, value in flags.items()})
+        return VisionTask(config, processes or SingleProcess())
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(3)
+    return {
+        "images": tf.constant(rng.normal(size=(4, 32, 32, 3)), tf.float32),
+        "targets": tf.constant(rng.dirichlet([1, 1, 1], 4), tf.float32),
+        "labels": tf.constant([0, 2, 1, 1]),
+        "weights": tf.constant([1.0, 1.0, 0.0, 1.0]),
+    }
+
+
+@pytest.mark.parametrize(("heads_loss", "factor"), [("mean", 0.5), ("sum", 1.0)])
+def test_the_loss_is_the_soft_cross_entropy_of_both_heads(make_task, batch, heads_loss, factor):
+    task = make_task(heads_loss=heads_loss)
+    sums = task.loss(batch, training=False)
+    heads = [x.numpy().astype("float64") for x in task.model(batch["images"])]
+    losses = np.zeros(4)
+    for logits in heads:
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
+        losses -= (batch["targets"].numpy() * np.log(probabilities)).sum(axis=-1)
+    losses *= factor * batch["weights"].numpy()
+    np.testing.assert_allclose(sums.examples, losses, rtol=1e-4)
+    np.testing.assert_allclose(sums.loss_sum, losses.sum(), rtol=1e-4)
+    assert float(sums.weight) == 3.0
+    for name, logits in zip(
+        ("acc_head1", "acc_head2", "acc_heads"), (*heads, heads[0] + heads[1]), strict=True
+    ):
+        hits = (logits.argmax(axis=-1) == batch["labels"].numpy()) * batch["weights"].numpy()
+        assert float(sums.metrics[name]) == hits.sum()
+
+
+def test_a_row_without_weight_has_no_gradient(make_task, batch):
+    task = make_task()
+    images = tf.Variable(batch["images"])
+    with tf.GradientTape() as tape:
+        loss = task.loss({**batch, "images": images}, training=False).loss_sum
+    moved = np.abs(tape.gradient(loss, images).numpy()).max(axis=(1, 2, 3)) > 0
+    assert moved.tolist() == [True, True, False, True]
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_the_loss_is_float32_under_every_policy(make_task, batch, precision):
+    task = make_task(amp_level={"mixed_float16": "O1", "mixed_bfloat16": "bfloat16"}[precision])
+    assert task.model.stem.compute_dtype == precision.removeprefix("mixed_")
+    sums = task.loss(batch, training=True)
+    assert sums.loss_sum.dtype == sums.examples.dtype == tf.float32
+    assert np.isfinite(float(sums.loss_sum))
+
+
+def test_a_batch_of_the_pipeline_can_be_trained_on(make_task):
+    task = make_task(auto_augment="none")
+    (batch,) = task.train_data(Shard(0, 1, 15), Position(), 1).dataset
+    sums = task.loss(batch, training=True)
+    assert float(sums.weight) == 15.0
+    assert 0.1 < float(sums.loss_sum) / 15 < 5
+
+
+def test_ranks_evaluate_shares_that_add_up(make_task):
+    whole = make_task()
+    expected = whole.evaluators["eval"]()
+    ranks = [Rank(0, 3) for _ in range(3)]
+    for number, rank in enumerate(ranks):
+        task = make_task(rank)
+        rank.rank = number  # only now: rank 0 lists the images
+        task.evaluators["eval"]()
+    shares = np.array([rank.gathered for rank in ranks])
+    assert shares[:, 0].tolist() == [5, 5, 5]
+    count, loss, first, second, both, top5 = shares.sum(axis=0)
+    assert expected["num_images"] == count == 15
+    names = ("acc_head1", "acc_head2", "acc_heads", "acc_heads_top5")
+    for name, hits in zip(names, (first, second, both, top5), strict=True):
+        assert expected[name] == pytest.approx(hits / 15)
+    assert expected["loss"] == pytest.approx(0.5 * loss / 15, rel=1e-5)
+    assert expected["acc_heads_top5"] == 1.0, "of three classes all are among the best five"
+
+
+def test_a_part_of_the_images_is_the_same_for_the_same_seed(make_task):
+    parts = [
+        make_task(train_num_samples=6, val_num_samples=4, seed=seed).folder for seed in (0, 0, 1)
+    ]
+    assert [len(part.paths) for part in parts] == [6, 6, 6]
+    assert parts[0].paths == parts[1].paths != parts[2].paths
+    for path, label in zip(parts[0].paths, parts[0].labels, strict=True):
+        assert f"/{'abc'[label]}/" in path
+
+
+def test_layers_are_counted_from_the_image_to_the_answer(make_task):
+    task = make_task()
+    depths = {v.path.split("/", 1)[1]: task.layer_depth(v.path) for v in task.model.weights}
+    assert {depths[name] for name in ("class_token", "stem/convolution/kernel")} == {0}
+    assert depths["patch_embedding/bias"] == 0
+    assert depths["convolution_1/residual/convolution/kernel"] == 1
+    assert depths["transformer_1/attention/query_key_value/kernel"] == 1
+    assert depths["coupled_2/convolution/reduce/convolution/kernel"] == 2
+    assert depths["coupled_3/transformer/expansion/bias"] == 3
+    assert {depths[n] for n in depths if "head" in n or "final_norm" in n} == {4}
+
+
+def test_patterns_of_layers_freeze_the_body_for_fine_tuning(make_task):
+    task = make_task()
+    freeze(task.model, ("stem", "patch_embedding", "class_token", "*_1", "coupled_*"))
+    left = {v.path.split("/")[1] for v in task.model.trainable_variables}
+    assert left == {"final_norm", "convolution_head", "transformer_head"}
+
+
+def test_other_numbers_of_classes_are_refused(make_task):
+    with pytest.raises(UserError, match=r"5 class folders in train.*3: a, b, c.*num_classes to 3"):
+        make_task(num_classes=5)
+
+
+def test_sizes_that_do_not_fit_the_patch_are_refused(make_task):
+    with pytest.raises(UserError, match="image_size that is a multiple of 16"):
+        make_task(image_size=40)
+
+
+def halves_that_meet(layers, halves):
+    """Runs two layers on half a batch each, as two ranks whose sums are added.
+
+    The first run of each finds out what it would send, the second gets the total.
+    """
+    sent = [None, None]
+
+    def note(index):
+        def add(sums):
+            sent[index] = sums
+            return sums
+
+        return add
+
+    for index, (layer, half) in enumerate(zip(layers, halves, strict=True)):
+        layer.sum_over_ranks = note(index)
+        statistics = [layer.moving_mean.numpy(), layer.moving_variance.numpy()]
+        layer(half, training=True)
+        layer.moving_mean.assign(statistics[0])
+        layer.moving_variance.assign(statistics[1])
+    total = sent[0] + sent[1]
+    outputs = []
+    for layer, half in zip(layers, halves, strict=True):
+        layer.sum_over_ranks = lambda sums: total
+        outputs.append(layer(half, training=True))
+    return np.concatenate(outputs)
+
+
+def make_norm():
+    layer = BatchNormalization(1e-3)
+    layer.build((None, None, None, 3))
+    layer.moving_mean.assign([2.0, 3.0, 4.0])
+    layer.gamma.assign([0.5, 1.0, 2.0])
+    layer.beta.assign([0.0, 1.0, -1.0])
+    return layer
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(3.0, 2.0), (30.0, 1.0)])
+def test_moments_over_ranks_are_those_of_the_whole_batch(rng, mean, deviation):
+    """Also where the mean is far from zero, for its deviation."""
+    images = rng.normal(mean, deviation, (4, 5, 6, 3)).astype("float32")
+    whole, ranks = make_norm(), [make_norm(), make_norm()]
+    expected = whole(images, training=True)
+    found = halves_that_meet(ranks, (images[:2], images[2:]))
+    np.testing.assert_allclose(found, expected, atol=1e-5 if mean < 10 else 1e-3)
+    for rank in ranks:
+        np.testing.assert_allclose(rank.moving_mean, whole.moving_mean, rtol=1e-5)
+        np.testing.assert_allclose(rank.moving_variance, whole.moving_variance, rtol=1e-3)
+
+
+def test_moments_over_ranks_have_the_gradient_of_the_whole_batch(rng):
+    images = tf.constant(rng.normal(3.0, 2.0, (4, 5, 6, 3)), tf.float32)
+    wanted = tf.constant(rng.normal(size=images.shape), tf.float32)
+    gradients = []
+    for sum_over_ranks in (None, tf.identity):
+        layer = make_norm()
+        layer.sum_over_ranks = sum_over_ranks
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            loss = tf.reduce_sum(wanted * layer(images, training=True))
+        sources = [images, layer.gamma.value, layer.beta.value]
+        gradients.append(tape.gradient(loss, sources))
+    for ours, expected in zip(*gradients, strict=True):
+        np.testing.assert_allclose(ours, expected, atol=1e-4)
+
+
+def test_batch_norm_is_synchronized_where_there_are_several_processes(make_task):
+    def hooks(task):
+        layers = task.model._flatten_layers()
+        return [x.sum_over_ranks for x in layers if isinstance(x, BatchNormalization)]
+
+    base = make_task().config
+    training = dataclasses.replace(base.training, synchronize_batch_norm=True)
+    config = dataclasses.replace(base, training=training)
+    assert all(hooks(VisionTask(config, Rank(0, 2))))
+    assert not any(hooks(VisionTask(config, SingleProcess())))
+    assert not any(hooks(VisionTask(base, Rank(0, 2))))

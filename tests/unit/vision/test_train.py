@@ -1,0 +1,221 @@
+"""The training program in process: folders, resuming, fine-tuning, and what it refuses."""
+
+import json
+import shlex
+
+import numpy as np
+import pytest
+
+from tools.errors import UserError
+from tools.training.checkpoint import CheckpointStore
+from vision.config import load_config
+from vision.eval import main as evaluate
+from vision.train import main
+
+EPOCHS, STEPS = 2, 3  # 10 images in batches of 4: the last is filled up
+ROOTS = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir")
+
+
+@pytest.fixture(scope="module")
+def data_url(image_folder):
+    return image_folder(("blue", "red"), 5)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, small_architecture):
+    """A flat recipe in which everything random is on."""
+    path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
+    path.write_text(
+        f"arch: {small_architecture}\n"
+        "num_classes: 2\nimage_size: 32\nbatch_size: 4\nepochs: 2\nwarmup_length: 1\n"
+        "auto_augment: none\nmin_crop: 0.5\nmixup: 0.5\ncutmix: 0.5\ndrop: 0.1\n"
+        "drop_path: 0.1\nwith_ema: True\nema_decay: 0.5\neps: 1.0e-3\nmodel_postfix: 0\n"
+        "summary_loss_collect_freq: 1\nprint_loss_every: 2\nckpt_save_every_seconds: 0\n"
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def train(recipe, data_url):
+    """Runs the program and returns the run's three folders: summaries, checkpoints, best."""
+
+    def run(place, *arguments, url=data_url):
+        flags = [f"--{root}={place / root}" for root in ROOTS]
+        main([f"--config={recipe}", f"--data_url={url}", *flags, *arguments])
+        return [max((place / root).iterdir()) for root in ROOTS]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(train, tmp_path_factory):
+    """A whole run with a checkpoint after every step."""
+    return train(tmp_path_factory.mktemp("run"), "--ckpt_save_every_step=1", "--ckpt_keep_num=100")
+
+
+def metrics(summaries):
+    return [json.loads(line) for line in (summaries / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(summaries):
+    return {x["step"]: x["train/loss"] for x in metrics(summaries) if "train/loss" in x}
+
+
+def arrays(directory):
+    with np.load(CheckpointStore(directory).latest().path / "arrays.npz") as file:
+        return dict(file)
+
+
+def test_the_folders_of_a_run(finished, recipe):
+    summaries, checkpoints, best = finished
+    assert summaries.name == checkpoints.name == best.name
+    assert best.name.endswith("_conformer_test_0"), "a postfix of 0 is none"
+    assert (best / recipe.name).read_text() == recipe.read_text()
+    assert load_config(best / "all_args.json") == load_config(
+        checkpoints / "step-00000006" / "config.yml"
+    )
+    words = shlex.split((best / "cmd.txt").read_text())
+    assert words[:2] == ["python", "vision/train.py"] and f"--config={recipe}" in words
+    log = (best / "train_log.log").read_text()
+    assert "Number of parameters: " in log and "step 2: loss " in log and "epoch 2" in log
+    assert sorted(x.name for x in best.glob("train_log*")) == ["train_log.log"]
+    steps = [checkpoint.step for checkpoint in CheckpointStore(checkpoints).all()]
+    assert steps == list(range(1, EPOCHS * STEPS + 1))
+    assert list(summaries.glob("tensorboard/*"))
+    assert (checkpoints / "step-00000001" / "classes.txt").read_text() == "0 blue\n1 red\n"
+
+
+def test_the_records_of_a_run(finished):
+    summaries, _, best = finished
+    steps = [x for x in metrics(summaries) if "train/loss" in x]
+    assert len(steps) == EPOCHS * STEPS
+    assert {f"train/{x}" for x in ("acc_head1", "acc_head2", "acc_heads")} <= steps[0].keys()
+    ends = [x for x in metrics(summaries) if "eval/acc_heads" in x]
+    assert [x["step"] for x in ends] == [3, 6]
+    for name in ("acc_head1", "acc_head2", "acc_heads", "loss"):
+        assert {f"eval/{name}", f"eval_unaveraged/{name}"} <= ends[0].keys()
+    kept = CheckpointStore(best).all()
+    assert {c.step: c.state["metric"] for c in kept} == {
+        x["step"]: x["eval/acc_heads"] for x in ends
+    }
+    top = max(ends, key=lambda x: (x["eval/acc_heads"], x["step"]))
+    assert CheckpointStore(best).best().step == top["step"]
+
+
+def test_a_continued_run_equals_one_that_never_stopped(finished, train, tmp_path):
+    """Weights, moments, averages, order of images and random numbers, dropout's too.
+
+    Stopped between two epochs, and again within one.
+    """
+    first = train(tmp_path / "first", f"--steps={STEPS}", "--skip_eval")
+    flags = [f"--steps={STEPS + 2}", "--skip_eval"]
+    half = train(tmp_path / "second", f"--checkpoint={first[1]}", *flags)
+    rest = train(tmp_path / "third", f"--checkpoint={half[1]}", "--skip_eval")
+    whole = losses(finished[0])
+    together = losses(first[0]) | losses(half[0]) | losses(rest[0])
+    assert together.keys() == whole.keys()
+    np.testing.assert_allclose(
+        [together[step] for step in whole], [*whole.values()], rtol=1e-4, atol=1e-5
+    )
+    ours, expected = arrays(rest[1]), arrays(finished[1])
+    assert ours.keys() == expected.keys()
+    assert {name.partition("/")[0] for name in ours} == {"model", "optimizer", "average"}
+    for name, value in expected.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_the_score_is_that_of_the_evaluation_program(finished, data_url, capsys):
+    summaries, checkpoints, _ = finished
+    evaluate([f"--checkpoint={checkpoints / 'step-00000006'}", f"--data_dir={data_url / 'val'}"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("eval results: ")
+    results = json.loads(printed.removeprefix("eval results: ").replace("'", '"'))
+    last = metrics(summaries)[-1]
+    assert results["Top1-Acc"] == pytest.approx(last["eval/acc_heads"], abs=1e-6)
+    # The program adds up the heads' losses, training takes their mean.
+    assert results["Loss"] == pytest.approx(2 * last["eval/loss"], rel=1e-4)
+
+
+def test_other_classes_get_new_heads_and_the_old_body(
+    finished, train, image_folder, tmp_path, capsys
+):
+    other = image_folder(("x", "y", "z"), 3)
+    flags = ["--num_classes=3", "--epochs=1", "--base_lr=1e-9", "--min_lr=0", "--warmup_lr=0"]
+    flags += ["--freeze=stem,coupled_*", f"--pretrained={finished[1]}", "--skip_eval"]
+    _, checkpoints, best = train(tmp_path, *flags, url=other)
+    log = (best / "train_log.log").read_text()
+    assert "Removing" in log and "convolution_head/kernel" in log
+    before, now = arrays(finished[1]), arrays(checkpoints)
+    source = CheckpointStore(finished[2]).best()
+    name = "vision_conformer/coupled_2/fusion/spatial/convolution/kernel"
+    expected = CheckpointStore(finished[1]).best().arrays("average")[name]
+    np.testing.assert_array_equal(now[f"model/{name}"], expected)
+    assert source.step == CheckpointStore(finished[1]).best().step
+    head = "model/vision_conformer/transformer_head/bias"
+    assert (before[head].shape, now[head].shape) == ((2,), (3,))
+    assert not any("/coupled_" in x for x in now if x.startswith("optimizer"))
+
+
+def test_weights_alone_begin_a_run_of_their_own(finished, train, tmp_path):
+    flags = [f"--pretrained={finished[1]}", "--start_epoch=1", "--skip_eval"]
+    summaries, _, _ = train(tmp_path, *flags)
+    assert [*losses(summaries)] == [4, 5, 6]
+    rates = [x["train/learning_rate"] for x in metrics(finished[0]) if "train/loss" in x]
+    ours = [x["train/learning_rate"] for x in metrics(summaries) if "train/loss" in x]
+    assert ours == pytest.approx(rates[3:])
+
+
+def test_a_dry_run_tells_and_writes_nothing(train, tmp_path, capsys):
+    with pytest.raises(FileNotFoundError):
+        train(tmp_path, "--dry_run")
+    printed = capsys.readouterr().out
+    for expected in ("images: float32 (4, 32, 32, 3)", "targets: float32 (4, 2)"):
+        assert expected in printed
+    for expected in ("steps per epoch: 3", "Number of parameters: ", "average_decay: 0.5"):
+        assert expected in printed
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--steps=-1"], "--steps"),
+        (["stray"], "stray"),
+        (["--base_lrr=1"], "--base_lr"),
+        (["--num_classes=3"], "3 class folders"),
+        (["--data_url=/nowhere"], "/nowhere"),
+        (["--val_dir=nothing"], "nothing"),
+        (["--start_epoch=2"], "start_epoch"),
+        (["--device_num=4"], "horovodrun -np 4"),
+        (["--pretrained=/nowhere.pth"], "/nowhere.pth"),
+        (["--checkpoint=/nowhere"], "/nowhere"),
+        (["--checkpoint=/a", "--pretrained=/b"], "both"),
+        (["--freeze=stam"], "stem"),
+        (["--arch=conformer_huge"], "conformer_tiny"),
+        (["--image_size=40"], "multiple of 16"),
+        (["--best_ckpt_root_dir=/proc/x", "--skip_eval"], "/proc/x"),
+        (["--config=/nowhere.yml"], "/nowhere.yml"),
+    ],
+)
+def test_bad_input_is_one_line(train, tmp_path, change, message):
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, *change)
+    text = str(caught.value)
+    assert message in text
+    assert "\n" not in text
+
+
+def test_folders_must_differ_and_be_new(train, tmp_path, monkeypatch):
+    same = [f"--{root}={tmp_path}" for root in ROOTS]
+    with pytest.raises(UserError, match="three different folders"):
+        train(tmp_path, *same)
+    monkeypatch.setattr("time.strftime", lambda _: "26-01-31_235959")
+    (tmp_path / ROOTS[1] / "26-01-31_235959_conformer_test_0_second").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"does not exist yet.*_second"):
+        train(tmp_path, "--model_postfix=second")
+
+
+def test_without_data_it_says_where_to_name_some(recipe, monkeypatch):
+    monkeypatch.delenv("IMAGENET_DIR", raising=False)
+    with pytest.raises(UserError, match="IMAGENET_DIR"):
+        main([f"--config={recipe}"])

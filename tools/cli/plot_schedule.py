@@ -1,0 +1,91 @@
+"""Draws the learning rates of training configs over their steps."""
+
+import io
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import write_bytes
+from tools.training.config import TrainingConfig
+from tools.training.schedule import learning_rate
+
+FAMILIES = ("conformer", "vision")
+_MAX_POINTS = 4000  # of a curve
+
+
+def read_training(path: str, family: str, settings: dict[str, str]) -> TrainingConfig:
+    """Reads the section `training` of a config of a family."""
+    if family == "vision":
+        from vision.config import load_config
+    else:
+        from conformer.config import load_config
+    return load_config(path, settings).training
+
+
+def curve(config: TrainingConfig, steps_per_epoch: int) -> tuple[list[float], list[float]]:
+    """Epochs and learning rates of a run, thinned out where it is long."""
+    total = config.num_epochs * steps_per_epoch
+    steps = range(1, total + 1, max(1, total // _MAX_POINTS))
+    rates = [learning_rate(config.schedule, step, total, steps_per_epoch) for step in steps]
+    return [step / steps_per_epoch for step in steps], rates
+
+
+def draw(curves: Sequence[tuple[str, list[float], list[float]]]) -> bytes:
+    """Makes a PNG of `(name, epochs, rates)`."""
+    figure = Figure((8, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, epochs, rates in curves:
+        axes.plot(epochs, rates, label=name)
+    axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
+    axes.legend()
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=120)
+    return file.getvalue()
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "plot_schedule",
+        "Draws the learning rates of one config or several into a PNG.",
+        "CONFIG... --output FILE.png [FLAGS]",
+    )
+    flags.string("output", "schedule.png", "File to write.", short_name="o")
+    flags.enum("family", None, FAMILIES, "Of the configs.", default_text="the folder's name")
+    flags.integer("steps_per_epoch", 1000, "Batches in the training set.")
+    flags.settings()
+    values, configs = flags.parse(argv)
+    if not configs:
+        raise UserError.expected("a CONFIG", "none", "Name a YAML file")
+    if values.steps_per_epoch < 1:
+        raise UserError.expected(
+            "--steps_per_epoch >= 1", values.steps_per_epoch, "Correct the flag"
+        )
+    if Path(values.output).suffix.lower() != ".png":
+        raise UserError.expected("an --output FILE.png", values.output, "Correct it")
+    curves = []
+    for path in configs:
+        family = values.family or Path(path).absolute().parent.name
+        if family not in FAMILIES:
+            raise UserError.expected(
+                f"--family {' or '.join(FAMILIES)} for a config elsewhere", path, "Add it"
+            )
+        training = read_training(path, family, values.set)
+        epochs, rates = curve(training, values.steps_per_epoch)
+        schedule = training.schedule
+        curves.append((f"{Path(path).stem}: {schedule.name}", epochs, rates))
+        print(
+            f"{path}: {schedule.name}, {training.num_epochs} epochs, first {rates[0]:.3g}, "
+            f"highest {max(rates):.3g}, last {rates[-1]:.3g}",
+            file=sys.stderr,
+        )
+    write_bytes(Path(values.output), draw(curves))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

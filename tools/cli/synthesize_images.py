@@ -1,0 +1,141 @@
+"""Writes an ImageFolder of made-up shapes, to see training of image classifiers work offline.
+
+The same arguments give the same files: every image has a random generator of its own, seeded by
+(seed, split, class, number), so that a larger set contains a smaller one.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import new_folder
+
+SPLITS = ("train", "val")
+SET_FILE = "images.json"
+RECIPE = 1  # to be raised with every change that alters the images
+# Corners on the unit circle; the circle has none.
+SHAPES = {
+    "circle": None,
+    "cross": [(0.33, 1), (0.33, 0.33), (1, 0.33), (1, -0.33), (0.33, -0.33), (0.33, -1)],
+    "square": [(0.75, 0.75), (0.75, -0.75), (-0.75, -0.75), (-0.75, 0.75)],
+    "triangle": [(0, 1), (0.87, -0.5), (-0.87, -0.5)],
+}
+SHAPES["cross"] += [(-x, -y) for x, y in SHAPES["cross"]]
+_OVERSAMPLING = 4  # drawn larger, then reduced, for smooth edges
+_DARK, _BRIGHT = 100, 150  # backgrounds are below the one, shapes above the other
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What a set depends on; written into it."""
+
+    train_images: int
+    val_images: int
+    image_size: int
+    seed: int
+    recipe: int = RECIPE
+
+    def validate(self) -> None:
+        """Raises UserError for a number out of range."""
+        for name, low in (("train_images", 1), ("val_images", 1), ("image_size", 16), ("seed", 0)):
+            if getattr(self, name) < low:
+                raise UserError.expected(
+                    f"--{name} of at least {low}", getattr(self, name), f"Change --{name}"
+                )
+
+
+def draw(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
+    """Draws a bright shape of random place, size, tilt and color on a dark, noisy background."""
+    side = size * _OVERSAMPLING
+    background, color = rng.integers(0, _DARK, 3), rng.integers(_BRIGHT, 256, 3)
+    image = Image.new("RGB", (side, side), tuple(background.tolist()))
+    radius = rng.uniform(0.2, 0.4) * side
+    center = rng.uniform(radius, side - radius, 2)
+    angle = rng.uniform(-0.3, 0.3)
+    pen = ImageDraw.Draw(image)
+    if SHAPES[shape] is None:
+        pen.ellipse([*(center - radius), *(center + radius)], tuple(color.tolist()))
+    else:
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        corners = center + radius * np.array(SHAPES[shape]) @ turn
+        pen.polygon([tuple(corner) for corner in corners.tolist()], tuple(color.tolist()))
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BOX), np.float64)
+    pixels += rng.normal(0, 8, pixels.shape)
+    return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype("uint8"))
+
+
+def write_images(folder: Path, arguments: Arguments) -> None:
+    """Fills a folder; as many images of every shape."""
+    counts = dict(zip(SPLITS, (arguments.train_images, arguments.val_images), strict=True))
+    with tqdm(total=len(SHAPES) * sum(counts.values()), unit="image", delay=2) as bar:
+        for split_number, (split, count) in enumerate(counts.items()):
+            for label, shape in enumerate(SHAPES):
+                (folder / split / shape).mkdir(parents=True)
+                for number in range(count):
+                    rng = np.random.default_rng([arguments.seed, split_number, label, number])
+                    image = draw(shape, arguments.image_size, rng)
+                    image.save(folder / split / shape / f"{number:05d}.png")
+                    bar.update()
+    (folder / SET_FILE).write_text(json.dumps(asdict(arguments), indent=2) + "\n")
+
+
+def already_made(output_dir: Path, arguments: Arguments) -> bool:
+    """Tells whether the set is there; raises UserError if something else is."""
+    if not output_dir.exists():
+        return False
+    if not output_dir.is_dir():
+        raise UserError.expected(
+            "a folder as --output_dir", f"the file {output_dir}", "Name another"
+        )
+    if not any(output_dir.iterdir()):
+        return False
+    try:
+        found = json.loads((output_dir / SET_FILE).read_text())
+    except (OSError, ValueError):
+        found = None
+    if found == asdict(arguments):
+        return True
+    content = "images made with other arguments" if found else "other files"
+    raise UserError.expected(
+        "an empty or new --output_dir", f"{output_dir} with {content}", "Name another or remove it"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "synthesize_images",
+        f"Draws an ImageFolder of {', '.join(SHAPES)} with the splits {' and '.join(SPLITS)}.",
+        "--output_dir=DIR [FLAGS]",
+    )
+    flags.string("output_dir", None, "New folder to write.", default_text="none, required")
+    flags.integer("train_images", 80, "Of every shape, to train on.")
+    flags.integer("val_images", 20, "Of every shape, to evaluate on.")
+    flags.integer("image_size", 72, "Side in pixels.")
+    flags.integer("seed", 0, "Seed of everything drawn.")
+    values, rest = flags.parse(argv)
+    if rest:
+        raise UserError.expected("flags only", rest[0], "See --help")
+    if not values.output_dir:
+        raise UserError.expected("--output_dir", "none", "Name a folder to write")
+    arguments = Arguments(values.train_images, values.val_images, values.image_size, values.seed)
+    arguments.validate()
+    output_dir = Path(values.output_dir).absolute()
+    if already_made(output_dir, arguments):
+        print(f"{values.output_dir} is already made of these arguments.", file=sys.stderr)
+        return 0
+    with new_folder(output_dir) as folder:
+        write_images(folder, arguments)
+    print(f"{values.output_dir}: {', '.join(SHAPES)}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

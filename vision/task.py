@@ -1,0 +1,187 @@
+"""The vision Conformer as a training task: images, model, loss of both heads and evaluation."""
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from tools.config.loader import to_yaml
+from tools.errors import UserError
+from tools.training.distributed import Processes, from_first_rank
+from tools.training.task import LossSums, Position, Shard, TrainData
+from vision.checkpoint import CLASSES_FILE, CONFIG_FILE, build, load_pretrained
+from vision.config import VisionConfig
+from vision.convolution import BatchNormalization
+from vision.evaluation import Scores
+from vision.input_pipeline import Batches, ImageFolder, read_image_folder
+from vision.model import CHANNELS
+from vision.training_data import training_data
+
+HEADS = ("convolution_logits", "transformer_logits")  # acc_head1 and acc_head2
+
+
+class VisionTask:
+    """Implements `tools.training.task.Task`.
+
+    Args:
+        config: of the run.
+        processes: rank 0 lists images and reads weights, the others wait for it.
+        pretrained: weights to start from; see `checkpoint.load_pretrained`.
+        needs_evaluation: False leaves the evaluation set unread.
+    """
+
+    def __init__(
+        self,
+        config: VisionConfig,
+        processes: Processes,
+        pretrained: str = "",
+        needs_evaluation: bool = True,
+    ):
+        self.config, self.processes = config, processes
+        self.report: list[str] = []
+        data = config.data
+        self.folder = self._images(data.train_dir, data.train_num_samples, ())
+        names = [self.folder.classes[number] for number in sorted(self.folder.classes)]
+        if len(names) != config.model.num_classes:
+            raise UserError.expected(
+                f"{config.model.num_classes} class folders in {data.train_dir}",
+                f"{len(names)}: {', '.join(names[:5])}",
+                f"Set num_classes to {len(names)}, or choose another folder",
+            )
+        keras.utils.set_random_seed(config.training.seed)
+        self.model = build(config.model, config.training.precision)
+        self._check_image_size()
+        self.report.append(f"Number of parameters: {self.model.count_params()}")
+        if pretrained:
+            self.report += from_first_rank(
+                processes, lambda: load_pretrained(self.model, pretrained)
+            )
+        if config.training.synchronize_batch_norm and processes.size > 1:
+            for layer in self.model._flatten_layers():
+                if isinstance(layer, BatchNormalization):
+                    layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
+        lines = [f"{number} {name}\n" for number, name in enumerate(names)]
+        self.assets = {CONFIG_FILE: to_yaml(config), CLASSES_FILE: "".join(lines)}
+        self.evaluators = {}
+        if needs_evaluation:
+            held_out = self._images(data.val_dir, data.val_num_samples, names)
+            self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
+
+    def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
+        """Gives the batches of one process."""
+        config = self.config
+        return training_data(
+            self.folder,
+            config.model.num_classes,
+            config.preprocessing,
+            config.augmentation,
+            config.training.seed,
+            shard,
+            position,
+            num_epochs,
+            config.data.num_parallel_workers,
+        )
+
+    def layer_depth(self, path: str) -> int:
+        """Counts the layers below a variable: stem and embedding 0, the blocks, then the heads."""
+        numbered = re.search(r"/(?:convolution|transformer|coupled)_(\d+)/", path)
+        if numbered:
+            return int(numbered[1])
+        first = re.search(r"/(stem|patch_embedding|class_token)", path)
+        return 0 if first else 1 + self.model.num_layers
+
+    def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
+        """Sums the cross-entropy of both heads; an image that could not be read weighs nothing."""
+        heads = [tf.cast(x, tf.float32) for x in self.model(batch["images"], training=training)]
+        losses = sum(tf.nn.softmax_cross_entropy_with_logits(batch["targets"], x) for x in heads)
+        losses = losses * batch["weights"] * self._loss_factor
+        answers = {"acc_head1": heads[0], "acc_head2": heads[1], "acc_heads": heads[0] + heads[1]}
+        hits = {
+            name: tf.argmax(logits, axis=-1, output_type=tf.int32) == batch["labels"]
+            for name, logits in answers.items()
+        }
+        metrics = {
+            name: tf.reduce_sum(batch["weights"] * tf.cast(hit, tf.float32))
+            for name, hit in hits.items()
+        }
+        return LossSums(tf.reduce_sum(losses), tf.reduce_sum(batch["weights"]), losses, metrics)
+
+    @property
+    def _loss_factor(self) -> float:
+        return 0.5 if self.config.run.heads_loss == "mean" else 1.0
+
+    def _check_image_size(self):
+        side = self.config.preprocessing.image_size
+        if side % self.model.patch_size:
+            raise UserError.expected(
+                f"an image_size that is a multiple of {self.model.patch_size}",
+                side,
+                "Correct it",
+            )
+
+    def _images(self, directory: str, limit: int, names: Sequence[str]) -> ImageFolder:
+        """Lists images on rank 0; every process gets the list, or the error."""
+        root = Path(self.config.data.data_url) / directory
+        aliases = [(name,) for name in names]
+        folder = from_first_rank(self.processes, lambda: read_image_folder(root, aliases))
+        if 0 < limit < len(folder.paths):
+            generator = np.random.default_rng(self.config.training.seed)
+            chosen = sorted(generator.choice(len(folder.paths), limit, replace=False).tolist())
+            folder = ImageFolder(
+                [folder.paths[i] for i in chosen],
+                [folder.labels[i] for i in chosen],
+                folder.classes,
+                folder.remarks,
+            )
+        self.report.append(
+            f"{root}: {len(folder.paths)} images of {len(folder.classes)} classes"
+            + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])
+        )
+        return folder
+
+    def _evaluate(self, folder: ImageFolder) -> dict[str, float]:
+        """Classifies this process's share of the images and adds up the shares of all."""
+        rank, size = self.processes.rank, self.processes.size
+        paths, labels = folder.paths[rank::size], np.array(folder.labels[rank::size])
+        batch_size = self.config.data.eval_batch_size or self.config.training.batch_size
+        workers = self.config.data.num_parallel_workers
+        batches = Batches(paths, self.config.preprocessing, batch_size, workers)
+        scores = Scores(self.config.model.num_classes)
+        hits = np.zeros(len(HEADS), np.int64)
+        for indices, images in batches:
+            heads = [x.numpy() for x in self._classify(images)]
+            outputs = dict(zip(HEADS, heads, strict=True)) | {"logits": heads[0] + heads[1]}
+            scores.add(outputs, labels[indices])
+            hits += [np.sum(x.argmax(axis=-1) == labels[indices]) for x in heads]
+        own = [scores.num_images, scores.loss_sum, *hits, *scores.hits.values()]
+        shares = self.processes.gather_objects([float(x) for x in own])
+        count, loss, *rest = np.sum(shares, axis=0)
+        if not count:
+            raise UserError.expected(
+                "evaluation images that can be read",
+                next(iter(batches.reasons.values()), "none"),
+                "Check the files, or add --skip_eval",
+            )
+        accuracies = zip(
+            ("acc_head1", "acc_head2", "acc_heads", "acc_heads_top5"), rest, strict=True
+        )
+        return {
+            **{name: float(value / count) for name, value in accuracies},
+            "loss": float(loss / count * self._loss_factor),
+            "num_images": int(count),
+        }
+
+    @functools.cached_property
+    def _classify(self):
+        side = self.config.preprocessing.image_size
+        spec = tf.TensorSpec([None, side, side, CHANNELS], tf.float32)
+
+        @tf.function(input_signature=[spec])
+        def classify(images):
+            return self.model(images, training=False)
+
+        return classify
