@@ -9,9 +9,11 @@
 #   RESULT_PATH a JSON file
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
-own_model=${INFER_CKPT:+yes}
 # shellcheck source=../env.sh
 source "$project/env.sh"
+own_model=$INFER_CKPT
+# What env.sh chose, also in the shell that this was started from, is for speech alone.
+[[ ! $own_model -ef $project/conformer/pretrained/digits ]] || own_model=
 
 usage() {
   echo "usage: bash ${BASH_SOURCE[0]} [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY]" \
@@ -20,28 +22,23 @@ usage() {
 }
 
 batch_size=4 precision=fp32 run_eagerly=0 net=conformer
-while getopts :b:p:e: option; do
-  case $option in
-    b) batch_size=$OPTARG ;;
-    p) precision=$OPTARG ;;
-    e) run_eagerly=$OPTARG ;;
-    *)
-      [[ ${!OPTIND-} != --* ]] || break # a flag of the program
-      usage
-      ;;
-  esac
-done
-shift $((OPTIND - 1))
 flags=()
 while (($#)); do
   case $1 in
+    -b) batch_size=${2-} ;;
+    -p) precision=${2-} ;;
+    -e) run_eagerly=${2-} ;;
+    --net_name) net=${2-} ;;
     --net_name=*) net=${1#*=} ;;
-    --net_name)
-      net=${2-}
-      shift
+    -[bpe]?*) # -b16
+      set -- "${1:0:2}" "${1:2}" "${@:2}"
+      continue
       ;;
+    --*) flags+=("$1") ;;
+    -*) usage ;;
     *) flags+=("$1") ;;
   esac
+  [[ $1 != -[bpe] && $1 != --net_name ]] || shift
   shift || usage
 done
 

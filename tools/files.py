@@ -30,6 +30,22 @@ def write_bytes(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
 
 
+def check_writable(path: Path) -> None:
+    """Tells before long work whether its result can be written; leaves nothing but the folders.
+
+    Raises:
+        UserError: it cannot.
+    """
+    with contextlib.suppress(_Enough), _new_file(path) as beside:
+        beside.touch()
+        beside.unlink()
+        raise _Enough
+
+
+class _Enough(Exception):
+    """Ends a block that is to write nothing."""
+
+
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
     """Gives a path beside a place, whose file takes that place when the block has ended well."""

@@ -21,6 +21,7 @@ from vision.input_pipeline import Batches
 from vision.recipe_keys import AMP_LEVELS
 from vision.signatures import Signatures, pipeline_description
 
+_NUM_LISTED = 20
 _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
 
 
@@ -34,7 +35,7 @@ class Classifier(NamedTuple):
 
 def add_classifier_flags(flags: CommandLine) -> None:
     """Adds the flags of all programs that classify."""
-    add_inference_flags(flags)
+    add_inference_flags(flags, "")
     flags.string(
         "checkpoint",
         None,
@@ -239,5 +240,10 @@ def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
         "loading and warm-up excluded",
         file=sys.stderr,
     )
-    for path, reason in skipped:
+    for path, reason in skipped[:_NUM_LISTED]:
         print(f"skipped {path}: {reason}", file=sys.stderr)
+    if len(skipped) > _NUM_LISTED:
+        print(
+            f"skipped {len(skipped) - _NUM_LISTED} more; --result_path lists them all",
+            file=sys.stderr,
+        )

@@ -37,6 +37,16 @@ class ModelConfig:
     zero_init_last_batch_norm: bool = False  # true: convolution blocks start as shortcuts
     use_pytorch_maxpool: bool = True  # false: the stem pads the far side only, as in MindSpore
 
+    def validate(self) -> None:
+        """Checks ranges."""
+        rates = {name: getattr(self, name) for name in ("drop", "drop_block", "drop_path")}
+        if self.num_classes < 1 or not all(0 <= rate < 1 for rate in rates.values()):
+            raise UserError.expected(
+                "num_classes >= 1, and drop, drop_block and drop_path from 0 to below 1",
+                f"{self.num_classes}, and {', '.join(map(str, rates.values()))}",
+                "Correct the model",
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingConfig:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
-from tools.files import write_bytes, write_text
+from tools.files import check_writable, write_bytes, write_text
 from tools.inference.flags import share
 from vision.classes import read_labelled, top_classes
 from vision.classifier import (
@@ -96,6 +96,10 @@ def evaluate(values, datasets: Sequence[str]) -> int:
         )
     if not Path(named[0]).is_dir():
         raise UserError.expected("an ImageFolder", f"{named[0]}: no such folder", "Correct it")
+    if values.result_path:
+        check_writable(Path(values.result_path).with_suffix(".json"))
+    if values.analysis_dir:
+        check_writable(Path(values.analysis_dir) / "confusion_matrix.csv")
     classifier = open_classifier(values, "heads")
     pipeline = classifier.runner.pipeline
     data = read_labelled(named[0], classifier.classes, pipeline["num_classes"])
@@ -120,7 +124,8 @@ def evaluate(values, datasets: Sequence[str]) -> int:
     names = classifier.classes.names or [data.classes.get(i) for i in range(len(scores.confusion))]
     if values.result_path:
         summary = {f"top{count}": share for count, share in tops.items()} | {"loss": loss}
-        write_report(Path(values.result_path), {**summary, **facts}, rows, names)
+        report = {**summary, **facts, "skipped": [*run.skipped, *data.remarks]}
+        write_report(Path(values.result_path), report, rows, names)
     if values.analysis_dir:
         write_analysis(Path(values.analysis_dir), scores.confusion, names)
     show_speed(facts, [*run.skipped, *data.remarks])

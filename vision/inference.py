@@ -1,12 +1,15 @@
 """Classifies images and tells what is on them."""
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tqdm import tqdm
+
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import check_writable, write_text
 from tools.inference.flags import share
 from vision.classes import top_classes
 from vision.classifier import (
@@ -40,6 +43,8 @@ def predict(values, data: Sequence[str]) -> int:
         raise UserError.expected("one image or folder", " ".join(places) or "none", "Name one")
     if values.top_k < 1:
         raise UserError.expected("--top_k >= 1", values.top_k, "Correct --top_k")
+    for path in filter(None, (values.output, values.result_path)):
+        check_writable(Path(path))
     paths = share(find_images(places[0]), values.data_ratio)
     classifier = open_classifier(values)
     run = Classification(classifier, paths, values)
@@ -56,7 +61,7 @@ def predict(values, data: Sequence[str]) -> int:
                 }
                 for number in numbers
             ]
-            print(f"{paths[index]} (class: {describe(told)})")
+            tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if values.top_k > 1 else numbers[0]
     if not predictions:
         bad = "; ".join(f"{path} ({reason})" for path, reason in run.skipped[:5])
@@ -64,7 +69,7 @@ def predict(values, data: Sequence[str]) -> int:
     write_text(Path(values.output), json.dumps(predictions, indent=1))
     facts = run.facts(len(predictions))
     if values.result_path:
-        report = json.dumps({"top1": None, "top5": None, **facts}, indent=1)
+        report = json.dumps({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
         write_text(Path(values.result_path), report)
     show_speed(facts, run.skipped)
     return 0

@@ -1,9 +1,10 @@
 """Images to evaluate: which files there are, and reading them ahead in threads."""
 
+import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,11 +103,21 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
         found.labels.extend([number] * len(images))
         found.classes[number] = folder.name
     if not found.paths:
-        known = f" for the classes {', '.join(list(numbers)[:5])} ..." if class_names else ""
-        raise UserError.expected(
-            f"images in the class folders of {root}{known}", "none", "Add some"
-        )
+        strange = sorted(folder.name for folder in folders if folder.name not in numbers)
+        if len(strange) == len(folders):
+            raise UserError.expected(
+                f"folders in {root} that are called like classes, such as {_some(numbers)}",
+                _some(strange),
+                "Rename them, or choose a model of these classes",
+            )
+        raise UserError.expected(f"images in the class folders of {root}", "none", "Add some")
     return found
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first few of many names."""
+    first = list(itertools.islice(names, 6))
+    return ", ".join(first[:5]) + (", and more" if len(first) > 5 else "")
 
 
 class Batches:

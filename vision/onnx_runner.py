@@ -53,6 +53,12 @@ class OnnxRunner:
             self.pipeline = json.loads(metadata[METADATA_KEY])
         else:
             self.pipeline = _description(inputs, config, path)
+            ranks = {x.name: len(x.shape) for x in session.get_outputs()}
+            if set(ranks.values()) != {2}:
+                found = ", ".join(f"{name} of {rank} dimensions" for name, rank in ranks.items())
+                raise UserError.expected(
+                    "a classifier, which answers with [B, V]", f"{path}: {found}", "Name another"
+                )
 
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -77,16 +78,16 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
     files = sorted(folder.glob("*_*.txt"))
     if not files:
         raise UserError.expected("STEM_0.txt files in --benchmark_out", folder, "Correct it")
-    hits, num_classes, scored = np.zeros(_TOP, np.int64), None, set()
-    for file in files:
+    hits, scored = np.zeros(_TOP, np.int64), set()
+    rows = {file: read_scores(file) for file in files}
+    ((num_classes, _),) = Counter(row.size for row in rows.values()).most_common(1)
+    for file, scores in rows.items():
         stem = file.stem.rpartition("_")[0]
         if stem not in labels:
             raise UserError.expected("a label for every result", file, "Complete --anno_file")
         if stem in scored:
             raise UserError.expected("one result for an image", file, "Remove the other outputs")
         scored.add(stem)
-        scores = read_scores(file)
-        num_classes = num_classes or scores.size
         label = labels[stem] + (num_classes == _BACKGROUND_CLASSES)
         if scores.size != num_classes or label >= num_classes:
             raise UserError.expected(

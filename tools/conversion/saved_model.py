@@ -39,7 +39,7 @@ def read_pipeline(model_dir: str | Path) -> dict:
         raise UserError.expected(
             "a SavedModel directory that this project exported",
             directory if directory.exists() else f"{directory}, which does not exist",
-            "Make one with `python -m conformer.export --checkpoint RUN_DIR --output_dir D`",
+            "Export a model: `python -m FAMILY.export --help`",
         )
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -55,7 +55,8 @@ def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimenta
     """
     try:
         loaded = tf.saved_model.load(str(model_dir))
-    except (OSError, ValueError, tf.errors.OpError) as error:
+    # IndexError: variables that end early (TensorFlow 2.16).
+    except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
         raise UserError.expected(
             f"a readable SavedModel in {model_dir}",
             str(error).splitlines()[0],

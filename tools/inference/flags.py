@@ -26,11 +26,14 @@ from tools.inference.runner import Runner, load
 FAMILIES = ("conformer", "vision", "wav2vec2")
 
 
-def add_inference_flags(flags: CommandLine) -> None:
-    """Adds the shared flags to a program's command line."""
-    flags.string(
-        "native_savedmodel_dir", None, "SavedModel to run.", default_text="the bundled one"
-    )
+def add_inference_flags(flags: CommandLine, default_model: str = "the bundled one") -> None:
+    """Adds the shared flags to a program's command line.
+
+    Args:
+        flags: of the program.
+        default_model: what --help calls the model that runs when none is named.
+    """
+    flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=default_model)
     flags.string("data_dir", None, "Data set to run and score: a whole set or one split.")
     flags.integer("batch_size", 1, "Inputs run together.")
     flags.number("data_ratio", 1.0, "Share of the data set to use, spread over the whole.")

@@ -121,5 +121,5 @@ def read_pth(path: Path) -> Any:
         raise UserError.expected(
             "tensors in containers as torch.save writes them since 1.6 (a zip file)",
             f"{path}: {reason}",
-            "Save the state_dict alone, or as .safetensors",
+            "Fetch it again, or save the state_dict alone or as .safetensors",
         ) from error

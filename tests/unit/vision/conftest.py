@@ -16,6 +16,8 @@ SIZES = {
     "num_layers": 3,
 }
 
+IMAGE_SIZE = 64
+
 
 @pytest.fixture(scope="session")
 def build_small():
@@ -72,3 +74,25 @@ def small_architecture():
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(vision.model.ARCHITECTURES, "conformer_test", SIZES)
         yield "conformer_test"
+
+
+@pytest.fixture(scope="session")
+def calibrated(build_small):
+    """A model whose answers differ from image to image."""
+    model = build_small()
+    rng = np.random.default_rng(3)
+    for variable in model.weights:
+        if "moving" not in variable.path and len(variable.shape) > 1:
+            variable.assign(variable.numpy() + rng.normal(0, 0.05, variable.shape))
+    for _ in range(20):
+        model(rng.standard_normal((8, IMAGE_SIZE, IMAGE_SIZE, 3)).astype("float32"), training=True)
+    return model
+
+
+@pytest.fixture
+def of_small(monkeypatch, calibrated):
+    """Makes `small` a name of the model `calibrated`; flags that tell programs about it."""
+    sizes = "patch_size channel_ratio hidden_dim num_heads num_layers".split()
+    sizes = {name: getattr(calibrated, name) for name in sizes}
+    monkeypatch.setitem(vision.model.ARCHITECTURES, "small", sizes)
+    return ["--arch=small", "--num_classes=10", f"--image_size={IMAGE_SIZE}"]

@@ -27,19 +27,6 @@ CONFIG = load_config(None, {"preprocessing.image_size": SIDE, "model.num_classes
 
 
 @pytest.fixture(scope="module")
-def calibrated(build_small):
-    """A model whose answers differ from image to image."""
-    model = build_small()
-    rng = np.random.default_rng(3)
-    for variable in model.weights:
-        if "moving" not in variable.path and len(variable.shape) > 1:
-            variable.assign(variable.numpy() + rng.normal(0, 0.05, variable.shape))
-    for _ in range(20):
-        model(rng.standard_normal((8, SIDE, SIDE, 3)).astype("float32"), training=True)
-    return model
-
-
-@pytest.fixture(scope="module")
 def saved(calibrated, tmp_path_factory):
     """A SavedModel for each layout."""
     folder = tmp_path_factory.mktemp("saved")
@@ -100,7 +87,8 @@ def test_what_the_model_says_of_itself(saved, calibrated):
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
-    assert pipeline["convert"] == {"serving_default": {"dim_range": {}}}
+    heads = ["convolution_head", "transformer_head"]
+    assert pipeline["convert"] == {"serving_default": {"dim_range": {}, "keep_in_float": heads}}
     assert (pipeline["layout"], pipeline["input"]) == ("NCHW", "input")
     assert pipeline["num_parameters"] == calibrated.count_params() - sum(
         np.prod(v.shape) for v in calibrated.non_trainable_variables
@@ -199,26 +187,17 @@ def program(*arguments):
     return vision.export.main([*map(str, arguments)])
 
 
-@pytest.fixture
-def small_architecture(monkeypatch, calibrated):
-    """Makes `small` a name of the model above."""
-    sizes = "patch_size channel_ratio hidden_dim num_heads num_layers".split()
-    sizes = {name: getattr(calibrated, name) for name in sizes}
-    monkeypatch.setitem(vision.model.ARCHITECTURES, "small", sizes)
-    return ["--arch=small", "--num_classes=10", f"--image_size={SIDE}"]
-
-
 def test_program_writes_keras_and_onnx_files(
-    small_architecture, calibrated, batch, expected, tmp_path, monkeypatch, capsys
+    of_small, calibrated, batch, expected, tmp_path, monkeypatch, capsys
 ):
     weights = tmp_path / "weights.safetensors"
     vision.save_pytorch_weights(calibrated, weights)
     monkeypatch.chdir(tmp_path)
-    program(*small_architecture, "-c", weights, "--file_format=KERAS")
+    program(*of_small, "-c", weights, "--file_format=KERAS")
     model = load_model(ModelConfig(num_classes=10), "small.keras")
     np.testing.assert_allclose(model(batch)[0], expected[0], atol=1e-5)
     target = ["--pretrained", tmp_path / "small.keras", "--output_dir", tmp_path / "new" / "er"]
-    program(*small_architecture, *target, "--file_format=ONNX", "--layout=NCHW")
+    program(*of_small, *target, "--file_format=ONNX", "--layout=NCHW")
     session = onnxruntime.InferenceSession(tmp_path / "new" / "er" / "small.onnx")
     (found,) = session.run(["logits"], {"input": batch.transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(found, sum(expected), atol=1e-4)
@@ -226,8 +205,8 @@ def test_program_writes_keras_and_onnx_files(
     assert sorted(x.name for x in tmp_path.iterdir()) == ["new", "small.keras", weights.name]
 
 
-def test_initial_weights_are_called_so(small_architecture, tmp_path, capsys):
-    program(*small_architecture, "--file_format=KERAS", f"--output_dir={tmp_path}", "--seed=3")
+def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
+    program(*of_small, "--file_format=KERAS", f"--output_dir={tmp_path}", "--seed=3")
     assert "recognize nothing" in capsys.readouterr().err
     model = load_model(ModelConfig(num_classes=10), tmp_path / "small.keras")
     keras.utils.set_random_seed(3)
@@ -250,16 +229,16 @@ def test_initial_weights_are_called_so(small_architecture, tmp_path, capsys):
         (["--config=/nowhere.yml"], "/nowhere.yml"),
     ],
 )
-def test_bad_arguments_are_one_line(arguments, message, small_architecture, tmp_path):
+def test_bad_arguments_are_one_line(arguments, message, of_small, tmp_path):
     with pytest.raises(UserError) as caught:
-        program(*small_architecture, f"--output_dir={tmp_path / 'new'}", *arguments)
+        program(*of_small, f"--output_dir={tmp_path / 'new'}", *arguments)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
 
 
-def test_another_number_of_classes_is_refused(small_architecture, calibrated, tmp_path):
+def test_another_number_of_classes_is_refused(of_small, calibrated, tmp_path):
     weights = tmp_path / "weights.safetensors"
     vision.save_pytorch_weights(calibrated, weights)
     with pytest.raises(UserError, match="num_classes"):
-        program(*small_architecture, "-c", weights, "--num_classes=7")
+        program(*of_small, "-c", weights, "--num_classes=7")

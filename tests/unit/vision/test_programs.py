@@ -1,0 +1,313 @@
+"""Evaluation and inference through their programs, against the model run by hand on PIL's images."""
+
+import ast
+import csv
+import json
+
+import keras
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from PIL import Image
+
+import vision
+import vision.activation_map
+import vision.eval
+import vision.eval_onnx
+import vision.export
+import vision.infer
+import vision.infer_onnx
+from tools.errors import UserError
+from vision import evaluation, inference
+from vision.classes import Classes
+from vision.config import load_config
+
+SIDE, NUM_CLASSES = 64, 10
+NAMES = [f"thing {number}" for number in range(NUM_CLASSES)]
+SOURCES = ("checkpoint", "eager", "jit", "onnx")
+
+
+def picture(path):
+    """The recipe of PIL, once more."""
+    with Image.open(path) as image:
+        image = image.convert("RGB")
+        width, height = image.size
+        scale = 73 / min(width, height)
+        size = [73 if x == min(width, height) else int(scale * x) for x in (width, height)]
+        image = image.resize(size, Image.BICUBIC)
+        left, top = (round((x - SIDE) / 2) for x in size)
+        pixels = np.asarray(image.crop((left, top, left + SIDE, top + SIDE)), np.float64) / 255
+    return (pixels - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, calibrated):
+    """An ImageFolder in which about half of the images lie where the model sees them."""
+    root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
+    for number in range(24):
+        cells = rng.integers(0, 256, (5, 6, 3), np.uint8)
+        image = Image.fromarray(cells).resize((90 + number, 80), Image.BICUBIC)
+        path = root / "x.png"
+        image.save(path)
+        heads = calibrated(picture(path)[None].astype("float32"))
+        predicted = int(np.argmax(sum(x.numpy() for x in heads)))
+        label = predicted if number % 2 else int(rng.integers(NUM_CLASSES))
+        (root / NAMES[label]).mkdir(exist_ok=True)
+        path.rename(root / NAMES[label] / f"{number:02d}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def answers(photos, calibrated):
+    """Label and logits of both heads for every image, in the order of the folder."""
+    paths = sorted(photos.rglob("*.png"))
+    batch = np.stack([picture(path) for path in paths]).astype("float32")
+    labels = np.array([NAMES.index(path.parent.name) for path in paths])
+    return paths, labels, np.stack([x.numpy() for x in calibrated(batch)]).astype("float64")
+
+
+@pytest.fixture(scope="module")
+def models(calibrated, tmp_path_factory):
+    """The model as a checkpoint, as a SavedModel and as an ONNX file."""
+    folder = tmp_path_factory.mktemp("models")
+    changes = {"preprocessing.image_size": SIDE, "model.num_classes": NUM_CLASSES}
+    config = load_config(None, changes)
+    vision.save_pytorch_weights(calibrated, folder / "weights.safetensors")
+    saved = folder / "saved"
+    pipeline = vision.export.export_saved_model(calibrated, config, saved, Classes(NAMES))
+    vision.export.export_onnx(saved, pipeline, folder / "model.onnx")
+    return folder
+
+
+@pytest.fixture
+def flags(models, of_small, tmp_path):
+    """What names the model to a program, by source."""
+    labels = tmp_path / "labels.txt"
+    labels.write_text("\n".join(NAMES))
+    named = f"--imagenet_label_file={labels}"
+    native = f"--native_savedmodel_dir={models / 'saved'}"
+    converted = f"--converted_savedmodel_dir={models / 'converted'}"
+    return {
+        "checkpoint": [f"--checkpoint={models / 'weights.safetensors'}", *of_small, named],
+        "eager": [native, "--run_eagerly=1"],
+        "jit": [native, "--batch_size=5", converted],
+        "onnx": [f"--onnx_path={models / 'model.onnx'}"],
+    }
+
+
+def program_of(source, eager, onnx):
+    return (onnx if source == "onnx" else eager).main
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_evaluation(source, flags, photos, answers, tmp_path, capsys):
+    _, labels, heads = answers
+    order = np.argsort(-heads.sum(0), axis=-1)
+    losses = np.log(np.exp(heads).sum(-1)) - heads[:, np.arange(len(labels)), labels]
+    expected = {
+        "Loss": losses.sum(0).mean(),
+        "Top1-Acc": (order[:, 0] == labels).mean(),
+        "Top5-Acc": (order[:, :5] == labels[:, None]).any(-1).mean(),
+    }
+    if source in ("jit", "onnx"):
+        del expected["Loss"]
+    assert 0.3 < expected["Top1-Acc"] < expected["Top5-Acc"] < 1
+    report, analysis = tmp_path / "report.json", tmp_path / "analysis"
+    more = [f"--result_path={report}", f"--analysis_dir={analysis}"]
+    main = program_of(source, vision.eval, vision.eval_onnx)
+    assert main([*flags[source], "--batch_size=5", *more, str(photos)]) == 0
+    printed = capsys.readouterr().out.strip()
+    found = ast.literal_eval(printed.removeprefix("eval results: "))
+    assert list(found) == list(expected)
+    assert found == pytest.approx(expected, abs=2e-4)
+
+    confusion = np.zeros((NUM_CLASSES, NUM_CLASSES), int)
+    np.add.at(confusion, (labels, order[:, 0]), 1)
+    with (analysis / "confusion_matrix.csv").open() as file:
+        (_, *header), *rows = csv.reader(file)
+    assert header == NAMES
+    assert [[int(x) for x in row[1:]] for row in rows] == confusion.tolist()
+    with (analysis / "per_class_accuracy.csv").open() as file:
+        shares = {row["name"]: row["accuracy"] for row in csv.DictReader(file)}
+    for number, name in enumerate(NAMES):
+        total = confusion[number].sum()
+        share = f"{confusion[number, number] / total:.6f}" if total else ""
+        assert shares[name] == share
+    assert Image.open(analysis / "confusion_matrix.png").size[0] > 100
+    summary = json.loads(report.read_text())
+    assert summary["top1"] == pytest.approx(expected["Top1-Acc"])
+    assert summary["num_images"] == len(labels)
+    assert summary["skipped"] == []
+    with report.with_suffix(".tsv").open() as file:
+        table = list(csv.DictReader(file, delimiter="\t"))
+    assert [int(row["PREDICTED"]) for row in table] == order[:, 0].tolist()
+    assert [row["LABEL_NAME"] for row in table] == [NAMES[x] for x in labels]
+
+
+@pytest.fixture
+def folder(answers, tmp_path):
+    """Some of the images in one folder, with what does not belong there."""
+    place = tmp_path / "some photos"
+    (place / "below").mkdir(parents=True)
+    for number in range(6):
+        path = place / f"{number}{'.PNG' if number else '.png'}"
+        path.write_bytes(answers[0][number].read_bytes())
+    (place / "notes.txt").write_text("no image")
+    (place / "below" / "7.png").write_bytes(answers[0][7].read_bytes())
+    return place
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_inference(source, flags, folder, answers, tmp_path, capsys):
+    best = answers[2].sum(0)[:6].argmax(-1).tolist()
+    paths = [str(folder / f"{number}{'.PNG' if number else '.png'}") for number in range(6)]
+    output = tmp_path / "predictions.json"
+    main = program_of(source, vision.infer, vision.infer_onnx)
+    assert main([*flags[source], f"--output={output}", str(folder)]) == 0
+    lines = [f"{p} (class: {x} {NAMES[x]})" for p, x in zip(paths, best, strict=True)]
+    assert capsys.readouterr().out.splitlines() == lines
+    pairs = (f" {json.dumps(p)}: {x}" for p, x in zip(paths, best, strict=True))
+    assert output.read_text() == "{\n" + ",\n".join(pairs) + "\n}"
+
+
+def test_a_checkpoint_without_names_answers_as_the_original_does(
+    flags, folder, answers, tmp_path, capsys
+):
+    path = folder / "3.PNG"
+    number = int(answers[2].sum(0)[3].argmax())
+    alone = [x for x in flags["checkpoint"] if "label" not in x]
+    vision.infer.main([*alone, f"-o={tmp_path / 'p.json'}", str(path)])
+    assert capsys.readouterr().out == f"{path} (class: {number})\n"
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_best_of_several_with_their_probabilities(source, flags, folder, answers, tmp_path):
+    output, path = tmp_path / "p.json", folder / "2.PNG"
+    main = program_of(source, vision.infer, vision.infer_onnx)
+    main([*flags[source], f"-o={output}", "--top_k=3", str(path)])
+    (found,) = json.loads(output.read_text()).values()
+    logits = answers[2].sum(0)[2]
+    expected = np.exp(logits) / np.exp(logits).sum()
+    order = np.argsort(-expected)[:3]
+    assert [x["class"] for x in found] == order.tolist()
+    assert [x["name"] for x in found] == [NAMES[x] for x in order]
+    assert [x["probability"] for x in found] == pytest.approx(expected[order], abs=1e-3)
+
+
+def test_what_cannot_be_read_is_left_out_and_listed(flags, folder, photos, tmp_path, capsys):
+    whole = (folder / "1.PNG").read_bytes()
+    for number in range(30):
+        (folder / f"broken{number:02d}.png").write_bytes(whole[: len(whole) // 2])
+    output, report = tmp_path / "p.json", tmp_path / "r.json"
+    more = [f"-o={output}", f"--result_path={report}", "--batch_size=4"]
+    vision.infer.main([*flags["eager"], *more, str(folder)])
+    assert len(json.loads(output.read_text())) == 6
+    errors = capsys.readouterr().err
+    assert errors.count("skipped /") == 20
+    assert "skipped 10 more" in errors
+    skipped = json.loads(report.read_text())["skipped"]
+    assert [path for path, _ in skipped] == [str(folder / f"broken{x:02d}.png") for x in range(30)]
+    with pytest.raises(UserError, match="broken00"):
+        vision.infer.main([*flags["eager"], f"-o={output}", str(folder / "broken00.png")])
+
+
+def refuse(*_, **__):
+    raise AssertionError("the model was opened first")
+
+
+@pytest.mark.parametrize("flag", ["--output=", "--result_path="])
+def test_a_result_that_cannot_be_written_ends_before_the_work(
+    flag, flags, folder, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(inference, "open_classifier", refuse)
+    monkeypatch.setattr(evaluation, "open_classifier", refuse)
+    (tmp_path / "file").write_text("")
+    bad = f"{flag}{tmp_path / 'file' / 'p.json'}"
+    with pytest.raises(UserError, match="permission to write"):
+        vision.infer.main([*flags["eager"], f"-o={tmp_path / 'p.json'}", bad, str(folder)])
+    if flag == "--result_path=":
+        with pytest.raises(UserError, match="permission to write"):
+            vision.eval.main([*flags["eager"], bad, str(folder)])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Received: none. Name one model"),
+        (["--onnx_path=a.onnx", "--checkpoint=b.pth"], "checkpoint and --onnx_path"),
+        (["--onnx_path=/nowhere.onnx"], "no such file"),
+        (["--checkpoint=a.pth", "--pretrained=b.pth"], "both"),
+        (["--checkpoint=a.pth", "--batch_size=0"], "batch_size >= 1"),
+        (["--checkpoint=a.pth", "--top_k=0"], "top_k >= 1"),
+        (["--checkpoint=a.pth", "--num_classes=0"], "num_classes >= 1"),
+        (["--checkpoint=a.pth", "--quant_precision=int8_fp32"], "native_savedmodel_dir"),
+    ],
+)
+def test_bad_flags_are_one_line(arguments, message, folder, tmp_path):
+    with pytest.raises(UserError, match=message) as caught:
+        vision.infer.main([f"-o={tmp_path / 'p.json'}", *arguments, str(folder)])
+    assert "\n" not in str(caught.value)
+
+
+def onnx_model(path, shape, answer):
+    """A model that squares what it gets and sums it down to the rank of its answer."""
+    nodes = [helper.make_node("Mul", ["x", "x"], ["y" if len(shape) == len(answer) else "z"])]
+    if len(shape) != len(answer):
+        axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
+        nodes.append(helper.make_node("ReduceSum", ["z", "axes"], ["y"], keepdims=0))
+    constants = [axes] if len(nodes) == 2 else []
+    ends = [helper.make_tensor_value_info(*x) for x in (("x", 1, shape), ("y", 1, answer))]
+    graph = helper.make_graph(nodes, "graph", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
+@pytest.mark.parametrize(
+    ("shape", "answer", "message"),
+    [
+        (["N", 3, SIDE, SIDE], ["N", 3, SIDE, SIDE], "4 dimensions"),
+        (["N", 5, SIDE, SIDE], ["N", 5], "3 channels"),
+    ],
+)
+def test_other_onnx_models_are_refused(shape, answer, message, folder, tmp_path):
+    onnx_model(tmp_path / "other.onnx", shape, answer)
+    arguments = [f"--onnx_path={tmp_path / 'other.onnx'}", f"-o={tmp_path / 'p.json'}"]
+    with pytest.raises(UserError, match=message):
+        vision.infer_onnx.main([*arguments, str(folder)])
+
+
+def test_another_exporters_onnx_model_classifies(folder, answers, tmp_path):
+    onnx_model(tmp_path / "other.onnx", ["N", 3, SIDE, SIDE], ["N", 3])
+    output = tmp_path / "p.json"
+    arguments = [f"--onnx_path={tmp_path / 'other.onnx'}", f"-o={output}"]
+    vision.infer_onnx.main([*arguments, str(folder)])
+    squares = [(picture(path) ** 2).sum((0, 1)) for path in answers[0][:6]]
+    assert list(json.loads(output.read_text()).values()) == np.argmax(squares, -1).tolist()
+
+
+def test_folders_that_are_no_classes_are_named(flags, tmp_path, photos):
+    for name in ("glass", "paper"):
+        (tmp_path / "other" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=r"thing 0, .*, and more\. Received: glass, paper\."):
+        vision.eval.main([*flags["eager"], str(tmp_path / "other")])
+
+
+def test_activation_maps_are_drawn(models, folder, tmp_path):
+    output, native = tmp_path / "cam.png", f"--native_savedmodel_dir={models / 'saved'}"
+    image = str(folder / "1.PNG")
+    vision.activation_map.main([native, f"-o={output}", "--class_index=3", image])
+    with Image.open(output) as drawn:
+        assert drawn.size[0] > 2 * drawn.size[1]
+        assert np.asarray(drawn.convert("RGB")).std() > 10
+    with pytest.raises(UserError, match="--class_index below 10"):
+        vision.activation_map.main([native, f"-o={output}", "--class_index=10", image])
+
+
+def test_the_model_of_a_checkpoint_is_the_model(flags, calibrated, models):
+    """What all references above rest on."""
+    keras.utils.set_random_seed(9)
+    again = vision.build_model("small", NUM_CLASSES)
+    vision.load_pytorch_weights(again, models / "weights.safetensors")
+    for one, other in zip(again.weights, calibrated.weights, strict=True):
+        np.testing.assert_array_equal(one, other)
