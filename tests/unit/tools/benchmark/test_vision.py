@@ -13,7 +13,7 @@ from PIL import Image
 
 import vision
 from tools.benchmark import vision as benchmark
-from tools.conversion.graph import clean
+from tools.conversion.cleaning import clean
 from tools.conversion.saved_model import load_saved_model
 from tools.conversion.signature import to_onnx
 from tools.errors import UserError
