@@ -9,6 +9,7 @@ from onnx import helper, numpy_helper
 from tools.conversion.fusion import (
     batch_norms,
     dense_layers,
+    gelus,
     grouped_convolutions,
     layer_norms,
     selects,
@@ -33,6 +34,7 @@ REWRITES: dict[str, Callable[[Graph], int]] = {
     "grouped_convolution": grouped_convolutions,
     "dense": dense_layers,
     "layer_norm": layer_norms,
+    "gelu": gelus,
 }
 # Asked for by the names of `--opt_config`.
 OPTIONS: dict[str, dict[str, Callable[[Graph], int]]] = {

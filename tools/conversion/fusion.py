@@ -1,5 +1,7 @@
 """Chains of small operators that tf2onnx spells out become the ones that runtimes fuse."""
 
+import math
+
 import numpy as np
 import onnx
 from onnx import helper
@@ -178,3 +180,34 @@ def _join_groups(graph: Graph, node: onnx.NodeProto) -> bool:
 def _order_of_all(transposes) -> list[int] | None:
     orders = [next(list(a.ints) for a in x.attribute if a.name == "perm") for x in transposes]
     return orders[0] if all(x == orders[0] for x in orders) else None
+
+
+def gelus(graph: Graph) -> int:
+    """GELU by the error function, spelled as ONNX Runtime 1.31 knows to fuse it.
+
+    tf2onnx makes a product of the division and may widen the one. OpenVINO fuses either.
+    """
+    count = 0
+    for scaled in (("Mul", "x", "inverse"), ("Mul", "inverse", "x")):
+        plus = ("Add", ("Erf", scaled), "one")
+        for node, found in graph.matches(("Mul", plus, ("Mul", "x", "half"))):
+            count += _respell_gelu(graph, node, found)
+    return count
+
+
+def _respell_gelu(graph: Graph, node: onnx.NodeProto, found: dict[str, str]) -> bool:
+    wanted = {"inverse": math.sqrt(0.5), "half": 0.5, "one": 1.0}
+    values = {name: graph.constant(found[name]) for name in wanted}
+    if any(x is None or x.size != 1 for x in values.values()):
+        return False
+    if not all(math.isclose(values[k].item(), x, rel_tol=1e-6) for k, x in wanted.items()):
+        return False
+    plus = next(x for x in (graph.producer(name, "Add") for name in node.input) if x is not None)
+    erf = next(name for name in plus.input if name != found["one"])
+    scaled = graph.producer(graph.producer(erf, "Erf").input[0], "Mul")
+    root, one = (
+        graph.add_constant(np.array(x, values["one"].dtype), node.name) for x in (math.sqrt(2), 1)
+    )
+    graph.rewrite(scaled, "Div", [found["x"], root])
+    graph.rewrite(plus, "Add", [erf, one])
+    return True

@@ -1,4 +1,4 @@
-"""Convolutions of the parts of a split become one with groups, where that is what they are."""
+"""What is spelled out becomes one operator, where that is what it is, and keeps the values."""
 
 import numpy as np
 import onnx
@@ -135,3 +135,34 @@ def test_groups_with_biases_of_their_own_keep_them(rng):
     assert clean(model)["grouped_convolution"] == 1
     assert [node.op_type for node in model.graph.node] == ["Conv"]
     np.testing.assert_allclose(onnxruntime_result(model, x), before, atol=1e-5)
+
+
+def activation(factor, widened):
+    """GELU as models write it, for a factor of a half."""
+
+    def function(x):
+        one = tf.ones([1, 1, 1]) if widened else 1.0
+        return {"y": factor * x * (one + tf.math.erf(x / np.float32(np.sqrt(2.0))))}
+
+    spec = tf.TensorSpec([None, None, WIDTH], tf.float32, "x")
+    return tf.function(function, input_signature=[spec]).get_concrete_function()
+
+
+@pytest.mark.parametrize("widened", [False, True])
+@pytest.mark.parametrize(("factor", "count"), [(0.5, 1), (0.4, 0)])
+def test_onnxruntime_fuses_gelu(rng, tmp_path, factor, count, widened):
+    function = activation(factor, widened)
+    model = to_onnx(function, "toy")
+    x = 2.0 * rng.standard_normal((2, 5, WIDTH)).astype(np.float32)
+    before = onnxruntime_result(model, x)
+    assert clean(model)["gelu"] == count
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    providers = ["CPUExecutionProvider"]
+    onnxruntime.InferenceSession(model.SerializeToString(), options, providers=providers)
+    operators = [x.op_type for x in onnx.load(tmp_path / "optimized.onnx").graph.node]
+    assert operators.count("Gelu") == count
+    for run in (onnxruntime_result, openvino_result):
+        np.testing.assert_allclose(run(model, x), before, atol=1e-6)
+    np.testing.assert_allclose(before, function(tf.constant(x))["y"], atol=1e-6)
