@@ -35,11 +35,8 @@ def words_of(pieces: Iterable[Piece]) -> list[Word]:
     for text, start_seconds, end_seconds in pieces:
         for number, part in enumerate(text.split(" ")):
             is_open = is_open and number == 0
-            if not part:
-                continue
-            if is_open:
-                before = words.pop()
-                part, start_seconds = before.text + part, before.start_seconds
-            words.append(Word(part, start_seconds, end_seconds))
-            is_open = True
+            if part:
+                before = words.pop() if is_open else Word("", start_seconds, end_seconds)
+                words.append(Word(before.text + part, before.start_seconds, end_seconds))
+                is_open = True
     return words
