@@ -45,7 +45,7 @@ def optional_package(name: str) -> ModuleType:
     """
     if importlib.util.find_spec(name) is None:
         raise UserError.expected(
-            f"the package {name} for beam search", "none", "Run `pip install -e '.[beam]'`"
+            f"the package {name} for beam search", "none", "Run `bash run_scripts/setup.sh --beam`"
         )
     return importlib.import_module(name)
 
