@@ -1,9 +1,7 @@
 """Exports a trained Conformer as a SavedModel that needs nothing but TensorFlow."""
 
-import json
 import math
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -17,12 +15,10 @@ from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights, without_silence
 from conformer.tokenizer import tokenizer_from_json
 from tools.config.command_line import CommandLine, run
-from tools.conversion.saved_model import PIPELINE_FILE
+from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.speech.wav_bytes import decode_wavs
 from tools.training.checkpoint import Checkpoint, open_checkpoint
-
-_EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 class Signatures:
@@ -72,14 +68,6 @@ class Signatures:
             ),
         }
 
-    def save(self, directory: Path) -> None:
-        """Writes the SavedModel."""
-        module = tf.Module()
-        # What the functions capture; the Keras objects themselves stay out of the export.
-        module.weights = [v.value for v in exported_weights(self._model)]
-        concrete = {name: f.get_concrete_function() for name, f in self.functions.items()}
-        tf.saved_model.save(module, str(directory), concrete)
-
     def _compute_features(self, waveforms, lengths):
         features, frames = self._model.features(waveforms, lengths)
         return {"features": features, "feature_lengths": frames}
@@ -116,26 +104,8 @@ class Signatures:
 
     def _recognize_bytes(self, bytes):
         """Reads 16-bit PCM WAV files of the model's rate; channels are averaged."""
-        rate_hz = self._config.features.sample_rate_hz
-
-        def one(contents):
-            sound, file_rate_hz = tf.audio.decode_wav(contents)
-            message = f"Expected a WAV of {rate_hz} Hz. Resample it first."
-            with tf.control_dependencies(
-                [tf.debugging.assert_equal(file_rate_hz, rate_hz, message)]
-            ):
-                return tf.RaggedTensor.from_row_splits(
-                    tf.reduce_mean(sound, axis=1), [0, tf.shape(sound, tf.int64)[0]]
-                )
-
-        rows = tf.map_fn(
-            one,
-            bytes,
-            fn_output_signature=tf.RaggedTensorSpec([1, None], tf.float32, ragged_rank=1),
-        ).merge_dims(0, 1)
-        # A sample of padding, so that a batch of empty files has something to frame.
-        waveforms = tf.pad(rows.to_tensor(), [[0, 0], [0, 1]])
-        return self._recognizer(waveforms, tf.cast(rows.row_lengths(), tf.int32))
+        waveforms, lengths = decode_wavs(bytes, self._config.features.sample_rate_hz)
+        return self._recognizer(waveforms, lengths)
 
 
 def exported_weights(model: ConformerTransducer) -> list:
@@ -199,25 +169,9 @@ def export(checkpoint: Checkpoint, output_dir: Path) -> None:
     tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
     model = build_model(config, tokenizer.vocabulary_size)
     load_weights(model, checkpoint)
-    if output_dir.exists() and not (output_dir / "saved_model.pb").is_file():
-        raise UserError.expected(
-            "an --output_dir that is new or an earlier export", output_dir, "Choose another"
-        )
     signatures = Signatures(model, tokenizer.surfaces, config)
     description = pipeline_description(config, tokenizer, model)
-    with new_folder(output_dir, replace=True) as folder:
-        try:
-            signatures.save(folder)
-        except tf.errors.OpError as error:
-            raise OSError(error) from error
-        (folder / "assets").mkdir(exist_ok=True)
-        (folder / "assets" / PIPELINE_FILE).write_text(json.dumps(description, indent=1))
-        if output_dir.exists():
-            # What somebody put beside the model (a card, samples) stays.
-            for path in output_dir.iterdir():
-                if path.name not in _EXPORTED:
-                    copy = shutil.copytree if path.is_dir() else shutil.copy2
-                    copy(path, folder / path.name)
+    write_saved_model(output_dir, signatures.functions, exported_weights(model), description)
 
 
 def main(argv: list[str]) -> int:

@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 
@@ -10,44 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from conformer.config import DataConfig, WaveformAugmentConfig
-from tools.speech.audio import AudioLimits, utterance_dataset
+from tools.speech.audio import AudioLimits
+from tools.speech.batches import UtteranceDecoder, pad_to_frame
 from tools.speech.bucketing import Segment, epoch_plan, rank_rows
 from tools.speech.corpus import Utterance
 from tools.training.task import Position, Shard, TrainData
 
 logger = logging.getLogger(__name__)
-
-_MIN_PADDED_SAMPLES = 400  # a batch of dropped rows still has one frame
-
-
-class _Decoder:
-    """Rows of a plan to waveforms, in order, several at once."""
-
-    def __init__(self, utterances: Sequence[Utterance], limits: AudioLimits, parallel: int):
-        self.paths = tf.constant([os.fsencode(u.path) for u in utterances], tf.string)
-        self.decoders = tf.constant([u.decoder for u in utterances], tf.string)
-        self.limits = limits
-        self.parallel = parallel or tf.data.AUTOTUNE
-        self.cycle = parallel or 4
-
-    def decode(self, rows: tf.data.Dataset) -> tf.data.Dataset:
-        """Maps rows with an `index` (-1: masked) to rows with `waveform` and `reason` as well."""
-
-        def fetch(row):
-            index = tf.maximum(row["index"], 0)
-            decoded = utterance_dataset(self.paths[index], self.decoders[index], self.limits)
-            masked = tf.data.Dataset.from_tensors({"waveform": tf.zeros([0]), "reason": ""})
-            is_real = tf.cast(row["index"] >= 0, tf.int64)
-            one = decoded.take(is_real).concatenate(masked).take(1)
-            return one.map(lambda sound: {**row, **sound})
-
-        return rows.interleave(
-            fetch,
-            cycle_length=self.cycle,
-            block_length=1,
-            num_parallel_calls=self.parallel,
-            deterministic=True,
-        )
 
 
 def _limits(config: DataConfig, rate_hz: int, max_seconds: float) -> AudioLimits:
@@ -98,11 +66,6 @@ def augment_waveform(waveform, uniforms, noise_seed, config: WaveformAugmentConf
         noise = tf.random.stateless_normal(tf.shape(waveform), noise_seed)
         waveform += tf.where(uniforms[1] < config.noise_probability, level, 0.0) * noise
     return waveform
-
-
-def _pad_to_frame(batch):
-    missing = tf.maximum(_MIN_PADDED_SAMPLES - tf.shape(batch["waveforms"])[1], 0)
-    return {**batch, "waveforms": tf.pad(batch["waveforms"], [[0, 0], [0, missing]])}
 
 
 def train_data(
@@ -189,12 +152,12 @@ def train_data(
         return {**batch, "labels": labels.to_tensor(), "label_lengths": lengths}
 
     limits = training_limits(data, rate_hz)
-    decoder = _Decoder(utterances, limits, data.num_parallel_calls)
+    decoder = UtteranceDecoder(utterances, limits, data.num_parallel_calls)
     dataset = (
         decoder.decode(tf.data.Dataset.from_generator(rows, output_signature=signature))
         .map(augmented, num_parallel_calls=decoder.parallel)
         .padded_batch(shard.batch_size, drop_remainder=True)
-        .map(lambda batch: labelled(_pad_to_frame(batch)), num_parallel_calls=1)
+        .map(lambda batch: labelled(pad_to_frame(batch)), num_parallel_calls=1)
         .prefetch(4)
     )
     warned = set()
@@ -212,37 +175,3 @@ def train_data(
     if later_epochs > 0:
         remaining += later_epochs * len(plan(position.epoch + 1))
     return TrainData(dataset, lambda epoch: len(plan(epoch)), remaining, names)
-
-
-def evaluation_dataset(
-    utterances: Sequence[Utterance], batch_size: int, limits: AudioLimits, parallel: int = 0
-) -> tf.data.Dataset:
-    """Batches utterances in order, the last partial batch included.
-
-    Args:
-        utterances: best sorted by length.
-        batch_size: rows of a batch, fewer in the last one.
-        limits: of the set.
-        parallel: decoders at once, 0 for a default.
-
-    Returns:
-        Batches of `waveforms [B,S]`, `lengths [B]`, `index [B]`, `reason [B]`.
-    """
-    rows = tf.data.Dataset.range(len(utterances)).map(lambda index: {"index": index})
-
-    def measured(row):
-        return {
-            "waveforms": row["waveform"],
-            "lengths": tf.size(row["waveform"]),
-            "index": row["index"],
-            "reason": row["reason"],
-        }
-
-    return (
-        _Decoder(utterances, limits, parallel)
-        .decode(rows)
-        .map(measured)
-        .padded_batch(batch_size)
-        .map(_pad_to_frame)
-        .prefetch(2)
-    )

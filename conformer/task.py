@@ -13,7 +13,6 @@ from conformer.convolution import MaskedBatchNormalization
 from conformer.decoding import Hypotheses, detokenize, greedy_decode
 from conformer.features import sequence_mask
 from conformer.input_pipeline import (
-    evaluation_dataset,
     evaluation_limits,
     train_data,
     training_limits,
@@ -28,6 +27,7 @@ from conformer.tokenizer import (
 from conformer.transducer_loss import transducer_loss
 from tools.config.loader import to_yaml
 from tools.errors import UserError
+from tools.speech.batches import evaluation_dataset
 from tools.speech.corpus import Manifest, Utterance, read_librispeech
 from tools.speech.scoring import score
 from tools.training.checkpoint import Checkpoint, assign

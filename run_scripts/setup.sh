@@ -2,11 +2,12 @@
 # Makes or refreshes .venv in the project's folder: the exact versions of pyproject.toml, the project
 # itself (editable) and Horovod, which is built once and kept in the user's cache.
 #
-#   bash run_scripts/setup.sh [--dev] [--gpu] [--peers]
+#   bash run_scripts/setup.sh [--dev] [--gpu] [--peers] [--beam]
 #
 #   --dev    also the test tools
 #   --gpu    also the CUDA libraries; Horovod reduces over NCCL where NCCL and nvcc are installed
 #   --peers  also PyTorch and Transformers, for comparisons
+#   --beam   also beam search with language models, which pip compiles
 #
 # An extra that was installed once stays. A run that finds nothing to do takes a fraction of a second.
 # pip's own configuration says where packages come from; XDG_CACHE_HOME moves the cache.
@@ -79,12 +80,12 @@ is_usable() { # an environment of Python 3.11 with pip, made for this folder
 extras=()
 for argument in "$@"; do
   case $argument in
-    --dev | --gpu | --peers) extras+=("${argument#--}") ;;
+    --dev | --gpu | --peers | --beam) extras+=("${argument#--}") ;;
     -h | --help)
-      sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
-    *) refuse "--dev, --gpu or --peers" "$argument" "Run bash run_scripts/setup.sh --help" ;;
+    *) refuse "--dev, --gpu, --peers or --beam" "$argument" "Run bash run_scripts/setup.sh --help" ;;
   esac
 done
 
@@ -98,7 +99,7 @@ if ! flock --nonblock 9; then
   say "environment: another setup.sh is at work here; waiting"
   flock 9
 fi
-for extra in dev gpu peers; do
+for extra in dev gpu peers beam; do
   [[ ! -e $state/$extra || " ${extras[*]-} " == *" $extra "* ]] || extras+=("$extra")
 done
 if is_complete; then

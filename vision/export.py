@@ -8,12 +8,10 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf
-
 from tools.config.command_line import CommandLine, run
-from tools.conversion.saved_model import PIPELINE_FILE, load_saved_model
+from tools.conversion.saved_model import load_saved_model, write_saved_model
 from tools.errors import UserError
-from tools.files import new_folder, write_bytes
+from tools.files import write_bytes
 from vision.checkpoint import adopt_recipe, full_name, initial_model, load_model
 from vision.classes import Classes, read_classes
 from vision.config import VisionConfig, add_config_flags, config_of
@@ -44,19 +42,9 @@ def export_saved_model(
     Returns:
         The `pipeline.json`.
     """
-    if output_dir.exists() and not (output_dir / "saved_model.pb").is_file():
-        raise UserError.expected(
-            "an --output_dir that is new or an earlier export", output_dir, "Choose another"
-        )
     signatures = Signatures(model, config.preprocessing, classes, layout, outputs)
     description = pipeline_description(config, model, classes, layout, outputs)
-    with new_folder(output_dir, replace=True) as folder:
-        try:
-            signatures.save(str(folder))
-        except tf.errors.OpError as error:
-            raise OSError(error) from error
-        (folder / "assets").mkdir(exist_ok=True)
-        (folder / "assets" / PIPELINE_FILE).write_text(json.dumps(description, indent=1))
+    write_saved_model(output_dir, signatures.functions, model.weights, description)
     return description
 
 
@@ -65,7 +53,7 @@ def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
 
     Inputs and outputs keep their names; the batch is free.
     """
-    from tools.conversion.graph import clean
+    from tools.conversion.cleaning import clean
     from tools.conversion.signature import to_onnx
 
     graph = to_onnx(load_saved_model(saved_model_dir)["serving_default"], "serving_default")

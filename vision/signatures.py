@@ -73,13 +73,6 @@ class Signatures:
             name: self.functions[name].get_concrete_function() for name in names or self.functions
         }
 
-    def save(self, directory: str) -> None:
-        """Writes the SavedModel."""
-        module = tf.Module()
-        # What the functions capture; the Keras objects themselves stay out of the export.
-        module.weights = [variable.value for variable in self._model.weights]
-        tf.saved_model.save(module, directory, self.concrete())
-
     def _channels_last(self, images):
         return images if self._layout == "NHWC" else tf.transpose(images, (0, 2, 3, 1))
 

@@ -118,6 +118,7 @@ class PreprocessingConfig:
     sample_rate_hz: int = 16000
     normalize: bool = True  # each utterance to zero mean and unit variance
     variance_epsilon: float = 1e-7
+    max_seconds: float = 35.0  # attention is quadratic in the length
     # Whether the model was trained with the padding masked; what Hugging Face goes by.
     trained_with_mask: bool = False
 

@@ -15,6 +15,8 @@ TOKENIZER_FILE = "tokenizer_config.json"
 ADDED_FILE = "added_tokens.json"
 BLANK, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
 CONTROLS = ("<s>", "</s>")
+# The letters of English transcripts in the order of the checkpoints of LibriSpeech.
+LIBRISPEECH = (BLANK, *CONTROLS, UNKNOWN, DELIMITER, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
 UNKNOWN_CHARACTER = "\u2047"  # "⁇", what other vocabularies here print for an unknown symbol
 
 
@@ -26,6 +28,10 @@ class Vocabulary:
         blank: which of them is CTC's blank.
         unknown: which of them stands for what the vocabulary lacks; it may be missing.
         delimiter: which of them stands between words.
+
+    Attributes:
+        tokens: the symbols.
+        surfaces: what each of them writes.
 
     Raises:
         UserError: a symbol twice, or no blank or delimiter.
@@ -48,11 +54,11 @@ class Vocabulary:
                 "Correct the vocabulary",
             )
         silent = {blank, *CONTROLS}
-        self._surfaces = tuple("" if token in silent else token for token in self.tokens)
+        self.surfaces = tuple("" if token in silent else token for token in self.tokens)
         for token, surface in ((delimiter, " "), (unknown, UNKNOWN_CHARACTER)):
             if token in self._ids:
                 place = self._ids[token]
-                self._surfaces = (*self._surfaces[:place], surface, *self._surfaces[place + 1 :])
+                self.surfaces = (*self.surfaces[:place], surface, *self.surfaces[place + 1 :])
         letters = "".join(x for x in self.tokens if len(x) == 1)
         self._case = str.upper if letters.isupper() else str.lower if letters.islower() else str
 
@@ -89,7 +95,7 @@ class Vocabulary:
         if None in ids:
             missing = sorted({x for x in characters if x not in self._ids})
             raise UserError.expected(
-                f"a transcript of the characters {_some(self._surfaces)}",
+                f"a transcript of the characters {_some(self.surfaces)}",
                 " ".join(missing),
                 "Normalize the transcript, or add a symbol for unknown characters",
             )
@@ -97,7 +103,7 @@ class Vocabulary:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of labels, without outer spaces; blanks add nothing."""
-        return "".join(self._surfaces[x] for x in ids).strip(" ")
+        return "".join(self.surfaces[x] for x in ids).strip(" ")
 
     def collapse(self, path: Iterable[int]) -> list[int]:
         """Returns the labels of a path of one symbol a frame: repeats once, blanks left out.

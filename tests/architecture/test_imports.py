@@ -17,6 +17,7 @@ SIBLINGS = {
     "training": {"config"},
     "conversion": {"config"},
     "inference": {"conversion", "config"},
+    "recognition": {"inference", "conversion", "config", "speech"},
     "serving": {"inference", "conversion", "config"},
 }
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}

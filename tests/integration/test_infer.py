@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 import conformer.infer
-from conformer.infer import BUNDLED_MODEL, main, recognize
+from conformer.infer import BUNDLED_MODEL, main
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
 from tools.inference import flags
+from tools.recognition.program import Recognizer, Transcript, recognize
 from tools.speech.audio import AudioLimits
 from tools.speech.corpus import read_librispeech
 from tools.speech.synthesis import synthesize
@@ -184,16 +185,16 @@ def test_a_corpus_is_scored_whole_and_the_report_is_complete(spoken_corpus, tmp_
 
 
 def test_a_batch_without_any_sound_is_not_run(spoken_corpus):
-    class Runner:
-        def run(self, inputs):
-            assert inputs["lengths"].all()
-            return {"text": np.array([b"ONE"], object)}
+    def transcribe(inputs):
+        assert inputs["lengths"].all()
+        return [Transcript("ONE")]
 
     limits = AudioLimits()
     utterances = read_librispeech(spoken_corpus, ("dev-clean",), limits).utterances
-    texts, reasons, _ = recognize(Runner(), utterances, limits, batch_size=1, warmup_count=1)
-    assert set(texts.values()) == {"ONE"}
-    assert len(texts) == 6
+    recognizer = Recognizer(None, limits, transcribe)
+    found, reasons, _ = recognize(recognizer, utterances, batch_size=1, warmup_count=1)
+    assert {transcript.text for transcript in found.values()} == {"ONE"}
+    assert len(found) == 6
     assert len(reasons) == len(utterances) - 6
 
 

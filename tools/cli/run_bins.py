@@ -8,7 +8,6 @@ import itertools
 import math
 import os
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,15 +15,15 @@ from pathlib import Path
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import numpy as np
-import tensorflow as tf
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.conversion.dim_range import check_inputs, pad_to, parse_dim_ranges, show_shape
+from tools.conversion.dim_range import parse_dim_ranges, show_shape
 from tools.conversion.saved_model import TensorSpec
 from tools.errors import UserError
 from tools.files import write_bytes, write_text
-from tools.inference.runner import Runner, load
+from tools.inference.raw_tensors import run_timed
+from tools.inference.runner import load
 
 Specs = Sequence[TensorSpec]
 Shapes = tuple[tuple[int, ...], ...]  # of one sample, for each input
@@ -177,26 +176,6 @@ def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, n
         lengths = np.full(shapes[name], longest if noise.ndim == 1 else 0)
         inputs[name] = (lengths if np.dtype(dtype).kind in "iu" else noise).astype(dtype)
     return inputs
-
-
-def run_timed(
-    runner: Runner, signature: str, inputs: Mapping[str, np.ndarray], seconds: list[float]
-) -> dict[str, np.ndarray]:
-    """Runs a batch and appends the time of the runtime alone to `seconds`.
-
-    What is smaller than a size that the model fixes is padded with zeros.
-    """
-    numbers = [spec for spec in runner.signatures[signature] if spec.dtype != "string"]
-    padded = pad_to(inputs, numbers)
-    check_inputs({spec.name: padded[spec.name] for spec in numbers}, numbers)
-    started = time.perf_counter()
-    try:
-        outputs = runner.run(padded, signature)
-    except (tf.errors.OpError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError.expected("inputs it can run on", reason, "Correct them") from error
-    seconds.append(time.perf_counter() - started)
-    return outputs
 
 
 def write_outputs(

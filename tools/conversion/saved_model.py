@@ -1,16 +1,19 @@
-"""What an exported SavedModel says of itself, and its functions."""
+"""Exported SavedModels: writing one, what it says of itself, and its functions."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import tensorflow as tf
 
 from tools.errors import UserError
+from tools.files import new_folder
 
 PIPELINE_FILE = "pipeline.json"
+_EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 class TensorSpec(NamedTuple):
@@ -22,6 +25,46 @@ class TensorSpec(NamedTuple):
     name: str
     dtype: str
     shape: tuple[int | tuple[int, int] | None, ...]
+
+
+def write_saved_model(
+    output_dir: str | Path,
+    functions: Mapping[str, tf.types.experimental.PolymorphicFunction],
+    weights: Iterable,
+    pipeline: Mapping,
+) -> None:
+    """Writes a SavedModel that needs nothing but TensorFlow, whole or not at all.
+
+    What somebody put beside an earlier export in the same place, a card or samples, stays.
+
+    Args:
+        output_dir: must not exist yet, or be an earlier export.
+        functions: `tf.function`s with their input signatures, by the names of the signatures.
+        weights: the Keras variables that they read; the Keras objects stay out of the export.
+        pipeline: what converters, runners and servers need to know, for `read_pipeline`.
+
+    Raises:
+        UserError: the place holds something else, or cannot be written.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not (output_dir / "saved_model.pb").is_file():
+        raise UserError.expected(
+            "an --output_dir that is new or an earlier export", output_dir, "Choose another"
+        )
+    module = tf.Module()
+    module.weights = [variable.value for variable in weights]
+    concrete = {name: function.get_concrete_function() for name, function in functions.items()}
+    with new_folder(output_dir, replace=True) as folder:
+        try:
+            tf.saved_model.save(module, str(folder), concrete)
+        except tf.errors.OpError as error:
+            raise OSError(error) from error
+        (folder / "assets").mkdir(exist_ok=True)
+        (folder / "assets" / PIPELINE_FILE).write_text(json.dumps(pipeline, indent=1))
+        for path in output_dir.iterdir() if output_dir.exists() else ():
+            if path.name not in _EXPORTED:
+                copy = shutil.copytree if path.is_dir() else shutil.copy2
+                copy(path, folder / path.name)
 
 
 def read_pipeline(model_dir: str | Path) -> dict:

@@ -16,7 +16,8 @@ from tf2onnx.convert import from_graph_def
 from tf2onnx.graph import Node
 
 from tools.conversion.backends import Function
-from tools.conversion.graph import WRAPPERS, clean
+from tools.conversion.cleaning import clean
+from tools.conversion.graph import WRAPPERS
 from tools.conversion.quantization import Run
 from tools.conversion.saved_model import TensorSpec
 

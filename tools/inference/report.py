@@ -88,12 +88,16 @@ def runner_facts(runner: Runner) -> dict:
 
 @dataclass(frozen=True, slots=True)
 class SpeechRow:
-    """One recognized utterance; `reference` is None where there is no transcript."""
+    """One recognized utterance.
+
+    `reference` is None where there is no transcript, `beam_text` where there was no beam search.
+    """
 
     path: str
     duration_seconds: float
     reference: str | None
     text: str
+    beam_text: str | None = None
 
 
 def speech_speed(recognition_seconds: float, rows: Sequence[SpeechRow]) -> dict[str, float]:
@@ -127,7 +131,8 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
         path = path.with_suffix(".json")
     lines = [TSV_HEADER]
     for row in rows:
-        lines.append((row.path, f"{row.duration_seconds:.3f}", row.reference or "", row.text, ""))
+        texts = row.reference or "", row.text, row.beam_text or ""
+        lines.append((row.path, f"{row.duration_seconds:.3f}", *texts))
     # The format knows no quotes: what would end a column or a line becomes a space.
     cells = [[cell.translate(_SEPARATORS) for cell in line] for line in lines]
     tsv = "".join("\t".join(line) + "\n" for line in cells)

@@ -48,6 +48,7 @@ REASONS = {
 
 _GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
 _BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
+_STREAM_SECONDS = 10
 
 # decode_flac of tensorflow-io 0.37.1 never looks for the end of the stream: it spins for ever on a
 # file whose last frame is lost (`FlacReadableResource::Read`). A valid frame (17 bytes, 192 samples
@@ -130,8 +131,42 @@ def read(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> 
         resampled = resampled[: info.num_samples]  # SoX rounds the length, `probe` rounds it up
         waveform = np.pad(resampled, (0, info.num_samples - len(resampled)))
     if not np.isfinite(waveform).all():
-        raise _error(info.path, "non_finite", "finite samples", "NaN or infinity", "Write it again")
+        raise _non_finite(info.path)
     return waveform
+
+
+def stream(
+    path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS
+) -> Iterator[np.ndarray]:
+    """Reads a file like `read`, piece by piece, for what is too long to be held at once.
+
+    Yields:
+        `[S]` float32 pieces of a few seconds, mono at `limits.rate_hz`, finite; together they have
+        `probe(path, limits).num_samples`.
+
+    Raises:
+        AudioError: the file cannot be used; what is damaged may come out only after some pieces.
+    """
+    with _opened(os.fspath(path), limits) as (info, sound, descriptor):
+        if info.container == "OGG":
+            containers.check_ogg_pages(descriptor)
+        same = info.rate_hz == limits.rate_hz
+        resampler = (
+            None if same else soxr.ResampleStream(info.rate_hz, limits.rate_hz, 1, "float32")
+        )
+        num_read, missing = 0, info.num_samples
+        for block in _mono_blocks(sound, _STREAM_SECONDS * info.rate_hz):
+            num_read += len(block)
+            if not np.isfinite(block).all():
+                raise _non_finite(info.path)
+            last = num_read >= sound.frames
+            piece = block if same else resampler.resample_chunk(block, last)[:missing]
+            if last and not same:  # SoX rounds the length, `probe` rounds it up
+                piece = np.pad(piece, (0, missing - len(piece)))
+            missing -= len(piece)
+            yield piece
+        if num_read != sound.frames:
+            raise containers.ContainerError(f"{num_read} of {sound.frames} samples", truncated=True)
 
 
 def decode_in_graph(path: tf.Tensor, decoder: tf.Tensor) -> tf.Tensor:
@@ -274,13 +309,19 @@ def _judged(
 
 
 def _mono(sound: soundfile.SoundFile) -> np.ndarray:
-    blocks = [np.zeros(0, np.float32)]
-    block_samples = max(1, _BLOCK_VALUES // sound.channels)
+    blocks = _mono_blocks(sound, max(1, _BLOCK_VALUES // sound.channels))
+    return np.concatenate([np.zeros(0, np.float32), *blocks])
+
+
+def _mono_blocks(sound: soundfile.SoundFile, block_samples: int) -> Iterator[np.ndarray]:
     # Not `sound.blocks`: it hands out uninitialised memory where a file ends before it should.
     while len(block := sound.read(block_samples, dtype="float32", always_2d=True)):
-        with np.errstate(over="ignore", invalid="ignore"):  # `read` judges the outcome
-            blocks.append(block[:, 0] if sound.channels == 1 else block.mean(axis=1))
-    return np.concatenate(blocks)
+        with np.errstate(over="ignore", invalid="ignore"):  # the readers judge the outcome
+            yield block[:, 0] if sound.channels == 1 else block.mean(axis=1)
+
+
+def _non_finite(path: str) -> AudioError:
+    return _error(path, "non_finite", "finite samples", "NaN or infinity", "Write it again")
 
 
 def _wav_in_graph(data: tf.Tensor) -> tf.Tensor:

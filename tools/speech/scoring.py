@@ -42,6 +42,24 @@ def _errors(process: Callable, pairs: Sequence[tuple[str, str]]) -> tuple[int, i
     return result.substitutions, result.deletions, result.insertions
 
 
+def character_distance(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[int, int]:
+    """Counts the edits between texts character by character, every space as written.
+
+    Returns:
+        Edits of all pairs together, and characters of the references.
+    """
+    errors = sum(len(text) for said, text in zip(references, hypotheses, strict=True) if not said)
+    pairs = [pair for pair in zip(references, hypotheses, strict=True) if pair[0]]
+    if pairs:
+        transform = jiwer.ReduceToListOfListOfChars()
+        errors += sum(
+            _errors(
+                lambda said, text: jiwer.process_characters(said, text, transform, transform), pairs
+            )
+        )
+    return errors, sum(map(len, references))
+
+
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """Compares recognized texts with what was said.
 

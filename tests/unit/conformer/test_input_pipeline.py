@@ -13,12 +13,12 @@ import tensorflow as tf
 from conformer.config import DataConfig, WaveformAugmentConfig
 from conformer.input_pipeline import (
     augment_waveform,
-    evaluation_dataset,
     evaluation_limits,
     train_data,
 )
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
 from tools.speech.audio import probe, read
+from tools.speech.batches import evaluation_dataset
 from tools.speech.corpus import Utterance
 from tools.training.task import Position, Shard
 

@@ -1,9 +1,13 @@
 """Small models for the unit tests of wav2vec 2.0."""
 
 import keras
+import numpy as np
 import pytest
 
 import wav2vec2
+import wav2vec2.export
+from wav2vec2.config import PreprocessingConfig
+from wav2vec2.vocabulary import Vocabulary
 
 SIZES = {
     "feature_filters": (16,) * 7,
@@ -36,3 +40,48 @@ def build_small():
 def kind(request):
     """Group norm behind the sums, and layer norm in front."""
     return request.param
+
+
+@pytest.fixture(scope="session")
+def vocabulary():
+    """Of the twelve symbols."""
+    return Vocabulary(("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFG"))
+
+
+@pytest.fixture(scope="session")
+def talkative(build_small, vocabulary):
+    """Builds a small model of random weights whose best symbol changes from frame to frame."""
+
+    def build(kind="group", **options):
+        model = build_small(kind, **options)
+        rng = np.random.default_rng(7)
+        model.head.kernel.assign(0.3 * rng.standard_normal(model.head.kernel.shape))
+        # Every symbol is as likely as the others on average, but for those that write nothing.
+        logits = np.asarray(model(rng.standard_normal((1, 32000)).astype("float32")))[0]
+        kernel, scale = model.head.kernel.numpy(), 3.0 / logits.std(axis=0)
+        model.head.kernel.assign(kernel * scale)
+        model.head.bias.assign(-logits.mean(axis=0) * scale - 9.0 * np.eye(12)[1:4].sum(axis=0))
+        model.vocabulary = vocabulary
+        model.preprocessing = PreprocessingConfig(trained_with_mask=kind == "layer")
+        return model
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def folders(talkative, tmp_path_factory):
+    """Folders of Hugging Face, by the kind of the model."""
+    root = tmp_path_factory.mktemp("hugging_face")
+    for kind in KINDS:
+        wav2vec2.save_pretrained(talkative(kind), root / kind)
+    return root
+
+
+@pytest.fixture(scope="session")
+def exports(folders, tmp_path_factory):
+    """SavedModels of them."""
+    root = tmp_path_factory.mktemp("exports")
+    for kind in KINDS:
+        arguments = ["--pytorch_model_dir", str(folders / kind), "--output_dir", str(root / kind)]
+        assert wav2vec2.export.main(arguments) == 0
+    return root

@@ -50,7 +50,7 @@ def save(
     Of small signatures only the weights are stored in fewer bits: their calls are bound by the way
     into the runtime, and a quantized one has more operators.
     """
-    from tools.conversion.graph import store_in_half
+    from tools.conversion.cleaning import store_in_half
     from tools.conversion.quantization import compress_weights
 
     model = source.onnx

@@ -444,3 +444,30 @@ def test_graph_decoders_read_real_speech_bit_for_bit(shared_data):
     for path in paths[:2]:
         waveform = audio.decode_in_graph(tf.constant(str(path)), tf.constant("graph_flac"))
         np.testing.assert_array_equal(waveform, soundfile.read(path, dtype="float32")[0])
+
+
+@pytest.mark.parametrize(
+    ("suffix", "rate_hz", "channels"),
+    [(".flac", 16000, 1), (".wav", 8000, 2), (".flac", 44100, 1), (".wav", 11025, 1)],
+)
+def test_a_stream_is_what_is_read_at_once(tmp_path, rng, suffix, rate_hz, channels):
+    path = tmp_path / f"sound{suffix}"
+    sound = 0.1 * rng.standard_normal((int(23.4567 * rate_hz), channels))
+    soundfile.write(path, sound, rate_hz)
+    pieces = list(audio.stream(path))
+    assert len(pieces) == 3
+    assert max(map(len, pieces)) <= 11 * 16000
+    np.testing.assert_allclose(np.concatenate(pieces), audio.read(path), atol=1e-5)
+
+
+def test_a_stream_refuses_what_is_damaged(tmp_path):
+    path = tmp_path / "sound.flac"
+    soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16000 * 12), 16000)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(audio.AudioError, match=r"sound\.flac"):
+        list(audio.stream(path))
+    sound = np.zeros(16000 * 12, np.float32)
+    sound[-5] = np.nan
+    soundfile.write(tmp_path / "nan.wav", sound, 16000, subtype="FLOAT")
+    with pytest.raises(audio.AudioError, match="NaN"):
+        list(audio.stream(tmp_path / "nan.wav"))

@@ -1,8 +1,10 @@
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tools.speech.scoring import Score, score
+from tools.speech.scoring import Score, character_distance, score
 
 
 def distance(reference, hypothesis) -> int:
@@ -97,3 +99,10 @@ def test_whitespace_is_folded_and_case_counts():
 def test_numbers_of_texts_must_agree():
     with pytest.raises(ValueError, match="2 references but 1 hypotheses"):
         score(["a", "b"], ["a"])
+
+
+@given(st.lists(st.tuples(st.text(" AB", max_size=6), st.text(" AB", max_size=6)), max_size=4))
+def test_distances_count_every_space(pairs):
+    references, hypotheses = [x for x, _ in pairs], [x for _, x in pairs]
+    expected = sum(distance(*x) for x in pairs), sum(map(len, references))
+    assert character_distance(references, hypotheses) == expected

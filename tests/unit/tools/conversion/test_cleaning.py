@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tf2onnx
 
-from tools.conversion.graph import OPTIONS, clean, store_in_half
+from tools.conversion.cleaning import OPTIONS, clean, store_in_half
 from tools.conversion.signature import to_onnx
 
 WIDTH = 6
@@ -338,3 +338,20 @@ def test_a_conversion_copies_constants_a_few_times(monkeypatch):
     translated(lambda x, mask: tf.linalg.matmul(tf.pad(x, [[0, 0], [0, 0], [0, 2042]]), kernel))
     (growth,) = grown
     assert growth < 10 * kernel.nbytes
+
+
+def test_names_of_operators_stay_different():
+    """An operator outside of all layers comes to one that has an operator of that name."""
+
+    def function(x, mask):
+        x = x - tf.reduce_max(x, 1, keepdims=True)
+        with tf.name_scope("tower"):
+            return x - tf.nn.relu(x)
+
+    model, _ = translated(function)
+    clean(model)
+    names = [node.name for node in model.graph.node]
+    assert len(set(names)) == len(names)
+    assert [node.op_type for node in model.graph.node if "tower/sub" in node.name] == ["Sub"] * 2
+    x = np.ones((1, 2, WIDTH), np.float32)
+    np.testing.assert_array_equal(run(model, {"x": x, "mask": np.ones((1, 2), bool)}), 0.0 * x)

@@ -1,0 +1,110 @@
+"""Chunks cover a recording, each frame once, in bounded memory, whatever makes the frames."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.errors import UserError
+from tools.speech.long_audio import Window, cut, stitched
+
+HOP, FIELD = 4, 6  # samples from frame to frame, and those that one sees
+
+
+def local_frames(waveforms, lengths):
+    """A model that sees no further than its field: the samples under each frame."""
+    return [
+        np.stack([row[at : at + FIELD] for at in range(0, length - FIELD + 1, HOP)])
+        for row, length in zip(waveforms, lengths, strict=True)
+    ]
+
+
+def pieces_of(sound, sizes):
+    edges = np.cumsum(sizes)
+    return np.split(sound, edges[edges < len(sound)])
+
+
+@given(
+    num_samples=st.integers(FIELD, 300),
+    chunk=st.integers(4, 12),
+    overlap=st.integers(1, 3),
+    batch_size=st.integers(1, 4),
+    sizes=st.lists(st.integers(1, 50), max_size=12),
+)
+def test_frames_are_those_of_the_whole(num_samples, chunk, overlap, batch_size, sizes):
+    overlap = min(2 * overlap, chunk // 2 // 2 * 2)
+    window = Window(chunk * HOP, overlap * HOP, HOP)
+    sound = np.arange(1, num_samples + 1, dtype=np.float32)
+    parts = stitched(pieces_of(sound, sizes), num_samples, window, local_frames, batch_size)
+    found = np.concatenate(list(parts))
+    (expected,) = local_frames(sound[None], [num_samples])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_frame_counts_where_its_chunk_holds_the_more_around_it():
+    """Of frames that tell their chunk, the cuts are in the middles of the overlaps."""
+    window, number = Window(40, 16, HOP), iter(range(100))
+
+    def numbered(waveforms, lengths):
+        return [
+            np.full(((length - FIELD) // HOP + 1, 1), next(number), np.float32)
+            for length in lengths
+        ]
+
+    sound = np.zeros(100, np.float32)
+    found = [len(part) for part in stitched([sound], 100, window, numbered)]
+    # Chunks begin at frames 0, 6, 12 and 18, each overlap has 4: cuts at 8, 14 and 20.
+    assert found == [8, 6, 6, 4]
+
+
+def test_rows_of_a_batch_hold_their_chunk_and_zeros():
+    lengths_seen = []
+
+    def check(waveforms, lengths):
+        lengths_seen.extend(lengths.tolist())
+        for row, length in zip(waveforms, lengths, strict=True):
+            assert (row[:length] > 0).all() and (row[length:] == 0).all()
+        return local_frames(waveforms, lengths)
+
+    sound = np.arange(1, 91, dtype=np.float32)
+    assert len(list(stitched([sound], 90, Window(40, 16, HOP), check, 8))) == 4
+    assert lengths_seen == [40, 40, 40, 18]
+
+
+def test_a_recording_is_never_held_as_a_whole():
+    window, drawn, made = Window(400, 80, HOP), [0], 0
+
+    def pieces():
+        for number in range(1000):
+            drawn[0] = number
+            yield np.zeros(100, np.float32)
+
+    for sound in cut(pieces(), window.chunks(100_000)):
+        made += 1
+        # What has been read lies no further than a piece behind the end of this chunk.
+        assert drawn[0] * 100 <= (made - 1) * 320 + 400
+        assert sound.base is None or sound.base.nbytes <= 4 * (400 + 100)
+    assert made == len(window.chunks(100_000)) and drawn[0] == 999
+
+
+def test_the_reader_comes_to_its_end():
+    """Where it finds out what is missing."""
+
+    def pieces():
+        yield np.zeros(100, np.float32)
+        raise UserError("cut off")
+
+    with pytest.raises(UserError, match="cut off"):
+        list(stitched(pieces(), 100, Window(40, 16, HOP), local_frames))
+
+
+def test_windows_of_seconds_are_whole_frames():
+    assert Window.of_seconds(20.0, 4.0, 320, 16000) == Window(320000, 64000, 320)
+    window = Window.of_seconds(1.0101, 0.0333, 320, 16000)
+    assert window.chunk_samples % 320 == 0 and window.overlap_samples % 640 == 0
+
+
+@pytest.mark.parametrize("seconds", [(20.0, 0.0), (20.0, 11.0), (0.0, 0.0), (-1.0, -2.0)])
+def test_windows_that_cannot_be_are_refused(seconds):
+    with pytest.raises(UserError, match="overlap_seconds"):
+        Window.of_seconds(*seconds, 320, 16000)

@@ -1,0 +1,244 @@
+"""An exported model against the Keras model it was made of, and what the program refuses."""
+
+import io
+import json
+
+import keras
+import numpy as np
+import pytest
+import soundfile
+import tensorflow as tf
+
+import wav2vec2
+from tools.conversion.converter import convert
+from tools.conversion.quantization import Calibration, Examples
+from tools.conversion.request import ConversionRequest
+from tools.errors import UserError
+from tools.inference.runner import load
+from wav2vec2.export import main
+from wav2vec2.vocabulary import LIBRISPEECH, load_vocabulary
+
+RATE_HZ = 16000
+LENGTHS = [9000, 400, 6001, 0]
+
+
+@pytest.fixture(scope="module")
+def inputs():
+    """Sound with an offset, and garbage in the padding."""
+    rng = np.random.default_rng(1)
+    waveforms = rng.integers(-20000, 26000, (len(LENGTHS), max(LENGTHS))) / 32768
+    for row, length in enumerate(LENGTHS):
+        waveforms[row, length:] = np.nan
+    return {"waveforms": waveforms.astype("float32"), "lengths": np.array(LENGTHS, np.int32)}
+
+
+def alone(model, sound):
+    """Logits of one utterance, normalized by the formula."""
+    x = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+    return np.asarray(model(x[None].astype("float32")))[0]
+
+
+@pytest.fixture(scope="module")
+def expected(folders, inputs):
+    """Logits by the kind of the model; what has no frame has none."""
+    rows = list(zip(inputs["waveforms"], LENGTHS, strict=True))
+    return {
+        kind: [alone(model, row[:length]) if length else np.zeros((0, 12)) for row, length in rows]
+        for kind in ("group", "layer")
+        for model in [wav2vec2.from_pretrained(folders / kind)]
+    }
+
+
+def check(found, expected, atol):
+    np.testing.assert_array_equal(found["logit_lengths"], [len(x) for x in expected])
+    for logits, wanted in zip(found["logits"], expected, strict=True):
+        np.testing.assert_allclose(logits[: len(wanted)], wanted, atol=atol)
+
+
+def test_a_batch_gives_what_its_utterances_give_alone(exports, inputs, expected, kind):
+    found = load(exports / kind).run(inputs)
+    assert found["logits"].dtype == np.float32
+    check(found, expected[kind], 1e-4)
+    assert len(set(expected[kind][0].argmax(-1))) > 3
+
+
+@pytest.mark.parametrize(
+    ("kind", "backend"),
+    [("group", "openvino"), ("layer", "openvino"), ("group", "onnxruntime"), ("layer", "xla")],
+)
+def test_converted_models_give_the_same(exports, inputs, expected, tmp_path, kind, backend):
+    convert(exports / kind, tmp_path / "model", ConversionRequest(backend=backend, batch=(1, 4)))
+    sound = {**inputs, "waveforms": np.nan_to_num(inputs["waveforms"])}
+    runner = load(tmp_path / "model")
+    check(runner.run(sound), expected[kind], 1e-3)
+    if backend != "xla":
+        made = runner.manifest["signatures"]["serving_default"]["rewrites"]
+        assert made["grouped_convolution"] == 1 and made["gelu"] >= 9
+
+
+@pytest.mark.parametrize("kind", ["group"])
+def test_layers_that_stay_in_float_are_there(exports, inputs, tmp_path, kind):
+    """And 8 bits leave the answers much as they were."""
+    sound = {**inputs, "waveforms": np.nan_to_num(inputs["waveforms"])}
+    calibration = Calibration("made up", 1, False, lambda: Examples([sound]))
+    request = ConversionRequest(backend="openvino", precision="int8_fp32", batch=(1, 4))
+    convert(exports / kind, tmp_path / "model", request, calibration)
+    before = load(exports / kind).run(sound)["logits"][0, :27]
+    after = load(tmp_path / "model").run(sound)["logits"][0, :27]
+    error = np.linalg.norm(after - before) / np.linalg.norm(before)
+    assert 0 < error < 0.1
+
+
+def test_without_masks_padding_is_sound(folders, inputs, tmp_path):
+    """As the checkpoints with group norm were made, and run elsewhere."""
+    place = ["--pytorch_model_dir", str(folders / "group"), "--output_dir", str(tmp_path / "model")]
+    main([*place, "--mask_padding=false"])
+    runner = load(tmp_path / "model")
+    sound = inputs["waveforms"][2, :6001]
+    x = np.zeros((1, 9000), "float32")
+    x[0, :6001] = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+    model = wav2vec2.from_pretrained(folders / "group", mask_padding=False)
+    found = runner.run({name: value[2:3] for name, value in inputs.items()})
+    np.testing.assert_allclose(found["logits"], model(x), atol=1e-4)
+    assert runner.pipeline["convert"]["serving_default"]["paddable"] is False
+
+
+def test_what_is_not_to_be_normalized_is_not(folders, inputs, tmp_path):
+    model = wav2vec2.from_pretrained(folders / "layer")
+    changed = wav2vec2.config.PreprocessingConfig(normalize=False, trained_with_mask=True)
+    wav2vec2.save_pretrained(model, tmp_path / "folder", preprocessing=changed)
+    main(["--pytorch_model_dir", str(tmp_path / "folder"), f"--output_dir={tmp_path / 'model'}"])
+    found = load(tmp_path / "model").run({k: x[:1] for k, x in inputs.items()})
+    np.testing.assert_allclose(found["logits"], model(inputs["waveforms"][:1]), atol=1e-4)
+
+
+def test_silence_has_no_frames_and_a_constant_is_finite(exports, kind):
+    runner = load(exports / kind)
+    lengths = np.array([2000], np.int32)
+    found = runner.run({"waveforms": np.zeros((1, 2000), "float32"), "lengths": lengths})
+    assert found["logit_lengths"] == [0] and np.isfinite(found["logits"]).all()
+    found = runner.run({"waveforms": np.full((1, 2000), 0.25, "float32"), "lengths": lengths})
+    assert found["logit_lengths"] == [6] and np.isfinite(found["logits"]).all()
+
+
+def wav(sound, rate_hz=RATE_HZ, channels=1):
+    file = io.BytesIO()
+    sound = np.repeat(sound[:, None], channels, axis=1)
+    soundfile.write(file, sound, rate_hz, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_serve_bytes_writes_the_best_path(exports, inputs, expected, vocabulary, kind, channels):
+    rows = zip(inputs["waveforms"], LENGTHS, strict=True)
+    files = np.array([wav(row[:length], channels=channels) for row, length in rows], object)
+    found = load(exports / kind).run({"bytes": files}, "serve_bytes")["text"]
+    texts = [vocabulary.decode_path(x.argmax(-1)) for x in expected[kind]]
+    assert [x.decode() for x in found] == texts
+    assert len(texts[0]) > 3 and texts[3] == ""
+
+
+def test_serve_bytes_of_empty_files_and_of_another_rate(exports, inputs):
+    runner = load(exports / "group")
+    found = runner.run(
+        {"bytes": np.array([wav(inputs["waveforms"][0, :0])], object)}, "serve_bytes"
+    )
+    assert found["text"].tolist() == [b""]
+    files = np.array([wav(inputs["waveforms"][0], 8000)], object)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a WAV of 16000 Hz"):
+        runner.run({"bytes": files}, "serve_bytes")
+
+
+def test_less_than_a_frame_is_refused_by_name(exports):
+    inputs = {"waveforms": np.ones((1, 399), "float32"), "lengths": np.array([399], np.int32)}
+    with pytest.raises(tf.errors.InvalidArgumentError, match="at least 400 samples"):
+        load(exports / "group").run(inputs)
+
+
+def test_the_pipeline_describes_the_model(exports, vocabulary, kind):
+    pipeline = json.loads((exports / kind / "assets" / "pipeline.json").read_text())
+    assert (pipeline["family"], pipeline["kind"], pipeline["blank"]) == ("wav2vec2", "ctc", 0)
+    assert pipeline["convert"]["serving_default"]["dim_range"] == {"waveforms": [[400, 560000]]}
+    assert pipeline["min_seconds"] == 0.025
+    assert (pipeline["hop_samples"], pipeline["receptive_field_samples"]) == (320, 400)
+    assert pipeline["vocabulary"]["surfaces"] == list(vocabulary.surfaces)
+    assert pipeline["normalize"] and pipeline["mask_padding"]
+
+
+def test_weights_without_a_folder(build_small, folders, inputs, tmp_path, monkeypatch, capsys):
+    """An architecture by name, with or without weights, and the usual vocabulary or another."""
+    sizes = build_small().config
+    monkeypatch.setitem(wav2vec2.config.ARCHITECTURES, "base", sizes)
+    place = ["--output_dir", str(tmp_path / "named")]
+    weights = ["--checkpoint", str(folders / "group" / "model.safetensors")]
+    main(["--model=base", *weights, "--vocabulary_dir", str(folders / "group"), *place])
+    one = {name: value[:1] for name, value in inputs.items()}
+    model = wav2vec2.from_pretrained(folders / "group")
+    found = load(tmp_path / "named").run(one)["logits"][0, :27]
+    np.testing.assert_allclose(found, alone(model, one["waveforms"][0]), atol=1e-4)
+    main(["--model=base", "--seed=3", "--max_seconds=20", *place])
+    assert "recognize nothing" in capsys.readouterr().err
+    runner = load(tmp_path / "named")
+    keras.utils.set_random_seed(3)
+    model = wav2vec2.build_model(sizes, vocabulary_size=32)
+    found = runner.run(one)["logits"][0, :27]
+    np.testing.assert_allclose(found, alone(model, one["waveforms"][0]), atol=1e-4)
+    assert runner.pipeline["vocabulary"]["tokens"] == list(LIBRISPEECH)
+    assert runner.pipeline["convert"]["serving_default"]["dim_range"]["waveforms"] == [
+        [400, 320000]
+    ]
+    with pytest.raises(UserError, match="lm_head"):  # weights of another vocabulary
+        main(["--model=base", *weights, *place])
+
+
+def edited(folder, tmp_path, name, change):
+    """A copy of a folder with one file changed, or without it."""
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in folder.iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    content = change(json.loads((copy / name).read_text())) if change else None
+    (copy / name).unlink() if content is None else (copy / name).write_text(json.dumps(content))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("vocab.json", None, "vocab.json"),
+        ("vocab.json", lambda x: {k: v for k, v in x.items() if k != "G"}, "12 symbols"),
+        ("config.json", lambda x: x | {"feat_extract_norm": "layer"}, "feature_norm"),
+        ("config.json", lambda x: x | {"vocab_size": 11}, "11 symbols"),
+        ("preprocessor_config.json", lambda x: x | {"feature_size": 2}, "feature_size"),
+    ],
+)
+def test_folders_that_do_not_fit_are_one_line(folders, tmp_path, name, change, message):
+    folder = edited(folders / "group", tmp_path, name, change)
+    with pytest.raises(UserError, match=message) as caught:
+        main(["--pytorch_model_dir", str(folder), "--output_dir", str(tmp_path / "new")])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "--pytorch_model_dir DIR or --model NAME"),
+        (["stray"], "stray"),
+        (["--model=huge"], "huge"),
+        (["--pytorch_model_dir=/nowhere"], "/nowhere"),
+        (["--pytorch_model_dir=a", "--model=base"], "--pytorch_model_dir DIR or --model NAME"),
+        (["--pytorch_model_dir=a", "--checkpoint=b"], "--checkpoint with --model"),
+        (["--model=base", "--vocabulary_dir=/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message):
+    with pytest.raises(UserError) as caught:
+        main(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_usual_vocabulary_is_that_of_the_checkpoints(folders):
+    assert len(LIBRISPEECH) == 32 and LIBRISPEECH[4:8] == ("|", "E", "T", "A")
+    assert load_vocabulary(folders / "group").blank_id == 0

@@ -1,0 +1,249 @@
+"""Recognition with a model of random weights: files good and bad, folders, corpora, chunks."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import soundfile
+
+import wav2vec2.infer
+from tools.conversion.saved_model import read_pipeline
+from tools.errors import UserError
+from tools.inference import flags
+from tools.speech.audio import AudioError, AudioLimits, probe, read
+from tools.speech.corpus import Utterance
+from tools.speech.long_audio import Window
+from wav2vec2.decoding import Decoder
+from wav2vec2.infer import CtcTranscription, examples
+
+RATE_HZ = 16000
+SILENT = ("digital_silence_2s.wav", "one_hour_silence.flac")
+ACCEPTED = {
+    *SILENT,
+    *"rate_44k1.wav rate_48k_stereo_24bit.flac rate_8k.wav constant_dc.wav clipped.wav".split(),
+    *"float32_over_range.wav mp3_named.wav ogg_named.flac one_frame_400_samples.wav".split(),
+    *"pcm_u8.wav riff_size_ffffffff.wav six_channels.wav stereo_16k.wav ulaw.wav".split(),
+    "space and ümlaut.FLAC",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded_once():
+    """Loads every model once for all tests of this module."""
+    load = flags.load
+    flags.load = functools.cache(load)
+    yield
+    flags.load = load
+
+
+@pytest.fixture(scope="module")
+def model_dir(exports):
+    return exports / "layer"
+
+
+@pytest.fixture(scope="module")
+def main(model_dir):
+    def run(*arguments):
+        model = [f"--native_savedmodel_dir={model_dir}", "--run_eagerly=1"]
+        return wav2vec2.infer.main([*model, *map(str, arguments)])
+
+    return run
+
+
+def noise(seconds, seed=1):
+    rng = np.random.default_rng(seed)
+    envelope = np.repeat(rng.uniform(0.02, 0.3, int(seconds * 10) + 1), 1600)
+    sound = envelope * rng.standard_normal(len(envelope))
+    return sound[: int(seconds * RATE_HZ)].clip(-1, 1)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Five utterances of noise in the layout of LibriSpeech, one of them cut off."""
+    root = tmp_path_factory.mktemp("corpus")
+    chapter = root / "dev-clean" / "1" / "2"
+    chapter.mkdir(parents=True)
+    lines = []
+    for number, seconds in enumerate((0.7, 1.3, 0.4, 2.1, 0.9)):
+        path = chapter / f"1-2-{number:04d}.flac"
+        soundfile.write(path, noise(seconds, number), RATE_HZ, subtype="PCM_16")
+        lines.append(f"1-2-{number:04d} CAB A BED\n")
+    path.write_bytes(path.read_bytes()[:3000])
+    (chapter / "1-2.trans.txt").write_text("".join(lines))
+    return root
+
+
+def expected_text(model, sound):
+    """Greedy text of the Keras model."""
+    x = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+    path = np.asarray(model(x[None].astype("float32")))[0].argmax(-1)
+    return model.vocabulary.decode_path(path)
+
+
+def test_a_file_a_folder_and_a_corpus_say_the_same(main, folders, corpus, tmp_path, capsys):
+    model = wav2vec2.from_pretrained(folders / "layer")
+    files = sorted(corpus.rglob("*.flac"))[:4]
+    texts = []
+    for path in files:
+        assert main(path) == 0
+        texts.append(capsys.readouterr().out.removesuffix("\n"))
+    assert texts == [expected_text(model, read(path)) for path in files]
+    assert len(set(texts)) == 4 and all(len(text) > 2 for text in texts)
+    main(corpus, "--batch_size=3")
+    captured = capsys.readouterr()
+    lines = [f"{path}\t{text}" for path, text in zip(files, texts, strict=True)]
+    assert captured.out.splitlines() == lines
+    assert "1-2-0004" in captured.err
+    report = tmp_path / "report.json"
+    main(f"--data_dir={corpus}", "--batch_size=4", f"--result_path={report}")
+    rows = [line.split("\t") for line in report.with_suffix(".tsv").read_text().splitlines()[1:]]
+    assert [row[3] for row in rows] == texts
+    summary = json.loads(report.read_text())
+    assert (summary["num_utterances"], summary["num_skipped"]) == (4, 1)
+    assert summary["wer"] > 0 and summary["mode"] == "eager"
+
+
+def test_the_converted_model_writes_the_same_texts(model_dir, corpus, tmp_path):
+    texts = []
+    for options in (["--run_eagerly=1"], [], ["--enable_dim_range=0", "--max_seconds=2.5"]):
+        report = tmp_path / f"{len(texts)}.json"
+        common = [f"--native_savedmodel_dir={model_dir}", f"--data_dir={corpus}"]
+        wav2vec2.infer.main([*common, "--batch_size=3", *options, f"--result_path={report}"])
+        texts.append(report.with_suffix(".tsv").read_text())
+    assert json.loads(report.read_text())["mode"] == "jit"
+    assert texts[0] == texts[1] == texts[2]
+
+
+def test_words_with_their_times(main, corpus, tmp_path, capsys):
+    path = sorted(corpus.rglob("*.flac"))[3]
+    main(path)
+    text = capsys.readouterr().out.split()
+    report = tmp_path / "report.json"
+    main(path, "--timestamps", f"--result_path={report}")
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [row[2] for row in rows] == text
+    times = [float(x) for row in rows for x in row[:2]]
+    assert times == sorted(times) and times[0] > 0 and times[-1] <= 2.1
+    told = report.with_suffix(".words.tsv").read_text().splitlines()
+    assert told == ["PATH\tSTART\tEND\tWORD", *(f"{path}\t" + "\t".join(row) for row in rows)]
+
+
+class Echo:
+    """A model whose logits are the sound itself: one sample, the first of each frame, a symbol."""
+
+    def __init__(self, pipeline):
+        self.pipeline = pipeline
+        self.sizes = []
+
+    def run(self, inputs):
+        waveforms, lengths = inputs["waveforms"], inputs["lengths"]
+        self.sizes.append(waveforms.shape)
+        frames = np.maximum((lengths - 400) // 320 + 1, 0)
+        symbols = np.rint(waveforms[:, ::320] * 128)[:, : frames.max()].astype(int)
+        silent = ~waveforms.any(axis=1)
+        return {"logits": np.eye(12)[symbols], "logit_lengths": np.where(silent, 0, frames)}
+
+
+def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
+    pipeline = read_pipeline(model_dir)
+    symbols = np.random.default_rng(2).integers(0, 12, 700)
+    symbols[200:450] = 0  # silence, longer than a chunk
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.repeat(symbols / 128, 320), RATE_HZ, subtype="PCM_16")
+    info = probe(path)
+    utterance = Utterance("long", str(path), info.num_samples, 14.0, "", "python")
+    window = Window.of_seconds(2.0, 0.4, 320, RATE_HZ)
+    runner = Echo(pipeline)
+    transcription = CtcTranscription(runner, Decoder(pipeline), window, 3, with_words=True)
+    found = transcription.of_long(utterance, AudioLimits())
+    assert found.text == vocabulary.decode_path(symbols[:699])
+    assert [word.text for word in found.words] == found.text.split()
+    # The last word ends with the last of the frames that write something.
+    last = max(np.flatnonzero(symbols[:699] > 4)) + 1
+    assert found.words[-1].end_seconds == pytest.approx((last * 320 + 40) / RATE_HZ)
+    assert max(size[1] for size in runner.sizes) == 32000
+    assert max(size[0] for size in runner.sizes) == 3
+
+
+def test_long_recordings_run_in_chunks_and_damaged_ones_are_skipped(main, tmp_path, capsys):
+    whole, broken = tmp_path / "a.flac", tmp_path / "b.flac"
+    soundfile.write(whole, noise(40), RATE_HZ)
+    broken.write_bytes(whole.read_bytes()[:-60000])
+    soundfile.write(tmp_path / "c.flac", noise(1), RATE_HZ)
+    main(tmp_path, "--chunk_seconds=4", "--overlap_seconds=1", "--batch_size=4")
+    captured = capsys.readouterr()
+    texts = dict(line.split("\t") for line in captured.out.splitlines())
+    assert texts.keys() == {str(whole), str(tmp_path / "c.flac")}
+    assert len(texts[str(whole)]) > 10 * len(texts[str(tmp_path / "c.flac")]) / 2
+    assert f"skipped {broken}" in captured.err
+    with pytest.raises(UserError, match=r"a\.flac"):
+        main(whole, "--max_seconds=20")
+
+
+def test_every_shared_sound_file_is_recognized_or_refused_in_one_line(main, shared_data, capfd):
+    folder = shared_data / "bad_inputs" / "audio"
+    for path in sorted(folder.iterdir()):
+        if path.name in ACCEPTED:
+            assert main(path, "--batch_size=4") == 0, path.name
+            text = capfd.readouterr().out
+            assert path.name not in SILENT or text == "\n"
+        elif path.is_file():
+            with pytest.raises(UserError) as caught:
+                main(path)
+            assert path.name in str(caught.value)
+            assert "\n" not in str(caught.value)
+
+
+def test_less_than_a_frame_is_refused(main, tmp_path):
+    path = tmp_path / "short.wav"
+    soundfile.write(path, noise(0.1)[:399], RATE_HZ)
+    with pytest.raises(AudioError, match=r"short\.wav"):
+        main(path)
+    soundfile.write(path, noise(0.1)[:400], RATE_HZ)
+    assert main(path) == 0
+
+
+def test_examples_are_judged_by_their_transcripts(model_dir, corpus):
+    pipeline = read_pipeline(model_dir)
+    found = examples(pipeline, corpus, 2, judged=True)
+    assert len(found.batches) == 2
+    runner = flags.load(model_dir)
+    accuracy = found.accuracy(lambda inputs, name: runner.run(inputs, name), [0, 1])
+    assert accuracy < 1.0
+    vocabulary = pipeline["vocabulary"]["tokens"]
+    spoken = [vocabulary.index(x) for x in "CAB|A|BED"]
+    perfect = np.eye(12)[[x for symbol in spoken for x in (symbol, 0)]][None]
+
+    def run(inputs, name):
+        return {"logits": perfect, "logit_lengths": np.array([len(perfect[0])])}
+
+    assert found.accuracy(run, [0, 1]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "neither"),
+        (["a.wav", "--data_dir=b"], "both"),
+        (["/nowhere.wav"], "/nowhere.wav"),
+        (["a.wav", "--batch_size=0"], "batch_size"),
+        (["a.wav", "--beam_width=-1"], "--beam_width"),
+        (["a.wav", "--lm_path=x.arpa"], "--beam_width with --lm_path"),
+        (["a.wav", "--chunk_seconds=60"], "up to the model's 35"),
+        (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
+    ],
+)
+def test_bad_arguments_are_one_line(main, arguments, message):
+    with pytest.raises(UserError) as caught:
+        main(*arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_model_is_to_be_named_and_of_this_family(project):
+    with pytest.raises(UserError, match="--native_savedmodel_dir DIR"):
+        wav2vec2.infer.main(["a.wav"])
+    other = project / "conformer" / "pretrained" / "digits"
+    with pytest.raises(UserError, match="an export of wav2vec"):
+        wav2vec2.infer.main(["a.wav", f"--native_savedmodel_dir={other}"])

@@ -1,0 +1,220 @@
+"""The deployment pipeline on raw tensors, from a corpus to error rates."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import soundfile
+
+import wav2vec2
+from tools.errors import UserError
+from tools.speech.audio import read
+from wav2vec2 import compile as compile_program
+from wav2vec2 import export, postprocess, preprocess
+
+RATE_HZ = 16000
+SECONDS = (1.0, 0.5, 6.2, 0.8, 7.0, 0.6)  # in the order of the ids; one is longer than a row
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    root = tmp_path_factory.mktemp("corpus")
+    chapter = root / "test-clean" / "1" / "2"
+    chapter.mkdir(parents=True)
+    lines, rng = [], np.random.default_rng(4)
+    for number, seconds in enumerate(SECONDS):
+        sound = 0.05 + 0.2 * rng.standard_normal(int(seconds * RATE_HZ)).clip(-1, 1)
+        soundfile.write(chapter / f"1-2-{number:04d}.flac", sound, RATE_HZ, subtype="PCM_16")
+        lines.append(f"1-2-{number:04d} CAB A BED {'A ' * number}".strip() + "\n")
+    (chapter / "1-2.trans.txt").write_text("".join(lines))
+    return root
+
+
+def prepare(corpus, data, *options, batch_size=2):
+    output = data / "bin_om_input" / f"bs{batch_size}"
+    arguments = [f"--input={corpus}", f"--batch_size={batch_size}", f"--output={output}"]
+    assert preprocess.main([*arguments, *options]) == 0
+    return output
+
+
+def run(model_dir, data, *options, batch_size=2):
+    output = data / "bin_om_output" / f"bs{batch_size}"
+    arguments = [f"--batch_size={batch_size}", f"--output_path={output}", *options]
+    arguments += [f"--input_path={data / 'bin_om_input' / f'bs{batch_size}'}"]
+    assert compile_program.main([*arguments, f"--native_savedmodel_dir={model_dir}"]) == 0
+    return output
+
+
+def judge(data, *options, batch_size=2):
+    arguments = [f"--input={data / 'bin_om_output' / f'bs{batch_size}'}", f"--data_path={data}"]
+    assert postprocess.main([*arguments, f"--batch_size={batch_size}", *options]) == 0
+
+
+def ids(*numbers):
+    return [f"1-2-{number:04d}" for number in numbers]
+
+
+def test_batches_are_those_of_the_original_and_the_rest_is_kept(corpus, tmp_path):
+    folder = prepare(corpus, tmp_path)
+    names = json.loads((tmp_path / "batch_i_filename_map_bs2.json").read_text())
+    assert names == {
+        "batch_0": ids(0, 1),
+        "batch_1": ids(2, 3),
+        "batch_2": ids(5),
+        "batch_3": ids(4),
+    }
+    sizes = {path.stem: path.stat().st_size // 4 for path in folder.glob("*.bin")}
+    assert sizes == {"batch_0": 200000, "batch_1": 200000, "batch_2": 100000, "batch_3": 200000}
+    rows = np.fromfile(folder / "batch_0.bin", "<f4").reshape(2, 100000)
+    for row, number in zip(rows, (0, 1), strict=True):
+        (path,) = corpus.rglob(f"*{number:04d}.flac")
+        sound = read(path)
+        scaled = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+        np.testing.assert_allclose(row[: len(sound)], scaled, atol=1e-4)
+        assert not row[len(sound) :].any()
+    texts = (tmp_path / "ground_truth_texts.txt").read_text().splitlines()
+    assert texts[1] == "1-2-0001 CAB A BED A" and len(texts) == 6
+
+
+def test_as_the_original_what_is_longer_or_left_over_is_not_there(corpus, tmp_path, capsys):
+    folder = prepare(corpus, tmp_path, "--seed_mode", batch_size=2)
+    names = json.loads((tmp_path / "batch_i_filename_map_bs2.json").read_text())
+    assert names == {"batch_0": ids(0, 1), "batch_1": ids(2, 3)}
+    assert len(list(folder.glob("*.bin"))) == 2
+    with pytest.raises(UserError, match="a batch of 64 utterances"):
+        prepare(corpus, tmp_path, "--seed_mode", batch_size=64)
+    assert not (tmp_path / "bin_om_input" / "bs64").exists()
+
+
+@pytest.mark.parametrize("options", [["--run_eagerly"], [], ["--enable_dim_range=0"]])
+def test_logits_are_those_of_each_utterance_alone(
+    exports, folders, corpus, tmp_path, capsys, options
+):
+    prepare(corpus, tmp_path)
+    folder = run(exports / "group", tmp_path, *options)
+    assert re.search(r"6 samples in .* samples/s", capsys.readouterr().out)
+    outputs = json.loads((folder / "outputs.json").read_text())
+    assert [len(x) for x in outputs["frames"].values()] == [2, 2, 1, 1]
+    model = wav2vec2.from_pretrained(folders / "group")
+    shapes = {"batch_0": (2, 312, 12), "batch_2": (1, 312, 12), "batch_3": (1, 624, 12)}
+    for (name, shape), number in zip(shapes.items(), (0, 5, 4), strict=True):
+        logits = np.fromfile(folder / f"{name}.bin", "<f4").reshape(shape)[0]
+        (path,) = corpus.rglob(f"*{number:04d}.flac")
+        sound = read(path)
+        scaled = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+        expected = np.asarray(model(scaled[None].astype("float32")))[0]
+        assert outputs["frames"][name][0] == len(expected)
+        np.testing.assert_allclose(logits[: len(expected)], expected, atol=2e-3)
+
+
+def test_as_the_original_padding_is_sound(folders, corpus, tmp_path):
+    place = [f"--pytorch_model_dir={folders / 'group'}", f"--output_dir={tmp_path / 'model'}"]
+    export.main([*place, "--mask_padding=false"])
+    inputs = prepare(corpus, tmp_path, "--seed_mode")
+    folder = run(tmp_path / "model", tmp_path, "--run_eagerly")
+    rows = np.fromfile(inputs / "batch_1.bin", "<f4").reshape(2, 100000)
+    model = wav2vec2.from_pretrained(folders / "group", mask_padding=False)
+    found = np.fromfile(folder / "batch_1.bin", "<f4").reshape(2, 312, 12)
+    np.testing.assert_allclose(found, model(rows), atol=2e-3)
+
+
+def make_outputs(data, pipeline, said, batch_size=2):
+    """Files as of a model that has heard `said`, with a letter in the padding of each row."""
+    folder = data / "bin_om_output" / f"bs{batch_size}"
+    folder.mkdir(parents=True)
+    tokens = pipeline["vocabulary"]["tokens"]
+    path = [tokens.index("|" if x == " " else x) for x in said]
+    symbols = [x for symbol in path for x in (symbol, 0)]
+    logits = np.eye(12, dtype="<f4")[[[*symbols, tokens.index("G")]] * 2]
+    (folder / "batch_0.bin").write_bytes(logits.tobytes())
+    content = {"frames": {"batch_0": [len(symbols)] * 2}, "pipeline": pipeline}
+    (folder / "outputs.json").write_text(json.dumps(content))
+    (data / f"batch_i_filename_map_bs{batch_size}.json").write_text('{"batch_0": ["a", "b"]}')
+    (data / "ground_truth_texts.txt").write_text("a CAB BED\nb CAB BAD\n")
+
+
+def test_rates_by_hand(exports, tmp_path, capsys):
+    """One character of 14 is wrong, one word of four."""
+    pipeline = json.loads((exports / "group" / "assets" / "pipeline.json").read_text())
+    make_outputs(tmp_path, pipeline, "CAB BED ")
+    judge(tmp_path)
+    told = capsys.readouterr().out
+    assert "Err 0.0714, Acc 0.9286" in told
+    assert "reference accuracy 0.9700, difference -0.0414" in told
+    assert "WER 25.00%, CER 7.14% of 2 utterances" in told
+    judge(tmp_path, "--seed_mode", "--reference_accuracy=0.5")
+    told = capsys.readouterr().out
+    # The space and the padding of each are two edits more.
+    assert f"Err {5 / 14:.4f}" in told and f"difference {0.5 - 5 / 14:+.4f}" in told
+
+
+def test_the_whole_in_a_row(exports, corpus, tmp_path, capsys):
+    prepare(corpus, tmp_path, batch_size=4)
+    run(exports / "layer", tmp_path, "--run_eagerly", batch_size=4)
+    judge(tmp_path, batch_size=4)
+    assert "of 6 utterances" in capsys.readouterr().out
+
+
+def test_a_second_run_takes_the_place_of_the_first(corpus, tmp_path):
+    prepare(corpus, tmp_path)
+    folder = prepare(corpus, tmp_path, "--seed_mode")
+    assert len(list(folder.glob("*.bin"))) == 2
+    (folder / "lengths.json").unlink()
+    with pytest.raises(UserError, match="earlier run"):
+        prepare(corpus, tmp_path)
+
+
+def broken(data, change):
+    folder = data / "bin_om_input" / "bs2"
+    folder.mkdir(parents=True)
+    (folder / "batch_0.bin").write_bytes(np.zeros(2000, "<f4").tobytes())
+    (folder / "lengths.json").write_text('{"batch_0": [500, 400]}')
+    change(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: (x / "lengths.json").unlink(), "lengths.json"),
+        (lambda x: (x / "lengths.json").write_text("no"), "no JSON"),
+        (lambda x: (x / "lengths.json").write_text("{}"), "none"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 rows"),
+        (lambda x: (x / "batch_0.bin").unlink(), "batch_0.bin"),
+        (lambda x: (x / "batch_0.bin").write_bytes(b"12345"), "5 bytes"),
+    ],
+)
+def test_broken_folders_are_one_line(exports, tmp_path, change, message):
+    broken(tmp_path, change)
+    with pytest.raises(UserError) as caught:
+        run(exports / "group", tmp_path, "--run_eagerly")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "bin_om_output").exists()
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        (preprocess, [], "--input LIBRISPEECH"),
+        (preprocess, ["--input=/nowhere", "--output=x/y/z"], "/nowhere"),
+        (preprocess, ["--input=a", "--output=b", "--batch_size=0"], "--batch_size >= 1"),
+        (compile_program, [], "--batch_size N"),
+        (
+            compile_program,
+            ["--input_path=a", "--output_path=b", "--torchscript_path=/nowhere"],
+            "/nowhere",
+        ),
+        (postprocess, [], "--input FOLDER"),
+        (
+            postprocess,
+            ["--input=/nowhere", "--data_path=/nowhere"],
+            "batch_i_filename_map_bs1.json",
+        ),
+    ],
+)
+def test_bad_arguments_are_one_line(program, arguments, message):
+    with pytest.raises(UserError) as caught:
+        program.main(arguments)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

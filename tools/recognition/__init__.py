@@ -1,0 +1,1 @@
+"""The program `infer` of every speech family: sounds in, texts and a report out."""

@@ -1,0 +1,91 @@
+"""Which sounds a program is to recognize: files and folders, or a corpus."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+from tools.errors import UserError
+from tools.inference.flags import share
+from tools.speech.audio import AudioError, AudioLimits, probe
+from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
+
+Skipped = list[tuple[str, str]]  # of what is left out: a path and the reason
+
+
+def check_flags(values: SimpleNamespace, paths: list[str]) -> None:
+    """Refuses a command line before anything is loaded."""
+    if bool(paths) == bool(values.data_dir):
+        raise UserError.expected(
+            "either files and folders or --data_dir",
+            "both" if paths else "neither",
+            "Name a sound file, or a corpus with --data_dir",
+        )
+    if values.batch_size < 1 or values.warmup_count < 0:
+        raise UserError.expected(
+            "--batch_size >= 1 and --warmup_count >= 0",
+            f"{values.batch_size} and {values.warmup_count}",
+            "Correct the flag",
+        )
+    if values.max_seconds is not None and not 0 < values.max_seconds < math.inf:
+        raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct the flag")
+    if not all(paths):
+        raise UserError.expected("names of files and folders", "an empty one", "Correct it")
+
+
+def chosen_utterances(
+    values: SimpleNamespace, paths: list[str], limits: AudioLimits
+) -> tuple[list[Utterance], Skipped]:
+    """Lists what the command line asks for: its files and folders, or `--data_dir`."""
+    if paths:
+        utterances, skipped = find_utterances(paths, limits)
+    else:
+        manifest = read_librispeech(values.data_dir, (), limits)
+        utterances = manifest.utterances
+        skipped = [(detail, why) for why, details in manifest.skipped.items() for detail in details]
+    return share(utterances, values.data_ratio) if utterances else [], skipped
+
+
+def find_utterances(
+    paths: list[str], limits: AudioLimits
+) -> tuple[list[Utterance], list[tuple[str, str]]]:
+    """Lists the sounds behind files and folders.
+
+    Returns:
+        The utterances, and of folders the `(path, reason)` of what is skipped.
+
+    Raises:
+        AudioError: a file named on the command line cannot be used.
+        UserError: a folder holds no sound.
+    """
+    utterances, skipped = [], []
+    for path in map(Path, paths):
+        found = [path]
+        if path.is_dir():
+            files = (p for p in sorted(path.rglob("*")) if not p.name.startswith("."))
+            found = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
+            if not found:
+                raise UserError.expected(
+                    f"sound files ({', '.join(sorted(SUFFIXES))}) in {path}",
+                    "none",
+                    "Choose another folder",
+                )
+        for file in found:
+            try:
+                info = probe(str(file), limits)
+            except AudioError as error:
+                if not path.is_dir():
+                    raise
+                skipped.append((str(file), error.reason))
+                continue
+            utterances.append(
+                Utterance(
+                    utterance_id=file.stem,
+                    path=str(file),
+                    num_samples=info.num_samples,
+                    duration_seconds=info.duration_seconds,
+                    transcript="",
+                    # The same values as in the graph, where a damaged FLAC makes the decoder print.
+                    decoder="python",
+                )
+            )
+    return utterances, skipped

@@ -1,0 +1,83 @@
+"""N-gram language models for the beam searches of any recognizer, by way of KenLM."""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from tools.errors import UserError
+
+MIN_BEAM_WIDTH, MAX_BEAM_WIDTH = 1, 2000
+
+
+@dataclass(frozen=True, slots=True)
+class BeamSearch:
+    """How to search.
+
+    Attributes:
+        width: hypotheses kept after each step.
+        language_model: an n-gram model over words, ARPA or KenLM's binary form; None: none.
+        weight: of its log-probabilities beside the recognizer's.
+        word_bonus: added for each word, against the preference of either for few words.
+    """
+
+    width: int = 100
+    language_model: str | None = None
+    weight: float = 0.5
+    word_bonus: float = 1.5
+
+    def __post_init__(self):
+        if not MIN_BEAM_WIDTH <= self.width <= MAX_BEAM_WIDTH:
+            raise UserError.expected(
+                f"--beam_width of {MIN_BEAM_WIDTH} to {MAX_BEAM_WIDTH}, or 0 for greedy decoding",
+                self.width,
+                "Correct the flag",
+            )
+
+
+def optional_package(name: str) -> ModuleType:
+    """Imports a package of the extra `beam`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise UserError.expected(
+            f"the package {name} for beam search", "none", "Run `bash run_scripts/setup.sh --beam`"
+        )
+    return importlib.import_module(name)
+
+
+def load_ngram(path: str | Path) -> Any:
+    """Loads a `kenlm.Model`: `BaseScore(state, word, next_state)`, `order`, `score(sentence)`.
+
+    Raises:
+        UserError: KenLM is not installed, or the file is no model of it.
+    """
+    kenlm = optional_package("kenlm")
+    try:
+        return kenlm.Model(str(path))
+    except (OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError.expected(
+            "an n-gram model in ARPA or KenLM's binary form", f"{path}: {reason}", "Correct it"
+        ) from error
+
+
+def words_of_arpa(path: str | Path) -> list[str] | None:
+    """Lists the words of an ARPA file, its one-grams; None for a binary file, which names none."""
+    words, inside = [], False
+    with Path(path).open("rb") as file:
+        if file.read(6).lstrip()[:5] != b"\\data":
+            return None
+        for raw in file:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            if line.startswith("\\"):
+                if inside:
+                    break
+                inside = line == "\\1-grams:"
+            elif inside and (fields := line.split()):
+                words.append(fields[1])
+    return words

@@ -1,0 +1,32 @@
+"""WAV files as strings to a padded batch, in the graph of an exported model."""
+
+import tensorflow as tf
+
+
+def decode_wavs(files: tf.Tensor, rate_hz: int, min_samples: int = 1) -> tuple:
+    """Reads 16-bit PCM WAV files of the model's rate; channels are averaged.
+
+    Args:
+        files: `[B]` strings.
+        rate_hz: of the model; a file of another rate makes the call fail.
+        min_samples: how many the longest row has at least, so that a batch of empty files has
+            something to frame.
+
+    Returns:
+        `[B, S]` float32 with zeros at the ends, and `[B]` int32 samples.
+    """
+
+    def one(contents):
+        sound, file_rate_hz = tf.audio.decode_wav(contents)
+        message = f"Expected a WAV of {rate_hz} Hz. Resample it first."
+        with tf.control_dependencies([tf.debugging.assert_equal(file_rate_hz, rate_hz, message)]):
+            return tf.RaggedTensor.from_row_splits(
+                tf.reduce_mean(sound, axis=1), [0, tf.shape(sound, tf.int64)[0]]
+            )
+
+    spec = tf.RaggedTensorSpec([1, None], tf.float32, ragged_rank=1)
+    rows = tf.map_fn(one, files, fn_output_signature=spec).merge_dims(0, 1)
+    waveforms = rows.to_tensor()
+    missing = tf.maximum(min_samples - tf.shape(waveforms)[1], 0)
+    waveforms = tf.pad(waveforms, [[0, 0], [0, missing]])
+    return waveforms, tf.cast(rows.row_lengths(), tf.int32)

@@ -1,0 +1,99 @@
+"""Converts an export for the shapes of raw batches, runs them, and tells the speed."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion.saved_model import read_pipeline
+from tools.errors import UserError
+from tools.files import new_folder
+from tools.inference.flags import add_conversion_flags, open_runner, restrict_devices
+from tools.inference.raw_tensors import run_timed
+from wav2vec2.export import DEFAULT_DIR
+from wav2vec2.tensors import (
+    LENGTHS_FILE,
+    OUTPUTS_FILE,
+    check_place,
+    check_rows,
+    read_batch,
+    read_json,
+    write_json,
+)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    usage = "--batch_size=N --input_path=DATA/bin_om_input/bsN --output_path=FOLDER [FLAGS]"
+    about = "Converts an export, runs raw batches of waveforms through it, and tells the speed."
+    flags = CommandLine("wav2vec2/compile.py", about, usage)
+    flags.integer("batch_size", 1, "Utterances run together.")
+    flags.string("input_path", None, "Folder of wav2vec2/preprocess.py.", default_text="")
+    flags.string("output_path", None, "Folder for the logits.", default_text="")
+    flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=DEFAULT_DIR)
+    flags.string("torchscript_path", None, "The same.", default_text="")
+    flags.boolean("run_eagerly", False, "TensorFlow's own runtime in place of a converted model.")
+    add_conversion_flags(flags)
+    values, rest = flags.parse(argv)
+    if rest or not values.input_path or not values.output_path or values.batch_size < 1:
+        raise UserError.expected(
+            "--batch_size N --input_path FOLDER --output_path FOLDER",
+            " ".join(argv) or "nothing",
+            "See --help",
+        )
+    restrict_devices(values)
+    model_dir = values.native_savedmodel_dir or values.torchscript_path or DEFAULT_DIR
+    pipeline = read_pipeline(model_dir)
+    folder, output = Path(values.input_path), Path(values.output_path)
+    lengths = read_json(folder / LENGTHS_FILE, "wav2vec2.preprocess")
+    check_rows(lengths, values.batch_size, folder / LENGTHS_FILE)
+    check_place(output, OUTPUTS_FILE, "output_path")
+    sizes = [
+        read_batch(folder / f"{name}.bin", len(rows), 1).shape[1] for name, rows in lengths.items()
+    ]
+    if not values.dim_range:
+        # What all batches have in common is fixed: most often the samples.
+        spans = _span(map(len, lengths.values())), _span(sizes)
+        if not values.enable_dim_range:
+            spans = values.batch_size, max(sizes)
+        values.enable_dim_range, values.dim_range = True, f"waveforms={spans[0]},{spans[1]}"
+    runner = open_runner(values, model_dir)
+    hop, window = pipeline["hop_samples"], pipeline["receptive_field_samples"]
+    seconds: list[float] = []
+    frames: dict[str, list[int]] = {}
+    with new_folder(output, replace=True) as written:
+        bar = tqdm(lengths.items(), unit="batch", file=sys.stderr, delay=2)
+        for name, rows in bar:
+            waveforms = read_batch(folder / f"{name}.bin", len(rows), 1)
+            inputs = {"waveforms": waveforms, "lengths": np.array(rows, np.int32)}
+            if not frames:
+                run_timed(runner, "serving_default", inputs, [])  # warm-up
+            found = run_timed(runner, "serving_default", inputs, seconds)
+            # Fixed shapes may have made them more of either.
+            num_frames = (waveforms.shape[1] - window) // hop + 1
+            logits = found["logits"][: len(rows), :num_frames]
+            (written / f"{name}.bin").write_bytes(logits.astype("<f4").tobytes())
+            frames[name] = found["logit_lengths"][: len(rows)].tolist()
+        write_json(written / OUTPUTS_FILE, {"frames": frames, "pipeline": pipeline})
+    count = sum(map(len, lengths.values()))
+    print(
+        f"{count} samples in {sum(seconds):.3f} s at batch size {values.batch_size}: "
+        f"{count / sum(seconds):.2f} samples/s, the runtime alone after a warm-up "
+        f"({runner.mode}, {runner.backend}, {runner.precision})"
+    )
+    return 0
+
+
+def _span(numbers) -> str:
+    """A range of numbers as `--dim_range` has it."""
+    numbers = sorted(numbers)
+    return f"{numbers[0]}:{numbers[-1]}" if numbers[0] < numbers[-1] else str(numbers[0])
+
+
+if __name__ == "__main__":
+    run(main)

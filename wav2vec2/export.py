@@ -1,0 +1,115 @@
+"""Exports wav2vec 2.0 as a SavedModel that needs nothing but TensorFlow."""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+
+from tools.config.command_line import CommandLine, run
+from tools.conversion.saved_model import write_saved_model
+from tools.errors import UserError
+from wav2vec2.config import ARCHITECTURES, PreprocessingConfig, model_config
+from wav2vec2.model import Wav2Vec2, build_model
+from wav2vec2.signatures import Signatures, pipeline_description
+from wav2vec2.vocabulary import LIBRISPEECH, Vocabulary, load_vocabulary
+from wav2vec2.weights import from_pretrained, load_pytorch_weights
+
+DEFAULT_DIR = "wav2vec2_savedmodel"
+
+
+def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
+    """Writes a SavedModel, whole or not at all.
+
+    Args:
+        model: float32, with its `vocabulary` and `preprocessing`.
+        output_dir: must not exist yet, or be an earlier export.
+
+    Returns:
+        The `pipeline.json`.
+    """
+    parts = model, model.vocabulary, model.preprocessing
+    description = pipeline_description(*parts)
+    write_saved_model(output_dir, Signatures(*parts).functions, model.weights, description)
+    return description
+
+
+def named_model(
+    name: str, checkpoint: str | None, vocabulary: Vocabulary, seed: int, **options
+) -> Wav2Vec2:
+    """Builds an architecture and loads weights that come without a folder.
+
+    Args:
+        name: of the architecture.
+        checkpoint: a file of weights; None: initial ones.
+        vocabulary: of the head.
+        seed: of initial weights.
+        options: further fields of `ModelConfig`.
+    """
+    config = model_config(name, vocabulary_size=len(vocabulary), **options)
+    keras.utils.set_random_seed(seed)
+    model = build_model(config)
+    if checkpoint:
+        load_pytorch_weights(model, checkpoint)
+    else:
+        print("initial weights: they recognize nothing", file=sys.stderr)
+    model.vocabulary = vocabulary
+    model.preprocessing = PreprocessingConfig(trained_with_mask=config.feature_norm == "layer")
+    return model
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine("wav2vec2/export.py", "Exports wav2vec 2.0 as a SavedModel.")
+    flags.string("pytorch_model_dir", None, "Folder of Hugging Face.", default_text="")
+    names = tuple(ARCHITECTURES)
+    flags.enum("model", None, names, "Architecture, without a folder.", default_text="")
+    flags.string(
+        "checkpoint", None, "Its weights: .bin, .pth, .safetensors.", default_text="initial ones"
+    )
+    flags.string(
+        "vocabulary_dir", None, "Folder with its vocab.json.", default_text="32 LibriSpeech symbols"
+    )
+    flags.integer("seed", 0, "Of initial weights.")
+    flags.boolean(
+        "mask_padding",
+        True,
+        "Gives a sound the same in any batch; without, zeros behind it count as sound.",
+    )
+    flags.number("max_seconds", None, "Longest sound to take at once.", default_text="35")
+    flags.string("output_dir", DEFAULT_DIR, "SavedModel directory to write.")
+    values, rest = flags.parse(argv)
+    if rest or bool(values.pytorch_model_dir) == bool(values.model) or not values.output_dir:
+        raise UserError.expected(
+            "--pytorch_model_dir DIR or --model NAME",
+            " ".join(argv) or "nothing",
+            "See --help",
+        )
+    extra = [x for x in ("checkpoint", "vocabulary_dir") if getattr(values, x)]
+    if values.pytorch_model_dir and extra:
+        raise UserError.expected(f"--{extra[0]} with --model", "a folder", "Leave one of them out")
+    masks = {"mask_padding": values.mask_padding}
+    if values.pytorch_model_dir:
+        model = from_pretrained(values.pytorch_model_dir, **masks)
+    else:
+        folder = values.vocabulary_dir
+        vocabulary = load_vocabulary(folder) if folder else Vocabulary(LIBRISPEECH)
+        model = named_model(values.model, values.checkpoint, vocabulary, values.seed, **masks)
+    if values.max_seconds is not None:
+        shortest = model.config.receptive_field_samples / model.preprocessing.sample_rate_hz
+        if not shortest <= values.max_seconds <= 3600:
+            raise UserError.expected(
+                f"--max_seconds of {shortest} to 3600", values.max_seconds, "Correct the flag"
+            )
+        model.preprocessing = replace(model.preprocessing, max_seconds=values.max_seconds)
+    export_saved_model(model, values.output_dir)
+    source = values.pytorch_model_dir or values.checkpoint or "initial weights"
+    print(f"exported {source} to {values.output_dir}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,97 @@
+"""Texts of raw logits against what was said: the original's accuracy, and true error rates."""
+
+from pathlib import Path
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.speech.scoring import character_distance, score
+from wav2vec2.decoding import Decoder
+from wav2vec2.tensors import (
+    OUTPUTS_FILE,
+    TEXTS_FILE,
+    check_rows,
+    map_file,
+    read_batch,
+    read_json,
+)
+
+REFERENCE_ACCURACY = 0.970  # the original's, of base-960h on the shorter part of test-clean
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """Reads what was said, by utterance."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise UserError.expected(
+            f"{TEXTS_FILE} of wav2vec2.preprocess", f"{path}: {reason}", "Correct --data_path"
+        ) from error
+    return dict(line.split(" ", 1) for line in lines if " " in line)
+
+
+def recognized(folder: Path, names: dict[str, list[str]], every_frame: bool) -> dict[str, str]:
+    """Decodes the logits of a folder, without touching the spaces around a text.
+
+    Args:
+        folder: of wav2vec2/compile.py.
+        names: utterances of each batch.
+        every_frame: whether those of padding are decoded as well.
+    """
+    outputs = read_json(folder / OUTPUTS_FILE, "wav2vec2.compile")
+    decoder = Decoder(outputs["pipeline"])
+    texts = {}
+    for batch, utterances in names.items():
+        logits = read_batch(folder / f"{batch}.bin", len(utterances), len(decoder.surfaces))
+        logits = logits.reshape(len(utterances), -1, len(decoder.surfaces))
+        for utterance, row, length in zip(
+            utterances, logits, outputs["frames"][batch], strict=True
+        ):
+            pieces = decoder.pieces(decoder.path(row if every_frame else row[:length]))
+            texts[utterance] = "".join(piece.text for piece in pieces)
+    return texts
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    usage = "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]"
+    about = "Compares the texts of raw logits with what was said."
+    flags = CommandLine("wav2vec2/postprocess.py", about, usage)
+    flags.string("input", None, "Folder of wav2vec2/compile.py.", default_text="")
+    flags.integer("batch_size", 1, "Of the batches.")
+    flags.string("data_path", None, "Folder with the map and the transcripts.", default_text="")
+    flags.boolean(
+        "seed_mode", False, "As the original: padding decoded, and outer spaces counted as errors."
+    )
+    flags.number("reference_accuracy", REFERENCE_ACCURACY, "To compare with.")
+    values, rest = flags.parse(argv)
+    if rest or not values.input or not values.data_path:
+        raise UserError.expected(
+            "--input FOLDER --batch_size N --data_path DATA",
+            " ".join(argv) or "nothing",
+            "See --help",
+        )
+    data = Path(values.data_path)
+    names = read_json(data / map_file(values.batch_size), "wav2vec2.preprocess")
+    check_rows(names, values.batch_size, data / map_file(values.batch_size))
+    said = read_texts(data / TEXTS_FILE)
+    texts = recognized(Path(values.input), names, values.seed_mode)
+    missing = sorted(texts.keys() - said.keys())
+    if missing:
+        raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")
+    references = [said[utterance] for utterance in texts]
+    hypotheses = [x if values.seed_mode else x.strip(" ") for x in texts.values()]
+    errors, characters = character_distance(references, hypotheses)
+    accuracy = 1.0 - errors / max(characters, 1)
+    result = score(references, hypotheses)
+    print(f"Err {1.0 - accuracy:.4f}, Acc {accuracy:.4f} (1 - Err; Err: edits per character)")
+    print(
+        f"reference accuracy {values.reference_accuracy:.4f}, "
+        f"difference {accuracy - values.reference_accuracy:+.4f}"
+    )
+    print(f"WER {result.wer:.2%}, CER {result.cer:.2%} of {len(references)} utterances")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

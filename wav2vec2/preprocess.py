@@ -1,0 +1,127 @@
+"""Writes a LibriSpeech-layout corpus as raw batches of waveforms."""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import new_folder, write_text
+from tools.speech.audio import AudioError, AudioLimits, read
+from tools.speech.corpus import Utterance, read_librispeech
+from wav2vec2.config import PreprocessingConfig
+from wav2vec2.tensors import LENGTHS_FILE, TEXTS_FILE, check_place, map_file, write_json
+
+
+def batches_of(
+    utterances: Sequence[Utterance], batch_size: int, sample_length: int, only_whole: bool
+) -> Iterator[tuple[int, list[Utterance]]]:
+    """Puts utterances together that are padded to the same multiple of `sample_length`.
+
+    Yields:
+        The samples of a row, and the utterances of a batch, in their order; those of one
+        `sample_length` first.
+    """
+    sizes = [-(-x.num_samples // sample_length) * sample_length for x in utterances]
+    for size in sorted(set(sizes)):
+        rows = [x for x, own in zip(utterances, sizes, strict=True) if own == size]
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            if len(batch) == batch_size or not only_whole:
+                yield size, batch
+
+
+def normalized(waveform: np.ndarray) -> np.ndarray:
+    """Gives a waveform zero mean and unit variance."""
+    centred = waveform - waveform.mean(dtype=np.float64)
+    epsilon = PreprocessingConfig().variance_epsilon
+    return (centred / np.sqrt(np.square(centred).mean() + epsilon)).astype(np.float32)
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    usage = "--input=LIBRISPEECH --batch_size=N --output=DATA/bin_om_input/bsN [FLAGS]"
+    about = "Writes a corpus as raw batches of waveforms, with what belongs to them in DATA."
+    flags = CommandLine("wav2vec2/preprocess.py", about, usage)
+    flags.string("input", None, "Folder with the corpus, or a split of it.", default_text="")
+    flags.integer("batch_size", 1, "Utterances in a file.")
+    flags.string("output", None, "Folder of the batches.", default_text="")
+    flags.string("data_path", None, "DATA.", default_text="two folders above --output")
+    flags.integer("sample_length", 100000, "Samples that rows are padded to, or a multiple of it.")
+    flags.boolean("normalize", True, "Zero mean and unit variance, as most checkpoints want it.")
+    flags.boolean(
+        "seed_mode", False, "As the original: longer utterances and a last, smaller batch left out."
+    )
+    flags.number("max_seconds", 35.0, "Leaves out what is longer.")
+    values, rest = flags.parse(argv)
+    if rest or not values.input or not values.output:
+        raise UserError.expected(
+            "--input LIBRISPEECH --output FOLDER", " ".join(argv) or "nothing", "See --help"
+        )
+    if values.batch_size < 1 or not 400 <= values.sample_length <= 10**7:
+        raise UserError.expected(
+            "--batch_size >= 1 and --sample_length of 400 to 10000000",
+            f"{values.batch_size} and {values.sample_length}",
+            "Correct the flag",
+        )
+    output = Path(values.output)
+    data = Path(values.data_path) if values.data_path else output.absolute().parent.parent
+    check_place(output, LENGTHS_FILE, "output")
+    limits = AudioLimits(max_seconds=values.max_seconds)
+    manifest = read_librispeech(values.input, (), limits)
+    utterances, num_skipped = [], manifest.num_skipped
+    for utterance in manifest.utterances:
+        if values.seed_mode and utterance.num_samples > values.sample_length:
+            num_skipped += 1
+        else:
+            utterances.append(utterance)
+    names, lengths, texts = {}, {}, []
+    with (
+        new_folder(output, replace=True) as folder,
+        tqdm(total=len(utterances), unit="utterance", file=sys.stderr, delay=2) as bar,
+    ):
+        batches = batches_of(utterances, values.batch_size, values.sample_length, values.seed_mode)
+        for size, batch in batches:
+            sounds = []
+            for utterance in batch:
+                bar.update()
+                try:
+                    sound = read(utterance.path, limits)
+                except AudioError as error:
+                    num_skipped += 1
+                    print(f"skipped {utterance.path}: {error.reason}", file=sys.stderr)
+                    continue
+                sounds.append((utterance, normalized(sound) if values.normalize else sound))
+            if not sounds:
+                continue
+            name = f"batch_{len(names)}"
+            rows = np.zeros((len(sounds), size), "<f4")
+            for row, (_, sound) in zip(rows, sounds, strict=True):
+                row[: len(sound)] = sound
+            (folder / f"{name}.bin").write_bytes(rows.tobytes())
+            names[name] = [utterance.utterance_id for utterance, _ in sounds]
+            lengths[name] = [len(sound) for _, sound in sounds]
+            texts += [f"{x.utterance_id} {x.transcript}\n" for x, _ in sounds]
+        if not names:
+            raise UserError.expected(
+                f"a batch of {values.batch_size} utterances", manifest.summary(), "Add sound"
+            )
+        write_json(folder / LENGTHS_FILE, lengths)
+    write_json(data / map_file(values.batch_size), names)
+    write_text(data / TEXTS_FILE, "".join(texts))
+    print(
+        f"{sum(map(len, names.values()))} utterances in {len(names)} files of {output}; "
+        f"{num_skipped} skipped",
+        file=sys.stderr,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,111 @@
+"""The files of the deployment pipeline on raw tensors, between its programs.
+
+    DATA/bin_om_input/bsN/batch_I.bin       waveforms [B, S] float32, zeros behind each
+    DATA/bin_om_input/bsN/lengths.json      samples of each row, by the name of the batch
+    DATA/batch_i_filename_map_bsN.json      utterance ids of each row, by the name of the batch
+    DATA/ground_truth_texts.txt             lines "ID THE WORDS"
+    DATA/bin_om_output/bsN/batch_I.bin      logits [B, T, V] float32
+    DATA/bin_om_output/bsN/outputs.json     frames of each row, and what the model says of itself
+
+A batch may have fewer than N rows, and S is a multiple of the sample length.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tools.errors import UserError
+from tools.files import write_text
+
+LENGTHS_FILE, OUTPUTS_FILE = "lengths.json", "outputs.json"
+TEXTS_FILE = "ground_truth_texts.txt"
+
+
+def map_file(batch_size: int) -> str:
+    """The name of the file that maps batches to utterances."""
+    return f"batch_i_filename_map_bs{batch_size}.json"
+
+
+def write_json(path: Path, content: Mapping) -> None:
+    """Writes a file that `read_json` reads."""
+    write_text(path, json.dumps(content) + "\n")
+
+
+def read_json(path: Path, program: str) -> dict:
+    """Reads a file of the pipeline.
+
+    Args:
+        path: of the file.
+        program: which one writes it.
+
+    Raises:
+        UserError: it is not there, or something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or "no JSON"
+        raise UserError.expected(
+            f"{path.name} of {program}", f"{path}: {reason}", f"Run `python -m {program}` first"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError.expected(f"batches by name in {path}", "something else", "Write it again")
+    return content
+
+
+def read_batch(path: Path, rows: int, row_values: int) -> np.ndarray:
+    """Reads a batch of float32.
+
+    Args:
+        path: of the file.
+        rows: how many it has.
+        row_values: a row has so many, or a multiple of them.
+
+    Returns:
+        `[rows, values]`.
+
+    Raises:
+        UserError: no such file, or of another size.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise UserError.expected(
+            "a file for every batch", f"{path}: {error.strerror}", "Run the step before again"
+        ) from error
+    if not raw or rows < 1 or len(raw) % (4 * rows * row_values):
+        raise UserError.expected(
+            f"{rows} rows of a multiple of {row_values} float32 in {path}",
+            f"{len(raw)} bytes",
+            "Run the step before again, with the same --batch_size",
+        )
+    return np.frombuffer(raw, "<f4").reshape(rows, -1)
+
+
+def check_rows(batches: Mapping[str, Sequence], batch_size: int, path: Path) -> None:
+    """Refuses batches that are none, or larger than they should be."""
+    sizes = [len(rows) if isinstance(rows, list) else 0 for rows in batches.values()]
+    if not sizes or not 1 <= min(sizes) <= max(sizes) <= batch_size:
+        raise UserError.expected(
+            f"batches of 1 to {batch_size} rows in {path}",
+            f"{min(sizes)} to {max(sizes)}" if sizes else "none",
+            "Correct --batch_size",
+        )
+
+
+def check_place(folder: Path, own_file: str, flag: str) -> None:
+    """Refuses to write where something else lies than an earlier output of the same program.
+
+    Args:
+        folder: to write.
+        own_file: what an earlier output holds.
+        flag: that names the folder.
+    """
+    if folder.is_dir() and ((folder / own_file).exists() or not any(folder.iterdir())):
+        return
+    if folder.exists():
+        raise UserError.expected(
+            f"a --{flag} that is new, or of an earlier run", folder, "Choose another"
+        )
