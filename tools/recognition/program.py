@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tools.conversion.quantization import Examples, Run
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import check_writable, write_text
 from tools.inference.flags import spread
 from tools.inference.report import (
     SpeechRow,
@@ -137,6 +137,8 @@ def run_recognizer(
     Raises:
         UserError: nothing of it can be used, or one of the files cannot.
     """
+    if values.result_path:
+        check_writable(Path(values.result_path))
     transcripts, reasons, watch = recognize(
         recognizer, utterances, values.batch_size, values.warmup_count
     )

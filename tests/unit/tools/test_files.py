@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tools.errors import UserError
-from tools.files import new_folder, write_text
+from tools.files import check_writable, new_folder, write_text
 
 
 def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
@@ -85,3 +85,16 @@ def test_what_is_no_regular_file_is_not_replaced(tmp_path, place):
     with pytest.raises(UserError, match=f"regular file.*{place}"):
         write_text(path, "text")
     assert not path.is_file()
+
+
+def test_whether_a_place_can_be_written_is_told_in_advance(tmp_path):
+    path = tmp_path / "new" / "a"
+    check_writable(path)
+    assert list(path.parent.iterdir()) == []
+    write_text(path, "one")
+    check_writable(path)
+    assert path.read_text() == "one"
+    for bad in (path / "b", tmp_path / "new"):
+        with pytest.raises(UserError):
+            check_writable(bad)
+    assert [x.name for x in path.parent.iterdir()] == ["a"]

@@ -76,6 +76,7 @@ def test_a_class_for_the_background_shifts_the_labels(tmp_path):
         ("d_0.txt", "1 2 3 4 5 6", "label for every result"),
         ("c_1.txt", "1 2 3 4 5 6", "one result"),
         ("b_0.txt", "1 2 3", "3 and 1"),
+        ("ILSVRC2012_val_1_0.txt", "1 2 3", "Expected 6 scores .* 3 and 1 for .*val_1_0"),
         ("b_0.txt", "", "finite"),
         ("b_0.txt", "1 x", "scores"),
         ("b_0.txt", "nan 1 2 3 4 5", "finite"),

@@ -1,4 +1,4 @@
-"""Evaluation and inference through their programs, against the model run by hand on PIL's images."""
+"""Evaluation and inference by their programs, against the model run by hand on images of PIL."""
 
 import ast
 import csv

@@ -98,6 +98,7 @@ def test_what_is_no_export_is_one_line(damaged, missing):
         ("variables/variables.index", b"nonsense"),
         ("variables/variables.index", None),
         ("variables/variables.data-00000-of-00001", None),
+        ("variables/variables.data-00000-of-00001", b"\0"),
     ],
 )
 def test_a_damaged_export_is_one_line(damaged, file, content):
