@@ -134,7 +134,8 @@ def test_evaluation(source, flags, photos, answers, tmp_path, capsys):
         total = confusion[number].sum()
         share = f"{confusion[number, number] / total:.6f}" if total else ""
         assert shares[name] == share
-    assert Image.open(analysis / "confusion_matrix.png").size[0] > 100
+    with Image.open(analysis / "confusion_matrix.png") as drawn:
+        assert drawn.size[0] > 100
     summary = json.loads(report.read_text())
     assert summary["top1"] == pytest.approx(expected["Top1-Acc"])
     assert summary["num_images"] == len(labels)
