@@ -50,14 +50,19 @@ class SpeechTask:
         self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
 
     def keep_fitting(
-        self, utterances: Sequence[Utterance], counts: np.ndarray, limits: np.ndarray
+        self,
+        utterances: Sequence[Utterance],
+        counts: np.ndarray,
+        limits: np.ndarray,
+        reason: str = "too_many_labels",
     ) -> list[Utterance]:
-        """Leaves out the utterances that have more labels than a limit, counts and lists them.
+        """Leaves out the utterances with labels beyond a limit, counts and lists them.
 
         Args:
             utterances: N.
-            counts: `[N]` labels of each, or what stands for them.
-            limits: `[N]` most of each.
+            counts: `[N]` labels of each, or frames that they need.
+            limits: `[N]` the most of each.
+            reason: what to list them under.
 
         Raises:
             UserError: nothing is left.
@@ -65,11 +70,11 @@ class SpeechTask:
         fits = counts <= limits
         kept = [u for u, one in zip(utterances, fits, strict=True) if one]
         if len(kept) < len(utterances):
-            self.report.append(f"{len(utterances) - len(kept)} skipped: too_many_labels")
+            self.report.append(f"{len(utterances) - len(kept)} skipped: {reason}")
             self.skipped += [
-                f"too_many_labels\t{u.path}: {count} labels"
-                for u, count, one in zip(utterances, counts, fits, strict=True)
-                if not one
+                f"{reason}\t{u.path}: {count} of at most {limit:g}"
+                for u, count, limit in zip(utterances, counts, limits, strict=True)
+                if count > limit
             ]
         if not kept:
             raise UserError.expected(
