@@ -1,35 +1,14 @@
-"""Utterances to batches: the data plan, decoding, waveform augmentation, padding and labels."""
+"""Training batches: waveform augmentation, and the random numbers of SpecAugment."""
 
-import functools
-import logging
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import numpy as np
 import tensorflow as tf
 
-from conformer.config import DataConfig, WaveformAugmentConfig
-from tools.speech.audio import AudioLimits
-from tools.speech.batches import UtteranceDecoder, pad_to_frame
-from tools.speech.bucketing import Segment, epoch_plan, rank_rows
+from conformer.config import WaveformAugmentConfig
+from tools.recognition.training_data import training_data
+from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
 from tools.training.task import Position, Shard, TrainData
-
-logger = logging.getLogger(__name__)
-
-
-def _limits(config: DataConfig, rate_hz: int, max_seconds: float) -> AudioLimits:
-    return AudioLimits(rate_hz=rate_hz, min_seconds=config.min_seconds, max_seconds=max_seconds)
-
-
-def training_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
-    """Which utterances a training set may hold."""
-    return _limits(config, rate_hz, config.max_seconds)
-
-
-def evaluation_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
-    """Which utterances an evaluation set may hold."""
-    return _limits(config, rate_hz, config.max_eval_seconds)
 
 
 def augment_waveform(waveform, uniforms, noise_seed, config: WaveformAugmentConfig):
@@ -82,9 +61,6 @@ def train_data(
 ) -> TrainData:
     """Makes one process's batches from a position to the end of the last epoch.
 
-    Every random number belongs to (seed, epoch, utterance), so it is the same on any number of
-    processes and after any interruption.
-
     Args:
         utterances: the whole training set, the same on every process.
         tokenizer: encodes transcripts in the graph.
@@ -96,82 +72,14 @@ def train_data(
         shard: this process's part.
         position: where to begin.
         num_epochs: where to end.
-
-    Returns:
-        Batches of `waveforms [B,S]`, `lengths [B]`, `labels [B,U]`, `label_lengths [B]`,
-        `uniforms [B,num_uniforms]`, `index [B]` (-1: masked row) and `reason [B]` (why dropped).
     """
-    num_samples = np.array([u.num_samples for u in utterances], np.int64)
 
-    # Pre-fetching reaches into the next epoch while the loop is still in this one: two plans.
-    @functools.lru_cache(maxsize=2)
-    def plan(epoch: int) -> list[np.ndarray]:
-        return epoch_plan(
-            num_samples,
-            seed=seed,
-            epoch=epoch,
-            global_batch_size=shard.global_batch_size,
-            num_buckets=data.num_buckets,
-            done=[Segment(*s) for s in position.done] if epoch == position.epoch else (),
-        )
+    def prepare(waveform, seed):
+        uniforms = tf.random.stateless_uniform([3 + num_uniforms], seed)
+        noise_seed = tf.stack([seed[0] + 1, seed[1]])
+        return augment_waveform(waveform, uniforms[:3], noise_seed, augment), uniforms[3:]
 
-    def rows() -> Iterator[dict]:
-        for epoch in range(position.epoch, num_epochs):
-            epoch_seed = zlib.crc32(f"{seed}/{epoch}".encode())
-            for batch in plan(epoch):
-                for index in rank_rows(
-                    batch, rank=shard.rank, size=shard.size, rows_per_rank=shard.batch_size
-                ):
-                    yield {"index": int(index), "epoch_seed": epoch_seed}
-
-    signature = {
-        "index": tf.TensorSpec([], tf.int64),
-        "epoch_seed": tf.TensorSpec([], tf.int64),
-    }
-    transcripts = tf.constant([u.transcript for u in utterances])
-
-    def augmented(row):
-        uniforms = tf.random.stateless_uniform(
-            [3 + num_uniforms], tf.stack([row["epoch_seed"], row["index"]])
-        )
-        noise_seed = tf.stack([row["epoch_seed"] + 1, row["index"]])
-        waveform = augment_waveform(row["waveform"], uniforms[:3], noise_seed, augment)
-        return {
-            "waveforms": waveform,
-            "lengths": tf.size(waveform),
-            "index": row["index"],
-            "reason": row["reason"],
-            "uniforms": uniforms[3:],
-        }
-
-    def labelled(batch):
-        heard = batch["lengths"] > 0
-        texts = tf.where(heard, tf.gather(transcripts, tf.maximum(batch["index"], 0)), "")
-        labels = tokenizer.encode_in_graph(texts)
-        lengths = tf.where(heard, tf.cast(labels.row_lengths(), tf.int32), 0)
-        return {**batch, "labels": labels.to_tensor(), "label_lengths": lengths}
-
-    limits = training_limits(data, rate_hz)
-    decoder = UtteranceDecoder(utterances, limits, data.num_parallel_calls)
-    dataset = (
-        decoder.decode(tf.data.Dataset.from_generator(rows, output_signature=signature))
-        .map(augmented, num_parallel_calls=decoder.parallel)
-        .padded_batch(shard.batch_size, drop_remainder=True)
-        .map(lambda batch: labelled(pad_to_frame(batch)), num_parallel_calls=1)
-        .prefetch(4)
+    encode = tokenizer.encode_in_graph
+    return training_data(
+        utterances, encode, prepare, data, rate_hz, seed, shard, position, num_epochs
     )
-    warned = set()
-
-    def names(batch) -> list[str]:
-        indices = batch["index"].numpy()
-        for index, reason in zip(indices, batch["reason"].numpy(), strict=True):
-            if reason and index not in warned:
-                warned.add(index)
-                logger.warning("dropped %s: %s", utterances[index].path, reason.decode())
-        return [utterances[i].utterance_id if i >= 0 else "masked" for i in indices]
-
-    later_epochs = num_epochs - position.epoch - 1
-    remaining = len(plan(position.epoch)) if later_epochs >= 0 else 0
-    if later_epochs > 0:
-        remaining += later_epochs * len(plan(position.epoch + 1))
-    return TrainData(dataset, lambda epoch: len(plan(epoch)), remaining, names)

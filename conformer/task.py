@@ -12,11 +12,7 @@ from conformer.config import ConformerConfig
 from conformer.convolution import MaskedBatchNormalization
 from conformer.decoding import Hypotheses, detokenize, greedy_decode
 from conformer.features import sequence_mask
-from conformer.input_pipeline import (
-    evaluation_limits,
-    train_data,
-    training_limits,
-)
+from conformer.input_pipeline import train_data
 from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
@@ -27,9 +23,9 @@ from conformer.tokenizer import (
 from conformer.transducer_loss import transducer_loss
 from tools.config.loader import to_yaml
 from tools.errors import UserError
-from tools.speech.batches import evaluation_dataset
-from tools.speech.corpus import Manifest, Utterance, read_librispeech
-from tools.speech.scoring import score
+from tools.recognition.task import SpeechTask
+from tools.speech.corpus import Utterance
+from tools.speech.ctc import ctc_loss
 from tools.training.checkpoint import Checkpoint, assign
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums, Position, Shard, TrainData
@@ -87,46 +83,13 @@ def greedy(
     )
 
 
-def ctc_loss(logits, labels, logit_lengths, label_lengths) -> tf.Tensor:
-    """Computes CTC losses `[B]`; a row too short for its labels costs nothing.
-
-    Args:
-        logits: `[B, T, V]` float32, index 0 the blank.
-        labels: `[B, U]`.
-        logit_lengths: `[B]` valid frames.
-        label_lengths: `[B]` valid labels.
-
-    Source: Graves et al., Connectionist temporal classification (2006).
-    """
-    repeated = (labels[:, 1:] == labels[:, :-1]) & tf.sequence_mask(
-        label_lengths - 1, tf.maximum(tf.shape(labels)[1] - 1, 0)
-    )
-    needed = label_lengths + tf.reduce_sum(tf.cast(repeated, tf.int32), axis=1)
-    fits = (logit_lengths >= needed) & (logit_lengths > 0)
-    losses = tf.nn.ctc_loss(
-        labels,
-        logits,
-        tf.where(fits, label_lengths, 0),
-        tf.maximum(logit_lengths, 1),
-        logits_time_major=False,
-        blank_index=BLANK,
-    )
-    return tf.where(fits, losses, 0.0)
-
-
-def checkpoint_weights(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    """The weights a checkpoint evaluates with: the moving average where it has one."""
-    average = checkpoint.arrays("average")
-    return {**checkpoint.arrays("model"), **average}
-
-
 def load_weights(model: ConformerTransducer, checkpoint: Checkpoint) -> None:
     """Gives a model the weights of a checkpoint, strictly."""
     variables = {v.path: v for v in model.weights}
-    assign(variables, checkpoint_weights(checkpoint), str(checkpoint.path))
+    assign(variables, checkpoint.weights(), str(checkpoint.path))
 
 
-class ConformerTask:
+class ConformerTask(SpeechTask):
     """Implements `tools.training.task.Task`.
 
     Args:
@@ -145,15 +108,14 @@ class ConformerTask:
         resumed: Checkpoint | None = None,
         needs_evaluation: bool = True,
     ):
-        self.config, self.processes = config, processes
-        self.report: list[str] = []
-        self.skipped: list[str] = []
-        rate_hz, data = config.features.sample_rate_hz, config.data
-        manifest = self._manifest(data.train_splits, training_limits(data, rate_hz))
+        super().__init__(config.data, config.features.sample_rate_hz, processes)
+        self.config = config
+        utterances = self.read_training_set()
         self.tokenizer = tokenizer_from_json(
-            from_first_rank(processes, lambda: self._vocabulary(manifest, resumed or pretrained))
+            from_first_rank(processes, lambda: self._vocabulary(utterances, resumed or pretrained))
         )
-        self.utterances = self._learnable(manifest.utterances)
+        self.vocabulary_size = self.tokenizer.vocabulary_size
+        self.utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
         if pretrained is not None:
@@ -163,12 +125,8 @@ class ConformerTask:
                 if isinstance(layer, MaskedBatchNormalization):
                     layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
         self.assets = {VOCABULARY_FILE: self.tokenizer.to_json(), CONFIG_FILE: to_yaml(config)}
-        self.evaluators = {}
         if needs_evaluation:
-            limits = evaluation_limits(data, rate_hz)
-            held_out = self._manifest(data.eval_splits, limits).utterances
-            held_out = sorted(held_out, key=lambda u: -u.num_samples)
-            self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
+            self.evaluate_splits()
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
         """Gives the batches of one process."""
@@ -203,7 +161,8 @@ class ConformerTask:
         losses = transducer_loss(logits, labels, lengths, label_lengths, blank=BLANK)
         weight = self.config.model.ctc_weight
         if weight > 0:
-            aligned = ctc_loss(self.model.ctc_head(encoded), labels, lengths, label_lengths)
+            logits = self.model.ctc_head(encoded)
+            aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, BLANK)
             losses = (1.0 - weight) * losses + weight * aligned
         counts = tf.cast(batch["lengths"] > 0, tf.float32)
         dropped = tf.cast((batch["index"] >= 0) & (batch["lengths"] == 0), tf.float32)
@@ -217,20 +176,11 @@ class ConformerTask:
             },
         )
 
-    def _manifest(self, splits, limits) -> Manifest:
-        """Reads splits on rank 0; every process gets the manifest, or the error."""
-        manifest = from_first_rank(
-            self.processes,
-            lambda: read_librispeech(self.config.data.data_dir, splits, limits),
-        )
-        for reason, details in manifest.skipped.items():
-            self.skipped += [f"{reason}\t{detail}" for detail in details]
-        self.report.append(
-            f"{', '.join(splits) or self.config.data.data_dir}: {manifest.summary()}"
-        )
-        return manifest
+    def example_logits(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Runs the model on a batch."""
+        return self.model(batch["waveforms"], batch["lengths"], batch["labels"])[0]
 
-    def _vocabulary(self, manifest: Manifest, source: Checkpoint | None) -> str:
+    def _vocabulary(self, utterances: list[Utterance], source: Checkpoint | None) -> str:
         """The vocabulary as JSON: a checkpoint's, a file's, or one made from the transcripts."""
         config = self.config.tokenizer
         file = load_tokenizer(config.vocabulary_file) if config.vocabulary_file else None
@@ -245,7 +195,7 @@ class ConformerTask:
             return tokenizer.to_json()
         if file is not None:
             return file.to_json()
-        transcripts = [u.transcript for u in manifest.utterances]
+        transcripts = [u.transcript for u in utterances]
         if config.kind == "characters":
             return CharacterTokenizer.from_transcripts(transcripts).to_json()
         return SentencePieceTokenizer.train(transcripts, config.vocabulary_size).to_json()
@@ -266,34 +216,7 @@ class ConformerTask:
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
         frames = np.array([u.num_samples for u in utterances]) / step_samples / 4
         most = np.minimum(config.data.max_labels, frames * config.decoding.max_symbols_per_frame)
-        kept = [u for u, fits in zip(utterances, counts <= most, strict=True) if fits]
-        if len(kept) < len(utterances):
-            self.report.append(f"{len(utterances) - len(kept)} skipped: too_many_labels")
-            self.skipped += [
-                f"too_many_labels\t{u.path}: {count} labels"
-                for u, count, limit in zip(utterances, counts, most, strict=True)
-                if count > limit
-            ]
-        if not kept:
-            raise UserError.expected(
-                f"utterances of at most {config.data.max_labels} labels",
-                f"none among {len(utterances)}",
-                "Check the transcripts or raise data.max_labels",
-            )
-        return kept
-
-    def _evaluate(self, utterances: list[Utterance]) -> dict[str, float]:
-        """Decodes this process's share and scores the shares of all."""
-        share = utterances[self.processes.rank :: self.processes.size]
-        limits = evaluation_limits(self.config.data, self.config.features.sample_rate_hz)
-        heard = []
-        for batch in evaluation_dataset(share, self.config.data.eval_batch_size, limits):
-            texts = self._recognize(batch["waveforms"], batch["lengths"]).numpy()
-            rows = zip(batch["index"].numpy(), batch["lengths"].numpy(), texts, strict=True)
-            heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
-        pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]
-        result = score([reference for reference, _ in pairs], [text for _, text in pairs])
-        return {"wer": result.wer, "cer": result.cer, "num_utterances": len(pairs)}
+        return self.keep_fitting(utterances, counts, most)
 
     @functools.cached_property
     def _recognize(self):

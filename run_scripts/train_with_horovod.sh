@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Trains a Conformer with NP processes; the recipes beside it call this one. Arguments are passed on
-# to conformer/train.py. From the environment:
+# Trains a speech model with NP processes; the recipes beside it call this one. Arguments are passed
+# on to the program. From the environment:
 #
+#   PROGRAM     conformer/train.py (the default) or wav2vec2/train.py, which wants a CONFIG
 #   DATA_DIR    the corpus (env.sh holds the default)
 #   NP          processes, one for each GPU (default 8); with 1, Horovod is not started
 #   STEPS       ends after so many steps (default: all epochs of the config)
@@ -12,7 +13,8 @@ project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"
 
-command=(python "$project/conformer/train.py")
+command=(python "$project/${PROGRAM:=conformer/train.py}")
+[[ $PROGRAM == conformer/train.py ]] || : "${CONFIG:?wanted with this PROGRAM, such as configs/wav2vec2/base_100h.yml}"
 command+=(--config "${CONFIG:-$project/configs/conformer/conformer_s_100h.yml}")
 command+=(--data_dir "$DATA_DIR")
 if [[ -z ${CONFIG:-} && ! -d $DATA_DIR/train-clean-100 && -d $DATA_DIR/train-clean ]]; then

@@ -90,7 +90,7 @@ def _load_weights(model: VisionConformer, source: str | Path) -> tuple[str, ...]
         return load_pytorch_weights(model, source).kept
     if Path(source).is_dir():
         checkpoint = open_checkpoint(source)
-        arrays = {**checkpoint.arrays("model"), **checkpoint.arrays("average")}
+        arrays = checkpoint.weights()
     else:
         arrays = {x.path: np.asarray(x) for x in _read_keras(source).weights}
     links = [Link(x, (x.path,)) for x in model.weights]

@@ -4,6 +4,7 @@ import importlib
 
 _EXPORTS = {
     "build_model": "wav2vec2.model",
+    "from_checkpoint": "wav2vec2.checkpoint",
     "from_pretrained": "wav2vec2.weights",
     "load_config": "wav2vec2.config",
     "load_pytorch_weights": "wav2vec2.weights",
@@ -13,6 +14,7 @@ _EXPORTS = {
 
 __all__ = [
     "build_model",
+    "from_checkpoint",
     "from_pretrained",
     "load_config",
     "load_pytorch_weights",

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from tools.config.loader import load
 from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
+from tools.speech.config import DataConfig
+from tools.training.config import TrainingConfig
 
 Section = TypeVar("Section")
 
@@ -124,12 +126,42 @@ class PreprocessingConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class VocabularyConfig:
+    """Which symbols fine-tuning teaches the model to write."""
+
+    # `letters`: those of the training transcripts. `pretrained`: those that the weights come with,
+    # and letters where they come with none.
+    source: Literal["pretrained", "letters"] = "pretrained"
+    folder: str = ""  # with a vocab.json, which then wins
+
+
+def _fine_tuning() -> TrainingConfig:
+    """The convolutions over the waveform stay as pre-training left them."""
+    return TrainingConfig(freeze=("feature_encoder",))
+
+
+@dataclass(frozen=True, slots=True)
 class Wav2Vec2Config:
-    """Everything that defines a model and its input."""
+    """Everything that defines a model, its input and its training.
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    Training from a Hugging Face folder or an earlier run takes sizes and preprocessing from there;
+    the rates of `model` stay those of the config, and its `vocabulary_size` becomes the
+    vocabulary's.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    training: TrainingConfig = field(default_factory=_fine_tuning)
 
+
+# Fields of `ModelConfig` that the shapes and the meaning of weights depend on.
+ARCHITECTURE_FIELDS = tuple(
+    "feature_norm feature_bias feature_filters feature_kernel_sizes feature_strides num_layers "
+    "hidden_dim num_heads feedforward_dim pre_norm position_kernel_size position_groups "
+    "layer_norm_epsilon".split()
+)
 
 _LARGE = ModelConfig(num_layers=24, hidden_dim=1024, num_heads=16, feedforward_dim=4096)
 ARCHITECTURES: dict[str, ModelConfig] = {

@@ -12,6 +12,7 @@ import keras
 from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
+from wav2vec2.checkpoint import from_checkpoint
 from wav2vec2.config import ARCHITECTURES, PreprocessingConfig, model_config
 from wav2vec2.model import Wav2Vec2, build_model
 from wav2vec2.signatures import Signatures, pipeline_description
@@ -68,7 +69,11 @@ def main(argv: list[str]) -> int:
     names = tuple(ARCHITECTURES)
     flags.enum("model", None, names, "Architecture, without a folder.", default_text="")
     flags.string(
-        "checkpoint", None, "Its weights: .bin, .pth, .safetensors.", default_text="initial ones"
+        "checkpoint",
+        None,
+        "Its weights: .bin, .pth, .safetensors. Alone: run directory of wav2vec2/train.py (its "
+        "best checkpoint) or checkpoint directory.",
+        default_text="initial ones",
     )
     flags.string(
         "vocabulary_dir", None, "Folder with its vocab.json.", default_text="32 LibriSpeech symbols"
@@ -76,23 +81,34 @@ def main(argv: list[str]) -> int:
     flags.integer("seed", 0, "Of initial weights.")
     flags.boolean(
         "mask_padding",
-        True,
+        None,
         "Gives a sound the same in any batch; without, zeros behind it count as sound.",
+        default_text="true, or as trained",
     )
     flags.number("max_seconds", None, "Longest sound to take at once.", default_text="35")
     flags.string("output_dir", DEFAULT_DIR, "SavedModel directory to write.")
     values, rest = flags.parse(argv)
-    if rest or bool(values.pytorch_model_dir) == bool(values.model) or not values.output_dir:
+    trained = values.checkpoint and not values.model and not values.pytorch_model_dir
+    sources = [x for x in (values.pytorch_model_dir, values.model, trained) if x]
+    if rest or len(sources) != 1 or not values.output_dir:
         raise UserError.expected(
-            "--pytorch_model_dir DIR or --model NAME",
+            "--pytorch_model_dir DIR or --model NAME or --checkpoint RUN",
             " ".join(argv) or "nothing",
             "See --help",
         )
     extra = [x for x in ("checkpoint", "vocabulary_dir") if getattr(values, x)]
-    if values.pytorch_model_dir and extra:
+    if trained:
+        extra.remove("checkpoint")
+    if not values.model and extra:
         raise UserError.expected(f"--{extra[0]} with --model", "a folder", "Leave one of them out")
-    masks = {"mask_padding": values.mask_padding}
-    if values.pytorch_model_dir:
+    masks = {} if values.mask_padding is None else {"mask_padding": values.mask_padding}
+    if trained:
+        if Path(values.checkpoint).is_file():
+            raise UserError.expected(
+                "--model with a file of weights", values.checkpoint, "Name its architecture"
+            )
+        model = from_checkpoint(values.checkpoint, **masks)
+    elif values.pytorch_model_dir:
         model = from_pretrained(values.pytorch_model_dir, **masks)
     else:
         folder = values.vocabulary_dir

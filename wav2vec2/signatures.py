@@ -34,21 +34,8 @@ class Signatures:
         }
 
     def _compute_logits(self, waveforms, lengths):
-        fewest = self._model.config.receptive_field_samples
-        message = f"Expected waveforms of at least {fewest} samples. Leave out shorter ones."
-        with tf.control_dependencies(
-            [tf.debugging.assert_greater_equal(tf.shape(waveforms)[1], fewest, message)]
-        ):
-            inside = tf.sequence_mask(lengths, tf.shape(waveforms)[1])
-        with tf.name_scope("normalization"):
-            x = normalized(waveforms, inside, self._preprocessing)
-        frames = self._model.logit_lengths(lengths)
-        # Digital silence says nothing, whatever a model would make of it.
-        sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
-        return {
-            "logits": self._model(x, lengths),
-            "logit_lengths": tf.where(sounds, frames, 0),
-        }
+        logits, frames = frame_logits(self._model, self._preprocessing, waveforms, lengths)
+        return {"logits": logits, "logit_lengths": frames}
 
     def _recognize(self, waveforms, lengths):
         return self._logits(waveforms, lengths)
@@ -59,6 +46,25 @@ class Signatures:
         found = self._logits(*decode_wavs(bytes, self._preprocessing.sample_rate_hz, fewest))
         path = tf.argmax(found["logits"], axis=-1, output_type=tf.int32)
         return {"text": best_path_text(path, found["logit_lengths"], self._vocabulary)}
+
+
+def frame_logits(model: Wav2Vec2, preprocessing: PreprocessingConfig, waveforms, lengths):
+    """Recognizes `[B, S]` waveforms with `[B]` lengths as they are read.
+
+    Returns:
+        Logits `[B, T, V]`, and how many of them `[B]` count.
+    """
+    fewest = model.config.receptive_field_samples
+    message = f"Expected waveforms of at least {fewest} samples. Leave out shorter ones."
+    with tf.control_dependencies(
+        [tf.debugging.assert_greater_equal(tf.shape(waveforms)[1], fewest, message)]
+    ):
+        inside = tf.sequence_mask(lengths, tf.shape(waveforms)[1])
+    with tf.name_scope("normalization"):
+        x = normalized(waveforms, inside, preprocessing)
+    # Digital silence says nothing, whatever a model would make of it.
+    sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
+    return model(x, lengths), tf.where(sounds, model.logit_lengths(lengths), 0)
 
 
 def normalized(waveforms, inside, preprocessing: PreprocessingConfig):

@@ -65,6 +65,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Vocabulary) and self.to_files() == other.to_files()
+
+    __hash__ = None
+
     @property
     def blank_id(self) -> int:
         """Id of CTC's blank."""
@@ -80,6 +85,10 @@ class Vocabulary:
         """Id of what the vocabulary lacks, or None."""
         return self._ids.get(self.unknown)
 
+    def cased(self, text: str) -> str:
+        """Returns a text in the case of the letters, if they have but one."""
+        return self._case(text)
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, whose letters take the case of the vocabulary's if it has one.
 
@@ -90,10 +99,11 @@ class Vocabulary:
         Raises:
             UserError: such characters, and the vocabulary has no unknown symbol.
         """
-        characters = self._case(text).replace(" ", self.delimiter)
-        ids = [self._ids.get(x, self.unknown_id) for x in characters]
+        characters = self.cased(text)
+        known = {**self._ids, " ": self.delimiter_id}
+        ids = [known.get(x, self.unknown_id) for x in characters]
         if None in ids:
-            missing = sorted({x for x in characters if x not in self._ids})
+            missing = sorted({x for x in characters if x not in known})
             raise UserError.expected(
                 f"a transcript of the characters {_some(self.surfaces)}",
                 " ".join(missing),
@@ -130,6 +140,12 @@ class Vocabulary:
                 **{key: token if token in self._ids else None for key, token in present.items()},
             },
         }
+
+
+def vocabulary_of_letters(transcripts: Iterable[str]) -> Vocabulary:
+    """Makes a vocabulary of the characters that transcripts hold, sorted, without controls."""
+    letters = sorted({x for text in transcripts for x in text} - {" ", DELIMITER})
+    return Vocabulary((BLANK, UNKNOWN, DELIMITER, *letters))
 
 
 def load_vocabulary(folder: str | Path) -> Vocabulary:

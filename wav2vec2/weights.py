@@ -30,6 +30,7 @@ from tools.weights.files import read_weights
 from wav2vec2.config import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
+    ModelConfig,
     PreprocessingConfig,
     hugging_face_model,
     hugging_face_preprocessing,
@@ -149,21 +150,32 @@ def from_pretrained(
     config = read_model_config(folder)
     vocabulary = load_vocabulary(folder)
     preprocessing = read_preprocessing_config(folder)
+    check_vocabulary(folder, vocabulary, config)
+    tensors = read_folder_weights(folder)
+    model = build_model(config, precision, **options)
+    load_pytorch_weights(model, tensors)
+    model.vocabulary, model.preprocessing = vocabulary, preprocessing
+    return model
+
+
+def check_vocabulary(folder: Path, vocabulary: Vocabulary, config: ModelConfig) -> None:
+    """Refuses a folder whose files are of different vocabularies."""
     if len(vocabulary) != config.vocabulary_size:
         raise UserError.expected(
             f"{config.vocabulary_size} symbols in {folder / VOCABULARY_FILE}, as {CONFIG_FILE} has",
             len(vocabulary),
             "Take both files from one model",
         )
+
+
+def read_folder_weights(folder: Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a Hugging Face folder, by name."""
     path = next((folder / x for x in WEIGHT_FILES if (folder / x).exists()), None)
     if path is None:
         raise UserError.expected(
             f"{' or '.join(WEIGHT_FILES)} in {folder}", "neither", "Complete the folder"
         )
-    model = build_model(config, precision, **options)
-    load_pytorch_weights(model, path)
-    model.vocabulary, model.preprocessing = vocabulary, preprocessing
-    return model
+    return read_weights(path)
 
 
 def save_pretrained(

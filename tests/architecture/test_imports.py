@@ -17,7 +17,7 @@ SIBLINGS = {
     "training": {"config"},
     "conversion": {"config"},
     "inference": {"conversion", "config"},
-    "recognition": {"inference", "conversion", "config", "speech"},
+    "recognition": {"inference", "conversion", "config", "speech", "training"},
     "serving": {"inference", "conversion", "config"},
 }
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}

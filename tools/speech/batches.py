@@ -6,9 +6,24 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from tools.speech.audio import AudioLimits, utterance_dataset
+from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
 
 _MIN_PADDED_SAMPLES = 400  # the window of every model here
+
+
+def _limits(config: DataConfig, rate_hz: int, max_seconds: float) -> AudioLimits:
+    return AudioLimits(rate_hz=rate_hz, min_seconds=config.min_seconds, max_seconds=max_seconds)
+
+
+def training_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
+    """Which utterances a training set may hold."""
+    return _limits(config, rate_hz, config.max_seconds)
+
+
+def evaluation_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
+    """Which utterances an evaluation set may hold."""
+    return _limits(config, rate_hz, config.max_eval_seconds)
 
 
 class UtteranceDecoder:

@@ -47,6 +47,10 @@ class Checkpoint:
                 f"the arrays of a checkpoint in {self.path}", error, "Choose another checkpoint"
             ) from error
 
+    def weights(self) -> dict[str, np.ndarray]:
+        """Reads the weights to evaluate with: the moving average where there is one."""
+        return {**self.arrays("model"), **self.arrays("average")}
+
     def asset(self, name: str) -> str:
         """Reads a text asset."""
         try:

@@ -11,14 +11,10 @@ import soundfile
 import tensorflow as tf
 
 from conformer.config import DataConfig, WaveformAugmentConfig
-from conformer.input_pipeline import (
-    augment_waveform,
-    evaluation_limits,
-    train_data,
-)
+from conformer.input_pipeline import augment_waveform, train_data
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
 from tools.speech.audio import probe, read
-from tools.speech.batches import evaluation_dataset
+from tools.speech.batches import evaluation_dataset, evaluation_limits
 from tools.speech.corpus import Utterance
 from tools.training.task import Position, Shard
 

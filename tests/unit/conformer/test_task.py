@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from conformer.task import ConformerTask, ctc_loss
+from conformer.task import ConformerTask
 from tools.errors import UserError
 from tools.training.distributed import SingleProcess
 from tools.training.task import Position, Shard
@@ -98,24 +98,6 @@ def test_a_batch_of_masked_rows_has_no_loss_and_a_finite_gradient(make_task):
         assert gradient is None or not np.any(tf.convert_to_tensor(gradient))
     for variable in task.model.non_trainable_variables:
         assert np.all(np.isfinite(variable.numpy()))
-
-
-def test_ctc_of_rows_with_garbage_in_the_padding(rng):
-    logits = rng.normal(size=(4, 6, 5)).astype("float32")
-    labels, label_lengths = np.array([[1, 2, 3], [4, 4, 9], [2, 2, 2], [9, 9, 9]]), [3, 2, 3, 0]
-    logit_lengths = [6, 3, 4, 0]  # the third needs five frames for its repetitions
-    losses = ctc_loss(*map(tf.constant, (logits, labels, logit_lengths, label_lengths))).numpy()
-    for row, frames, count in ((0, 6, 3), (1, 3, 2)):
-        expected = tf.nn.ctc_loss(
-            labels[row : row + 1, :count],
-            logits[row : row + 1, :frames],
-            [count],
-            [frames],
-            logits_time_major=False,
-            blank_index=0,
-        )
-        np.testing.assert_allclose(losses[row], expected[0], rtol=1e-5)
-    np.testing.assert_array_equal(losses[2:], [0, 0])
 
 
 class Rank0(SingleProcess):

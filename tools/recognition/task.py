@@ -1,0 +1,109 @@
+"""What the training tasks of recognizers have in common: corpora in, error rates out."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tools.errors import UserError
+from tools.speech.audio import AudioLimits
+from tools.speech.batches import evaluation_dataset, evaluation_limits, training_limits
+from tools.speech.config import DataConfig
+from tools.speech.corpus import Manifest, Utterance, normalize_transcript, read_librispeech
+from tools.speech.scoring import score
+from tools.training.distributed import Processes, from_first_rank
+
+
+class SpeechTask:
+    """The part of `tools.training.task.Task` that no family of recognizers has for itself.
+
+    A family brings `model`, `assets`, `vocabulary_size`, `layer_depth`, `train_data`, `loss`,
+    `example_logits`, and `_recognize`: waveforms `[B, S]` and lengths `[B]` to texts `[B]`.
+
+    Args:
+        data: the section of that name.
+        rate_hz: sample rate of the model.
+        processes: rank 0 reads the corpora, the others wait for it.
+
+    Attributes:
+        report: lines about the data, for the log.
+        skipped: what training and evaluation leave out, `REASON<TAB>DETAIL`.
+        evaluators: by name.
+    """
+
+    def __init__(self, data: DataConfig, rate_hz: int, processes: Processes):
+        self.data, self.rate_hz, self.processes = data, rate_hz, processes
+        self.report: list[str] = []
+        self.skipped: list[str] = []
+        self.evaluators: dict[str, Callable[[], dict[str, float]]] = {}
+
+    def read_training_set(self, normalize=normalize_transcript) -> list[Utterance]:
+        """Reads the training splits; `normalize` is applied to every transcript."""
+        limits = training_limits(self.data, self.rate_hz)
+        return self._manifest(self.data.train_splits, limits, normalize).utterances
+
+    def evaluate_splits(self, normalize=normalize_transcript) -> None:
+        """Reads the evaluation splits and makes an evaluator of them."""
+        limits = evaluation_limits(self.data, self.rate_hz)
+        held_out = self._manifest(self.data.eval_splits, limits, normalize).utterances
+        held_out = sorted(held_out, key=lambda u: -u.num_samples)
+        self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
+
+    def keep_fitting(
+        self,
+        utterances: Sequence[Utterance],
+        counts: np.ndarray,
+        limits: np.ndarray,
+        reason: str = "too_many_labels",
+    ) -> list[Utterance]:
+        """Leaves out the utterances with labels beyond a limit, counts and lists them.
+
+        Args:
+            utterances: N.
+            counts: `[N]` labels of each, or frames that they need.
+            limits: `[N]` the most of each.
+            reason: what to list them under.
+
+        Raises:
+            UserError: nothing is left.
+        """
+        fits = counts <= limits
+        kept = [u for u, one in zip(utterances, fits, strict=True) if one]
+        if len(kept) < len(utterances):
+            self.report.append(f"{len(utterances) - len(kept)} skipped: {reason}")
+            self.skipped += [
+                f"{reason}\t{u.path}: {count} of at most {limit:g}"
+                for u, count, limit in zip(utterances, counts, limits, strict=True)
+                if count > limit
+            ]
+        if not kept:
+            raise UserError.expected(
+                f"utterances of at most {self.data.max_labels} labels, and long enough for them",
+                f"none among {len(utterances)}",
+                "Check the transcripts or raise data.max_labels",
+            )
+        return kept
+
+    def _manifest(self, splits: Sequence[str], limits: AudioLimits, normalize) -> Manifest:
+        """Reads splits on rank 0; every process gets the manifest, or the error."""
+        manifest = from_first_rank(
+            self.processes,
+            lambda: read_librispeech(self.data.data_dir, splits, limits, normalize=normalize),
+        )
+        for reason, details in manifest.skipped.items():
+            self.skipped += [f"{reason}\t{detail}" for detail in details]
+        self.report.append(f"{', '.join(splits) or self.data.data_dir}: {manifest.summary()}")
+        return manifest
+
+    def _evaluate(self, utterances: Sequence[Utterance]) -> dict[str, float]:
+        """Decodes this process's share and scores the shares of all."""
+        share = utterances[self.processes.rank :: self.processes.size]
+        limits = evaluation_limits(self.data, self.rate_hz)
+        heard = []
+        for batch in evaluation_dataset(share, self.data.eval_batch_size, limits):
+            texts = self._recognize(batch["waveforms"], batch["lengths"]).numpy()
+            rows = zip(batch["index"].numpy(), batch["lengths"].numpy(), texts, strict=True)
+            heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
+        pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]
+        result = score([reference for reference, _ in pairs], [text for _, text in pairs])
+        return {"wer": result.wer, "cer": result.cer, "num_utterances": len(pairs)}

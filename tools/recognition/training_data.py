@@ -1,0 +1,122 @@
+"""The training batches of a recognizer: the data plan, decoding, padding and labels."""
+
+import functools
+import logging
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tools.speech.batches import UtteranceDecoder, pad_to_frame, training_limits
+from tools.speech.bucketing import Segment, epoch_plan, rank_rows
+from tools.speech.config import DataConfig
+from tools.speech.corpus import Utterance
+from tools.training.task import Position, Shard, TrainData
+
+logger = logging.getLogger(__name__)
+
+
+def training_data(
+    utterances: Sequence[Utterance],
+    encode: Callable[[tf.Tensor], tf.RaggedTensor],
+    prepare: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    data: DataConfig,
+    rate_hz: int,
+    seed: int,
+    shard: Shard,
+    position: Position,
+    num_epochs: int,
+) -> TrainData:
+    """Makes one process's batches from a position to the end of the last epoch.
+
+    Every random number belongs to (seed, epoch, utterance), so it is the same on any number of
+    processes and after any interruption.
+
+    Args:
+        utterances: the whole training set, the same on every process.
+        encode: transcripts `[B]` to labels `[B, (U)]`, in the graph.
+        prepare: a waveform `[S]` and two integers that seed its random numbers, to the waveform
+            `[S']` to train with and the `[N]` uniform numbers in `[0, 1)` that the model gets.
+        data: sizes and limits.
+        rate_hz: sample rate of the model.
+        seed: of the run.
+        shard: this process's part.
+        position: where to begin.
+        num_epochs: where to end.
+
+    Returns:
+        Batches of `waveforms [B,S]`, `lengths [B]`, `labels [B,U]`, `label_lengths [B]`,
+        `uniforms [B,N]`, `index [B]` (-1: masked row) and `reason [B]` (why dropped).
+    """
+    num_samples = np.array([u.num_samples for u in utterances], np.int64)
+
+    # Pre-fetching reaches into the next epoch while the loop is still in this one: two plans.
+    @functools.lru_cache(maxsize=2)
+    def plan(epoch: int) -> list[np.ndarray]:
+        return epoch_plan(
+            num_samples,
+            seed=seed,
+            epoch=epoch,
+            global_batch_size=shard.global_batch_size,
+            num_buckets=data.num_buckets,
+            done=[Segment(*s) for s in position.done] if epoch == position.epoch else (),
+        )
+
+    def rows() -> Iterator[dict]:
+        for epoch in range(position.epoch, num_epochs):
+            epoch_seed = zlib.crc32(f"{seed}/{epoch}".encode())
+            for batch in plan(epoch):
+                for index in rank_rows(
+                    batch, rank=shard.rank, size=shard.size, rows_per_rank=shard.batch_size
+                ):
+                    yield {"index": int(index), "epoch_seed": epoch_seed}
+
+    signature = {
+        "index": tf.TensorSpec([], tf.int64),
+        "epoch_seed": tf.TensorSpec([], tf.int64),
+    }
+    transcripts = tf.constant([u.transcript for u in utterances])
+
+    def prepared(row):
+        random_seed = tf.stack([row["epoch_seed"], row["index"]])
+        waveform, uniforms = prepare(row["waveform"], random_seed)
+        return {
+            "waveforms": waveform,
+            "lengths": tf.size(waveform),
+            "index": row["index"],
+            "reason": row["reason"],
+            "uniforms": uniforms,
+        }
+
+    def labelled(batch):
+        heard = batch["lengths"] > 0
+        texts = tf.where(heard, tf.gather(transcripts, tf.maximum(batch["index"], 0)), "")
+        labels = encode(texts)
+        lengths = tf.where(heard, tf.cast(labels.row_lengths(), tf.int32), 0)
+        return {**batch, "labels": labels.to_tensor(), "label_lengths": lengths}
+
+    limits = training_limits(data, rate_hz)
+    decoder = UtteranceDecoder(utterances, limits, data.num_parallel_calls)
+    dataset = (
+        decoder.decode(tf.data.Dataset.from_generator(rows, output_signature=signature))
+        .map(prepared, num_parallel_calls=decoder.parallel)
+        .padded_batch(shard.batch_size, drop_remainder=True)
+        .map(lambda batch: labelled(pad_to_frame(batch)), num_parallel_calls=1)
+        .prefetch(4)
+    )
+    warned = set()
+
+    def names(batch) -> list[str]:
+        indices = batch["index"].numpy()
+        for index, reason in zip(indices, batch["reason"].numpy(), strict=True):
+            if reason and index not in warned:
+                warned.add(index)
+                logger.warning("dropped %s: %s", utterances[index].path, reason.decode())
+        return [utterances[i].utterance_id if i >= 0 else "masked" for i in indices]
+
+    later_epochs = num_epochs - position.epoch - 1
+    remaining = len(plan(position.epoch)) if later_epochs >= 0 else 0
+    if later_epochs > 0:
+        remaining += later_epochs * len(plan(position.epoch + 1))
+    return TrainData(dataset, lambda epoch: len(plan(epoch)), remaining, names)

@@ -1,0 +1,24 @@
+"""Fine-tunes wav2vec 2.0: `horovodrun -np N python wav2vec2/train.py --pretrained FOLDER ...`."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tools.config.command_line import run
+from tools.recognition.training import TrainingProgram
+from wav2vec2.config import load_config
+from wav2vec2.task import Wav2Vec2Task
+
+PROGRAM = TrainingProgram(
+    "wav2vec2/train.py",
+    "Fine-tunes wav2vec 2.0 with CTC on a LibriSpeech-layout corpus, in one process or under "
+    "horovodrun.",
+    "wav2vec2/base_100h.yml",
+    "Hugging Face folder, run or checkpoint to start from (weights, sizes, vocabulary).",
+    load_config,
+    Wav2Vec2Task,
+)
+main = PROGRAM.main
+
+if __name__ == "__main__":
+    run(main)
