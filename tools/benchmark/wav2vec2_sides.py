@@ -64,7 +64,11 @@ def open_sides(
     export_once(peer, path, zeros, _PEER_INPUT, _PEER_OUTPUT)
     for name in names:
         function = backends.get(name).open(path, {"small": False})
-        sides[export_name(name)] = LocalSide(
-            function, lambda x: {_PEER_INPUT: x}, lambda outputs: outputs[_PEER_OUTPUT]
-        )
+        sides[export_name(name)] = LocalSide(function, lambda x: {_PEER_INPUT: x}, _only)
     return {PEER: peer, **sides}
+
+
+def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The one output: its tensor has several names in PyTorch's export, and OpenVINO gives any."""
+    (logits,) = outputs.values()
+    return logits
