@@ -51,6 +51,7 @@ def time_in_turn(
     loop: int,
     warmup_seconds: float,
     rest_seconds: float = 0.0,
+    warmup_calls: int = 2,
 ) -> dict[str, dict[str, float]]:
     """Runs every side once per round.
 
@@ -58,16 +59,16 @@ def time_in_turn(
         sides: by name, what runs a batch and gives the seconds that it took.
         batch: rows of a batch.
         loop: rounds.
-        warmup_seconds: for every side, before the rounds; two calls at least, since the first call
-            of a shape prepares for it.
+        warmup_seconds: for every side, before the rounds.
         rest_seconds: before every call, in which the threads of the side before fall asleep.
+        warmup_calls: at least so many, since the first call of a shape prepares for it.
 
     Returns:
         Milliseconds per batch and rows per second, by side.
     """
     for run in sides.values():
         started, calls = time.perf_counter(), 0
-        while calls < 2 or time.perf_counter() - started < warmup_seconds:
+        while calls < warmup_calls or time.perf_counter() - started < warmup_seconds:
             calls += 1
             run()
     seconds: dict[str, list[float]] = {name: [] for name in sides}

@@ -5,10 +5,7 @@ and ONNX Runtime make of PyTorch's own ONNX export of it; without it our sides r
 """
 
 import contextlib
-import importlib.metadata
-import importlib.util
 import json
-import platform
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +13,16 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from tools.benchmark.turns import batch_sizes, time_in_turn, use_cores
+from tools.benchmark.comparison import (
+    REST_SECONDS,
+    add_flags,
+    add_ratios,
+    described,
+    parse,
+    show_times,
+)
+from tools.benchmark.sides import Side, answers, open_runners, relative_error
+from tools.benchmark.turns import time_in_turn, use_cores
 from tools.benchmark.vision_models import (
     BATCH,
     NUM_JUDGED,
@@ -24,25 +30,10 @@ from tools.benchmark.vision_models import (
     make_models,
     read_images,
 )
-from tools.benchmark.vision_sides import (
-    EAGER,
-    HEADS,
-    PEER,
-    Side,
-    open_peer,
-    open_runners,
-    open_sides,
-    peer_name,
-)
+from tools.benchmark.vision_sides import HEADS, open_peer, open_sides
 from tools.config.command_line import CommandLine, run
-from tools.conversion import backends
-from tools.conversion.quantization import (
-    ALGORITHMS,
-    GRANULARITIES,
-    TYPES,
-    Calibration,
-    Examples,
-)
+from tools.conversion.quantization import Calibration, Examples
+from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.files import write_text
 from tools.inference.flags import spread
@@ -53,44 +44,19 @@ from vision.classifier import Classification, Classifier
 from vision.config import PreprocessingConfig, load_config
 from vision.input_pipeline import read_image_folder
 
-PRECISIONS = ("fp32", "int8_fp32")
-TABLE_BATCH_SIZES = "1,4,8,16,32,64"
-_NOISE = 1e-3  # in standard deviations
-_REST_SECONDS = 0.02  # in which the threads of the side before stop spinning
+_BATCHES = "1,8"
 
 
 def logit_errors(sides: Mapping[str, Side], images: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compares logits with those of the first side: norm of the difference over the norm.
-
-    One entry more tells what the weights make of noise on the images, which bounds what any way to
-    compute with fewer bits can reach.
-    """
-    noise = np.random.default_rng(0).standard_normal(images.shape).astype(np.float32)
-    noisy = images + _NOISE * np.float32(images.std()) * noise
+    """Compares logits with those of the first side, and tells what noise on the images makes."""
     logits = {}
-    for name, side, given in (
-        *((name, side, images) for name, side in sides.items()),
-        (f"{EAGER}, {_NOISE:.1%} noise on images", sides[EAGER], noisy),
-    ):
-        side.take(given)
-        heads = side.classify()
+    for name, (heads,) in answers(sides, [images], "images").items():
         logits[name] = dict(zip((*HEADS, "logits"), (*heads, sum(heads)), strict=True))
     first = next(iter(logits.values()))
     return {
-        name: {
-            head: float(np.linalg.norm(x - first[head]) / np.linalg.norm(first[head]))
-            for head, x in heads.items()
-        }
+        name: {head: relative_error(x, first[head]) for head, x in heads.items()}
         for name, heads in logits.items()
     }
-
-
-def add_ratios(times: Mapping[str, dict[str, float]]) -> None:
-    """Adds how many times faster a side is than the peer, and than the peer's own export."""
-    for name, row in times.items():
-        for key, other in (("speedup", PEER), ("against_export", peer_name(name.split()[0]))):
-            if other in times and other != name:
-                row[key] = times[other]["median_ms"] / row["median_ms"]
 
 
 def decode_wait_share(runner: Runner, data_dir: str, count: int) -> dict:
@@ -113,19 +79,6 @@ def fps_table(architecture: str, results: Sequence[Mapping]) -> str:
         cells = (f"{result['sides'][name]['fps']:.4f}fps" for name in names)
         lines.append(f"| {title} bs{result['batch']} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def show_times(architecture: str, batch: int, times: Mapping[str, Mapping]) -> None:
-    """Prints one batch size."""
-    width = max(map(len, times))
-    print(f"\n{architecture}, batch {batch}")
-    print(f"{'':{width}}  median ms    p95 ms     fps   x {PEER}   x PyTorch's ONNX")
-    for name, row in times.items():
-        ratios = (f"{row[x]:.2f}" if x in row else "-" for x in ("speedup", "against_export"))
-        line = "{:>18}{:>19}".format(*ratios)
-        print(
-            f"{name:{width}}  {row['median_ms']:9.1f} {row['p95_ms']:9.1f} {row['fps']:7.1f}{line}"
-        )
 
 
 def show_errors(architecture: str, errors: Mapping[str, Mapping]) -> None:
@@ -153,51 +106,23 @@ def _flags() -> CommandLine:
     )
     flags.integer("num_classes", 1000, "Of both heads.")
     flags.integer("image_size", 224, "Side of the images.")
-    flags.string(
-        "batch_sizes", None, "Batches to time.", default_text=f"1,8; --table: {TABLE_BATCH_SIZES}"
-    )
-    flags.integer("loop", 20, "Rounds, after a warm-up.")
-    flags.number(
-        "warmup_seconds", 5.0, "For every side and batch size: what meets a shape often adapts."
-    )
-    flags.integer("threads", 2, "Of every side.")
-    flags.string("backends", "openvino,onnxruntime", "Runtimes to convert for.")
-    flags.string("precisions", ",".join(PRECISIONS), "To convert to.")
     flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="no peer")
-    flags.string("data_dir", None, "ImageFolder of photos.", default_text="images are made up")
-    flags.integer("calibration_samples", 128, "Images to quantize with.")
     flags.integer("eval_images", 128, "Images of --data_dir to evaluate end to end; 0: none.")
-    about = "Of a second quantized side, beside the one with default settings."
-    flags.enum("quantize_algo", "linear", ALGORITHMS, about)
-    flags.enum("quantize_type", "symm", TYPES, about)
-    flags.enum("quantize_granularity", "per_axis", GRANULARITIES, about)
-    flags.string("keep_in_float", "", about)
-    flags.boolean("table", False, "Prints images per second by batch size as well.")
-    flags.string("work_dir", None, "Keeps models there for another run.", default_text="none kept")
-    flags.string("json", None, "Report to write.", default_text="")
+    add_flags(
+        flags,
+        _BATCHES,
+        "ImageFolder of photos.",
+        "images are made up",
+        "Images",
+        "Prints images per second by batch size as well.",
+    )
     return flags
 
 
 def _parse(argv: list[str]) -> SimpleNamespace:
-    values, rest = _flags().parse(argv)
-    if rest:
-        raise UserError.expected("flags alone", " ".join(rest), "See --help")
-    default = TABLE_BATCH_SIZES if values.table else "1,8"
-    values.batches = batch_sizes(values.batch_sizes or default)
+    lowest = {"calibration_samples": BATCH, "eval_images": 0}
+    values = parse(_flags(), argv, _BATCHES, lowest)
     values.architectures = [full_name(x) for x in values.architectures.split(",")]
-    values.backends = values.backends.split(",")
-    for name in values.backends:
-        backends.get(name)
-    values.precisions = values.precisions.split(",")
-    if unknown := set(values.precisions) - set(PRECISIONS):
-        raise UserError.expected(
-            f"--precisions among {', '.join(PRECISIONS)}", min(unknown), "Correct --precisions"
-        )
-    for flag, low in (("loop", 1), ("calibration_samples", BATCH), ("eval_images", 0)):
-        if getattr(values, flag) < low:
-            raise UserError.expected(
-                f"--{flag} >= {low}", getattr(values, flag), f"Correct --{flag}"
-            )
     if values.checkpoint and len(values.architectures) > 1:
         raise UserError.expected(
             "one of --architectures with --checkpoint",
@@ -231,7 +156,8 @@ def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> 
         True,
         lambda: Examples([{"images": image[None]} for image in others]),
     )
-    runners = open_runners(models, values, calibration)
+    shapes = ConversionRequest(batch=(1, max(*values.batches, BATCH)))
+    runners = open_runners(models.native, models.folder, values, shapes, calibration)
     sides = open_sides(runners, models, peer, values.backends)
     errors = logit_errors(sides, judged)
     show_errors(architecture, errors)
@@ -240,7 +166,7 @@ def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> 
         for side in sides.values():
             side.take(np.resize(judged, (batch, *judged.shape[1:])))
         calls = {name: side.time for name, side in sides.items()}
-        times = time_in_turn(calls, batch, values.loop, values.warmup_seconds, _REST_SECONDS)
+        times = time_in_turn(calls, batch, values.loop, values.warmup_seconds, REST_SECONDS)
         add_ratios(times)
         show_times(architecture, batch, times)
         results.append({"batch": batch, "sides": times})
@@ -264,23 +190,11 @@ def main(argv: list[str]) -> int:
     """Runs the program."""
     values = _parse(argv)
     use_cores(values.threads)
-    names = ("numpy", "tensorflow", "keras", "openvino", "onnxruntime", "nncf", "tf2onnx")
-    report = {
-        "threads": values.threads,
-        "machine": platform.machine(),
-        "loop": values.loop,
-        "warmup_seconds": values.warmup_seconds,
-        "images": values.data_dir or "made up",
-        "weights": values.checkpoint or f"initial, batch norms: {values.norm_statistics}",
-        "versions": {name: importlib.metadata.version(name) for name in names},
-    }
     with contextlib.ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         peer = stack.enter_context(open_peer(values.peer_repo, values.threads, scratch))
-        if peer:
-            report["versions"] |= peer.ask("versions")
-        shown = ", ".join(f"{name} {x}" for name, x in report["versions"].items())
-        print(f"{values.threads} threads, medians of {values.loop} rounds in turn; {shown}")
+        report = described(values, peer.ask("versions") if peer else {})
+        report["weights"] = values.checkpoint or f"initial, batch norms: {values.norm_statistics}"
         folder = Path(values.work_dir) if values.work_dir else scratch
         report["architectures"] = [
             _measure(name, values, folder, peer) for name in values.architectures

@@ -63,10 +63,10 @@ class Peer:
         # A channels-last tensor of NCHW in PyTorch's sense.
         self._images = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2)
 
-    def classify(self, logits: str) -> None:
+    def logits(self, path: str) -> None:
         """Writes the logits of both heads, `[2, B, V]`, as `.npy`."""
         with torch.inference_mode():
-            np.save(logits, np.stack([x.numpy() for x in self._model(self._images)]))
+            np.save(path, np.stack([x.numpy() for x in self._model(self._images)]))
 
     def time(self) -> float:
         """Gives the seconds of one forward pass."""

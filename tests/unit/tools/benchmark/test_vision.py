@@ -14,8 +14,8 @@ from PIL import Image
 import vision
 from tools.benchmark import vision as benchmark
 from tools.benchmark.peer import Peer
+from tools.benchmark.sides import PeerSide
 from tools.benchmark.vision_models import calibrate_batch_norm, made_images
-from tools.benchmark.vision_sides import PeerSide
 from tools.conversion.cleaning import clean
 from tools.conversion.saved_model import load_saved_model
 from tools.conversion.signature import to_onnx
@@ -129,7 +129,7 @@ class OwnPeer:
     def time(self):
         return 1.0
 
-    def classify(self):
+    def logits(self):
         return np.stack([x.numpy() for x in self._model(self._images)])
 
 
@@ -169,7 +169,7 @@ for line in sys.stdin:
     method, *arguments = json.loads(line)
     if method == "take":
         shape = np.load(arguments[0]).shape
-    if method == "classify":
+    if method == "logits":
         np.save(arguments[0], np.zeros((2, shape[0], 10)))
     if method == "leave":
         sys.exit(2)
@@ -182,7 +182,7 @@ def test_a_peer_answers_through_a_pipe(tmp_path):
     peer = PeerSide(process, tmp_path)
     peer.take(np.zeros((3, *SHAPE), np.float32))
     assert peer.time() == 0.5
-    assert peer.classify().shape == (2, 3, 10)
+    assert peer.logits().shape == (2, 3, 10)
     with pytest.raises(UserError, match="code 2"):
         peer.ask("leave")
     with pytest.raises(UserError, match="leave the peer out"):

@@ -1,0 +1,128 @@
+"""What the benchmarks beside a peer have in common on the command line and on paper."""
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from types import SimpleNamespace
+
+from tools.benchmark.sides import PEER, export_name
+from tools.benchmark.turns import batch_sizes
+from tools.config.command_line import CommandLine
+from tools.conversion import backends
+from tools.conversion.quantization import ALGORITHMS, GRANULARITIES, TYPES
+from tools.errors import UserError
+
+PRECISIONS = ("fp32", "int8_fp32")
+TABLE_BATCH_SIZES = "1,4,8,16,32,64"
+REST_SECONDS = 0.02  # in which the threads of the side before stop spinning
+_VERSIONS = ("numpy", "tensorflow", "keras", "openvino", "onnxruntime", "nncf", "tf2onnx")
+
+
+def add_flags(
+    flags: CommandLine, default_batches: str, data: str, made_up: str, samples: str, table: str
+) -> None:
+    """Adds the flags of every such benchmark.
+
+    Args:
+        flags: of the program.
+        default_batches: to time.
+        data: what `--data_dir` is.
+        made_up: what stands in for it.
+        samples: what it holds.
+        table: what `--table` does.
+    """
+    default_batches += f"; --table: {TABLE_BATCH_SIZES}"
+    flags.string("batch_sizes", None, "Batches to time.", default_text=default_batches)
+    flags.boolean("table", False, table)
+    flags.integer("loop", 20, "Rounds, after a warm-up.")
+    flags.number(
+        "warmup_seconds", 5.0, "For every side and batch size: what meets a shape often adapts."
+    )
+    flags.integer("threads", 2, "Of every side.")
+    flags.string("backends", "openvino,onnxruntime", "Runtimes to convert for.")
+    flags.string("precisions", ",".join(PRECISIONS), "To convert to.")
+    flags.string("data_dir", None, data, default_text=made_up)
+    flags.integer("calibration_samples", 128, f"{samples} to quantize with.")
+    about = "Of a second quantized side, beside the one with default settings."
+    flags.enum("quantize_algo", "linear", ALGORITHMS, about)
+    flags.enum("quantize_type", "symm", TYPES, about)
+    flags.enum("quantize_granularity", "per_axis", GRANULARITIES, about)
+    flags.string("keep_in_float", "", about)
+    flags.string("work_dir", None, "Keeps models there for another run.", default_text="none kept")
+    flags.string("json", None, "Report to write.", default_text="")
+
+
+def parse(
+    flags: CommandLine, argv: list[str], default_batches: str, lowest: Mapping[str, int]
+) -> SimpleNamespace:
+    """Parses and checks the flags of `add_flags`.
+
+    Args:
+        flags: of the program.
+        argv: its arguments.
+        default_batches: to time.
+        lowest: smallest value by flag, beside `loop`.
+
+    Returns:
+        The values, with `batches`, `backends` and `precisions` as lists.
+    """
+    values, rest = flags.parse(argv)
+    if rest:
+        raise UserError.expected("flags alone", " ".join(rest), "See --help")
+    default = TABLE_BATCH_SIZES if values.table else default_batches
+    values.batches = batch_sizes(values.batch_sizes or default)
+    values.backends = values.backends.split(",")
+    for name in values.backends:
+        backends.get(name)
+    values.precisions = values.precisions.split(",")
+    if unknown := set(values.precisions) - set(PRECISIONS):
+        raise UserError.expected(
+            f"--precisions among {', '.join(PRECISIONS)}", min(unknown), "Correct --precisions"
+        )
+    for flag, low in {"loop": 1, **lowest}.items():
+        if getattr(values, flag) < low:
+            raise UserError.expected(
+                f"--{flag} >= {low}", getattr(values, flag), f"Correct --{flag}"
+            )
+    return values
+
+
+def described(values: SimpleNamespace, versions: Mapping[str, str]) -> dict:
+    """What a report says of the run; prints a line of it.
+
+    Args:
+        values: of `parse`.
+        versions: of the peer.
+    """
+    known = {name: importlib.metadata.version(name) for name in _VERSIONS} | dict(versions)
+    shown = ", ".join(f"{name} {x}" for name, x in known.items())
+    print(f"{values.threads} threads, medians of {values.loop} rounds in turn; {shown}")
+    return {
+        "threads": values.threads,
+        "machine": platform.machine(),
+        "loop": values.loop,
+        "warmup_seconds": values.warmup_seconds,
+        "data": values.data_dir or "made up",
+        "versions": known,
+    }
+
+
+def add_ratios(times: Mapping[str, dict[str, float]]) -> None:
+    """Adds how many times faster a side is than the peer, and than the peer's own export."""
+    for name, row in times.items():
+        for key, other in (("speedup", PEER), ("against_export", export_name(name.split()[0]))):
+            if other in times and other != name:
+                row[key] = times[other]["median_ms"] / row["median_ms"]
+
+
+def show_times(title: str, batch: int, times: Mapping[str, Mapping]) -> None:
+    """Prints one batch size."""
+    width = max(map(len, times))
+    print(f"\n{title}, batch {batch}")
+    print(f"{'':{width}}  median ms    p95 ms     fps   x {PEER}   x PyTorch's ONNX")
+    for name, row in times.items():
+        ratios = (f"{row[x]:.2f}" if x in row else "-" for x in ("speedup", "against_export"))
+        line = "{:>18}{:>19}".format(*ratios)
+        print(
+            f"{name:{width}}  {row['median_ms']:9.1f} {row['p95_ms']:9.1f} {row['fps']:7.1f}{line}"
+        )

@@ -1,0 +1,72 @@
+"""wav2vec 2.0 of transformers, in a process of its own that answers requests by line.
+
+`tools.benchmark.wav2vec2` starts it.
+"""
+
+import time
+
+import numpy as np
+import torch
+import transformers
+
+from tools.benchmark.peer import answer_requests, answers
+from tools.config.command_line import CommandLine, run
+
+_OPSET = 18
+
+
+class Peer:
+    """What can be asked of the model; every method is a request, its return value the answer."""
+
+    def versions(self) -> dict[str, str]:
+        """Versions of what runs it."""
+        return {"torch": torch.__version__, "transformers": transformers.__version__}
+
+    def build(self, folder: str) -> None:
+        """Loads a folder of Hugging Face."""
+        self._model = transformers.Wav2Vec2ForCTC.from_pretrained(
+            folder, attn_implementation="sdpa", local_files_only=True
+        ).eval()
+
+    def take(self, waveforms: str) -> None:
+        """Reads the sound of the next requests: an `.npy` file of `[B, S]`, normalized."""
+        self._waveforms = torch.from_numpy(np.load(waveforms))
+
+    def logits(self, path: str) -> None:
+        """Writes the logits, `[B, T, V]`, as `.npy`."""
+        with torch.inference_mode():
+            np.save(path, self._model(self._waveforms).logits.numpy())
+
+    def time(self) -> float:
+        """Gives the seconds of one forward pass."""
+        with torch.inference_mode():
+            started = time.perf_counter()
+            self._model(self._waveforms)
+            return time.perf_counter() - started
+
+    def export(self, path: str, inputs: str, outputs: str) -> None:
+        """Writes PyTorch's own ONNX export, for the shape of the sound taken."""
+        torch.onnx.export(
+            self._model,
+            (self._waveforms,),
+            path,
+            dynamo=False,  # the other exporter wants a package more
+            opset_version=_OPSET,
+            input_names=[inputs],
+            output_names=[outputs],
+        )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine("benchmark.wav2vec2_peer", "Answers tools.benchmark.wav2vec2 on stdout.")
+    flags.integer("threads", 2, "Of PyTorch.")
+    values, _ = flags.parse(argv)
+    with answers() as stream:
+        torch.set_num_threads(values.threads)
+        answer_requests(Peer(), stream)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
