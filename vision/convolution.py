@@ -31,6 +31,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
     Attributes:
         sum_over_ranks: function `[N] -> [N]` that adds a vector over all ranks and is
             differentiable; None normalizes each rank by its own batch.
+        normalize_batch: function of `[..., C]`, scale `[C]`, offset `[C]` and epsilon that gives
+            the outputs, the mean and the variance of a rank's own batch, for a framework that has
+            a kernel for it; None computes them by Keras operations.
 
     Source: Ioffe and Szegedy, Batch normalization (2015).
     """
@@ -44,18 +47,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         self.zero_init = zero_init
         self.sum_over_ranks = None
+        self.normalize_batch = None
 
     def call(self, inputs, training=False):
         """Normalizes `[..., C]`."""
-        if self.sum_over_ranks is None or not (training and self.trainable):
+        own = self.sum_over_ranks is None
+        if not (training and self.trainable) or (own and self.normalize_batch is None):
             return super().call(inputs, training=training)
         x = ops.cast(inputs, "float32")
-        mean, variance = self._moments_over_ranks(x)
+        if own:
+            found = self.normalize_batch(x, self.gamma, self.beta, self.epsilon)
+        else:
+            found = self._normalize_over_ranks(x)
+        outputs, mean, variance = found
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             batch = ops.stop_gradient(batch)
             moving.assign(self.momentum * moving + (1.0 - self.momentum) * batch)
+        return ops.cast(outputs, self.compute_dtype)
+
+    def _normalize_over_ranks(self, x):
+        mean, variance = self._moments_over_ranks(x)
         scale = self.gamma * ops.rsqrt(variance + self.epsilon)
-        return ops.cast(x * scale + (self.beta - mean * scale), self.compute_dtype)
+        return x * scale + (self.beta - mean * scale), mean, variance
 
     def _moments_over_ranks(self, x):
         # Squares around each rank's own mean, and how far the ranks' means are from the moving one:

@@ -12,6 +12,7 @@ import tensorflow as tf
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.training.distributed import Processes, from_first_rank
+from tools.training.normalization import fused_batch_norm
 from tools.training.task import LossSums, Position, Shard, TrainData
 from vision.checkpoint import CLASSES_FILE, CONFIG_FILE, build, load_pretrained
 from vision.config import VisionConfig
@@ -60,9 +61,11 @@ class VisionTask:
             self.report += from_first_rank(
                 processes, lambda: load_pretrained(self.model, pretrained)
             )
-        if config.training.synchronize_batch_norm and processes.size > 1:
-            for layer in self.model._flatten_layers():
-                if isinstance(layer, BatchNormalization):
+        synchronized = config.training.synchronize_batch_norm and processes.size > 1
+        for layer in self.model._flatten_layers():
+            if isinstance(layer, BatchNormalization):
+                layer.normalize_batch = fused_batch_norm
+                if synchronized:
                     layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
         lines = [f"{number} {name}\n" for number, name in enumerate(names)]
         self.assets = {CONFIG_FILE: to_yaml(config), CLASSES_FILE: "".join(lines)}

@@ -75,6 +75,20 @@ def calibrate_batch_norm(
         variable.assign(total)
 
 
+def official_arguments(model: VisionConformer) -> dict:
+    """What makes the official class the same model."""
+    return {
+        "patch_size": model.patch_size,
+        "channel_ratio": model.channel_ratio,
+        "embed_dim": model.hidden_dim,
+        "depth": model.num_layers,
+        "num_heads": model.num_heads,
+        "mlp_ratio": model.feedforward_multiplier,
+        "num_classes": model.num_classes,
+        "qkv_bias": True,
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Models:
     """One architecture in a folder: official weights and the SavedModel."""
@@ -118,19 +132,9 @@ def make_models(
         model = initial_model(config.model, seed=0)
         some = spread(images, BATCH * NUM_NORM_BATCHES)
         calibrate_batch_norm(model, np.array_split(np.stack(some), NUM_NORM_BATCHES), kind)
-    arguments = {
-        "patch_size": model.patch_size,
-        "channel_ratio": model.channel_ratio,
-        "embed_dim": model.hidden_dim,
-        "depth": model.num_layers,
-        "num_heads": model.num_heads,
-        "mlp_ratio": model.feedforward_multiplier,
-        "num_classes": model.num_classes,
-        "qkv_bias": True,
-    }
     with new_folder(folder) as beside:
         new = Models(beside)
-        (beside / "arguments.json").write_text(json.dumps(arguments))
+        (beside / "arguments.json").write_text(json.dumps(official_arguments(model)))
         save_pytorch_weights(model, new.weights)
         export_saved_model(model, config, new.native, outputs="heads")
     return models

@@ -8,7 +8,8 @@ import tensorflow as tf
 
 from tools.errors import UserError
 from tools.training.distributed import SingleProcess
-from tools.training.step import freeze
+from tools.training.normalization import fused_batch_norm
+from tools.training.step import freeze, moving_statistics
 from tools.training.task import Position, Shard
 from vision.config import load_config
 from vision.convolution import BatchNormalization
@@ -234,3 +235,21 @@ def test_batch_norm_is_synchronized_where_there_are_several_processes(make_task)
     assert all(hooks(VisionTask(config, Rank(0, 2))))
     assert not any(hooks(VisionTask(config, SingleProcess())))
     assert not any(hooks(VisionTask(base, Rank(0, 2))))
+
+
+def test_batch_norm_in_training_is_the_kernel_of_the_framework(make_task, batch):
+    """And changes nothing but the time it takes: loss, gradients and moving statistics."""
+    found = []
+    for fused in (True, False):
+        model = (task := make_task()).model
+        layers = [x for x in model._flatten_layers() if isinstance(x, BatchNormalization)]
+        assert all(layer.normalize_batch is fused_batch_norm for layer in layers)
+        for layer in layers:
+            layer.normalize_batch = fused_batch_norm if fused else None
+        with tf.GradientTape() as tape:
+            loss = task.loss(batch, training=True).loss_sum
+        gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+        statistics = [v.numpy() for v in moving_statistics(model)]
+        found.append([loss, *gradients, *statistics])
+    for ours, expected in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)

@@ -1,0 +1,261 @@
+"""Times a training step of the vision Conformer in turn with PyTorch's.
+
+The peer is pengzhiliang/Conformer in a process of its own; without it our side runs alone. Both
+start from the same weights and see one batch again and again, so their first losses are the same.
+"""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+# Before any runtime.
+from tools.benchmark.turns import time_in_turn, use_cores  # isort: skip
+
+import numpy as np
+import tensorflow as tf
+
+from tools.benchmark import vision_pipeline
+from tools.benchmark.vision_models import made_images, official_arguments
+from tools.benchmark.vision_sides import EAGER, PEER, PeerSide, open_peer
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import write_text
+from tools.training.distributed import SingleProcess
+from tools.training.optimizer import Optimizer
+from tools.training.precision import LossScale
+from tools.training.step import TrainStep, moving_statistics
+from vision.config import VisionConfig, add_config_flags, training_config_of
+from vision.input_pipeline import read_image_folder
+from vision.task import VisionTask
+from vision.weights import save_pytorch_weights
+
+NUM_COMPARED = 3  # losses; the first before any update
+TOLERANCE = 1e-3  # of the first, relative
+_RATE = 1e-5  # as at the start of a warm-up
+_REST_SECONDS = 0.05  # in which the threads of the side before stop spinning
+_PIPELINE_SECONDS = 5.0  # of a round
+
+
+class Side(Protocol):
+    """Something that trains on one batch."""
+
+    def train(self) -> tuple[float, float]:
+        """Makes a step; gives its seconds, and the loss before its update."""
+
+
+def make_task(config: VisionConfig, folder: Path) -> VisionTask:
+    """Makes the task of a training, over a data set of as many classes and no image to read."""
+    for number in range(config.model.num_classes):
+        place = folder / f"class{number:05}"
+        place.mkdir(parents=True)
+        (place / "0.jpg").touch()
+    data = dataclasses.replace(config.data, data_url=str(folder), train_dir="")
+    config = dataclasses.replace(config, data=data)
+    return VisionTask(config, SingleProcess(), needs_evaluation=False)
+
+
+class OurSide:
+    """The step of the training engine.
+
+    Args:
+        task: whose model is trained in place.
+        images: `[B, H, W, 3]`.
+        targets: `[B, V]`.
+    """
+
+    def __init__(self, task: VisionTask, images: np.ndarray, targets: np.ndarray):
+        training, model = task.config.training, task.model
+        optimizer = Optimizer(
+            training.optimizer, model.trainable_variables, moving_statistics(model)
+        )
+        scale = LossScale(training.loss_scale, training.precision)
+        self._step = TrainStep(task, training, SingleProcess(), optimizer, scale)
+        self._batch = {
+            "images": tf.constant(images),
+            "targets": tf.constant(targets),
+            "labels": tf.constant(targets.argmax(1), tf.int32),
+            "weights": tf.ones(len(images)),
+        }
+        # A free batch, as the data of a training has it.
+        self._step.compile(
+            {name: tf.TensorSpec([None, *x.shape[1:]], x.dtype) for name, x in self._batch.items()}
+        )
+
+    def train(self):
+        """See `Side`."""
+        started = time.perf_counter()
+        loss = float(self._step(self._batch, _RATE).loss)
+        return time.perf_counter() - started, loss
+
+
+class PeerTraining:
+    """The PyTorch model in training, from the same weights; measured inside the peer.
+
+    Args:
+        peer: the process.
+        task: whose weights and settings it takes.
+        images: `[B, H, W, 3]`.
+        targets: `[B, V]`.
+        folder: for the arrays.
+    """
+
+    def __init__(
+        self,
+        peer: PeerSide,
+        task: VisionTask,
+        images: np.ndarray,
+        targets: np.ndarray,
+        folder: Path,
+    ):
+        weights, answers = folder / "weights.safetensors", folder / "targets.npy"
+        save_pytorch_weights(task.model, weights)
+        np.save(answers, targets)
+        peer.ask("build", official_arguments(task.model), str(weights))
+        peer.take(images)
+        settings = {"learning_rate": _RATE, **dataclasses.asdict(task.config.training.optimizer)}
+        peer.ask("prepare_training", str(answers), settings)
+        self._peer = peer
+
+    def train(self):
+        """See `Side`."""
+        seconds, loss = self._peer.ask("train")
+        return seconds, loss
+
+
+def first_losses(sides: Mapping[str, Side]) -> dict[str, list[float]]:
+    """Lets every side make its first steps.
+
+    Raises:
+        UserError: the first losses differ, so that they are not of the same model.
+    """
+    losses = {name: [side.train()[1] for _ in range(NUM_COMPARED)] for name, side in sides.items()}
+    firsts = [found[0] for found in losses.values()]
+    if not np.allclose(firsts, firsts[0], rtol=TOLERANCE):
+        raise UserError.expected(
+            f"first losses that agree to {TOLERANCE}",
+            ", ".join(f"{name} {x[0]:.6f}" for name, x in losses.items()),
+            "Compare the logits with tools.benchmark.vision",
+        )
+    return losses
+
+
+def soft_targets(count: int, num_classes: int) -> np.ndarray:
+    """Makes targets of two classes each, as mixing leaves them: `[B, V]`."""
+    rng = np.random.default_rng(0)
+    targets = np.zeros((count, num_classes), np.float32)
+    shares = rng.uniform(0.5, 1.0, count).astype(np.float32)
+    for part in (shares, 1 - shares):
+        targets[np.arange(count), rng.integers(0, num_classes, count)] += part
+    return targets
+
+
+def time_pipeline(config: VisionConfig, data_dir: str | None, rounds: int) -> float:
+    """Images per second of the input pipeline with the full recipe, alone on the same cores."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if data_dir:
+            folder = read_image_folder(data_dir)
+        else:
+            folder = vision_pipeline.make_images(Path(scratch))
+        recipes = {"recipe": config.augmentation}
+        found = vision_pipeline.time_in_turn(folder, config, recipes, rounds, _PIPELINE_SECONDS)
+    return found["recipe"]["images_per_second"]
+
+
+def _parse(argv: Sequence[str]):
+    flags = CommandLine(
+        "benchmark.vision_training",
+        "Times a training step (forward, backward, update) of the vision Conformer, without drop "
+        "path, in turn with the PyTorch model and its AdamW.",
+    )
+    add_config_flags(flags, "model", "preprocessing", "augmentation")
+    flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="none")
+    flags.integer("batch_size", 16, "Images of a batch.")
+    flags.integer("threads", 2, "Of every side.")
+    flags.integer("loop", 10, "Rounds, the sides in turn.")
+    flags.boolean("pipeline", False, "Also times the input pipeline with the full recipe.")
+    flags.string("data_dir", None, "ImageFolder for the pipeline.", default_text="made-up images")
+    flags.string("json", None, "Report to write.")
+    values, rest = flags.parse(argv)
+    if rest or min(values.loop, values.batch_size) < 1:
+        raise UserError.expected(
+            "flags alone, with --loop and --batch_size >= 1", " ".join(argv), "See --help"
+        )
+    values.drop_path = "0.0"  # which both sides would draw apart
+    config = training_config_of(values)
+    if config.training.precision != "float32" or config.training.optimizer.name != "adamw":
+        raise UserError.expected(
+            "float32 and adamw, which the peer has",
+            f"{config.training.precision} and {config.training.optimizer.name}",
+            "Choose another --config",
+        )
+    return values, config
+
+
+def _measure(values, config: VisionConfig) -> dict:
+    """Runs both sides in turn; gives what goes into the report."""
+    images = made_images(values.batch_size, config.preprocessing.image_size)
+    targets = soft_targets(values.batch_size, config.model.num_classes)
+    names = ("numpy", "tensorflow", "keras")
+    versions = {name: importlib.metadata.version(name) for name in names}
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        task = make_task(config, folder / "classes")
+        peer = stack.enter_context(open_peer(values.peer_repo, values.threads, folder))
+        sides: dict[str, Side] = {}
+        if peer:
+            versions |= peer.ask("versions")
+            sides[PEER] = PeerTraining(peer, task, images, targets, folder)
+        sides[EAGER] = OurSide(task, images, targets)
+        losses = first_losses(sides)
+        calls = {name: lambda side=side: side.train()[0] for name, side in sides.items()}
+        times = time_in_turn(calls, values.batch_size, values.loop, 0.0, _REST_SECONDS)
+    if PEER in times:
+        times[EAGER]["speedup"] = times[PEER]["median_ms"] / times[EAGER]["median_ms"]
+    return {"versions": versions, "first_losses": losses, "sides": times}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    values, config = _parse(argv)
+    use_cores(values.threads)
+    report = {
+        "architecture": config.model.arch,
+        "image_size": config.preprocessing.image_size,
+        "batch_size": values.batch_size,
+        "threads": values.threads,
+        "machine": platform.machine(),
+        "loop": values.loop,
+        **_measure(values, config),
+    }
+    shown = ", ".join(f"{name} {x}" for name, x in report["versions"].items())
+    print(
+        f"{config.model.arch}, training step of batch {values.batch_size}, "
+        f"{config.preprocessing.image_size} px, {values.threads} threads, medians of "
+        f"{values.loop} rounds in turn; {shown}"
+    )
+    for name, row in report["sides"].items():
+        losses = " ".join(f"{x:.5f}" for x in report["first_losses"][name])
+        ratio = f", {row['speedup']:.2f} x {PEER}" if "speedup" in row else ""
+        print(
+            f"{name:17} median {row['median_ms']:7.1f} ms, p95 {row['p95_ms']:7.1f} ms, "
+            f"{row['fps']:5.2f} images/s{ratio}; first losses {losses}"
+        )
+    if values.pipeline:
+        speed = time_pipeline(config, values.data_dir, rounds=3)
+        ratio = speed / report["sides"][EAGER]["fps"]
+        report["pipeline"] = {"images_per_second": speed, "against_step": ratio}
+        print(f"input pipeline    {speed:.1f} images/s, {ratio:.1f} x our step's")
+    if values.json:
+        write_text(Path(values.json), json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
