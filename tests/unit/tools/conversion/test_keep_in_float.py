@@ -1,0 +1,55 @@
+"""Layers kept in float by name, where a name is not enough."""
+
+import json
+
+import keras
+import numpy as np
+import onnx
+import openvino
+import pytest
+import tensorflow as tf
+
+from tools.conversion.converter import convert
+from tools.conversion.quantization import Calibration, Examples, Quantization
+from tools.conversion.request import ConversionRequest
+
+
+def num_quantized_activations(folder):
+    path = folder / "serving_default.xml"
+    if path.exists():
+        operators = openvino.Core().read_model(path).get_ops()
+        return [node.get_type_name() for node in operators].count("FakeQuantize")
+    graph = onnx.load(path.with_suffix(".onnx")).graph
+    constants = {tensor.name for tensor in graph.initializer}
+    return sum(x.op_type == "QuantizeLinear" and x.input[0] not in constants for x in graph.node)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_a_layer_that_makes_an_output_is_kept_in_float(tmp_path, rng, backend, offset):
+    """It may be called like the output, with a bias of zeros or another one."""
+    module, directory = tf.Module(), tmp_path / "native"
+    body, head = (keras.layers.Dense(8, name=name) for name in ("body", "head"))
+    for layer in (body, head):
+        layer.build((None, 8))
+        layer.bias.assign(offset * rng.standard_normal(8))
+    module.weights = [variable.value for layer in (body, head) for variable in layer.weights]
+    spec = tf.TensorSpec((None, 8), tf.float32, "images")
+    answer = tf.function(lambda images: {"scores": head(tf.nn.relu(body(images)))}, [spec])
+    signatures = {"serving_default": answer.get_concrete_function()}
+    tf.saved_model.save(module, str(directory), signatures)
+    (directory / "assets").mkdir(exist_ok=True)
+    described = {"serving_default": {"dim_range": {}, "keep_in_float": ["head"]}}
+    pipeline = directory / "assets" / "pipeline.json"
+    pipeline.write_text(json.dumps({"family": "toy", "convert": described}))
+    batches = [{"images": rng.standard_normal((4, 8)).astype(np.float32)} for _ in range(4)]
+    kept = {}
+    for layers in (["head"], []):
+        described["serving_default"]["keep_in_float"] = layers
+        pipeline.write_text(json.dumps({"family": "toy", "convert": described}))
+        request = ConversionRequest(backend, "int8_fp32", quantization=Quantization())
+        calibration = Calibration("made up", 4, True, lambda: Examples(batches))
+        folder = tmp_path / f"converted_{len(layers)}"
+        convert(directory, folder, request, calibration)
+        kept[len(layers)] = num_quantized_activations(folder)
+    assert kept == {1: 1, 0: 2}
