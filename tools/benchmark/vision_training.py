@@ -22,8 +22,9 @@ import numpy as np
 import tensorflow as tf
 
 from tools.benchmark import vision_pipeline
+from tools.benchmark.sides import EAGER, PEER, PeerSide
 from tools.benchmark.vision_models import made_images, official_arguments
-from tools.benchmark.vision_sides import EAGER, PEER, PeerSide, open_peer
+from tools.benchmark.vision_sides import open_peer
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import write_text
