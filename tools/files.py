@@ -1,10 +1,11 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
@@ -99,3 +100,33 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool:
+    """Tells whether a generated folder is there already, by what it was made of.
+
+    Args:
+        record: JSON of the arguments, right in the folder.
+        arguments: of the generation.
+        what: the folder holds, for the message.
+
+    Raises:
+        UserError: something else is there.
+    """
+    folder = record.parent
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise UserError.expected("a folder as --output_dir", f"the file {folder}", "Name another")
+    if not any(folder.iterdir()):
+        return False
+    try:
+        found = json.loads(record.read_text())
+    except (OSError, ValueError):
+        found = None
+    if found == arguments:
+        return True
+    content = f"{what} made with other arguments" if found else "other files"
+    raise UserError.expected(
+        "an empty or new --output_dir", f"{folder} with {content}", "Name another or remove it"
+    )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.files import is_made_of, new_folder
 from tools.speech.containers import write_flac
 from tools.speech.synthesis import MAX_PITCH, MIN_PITCH, synthesize
 
@@ -144,28 +144,6 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
     return num_samples / RATE_HZ
 
 
-def already_made(output_dir: Path, arguments: Arguments) -> bool:
-    """Tells whether the corpus is there; raises UserError if something else is."""
-    if not output_dir.exists():
-        return False
-    if not output_dir.is_dir():
-        raise UserError.expected(
-            "a folder as --output_dir", f"the file {output_dir}", "Name another"
-        )
-    if not any(output_dir.iterdir()):
-        return False
-    try:
-        found = json.loads((output_dir / CORPUS_FILE).read_text())
-    except (OSError, ValueError):
-        found = None
-    if found == asdict(arguments):
-        return True
-    content = "a corpus made with other arguments" if found else "other files"
-    raise UserError.expected(
-        "an empty or new --output_dir", f"{output_dir} with {content}", "Name another or remove it"
-    )
-
-
 def make_corpus(output_dir: Path, arguments: Arguments) -> float:
     """Makes a corpus whole or not at all.
 
@@ -203,7 +181,7 @@ def main(argv: list[str]) -> int:
     )
     arguments.validate()
     output_dir = Path(flags.output_dir).absolute()
-    if already_made(output_dir, arguments):
+    if is_made_of(output_dir / CORPUS_FILE, asdict(arguments), "a corpus"):
         print(f"{flags.output_dir} is already made of these arguments.", file=sys.stderr)
         return 0
     minutes = make_corpus(output_dir, arguments) / 60

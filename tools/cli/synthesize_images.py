@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.files import is_made_of, new_folder
 
 SPLITS = ("train", "val")
 SET_FILE = "images.json"
@@ -86,28 +86,6 @@ def write_images(folder: Path, arguments: Arguments) -> None:
     (folder / SET_FILE).write_text(json.dumps(asdict(arguments), indent=2) + "\n")
 
 
-def already_made(output_dir: Path, arguments: Arguments) -> bool:
-    """Tells whether the set is there; raises UserError if something else is."""
-    if not output_dir.exists():
-        return False
-    if not output_dir.is_dir():
-        raise UserError.expected(
-            "a folder as --output_dir", f"the file {output_dir}", "Name another"
-        )
-    if not any(output_dir.iterdir()):
-        return False
-    try:
-        found = json.loads((output_dir / SET_FILE).read_text())
-    except (OSError, ValueError):
-        found = None
-    if found == asdict(arguments):
-        return True
-    content = "images made with other arguments" if found else "other files"
-    raise UserError.expected(
-        "an empty or new --output_dir", f"{output_dir} with {content}", "Name another or remove it"
-    )
-
-
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
@@ -128,7 +106,7 @@ def main(argv: list[str]) -> int:
     arguments = Arguments(values.train_images, values.val_images, values.image_size, values.seed)
     arguments.validate()
     output_dir = Path(values.output_dir).absolute()
-    if already_made(output_dir, arguments):
+    if is_made_of(output_dir / SET_FILE, asdict(arguments), "images"):
         print(f"{values.output_dir} is already made of these arguments.", file=sys.stderr)
         return 0
     with new_folder(output_dir) as folder:
