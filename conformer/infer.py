@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
     check_flags(values, paths)
     restrict_devices(values)
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
-    pipeline = read_pipeline(model_dir)
+    pipeline = read_pipeline(model_dir, "conformer")
     limits = AudioLimits(
         rate_hz=pipeline["sample_rate_hz"],
         max_seconds=values.max_seconds or pipeline["max_seconds"],

@@ -48,14 +48,21 @@ def main(argv: list[str]) -> int:
         )
     restrict_devices(values)
     model_dir = values.native_savedmodel_dir or values.torchscript_path or DEFAULT_DIR
-    pipeline = read_pipeline(model_dir)
+    pipeline = read_pipeline(model_dir, "wav2vec2")
     folder, output = Path(values.input_path), Path(values.output_path)
     lengths = read_json(folder / LENGTHS_FILE, "wav2vec2.preprocess")
-    check_rows(lengths, values.batch_size, folder / LENGTHS_FILE)
+    check_rows(lengths, values.batch_size, int, folder / LENGTHS_FILE)
     check_place(output, OUTPUTS_FILE, "output_path")
     sizes = [
         read_batch(folder / f"{name}.bin", len(rows), 1).shape[1] for name, rows in lengths.items()
     ]
+    for (name, rows), size in zip(lengths.items(), sizes, strict=True):
+        if not 0 <= min(rows) <= max(rows) <= size:
+            raise UserError.expected(
+                f"rows of 0 to {size} samples for {name} in {folder / LENGTHS_FILE}",
+                f"{min(rows)} to {max(rows)}",
+                "Run the step before again",
+            )
     if not values.dim_range:
         # What all batches have in common is fixed: most often the samples.
         spans = _span(map(len, lengths.values())), _span(sizes)

@@ -6,6 +6,7 @@ from itertools import groupby
 import numpy as np
 
 from tools.errors import UserError
+from tools.speech.corpus import normalization
 from tools.speech.language_model import (
     BeamSearch,
     load_ngram,
@@ -24,6 +25,9 @@ class Decoder:
         pipeline: `pipeline.json` of the model.
         beam: how to search; None: only greedily.
 
+    Attributes:
+        normalize: gives a transcript the case of the texts, if they have but one.
+
     Raises:
         UserError: a package for the search is missing, or its language model cannot be read.
     """
@@ -31,6 +35,7 @@ class Decoder:
     def __init__(self, pipeline: Mapping, beam: BeamSearch | None = None):
         self.blank = pipeline["blank"]
         self.surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
+        self.normalize = normalization(self.surfaces)
         self._hop_samples = pipeline["hop_samples"]
         self._window_samples = pipeline["receptive_field_samples"]
         self._rate_hz = pipeline["sample_rate_hz"]

@@ -53,7 +53,7 @@ def examples(pipeline: dict, data_dir: Path, num_samples: int, judged: bool) -> 
         found = answer(run, pipeline)(inputs)
         return [decoder.text(path) for path in _paths(decoder, found)]
 
-    return read_examples(data_dir, num_samples, limits, judged, texts)
+    return read_examples(data_dir, num_samples, limits, judged, texts, decoder.normalize)
 
 
 def _limits(pipeline: dict, max_seconds: float) -> AudioLimits:
@@ -153,11 +153,7 @@ def main(argv: list[str]) -> int:
         )
     beam = beam_search(values)
     restrict_devices(values)
-    pipeline = read_pipeline(values.native_savedmodel_dir)
-    if pipeline.get("family") != "wav2vec2":
-        raise UserError.expected(
-            "an export of wav2vec 2.0", pipeline.get("family"), "Run it with its own family"
-        )
+    pipeline = read_pipeline(values.native_savedmodel_dir, "wav2vec2")
     decoder = Decoder(pipeline, beam)
     at_once = pipeline["max_seconds"]
     window = Window.of_seconds(
@@ -173,7 +169,7 @@ def main(argv: list[str]) -> int:
             "Give a smaller one",
         )
     limits = _limits(pipeline, values.max_seconds or LONGEST_SECONDS)
-    utterances, skipped = chosen_utterances(values, paths, limits)
+    utterances, skipped = chosen_utterances(values, paths, limits, decoder.normalize)
     runner = open_runner(values, values.native_savedmodel_dir)
     transcription = CtcTranscription(runner, decoder, window, values.batch_size, values.timestamps)
     recognizer = Recognizer(

@@ -18,7 +18,7 @@ def character_ids(vocabulary: Vocabulary, characters: str) -> dict[str, int]:
     Raises:
         UserError: there are some that the vocabulary lacks, and it has no symbol for these.
     """
-    return dict(zip(characters, vocabulary.encode(characters), strict=True))
+    return dict(zip(characters, vocabulary.ids(characters), strict=True))
 
 
 def frames_needed(text: str, ids: Mapping[str, int]) -> int:

@@ -30,23 +30,51 @@ def read_texts(path: Path) -> dict[str, str]:
     return dict(line.split(" ", 1) for line in lines if " " in line)
 
 
-def recognized(folder: Path, names: dict[str, list[str]], every_frame: bool) -> dict[str, str]:
+def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[str, list[int]]]:
+    """Reads what the model says of itself, and the frames of each row by batch.
+
+    Raises:
+        UserError: no such file, or it is of other batches.
+    """
+    path = folder / OUTPUTS_FILE
+    outputs = read_json(path, "wav2vec2.compile")
+    pipeline, frames = outputs.get("pipeline"), outputs.get("frames")
+    rows = {batch: [int] * len(utterances) for batch, utterances in names.items()}
+    if (
+        not isinstance(pipeline, dict)
+        or pipeline.get("family") != "wav2vec2"
+        or not isinstance(frames, dict)
+        or {batch: isinstance(x, list) and [*map(type, x)] for batch, x in frames.items()} != rows
+    ):
+        raise UserError.expected(
+            f"outputs of wav2vec2 for the {len(names)} batches of the map",
+            f"others in {path}",
+            "Run wav2vec2.preprocess and wav2vec2.compile again, with the same --batch_size",
+        )
+    return pipeline, frames
+
+
+def recognized(
+    folder: Path,
+    decoder: Decoder,
+    names: dict[str, list[str]],
+    frames: dict[str, list[int]],
+    every_frame: bool,
+) -> dict[str, str]:
     """Decodes the logits of a folder, without touching the spaces around a text.
 
     Args:
         folder: of wav2vec2/compile.py.
+        decoder: of the model.
         names: utterances of each batch.
+        frames: of each row that are sound.
         every_frame: whether those of padding are decoded as well.
     """
-    outputs = read_json(folder / OUTPUTS_FILE, "wav2vec2.compile")
-    decoder = Decoder(outputs["pipeline"])
     texts = {}
     for batch, utterances in names.items():
         logits = read_batch(folder / f"{batch}.bin", len(utterances), len(decoder.surfaces))
         logits = logits.reshape(len(utterances), -1, len(decoder.surfaces))
-        for utterance, row, length in zip(
-            utterances, logits, outputs["frames"][batch], strict=True
-        ):
+        for utterance, row, length in zip(utterances, logits, frames[batch], strict=True):
             pieces = decoder.pieces(decoder.path(row if every_frame else row[:length]))
             texts[utterance] = "".join(piece.text for piece in pieces)
     return texts
@@ -73,13 +101,16 @@ def main(argv: list[str]) -> int:
         )
     data = Path(values.data_path)
     names = read_json(data / map_file(values.batch_size), "wav2vec2.preprocess")
-    check_rows(names, values.batch_size, data / map_file(values.batch_size))
+    check_rows(names, values.batch_size, str, data / map_file(values.batch_size))
     said = read_texts(data / TEXTS_FILE)
-    texts = recognized(Path(values.input), names, values.seed_mode)
+    folder = Path(values.input)
+    pipeline, frames = read_outputs(folder, names)
+    decoder = Decoder(pipeline)
+    texts = recognized(folder, decoder, names, frames, values.seed_mode)
     missing = sorted(texts.keys() - said.keys())
     if missing:
         raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")
-    references = [said[utterance] for utterance in texts]
+    references = [decoder.normalize(said[utterance]) for utterance in texts]
     hypotheses = [x if values.seed_mode else x.strip(" ") for x in texts.values()]
     errors, characters = character_distance(references, hypotheses)
     accuracy = 1.0 - errors / max(characters, 1)

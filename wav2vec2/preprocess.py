@@ -1,5 +1,6 @@
 """Writes a LibriSpeech-layout corpus as raw batches of waveforms."""
 
+import functools
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder, write_text
 from tools.speech.audio import AudioError, AudioLimits, read
-from tools.speech.corpus import Utterance, read_librispeech
+from tools.speech.corpus import Utterance, normalize_transcript, read_librispeech
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.tensors import LENGTHS_FILE, TEXTS_FILE, check_place, map_file, write_json
 
@@ -74,7 +75,9 @@ def main(argv: list[str]) -> int:
     data = Path(values.data_path) if values.data_path else output.absolute().parent.parent
     check_place(output, LENGTHS_FILE, "output")
     limits = AudioLimits(max_seconds=values.max_seconds)
-    manifest = read_librispeech(values.input, (), limits)
+    # In the case that they are written in: which one the model has, postprocess will know.
+    as_written = functools.partial(normalize_transcript, case=str)
+    manifest = read_librispeech(values.input, (), limits, normalize=as_written)
     utterances, num_skipped = [], manifest.num_skipped
     for utterance in manifest.utterances:
         if values.seed_mode and utterance.num_samples > values.sample_length:

@@ -56,7 +56,7 @@ class Wav2Vec2Task(SpeechTask):
         if origin is not None:
             config = origin.adopted_by(config)
         super().__init__(config.data, config.preprocessing.sample_rate_hz, processes)
-        normalize = _written_as(vocabulary)
+        normalize = normalize_transcript if vocabulary is None else vocabulary.normalize
         utterances = self.read_training_set(normalize)
         self.vocabulary = vocabulary or vocabulary_of_letters(u.transcript for u in utterances)
         self.vocabulary_size = len(self.vocabulary)
@@ -195,10 +195,3 @@ def _sources(
     if wanted is None and origin is not None and config.vocabulary.source == "pretrained":
         wanted = origin.vocabulary
     return origin, wanted
-
-
-def _written_as(vocabulary: Vocabulary | None):
-    """How transcripts are normalized: in the case of the vocabulary, where there is one."""
-    if vocabulary is None:
-        return normalize_transcript
-    return lambda text: vocabulary.cased(normalize_transcript(text))

@@ -84,12 +84,15 @@ def read_batch(path: Path, rows: int, row_values: int) -> np.ndarray:
     return np.frombuffer(raw, "<f4").reshape(rows, -1)
 
 
-def check_rows(batches: Mapping[str, Sequence], batch_size: int, path: Path) -> None:
-    """Refuses batches that are none, or larger than they should be."""
-    sizes = [len(rows) if isinstance(rows, list) else 0 for rows in batches.values()]
+def check_rows(batches: Mapping[str, Sequence], batch_size: int, kind: type, path: Path) -> None:
+    """Refuses batches that are none, larger than they should be, or not of one kind of items."""
+    sizes = [
+        len(rows) if isinstance(rows, list) and {*map(type, rows)} == {kind} else 0
+        for rows in batches.values()
+    ]
     if not sizes or not 1 <= min(sizes) <= max(sizes) <= batch_size:
         raise UserError.expected(
-            f"batches of 1 to {batch_size} rows in {path}",
+            f"batches of 1 to {batch_size} rows, {kind.__name__} each, in {path}",
             f"{min(sizes)} to {max(sizes)}" if sizes else "none",
             "Correct --batch_size",
         )

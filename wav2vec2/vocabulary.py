@@ -8,6 +8,7 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.files import write_text
+from tools.speech.corpus import normalization
 from wav2vec2.config import read_json
 
 VOCABULARY_FILE = "vocab.json"
@@ -32,6 +33,7 @@ class Vocabulary:
     Attributes:
         tokens: the symbols.
         surfaces: what each of them writes.
+        normalize: gives a transcript the case of the letters, if they have but one.
 
     Raises:
         UserError: a symbol twice, or no blank or delimiter.
@@ -59,8 +61,7 @@ class Vocabulary:
             if token in self._ids:
                 place = self._ids[token]
                 self.surfaces = (*self.surfaces[:place], surface, *self.surfaces[place + 1 :])
-        letters = "".join(x for x in self.tokens if len(x) == 1)
-        self._case = str.upper if letters.isupper() else str.lower if letters.islower() else str
+        self.normalize = normalization(self.surfaces)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -85,21 +86,16 @@ class Vocabulary:
         """Id of what the vocabulary lacks, or None."""
         return self._ids.get(self.unknown)
 
-    def cased(self, text: str) -> str:
-        """Returns a text in the case of the letters, if they have but one."""
-        return self._case(text)
-
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, whose letters take the case of the vocabulary's if it has one.
+        """Returns the ids of a text, after `normalize`; see `ids`."""
+        return self.ids(self.normalize(text))
 
-        Args:
-            text: words between single spaces; other characters than the vocabulary's become the
-                unknown symbol.
+    def ids(self, characters: str) -> list[int]:
+        """Returns the id of each character; what the vocabulary lacks is the unknown symbol.
 
         Raises:
-            UserError: such characters, and the vocabulary has no unknown symbol.
+            UserError: it lacks some, and has no unknown symbol.
         """
-        characters = self.cased(text)
         known = {**self._ids, " ": self.delimiter_id}
         ids = [known.get(x, self.unknown_id) for x in characters]
         if None in ids:

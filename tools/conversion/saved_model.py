@@ -67,11 +67,12 @@ def write_saved_model(
                 copy(path, folder / path.name)
 
 
-def read_pipeline(model_dir: str | Path) -> dict:
+def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
     """Reads what an exported model says of itself, without loading it.
 
     Args:
         model_dir: a SavedModel directory with its `pipeline.json` among the assets.
+        family: that it must be of; None: any.
 
     Raises:
         UserError: the directory is not such an export.
@@ -85,9 +86,14 @@ def read_pipeline(model_dir: str | Path) -> dict:
             "Export a model: `python -m FAMILY.export --help`",
         )
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        pipeline = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError.expected(f"a readable {path}", error, "Export the model again") from error
+    if family not in (None, pipeline.get("family")):
+        raise UserError.expected(
+            f"an export of {family}", pipeline.get("family"), "Run it with its own family"
+        )
+    return pipeline
 
 
 def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimental.ConcreteFunction]:

@@ -24,7 +24,12 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.sounds import Skipped, find_utterances
 from tools.speech.audio import AudioError, AudioLimits
-from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
+from tools.speech.corpus import (
+    TRANSCRIPT_SUFFIX,
+    Utterance,
+    normalize_transcript,
+    read_librispeech,
+)
 from tools.speech.scoring import score
 from tools.speech.timestamps import Word
 
@@ -197,6 +202,7 @@ def read_examples(
     limits: AudioLimits,
     judged: bool,
     texts: Callable[[Run, Inputs], Sequence[str]],
+    normalize: Callable[[str], str] = normalize_transcript,
 ) -> Examples:
     """Reads utterances to calibrate with; see `tools.inference.flags.family`.
 
@@ -206,11 +212,12 @@ def read_examples(
         limits: what the model takes at once.
         judged: whether a model's accuracy on them is to be had.
         texts: what the model says to a batch.
+        normalize: makes the transcripts what the model can write.
     """
     from tools.speech.batches import evaluation_dataset
 
     if not data_dir.exists() or next(data_dir.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None:
-        utterances = read_librispeech(data_dir, (), limits).utterances
+        utterances = read_librispeech(data_dir, (), limits, normalize=normalize).utterances
     elif judged:
         raise UserError.expected(
             f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir", data_dir, "Add them"

@@ -1,13 +1,14 @@
 """Which sounds a program is to recognize: files and folders, or a corpus."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 from tools.errors import UserError
 from tools.inference.flags import share
 from tools.speech.audio import AudioError, AudioLimits, probe
-from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
+from tools.speech.corpus import SUFFIXES, Utterance, normalize_transcript, read_librispeech
 
 Skipped = list[tuple[str, str]]  # of what is left out: a path and the reason
 
@@ -33,13 +34,23 @@ def check_flags(values: SimpleNamespace, paths: list[str]) -> None:
 
 
 def chosen_utterances(
-    values: SimpleNamespace, paths: list[str], limits: AudioLimits
+    values: SimpleNamespace,
+    paths: list[str],
+    limits: AudioLimits,
+    normalize: Callable[[str], str] = normalize_transcript,
 ) -> tuple[list[Utterance], Skipped]:
-    """Lists what the command line asks for: its files and folders, or `--data_dir`."""
+    """Lists what the command line asks for: its files and folders, or `--data_dir`.
+
+    Args:
+        values: of the flags.
+        paths: of the command line.
+        limits: what the model takes.
+        normalize: makes the transcripts what the model can write.
+    """
     if paths:
         utterances, skipped = find_utterances(paths, limits)
     else:
-        manifest = read_librispeech(values.data_dir, (), limits)
+        manifest = read_librispeech(values.data_dir, (), limits, normalize=normalize)
         utterances = manifest.utterances
         skipped = [(detail, why) for why, details in manifest.skipped.items() for detail in details]
     return share(utterances, values.data_ratio) if utterances else [], skipped

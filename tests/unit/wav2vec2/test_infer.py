@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
+import conformer.infer
 import wav2vec2.infer
 from tools.conversion.saved_model import read_pipeline
 from tools.errors import UserError
@@ -16,6 +17,7 @@ from tools.speech.corpus import Utterance
 from tools.speech.long_audio import Window
 from wav2vec2.decoding import Decoder
 from wav2vec2.infer import CtcTranscription, examples
+from wav2vec2.vocabulary import Vocabulary
 
 RATE_HZ = 16000
 SILENT = ("digital_silence_2s.wav", "one_hour_silence.flac")
@@ -204,15 +206,16 @@ def test_less_than_a_frame_is_refused(main, tmp_path):
     assert main(path) == 0
 
 
-def test_examples_are_judged_by_their_transcripts(model_dir, corpus):
-    pipeline = read_pipeline(model_dir)
+@pytest.mark.parametrize("case", [str.upper, str.lower])
+def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, case):
+    pipeline = read_pipeline(model_dir if case is str.upper else lower_dir)
     found = examples(pipeline, corpus, 2, judged=True)
     assert len(found.batches) == 2
     runner = flags.load(model_dir)
     accuracy = found.accuracy(lambda inputs, name: runner.run(inputs, name), [0, 1])
     assert accuracy < 1.0
     vocabulary = pipeline["vocabulary"]["tokens"]
-    spoken = [vocabulary.index(x) for x in "CAB|A|BED"]
+    spoken = [vocabulary.index(x) for x in case("CAB|A|BED")]
     perfect = np.eye(12)[[x for symbol in spoken for x in (symbol, 0)]][None]
 
     def run(inputs, name):
@@ -241,9 +244,33 @@ def test_bad_arguments_are_one_line(main, arguments, message):
     assert "\n" not in str(caught.value)
 
 
-def test_the_model_is_to_be_named_and_of_this_family(project):
+@pytest.fixture(scope="module")
+def lower_dir(model_dir, folders, vocabulary, tmp_path_factory):
+    """The same model, which writes small letters."""
+    place = tmp_path_factory.mktemp("lower")
+    model = wav2vec2.from_pretrained(folders / "layer")
+    model.vocabulary = Vocabulary([x.lower() for x in vocabulary.tokens])
+    wav2vec2.export.export_saved_model(model, place / "model")
+    return place / "model"
+
+
+def test_transcripts_are_scored_in_the_case_of_the_model(main, lower_dir, corpus, tmp_path):
+    reports = [tmp_path / "upper.json", tmp_path / "lower.json"]
+    main(f"--data_dir={corpus}", f"--result_path={reports[0]}")
+    model = [f"--native_savedmodel_dir={lower_dir}", "--run_eagerly=1"]
+    wav2vec2.infer.main([*model, f"--data_dir={corpus}", f"--result_path={reports[1]}"])
+    rates = [[json.loads(x.read_text())[y] for y in ("wer", "cer")] for x in reports]
+    assert rates[0] == rates[1]
+    rows = reports[1].with_suffix(".tsv").read_text().splitlines()[1:]
+    said, heard = rows[0].split("\t")[2:4]
+    assert said == "cab a bed" and heard == heard.lower() != heard.upper()
+
+
+def test_the_model_is_to_be_named_and_of_this_family(project, model_dir):
     with pytest.raises(UserError, match="--native_savedmodel_dir DIR"):
         wav2vec2.infer.main(["a.wav"])
     other = project / "conformer" / "pretrained" / "digits"
     with pytest.raises(UserError, match="an export of wav2vec"):
         wav2vec2.infer.main(["a.wav", f"--native_savedmodel_dir={other}"])
+    with pytest.raises(UserError, match=r"an export of conformer\. Received: wav2vec2"):
+        conformer.infer.main(["a.wav", f"--native_savedmodel_dir={model_dir}"])

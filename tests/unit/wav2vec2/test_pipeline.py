@@ -119,11 +119,13 @@ def test_as_the_original_padding_is_sound(folders, corpus, tmp_path):
     np.testing.assert_allclose(found, model(rows), atol=2e-3)
 
 
-def make_outputs(data, pipeline, said, batch_size=2):
+def make_outputs(data, pipeline, said, batch_size=2, case=str):
     """Files as of a model that has heard `said`, with a letter in the padding of each row."""
     folder = data / "bin_om_output" / f"bs{batch_size}"
     folder.mkdir(parents=True)
     tokens = pipeline["vocabulary"]["tokens"]
+    written = [case(x) for x in pipeline["vocabulary"]["surfaces"]]
+    pipeline = pipeline | {"vocabulary": pipeline["vocabulary"] | {"surfaces": written}}
     path = [tokens.index("|" if x == " " else x) for x in said]
     symbols = [x for symbol in path for x in (symbol, 0)]
     logits = np.eye(12, dtype="<f4")[[[*symbols, tokens.index("G")]] * 2]
@@ -134,10 +136,15 @@ def make_outputs(data, pipeline, said, batch_size=2):
     (data / "ground_truth_texts.txt").write_text("a CAB BED\nb CAB BAD\n")
 
 
-def test_rates_by_hand(exports, tmp_path, capsys):
-    """One character of 14 is wrong, one word of four."""
-    pipeline = json.loads((exports / "group" / "assets" / "pipeline.json").read_text())
-    make_outputs(tmp_path, pipeline, "CAB BED ")
+@pytest.fixture(scope="module")
+def pipeline(exports):
+    return json.loads((exports / "group" / "assets" / "pipeline.json").read_text())
+
+
+@pytest.mark.parametrize("case", [str.upper, str.lower])
+def test_rates_by_hand(pipeline, tmp_path, capsys, case):
+    """One character of 14 is wrong, one word of four, whatever case the model writes."""
+    make_outputs(tmp_path, pipeline, "CAB BED ", case=case)
     judge(tmp_path)
     told = capsys.readouterr().out
     assert "Err 0.0714, Acc 0.9286" in told
@@ -149,11 +156,58 @@ def test_rates_by_hand(exports, tmp_path, capsys):
     assert f"Err {5 / 14:.4f}" in told and f"difference {0.5 - 5 / 14:+.4f}" in told
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x["frames"].update(batch_0=[3]),
+        lambda x: x["frames"].update(batch_0=[3, "4"]),
+        lambda x: x["frames"].update(batch_1=[3, 4]),
+        lambda x: x["frames"].clear(),
+        lambda x: x.pop("frames"),
+        lambda x: x.pop("pipeline"),
+        lambda x: x["pipeline"].update(family="conformer"),
+    ],
+)
+def test_outputs_of_other_batches_are_one_line(pipeline, tmp_path, change):
+    make_outputs(tmp_path, pipeline, "CAB BED")
+    path = tmp_path / "bin_om_output" / "bs2" / "outputs.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="for the 1 batches of the map") as caught:
+        judge(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("batch_i_filename_map_bs2.json", '{"batch_0": ["a", ["b"]]}', "1 to 2 rows, str each"),
+        ("batch_i_filename_map_bs2.json", '{"batch_0": ["a", "b", "c"]}', "1 to 2 rows"),
+        ("ground_truth_texts.txt", "a CAB\n", "b in "),
+        ("bin_om_output/bs2/batch_0.bin", "12345", "5 bytes"),
+    ],
+)
+def test_files_that_do_not_belong_together_are_one_line(pipeline, tmp_path, name, content, message):
+    make_outputs(tmp_path, pipeline, "CAB BED")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError) as caught:
+        judge(tmp_path)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_the_whole_in_a_row(exports, corpus, tmp_path, capsys):
     prepare(corpus, tmp_path, batch_size=4)
     run(exports / "layer", tmp_path, "--run_eagerly", batch_size=4)
     judge(tmp_path, batch_size=4)
     assert "of 6 utterances" in capsys.readouterr().out
+
+
+def test_a_model_of_another_family_is_refused(corpus, tmp_path, project):
+    prepare(corpus, tmp_path)
+    with pytest.raises(UserError, match=r"an export of wav2vec2\. Received: conformer"):
+        run(project / "conformer/pretrained/digits", tmp_path)
 
 
 def test_a_second_run_takes_the_place_of_the_first(corpus, tmp_path):
@@ -180,6 +234,9 @@ def broken(data, change):
         (lambda x: (x / "lengths.json").write_text("no"), "no JSON"),
         (lambda x: (x / "lengths.json").write_text("{}"), "none"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 rows"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, "2"]}'), "int each"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 1001]}'), "0 to 1000 samples"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, -1]}'), "0 to 1000 samples"),
         (lambda x: (x / "batch_0.bin").unlink(), "batch_0.bin"),
         (lambda x: (x / "batch_0.bin").write_bytes(b"12345"), "5 bytes"),
     ],

@@ -219,6 +219,21 @@ def test_normalization():
     assert corpus.normalize_transcript(text) == "SIX, 42 \u20ac! CAF\u00c9 SS X"
     assert unicodedata.is_normalized("NFC", corpus.normalize_transcript(text))
     assert corpus.normalize_transcript(" \t ") == ""
+    assert corpus.normalize_transcript(text, case=str.lower) == "six, 42 \u20ac! caf\u00e9 \u00df x"
+
+
+@pytest.mark.parametrize(
+    ("surfaces", "text"),
+    [
+        (["", " ", "\u2047", "'", "A", "\u00c9"], "CAF\u00c9 SS"),
+        (["", " ", "<unk>", "a", "\u00df"], "caf\u00e9 \u00df"),
+        (["a", "B"], "Caf\u00e9 \u00df"),
+        (["\u6f22", "'", "<UNK>"], "Caf\u00e9 \u00df"),
+    ],
+    ids=["upper", "lower", "both", "none"],
+)
+def test_transcripts_take_the_case_of_what_a_recognizer_writes(surfaces, text):
+    assert corpus.normalization(surfaces)(" Cafe\u0301  \u00df") == text
 
 
 @pytest.mark.parametrize("splits", [[], ["dev-clean"]])
