@@ -1,5 +1,6 @@
 """The transformer of wav2vec 2.0, and the convolution that tells it positions."""
 
+import contextlib
 import math
 
 import keras
@@ -38,6 +39,7 @@ class PositionalConvolution(keras.layers.Layer):
         super().__init__(**kwargs)
         self.kernel_size = kernel_size
         self.groups = groups
+        self._fixed = None
 
     def build(self, inputs_shape):
         """Builds for inputs of `[B, T, D]`."""
@@ -65,15 +67,31 @@ class PositionalConvolution(keras.layers.Layer):
         norm = ops.sqrt(ops.sum(ops.square(self.direction), axis=(0, 2, 3)))
         return self.direction * (self.gain / norm)[:, None, None]
 
+    @contextlib.contextmanager
+    def fixed(self, kernels):
+        """Calls the layer with kernels computed once, in place of weight norm at each call.
+
+        Args:
+            kernels: what `kernels` has returned.
+        """
+        self._fixed = self._of_groups(kernels)
+        try:
+            yield
+        finally:
+            self._fixed = None
+
     def call(self, inputs):
         """Maps `[B, T, D]` to `[B, T, D]`."""
-        kernels = ops.unstack(ops.cast(self.kernels(), self.compute_dtype), self.groups)
+        kernels = self._fixed or self._of_groups(self.kernels())
         before = self.kernel_size // 2
         after = self.kernel_size - 1 - before
         x = ops.pad(inputs[:, None], [[0, 0], [0, 0], [before, after], [0, 0]])
         groups = ops.split(x, self.groups, axis=-1)
         x = [convolve(*group) for group in zip(groups, kernels, strict=True)]
         return ops.squeeze(gelu(ops.concatenate(x, axis=-1) + self.bias), 1)
+
+    def _of_groups(self, kernels):
+        return tuple(ops.unstack(ops.cast(kernels, self.compute_dtype), self.groups))
 
     def get_config(self):
         """Returns the constructor's arguments."""

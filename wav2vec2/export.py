@@ -34,7 +34,8 @@ def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
     """
     parts = model, model.vocabulary, model.preprocessing
     description = pipeline_description(*parts)
-    write_saved_model(output_dir, Signatures(*parts).functions, model.weights, description)
+    signatures = Signatures(*parts)
+    write_saved_model(output_dir, signatures.functions, signatures.weights, description)
     return description
 
 

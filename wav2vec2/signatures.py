@@ -2,6 +2,7 @@
 
 import math
 
+import keras
 import tensorflow as tf
 
 from tools.speech.wav_bytes import decode_wavs
@@ -17,10 +18,19 @@ class Signatures:
         model: built, float32.
         vocabulary: of the logits.
         preprocessing: of the sound.
+
+    Attributes:
+        functions: by the names of the signatures.
+        weights: the variables that they read.
     """
 
     def __init__(self, model: Wav2Vec2, vocabulary: Vocabulary, preprocessing: PreprocessingConfig):
         self._model, self._vocabulary, self._preprocessing = model, vocabulary, preprocessing
+        position = model.encoder.position
+        # Weight norm and masks are for training.
+        self._kernels = keras.Variable(position.kernels(), trainable=False, name="position_kernels")
+        unread = {v.path for v in (position.direction, position.gain, *model.masking.weights)}
+        self.weights = [v for v in model.weights if v.path not in unread] + [self._kernels]
         sound = [
             tf.TensorSpec([None, None], tf.float32, "waveforms"),
             tf.TensorSpec([None], tf.int32, "lengths"),
@@ -34,7 +44,8 @@ class Signatures:
         }
 
     def _compute_logits(self, waveforms, lengths):
-        logits, frames = frame_logits(self._model, self._preprocessing, waveforms, lengths)
+        with self._model.encoder.position.fixed(self._kernels):
+            logits, frames = frame_logits(self._model, self._preprocessing, waveforms, lengths)
         return {"logits": logits, "logit_lengths": frames}
 
     def _recognize(self, waveforms, lengths):

@@ -30,6 +30,19 @@ def test_positions_are_a_grouped_convolution_with_weight_norm(kernel_size, rng):
     np.testing.assert_allclose(layer(inputs), keras.ops.gelu(wanted, False), atol=1e-5)
 
 
+def test_fixed_kernels_stand_in_for_weight_norm_and_leave_it_as_it_was(rng):
+    layer = PositionalConvolution(8, groups=3)
+    layer.build((None, None, 12))
+    randomize(layer, rng)
+    inputs = rng.standard_normal((2, 20, 12)).astype("float32")
+    before, kernels = np.asarray(layer(inputs)), np.asarray(layer.kernels())
+    layer.gain.assign(2.0 * np.asarray(layer.gain))
+    with layer.fixed(kernels):
+        np.testing.assert_array_equal(layer(inputs), before)
+    assert not np.allclose(layer(inputs), before, atol=1e-2)
+    np.testing.assert_allclose(layer.kernels(), 2.0 * kernels, rtol=1e-6)
+
+
 def test_positions_start_with_the_direction_as_kernel():
     layer = PositionalConvolution(128, groups=4)
     layer.build((None, None, 64))

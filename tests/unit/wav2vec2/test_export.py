@@ -13,6 +13,7 @@ import wav2vec2
 from tools.conversion.converter import convert
 from tools.conversion.quantization import Calibration, Examples
 from tools.conversion.request import ConversionRequest
+from tools.conversion.saved_model import load_saved_model
 from tools.errors import UserError
 from tools.inference.runner import load
 from wav2vec2.export import main
@@ -60,6 +61,21 @@ def test_a_batch_gives_what_its_utterances_give_alone(exports, inputs, expected,
     assert found["logits"].dtype == np.float32
     check(found, expected[kind], 1e-4)
     assert len(set(expected[kind][0].argmax(-1))) > 3
+
+
+def test_weight_norm_is_computed_once_for_all(folders, exports, kind):
+    """The export holds the kernels, and of what only training reads nothing."""
+    model = wav2vec2.from_pretrained(folders / kind)
+    function = load_saved_model(exports / kind)["serving_default"]
+    position, masking = model.encoder.position, model.masking.weights
+    unread = {v.path for v in (position.direction, position.gain, *masking)}
+    assert len(unread) == 3
+    expected = {v.path: v.numpy() for v in model.weights if v.path not in unread}
+    expected |= {"position_kernels": position.kernels().numpy()}
+    found = {v.name.removesuffix(":0"): v.numpy() for v in function.variables}
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize(
