@@ -135,7 +135,10 @@ def test_rule_bites(tmp_path, path, source, rule):
         ("conformer/encoder.py", "from .attention import Attention\nimport tools.errors"),
         ("wav2vec2/infer.py", "import tools.recognition.program, wav2vec2.decoding"),
         ("tools/recognition/task.py", "import tools.speech.scoring, tools.training.distributed"),
-        ("tools/recognition/program.py", "import tools.inference.report, tools.conversion.dim_range"),
+        (
+            "tools/recognition/program.py",
+            "import tools.inference.report, tools.conversion.quantization",
+        ),
         ("tools/training/distributed.py", "import horovod.tensorflow, tools.config.loader"),
         ("tools/conversion/backends/openvino.py", "import openvino"),
         ("tools/benchmark/peers.py", "import torch, conformer.model"),

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tools.benchmark.peer import Peer
 from tools.benchmark.turns import timed
+from tools.conversion import backends
 from tools.conversion.converter import convert
 from tools.conversion.quantization import Calibration, Quantization
 from tools.conversion.request import ConversionRequest
@@ -141,22 +142,55 @@ def export_name(backend: str) -> str:
     return f"{backend} fp32 on PyTorch's ONNX"
 
 
-def export_once(peer: PeerSide, path: Path, zeros: np.ndarray, inputs: str, outputs) -> None:
-    """Has the peer write its own ONNX export, whole or not at all, unless it is there already.
+class PeerExport(NamedTuple):
+    """The ONNX export that PyTorch makes of a peer's model, and how to run it.
 
-    Args:
-        peer: with a model.
-        path: to write.
-        zeros: of the shape to export for.
+    Attributes:
+        path: to write, unless it is there already.
+        zeros: a batch of the shape to export for.
         inputs: name of the input.
         outputs: of the output, or of several.
+        feed: see `LocalSide`.
+        read: likewise.
     """
-    if path.exists():
-        return
-    peer.take(zeros)
-    unfinished = path.with_suffix(".unfinished")
-    peer.ask("export", str(unfinished), inputs, outputs)
-    unfinished.replace(path)
+
+    path: Path
+    zeros: np.ndarray
+    inputs: str
+    outputs: str | Sequence[str]
+    feed: Callable[[np.ndarray], Mapping]
+    read: Callable[[Mapping], np.ndarray]
+
+
+def open_sides(
+    ours: Mapping[str, Side],
+    peer: PeerSide | None,
+    model: Sequence[object],
+    export: PeerExport,
+    names: Sequence[str],
+) -> dict[str, Side]:
+    """Puts a peer beside our sides, and what the backends make of its own export.
+
+    Args:
+        ours: by name.
+        peer: None where there is none.
+        model: what the peer builds its model of.
+        export: written whole or not at all.
+        names: of backends.
+    """
+    if peer is None:
+        return dict(ours)
+    peer.ask("build", *model)
+    if not export.path.exists():
+        peer.take(export.zeros)
+        unfinished = export.path.with_suffix(".unfinished")
+        peer.ask("export", str(unfinished), export.inputs, export.outputs)
+        unfinished.replace(export.path)
+    sides = {PEER: peer, **ours}
+    for name in names:
+        function = backends.get(name).open(export.path, {"small": False})
+        sides[export_name(name)] = LocalSide(function, export.feed, export.read)
+    return sides
 
 
 def answers(

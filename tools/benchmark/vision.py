@@ -21,7 +21,7 @@ from tools.benchmark.comparison import (
     parse,
     show_times,
 )
-from tools.benchmark.sides import Side, answers, open_runners, relative_error
+from tools.benchmark.sides import Side, answers, open_runners, open_sides, relative_error
 from tools.benchmark.turns import time_in_turn, use_cores
 from tools.benchmark.vision_models import (
     BATCH,
@@ -30,7 +30,7 @@ from tools.benchmark.vision_models import (
     make_models,
     read_images,
 )
-from tools.benchmark.vision_sides import HEADS, open_peer, open_sides
+from tools.benchmark.vision_sides import HEADS, open_peer, our_side, peer_export
 from tools.config.command_line import CommandLine, run
 from tools.conversion.quantization import Calibration, Examples
 from tools.conversion.request import ConversionRequest
@@ -158,7 +158,10 @@ def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> 
     )
     shapes = ConversionRequest(batch=(1, max(*values.batches, BATCH)))
     runners = open_runners(models.native, models.folder, values, shapes, calibration)
-    sides = open_sides(runners, models, peer, values.backends)
+    ours = {name: our_side(runner) for name, runner in runners.items()}
+    official = models.arguments, str(models.weights)
+    export = peer_export(models, config.preprocessing.image_size)
+    sides = open_sides(ours, peer, official, export, values.backends)
     errors = logit_errors(sides, judged)
     show_errors(architecture, errors)
     results = []

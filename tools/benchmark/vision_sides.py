@@ -2,15 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tools.benchmark import peer as peers
-from tools.benchmark.sides import PEER, LocalSide, PeerSide, Side, export_name, export_once
+from tools.benchmark.sides import LocalSide, PeerExport, PeerSide
 from tools.benchmark.vision_models import Models
-from tools.conversion import backends
 from tools.inference.runner import Runner
 from vision.classifier import feed
 from vision.model import CHANNELS
@@ -32,35 +31,16 @@ def open_peer(checkout: str | None, threads: int, folder: Path) -> Iterator[Peer
         yield None if peer is None else PeerSide(peer, folder)
 
 
-def open_sides(
-    runners: Mapping[str, Runner], models: Models, peer: PeerSide | None, names: Sequence[str]
-) -> dict[str, Side]:
-    """Puts the peer's sides beside ours.
-
-    Args:
-        runners: ours.
-        models: whose weights the peer takes.
-        peer: None where there is none.
-        names: of backends, for the peer's own ONNX export.
-    """
-    sides: dict[str, Side] = {x: _side(y.run, y.pipeline) for x, y in runners.items()}
-    if peer is None:
-        return sides
-    peer.ask("build", models.arguments, str(models.weights))
-    path = models.folder / "peer.onnx"
-    size = next(iter(runners.values())).pipeline["preprocessing"]["image_size"]
-    zeros = np.zeros((1, size, size, CHANNELS), np.float32)
-    export_once(peer, path, zeros, _PEER_INPUT, HEADS)
-    pipeline = {"layout": "NCHW", "input": _PEER_INPUT}
-    for name in names:
-        function = backends.get(name).open(path, {"small": False})
-        sides[export_name(name)] = _side(function, pipeline)
-    return {PEER: peer, **sides}
-
-
-def _side(run, pipeline: dict) -> LocalSide:
+def our_side(runner: Runner) -> LocalSide:
     """Answers with the logits of both heads, `[2, B, V]`."""
-    return LocalSide(run, functools.partial(feed, pipeline), _logits)
+    return LocalSide(runner.run, functools.partial(feed, runner.pipeline), _logits)
+
+
+def peer_export(models: Models, image_size: int) -> PeerExport:
+    """Describes the export of the official model, which has both heads as outputs as well."""
+    zeros = np.zeros((1, image_size, image_size, CHANNELS), np.float32)
+    fed = functools.partial(feed, {"layout": "NCHW", "input": _PEER_INPUT})
+    return PeerExport(models.folder / "peer.onnx", zeros, _PEER_INPUT, HEADS, fed, _logits)
 
 
 def _logits(outputs: Mapping[str, np.ndarray]) -> np.ndarray:

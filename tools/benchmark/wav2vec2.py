@@ -22,7 +22,14 @@ from tools.benchmark.comparison import (
     parse,
     show_times,
 )
-from tools.benchmark.sides import PeerSide, Side, answers, open_runners, relative_error
+from tools.benchmark.sides import (
+    PeerSide,
+    Side,
+    answers,
+    open_runners,
+    open_sides,
+    relative_error,
+)
 from tools.benchmark.turns import time_in_turn, timed, use_cores
 from tools.benchmark.wav2vec2_models import (
     NUM_JUDGED,
@@ -33,7 +40,7 @@ from tools.benchmark.wav2vec2_models import (
     make_models,
     read_sounds,
 )
-from tools.benchmark.wav2vec2_sides import feed, open_peer, open_sides
+from tools.benchmark.wav2vec2_sides import feed, open_peer, our_side, peer_export
 from tools.config.command_line import CommandLine, run
 from tools.conversion.quantization import Calibration
 from tools.conversion.request import ConversionRequest
@@ -157,7 +164,9 @@ def _compare(
     """One batch size; its runtimes end with it, since they hold gigabytes."""
     place = models.folder / f"batch_{batch}"
     runners = open_runners(models.native, place, values, fixed(batch), calibration)
-    sides = open_sides(runners, models, peer, values.backends, batch)
+    ours = {name: our_side(runner) for name, runner in runners.items()}
+    model = (str(models.hugging_face),)
+    sides = open_sides(ours, peer, model, peer_export(models, batch), values.backends)
     errors = logit_errors(sides, judged, batch)
     show_errors(f"{title}, batch {batch}", errors)
     for side in sides.values():

@@ -1,15 +1,14 @@
 """The sides of the wav2vec 2.0 benchmark."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
 from tools.benchmark import peer as peers
-from tools.benchmark.sides import PEER, LocalSide, PeerSide, Side, export_name, export_once
+from tools.benchmark.sides import LocalSide, PeerExport, PeerSide
 from tools.benchmark.wav2vec2_models import NUM_SAMPLES, Models
-from tools.conversion import backends
 from tools.inference.runner import Runner
 
 _PEER_INPUT, _PEER_OUTPUT = "input_values", "logits"
@@ -37,35 +36,16 @@ def valid_logits(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
     return outputs["logits"][:, : outputs["logit_lengths"].max()]
 
 
-def open_sides(
-    runners: Mapping[str, Runner],
-    models: Models,
-    peer: PeerSide | None,
-    names: Sequence[str],
-    batch: int,
-) -> dict[str, Side]:
-    """Puts the peer's sides beside ours.
+def our_side(runner: Runner) -> LocalSide:
+    """Answers with the valid logits."""
+    return LocalSide(runner.run, feed, valid_logits)
 
-    Args:
-        runners: ours.
-        models: whose weights the peer takes.
-        peer: None where there is none.
-        names: of backends, for the peer's own ONNX export.
-        batch: rows, fixed in that as in ours.
-    """
-    sides: dict[str, Side] = {
-        name: LocalSide(runner.run, feed, valid_logits) for name, runner in runners.items()
-    }
-    if peer is None:
-        return sides
-    peer.ask("build", str(models.hugging_face))
+
+def peer_export(models: Models, batch: int) -> PeerExport:
+    """Describes the peer's export, of as many rows as our models are fixed to."""
     path = models.folder / f"peer_{batch}.onnx"
     zeros = np.zeros((batch, NUM_SAMPLES), np.float32)
-    export_once(peer, path, zeros, _PEER_INPUT, _PEER_OUTPUT)
-    for name in names:
-        function = backends.get(name).open(path, {"small": False})
-        sides[export_name(name)] = LocalSide(function, lambda x: {_PEER_INPUT: x}, _only)
-    return {PEER: peer, **sides}
+    return PeerExport(path, zeros, _PEER_INPUT, _PEER_OUTPUT, lambda x: {_PEER_INPUT: x}, _only)
 
 
 def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
