@@ -1,14 +1,8 @@
-"""Training batches: waveform augmentation, and the random numbers of SpecAugment."""
-
-from collections.abc import Sequence
+"""What a waveform goes through in training: augmentation, and the random numbers of SpecAugment."""
 
 import tensorflow as tf
 
 from conformer.config import WaveformAugmentConfig
-from tools.recognition.training_data import training_data
-from tools.speech.config import DataConfig
-from tools.speech.corpus import Utterance
-from tools.training.task import Position, Shard, TrainData
 
 
 def augment_waveform(waveform, uniforms, noise_seed, config: WaveformAugmentConfig):
@@ -47,39 +41,18 @@ def augment_waveform(waveform, uniforms, noise_seed, config: WaveformAugmentConf
     return waveform
 
 
-def train_data(
-    utterances: Sequence[Utterance],
-    tokenizer,
-    data: DataConfig,
-    augment: WaveformAugmentConfig,
-    num_uniforms: int,
-    rate_hz: int,
-    seed: int,
-    shard: Shard,
-    position: Position,
-    num_epochs: int,
-) -> TrainData:
-    """Makes one process's batches from a position to the end of the last epoch.
+def prepare(waveform, seed, augment: WaveformAugmentConfig, num_uniforms: int):
+    """Augments a waveform and draws its random numbers.
 
     Args:
-        utterances: the whole training set, the same on every process.
-        tokenizer: encodes transcripts in the graph.
-        data: sizes and limits.
+        waveform: `[S]` float32.
+        seed: `[2]` integers.
         augment: ranges of the waveform augmentation.
-        num_uniforms: random numbers an utterance gets for SpecAugment.
-        rate_hz: sample rate of the model.
-        seed: of the run.
-        shard: this process's part.
-        position: where to begin.
-        num_epochs: where to end.
+        num_uniforms: random numbers for SpecAugment.
+
+    Returns:
+        The waveform `[S']` to train with, and `[num_uniforms]` in `[0, 1)`.
     """
-
-    def prepare(waveform, seed):
-        uniforms = tf.random.stateless_uniform([3 + num_uniforms], seed)
-        noise_seed = tf.stack([seed[0] + 1, seed[1]])
-        return augment_waveform(waveform, uniforms[:3], noise_seed, augment), uniforms[3:]
-
-    encode = tokenizer.encode_in_graph
-    return training_data(
-        utterances, encode, prepare, data, rate_hz, seed, shard, position, num_epochs
-    )
+    uniforms = tf.random.stateless_uniform([3 + num_uniforms], seed)
+    noise_seed = tf.stack([seed[0] + 1, seed[1]])
+    return augment_waveform(waveform, uniforms[:3], noise_seed, augment), uniforms[3:]

@@ -12,7 +12,7 @@ from conformer.config import ConformerConfig
 from conformer.convolution import MaskedBatchNormalization
 from conformer.decoding import Hypotheses, detokenize, greedy_decode
 from conformer.features import sequence_mask
-from conformer.input_pipeline import train_data
+from conformer.input_pipeline import prepare
 from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
@@ -28,7 +28,7 @@ from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.training.checkpoint import Checkpoint, assign
 from tools.training.distributed import Processes, from_first_rank
-from tools.training.task import LossSums, Position, Shard, TrainData
+from tools.training.task import LossSums
 
 VOCABULARY_FILE, CONFIG_FILE = "vocabulary.json", "config.yml"
 _TEXTS_AT_ONCE = 4096
@@ -115,9 +115,15 @@ class ConformerTask(SpeechTask):
             from_first_rank(processes, lambda: self._vocabulary(utterances, resumed or pretrained))
         )
         self.vocabulary_size = self.tokenizer.vocabulary_size
+        self._encode = self.tokenizer.encode_in_graph
         self.utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
+        self._prepare = functools.partial(
+            prepare,
+            augment=config.waveform_augment,
+            num_uniforms=self.model.augment.num_uniforms,
+        )
         if pretrained is not None:
             load_weights(self.model, pretrained)
         if config.training.synchronize_batch_norm and processes.size > 1:
@@ -127,22 +133,6 @@ class ConformerTask(SpeechTask):
         self.assets = {VOCABULARY_FILE: self.tokenizer.to_json(), CONFIG_FILE: to_yaml(config)}
         if needs_evaluation:
             self.evaluate_splits()
-
-    def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
-        """Gives the batches of one process."""
-        config = self.config
-        return train_data(
-            self.utterances,
-            self.tokenizer,
-            config.data,
-            config.waveform_augment,
-            self.model.augment.num_uniforms,
-            config.features.sample_rate_hz,
-            config.training.seed,
-            shard,
-            position,
-            num_epochs,
-        )
 
     def layer_depth(self, path: str) -> int:
         """Counts the layers below a variable: subsampling 0, then the blocks, then all the rest."""

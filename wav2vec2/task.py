@@ -17,10 +17,10 @@ from tools.speech.corpus import Utterance, normalize_transcript
 from tools.speech.ctc import ctc_loss
 from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
-from tools.training.task import LossSums, Position, Shard, TrainData
+from tools.training.task import LossSums
 from wav2vec2.checkpoint import CONFIG_FILE, Origin, load_weights, read_origin
 from wav2vec2.config import Wav2Vec2Config
-from wav2vec2.input_pipeline import character_ids, frames_needed, train_data
+from wav2vec2.input_pipeline import character_ids, frames_needed, label_lookup
 from wav2vec2.model import build_model
 from wav2vec2.signatures import best_path_text, frame_logits, normalized
 from wav2vec2.vocabulary import Vocabulary, load_vocabulary, vocabulary_of_letters
@@ -63,6 +63,7 @@ class Wav2Vec2Task(SpeechTask):
         model = dataclasses.replace(config.model, vocabulary_size=self.vocabulary_size)
         self.config = config = dataclasses.replace(config, model=model)
         self._ids = self._known_characters(utterances)
+        self._encode = label_lookup(self._ids)
         self.utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(model, config.training.precision)
@@ -78,21 +79,6 @@ class Wav2Vec2Task(SpeechTask):
         }
         if needs_evaluation:
             self.evaluate_splits(normalize)
-
-    def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
-        """Gives the batches of one process."""
-        longest = round(self.data.max_seconds * self.rate_hz)
-        return train_data(
-            self.utterances,
-            self._ids,
-            self.model.num_uniforms(longest),
-            self.data,
-            self.rate_hz,
-            self.config.training.seed,
-            shard,
-            position,
-            num_epochs,
-        )
 
     def layer_depth(self, path: str) -> int:
         """Counts the layers below a variable: features and positions 0, the blocks, the head."""
@@ -132,6 +118,11 @@ class Wav2Vec2Task(SpeechTask):
         """Runs the model on a batch."""
         arguments = (batch["waveforms"], batch["lengths"])
         return frame_logits(self.model, self.config.preprocessing, *arguments)[0]
+
+    def _prepare(self, waveform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Leaves the waveform as it is, and draws the random numbers of its masks."""
+        longest = round(self.data.max_seconds * self.rate_hz)
+        return waveform, tf.random.stateless_uniform([self.model.num_uniforms(longest)], seed)
 
     @functools.cached_property
     def _recognize(self):

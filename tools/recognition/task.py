@@ -6,19 +6,22 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from tools.errors import UserError
+from tools.recognition.training_data import training_data
 from tools.speech.audio import AudioLimits
 from tools.speech.batches import evaluation_dataset, evaluation_limits, training_limits
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Manifest, Utterance, normalize_transcript, read_librispeech
 from tools.speech.scoring import score
 from tools.training.distributed import Processes, from_first_rank
+from tools.training.task import Position, Shard, TrainData
 
 
 class SpeechTask:
     """The part of `tools.training.task.Task` that no family of recognizers has for itself.
 
-    A family brings `model`, `assets`, `vocabulary_size`, `layer_depth`, `train_data`, `loss`,
-    `example_logits`, and `_recognize`: waveforms `[B, S]` and lengths `[B]` to texts `[B]`.
+    A family brings `config`, `utterances` to train on, `model`, `assets`, `vocabulary_size`,
+    `layer_depth`, `loss`, `example_logits`, `_recognize`: waveforms `[B, S]` and lengths `[B]` to
+    texts `[B]`, and `_encode` and `_prepare` as `training_data` has them.
 
     Args:
         data: the section of that name.
@@ -48,6 +51,20 @@ class SpeechTask:
         held_out = self._manifest(self.data.eval_splits, limits, normalize).utterances
         held_out = sorted(held_out, key=lambda u: -u.num_samples)
         self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
+
+    def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
+        """Gives the batches of one process."""
+        return training_data(
+            self.utterances,
+            self._encode,
+            self._prepare,
+            self.data,
+            self.rate_hz,
+            self.config.training.seed,
+            shard,
+            position,
+            num_epochs,
+        )
 
     def keep_fitting(
         self,

@@ -1,6 +1,7 @@
 """From a list of utterances to batches: nothing lost, nothing twice, the same numbers anywhere."""
 
 import dataclasses
+import functools
 import logging
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ import soundfile
 import tensorflow as tf
 
 from conformer.config import DataConfig, WaveformAugmentConfig
-from conformer.input_pipeline import augment_waveform, train_data
+from conformer.input_pipeline import augment_waveform, prepare
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
+from tools.recognition.training_data import training_data
 from tools.speech.audio import probe, read
 from tools.speech.batches import evaluation_dataset, evaluation_limits
 from tools.speech.corpus import Utterance
@@ -72,12 +74,13 @@ def make_data(
     utterances, rank=0, size=1, batch_size=4, position=None, num_epochs=2, augment=None, seed=1,
     tokenizer=None,
 ):  # fmt: skip
-    return train_data(
+    augment = augment or WaveformAugmentConfig()
+    tokenizer = tokenizer or CharacterTokenizer.from_transcripts(WORDS)
+    return training_data(
         utterances,
-        tokenizer or CharacterTokenizer.from_transcripts(WORDS),
+        tokenizer.encode_in_graph,
+        functools.partial(prepare, augment=augment, num_uniforms=6),
         DATA,
-        augment or WaveformAugmentConfig(),
-        6,
         RATE_HZ,
         seed,
         Shard(rank, size, batch_size),
