@@ -119,6 +119,12 @@ def from_checkpoint(path: str | Path, **options: Any) -> Wav2Vec2:
         UserError: there is none, or it cannot be read.
     """
     origin = read_origin(path)
+    if (origin.path / HUGGING_FACE_CONFIG_FILE).is_file():
+        raise UserError.expected(
+            "a training run or a checkpoint of one",
+            f"{path}, a Hugging Face folder",
+            "Give it as --pytorch_model_dir",
+        )
     model = build_model(origin.model, **options)
     load_weights(model, origin)
     model.vocabulary, model.preprocessing = origin.vocabulary, origin.preprocessing

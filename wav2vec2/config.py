@@ -19,6 +19,8 @@ CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 PROCESSOR_FILE = "processor_config.json"  # what holds the other one's content since transformers 5
 MODEL_TYPE = "wav2vec2"
+RATES_HZ = (4000, 384000)  # of sound files, as `tools.speech.audio` takes them
+MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +70,10 @@ class ModelConfig:
         divided = (self.num_heads, self.position_groups)
         sizes = (*divided, self.num_layers, self.hidden_dim, self.feedforward_dim)
         sizes += (self.position_kernel_size, self.time_mask_frames, self.feature_mask_channels)
-        if min(*sizes, *(y for x in stages for y in x)) < 1 or self.vocabulary_size < 2:
+        sizes += tuple(y for x in stages for y in x)
+        if not 1 <= min(sizes) <= max(sizes) <= MAX_SIZE or self.vocabulary_size < 2:
             raise UserError.expected(
-                "sizes of at least 1 and a vocabulary_size of at least 2",
+                f"sizes of 1 to {MAX_SIZE} and a vocabulary_size of at least 2",
                 ", ".join(f"{x.name}={getattr(self, x.name)}" for x in fields(self)),
                 "Correct the model section",
             )
@@ -85,6 +88,18 @@ class ModelConfig:
                 "no feature_bias with group norm, which would take it away again",
                 "feature_bias true, feature_norm group",
                 "Set feature_bias to false or feature_norm to layer",
+            )
+        if self.layer_norm_epsilon <= 0 or min(self.min_time_masks, self.min_feature_masks) < 0:
+            raise UserError.expected(
+                "layer_norm_epsilon > 0, and min_time_masks and min_feature_masks >= 0",
+                f"{self.layer_norm_epsilon}, {self.min_time_masks} and {self.min_feature_masks}",
+                "Correct the model section",
+            )
+        if self.feature_mask_rate > 0 and self.feature_mask_channels > self.hidden_dim:
+            raise UserError.expected(
+                f"feature_mask_channels up to hidden_dim, {self.hidden_dim}",
+                self.feature_mask_channels,
+                "Correct it, or set feature_mask_rate to 0",
             )
         rates = {x.name: getattr(self, x.name) for x in fields(self) if x.name.endswith("_rate")}
         wrong = [f"{name}={rate}" for name, rate in rates.items() if not 0 <= rate < 1]
@@ -123,6 +138,20 @@ class PreprocessingConfig:
     max_seconds: float = 35.0  # attention is quadratic in the length
     # Whether the model was trained with the padding masked; what Hugging Face goes by.
     trained_with_mask: bool = False
+
+    def validate(self) -> None:
+        """Checks that there can be such a sound."""
+        low, high = RATES_HZ
+        if not low <= self.sample_rate_hz <= high:
+            raise UserError.expected(
+                f"sample_rate_hz of {low} to {high}", self.sample_rate_hz, "Correct it"
+            )
+        if self.variance_epsilon <= 0 or not 0 < self.max_seconds < math.inf:
+            raise UserError.expected(
+                "variance_epsilon > 0 and max_seconds > 0",
+                f"{self.variance_epsilon} and {self.max_seconds}",
+                "Correct the preprocessing section",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,6 +305,7 @@ def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
     combined = path.with_name(PROCESSOR_FILE)
     if combined.exists() and not path.exists():
         path, content = combined, read_json(combined).get("feature_extractor", {})
+        _check_mapping(content, path)
     else:
         content = read_json(path)
     keys, fixed = _PREPROCESSING_KEYS, _PREPROCESSING_FIXED
@@ -295,9 +325,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise UserError.expected(
             f"{path.name} of a Hugging Face folder", f"{path}: {reason}", "Correct the folder"
         ) from error
+    _check_mapping(content, path)
+    return content
+
+
+def _check_mapping(content: Any, path: Path) -> None:
     if not isinstance(content, dict):
         raise UserError.expected(f"keys and values in {path}", show(content), "Correct the file")
-    return content
 
 
 def hugging_face_model(config: ModelConfig, blank_id: int) -> dict[str, Any]:

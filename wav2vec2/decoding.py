@@ -6,7 +6,6 @@ from itertools import groupby
 import numpy as np
 
 from tools.errors import UserError
-from tools.speech.corpus import normalization
 from tools.speech.language_model import (
     BeamSearch,
     load_ngram,
@@ -14,6 +13,7 @@ from tools.speech.language_model import (
     words_of_arpa,
 )
 from tools.speech.timestamps import Piece
+from tools.speech.transcripts import normalization
 
 _SILENT = -1e4  # a log-probability of what cannot be
 

@@ -99,6 +99,10 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
+    if not 0 <= values.reference_accuracy <= 1:
+        raise UserError.expected(
+            "--reference_accuracy of 0 to 1", values.reference_accuracy, "Correct the flag"
+        )
     data = Path(values.data_path)
     names = read_json(data / map_file(values.batch_size), "wav2vec2.preprocess")
     check_rows(names, values.batch_size, str, data / map_file(values.batch_size))

@@ -1,6 +1,7 @@
 """Writes a LibriSpeech-layout corpus as raw batches of waveforms."""
 
 import functools
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,8 @@ from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder, write_text
 from tools.speech.audio import AudioError, AudioLimits, read
-from tools.speech.corpus import Utterance, normalize_transcript, read_librispeech
+from tools.speech.corpus import Utterance, read_librispeech
+from tools.speech.transcripts import normalize_transcript
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.tensors import LENGTHS_FILE, TEXTS_FILE, check_place, map_file, write_json
 
@@ -65,6 +67,8 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--input LIBRISPEECH --output FOLDER", " ".join(argv) or "nothing", "See --help"
         )
+    if not 0 < values.max_seconds < math.inf:
+        raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct the flag")
     if values.batch_size < 1 or not 400 <= values.sample_length <= 10**7:
         raise UserError.expected(
             "--batch_size >= 1 and --sample_length of 400 to 10000000",

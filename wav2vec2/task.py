@@ -13,8 +13,9 @@ import tensorflow as tf
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.recognition.task import SpeechTask
-from tools.speech.corpus import Utterance, normalize_transcript
+from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
+from tools.speech.transcripts import normalize_transcript
 from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums

@@ -8,7 +8,7 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.files import write_text
-from tools.speech.corpus import normalization
+from tools.speech.transcripts import normalization
 from wav2vec2.config import read_json
 
 VOCABULARY_FILE = "vocab.json"
@@ -36,7 +36,7 @@ class Vocabulary:
         normalize: gives a transcript the case of the letters, if they have but one.
 
     Raises:
-        UserError: a symbol twice, or no blank or delimiter.
+        UserError: a symbol twice or of half a character, or no blank or delimiter.
     """
 
     def __init__(
@@ -55,6 +55,13 @@ class Vocabulary:
                 f"{len(self._ids)} different ones of {len(self.tokens)}: {_some(self.tokens)}",
                 "Correct the vocabulary",
             )
+        try:
+            "".join(self.tokens).encode()
+        except UnicodeEncodeError as error:
+            half = ascii(error.object[error.start : error.end])
+            raise UserError.expected(
+                "symbols of whole characters", half, "Correct the vocabulary"
+            ) from error
         silent = {blank, *CONTROLS}
         self.surfaces = tuple("" if token in silent else token for token in self.tokens)
         for token, surface in ((delimiter, " "), (unknown, UNKNOWN_CHARACTER)):

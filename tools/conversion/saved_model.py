@@ -67,6 +67,13 @@ def write_saved_model(
                 copy(path, folder / path.name)
 
 
+class _Pipeline(dict):
+    """Says that a key is missing as a program should: an export of another version lacks it."""
+
+    def __missing__(self, key):
+        raise UserError.expected(f"{key} in {PIPELINE_FILE}", "none", "Export the model again")
+
+
 def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
     """Reads what an exported model says of itself, without loading it.
 
@@ -89,11 +96,13 @@ def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
         pipeline = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError.expected(f"a readable {path}", error, "Export the model again") from error
+    if not isinstance(pipeline, dict):
+        raise UserError.expected(f"keys and values in {path}", "others", "Export the model again")
     if family not in (None, pipeline.get("family")):
         raise UserError.expected(
             f"an export of {family}", pipeline.get("family"), "Run it with its own family"
         )
-    return pipeline
+    return _Pipeline(pipeline)
 
 
 def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimental.ConcreteFunction]:

@@ -24,14 +24,10 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.sounds import Skipped, find_utterances
 from tools.speech.audio import AudioError, AudioLimits
-from tools.speech.corpus import (
-    TRANSCRIPT_SUFFIX,
-    Utterance,
-    normalize_transcript,
-    read_librispeech,
-)
+from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
 from tools.speech.scoring import score
 from tools.speech.timestamps import Word
+from tools.speech.transcripts import normalize_transcript
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from tools.errors import UserError
 from tools.inference.flags import share
 from tools.speech.audio import AudioError, AudioLimits, probe
-from tools.speech.corpus import SUFFIXES, Utterance, normalize_transcript, read_librispeech
+from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
+from tools.speech.transcripts import normalize_transcript
 
 Skipped = list[tuple[str, str]]  # of what is left out: a path and the reason
 

@@ -10,8 +10,9 @@ from tools.recognition.training_data import training_data
 from tools.speech.audio import AudioLimits
 from tools.speech.batches import evaluation_dataset, evaluation_limits, training_limits
 from tools.speech.config import DataConfig
-from tools.speech.corpus import Manifest, Utterance, normalize_transcript, read_librispeech
+from tools.speech.corpus import Manifest, Utterance, read_librispeech
 from tools.speech.scoring import score
+from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import Position, Shard, TrainData
 

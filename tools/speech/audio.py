@@ -289,7 +289,7 @@ def _judged(
     duration_seconds = num_frames / rate_hz
     num_samples = -(-num_frames * limits.rate_hz // rate_hz)
     if num_samples < _samples(limits.min_seconds, limits):
-        expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.2g} s"
+        expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.4g} s"
         raise _error(path, "too_short", expected, received, "Leave it out")
     if num_samples > _samples(limits.max_seconds, limits):
         expected, received = f"at most {limits.max_seconds:g} s", f"{duration_seconds:.1f} s"

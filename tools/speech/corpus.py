@@ -6,13 +6,11 @@
 What cannot be used is left out, and listed under one of `SKIP_REASONS` with its file and line.
 """
 
-import functools
 import os
 import re
 import stat
-import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +19,7 @@ from tqdm import tqdm
 
 from tools.errors import UserError
 from tools.speech import audio
+from tools.speech.transcripts import normalize_transcript
 
 SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")  # the first wins where an id has several
 TRANSCRIPT_SUFFIX = ".trans.txt"
@@ -90,28 +89,6 @@ class _Line:
     place: str  # "file:line", for messages
     utterance_id: str
     transcript: str
-
-
-def normalize_transcript(text: str, case: Callable[[str], str] = str.upper) -> str:
-    """Upper case, Unicode NFC, one space between words; punctuation and digits stay as they are.
-
-    Args:
-        text: as it is written.
-        case: what stands in for upper case: `str.lower`, or `str`, which leaves it as it is.
-    """
-    return " ".join(unicodedata.normalize("NFC", case(text)).split())
-
-
-def normalization(surfaces: Iterable[str]) -> Callable[[str], str]:
-    """Gives the normalization of transcripts that a recognizer can match.
-
-    Args:
-        surfaces: what its symbols write. Its single characters have the say: where all letters
-            among them have one case, transcripts take that; else they keep theirs.
-    """
-    letters = "".join(x for x in surfaces if len(x) == 1)
-    case = str.upper if letters.isupper() else str.lower if letters.islower() else str
-    return functools.partial(normalize_transcript, case=case)
 
 
 def read_librispeech(

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -29,6 +30,12 @@ class BeamSearch:
     word_bonus: float = 1.5
 
     def __post_init__(self):
+        if not math.isfinite(self.weight) or not math.isfinite(self.word_bonus):
+            raise UserError.expected(
+                "--lm_weight and --word_bonus finite",
+                f"{self.weight} and {self.word_bonus}",
+                "Correct the flag",
+            )
         if not MIN_BEAM_WIDTH <= self.width <= MAX_BEAM_WIDTH:
             raise UserError.expected(
                 f"--beam_width of {MIN_BEAM_WIDTH} to {MAX_BEAM_WIDTH}, or 0 for greedy decoding",

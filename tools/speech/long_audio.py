@@ -4,6 +4,7 @@ It knows nothing of how frames are decoded. A frame is whatever a model makes of
 sound: the logits of a CTC model, or the encoded frames that a transducer decodes.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -58,8 +59,10 @@ class Window:
         Raises:
             UserError: the overlap is more than half a chunk, or either is nothing.
         """
-        overlap = 2 * round(overlap_seconds * rate_hz / (2 * hop_samples)) * hop_samples
-        chunk = round(chunk_seconds * rate_hz / hop_samples) * hop_samples
+        overlap = chunk = 0
+        if math.isfinite(overlap_seconds) and math.isfinite(chunk_seconds):
+            overlap = 2 * round(overlap_seconds * rate_hz / (2 * hop_samples)) * hop_samples
+            chunk = round(chunk_seconds * rate_hz / hop_samples) * hop_samples
         if not 0 < 2 * overlap <= chunk:
             raise UserError.expected(
                 "--overlap_seconds above 0 and up to half of --chunk_seconds",

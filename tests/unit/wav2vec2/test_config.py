@@ -6,8 +6,10 @@ import pytest
 
 import wav2vec2
 from tools.errors import UserError
+from tools.speech.audio import DEFAULT_LIMITS
 from wav2vec2.config import (
     ARCHITECTURES,
+    RATES_HZ,
     ModelConfig,
     PreprocessingConfig,
     hugging_face_model,
@@ -28,6 +30,10 @@ def test_frames_of_the_published_models():
         assert config.hop_samples == 320
         frames = [config.num_frames(x) for x in (0, 399, 400, 719, 720, 100000)]
         assert frames == [0, 0, 1, 1, 2, 312]
+
+
+def test_rates_are_those_of_sound_files():
+    assert (DEFAULT_LIMITS.min_rate_hz, DEFAULT_LIMITS.max_rate_hz) == RATES_HZ
 
 
 def test_architectures_and_changes():
@@ -87,7 +93,12 @@ def test_preprocessing_inside_the_file_of_the_processor(tmp_path):
         ({"conv_kernel": [10, 3]}, "of one length"),
         ({"conv_bias": True}, "no feature_bias with group norm"),
         ({"num_attention_heads": 7}, "hidden_dim a multiple of num_heads"),
-        ({"num_conv_pos_embedding_groups": 0}, "sizes of at least 1"),
+        ({"num_conv_pos_embedding_groups": 0}, "sizes of 1 to 65536"),
+        ({"hidden_size": 10**9}, "sizes of 1 to 65536"),
+        ({"conv_dim": [512] * 6 + [0]}, "sizes of 1 to 65536"),
+        ({"layer_norm_eps": 0}, "layer_norm_epsilon > 0"),
+        ({"mask_time_min_masks": -1}, "min_time_masks"),
+        ({"mask_feature_prob": 0.1, "mask_feature_length": 769}, "up to hidden_dim, 768"),
         ({"layerdrop": 1.0}, "layer_drop_rate=1.0"),
         ([], "Expected keys and values"),
     ],
@@ -98,6 +109,21 @@ def test_refused_files(content, message, tmp_path):
         read_model_config(tmp_path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_processor_that_is_none(tmp_path):
+    write(tmp_path, "processor_config.json", {"feature_extractor": 3})
+    with pytest.raises(UserError, match="Expected keys and values"):
+        read_preprocessing_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("sample_rate_hz", "0"), ("variance_epsilon", "0"), ("max_seconds", "-1")],
+)
+def test_refused_preprocessing(key, value):
+    with pytest.raises(UserError, match=f"{key}.* {value}"):
+        wav2vec2.load_config(None, {f"preprocessing.{key}": value})
 
 
 def test_refused_input(tmp_path):

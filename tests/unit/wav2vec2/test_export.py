@@ -255,6 +255,20 @@ def test_bad_arguments_are_one_line(arguments, message):
     assert "\n" not in str(caught.value)
 
 
+def test_a_folder_is_no_training_run(folders, tmp_path):
+    """It may lack a head, which fine-tuning would replace and an export must not make up."""
+    with pytest.raises(UserError, match="Give it as --pytorch_model_dir"):
+        main([f"--checkpoint={folders / 'group'}", f"--output_dir={tmp_path / 'new'}"])
+
+
+@pytest.mark.parametrize("rate_hz", [0, -16000, 10**9])
+def test_rates_that_no_sound_has_are_refused(folders, tmp_path, rate_hz):
+    change = {"sampling_rate": rate_hz}
+    folder = edited(folders / "group", tmp_path, "preprocessor_config.json", lambda x: x | change)
+    with pytest.raises(UserError, match=rf"sample_rate_hz of 4000 to 384000\. Received: {rate_hz}"):
+        main(["--pytorch_model_dir", str(folder), f"--output_dir={tmp_path / 'new'}"])
+
+
 def test_the_usual_vocabulary_is_that_of_the_checkpoints(folders):
     assert len(LIBRISPEECH) == 32 and LIBRISPEECH[4:8] == ("|", "E", "T", "A")
     assert load_vocabulary(folders / "group").blank_id == 0

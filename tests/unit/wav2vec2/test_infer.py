@@ -235,6 +235,10 @@ def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, 
         (["a.wav", "--lm_path=x.arpa"], "--beam_width with --lm_path"),
         (["a.wav", "--chunk_seconds=60"], "up to the model's 35"),
         (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
+        (["a.wav", "--overlap_seconds=nan"], "half of --chunk_seconds"),
+        (["a.wav", "--chunk_seconds=inf"], "half of --chunk_seconds"),
+        (["a.wav", "--chunk_seconds=nan"], "half of --chunk_seconds"),
+        (["a.wav", "--beam_width=5", "--lm_weight=nan"], "--lm_weight"),
     ],
 )
 def test_bad_arguments_are_one_line(main, arguments, message):
@@ -264,6 +268,24 @@ def test_transcripts_are_scored_in_the_case_of_the_model(main, lower_dir, corpus
     rows = reports[1].with_suffix(".tsv").read_text().splitlines()[1:]
     said, heard = rows[0].split("\t")[2:4]
     assert said == "cab a bed" and heard == heard.lower() != heard.upper()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "Expected keys and values in "),
+        ("{", "Expected a readable "),
+        ("{}", "an export of wav2vec2"),
+        ('{"family": "wav2vec2"}', r"Expected blank in pipeline\.json"),
+    ],
+)
+def test_an_export_that_does_not_describe_itself_is_one_line(tmp_path, content, message):
+    (tmp_path / "assets").mkdir()
+    (tmp_path / "saved_model.pb").touch()
+    (tmp_path / "assets" / "pipeline.json").write_text(content)
+    with pytest.raises(UserError, match=message) as caught:
+        wav2vec2.infer.main(["a.wav", f"--native_savedmodel_dir={tmp_path}"])
+    assert "\n" not in str(caught.value)
 
 
 def test_the_model_is_to_be_named_and_of_this_family(project, model_dir):

@@ -256,6 +256,12 @@ def test_broken_folders_are_one_line(exports, tmp_path, change, message):
         (preprocess, [], "--input LIBRISPEECH"),
         (preprocess, ["--input=/nowhere", "--output=x/y/z"], "/nowhere"),
         (preprocess, ["--input=a", "--output=b", "--batch_size=0"], "--batch_size >= 1"),
+        (preprocess, ["--input=a", "--output=b", "--max_seconds=nan"], "--max_seconds > 0"),
+        (
+            postprocess,
+            ["--input=a", "--data_path=b", "--reference_accuracy=nan"],
+            "--reference_accuracy of 0 to 1",
+        ),
         (compile_program, [], "--batch_size N"),
         (
             compile_program,

@@ -58,6 +58,12 @@ def test_refused_symbols(tokens):
         Vocabulary(tokens)
 
 
+def test_half_a_character_is_no_symbol():
+    with pytest.raises(UserError, match="whole characters") as error:
+        Vocabulary(("<pad>", "|", "a", "\ud83d"))
+    str(error.value).encode()
+
+
 def test_file_round_trip(vocabulary, tmp_path):
     save_vocabulary(vocabulary, tmp_path)
     assert load_vocabulary(tmp_path).tokens == TOKENS

@@ -1,7 +1,6 @@
 """LibriSpeech-layout trees: what is read, what is left out and why, and what stops at once."""
 
 import os
-import unicodedata
 
 import numpy as np
 import pytest
@@ -212,28 +211,6 @@ def test_limits_and_normalization_of_the_caller(chapter):
     manifest = read(chapter, limits=audio.AudioLimits(max_seconds=2.0), normalize=str.title)
     assert transcripts(manifest) == {"0000": "Six", "0001": "Seven Three"}
     assert counts(manifest) == {"too_long": 1}
-
-
-def test_normalization():
-    text = "  six,\u00a042 \u20ac!\tcafe\u0301 \u00df\u3000x "
-    assert corpus.normalize_transcript(text) == "SIX, 42 \u20ac! CAF\u00c9 SS X"
-    assert unicodedata.is_normalized("NFC", corpus.normalize_transcript(text))
-    assert corpus.normalize_transcript(" \t ") == ""
-    assert corpus.normalize_transcript(text, case=str.lower) == "six, 42 \u20ac! caf\u00e9 \u00df x"
-
-
-@pytest.mark.parametrize(
-    ("surfaces", "text"),
-    [
-        (["", " ", "\u2047", "'", "A", "\u00c9"], "CAF\u00c9 SS"),
-        (["", " ", "<unk>", "a", "\u00df"], "caf\u00e9 \u00df"),
-        (["a", "B"], "Caf\u00e9 \u00df"),
-        (["\u6f22", "'", "<UNK>"], "Caf\u00e9 \u00df"),
-    ],
-    ids=["upper", "lower", "both", "none"],
-)
-def test_transcripts_take_the_case_of_what_a_recognizer_writes(surfaces, text):
-    assert corpus.normalization(surfaces)(" Cafe\u0301  \u00df") == text
 
 
 @pytest.mark.parametrize("splits", [[], ["dev-clean"]])
