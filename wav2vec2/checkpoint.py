@@ -87,11 +87,13 @@ def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> boo
     Raises:
         UserError: the weights cannot be read or are of another architecture.
     """
+    tensors = None
     if (origin.path / HUGGING_FACE_CONFIG_FILE).is_file():
         tensors = read_folder_weights(origin.path)
         new_head = new_head or not any(name.startswith("lm_head.") for name in tensors)
-        if not new_head:
-            check_vocabulary(origin.path, origin.vocabulary, origin.model)
+    if not new_head:
+        check_vocabulary(origin.path, origin.vocabulary, origin.model)
+    if tensors is not None:
         load_pytorch_weights(model, tensors, new_head)
         return new_head
     arrays = open_checkpoint(origin.path).weights()

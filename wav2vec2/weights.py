@@ -162,7 +162,7 @@ def check_vocabulary(folder: Path, vocabulary: Vocabulary, config: ModelConfig) 
     """Refuses a folder whose files are of different vocabularies."""
     if len(vocabulary) != config.vocabulary_size:
         raise UserError.expected(
-            f"{config.vocabulary_size} symbols in {folder / VOCABULARY_FILE}, as {CONFIG_FILE} has",
+            f"{config.vocabulary_size} symbols in {folder / VOCABULARY_FILE}, as the config has",
             len(vocabulary),
             "Take both files from one model",
         )

@@ -179,6 +179,11 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
     changed = {name for name in first if not np.allclose(first[name], parts[name], atol=1e-5)}
     assert {"model/wav2vec2/head/kernel", "model/wav2vec2/masking/embedding"} <= changed
     assert not any("feature_encoder" in name for name in changed)
+    # A vocabulary of another size is refused, wherever the checkpoint goes.
+    newest = max((tmp_path / "whole" / "checkpoints").glob("step-*"))
+    wav2vec2.vocabulary.save_vocabulary(vocabulary_of_letters(["XYZ"]), newest)
+    with pytest.raises(UserError, match=r"Expected 12 symbols in .*vocab\.json.* Received: 6\."):
+        export([f"--checkpoint={tmp_path / 'whole'}", f"--output_dir={tmp_path / 'export'}"])
     # A run goes on with its own vocabulary, not with the letters of its corpus.
     assert len(json.loads((tmp_path / "parts" / "vocab.json").read_text())) == 12
     wav2vec2.vocabulary.save_vocabulary(vocabulary_of_letters(["XYZ"]), tmp_path)
