@@ -2,17 +2,23 @@
 
 import json
 import logging
+from collections import OrderedDict
 
 import numpy as np
 import pytest
 
 import wav2vec2
+from tests.unit.tools.weights import test_files as pickled
 from tools.errors import UserError
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.vocabulary import Vocabulary
 
 VOCABULARY = Vocabulary(("<pad>", "<s>", "</s>", "<unk>", "|", *"ABCDEFG"))
 MASK_EMBEDDING = "wav2vec2.masked_spec_embed"
+NEW_NAMES = {
+    "weight_g": "parametrizations.weight.original0",
+    "weight_v": "parametrizations.weight.original1",
+}
 
 
 def randomized(model):
@@ -77,13 +83,8 @@ def test_round_trip(kind, build_small):
 
 
 def test_names_of_other_versions(build_small, tensors):
-    names = {
-        "weight_g": "parametrizations.weight.original0",
-        "weight_v": "parametrizations.weight.original1",
-        "masked_spec_embed": "mask_time_emb_vector",
-    }
     others = dict(tensors)
-    for ours, theirs in names.items():
+    for ours, theirs in {**NEW_NAMES, "masked_spec_embed": "mask_time_emb_vector"}.items():
         others = {name.replace(f".{ours}", f".{theirs}"): x for name, x in others.items()}
     assert len(others.keys() - tensors.keys()) == 3
     model = build_small(seed=2)
@@ -174,6 +175,23 @@ def test_folder_round_trip(kind, build_small, tmp_path, rng):
     wav2vec2.save_pretrained(again, tmp_path / "again")
     for file in (tmp_path / "model").iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_folder_of_pickled_weights(folder):
+    """As PyTorch since 2.0 names them."""
+    model = wav2vec2.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    content, storages = OrderedDict(), {}
+    for key, (name, value) in enumerate(wav2vec2.pytorch_state_dict(model).items()):
+        for ours, theirs in NEW_NAMES.items():
+            name = name.replace(f".{ours}", f".{theirs}")
+        strides = tuple(stride // value.itemsize for stride in np.empty(value.shape, "f4").strides)
+        storages[str(key)] = np.ascontiguousarray(value)
+        content[name] = pickled.tensor("Float", str(key), value.size, value.shape, strides)
+    pickled.save(folder / "pytorch_model.bin", content, storages)
+    again = wav2vec2.from_pretrained(folder)
+    for left, right in zip(model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(left, right, err_msg=left.path)
 
 
 def test_folder_options(folder):

@@ -1,0 +1,86 @@
+"""The scripts that run models, with a Python that only tells how it was called."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+TELL = '#!/bin/sh\necho python "$@"\n'
+PROGRAMS = {"conformer": "infer", "vision": "eval", "wav2vec2": "infer"}
+
+
+@pytest.fixture(scope="module")
+def clone(project, tmp_path_factory):
+    """The scripts alone, without an environment that would come before the made-up Python."""
+    root = tmp_path_factory.mktemp("clone")
+    for folder in ("run_scripts", "bin", "conformer/pretrained/digits"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(project / "env.sh", root)
+    for path in project.glob("run_scripts/*infer_run*.sh"):
+        shutil.copy(path, root / "run_scripts")
+    (root / "bin" / "python").write_text(TELL)
+    (root / "bin" / "python").chmod(0o755)
+    for family, program in PROGRAMS.items():
+        (root / family).mkdir(exist_ok=True)
+        (root / family / f"{program}.py").touch()
+    return root
+
+
+@pytest.fixture
+def start(clone):
+    def run(script, *arguments, **variables):
+        environment = {"PATH": f"{clone / 'bin'}:{os.environ['PATH']}", **variables}
+        return subprocess.run(
+            ["bash", str(clone / "run_scripts" / script), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("mode", ["eager", "jit"])
+@pytest.mark.parametrize("net", PROGRAMS)
+def test_every_family_runs_in_either_mode(start, clone, net, mode):
+    variables = {"DATA_DIR": "/d", "IMAGENET_DIR": "/i", "INFER_CKPT": "/m"}
+    script = f"infer_run_{mode}_fp32_bsz_4.sh"
+    data_dir = "/i/val" if net == "vision" else "/d"
+    expected = (
+        f"python -m {net}.{PROGRAMS[net]} --run_eagerly={int(mode == 'eager')} "
+        f"--quant_precision=fp32 --data_dir {data_dir} --batch_size 16 --native_savedmodel_dir /m "
+        f"--result_path {clone}/runs/infer_{net}_{mode}_fp32_bsz_16.json --x=1\n"
+    )
+    assert start(script, "-b16", "--net_name", net, "--x=1", **variables).stdout == expected
+
+
+@pytest.mark.parametrize("net", PROGRAMS)
+def test_the_bundled_model_is_that_of_one_family(start, clone, net):
+    told = start("infer_run.sh", f"--net_name={net}").stdout
+    assert f"python -m {net}." in told and "--batch_size 4 " in told
+    bundled = f"--native_savedmodel_dir {clone}/conformer/pretrained/digits"
+    assert (bundled in told, "savedmodel" in told) == (net == "conformer",) * 2
+
+
+def test_a_table_of_every_batch_size_precision_and_mode(start, tmp_path):
+    found = start(
+        *("multi_infer_run.sh", "-b", "1,64", "--net_name", "wav2vec2"),
+        **{"INFER_CKPT": "/m", "OUTPUT_DIR": str(tmp_path), "CALIBRATION_DATA_DIR": "/c"},
+    )
+    *runs, table = found.stdout.splitlines()
+    assert all(x.startswith("python -m wav2vec2.infer ") for x in runs)
+    # A run to convert, and one to measure, of each of the two precisions; one in TensorFlow.
+    assert [x.split()[8] for x in runs] == ["1"] * 5 + ["64"] * 5
+    assert sum("--calibration_data_dir /c" in x for x in runs) == len(runs)
+    names = [f"{x}_bsz_{y}" for y in (1, 64) for x in ("eager_fp32", "jit_fp32", "jit_int8_fp32")]
+    reports = " ".join(f"{tmp_path}/{name}.json" for name in names)
+    assert table == f"python -m tools.benchmark.multi_infer --output_dir {tmp_path} {reports}"
+
+
+def test_a_family_that_is_none_is_one_line(start):
+    for script in ("infer_run.sh", "multi_infer_run.sh"):
+        found = start(script, "--net_name", "wav2vec3")
+        assert found.returncode == 2
+        assert "[--net_name conformer|vision|wav2vec2]" in found.stderr
