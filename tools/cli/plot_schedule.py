@@ -42,6 +42,11 @@ def draw(curves: Sequence[tuple[str, list[float], list[float]]]) -> bytes:
         axes.plot(epochs, rates, label=name)
     axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     axes.legend()
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
