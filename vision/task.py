@@ -131,15 +131,7 @@ class VisionTask:
         root = Path(self.config.data.data_url) / directory
         aliases = [(name,) for name in names]
         folder = from_first_rank(self.processes, lambda: read_image_folder(root, aliases))
-        if 0 < limit < len(folder.paths):
-            generator = np.random.default_rng(self.config.training.seed)
-            chosen = sorted(generator.choice(len(folder.paths), limit, replace=False).tolist())
-            folder = ImageFolder(
-                [folder.paths[i] for i in chosen],
-                [folder.labels[i] for i in chosen],
-                folder.classes,
-                folder.remarks,
-            )
+        folder = folder.sample(limit, self.config.training.seed)
         self.report.append(
             f"{root}: {len(folder.paths)} images of {len(folder.classes)} classes"
             + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])
