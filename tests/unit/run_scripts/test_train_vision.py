@@ -1,4 +1,4 @@
-"""The scripts that start vision training and evaluation, on programs that tell how they are called."""
+"""The scripts that start vision training and evaluation, on programs that tell of their calls."""
 
 import os
 import shutil

@@ -9,6 +9,7 @@ import tensorflow as tf
 from tools.errors import UserError
 from tools.training.distributed import SingleProcess
 from tools.training.normalization import fused_batch_norm
+from tools.training.optimizer import Optimizer
 from tools.training.step import freeze, moving_statistics
 from tools.training.task import Position, Shard
 from vision.config import load_config
@@ -139,6 +140,24 @@ def test_layers_are_counted_from_the_image_to_the_answer(make_task):
     assert depths["coupled_2/convolution/reduce/convolution/kernel"] == 2
     assert depths["coupled_3/transformer/expansion/bias"] == 3
     assert {depths[n] for n in depths if "head" in n or "final_norm" in n} == {4}
+
+
+def test_weight_decay_takes_kernels_and_nothing_else(make_task):
+    """Neither norms nor biases, which are vectors, nor the class token: timm's rule."""
+    task = make_task(weight_decay=0.05)
+    variables = task.model.trainable_variables
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = Optimizer(task.config.training.optimizer, variables)
+    optimizer.apply(optimizer.flatten([None] * len(variables)), 1.0)
+    kept, decayed = set(), set()
+    for variable in variables:
+        is_kept = float(variable.numpy().min()) == float(variable.numpy().max()) == 1.0
+        (kept if is_kept else decayed).add(variable.path.split("/")[-1])
+        if not is_kept:
+            np.testing.assert_allclose(variable.numpy(), 0.95, rtol=1e-6)
+    assert decayed == {"kernel"}
+    assert kept == {"beta", "bias", "class_token", "gamma"}
 
 
 def test_patterns_of_layers_freeze_the_body_for_fine_tuning(make_task):
