@@ -140,7 +140,7 @@ def _read_keras(path: str | Path) -> VisionConformer:
     try:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError.expected(
             "a readable .keras file", f"{path}: {reason}", "Export it again"
         ) from error

@@ -53,6 +53,14 @@ class VisionTask:
                 f"{len(names)}: {', '.join(names[:5])}",
                 f"Set num_classes to {len(names)}, or choose another folder",
             )
+        # What a line of the classes' file cannot hold.
+        odd = [x for x in names if " ".join(x.split()).encode("utf-8", "ignore").decode() != x]
+        if odd:
+            raise UserError.expected(
+                f"names of class folders in {data.train_dir} in UTF-8, with single spaces",
+                ", ".join(map(ascii, odd[:5])),
+                "Rename them",
+            )
         keras.utils.set_random_seed(config.training.seed)
         self.model = build(config.model, config.training.precision)
         self._check_image_size()

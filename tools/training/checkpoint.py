@@ -84,7 +84,10 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
             )
         return checkpoint
     try:
-        return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise ValueError("no step in it")
+        return Checkpoint(path, state)
     except (OSError, ValueError) as error:
         raise UserError.expected(
             f"a readable state.json in {path}", error, "Choose another checkpoint"

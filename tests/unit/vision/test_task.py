@@ -1,6 +1,7 @@
 """The training task: the loss of both heads, what a row weighs, evaluation by shares, depths."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -170,6 +171,15 @@ def test_patterns_of_layers_freeze_the_body_for_fine_tuning(make_task):
 def test_other_numbers_of_classes_are_refused(make_task):
     with pytest.raises(UserError, match=r"5 class folders in train.*3: a, b, c.*num_classes to 3"):
         make_task(num_classes=5)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two  spaces", b"a\nb", b" begin"])
+def test_names_that_a_checkpoint_cannot_hold_are_refused(make_task, image_folder, tmp_path, name):
+    image_folder(("a", os.fsdecode(name)), 1, root=tmp_path)
+    with pytest.raises(UserError, match="names of class folders") as caught:
+        make_task(data_url=tmp_path, num_classes=2)
+    str(caught.value).encode()
+    assert "\n" not in str(caught.value)
 
 
 def test_sizes_that_do_not_fit_the_patch_are_refused(make_task):

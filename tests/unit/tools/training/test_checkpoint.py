@@ -203,7 +203,7 @@ def test_damaged_arrays_are_one_line(store, content):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"", b'{"step": 1', b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b'{"step": 1', b"\xff\xfe", b"{}", b"[1]"])
 def test_a_damaged_state_is_one_line(store, content):
     checkpoint = save(store, 1)
     (checkpoint.path / "state.json").write_bytes(content)
