@@ -1,5 +1,6 @@
 """Recipes in sections and flat, and the flags that stand for their keys."""
 
+import fnmatch
 import json
 
 import pytest
@@ -281,6 +282,14 @@ def test_no_two_keys_have_one_flat_name():
     assert len(plain) == len(set(plain))
     training = flat_keys({key: kind for key, kind in leaves.items() if key.startswith("training")})
     assert not set(plain) & training.keys()
+
+
+def test_the_readme_answers_every_key(project):
+    text = (project / "README.md").read_text().partition("| flat key | here |")[2]
+    rows = [line.split("|")[1:3] for line in text.split("\n\n")[0].splitlines() if line]
+    patterns = " ".join(key for key, _ in rows).replace("`", " ").split()
+    keys = flat_keys(leaf_keys(VisionConfig))
+    assert [k for k in keys if not any(fnmatch.fnmatchcase(k, x) for x in patterns)] == []
 
 
 @pytest.mark.parametrize("name", FLAT)
