@@ -23,6 +23,7 @@ from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
 from tools.training.run_log import provenance
+from tools.training.step import freeze
 from tools.training.task import Position, Shard
 from vision.checkpoint import full_name
 from vision.config import VisionConfig, add_training_flags, all_arguments, training_config_of
@@ -172,6 +173,7 @@ def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> st
         f"logits: {' and '.join(str(tuple(x.shape)) for x in logits)} of one image",
         f"steps per epoch: {data.num_steps(config.run.start_epoch)}",
         f"global batch: {shard.global_batch_size}",
+        f"frozen variables: {len(freeze(task.model, config.training.freeze))}",
         *task.report,
         to_yaml(config),
     ]

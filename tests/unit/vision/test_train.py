@@ -193,13 +193,16 @@ def test_a_rate_that_makes_no_numbers_ends_the_run(train, tmp_path):
 
 def test_a_dry_run_tells_and_writes_nothing(train, tmp_path, capsys):
     with pytest.raises(FileNotFoundError):
-        train(tmp_path, "--dry_run")
+        train(tmp_path, "--dry_run", "--freeze=stem")
     printed = capsys.readouterr().out
     for expected in ("images: float32 (4, 32, 32, 3)", "targets: float32 (4, 2)"):
         assert expected in printed
+    assert "frozen variables: 3\n" in printed, "kernel, gamma and beta"
     for expected in ("steps per epoch: 3", "Number of parameters: ", "average_decay: 0.5"):
         assert expected in printed
     assert not any(tmp_path.iterdir())
+    with pytest.raises(UserError, match="stem"):
+        train(tmp_path, "--dry_run", "--freeze=stam")
 
 
 @pytest.mark.parametrize(
