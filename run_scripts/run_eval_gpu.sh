@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Scores a checkpoint on an ImageFolder (IMAGENET_DIR/val unless told otherwise), on a GPU where there is one:
+# Scores a checkpoint on an ImageFolder (the CONFIG's, else IMAGENET_DIR/val), on a GPU where there is one:
 #   bash run_eval_gpu.sh CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]
 # for instance --extra --data_url /data/imagenet --val_dir validation_preprocess
 set -euo pipefail
@@ -25,7 +25,4 @@ while (($#)); do
   shift
 done
 [[ -n $config ]] || { echo "$usage" >&2; exit 2; }
-if [[ " ${extra[*]-} " != *" --data_"* ]]; then
-  arguments+=(--data_url "$IMAGENET_DIR")
-fi
 exec python -m vision.eval --config "$config" "${arguments[@]}" "${extra[@]}"

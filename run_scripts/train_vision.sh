@@ -3,7 +3,7 @@
 # run_distribute_train_gpu.sh beside it call this one.
 #   bash train_vision.sh KIND CONFIG [--num_devices N] [--device_ids 0,1,..] [--device ID]
 #                        [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.train]
-# KIND is distribute or standalone. Data: IMAGENET_DIR unless --extra has a --data_url.
+# KIND is distribute or standalone. Data: the --data_url of --extra, that of the CONFIG, else IMAGENET_DIR.
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh

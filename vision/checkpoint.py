@@ -10,7 +10,7 @@ import numpy as np
 from tools.errors import UserError
 from tools.training.checkpoint import open_checkpoint
 from tools.weights.assignment import Link, assign
-from vision.config import ModelConfig
+from vision.config import ModelConfig, config_of
 from vision.model import ALIASES, VisionConformer, build_model
 from vision.weights import load_pytorch_weights
 
@@ -97,6 +97,21 @@ def _load_weights(model: VisionConformer, source: str | Path) -> tuple[str, ...]
     return assign(model.weights, links, arrays, replaceable=_HEADS).kept
 
 
+def named_checkpoint(values: SimpleNamespace) -> str:
+    """The checkpoint of --checkpoint or --pretrained, else of the --config; empty if none is named.
+
+    Args:
+        values: flags, among them those three.
+
+    Raises:
+        UserError: two are named.
+    """
+    if values.checkpoint and values.pretrained:
+        raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
+    named = values.checkpoint or values.pretrained
+    return named or (config_of(values).run.pretrained if values.config else "")
+
+
 def adopt_recipe(values: SimpleNamespace, checkpoint: str | None) -> None:
     """Lets a checkpoint of training tell what its flags do not: the config and the classes.
 
@@ -125,7 +140,7 @@ def _read_keras(path: str | Path) -> VisionConformer:
     try:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError.expected(
             "a readable .keras file", f"{path}: {reason}", "Export it again"
         ) from error

@@ -14,7 +14,7 @@ from tools.errors import UserError
 from tools.inference.flags import add_inference_flags, open_runner, restrict_devices
 from tools.inference.report import Stopwatch, runner_facts
 from tools.inference.runner import EagerRunner, Runner
-from vision.checkpoint import adopt_recipe, load_model
+from vision.checkpoint import adopt_recipe, load_model, named_checkpoint
 from vision.classes import Classes, classes_of
 from vision.config import PreprocessingConfig, add_config_flags, config_of, preprocessing_of
 from vision.input_pipeline import Batches
@@ -43,11 +43,13 @@ def add_classifier_flags(flags: CommandLine) -> None:
         short_name="c",
         default_text="",
     )
-    flags.string("pretrained", None, "The same as --checkpoint.", default_text="")
+    flags.string("pretrained", None, "The same.", default_text="that of the --config")
     flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="")
     flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
-    flags.enum("amp_level", "O0", sorted(AMP_LEVELS), "O0: float32; else float16, of a checkpoint.")
-    flags.enum("device_target", "GPU", ("GPU", "CPU"), "GPU where there is one.", short_name="m")
+    about = "Of a checkpoint. O0: float32, bfloat16, else float16."
+    flags.enum("amp_level", None, sorted(AMP_LEVELS), about, default_text="O0")
+    devices, about = ("GPU", "CPU"), "GPU where there is one."
+    flags.enum("device_target", None, devices, about, short_name="m", default_text="GPU")
     flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
     flags.integer("prefetch", 0, "Images read ahead.", default_text="four batches")
     add_config_flags(flags)
@@ -66,10 +68,9 @@ def open_classifier(values: SimpleNamespace, signature: str = "serving_default")
     Raises:
         UserError: none, several or a bad one.
     """
-    if values.pretrained:
-        if values.checkpoint:
-            raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
-        values.checkpoint = values.pretrained
+    exported = values.native_savedmodel_dir or values.onnx_path
+    if values.checkpoint or values.pretrained or not exported:
+        values.checkpoint = named_checkpoint(values)
     named = [name for name in _SOURCES if getattr(values, name)]
     if len(named) != 1:
         raise UserError.expected(
@@ -130,7 +131,7 @@ def _open_file(values: SimpleNamespace, signature: str) -> Runner:
         from vision.onnx_runner import OnnxRunner
 
         return OnnxRunner(values.onnx_path, config)
-    model = load_model(config.model, values.checkpoint, AMP_LEVELS[values.amp_level])
+    model = load_model(config.model, values.checkpoint, AMP_LEVELS[values.amp_level or "O0"])
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
     return EagerRunner(functions, pipeline_description(config, model, Classes()))
 

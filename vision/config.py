@@ -1,6 +1,7 @@
 """Configuration of the vision Conformer; the keys have the names of the MindSpore recipe."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,14 @@ from tools.training.config import (
     TrainingConfig,
 )
 from vision.augmentation_config import AugmentationConfig
-from vision.recipe_keys import describe, flat_keys, read_flat, to_dotted, to_flat
+from vision.recipe_keys import (
+    describe,
+    flat_keys,
+    in_flat_words,
+    read_flat,
+    to_dotted,
+    to_flat,
+)
 
 MODEL_SECTIONS = ("model", "preprocessing")
 _MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
@@ -66,9 +74,10 @@ class PreprocessingConfig:
                 f"{self.image_size} and {self.crop_pct}",
                 "Correct the preprocessing",
             )
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        finite = all(map(math.isfinite, (*self.mean, *self.std)))
+        if not finite or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise UserError.expected(
-                "a mean and a positive std for each of three channels",
+                "a finite mean and a positive std for each of three channels",
                 f"{list(self.mean)} and {list(self.std)}",
                 "Correct the preprocessing",
             )
@@ -135,6 +144,10 @@ class RunConfig:
                 f"{self.start_epoch}, {self.device_id} and {self.device_num}",
                 "Correct them",
             )
+        if "/" in self.model_postfix:
+            raise UserError.expected(
+                "a model_postfix without /", self.model_postfix, "Name other folders by *_root_dir"
+            )
 
 
 def _training() -> TrainingConfig:
@@ -186,13 +199,19 @@ def load_config(
     """
     leaves = leaf_keys(VisionConfig)
     sections = {key.partition(".")[0] for key in leaves}
-    flat = {}
+    flat, known_flat = {}, set()
     if path is not None:
         given = read_mapping(Path(path), [*sections])
         if not sections & given.keys():
             flat, path = read_flat(given, leaves, f"in {path}", textual=False), None
+            known_flat = leaves.keys() - flat.keys()
     flat |= read_flat(flags or {}, leaves, COMMAND_LINE, textual=True)
-    return load(VisionConfig, path, {**to_dotted(flat, leaves), **(overrides or {})})
+    dotted = to_dotted(flat, leaves)
+    known_flat |= dotted.keys() - flat.keys()
+    try:
+        return load(VisionConfig, path, {**dotted, **(overrides or {})})
+    except UserError as error:
+        raise UserError(in_flat_words(str(error), known_flat - (overrides or {}).keys())) from error
 
 
 def all_arguments(config: VisionConfig) -> dict[str, object]:

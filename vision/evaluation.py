@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -21,6 +23,8 @@ from vision.classifier import (
     scores_of,
     show_speed,
 )
+from vision.config import config_of
+from vision.recipe_keys import AMP_LEVELS
 
 _TOP = (1, 5)
 _HEADS = ("convolution_logits", "transformer_logits")
@@ -74,8 +78,11 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 def command_line(program: str, usage: str) -> CommandLine:
     """The program's flags."""
     flags = CommandLine(program, "Scores a classifier on an ImageFolder.", usage)
-    flags.string("data_url", None, "Data set with --val_dir in it.", default_text="")
-    flags.string("val_dir", "val", "ImageFolder in --data_url.")
+    about = "Data set with --val_dir in it."
+    flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
+    flags.string(
+        "val_dir", None, "ImageFolder in --data_url.", default_text="that of the --config, else val"
+    )
     flags.string(
         "analysis_dir",
         None,
@@ -86,8 +93,34 @@ def command_line(program: str, usage: str) -> CommandLine:
     return flags
 
 
-def evaluate(values, datasets: Sequence[str]) -> int:
+def follow_config(values: SimpleNamespace, datasets: Sequence[str]) -> tuple[int, int]:
+    """Lets an explicit --config tell of data, precision and device what the flags leave open.
+
+    Returns:
+        How many images to score, -1 for all, and the seed by which they are chosen.
+
+    Source: MindSpore's recipe, whose eval.py has the arguments of its train.py.
+    """
+    limit, seed, data_url = -1, 0, ""
+    if values.config:
+        config = config_of(values)
+        levels = {policy: level for level, policy in reversed(AMP_LEVELS.items())}
+        values.amp_level = values.amp_level or levels[config.training.precision]
+        values.device_target = values.device_target or config.run.device_target
+        values.val_dir = values.val_dir or config.data.val_dir
+        workers = config.data.num_parallel_workers
+        values.num_parallel_workers = values.num_parallel_workers or workers
+        data_url, limit = config.data.data_url, config.data.val_num_samples
+        seed = config.training.seed
+    values.val_dir = values.val_dir or "val"
+    if not (datasets or values.data_dir or values.data_url):
+        values.data_url = data_url or os.environ.get("IMAGENET_DIR", "")
+    return limit, seed
+
+
+def evaluate(values: SimpleNamespace, datasets: Sequence[str]) -> int:
     """Scores a model by the flags of `command_line`, on one data set."""
+    limit, seed = follow_config(values, datasets)
     named = [values.data_dir, values.data_url and str(Path(values.data_url) / values.val_dir)]
     named = [x for x in (*datasets, *named) if x]
     if len(named) != 1:
@@ -102,7 +135,7 @@ def evaluate(values, datasets: Sequence[str]) -> int:
         check_writable(Path(values.analysis_dir) / "confusion_matrix.csv")
     classifier = open_classifier(values, "heads")
     pipeline = classifier.runner.pipeline
-    data = read_labelled(named[0], classifier.classes, pipeline["num_classes"])
+    data = read_labelled(named[0], classifier.classes, pipeline["num_classes"]).sample(limit, seed)
     chosen = share(range(len(data.paths)), values.data_ratio)
     paths = [data.paths[i] for i in chosen]
     labels = np.array([data.labels[i] for i in chosen])

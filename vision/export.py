@@ -12,7 +12,13 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import load_saved_model, write_saved_model
 from tools.errors import UserError
 from tools.files import write_bytes
-from vision.checkpoint import adopt_recipe, full_name, initial_model, load_model
+from vision.checkpoint import (
+    adopt_recipe,
+    full_name,
+    initial_model,
+    load_model,
+    named_checkpoint,
+)
 from vision.classes import Classes, read_classes
 from vision.config import VisionConfig, add_config_flags, config_of
 from vision.model import VisionConformer
@@ -82,9 +88,7 @@ def main(argv: list[str]) -> int:
     values, rest = flags.parse(argv)
     if rest:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
-    if values.checkpoint and values.pretrained:
-        raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
-    checkpoint = values.checkpoint or values.pretrained
+    checkpoint = named_checkpoint(values)
     adopt_recipe(values, checkpoint)
     config = config_of(values)
     file_format = values.file_format or config.run.file_format

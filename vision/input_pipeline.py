@@ -64,6 +64,15 @@ class ImageFolder:
     classes: dict[int, str]
     remarks: list[tuple[str, str]] = field(default_factory=list)
 
+    def sample(self, count: int, seed: int) -> "ImageFolder":
+        """A random part of `count` images, the same for the same seed; -1, or too many: all."""
+        if not 0 < count < len(self.paths):
+            return self
+        generator = np.random.default_rng(seed)
+        chosen = sorted(generator.choice(len(self.paths), count, replace=False).tolist())
+        paths, labels = [self.paths[i] for i in chosen], [self.labels[i] for i in chosen]
+        return ImageFolder(paths, labels, self.classes, self.remarks)
+
 
 def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = ()) -> ImageFolder:
     """Lists an ImageFolder: `root/CLASS/image`, also deeper.

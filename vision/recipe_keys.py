@@ -7,7 +7,8 @@ of `base_lr`, not of `training.schedule.peak`.
 """
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 from tools.config.values import Mismatch, convert, show
@@ -49,9 +50,10 @@ AMP_LEVELS = {
     "O2": "mixed_float16",
     "O1": "mixed_float16",
     "O3": "mixed_float16",
+    "bfloat16": "mixed_bfloat16",
 }
 _WORDS: dict[str, dict[Any, str]] = {
-    "amp_level": {**AMP_LEVELS, "bfloat16": "mixed_bfloat16"},
+    "amp_level": AMP_LEVELS,
     "optimizer": {"adamw": "adamw", "adam": "adam", "momentum": "momentum", "sgd": "momentum"},
     "lr_scheduler": {
         "cosine_lr": "cosine",
@@ -180,6 +182,30 @@ def to_flat(values: Mapping[str, object]) -> dict[str, object]:
             words = {engine: word for word, engine in reversed(_WORDS.get(name, {}).items())}
             flat[name] = words.get(value, value) if words else value
     return flat
+
+
+def in_flat_words(message: str, keys: Collection[str]) -> str:
+    """Gives keys of the training engine their flat names in a message that has the engine's.
+
+    Args:
+        message: of the engine, which names a key by its last part where the section was said.
+        keys: dotted, that the user knows by flat names.
+    """
+    flat = {f"training.{key}": name for name, key in _TRAINING.items()}
+    flat |= {key: number for key, (_, number, _) in _SWITCHED.items()}
+    flat |= {key: f"beta[{place}]" for place, key in enumerate(_BETAS)}
+    words = {}
+    for key in flat.keys() & set(keys):
+        words[key.removeprefix("training.")] = flat[key]
+        last = key.rpartition(".")[2]
+        # One part alone, such as "final", may be a word of the message and no key.
+        if "_" in last or last == "epsilon":
+            words[last] = flat[key]
+    if not words:
+        return message
+    longest_first = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
+    pattern = rf"(?<![\w./])(?:training\.)?({longest_first})(?![\w./]*\w)"
+    return re.sub(pattern, lambda found: words[found[1]], message)
 
 
 def _is_plain(dotted: str) -> bool:

@@ -53,6 +53,14 @@ class VisionTask:
                 f"{len(names)}: {', '.join(names[:5])}",
                 f"Set num_classes to {len(names)}, or choose another folder",
             )
+        # What a line of the classes' file cannot hold.
+        odd = [x for x in names if " ".join(x.split()).encode("utf-8", "ignore").decode() != x]
+        if odd:
+            raise UserError.expected(
+                f"names of class folders in {data.train_dir} in UTF-8, with single spaces",
+                ", ".join(map(ascii, odd[:5])),
+                "Rename them",
+            )
         keras.utils.set_random_seed(config.training.seed)
         self.model = build(config.model, config.training.precision)
         self._check_image_size()
@@ -131,15 +139,7 @@ class VisionTask:
         root = Path(self.config.data.data_url) / directory
         aliases = [(name,) for name in names]
         folder = from_first_rank(self.processes, lambda: read_image_folder(root, aliases))
-        if 0 < limit < len(folder.paths):
-            generator = np.random.default_rng(self.config.training.seed)
-            chosen = sorted(generator.choice(len(folder.paths), limit, replace=False).tolist())
-            folder = ImageFolder(
-                [folder.paths[i] for i in chosen],
-                [folder.labels[i] for i in chosen],
-                folder.classes,
-                folder.remarks,
-            )
+        folder = folder.sample(limit, self.config.training.seed)
         self.report.append(
             f"{root}: {len(folder.paths)} images of {len(folder.classes)} classes"
             + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])

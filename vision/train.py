@@ -23,6 +23,7 @@ from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
 from tools.training.run_log import provenance
+from tools.training.step import freeze
 from tools.training.task import Position, Shard
 from vision.checkpoint import full_name
 from vision.config import VisionConfig, add_training_flags, all_arguments, training_config_of
@@ -152,7 +153,9 @@ def open_log(processes: Processes, folders: RunFolders) -> logging.Handler | Non
         return None
     suffix = f"_{processes.rank}" if processes.rank else ""
     path = folders.best_checkpoints / f"train_log{suffix}.log"
-    handler = logging.FileHandler(path, encoding="utf-8", delay=processes.rank > 0)
+    handler = logging.FileHandler(
+        path, encoding="utf-8", errors="surrogateescape", delay=processes.rank > 0
+    )
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
     logging.getLogger().addHandler(handler)
     run_log.logger.setLevel(logging.DEBUG)  # lines above the progress bar
@@ -170,6 +173,7 @@ def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> st
         f"logits: {' and '.join(str(tuple(x.shape)) for x in logits)} of one image",
         f"steps per epoch: {data.num_steps(config.run.start_epoch)}",
         f"global batch: {shard.global_batch_size}",
+        f"frozen variables: {len(freeze(task.model, config.training.freeze))}",
         *task.report,
         to_yaml(config),
     ]
@@ -182,7 +186,10 @@ def resumed_checkpoint(config: VisionConfig) -> Checkpoint | None:
     if not source or config.run.exclude_epoch_state or Path(source).is_file():
         return None
     checkpoint = open_checkpoint(source, newest=True)
-    if checkpoint.state["position"]["epoch"] >= config.training.num_epochs:
+    epoch, start_epoch = checkpoint.state["position"]["epoch"], config.run.start_epoch
+    if start_epoch not in (0, epoch):
+        logging.warning("start_epoch %d: %s goes on in epoch %d", start_epoch, source, epoch)
+    if epoch >= config.training.num_epochs:
         logging.info("%s has made all %d epochs", checkpoint.path, config.training.num_epochs)
     return checkpoint
 
@@ -195,12 +202,12 @@ def main(argv: list[str]) -> int:
     if values.steps < 0:
         raise UserError.expected("--steps >= 0", values.steps, "Correct the flag")
     config = resolve_config(values)
-    resumed = resumed_checkpoint(config)
     processes = start(config, values.use_horovod)
     console = logging.StreamHandler(sys.stderr)
     console.setLevel(logging.INFO)  # the progress bar prints its lines itself
     logging.basicConfig(format="%(message)s", handlers=[console])
     logging.getLogger().setLevel(logging.INFO if processes.rank == 0 else logging.WARNING)
+    resumed = resumed_checkpoint(config)
     use_gpu = False if config.run.device_target == "CPU" else None
     logging.info(distributed.claim_devices(processes, use_gpu))
     if config.training.deterministic:

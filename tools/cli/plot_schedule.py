@@ -1,5 +1,6 @@
 """Draws the learning rates of training configs over their steps."""
 
+import importlib
 import io
 import sys
 from collections.abc import Sequence
@@ -13,16 +14,13 @@ from tools.files import write_bytes
 from tools.training.config import TrainingConfig
 from tools.training.schedule import learning_rate
 
-FAMILIES = ("conformer", "vision")
+FAMILIES = ("conformer", "vision", "wav2vec2")
 _MAX_POINTS = 4000  # of a curve
 
 
 def read_training(path: str, family: str, settings: dict[str, str]) -> TrainingConfig:
     """Reads the section `training` of a config of a family."""
-    if family == "vision":
-        from vision.config import load_config
-    else:
-        from conformer.config import load_config
+    load_config = importlib.import_module(f"{family}.config").load_config
     return load_config(path, settings).training
 
 
@@ -42,6 +40,11 @@ def draw(curves: Sequence[tuple[str, list[float], list[float]]]) -> bytes:
         axes.plot(epochs, rates, label=name)
     axes.set(xlabel="epoch", ylabel="learning rate", ylim=(0, None))
     axes.legend()
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """Renders a figure."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
@@ -72,7 +75,7 @@ def main(argv: list[str]) -> int:
         family = values.family or Path(path).absolute().parent.name
         if family not in FAMILIES:
             raise UserError.expected(
-                f"--family {' or '.join(FAMILIES)} for a config elsewhere", path, "Add it"
+                f"--family {', '.join(FAMILIES)} for a config elsewhere", path, "Add it"
             )
         training = read_training(path, family, values.set)
         epochs, rates = curve(training, values.steps_per_epoch)

@@ -80,11 +80,14 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
             raise UserError.expected(
                 "a run directory or a checkpoint directory",
                 path if path.exists() else f"{path}, which does not exist",
-                "Give the --output_dir of a training run",
+                "Give a folder that a training run has written",
             )
         return checkpoint
     try:
-        return Checkpoint(path, json.loads((path / "state.json").read_text(encoding="utf-8")))
+        state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        if not isinstance(state, dict) or not isinstance(state.get("step"), int):
+            raise ValueError("no step in it")
+        return Checkpoint(path, state)
     except (OSError, ValueError) as error:
         raise UserError.expected(
             f"a readable state.json in {path}", error, "Choose another checkpoint"
@@ -117,7 +120,7 @@ def check_arrays(
         raise UserError.expected(
             f"the variables of this model in {what}",
             f"{shown}{more}",
-            "Use the configuration and vocabulary it was trained with",
+            "Use the configuration and vocabulary or classes it was trained with",
         )
 
 
@@ -247,7 +250,7 @@ class CheckpointStore:
             raise UserError.expected(
                 f"room and permission to write the checkpoint {target}",
                 error.strerror or error,
-                "Free some space and continue with --resume; earlier checkpoints are intact",
+                "Free some space and continue from an earlier checkpoint; those are intact",
             ) from error
         self._remove_old()
         return target

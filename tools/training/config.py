@@ -1,5 +1,6 @@
 """Configuration of the training engine: the `training` section of every family's config."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,7 +34,7 @@ class OptimizerConfig:
         wrong = {name: x for name, x in shares.items() if not 0 <= x < 1}
         if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
             wrong["layer_decay"] = self.layer_decay
-        if self.weight_decay < 0 or self.epsilon <= 0:
+        if not (0 <= self.weight_decay < math.inf and 0 < self.epsilon < math.inf):
             wrong |= {"weight_decay": self.weight_decay, "epsilon": self.epsilon}
         if wrong:
             raise UserError.expected(
@@ -63,9 +64,11 @@ class ScheduleConfig:
     def validate(self) -> None:
         """Checks ranges."""
         warmup = self.warmup_steps if self.warmup_epochs is None else self.warmup_epochs
-        if warmup < 0 or (self.name == "transformer" and not warmup) or self.peak <= 0:
+        finite = warmup < math.inf and self.peak < math.inf
+        positive = warmup > 0 or (warmup == 0 and self.name != "transformer")
+        if not (finite and positive and self.peak > 0):
             raise UserError.expected(
-                "schedule.warmup_steps or warmup_epochs >= 0 (transformer: above 0) and "
+                "finite schedule.warmup_steps or warmup_epochs >= 0 (transformer: above 0) and "
                 "schedule.peak > 0",
                 f"{warmup} and {self.peak}",
                 "Correct the schedule",
@@ -91,6 +94,15 @@ class LossScaleConfig:
     mode: Literal["dynamic", "fixed"] = "dynamic"
     initial: float = 32768.0
     growth_steps: int = 2000
+
+    def validate(self) -> None:
+        """Checks ranges."""
+        if not 0 < self.initial < math.inf or self.growth_steps < 1:
+            raise UserError.expected(
+                "a finite loss_scale.initial > 0 and loss_scale.growth_steps >= 1",
+                f"{self.initial} and {self.growth_steps}",
+                "Correct the loss_scale section",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +150,16 @@ class TrainingConfig:
 
     def validate(self) -> None:
         """Checks ranges."""
-        for name in ("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs"):
-            if getattr(self, name) < 1:
+        lows = dict.fromkeys(
+            ("batch_size", "num_epochs", "log_every_steps", "eval_every_epochs"), 1
+        )
+        lows |= {"print_every_steps": 0, "max_skipped_steps": 0}
+        for name, low in lows.items():
+            if getattr(self, name) < low:
                 raise UserError.expected(
-                    f"training.{name} >= 1", getattr(self, name), f"Set training.{name}"
+                    f"training.{name} >= {low}", getattr(self, name), f"Set training.{name}"
                 )
+        if not 0 <= self.seed < 2**32:  # what NumPy takes
+            raise UserError.expected(
+                "training.seed from 0 to 4294967295", self.seed, "Set training.seed"
+            )

@@ -151,6 +151,13 @@ class _Run:
             self.step, self.skipped_steps = state["step"], state["skipped_steps"]
             done = tuple(tuple(segment) for segment in state["position"]["done"])
             self.position = Position(state["position"]["epoch"], done)
+            seed = state["config"]["seed"]
+            if done and seed != self.config.seed:
+                raise UserError.expected(
+                    f"seed {seed}, which ordered the epoch that {checkpoint.path} stopped in",
+                    self.config.seed,
+                    "Set training.seed to it, or continue from the end of an epoch",
+                )
             counters = state["random_counters"]
             if self.processes.rank == 0:
                 self._assign(checkpoint)
@@ -207,11 +214,13 @@ class _Run:
     def evaluate(self, log: RunLog, epoch: int, when: str) -> dict[str, float]:
         """Runs the evaluators, on the averaged weights where there are some, and logs them."""
         self._agree_on_statistics()
+        started = time.perf_counter()
         with self.optimizer.averaged():
             results = self._results("")
         if self.optimizer.averages and self.config.evaluate_unaveraged:
             results |= self._results("_unaveraged")
-        log.write(self.step, epoch, results)
+        seconds = time.perf_counter() - started
+        log.write(self.step, epoch, {**results, "perf/eval_seconds": seconds})
         log.say(f"{when}: " + ", ".join(f"{name} {x:.4f}" for name, x in results.items()))
         return results
 

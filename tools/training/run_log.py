@@ -109,7 +109,7 @@ class RunLog:
             raise UserError.expected(
                 f"room and permission to write {self._file.name}",
                 error.strerror or error,
-                "Free space and continue with --resume",
+                "Free space and continue from the last checkpoint",
             ) from error
         with self._board.as_default(step=step):
             for name, value in values.items():

@@ -1,4 +1,4 @@
-"""The scripts that start vision training, with programs that only tell how they were called."""
+"""The scripts that start vision training and evaluation, on programs that tell of their calls."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ def clone(project, tmp_path_factory):
     (root / "run_scripts").mkdir()
     (root / "bin").mkdir()
     shutil.copy(project / "env.sh", root)
-    for path in project.glob("run_scripts/*train*.sh"):
+    for path in (*project.glob("run_scripts/*train*.sh"), project / "run_scripts/run_eval_gpu.sh"):
         shutil.copy(path, root / "run_scripts")
     for name in ("python", "horovodrun"):
         (root / "bin" / name).write_text(TELL)
@@ -68,6 +68,13 @@ def test_several_processes(start, clone, script, arguments, number, devices):
     assert found.stdout == f"devices={devices} horovodrun -np {number} {program}\n"
 
 
+def test_evaluation_leaves_the_data_to_the_config(start):
+    given = ["a.yml", "--device", "1", "--checkpoint", "c d", "--extra", "--val_dir", "v"]
+    told = "-m vision.eval --config a.yml --visible_devices 1 --checkpoint c d --val_dir v\n"
+    assert start("run_eval_gpu.sh", *given).stdout.endswith(told)
+    assert start("run_eval_gpu.sh", "a.yml").stdout.endswith("-m vision.eval --config a.yml\n")
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "message"),
     [
@@ -85,6 +92,8 @@ def test_several_processes(start, clone, script, arguments, number, devices):
         ),
         ("run_distribute_train_gpu.sh", ["a", "--batch_size", "4"], "behind --extra"),
         ("train_vision.sh", ["a"], "distribute|standalone"),
+        ("run_eval_gpu.sh", [], "usage"),
+        ("run_eval_gpu.sh", ["a", "b"], "usage"),
     ],
 )
 def test_bad_arguments_are_told(start, script, arguments, message):

@@ -6,8 +6,13 @@ import tensorflow as tf
 from PIL import Image, ImageEnhance, ImageOps
 from scipy import stats
 
+from tools.training.task import Position, Shard
 from vision.augment import Draws, RandAugmentation, jitter_colors
-from vision.augmentation_config import parse_rand_augment
+from vision.augmentation_config import AugmentationConfig, parse_rand_augment
+from vision.config import PreprocessingConfig
+from vision.input_pipeline import ImageFolder
+from vision.show_augmentations import shown
+from vision.training_data import training_data
 
 FILL = (124, 116, 104)
 NAMES = (
@@ -145,16 +150,9 @@ def picture():
     return values.astype("uint8")
 
 
-def test_an_epoch_in_the_graph_of_a_dataset(picture):
+def test_epochs_of_the_input_pipeline(picture, tmp_path):
     """Frozen draws would show here: every image is recognized by what Pillow makes of it."""
-    count = 500
-    augment = augmentation("rand-n1-m9-inc1-p1")
-
-    def change(number):
-        drawn = augment.draw(tf.stack([tf.constant(9, tf.int64), number]))
-        return augment.apply(tf.constant(picture), drawn), drawn
-
-    counts = dict.fromkeys(NAMES, 0)
+    count, augment = 300, augmentation("rand-n1-m9-inc1-p1")
     candidates = {}
     for operation in augment.operations:
         for sign in (1.0, -1.0):
@@ -163,13 +161,30 @@ def test_an_epoch_in_the_graph_of_a_dataset(picture):
             )
             made = by_pillow(operation.name, Image.fromarray(picture), argument)
             candidates[operation.name, sign] = np.asarray(made).astype(int)
-    images = tf.data.Dataset.range(count).map(change, num_parallel_calls=2)
-    for image, _ in images.as_numpy_iterator():
-        distances = {key: np.abs(image - made).max() for key, made in candidates.items()}
-        (name, _), distance = min(distances.items(), key=lambda item: item[1])
-        assert distance <= 1
-        counts[name] += 1
-    assert stats.chisquare(list(counts.values())).pvalue > 1e-4, counts
+    path = tmp_path / "a.png"
+    Image.fromarray(picture).save(path)
+    folder = ImageFolder([str(path)] * count, [0] * count, {0: "a"})
+    preprocessing = PreprocessingConfig(image_size=len(picture))
+    off = {"min_crop": 1.0, "hflip": 0.0, "re_prob": 0.0, "mixup": 0.0, "cutmix": 0.0}
+    config = AugmentationConfig(auto_augment="rand-n1-m9-inc1-p1", **off)
+    data = training_data(folder, 1, preprocessing, config, 9, Shard(0, 1, 50), Position(), 2, 2)
+    found = []
+    for batch in data.dataset.as_numpy_iterator():
+        for index, image in zip(batch["indices"], batch["images"], strict=True):
+            pixels = shown(image, preprocessing).astype(int)
+            distances = {key: np.abs(pixels - made).max() for key, made in candidates.items()}
+            (name, _), distance = min(distances.items(), key=lambda item: item[1])
+            assert distance <= 1
+            found.append((index, NAMES.index(name)))
+    epochs = np.array(found).reshape(2, count, 2)
+    for epoch in epochs:
+        counts = np.bincount(epoch[:, 1], minlength=len(NAMES))
+        assert stats.chisquare(counts).pvalue > 1e-4, counts
+    by_image = [epoch[epoch[:, 0].argsort(), 1] for epoch in epochs]
+    again = np.mean(by_image[0] == by_image[1])
+    neighbors = np.mean(epochs[0, 1:, 1] == epochs[0, :-1, 1])
+    assert again == pytest.approx(1 / 15, abs=0.06), "an image meets other operations every epoch"
+    assert neighbors == pytest.approx(1 / 15, abs=0.06)
 
 
 def test_several_operations_follow_each_other(picture):

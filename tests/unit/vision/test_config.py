@@ -1,5 +1,6 @@
 """Recipes in sections and flat, and the flags that stand for their keys."""
 
+import fnmatch
 import json
 
 import pytest
@@ -215,12 +216,51 @@ def test_all_arguments_read_back_as_a_flat_file(tmp_path, flags, overrides):
         ({"device_num": 0}, "device_num"),
         ({"train_num_samples": 0}, "train_num_samples"),
         ({"drop_path": None}, "drop_path"),
+        ({"model_postfix": "a/b"}, "model_postfix without /"),
+        ({"preprocessing.mean": [0.5, 0.5, float("inf")]}, "a finite mean"),
     ],
 )
 def test_a_flat_recipe_that_is_wrong_is_refused_in_a_line(flat_file, changes, message):
     with pytest.raises(UserError, match=message) as caught:
         load_config(flat_file(changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": [2, 0.9]}, r"Expected beta\[0\], beta\[1\] and momentum.*Received: beta\[0\] 2"),
+        ({"eps": 0}, r"eps > 0.*Received: .*eps 0"),
+        ({"epochs": 0}, r"Expected epochs >= 1\. Received: 0\. Set epochs"),
+        ({"min_lr": 1}, r"Expected warmup_lr and min_lr from 0 to the peak"),
+        ({"warmup_length": -1}, r"warmup_length >= 0 .* and base_lr > 0"),
+        ({"lr_gamma": 0}, r"lr_adjust > 0 and lr_gamma above 0"),
+        ({"ema_decay": 1}, r"Expected ema_decay in \[0, 1\)"),
+        ({"clip_grad_norm": 0}, r"clip_grad_norm > 0"),
+        ({"loss_scale": 0}, r"a finite loss_scale > 0"),
+        ({"ckpt_keep_num": 0}, r"ckpt_keep_num >= 1; best_ckpt_num, ckpt_save_every_step"),
+        ({"summary_loss_collect_freq": 0}, "Expected summary_loss_collect_freq >= 1"),
+        ({"print_loss_every": -1}, "Expected print_loss_every >= 0"),
+    ],
+)
+@pytest.mark.parametrize("by", ["file", "flags"])
+def test_the_engine_speaks_of_flat_keys_to_whom_wrote_them(flat_file, changes, message, by):
+    words = {key: str(value).strip("[]") for key, value in changes.items()}
+    with pytest.raises(UserError, match=message):
+        if by == "file":
+            load_config(flat_file(changes))
+        else:
+            load_config(flat_file(), None, words)
+
+
+def test_the_engine_speaks_of_sections_to_whom_wrote_them(flat_file, tmp_path):
+    path = tmp_path / "sections.yml"
+    path.write_text("training: {schedule: {final: 1.0}}\n")
+    for given in ((path, {}, {"epochs": "5"}), (flat_file(), {"training.schedule.final": 1}, {})):
+        with pytest.raises(UserError, match=r"schedule\.final from 0"):
+            load_config(*given)
+    with pytest.raises(UserError, match=r"Expected training\.num_epochs >= 1"):
+        load_config(path, {"training.num_epochs": 0}, {"min_lr": "0"})
 
 
 def test_defaults_are_the_recipe_of_the_originals():
@@ -242,6 +282,14 @@ def test_no_two_keys_have_one_flat_name():
     assert len(plain) == len(set(plain))
     training = flat_keys({key: kind for key, kind in leaves.items() if key.startswith("training")})
     assert not set(plain) & training.keys()
+
+
+def test_the_readme_answers_every_key(project):
+    text = (project / "README.md").read_text().partition("| flat key | here |")[2]
+    rows = [line.split("|")[1:3] for line in text.split("\n\n")[0].splitlines() if line]
+    patterns = " ".join(key for key, _ in rows).replace("`", " ").split()
+    keys = flat_keys(leaf_keys(VisionConfig))
+    assert [k for k in keys if not any(fnmatch.fnmatchcase(k, x) for x in patterns)] == []
 
 
 @pytest.mark.parametrize("name", FLAT)

@@ -193,7 +193,9 @@ def test_program_writes_keras_and_onnx_files(
     weights = tmp_path / "weights.safetensors"
     vision.save_pytorch_weights(calibrated, weights)
     monkeypatch.chdir(tmp_path)
-    program(*of_small, "-c", weights, "--file_format=KERAS")
+    recipe = tmp_path / "recipe.yml"
+    recipe.write_text(f"pretrained: {weights}\nfile_format: KERAS\n")
+    program(*of_small, "--config", recipe)
     model = load_model(ModelConfig(num_classes=10), "small.keras")
     np.testing.assert_allclose(model(batch)[0], expected[0], atol=1e-5)
     target = ["--pretrained", tmp_path / "small.keras", "--output_dir", tmp_path / "new" / "er"]
@@ -202,7 +204,12 @@ def test_program_writes_keras_and_onnx_files(
     (found,) = session.run(["logits"], {"input": batch.transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(found, sum(expected), atol=1e-4)
     assert "small.onnx" in capsys.readouterr().err
-    assert sorted(x.name for x in tmp_path.iterdir()) == ["new", "small.keras", weights.name]
+    assert sorted(x.name for x in tmp_path.iterdir()) == [
+        "new",
+        "recipe.yml",
+        "small.keras",
+        weights.name,
+    ]
 
 
 def test_initial_weights_are_called_so(of_small, tmp_path, capsys):

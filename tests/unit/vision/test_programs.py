@@ -159,6 +159,50 @@ def folder(answers, tmp_path):
     return place
 
 
+def test_a_config_tells_what_the_flags_leave_open(
+    flags, models, photos, answers, tmp_path, capsys, monkeypatch
+):
+    """Weights, data, precision and device, as the program of the original takes them from YAML."""
+    labels = flags["checkpoint"][-1]
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"pretrained: {models / 'weights.safetensors'}\nimage_size: {SIDE}\narch: small\n"
+        f"num_classes: {NUM_CLASSES}\ndata_url: {photos.parent}\nval_dir: {photos.name}\n"
+    )
+    opened = []
+
+    def open_(values, *rest):
+        opened.append(values)
+        return open_classifier(values, *rest)
+
+    open_classifier = evaluation.open_classifier
+    monkeypatch.setattr(evaluation, "open_classifier", open_)
+
+    def results(*arguments):
+        assert vision.eval.main([*arguments, "--batch_size=8"]) == 0
+        return ast.literal_eval(capsys.readouterr().out.strip().removeprefix("eval results: "))
+
+    expected = results(*flags["checkpoint"], str(photos))
+    assert results(f"--config={recipe}", labels) == expected
+    monkeypatch.setenv("IMAGENET_DIR", str(photos.parent))
+    assert results(*flags["checkpoint"], f"--val_dir={photos.name}") == expected
+    # What the command line names comes first: another model, other data.
+    few = tmp_path / "few"
+    (few / NAMES[0]).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"images in the class folders of {few}"):
+        results(f"--config={recipe}", labels, f"--data_dir={few}")
+    with pytest.raises(UserError, match=r"/nowhere\.pth"):
+        results(f"--config={recipe}", labels, "--checkpoint=/nowhere.pth")
+    assert results(f"--config={recipe}", *flags["eager"]) == pytest.approx(expected, abs=2e-4)
+    half = results(f"--config={recipe}", labels, "--set=data.val_num_samples=12")
+    assert half != expected
+    recipe.write_text(recipe.read_text() + "amp_level: bfloat16\ndevice_target: CPU\n")
+    rounded = results(f"--config={recipe}", labels)
+    assert rounded["Loss"] != expected["Loss"]
+    assert (opened[-1].amp_level, opened[-1].device_target) == ("bfloat16", "CPU")
+    assert results(f"--config={recipe}", labels, "--amp_level=O0") == expected
+
+
 @pytest.mark.parametrize("source", SOURCES)
 def test_inference(source, flags, folder, answers, tmp_path, capsys):
     best = answers[2].sum(0)[:6].argmax(-1).tolist()

@@ -1,6 +1,7 @@
 """The training task: the loss of both heads, what a row weighs, evaluation by shares, depths."""
 
 import dataclasses
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import tensorflow as tf
 from tools.errors import UserError
 from tools.training.distributed import SingleProcess
 from tools.training.normalization import fused_batch_norm
+from tools.training.optimizer import Optimizer
 from tools.training.step import freeze, moving_statistics
 from tools.training.task import Position, Shard
 from vision.config import load_config
@@ -141,6 +143,24 @@ def test_layers_are_counted_from_the_image_to_the_answer(make_task):
     assert {depths[n] for n in depths if "head" in n or "final_norm" in n} == {4}
 
 
+def test_weight_decay_takes_kernels_and_nothing_else(make_task):
+    """Neither norms nor biases, which are vectors, nor the class token: timm's rule."""
+    task = make_task(weight_decay=0.05)
+    variables = task.model.trainable_variables
+    for variable in variables:
+        variable.assign(np.ones(variable.shape))
+    optimizer = Optimizer(task.config.training.optimizer, variables)
+    optimizer.apply(optimizer.flatten([None] * len(variables)), 1.0)
+    kept, decayed = set(), set()
+    for variable in variables:
+        is_kept = float(variable.numpy().min()) == float(variable.numpy().max()) == 1.0
+        (kept if is_kept else decayed).add(variable.path.split("/")[-1])
+        if not is_kept:
+            np.testing.assert_allclose(variable.numpy(), 0.95, rtol=1e-6)
+    assert decayed == {"kernel"}
+    assert kept == {"beta", "bias", "class_token", "gamma"}
+
+
 def test_patterns_of_layers_freeze_the_body_for_fine_tuning(make_task):
     task = make_task()
     freeze(task.model, ("stem", "patch_embedding", "class_token", "*_1", "coupled_*"))
@@ -151,6 +171,15 @@ def test_patterns_of_layers_freeze_the_body_for_fine_tuning(make_task):
 def test_other_numbers_of_classes_are_refused(make_task):
     with pytest.raises(UserError, match=r"5 class folders in train.*3: a, b, c.*num_classes to 3"):
         make_task(num_classes=5)
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"two  spaces", b"a\nb", b" begin"])
+def test_names_that_a_checkpoint_cannot_hold_are_refused(make_task, image_folder, tmp_path, name):
+    image_folder(("a", os.fsdecode(name)), 1, root=tmp_path)
+    with pytest.raises(UserError, match="names of class folders") as caught:
+        make_task(data_url=tmp_path, num_classes=2)
+    str(caught.value).encode()
+    assert "\n" not in str(caught.value)
 
 
 def test_sizes_that_do_not_fit_the_patch_are_refused(make_task):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.cli.plot_schedule import curve, main
+from tools.cli.plot_schedule import FAMILIES, curve, main
 from tools.errors import UserError
 from tools.training.config import ScheduleConfig, TrainingConfig
 
@@ -17,11 +17,14 @@ def colored(path):
 
 def test_one_picture_of_several_configs(project, tmp_path, capsys):
     picture = tmp_path / "rates.png"
-    configs = [str(project / f"configs/{x}.yml") for x in ("vision/smoke", "conformer/smoke")]
+    configs = [str(project / f"configs/{family}/smoke.yml") for family in FAMILIES]
     assert main([*configs, "--steps_per_epoch=20", f"--output={picture}"]) == 0
     told = capsys.readouterr().err.splitlines()
-    assert "cosine, 15 epochs" in told[0] and "highest 0.002, last 1e-05" in told[0]
-    assert "transformer, 2 epochs" in told[1]
+    told = dict(zip(FAMILIES, told, strict=True))
+    vision = told["vision"]
+    assert "cosine, 15 epochs" in vision and "highest 0.002, last 1e-05" in vision
+    assert "transformer, 2 epochs" in told["conformer"]
+    assert "transformer, 2 epochs" in told["wav2vec2"] and "highest 0.001" in told["wav2vec2"]
     assert colored(picture) > 400, "a curve goes through most of the picture"
 
 
@@ -45,7 +48,7 @@ def test_a_curve_begins_and_ends_with_the_run():
         ([], "CONFIG"),
         (["configs/vision/smoke.yml", "--steps_per_epoch=0"], "steps_per_epoch"),
         (["configs/vision/smoke.yml", "--output=a.pdf"], "png"),
-        (["elsewhere.yml"], "--family conformer or vision"),
+        (["elsewhere.yml"], "--family conformer, vision, wav2vec2"),
         (["vision/none.yml"], "none.yml"),
     ],
 )

@@ -91,6 +91,7 @@ def test_records_of_a_run(finished):
     assert [(x["step"], x["eval/wer"]) for x in records if "eval/wer" in x] == [
         (step, wer) for step, wer in zip((3, 6, 9, 12), task.evaluated, strict=True)
     ]
+    assert all((x.get("perf/eval_seconds", 0) > 0) == ("eval/wer" in x) for x in records)
     assert json.loads((directory / "summary.json").read_text()) == summary
     assert summary["step"] == 12
     assert summary["eval/wer"] == task.evaluated[-1]
@@ -171,6 +172,17 @@ def test_a_resume_with_another_model_is_refused(finished, line_task, tmp_path):
     shutil.copytree(finished[1], directory)
     with pytest.raises(UserError, match="unknown line/norm/beta"):
         run(line_task(), directory, resume=True)
+
+
+def test_only_between_epochs_a_resume_may_have_another_seed(finished, line_task, tmp_path):
+    """Within one, the seed tells which rows are still to come."""
+    config = make_config(seed=5, num_epochs=3)
+    store = CheckpointStore(finished[1] / "checkpoints")
+    middle, end = (c for c in store.all() if c.step in (5, 6))
+    with pytest.raises(UserError, match=r"seed 0, which ordered the epoch .*step-00000005.*: 5\."):
+        run(line_task(random_layers()), tmp_path, config, resumed=middle)
+    end.state["position"] = {"epoch": 2, "done": []}  # as at the end of an epoch
+    assert run(line_task(random_layers()), tmp_path, config, resumed=end)["step"] == 9
 
 
 def test_checkpoints_at_the_ends_of_epochs(line_task, tmp_path):

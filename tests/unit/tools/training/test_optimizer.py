@@ -243,6 +243,8 @@ def test_variables_without_a_gradient_and_with_a_sparse_one(rng):
         {"layer_decay": 1.1},
         {"weight_decay": -1e-3},
         {"epsilon": 0.0},
+        {"epsilon": np.inf},
+        {"weight_decay": np.inf},
         {"average_decay": 1.0},
         {"clip_norm": 0.0},
     ],

@@ -84,7 +84,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     records = RunLog(tmp_path, 0, 1)
     records._file.close()
     records._file = io.FileIO("/dev/full", "ab")
-    with pytest.raises(UserError, match=r"/dev/full.*No space left.*--resume"):
+    with pytest.raises(UserError, match=r"/dev/full.*No space left.*from the last checkpoint"):
         records.write(1, 0, {"train/loss": 1.0})
     records.close()
 

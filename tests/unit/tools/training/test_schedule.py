@@ -109,6 +109,8 @@ def test_a_run_no_longer_than_its_warm_up():
         {"name": "cosine", "warmup_epochs": -1.0},
         {"peak": 0.0},
         {"peak": -1e-3},
+        {"peak": math.inf},
+        {"warmup_epochs": math.inf},
         {"final": 1.0},
         {"warmup_initial": 1.0},
         {"decay_rate": 0.0},
