@@ -324,7 +324,7 @@ def test_a_vocabulary_of_another_size_is_one_line(run_dir, tmp_path):
         (other / file.name).write_bytes(file.read_bytes())
     text = CharacterTokenizer.from_transcripts(["ABCDEFGHIJ"]).to_json()
     (other / "vocabulary.json").write_text(text)
-    with pytest.raises(UserError, match="vocabulary it was trained with") as caught:
+    with pytest.raises(UserError, match="vocabulary or classes it was trained with") as caught:
         main(["--checkpoint", str(other), "--output_dir", str(tmp_path / "new")])
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()
