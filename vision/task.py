@@ -50,7 +50,7 @@ class VisionTask:
         if len(names) != config.model.num_classes:
             raise UserError.expected(
                 f"{config.model.num_classes} class folders in {data.train_dir}",
-                f"{len(names)}: {', '.join(names[:5])}",
+                f"{len(names)}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}",
                 f"Set num_classes to {len(names)}, or choose another folder",
             )
         # What a line of the classes' file cannot hold.

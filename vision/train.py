@@ -133,15 +133,19 @@ def prepare_folders(
         "cmd.txt": shlex.join(["python", "vision/train.py", *argv]) + "\n",
         "versions.json": json.dumps(provenance(), indent=1),
     }
-    for file_name, text in files.items():
-        write_text(folders.best_checkpoints / file_name, text)
-    for folder in (folders.records, folders.checkpoints):
+    made: list[Path] = []
+    for folder in dataclasses.astuple(folders):
         try:
             folder.mkdir(parents=True)
+            made.append(folder)
         except OSError as error:
+            for empty in made:
+                empty.rmdir()
             raise UserError.expected(
                 "room and permission for a new folder", f"{folder}: {error.strerror}", "Correct it"
             ) from error
+    for file_name, text in files.items():
+        write_text(folders.best_checkpoints / file_name, text)
 
 
 def open_log(processes: Processes, folders: RunFolders) -> logging.Handler | None:

@@ -107,8 +107,9 @@ def main(argv: list[str]) -> int:
     for metric, found in panels.items():
         for name, steps, numbers in found:
             last = f"{numbers[-1]:.4g} at step {steps[-1]}"
-            lowest = min((x for x in numbers if not math.isnan(x)), default=math.nan)
-            print(f"{metric}, {name}: {last}, lowest {lowest:.4g}", file=sys.stderr)
+            finite = [x for x in numbers if not math.isnan(x)] or [math.nan]
+            span = f"from {min(finite):.4g} to {max(finite):.4g}"
+            print(f"{metric}, {name}: {span}, last {last}", file=sys.stderr)
     write_bytes(Path(values.output), draw(panels))
     return 0
 

@@ -158,9 +158,9 @@ def seed_model(model: keras.Model, seed: int, rank: int, counters: list[int] | N
     counters = counters if counters is not None else [0] * len(states)
     if len(counters) != len(states):
         raise UserError.expected(
-            f"a checkpoint of a model with {len(states)} random layers",
+            f"a checkpoint of a model with {len(states)} random layers (dropout, drop path)",
             f"one with {len(counters)}",
-            "Resume with the dropout it was trained with, or start anew with --pretrained",
+            "Resume with the rates it was trained with, or start anew with --pretrained",
         )
     for index, (state, counter) in enumerate(zip(states, counters, strict=True)):
         state.assign([zlib.crc32(f"{seed}/{rank}/{index}".encode()), counter])

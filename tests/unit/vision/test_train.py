@@ -234,6 +234,13 @@ def test_bad_input_is_one_line(train, tmp_path, change, message):
     assert "\n" not in text
 
 
+def test_a_folder_that_cannot_be_made_leaves_no_others(train, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="new folder"):
+        train(tmp_path, f"--best_ckpt_root_dir={tmp_path / 'file'}")
+    assert not any(any((tmp_path / root).iterdir()) for root in ROOTS[:2])
+
+
 def test_folders_must_differ_and_be_new(train, tmp_path, monkeypatch):
     same = [f"--{root}={tmp_path}" for root in ROOTS]
     with pytest.raises(UserError, match="three different folders"):

@@ -50,13 +50,13 @@ def test_the_picture_has_a_panel_for_each_metric(run_folder, tmp_path, capsys):
         assert (np.asarray(image)[..., 1] > 100).any(), "curves are colored"
         sizes[metrics] = image.size
     assert sizes["loss,wer"] == (2 * sizes["loss"][0], sizes["loss"][1])
-    assert "loss, train: 1 at step 30, lowest 1" in capsys.readouterr().err
+    assert "loss, train: from 1 to 3, last 1 at step 30" in capsys.readouterr().err
 
 
 def test_a_loss_that_was_never_a_number_is_drawn_too(tmp_path, capsys):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss": null}\n')
     assert main([str(tmp_path), f"--output={tmp_path / 'a.png'}"]) == 0
-    assert "lowest nan" in capsys.readouterr().err
+    assert "from nan to nan" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
