@@ -208,17 +208,7 @@ class ConformerTask(SpeechTask):
         most = np.minimum(config.data.max_labels, frames * config.decoding.max_symbols_per_frame)
         return self.keep_fitting(utterances, counts, most)
 
-    @functools.cached_property
-    def _recognize(self):
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, None], tf.float32),
-                tf.TensorSpec([None], tf.int32),
-            ]
-        )
-        def recognize(waveforms, lengths):
-            cap = self.config.decoding.max_symbols_per_frame
-            hypotheses = greedy(self.model, waveforms, lengths, cap)
-            return detokenize(hypotheses, self.tokenizer.surfaces)
-
-        return recognize
+    def _texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        cap = self.config.decoding.max_symbols_per_frame
+        hypotheses = greedy(self.model, waveforms, lengths, cap)
+        return detokenize(hypotheses, self.tokenizer.surfaces)

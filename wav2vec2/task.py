@@ -1,7 +1,6 @@
 """Fine-tuning of wav2vec 2.0 as a training task: corpus, vocabulary, model, CTC and evaluation."""
 
 import dataclasses
-import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -125,20 +124,10 @@ class Wav2Vec2Task(SpeechTask):
         longest = round(self.data.max_seconds * self.rate_hz)
         return waveform, tf.random.stateless_uniform([self.model.num_uniforms(longest)], seed)
 
-    @functools.cached_property
-    def _recognize(self):
-        @tf.function(
-            input_signature=[
-                tf.TensorSpec([None, None], tf.float32),
-                tf.TensorSpec([None], tf.int32),
-            ]
-        )
-        def recognize(waveforms, lengths):
-            logits, frames = frame_logits(self.model, self.config.preprocessing, waveforms, lengths)
-            path = tf.argmax(logits, axis=-1, output_type=tf.int32)
-            return best_path_text(path, frames, self.vocabulary)
-
-        return recognize
+    def _texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        logits, frames = frame_logits(self.model, self.config.preprocessing, waveforms, lengths)
+        path = tf.argmax(logits, axis=-1, output_type=tf.int32)
+        return best_path_text(path, frames, self.vocabulary)
 
     def _known_characters(self, utterances: Sequence[Utterance]) -> dict[str, int]:
         """Maps the characters of the transcripts to ids, and tells which the vocabulary lacks."""

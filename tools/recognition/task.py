@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from tools.errors import UserError
 from tools.recognition.training_data import training_data
@@ -21,7 +22,7 @@ class SpeechTask:
     """The part of `tools.training.task.Task` that no family of recognizers has for itself.
 
     A family brings `config`, `utterances` to train on, `model`, `assets`, `vocabulary_size`,
-    `layer_depth`, `loss`, `example_logits`, `_recognize`: waveforms `[B, S]` and lengths `[B]` to
+    `layer_depth`, `loss`, `example_logits`, `_texts`: waveforms `[B, S]` and lengths `[B]` to
     texts `[B]`, and `_encode` and `_prepare` as `training_data` has them.
 
     Args:
@@ -112,6 +113,13 @@ class SpeechTask:
             self.skipped += [f"{reason}\t{detail}" for detail in details]
         self.report.append(f"{', '.join(splits) or self.data.data_dir}: {manifest.summary()}")
         return manifest
+
+    @functools.cached_property
+    def _recognize(self):
+        """`_texts` as one graph for batches of any size."""
+        waveforms = tf.TensorSpec([None, None], tf.float32)
+        lengths = tf.TensorSpec([None], tf.int32)
+        return tf.function(self._texts, input_signature=[waveforms, lengths])
 
     def _evaluate(self, utterances: Sequence[Utterance]) -> dict[str, float]:
         """Decodes this process's share and scores the shares of all."""

@@ -1,8 +1,6 @@
 """The scripts that run models, with a Python that only tells how it was called."""
 
-import os
 import shutil
-import subprocess
 
 import pytest
 
@@ -28,16 +26,9 @@ def clone(project, tmp_path_factory):
 
 
 @pytest.fixture
-def start(clone):
+def start(clone, run_script):
     def run(script, *arguments, **variables):
-        environment = {"PATH": f"{clone / 'bin'}:{os.environ['PATH']}", **variables}
-        return subprocess.run(
-            ["bash", str(clone / "run_scripts" / script), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_script(clone, script, arguments, **variables)
 
     return run
 

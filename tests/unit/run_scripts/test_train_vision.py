@@ -1,8 +1,6 @@
 """The scripts that start vision training and evaluation, on programs that tell of their calls."""
 
-import os
 import shutil
-import subprocess
 
 import pytest
 
@@ -25,19 +23,12 @@ def clone(project, tmp_path_factory):
 
 
 @pytest.fixture
-def start(clone):
+def start(clone, run_script):
     def run(script, *arguments, gpus=0):
         smi = clone / "bin" / "nvidia-smi"
         smi.write_text("#!/bin/sh\n" + "echo GPU\n" * gpus)
         smi.chmod(0o755)
-        environment = {"PATH": f"{clone / 'bin'}:{os.environ['PATH']}", "CUDA_VISIBLE_DEVICES": ""}
-        return subprocess.run(
-            ["bash", str(clone / "run_scripts" / script), *arguments],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        return run_script(clone, script, arguments, CUDA_VISIBLE_DEVICES="")
 
     return run
 
