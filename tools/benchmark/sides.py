@@ -95,7 +95,8 @@ class PeerSide:
 def describe(quantization: Quantization) -> str:
     """Writes settings in few words."""
     words = [quantization.algo, quantization.type, quantization.granularity]
-    return " ".join((*words, *(f"-{x}" for x in quantization.keep_in_float)))
+    kept = (f"+{x[1:]}" if x.startswith("-") else f"-{x}" for x in quantization.keep_in_float)
+    return " ".join((*words, *kept))
 
 
 def open_runners(

@@ -35,7 +35,8 @@ class Quantization:
         type: `symm` puts the zero point of activations in the middle of their range, `asym` where
             it fits. Weights are symmetric.
         granularity: of weights: one scale for a tensor, or one for each output channel.
-        keep_in_float: layers that stay as they are, by name: `block_0/attention`, `subsampling`.
+        keep_in_float: layers that stay as they are, by name: `block_0/attention`, `subsampling`;
+            behind a `-` those that do not, although the model itself keeps them.
         max_accuracy_drop: layers go back to float until the accuracy on the calibration data has
             dropped by no more than this; None takes the model as it is.
     """
@@ -88,14 +89,14 @@ def layer_pattern(layer: str) -> str:
 
 
 def ignored_nodes(names: Iterable[str], layers: Iterable[str]) -> list[str]:
-    """Lists the nodes of layers.
+    """Lists the nodes of layers, without those of layers behind a `-`; the last one counts.
 
     Raises:
         UserError: a layer has none.
     """
     names, ignored = list(names), set()
     for layer in layers:
-        pattern = re.compile(layer_pattern(layer))
+        pattern = re.compile(layer_pattern(layer.removeprefix("-")))
         found = [name for name in names if pattern.fullmatch(name)]
         if not found:
             parts = (re.sub(r"_\d+$", "", part) for name in names for part in name.split("/")[:-1])
@@ -105,7 +106,10 @@ def ignored_nodes(names: Iterable[str], layers: Iterable[str]) -> list[str]:
                 layer,
                 "Correct --keep_in_float",
             )
-        ignored.update(found)
+        if layer.startswith("-"):
+            ignored.difference_update(found)
+        else:
+            ignored.update(found)
     return sorted(ignored)
 
 

@@ -80,7 +80,10 @@ def add_conversion_flags(flags: CommandLine) -> None:
     flags.enum("quantize_algo", "linear", ALGORITHMS, "Ranges: extremes, or the least error.")
     flags.enum("quantize_type", "symm", TYPES, "Zero points of activations.")
     flags.enum("quantize_granularity", "per_tensor", GRANULARITIES, "Scales of weights.")
-    flags.string("keep_in_float", "", 'Layers not to quantize: "block_0/attention,subsampling".')
+    about = (
+        'Layers not to quantize: "block_0/attention,subsampling"; "-head": quantized all the same.'
+    )
+    flags.string("keep_in_float", "", about)
     flags.number(
         "max_accuracy_drop",
         None,

@@ -103,7 +103,7 @@ def _quantize(network, source, request, examples):
     names = [node.get_friendly_name() for node in network.get_ops()]
     layers = [*source.keep_in_float, *request.quantization.keep_in_float]
     ignored = ignored_nodes(names, layers)
-    ignored += _ends_of(network, ignored)
+    ignored += _ends_of(network, ignored) + _products_of_activations(network)
 
     def accuracy(candidate: openvino.CompiledModel, numbers):
         return examples.accuracy(source.run_with(_function(candidate)), numbers)
@@ -125,6 +125,20 @@ def _ends_of(network: openvino.Model, layers: Collection[str]) -> list[str]:
         end.get_friendly_name()
         for end in ends
         if any(x.get_node().get_friendly_name() in layers for x in end.input_values())
+    ]
+
+
+def _products_of_activations(network: openvino.Model) -> list[str]:
+    """Products without weights, as in attention.
+
+    8 bits make them no faster (wav2vec 2.0 base, 100000 samples: 0.99 x), and where all sizes are
+    fixed, OpenVINO 2026.4 reads past the mask between a product in 8 bits and its softmax.
+    """
+    return [
+        node.get_friendly_name()
+        for node in network.get_ops()
+        if node.get_type_name() == "MatMul"
+        and not any(x.get_node().get_type_name() == "Constant" for x in node.input_values())
     ]
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from tools.conversion.converter import convert
-from tools.conversion.quantization import Calibration, Examples, Quantization
+from tools.conversion.quantization import Calibration, Examples, Quantization, ignored_nodes
 from tools.conversion.request import ConversionRequest
 
 
@@ -43,13 +43,21 @@ def test_a_layer_that_makes_an_output_is_kept_in_float(tmp_path, rng, backend, o
     pipeline = directory / "assets" / "pipeline.json"
     pipeline.write_text(json.dumps({"family": "toy", "convert": described}))
     batches = [{"images": rng.standard_normal((4, 8)).astype(np.float32)} for _ in range(4)]
-    kept = {}
-    for layers in (["head"], []):
+    counts = {}
+    for layers, asked in ((["head"], ()), ([], ()), (["head"], ("-head",))):
         described["serving_default"]["keep_in_float"] = layers
         pipeline.write_text(json.dumps({"family": "toy", "convert": described}))
-        request = ConversionRequest(backend, "int8_fp32", quantization=Quantization())
+        quantization = Quantization(keep_in_float=asked)
+        request = ConversionRequest(backend, "int8_fp32", quantization=quantization)
         calibration = Calibration("made up", 4, True, lambda: Examples(batches))
-        folder = tmp_path / f"converted_{len(layers)}"
+        folder = tmp_path / f"converted_{len(layers)}_{len(asked)}"
         convert(directory, folder, request, calibration)
-        kept[len(layers)] = num_quantized_activations(folder)
-    assert kept == {1: 1, 0: 2}
+        counts[*layers, *asked] = num_quantized_activations(folder)
+    assert counts == {("head",): 1, (): 2, ("head", "-head"): 2}
+
+
+def test_the_last_word_on_a_layer_counts():
+    names = ["encoder/block_0/x", "encoder/block_1/x", "head/x"]
+    layers = ["encoder", "head", "-encoder/block_1"]
+    assert ignored_nodes(names, layers) == ["encoder/block_0/x", "head/x"]
+    assert ignored_nodes(names, [*layers, "block_1"]) == names
