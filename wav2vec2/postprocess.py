@@ -69,11 +69,21 @@ def recognized(
         names: utterances of each batch.
         frames: of each row that are sound.
         every_frame: whether those of padding are decoded as well.
+
+    Raises:
+        UserError: a row has not so many frames.
     """
     texts = {}
     for batch, utterances in names.items():
         logits = read_batch(folder / f"{batch}.bin", len(utterances), len(decoder.surfaces))
         logits = logits.reshape(len(utterances), -1, len(decoder.surfaces))
+        most = logits.shape[1]
+        if not 0 <= min(frames[batch]) <= max(frames[batch]) <= most:
+            raise UserError.expected(
+                f"0 to {most} frames in each row of {batch}",
+                ", ".join(map(str, frames[batch])),
+                "Run wav2vec2.compile again",
+            )
         for utterance, row, length in zip(utterances, logits, frames[batch], strict=True):
             pieces = decoder.pieces(decoder.path(row if every_frame else row[:length]))
             texts[utterance] = "".join(piece.text for piece in pieces)

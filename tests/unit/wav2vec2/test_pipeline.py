@@ -162,6 +162,8 @@ def test_rates_by_hand(pipeline, tmp_path, capsys, case):
         lambda x: x["frames"].update(batch_0=[3]),
         lambda x: x["frames"].update(batch_0=[3, "4"]),
         lambda x: x["frames"].update(batch_1=[3, 4]),
+        lambda x: x["frames"].update(batch_0=[3, 99]),
+        lambda x: x["frames"].update(batch_0=[-1, 3]),
         lambda x: x["frames"].clear(),
         lambda x: x.pop("frames"),
         lambda x: x.pop("pipeline"),
@@ -174,7 +176,9 @@ def test_outputs_of_other_batches_are_one_line(pipeline, tmp_path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match="for the 1 batches of the map") as caught:
+    with pytest.raises(
+        UserError, match=r"for the 1 batches of the map|frames in each row of batch_0"
+    ) as caught:
         judge(tmp_path)
     assert "\n" not in str(caught.value)
 
