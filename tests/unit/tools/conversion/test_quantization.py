@@ -197,7 +197,7 @@ def test_quantize_algo_narrows_the_ranges(default, least_error, backend):
     linear, narrow = (activations(backend, folder) for folder in (default, least_error))
     ratios = np.array([narrow[name][0] / width for name, (width, _) in linear.items()])
     assert (ratios < 1.001).mean() > 0.9
-    assert (ratios < 0.95).sum() >= 3
+    assert (ratios < 0.95).sum() >= {"openvino": 4, "onnxruntime": 5}[backend]
 
 
 def test_layers_are_kept_in_float(default, other, backend):
