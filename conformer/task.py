@@ -115,11 +115,11 @@ class ConformerTask(SpeechTask):
             from_first_rank(processes, lambda: self._vocabulary(utterances, resumed or pretrained))
         )
         self.vocabulary_size = self.tokenizer.vocabulary_size
-        self._encode = self.tokenizer.encode_in_graph
+        self.encode = self.tokenizer.encode_in_graph
         self.utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
-        self._prepare = functools.partial(
+        self.prepare = functools.partial(
             prepare,
             augment=config.waveform_augment,
             num_uniforms=self.model.augment.num_uniforms,
@@ -208,7 +208,8 @@ class ConformerTask(SpeechTask):
         most = np.minimum(config.data.max_labels, frames * config.decoding.max_symbols_per_frame)
         return self.keep_fitting(utterances, counts, most)
 
-    def _texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Decodes waveforms `[B, S]` with lengths `[B]` greedily to texts `[B]`."""
         cap = self.config.decoding.max_symbols_per_frame
         hypotheses = greedy(self.model, waveforms, lengths, cap)
         return detokenize(hypotheses, self.tokenizer.surfaces)

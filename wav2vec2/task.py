@@ -63,7 +63,7 @@ class Wav2Vec2Task(SpeechTask):
         model = dataclasses.replace(config.model, vocabulary_size=self.vocabulary_size)
         self.config = config = dataclasses.replace(config, model=model)
         self._ids = self._known_characters(utterances)
-        self._encode = label_lookup(self._ids)
+        self.encode = label_lookup(self._ids)
         self.utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(model, config.training.precision)
@@ -119,12 +119,13 @@ class Wav2Vec2Task(SpeechTask):
         arguments = (batch["waveforms"], batch["lengths"])
         return frame_logits(self.model, self.config.preprocessing, *arguments)[0]
 
-    def _prepare(self, waveform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def prepare(self, waveform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Leaves the waveform as it is, and draws the random numbers of its masks."""
         longest = round(self.data.max_seconds * self.rate_hz)
         return waveform, tf.random.stateless_uniform([self.model.num_uniforms(longest)], seed)
 
-    def _texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+        """Writes the best paths of waveforms `[B, S]` with lengths `[B]` as texts `[B]`."""
         logits, frames = frame_logits(self.model, self.config.preprocessing, waveforms, lengths)
         path = tf.argmax(logits, axis=-1, output_type=tf.int32)
         return best_path_text(path, frames, self.vocabulary)

@@ -22,8 +22,8 @@ class SpeechTask:
     """The part of `tools.training.task.Task` that no family of recognizers has for itself.
 
     A family brings `config`, `utterances` to train on, `model`, `assets`, `vocabulary_size`,
-    `layer_depth`, `loss`, `example_logits`, `_texts`: waveforms `[B, S]` and lengths `[B]` to
-    texts `[B]`, and `_encode` and `_prepare` as `training_data` has them.
+    `layer_depth`, `loss`, `example_logits`, `texts`: waveforms `[B, S]` and lengths `[B]` to
+    texts `[B]`, and `encode` and `prepare` as `training_data` has them.
 
     Args:
         data: the section of that name.
@@ -58,8 +58,8 @@ class SpeechTask:
         """Gives the batches of one process."""
         return training_data(
             self.utterances,
-            self._encode,
-            self._prepare,
+            self.encode,
+            self.prepare,
             self.data,
             self.rate_hz,
             self.config.training.seed,
@@ -115,11 +115,11 @@ class SpeechTask:
         return manifest
 
     @functools.cached_property
-    def _recognize(self):
-        """`_texts` as one graph for batches of any size."""
+    def recognize(self):
+        """`texts` as one graph for batches of any size."""
         waveforms = tf.TensorSpec([None, None], tf.float32)
         lengths = tf.TensorSpec([None], tf.int32)
-        return tf.function(self._texts, input_signature=[waveforms, lengths])
+        return tf.function(self.texts, input_signature=[waveforms, lengths])
 
     def _evaluate(self, utterances: Sequence[Utterance]) -> dict[str, float]:
         """Decodes this process's share and scores the shares of all."""
@@ -127,7 +127,7 @@ class SpeechTask:
         limits = evaluation_limits(self.data, self.rate_hz)
         heard = []
         for batch in evaluation_dataset(share, self.data.eval_batch_size, limits):
-            texts = self._recognize(batch["waveforms"], batch["lengths"]).numpy()
+            texts = self.recognize(batch["waveforms"], batch["lengths"]).numpy()
             rows = zip(batch["index"].numpy(), batch["lengths"].numpy(), texts, strict=True)
             heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
         pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]

@@ -168,8 +168,8 @@ def test_evaluation_scores_the_shares_of_all(make_task, corpus, monkeypatch):
         texts = [next(said) if n > 0 else b"noise" for n in lengths.numpy()]
         return tf.constant(texts)
 
-    real = task._recognize
-    task._recognize = recognize
+    real = task.recognize
+    task.recognize = recognize
     theirs = [("NINE", "NINE"), ("A B", "A")]
     monkeypatch.setattr(task.processes, "gather_objects", lambda heard: [heard, theirs])
     found = task.evaluators["eval"]()
