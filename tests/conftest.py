@@ -12,11 +12,28 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+# Files that take the longest, the longest first. Workers take whole files in this order, so that
+# none begins a long one when the others are about to end.
+LONGEST = (
+    "tests/integration/test_vision_training.py",
+    "tests/integration/test_training.py",
+    "tests/integration/test_infer.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of the longest files first."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.nodeid.partition("::")[0], len(place)))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
-    """Keeps what is converted on demand out of the user's cache."""
+    """Gives all workers of a run one cache apart from the user's: a model is converted once."""
+    base = tmp_path_factory.getbasetemp()
+    run = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("XDG_CACHE_HOME", str(run / "cache"))
         yield
 
 
