@@ -1,0 +1,74 @@
+"""Greedy search of a CTC model: the most probable symbol of every frame."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tools.decoding.protocol import Hypothesis
+
+
+@dataclass(slots=True)
+class CtcState:
+    """The state of `CtcGreedySearch` for B rows."""
+
+    last: np.ndarray  # [B], symbol of the last frame; -1 before the first one
+    frames: np.ndarray  # [B], frames read so far
+    log_probability: np.ndarray  # [B]
+    tokens: list[list[int]]
+    starts: list[list[int]]
+    ends: list[list[int]]
+
+
+class CtcGreedySearch:
+    """Takes the most probable symbol of every frame, repeats once and without blanks.
+
+    Args:
+        blank: index of the blank symbol.
+
+    Source: Graves et al., Connectionist temporal classification (2006), section 3.1.
+    """
+
+    def __init__(self, blank: int):
+        self._blank = blank
+
+    def start(self, batch_size: int) -> CtcState:
+        """See `Search.start`."""
+        return CtcState(
+            last=np.full(batch_size, -1),
+            frames=np.zeros(batch_size, np.int64),
+            log_probability=np.zeros(batch_size),
+            **{name: [[] for _ in range(batch_size)] for name in ("tokens", "starts", "ends")},
+        )
+
+    def advance(self, state: CtcState, encoded: np.ndarray, lengths: np.ndarray) -> CtcState:
+        """Reads logits; see `Search.advance`."""
+        for row, (logits, length) in enumerate(zip(encoded, lengths, strict=True)):
+            if length > 0:
+                self._advance_row(state, row, logits[:length])
+        return state
+
+    def _advance_row(self, state: CtcState, row: int, logits: np.ndarray) -> None:
+        path = logits.argmax(axis=1)
+        best = logits.max(axis=1)
+        state.log_probability[row] -= np.log(np.exp(logits - best[:, None]).sum(axis=1)).sum()
+        starts = np.flatnonzero(np.diff(path, prepend=state.last[row]))
+        ends = np.append(starts[1:], len(path)) if len(starts) else starts
+        offset = int(state.frames[row])
+        continued = starts[0] if len(starts) else len(path)
+        if continued and state.last[row] not in (-1, self._blank):
+            state.ends[row][-1] = offset + int(continued)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
+            if path[start] != self._blank:
+                state.tokens[row].append(int(path[start]))
+                state.starts[row].append(offset + start)
+                state.ends[row].append(offset + end)
+        state.last[row] = path[-1]
+        state.frames[row] += len(path)
+
+    def finish(self, state: CtcState) -> list[Hypothesis]:
+        """Gives the hypotheses; a token lasts for the frames of its run."""
+        rows = zip(state.tokens, state.starts, state.ends, state.log_probability, strict=True)
+        return [
+            Hypothesis(*(np.array(x, np.int32) for x in found), float(log_probability))
+            for *found, log_probability in rows
+        ]

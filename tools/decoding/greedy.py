@@ -1,0 +1,108 @@
+"""Greedy search of a transducer on the host, over the signatures `predict` and `join`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tools.decoding.protocol import Call, Hypothesis
+
+
+@dataclass(slots=True)
+class GreedyState:
+    """The state of `GreedySearch` for B rows."""
+
+    predicted: np.ndarray  # [B, 1, P], output of the prediction network after the last token
+    states: np.ndarray  # [B, ...], its states
+    log_probability: np.ndarray  # [B]
+    frames: np.ndarray  # [B], frames read so far
+    tokens: list[list[int]]
+    starts: list[list[int]]
+
+
+class GreedySearch:
+    """Follows the most probable symbol of every step.
+
+    Each row has its own frame pointer, so a batch takes at most max(T + U) steps, and the result of
+    a row does not depend on its batch. The loop runs here and not in the runtime: on two cores and
+    batches of 16 it took half the time of TensorFlow's own loop, and tf2onnx 1.17 cannot translate
+    a loop that writes into a list.
+
+    Args:
+        call: runs `predict` (`tokens` `[B, 1]`, `states` -> `predicted` `[B, 1, P]`, `next_states`)
+            and `join` (`encoded` `[B, 1, D]`, `predicted` -> `logits` `[B, 1, 1, V]`).
+        blank: index of the blank symbol.
+        state_shape: of one row's states.
+        max_symbols_per_frame: after so many symbols the next frame follows without a blank.
+
+    Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, for a
+    beam of one.
+    """
+
+    def __init__(
+        self, call: Call, *, blank: int, state_shape: Sequence[int], max_symbols_per_frame: int
+    ):
+        self._call, self._blank = call, blank
+        self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
+
+    def start(self, batch_size: int) -> GreedyState:
+        """Reads the blank that begins every utterance; see `Search.start`."""
+        inputs = {
+            "tokens": np.full((batch_size, 1), self._blank, np.int32),
+            "states": np.zeros((batch_size, *self._state_shape), np.float32),
+        }
+        after = self._call(inputs, "predict")
+        return GreedyState(
+            predicted=np.array(after["predicted"]),
+            states=np.array(after["next_states"]),
+            log_probability=np.zeros(batch_size, np.float32),
+            frames=np.zeros(batch_size, np.int64),
+            tokens=[[] for _ in range(batch_size)],
+            starts=[[] for _ in range(batch_size)],
+        )
+
+    def advance(self, state: GreedyState, encoded: np.ndarray, lengths: np.ndarray) -> GreedyState:
+        """Reads frames; see `Search.advance`."""
+        rows = np.arange(len(encoded))
+        # A row moves to its next frame at the end of a piece, so no count is carried over.
+        frame, symbols = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
+        while (active := frame < lengths).any():
+            current = encoded[rows, np.minimum(frame, encoded.shape[1] - 1)][:, None]
+            joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
+            logits = joined["logits"][:, 0, 0]
+            token = logits.argmax(axis=1)
+            best = logits[rows, token]
+            total = np.log(np.exp(logits - best[:, None]).sum(axis=1))
+            state.log_probability -= np.where(active, total, 0.0).astype(np.float32)
+            emits = active & (token != self._blank)
+            emitting = np.flatnonzero(emits)
+            if len(emitting):
+                self._read(state, emitting, token[emitting])
+                for row in emitting:
+                    state.tokens[row].append(int(token[row]))
+                    state.starts[row].append(int(state.frames[row] + frame[row]))
+            symbols = np.where(emits, symbols + 1, 0)
+            moves = ~emits | (symbols >= self._max_symbols)
+            frame = np.where(moves, frame + 1, frame)
+            symbols = np.where(moves, 0, symbols)
+        state.frames += lengths
+        return state
+
+    def finish(self, state: GreedyState) -> list[Hypothesis]:
+        """Gives the hypotheses; a token lasts for the frame that it was found in."""
+        found = zip(state.tokens, state.starts, state.log_probability, strict=True)
+        return [
+            Hypothesis(
+                np.array(tokens, np.int32),
+                np.array(starts, np.int32),
+                np.array(starts, np.int32) + 1,
+                float(log_probability),
+            )
+            for tokens, starts, log_probability in found
+        ]
+
+    def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:
+        """Moves the prediction network of some rows on by a token."""
+        inputs = {"tokens": tokens[:, None].astype(np.int32), "states": state.states[rows]}
+        after = self._call(inputs, "predict")
+        state.predicted[rows], state.states[rows] = after["predicted"], after["next_states"]
