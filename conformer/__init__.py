@@ -2,9 +2,23 @@
 
 import importlib
 
-_EXPORTS = {"load_config": "conformer.config", "build_model": "conformer.model"}
+_EXPORTS = {
+    "build_model": "conformer.model",
+    "calibration_examples": "conformer.session",
+    "export_checkpoint": "conformer.export",
+    "load": "conformer.session",
+    "load_config": "conformer.config",
+    "open_session": "conformer.session",
+}
 
-__all__ = ["build_model", "load_config"]
+__all__ = [
+    "build_model",
+    "calibration_examples",
+    "export_checkpoint",
+    "load",
+    "load_config",
+    "open_session",
+]
 
 
 def __getattr__(name: str):

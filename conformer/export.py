@@ -158,7 +158,7 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
     }
 
 
-def export(checkpoint: Checkpoint, output_dir: Path) -> None:
+def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     """Writes a SavedModel, whole or not at all.
 
     Args:
@@ -185,7 +185,7 @@ def main(argv: list[str]) -> int:
             "--checkpoint RUN_DIR --output_dir D", " ".join(argv) or "nothing", "See --help"
         )
     checkpoint = open_checkpoint(values.checkpoint)
-    export(checkpoint, Path(values.output_dir))
+    export_checkpoint(checkpoint, Path(values.output_dir))
     print(f"exported {checkpoint.path} to {values.output_dir}", file=sys.stderr)
     return 0
 

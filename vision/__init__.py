@@ -4,12 +4,27 @@ import importlib
 
 _EXPORTS = {
     "build_model": "vision.model",
+    "calibration_examples": "vision.session",
+    "export_checkpoint": "vision.export",
+    "load": "vision.session",
+    "load_config": "vision.config",
     "load_pytorch_weights": "vision.weights",
+    "open_session": "vision.session",
     "pytorch_state_dict": "vision.weights",
     "save_pytorch_weights": "vision.weights",
 }
 
-__all__ = ["build_model", "load_pytorch_weights", "pytorch_state_dict", "save_pytorch_weights"]
+__all__ = [
+    "build_model",
+    "calibration_examples",
+    "export_checkpoint",
+    "load",
+    "load_config",
+    "load_pytorch_weights",
+    "open_session",
+    "pytorch_state_dict",
+    "save_pytorch_weights",
+]
 
 
 def __getattr__(name: str):

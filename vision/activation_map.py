@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from tools.config.command_line import CommandLine, run
-from tools.conversion.saved_model import read_pipeline
+from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.files import write_bytes
 from tools.inference.runner import load

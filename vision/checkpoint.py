@@ -2,7 +2,6 @@
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,12 +9,10 @@ import numpy as np
 from tools.errors import UserError
 from tools.training.checkpoint import open_checkpoint
 from tools.weights.assignment import Link, assign
-from vision.config import ModelConfig, config_of
+from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
 from vision.weights import load_pytorch_weights
 
-# What a checkpoint of training holds beside its variables.
-CONFIG_FILE, CLASSES_FILE = "config.yml", "classes.txt"
 _HEADS = r".*/(convolution|transformer)_head/(kernel|bias)"
 
 
@@ -95,34 +92,6 @@ def _load_weights(model: VisionConformer, source: str | Path) -> tuple[str, ...]
         arrays = {x.path: np.asarray(x) for x in _read_keras(source).weights}
     links = [Link(x, (x.path,)) for x in model.weights]
     return assign(model.weights, links, arrays, replaceable=_HEADS).kept
-
-
-def named_checkpoint(values: SimpleNamespace) -> str:
-    """The checkpoint of --checkpoint or --pretrained, else of the --config; empty if none is named.
-
-    Args:
-        values: flags, among them those three.
-
-    Raises:
-        UserError: two are named.
-    """
-    if values.checkpoint and values.pretrained:
-        raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
-    named = values.checkpoint or values.pretrained
-    return named or (config_of(values).run.pretrained if values.config else "")
-
-
-def adopt_recipe(values: SimpleNamespace, checkpoint: str | None) -> None:
-    """Lets a checkpoint of training tell what its flags do not: the config and the classes.
-
-    Args:
-        values: flags, among them `config` and `imagenet_label_file`.
-        checkpoint: of any kind, or none.
-    """
-    if checkpoint and Path(checkpoint).is_dir():
-        path = open_checkpoint(checkpoint).path
-        values.config = values.config or str(path / CONFIG_FILE)
-        values.imagenet_label_file = values.imagenet_label_file or str(path / CLASSES_FILE)
 
 
 def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:

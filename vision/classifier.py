@@ -1,36 +1,43 @@
 """Classifiers behind the flags of the programs, and their runs over image files."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine
-from tools.conversion.saved_model import read_pipeline
+from tools.conversion.pipeline import describe
 from tools.errors import UserError
-from tools.inference.flags import add_inference_flags, open_runner, restrict_devices
+from tools.inference.flags import add_inference_flags
+from tools.inference.opening import open_runner, restrict_devices
+from tools.inference.options import DataOptions, RunnerOptions, from_flags
 from tools.inference.report import Stopwatch, runner_facts
-from tools.inference.runner import EagerRunner, Runner
-from vision.checkpoint import adopt_recipe, load_model, named_checkpoint
+from tools.inference.runner import Runner
 from vision.classes import Classes, classes_of
-from vision.config import PreprocessingConfig, add_config_flags, config_of, preprocessing_of
+from vision.config import add_config_flags, config_of, preprocessing_of
 from vision.input_pipeline import Batches
+from vision.recipe import named_checkpoint, with_recipe
 from vision.recipe_keys import AMP_LEVELS
-from vision.signatures import Signatures, pipeline_description
+from vision.session import FAMILY, ImageSession, calibration_examples, feed
 
 _NUM_LISTED = 20
 _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
 
 
-class Classifier(NamedTuple):
-    """A model that can be run, what its images are made by, and the names of its classes."""
+@dataclass(frozen=True, slots=True)
+class ImageDataOptions(DataOptions):
+    """Which images a program runs.
 
-    runner: Runner
-    preprocessing: PreprocessingConfig
-    classes: Classes
+    Attributes:
+        num_parallel_workers: images decoded at once; 0: one for each core.
+        prefetch: images read ahead; 0: four batches.
+    """
+
+    num_parallel_workers: int = 0
+    prefetch: int = 0
 
 
 def add_classifier_flags(flags: CommandLine) -> None:
@@ -55,7 +62,29 @@ def add_classifier_flags(flags: CommandLine) -> None:
     add_config_flags(flags)
 
 
-def open_classifier(values: SimpleNamespace, signature: str = "serving_default") -> Classifier:
+def data_options(values: SimpleNamespace, paths: Sequence[str] = ()) -> ImageDataOptions:
+    """Makes the options of the images from the flags of `add_classifier_flags`.
+
+    Raises:
+        UserError: one is out of its range.
+    """
+    data = from_flags(ImageDataOptions, values, paths=tuple(paths))
+    if min(data.batch_size, data.warmup_count + 1) < 1:
+        raise UserError.expected(
+            "--batch_size >= 1 and --warmup_count >= 0",
+            f"{data.batch_size} and {data.warmup_count}",
+            "Correct the flag",
+        )
+    if min(data.num_parallel_workers, data.prefetch) < 0:
+        raise UserError.expected(
+            "--num_parallel_workers and --prefetch >= 0",
+            f"{data.num_parallel_workers} and {data.prefetch}",
+            "Correct the flag",
+        )
+    return data
+
+
+def open_classifier(values: SimpleNamespace, signature: str = "serving_default") -> ImageSession:
     """Opens the one model that the flags name.
 
     Of a checkpoint the config tells architecture and preprocessing; exported models know both, and
@@ -69,35 +98,28 @@ def open_classifier(values: SimpleNamespace, signature: str = "serving_default")
         UserError: none, several or a bad one.
     """
     exported = values.native_savedmodel_dir or values.onnx_path
-    if values.checkpoint or values.pretrained or not exported:
-        values.checkpoint = named_checkpoint(values)
-    named = [name for name in _SOURCES if getattr(values, name)]
+    checkpoint = values.checkpoint
+    if checkpoint or values.pretrained or not exported:
+        checkpoint = named_checkpoint(values)
+    sources = {name: getattr(values, name) for name in _SOURCES} | {"checkpoint": checkpoint}
+    named = [name for name, value in sources.items() if value]
     if len(named) != 1:
         raise UserError.expected(
             f"exactly one of {', '.join(f'--{name}' for name in _SOURCES)}",
             " and ".join(f"--{name}" for name in named) or "none",
             "Name one model",
         )
-    if min(values.batch_size, values.warmup_count + 1) < 1:
-        raise UserError.expected(
-            "--batch_size >= 1 and --warmup_count >= 0",
-            f"{values.batch_size} and {values.warmup_count}",
-            "Correct the flag",
-        )
-    if min(values.num_parallel_workers, values.prefetch) < 0:
-        raise UserError.expected(
-            "--num_parallel_workers and --prefetch >= 0",
-            f"{values.num_parallel_workers} and {values.prefetch}",
-            "Correct the flag",
-        )
-    if values.device_target == "CPU":
-        values.visible_devices = "-1"
-    restrict_devices(values)
+    data_options(values)
+    devices = "-1" if values.device_target == "CPU" else values.visible_devices
+    options = from_flags(RunnerOptions, values, visible_devices=devices)
+    label_file = values.imagenet_label_file
     if values.native_savedmodel_dir:
-        _check_family(read_pipeline(values.native_savedmodel_dir), values)
-        runner = open_runner(values, values.native_savedmodel_dir)
+        pipeline = describe(values.native_savedmodel_dir)
+        _check_family(pipeline, values)
+        runner = open_runner(values.native_savedmodel_dir, options, calibration_examples)
     else:
-        runner = _open_file(values, signature)
+        restrict_devices(devices)
+        runner, label_file = _open_file(values, checkpoint, signature)
     pipeline = runner.pipeline
     preprocessing = preprocessing_of(pipeline["preprocessing"], values)
     side = pipeline["preprocessing"]["image_size"]
@@ -105,11 +127,12 @@ def open_classifier(values: SimpleNamespace, signature: str = "serving_default")
         raise UserError.expected(
             f"--image_size {side}, the model's", preprocessing.image_size, "Export another model"
         )
-    return Classifier(runner, preprocessing, classes_of(pipeline, values.imagenet_label_file))
+    classes = classes_of(pipeline, label_file)
+    return ImageSession(runner, preprocessing, classes, batch_size=options.batch_size)
 
 
-def _check_family(pipeline: dict, values: SimpleNamespace) -> None:
-    if pipeline.get("family") != "vision":
+def _check_family(pipeline: Mapping, values: SimpleNamespace) -> None:
+    if pipeline.get("family") != FAMILY:
         raise UserError.expected(
             "a vision model",
             f"{values.native_savedmodel_dir}: {pipeline.get('family')}",
@@ -117,48 +140,31 @@ def _check_family(pipeline: dict, values: SimpleNamespace) -> None:
         )
 
 
-def _open_file(values: SimpleNamespace, signature: str) -> Runner:
-    """A checkpoint in TensorFlow or an ONNX file; neither is converted."""
+def _open_file(
+    values: SimpleNamespace, checkpoint: str, signature: str
+) -> tuple[Runner, str | None]:
+    """A checkpoint in TensorFlow or an ONNX file, and its label file; neither is converted."""
     if values.quant_precision != "fp32" or values.converted_savedmodel_dir:
         raise UserError.expected(
             "--native_savedmodel_dir for a converted model",
             "a checkpoint or an ONNX file",
             "Export a SavedModel with `python -m vision.export`",
         )
-    adopt_recipe(values, values.checkpoint)
+    values = with_recipe(values, checkpoint)
     config = config_of(values)
     if values.onnx_path:
         from vision.onnx_runner import OnnxRunner
 
-        return OnnxRunner(values.onnx_path, config)
-    model = load_model(config.model, values.checkpoint, AMP_LEVELS[values.amp_level or "O0"])
+        return OnnxRunner(values.onnx_path, config), values.imagenet_label_file
+    # TensorFlow is imported where a checkpoint is run; a converted model starts without it.
+    from tools.inference.eager import EagerRunner
+    from vision.checkpoint import load_model
+    from vision.signatures import Signatures, pipeline_description
+
+    model = load_model(config.model, checkpoint, AMP_LEVELS[values.amp_level or "O0"])
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
-    return EagerRunner(functions, pipeline_description(config, model, Classes()))
-
-
-def feed(pipeline: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives `[B, H, W, 3]` the name and the layout that a model takes."""
-    if pipeline["layout"] == "NCHW":
-        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
-    return {pipeline["input"]: images}
-
-
-def scores_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The scores of both heads together, `[B, V]`; an output of another name if it is alone."""
-    for name in ("logits", "probabilities"):
-        if name in outputs:
-            return outputs[name]
-    if len(outputs) != 1:
-        raise UserError.expected("a model with logits", ", ".join(outputs), "Export it again")
-    return next(iter(outputs.values()))
-
-
-def probabilities_of(scores: np.ndarray) -> np.ndarray:
-    """Softmax of scores, unless they are probabilities already."""
-    if (scores >= 0).all() and np.allclose(scores.sum(axis=-1), 1.0, atol=1e-3):
-        return scores
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return powers / powers.sum(axis=-1, keepdims=True)
+    runner = EagerRunner(functions, pipeline_description(config, model, Classes()))
+    return runner, values.imagenet_label_file
 
 
 class Classification:
@@ -169,46 +175,46 @@ class Classification:
         skipped: `(path, reason)` of the images that could not be read, when all was iterated.
 
     Args:
-        classifier: the model.
+        session: the model.
         paths: of the images.
-        values: of `add_classifier_flags`.
+        data: how they are read and run.
         signature: of the model.
     """
 
     def __init__(
         self,
-        classifier: Classifier,
+        session: ImageSession,
         paths: Sequence[str],
-        values: SimpleNamespace,
+        data: ImageDataOptions,
         signature: str = "serving_default",
     ):
-        self._classifier, self._paths, self._values = classifier, paths, values
+        self._session, self._paths, self._data = session, paths, data
         self._signature = signature
         self._batches = Batches(
             paths,
-            classifier.preprocessing,
-            max(1, min(values.batch_size, len(paths))),
-            values.num_parallel_workers,
-            values.prefetch,
+            session.preprocessing,
+            max(1, min(data.batch_size, len(paths))),
+            data.num_parallel_workers,
+            data.prefetch,
         )
         self.watch = Stopwatch()
 
     def __iter__(self) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
         """Runs the images that can be read."""
-        runner, count = self._classifier.runner, self._values.warmup_count
-        few = len(self._paths) <= self._values.batch_size
+        session, count = self._session, self._data.warmup_count
+        few = len(self._paths) <= self._data.batch_size
         self.watch = Stopwatch()
         with tqdm(
             total=len(self._paths), unit="image", file=sys.stderr, delay=2, disable=few
         ) as bar:
             for indices, images in self._batches:
-                inputs = feed(runner.pipeline, images)
+                inputs = feed(session.pipeline, images)
                 with self.watch.excluded():
                     for _ in range(count):
-                        runner.run(inputs, self._signature)
+                        session.run(inputs, self._signature)
                 count = 0
                 with self.watch.running():
-                    outputs = runner.run(inputs, self._signature)
+                    outputs = session.run(inputs, self._signature)
                 yield indices, outputs
                 bar.update(indices[-1] + 1 - bar.n)
 
@@ -226,8 +232,8 @@ class Classification:
             "decode_wait_share": min(1.0, waiting / speed["end_to_end_seconds"]),
             "num_images": num_images,
             "num_skipped": len(self._batches.reasons),
-            "batch_size": self._values.batch_size,
-            **runner_facts(self._classifier.runner),
+            "batch_size": self._data.batch_size,
+            **runner_facts(self._session.runner),
         }
 
 

@@ -14,17 +14,18 @@ from matplotlib.figure import Figure
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
 from tools.files import check_writable, write_bytes, write_text
-from tools.inference.flags import share
+from tools.inference.selection import share
 from vision.classes import read_labelled, top_classes
 from vision.classifier import (
     Classification,
     add_classifier_flags,
+    data_options,
     open_classifier,
-    scores_of,
     show_speed,
 )
 from vision.config import config_of
 from vision.recipe_keys import AMP_LEVELS
+from vision.session import scores_of
 
 _TOP = (1, 5)
 _HEADS = ("convolution_logits", "transformer_logits")
@@ -134,13 +135,13 @@ def evaluate(values: SimpleNamespace, datasets: Sequence[str]) -> int:
     if values.analysis_dir:
         check_writable(Path(values.analysis_dir) / "confusion_matrix.csv")
     classifier = open_classifier(values, "heads")
-    pipeline = classifier.runner.pipeline
+    pipeline = classifier.pipeline
     data = read_labelled(named[0], classifier.classes, pipeline["num_classes"]).sample(limit, seed)
     chosen = share(range(len(data.paths)), values.data_ratio)
     paths = [data.paths[i] for i in chosen]
     labels = np.array([data.labels[i] for i in chosen])
-    signature = "heads" if "heads" in classifier.runner.signatures else "serving_default"
-    run = Classification(classifier, paths, values, signature)
+    signature = "heads" if "heads" in classifier.signatures else "serving_default"
+    run = Classification(classifier, paths, data_options(values), signature)
     scores = Scores(pipeline["num_classes"])
     rows = []
     for indices, outputs in run:

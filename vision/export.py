@@ -12,16 +12,16 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import load_saved_model, write_saved_model
 from tools.errors import UserError
 from tools.files import write_bytes
+from tools.training.checkpoint import Checkpoint
 from vision.checkpoint import (
-    adopt_recipe,
     full_name,
     initial_model,
     load_model,
-    named_checkpoint,
 )
 from vision.classes import Classes, read_classes
-from vision.config import VisionConfig, add_config_flags, config_of
+from vision.config import VisionConfig, add_config_flags, config_of, load_config
 from vision.model import VisionConformer
+from vision.recipe import CLASSES_FILE, CONFIG_FILE, named_checkpoint, with_recipe
 from vision.signatures import LAYOUTS, METADATA_KEY, OUTPUTS, Signatures, pipeline_description
 
 FORMATS = {"SAVEDMODEL": "", "ONNX": ".onnx", "KERAS": ".keras"}
@@ -54,12 +54,19 @@ def export_saved_model(
     return description
 
 
+def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Exports a checkpoint of training with its classes; see `tools.families.Family`."""
+    config = load_config(checkpoint.path / CONFIG_FILE)
+    classes = read_classes(checkpoint.path / CLASSES_FILE, config.model.num_classes)
+    export_saved_model(load_model(config.model, checkpoint.path), config, output_dir, classes)
+
+
 def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
     """Writes `serving_default` of a SavedModel as ONNX, with its description as metadata.
 
     Inputs and outputs keep their names; the batch is free.
     """
-    from tools.conversion.cleaning import clean
+    from tools.conversion.rewrites.cleaning import clean
     from tools.conversion.signature import to_onnx
 
     graph = to_onnx(load_saved_model(saved_model_dir)["serving_default"], "serving_default")
@@ -89,7 +96,7 @@ def main(argv: list[str]) -> int:
     if rest:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
     checkpoint = named_checkpoint(values)
-    adopt_recipe(values, checkpoint)
+    values = with_recipe(values, checkpoint)
     config = config_of(values)
     file_format = values.file_format or config.run.file_format
     if file_format not in FORMATS:

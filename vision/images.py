@@ -6,6 +6,7 @@ transparent lies over white, and of several frames or pages the first one counts
 an orientation in EXIF is ignored.
 """
 
+import io
 import struct
 import warnings
 import zlib
@@ -63,25 +64,43 @@ def crop_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarr
     return np.asarray(_crop(read_rgb(path), preprocessing))
 
 
-def read_rgb(path: str | Path) -> Image.Image:
+def read_rgb(source: str | Path | bytes | BinaryIO | np.ndarray) -> Image.Image:
     """Reads the whole of an image, as RGB of 8 bits.
+
+    Args:
+        source: a path, the bytes of a file, an open binary file, or uint8 `[H, W, 3]`.
 
     Raises:
         ImageError: the file is no image, damaged, or too large to be one.
     """
+    path = str(source) if isinstance(source, str | Path) else type(source).__name__
     try:
+        if isinstance(source, np.ndarray):
+            return _of_array(source)
+        if isinstance(source, bytes):
+            return _rgb(io.BytesIO(source), path)
+        if hasattr(source, "read"):
+            return _rgb(io.BytesIO(source.read()), path)
         if not Path(path).is_file():
-            raise ImageError(str(path), "no such file" if not Path(path).exists() else "no file")
+            raise ImageError(path, "no such file" if not Path(path).exists() else "no file")
         with open(path, "rb") as file:
-            return _rgb(file, str(path))
+            return _rgb(file, path)
     except Image.UnidentifiedImageError:
-        raise ImageError(str(path), f"not an image ({', '.join(FORMATS)})") from None
+        raise ImageError(path, f"not an image ({', '.join(FORMATS)})") from None
     except _TOO_LARGE:
         limit = Image.MAX_IMAGE_PIXELS // 10**6
-        raise ImageError(str(path), f"more than {limit} million pixels") from None
+        raise ImageError(path, f"more than {limit} million pixels") from None
     except _DAMAGED as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise ImageError(str(path), reason or type(error).__name__) from error
+        raise ImageError(path, reason or type(error).__name__) from error
+
+
+def _of_array(array: np.ndarray) -> Image.Image:
+    """Takes uint8 `[H, W, 3]` for an image."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        found = f"{array.dtype} {list(array.shape)}"
+        raise ImageError("the array", f"expected uint8 [H, W, 3], received {found}")
+    return Image.fromarray(array)
 
 
 def _rgb(file: BinaryIO, path: str) -> Image.Image:

@@ -10,17 +10,17 @@ from tqdm import tqdm
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
 from tools.files import check_writable, write_text
-from tools.inference.flags import share
+from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.classifier import (
     Classification,
     add_classifier_flags,
+    data_options,
     open_classifier,
-    probabilities_of,
-    scores_of,
     show_speed,
 )
 from vision.input_pipeline import find_images
+from vision.session import probabilities_of, scores_of
 
 
 def command_line(program: str) -> CommandLine:
@@ -45,9 +45,10 @@ def predict(values, data: Sequence[str]) -> int:
         raise UserError.expected("--top_k >= 1", values.top_k, "Correct --top_k")
     for path in filter(None, (values.output, values.result_path)):
         check_writable(Path(path))
-    paths = share(find_images(places[0]), values.data_ratio)
+    options = data_options(values)
+    paths = share(find_images(places[0]), options.data_ratio)
     classifier = open_classifier(values)
-    run = Classification(classifier, paths, values)
+    run = Classification(classifier, paths, options)
     predictions: dict[str, int | list[dict]] = {}
     for indices, outputs in run:
         probabilities = probabilities_of(scores_of(outputs))

@@ -9,7 +9,7 @@ import numpy as np
 
 from tools.conversion.backends import onnxruntime
 from tools.conversion.dim_range import check_inputs, pad_to
-from tools.conversion.saved_model import TensorSpec
+from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 from vision.config import VisionConfig
 from vision.model import CHANNELS

@@ -4,20 +4,28 @@ import importlib
 
 _EXPORTS = {
     "build_model": "wav2vec2.model",
+    "calibration_examples": "wav2vec2.session",
+    "export_checkpoint": "wav2vec2.export",
     "from_checkpoint": "wav2vec2.checkpoint",
     "from_pretrained": "wav2vec2.weights",
+    "load": "wav2vec2.session",
     "load_config": "wav2vec2.config",
     "load_pytorch_weights": "wav2vec2.weights",
+    "open_session": "wav2vec2.session",
     "pytorch_state_dict": "wav2vec2.weights",
     "save_pretrained": "wav2vec2.weights",
 }
 
 __all__ = [
     "build_model",
+    "calibration_examples",
+    "export_checkpoint",
     "from_checkpoint",
     "from_pretrained",
+    "load",
     "load_config",
     "load_pytorch_weights",
+    "open_session",
     "pytorch_state_dict",
     "save_pretrained",
 ]

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -10,13 +11,16 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.conversion.saved_model import read_pipeline
+from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.files import new_folder
-from tools.inference.flags import add_conversion_flags, open_runner, restrict_devices
+from tools.inference.flags import add_conversion_flags
+from tools.inference.opening import open_runner
+from tools.inference.options import RunnerOptions, from_flags
 from tools.inference.raw_tensors import run_timed
-from wav2vec2.export import DEFAULT_DIR
+from wav2vec2.session import calibration_examples
 from wav2vec2.tensors import (
+    DEFAULT_DIR,
     LENGTHS_FILE,
     OUTPUTS_FILE,
     check_place,
@@ -46,7 +50,7 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
-    restrict_devices(values)
+    options = from_flags(RunnerOptions, values)
     model_dir = values.native_savedmodel_dir or values.torchscript_path or DEFAULT_DIR
     pipeline = read_pipeline(model_dir, "wav2vec2")
     folder, output = Path(values.input_path), Path(values.output_path)
@@ -68,8 +72,9 @@ def main(argv: list[str]) -> int:
         spans = _span(map(len, lengths.values())), _span(sizes)
         if not values.enable_dim_range:
             spans = values.batch_size, max(sizes)
-        values.enable_dim_range, values.dim_range = True, f"waveforms={spans[0]},{spans[1]}"
-    runner = open_runner(values, model_dir)
+        dim_range = f"waveforms={spans[0]},{spans[1]}"
+        options = replace(options, enable_dim_range=True, dim_range=dim_range)
+    runner = open_runner(model_dir, options, calibration_examples)
     hop, window = pipeline["hop_samples"], pipeline["receptive_field_samples"]
     seconds: list[float] = []
     frames: dict[str, list[int]] = {}

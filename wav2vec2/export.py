@@ -12,14 +12,14 @@ import keras
 from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
+from tools.training.checkpoint import Checkpoint
 from wav2vec2.checkpoint import from_checkpoint
 from wav2vec2.config import ARCHITECTURES, PreprocessingConfig, model_config
 from wav2vec2.model import Wav2Vec2, build_model
 from wav2vec2.signatures import Signatures, pipeline_description
+from wav2vec2.tensors import DEFAULT_DIR
 from wav2vec2.vocabulary import LIBRISPEECH, Vocabulary, load_vocabulary
 from wav2vec2.weights import from_pretrained, load_pytorch_weights
-
-DEFAULT_DIR = "wav2vec2_savedmodel"
 
 
 def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
@@ -37,6 +37,11 @@ def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
     signatures = Signatures(*parts)
     write_saved_model(output_dir, signatures.functions, signatures.weights, description)
     return description
+
+
+def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
+    """Exports a checkpoint of training; see `tools.families.Family`."""
+    export_saved_model(from_checkpoint(checkpoint.path), output_dir)
 
 
 def named_model(

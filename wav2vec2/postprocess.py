@@ -1,11 +1,13 @@
 """Texts of raw logits against what was said: the original's accuracy, and true error rates."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.config.command_line import CommandLine, run
+from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
 from tools.speech.scoring import character_distance, score
-from wav2vec2.decoding import Decoder
+from tools.speech.transcripts import normalization
 from wav2vec2.tensors import (
     OUTPUTS_FILE,
     TEXTS_FILE,
@@ -56,7 +58,7 @@ def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[
 
 def recognized(
     folder: Path,
-    decoder: Decoder,
+    pipeline: Mapping,
     names: dict[str, list[str]],
     frames: dict[str, list[int]],
     every_frame: bool,
@@ -65,7 +67,7 @@ def recognized(
 
     Args:
         folder: of wav2vec2/compile.py.
-        decoder: of the model.
+        pipeline: what the model says of itself.
         names: utterances of each batch.
         frames: of each row that are sound.
         every_frame: whether those of padding are decoded as well.
@@ -73,10 +75,11 @@ def recognized(
     Raises:
         UserError: a row has not so many frames.
     """
-    texts = {}
+    surfaces, texts = pipeline["vocabulary"]["surfaces"], {}
+    search = CtcGreedySearch(pipeline["blank"])
     for batch, utterances in names.items():
-        logits = read_batch(folder / f"{batch}.bin", len(utterances), len(decoder.surfaces))
-        logits = logits.reshape(len(utterances), -1, len(decoder.surfaces))
+        logits = read_batch(folder / f"{batch}.bin", len(utterances), len(surfaces))
+        logits = logits.reshape(len(utterances), -1, len(surfaces))
         most = logits.shape[1]
         if not 0 <= min(frames[batch]) <= max(frames[batch]) <= most:
             raise UserError.expected(
@@ -84,9 +87,10 @@ def recognized(
                 ", ".join(map(str, frames[batch])),
                 "Run wav2vec2.compile again",
             )
-        for utterance, row, length in zip(utterances, logits, frames[batch], strict=True):
-            pieces = decoder.pieces(decoder.path(row if every_frame else row[:length]))
-            texts[utterance] = "".join(piece.text for piece in pieces)
+        lengths = [most] * len(utterances) if every_frame else frames[batch]
+        state = search.advance(search.start(len(utterances)), logits, lengths)
+        for utterance, found in zip(utterances, search.finish(state), strict=True):
+            texts[utterance] = "".join(surfaces[token] for token in found.tokens)
     return texts
 
 
@@ -119,12 +123,12 @@ def main(argv: list[str]) -> int:
     said = read_texts(data / TEXTS_FILE)
     folder = Path(values.input)
     pipeline, frames = read_outputs(folder, names)
-    decoder = Decoder(pipeline)
-    texts = recognized(folder, decoder, names, frames, values.seed_mode)
+    texts = recognized(folder, pipeline, names, frames, values.seed_mode)
     missing = sorted(texts.keys() - said.keys())
     if missing:
         raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")
-    references = [decoder.normalize(said[utterance]) for utterance in texts]
+    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    references = [normalize(said[utterance]) for utterance in texts]
     hypotheses = [x if values.seed_mode else x.strip(" ") for x in texts.values()]
     errors, characters = character_distance(references, hypotheses)
     accuracy = 1.0 - errors / max(characters, 1)

@@ -19,6 +19,7 @@ import numpy as np
 from tools.errors import UserError
 from tools.files import write_text
 
+DEFAULT_DIR = "wav2vec2_savedmodel"  # of an export
 LENGTHS_FILE, OUTPUTS_FILE = "lengths.json", "outputs.json"
 TEXTS_FILE = "ground_truth_texts.txt"
 

@@ -14,10 +14,11 @@ SIBLINGS = {
     "config": set(),
     "speech": set(),
     "weights": set(),
+    "decoding": set(),
     "training": {"config"},
     "conversion": {"config"},
-    "inference": {"conversion", "config"},
-    "recognition": {"inference", "conversion", "config", "speech", "training"},
+    "inference": {"conversion", "decoding", "config"},
+    "recognition": {"inference", "conversion", "decoding", "config", "speech", "training"},
     "serving": {"inference", "conversion", "config"},
 }
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}

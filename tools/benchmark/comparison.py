@@ -9,7 +9,7 @@ from tools.benchmark.sides import PEER, export_name
 from tools.benchmark.turns import batch_sizes
 from tools.config.command_line import CommandLine
 from tools.conversion import backends
-from tools.conversion.quantization import ALGORITHMS, GRANULARITIES, TYPES
+from tools.conversion.request import ALGORITHMS, GRANULARITIES, TYPES
 from tools.errors import UserError
 
 PRECISIONS = ("fp32", "int8_fp32")

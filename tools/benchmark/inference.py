@@ -4,18 +4,22 @@ import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 
 from tools.benchmark.turns import batch_sizes, time_in_turn, timed
 from tools.config.command_line import CommandLine, run
 from tools.conversion.dim_range import parse_dim_ranges
-from tools.conversion.saved_model import TensorSpec, read_pipeline
+from tools.conversion.pipeline import read_pipeline
+from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
+from tools.families import read_examples
 from tools.files import write_text
-from tools.inference.flags import add_conversion_flags, convert_as_asked, restrict_devices
+from tools.inference.flags import add_conversion_flags
+from tools.inference.opening import converted, restrict_devices
+from tools.inference.options import ConversionOptions, from_flags
 from tools.inference.runner import load
 
 
@@ -56,16 +60,15 @@ def random_inputs(
 
 
 def _fixed(
-    values: SimpleNamespace, specs: Sequence[TensorSpec], inputs: Mapping[str, np.ndarray]
-) -> SimpleNamespace:
-    """The same flags for a model of the shapes of these inputs alone."""
+    options: ConversionOptions, specs: Sequence[TensorSpec], inputs: Mapping[str, np.ndarray]
+) -> ConversionOptions:
+    """The same options for a model of the shapes of these inputs alone."""
     sizes = []
     for name, _, shape in specs:
         free = [n for n, x in zip(inputs[name].shape, shape, strict=True) if not isinstance(x, int)]
         if free:
             sizes.append(f"{name}={','.join(map(str, free))}")
-    changed = {"dim_range": ";".join(sizes), "converted_savedmodel_dir": None}
-    return SimpleNamespace(**vars(values) | changed)
+    return replace(options, dim_range=";".join(sizes), converted_savedmodel_dir=None)
 
 
 def main(argv: list[str]) -> int:
@@ -108,25 +111,24 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             f"a --signature among {', '.join(pipeline['convert'])}", signature, "Choose one"
         )
-    restrict_devices(values)
-    values.batch_size = max(batches)
+    restrict_devices(values.visible_devices)
     native = values.native_savedmodel_dir
     precision, *others = values.quant_precision.split(",")
-    values.quant_precision = precision
-    manifest = convert_as_asked(values, native)
+    options = from_flags(
+        ConversionOptions, values, batch_size=max(batches), quant_precision=precision
+    )
+    manifest = converted(native, options, read_examples)
     runners = {"eager": load(native), "jit": load(manifest["directory"])}
     for other in others:
-        changed = {"quant_precision": other, "converted_savedmodel_dir": None}
-        further = convert_as_asked(SimpleNamespace(**vars(values) | changed), native)
-        runners[other] = load(further["directory"])
+        changed = replace(options, quant_precision=other, converted_savedmodel_dir=None)
+        runners[other] = load(converted(native, changed, read_examples)["directory"])
     specs = runners["jit"].signatures[signature]
     results = []
     for batch in batches:
         inputs = random_inputs(specs, batch, sizes)
         if values.fixed_shape:
-            runners["fixed"] = load(
-                convert_as_asked(_fixed(values, specs, inputs), native)["directory"]
-            )
+            fixed = converted(native, _fixed(options, specs, inputs), read_examples)
+            runners["fixed"] = load(fixed["directory"])
         calls = {name: timed(x.run, inputs, signature) for name, x in runners.items()}
         times = time_in_turn(calls, batch, values.loop, values.warmup_seconds)
         median = {name: time["median_ms"] for name, time in times.items()}

@@ -13,8 +13,8 @@ from tools.benchmark.peer import Peer
 from tools.benchmark.turns import timed
 from tools.conversion import backends
 from tools.conversion.converter import convert
-from tools.conversion.quantization import Calibration, Quantization
-from tools.conversion.request import ConversionRequest
+from tools.conversion.protocol import Calibration
+from tools.conversion.request import ConversionRequest, Quantization
 from tools.inference.runner import Runner, load
 
 PEER = "pytorch eager"

@@ -32,12 +32,12 @@ from tools.benchmark.vision_models import (
 )
 from tools.benchmark.vision_sides import HEADS, open_peer, our_side, peer_export
 from tools.config.command_line import CommandLine, run
-from tools.conversion.quantization import Calibration, Examples
+from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.files import write_text
-from tools.inference.flags import spread
 from tools.inference.runner import Runner
+from tools.inference.selection import spread
 from vision.checkpoint import full_name
 from vision.classes import Classes
 from vision.classifier import Classification, Classifier

@@ -10,13 +10,13 @@ import tensorflow as tf
 
 from tools.errors import UserError
 from tools.files import new_folder
-from tools.inference.flags import spread
+from tools.inference.selection import spread
 from vision.checkpoint import initial_model, load_model
 from vision.config import PreprocessingConfig
 from vision.convolution import BATCH_NORM_MOMENTUM
 from vision.export import export_saved_model
-from vision.infer import examples
 from vision.model import CHANNELS, VisionConformer
+from vision.session import calibration_examples
 from vision.weights import save_pytorch_weights
 
 NUM_JUDGED = 16  # images whose logits are compared
@@ -38,7 +38,7 @@ def read_images(data_dir: str | None, preprocessing: PreprocessingConfig, count:
     if data_dir is None:
         return made_images(count, preprocessing.image_size)
     described = {"preprocessing": asdict(preprocessing), "layout": "NHWC", "input": "images"}
-    found = examples(described, Path(data_dir), count, judged=False)
+    found = calibration_examples(described, Path(data_dir), count, judged=False)
     images = np.concatenate([batch["images"] for batch in found.batches])
     if len(images) <= NUM_JUDGED:
         raise UserError.expected(

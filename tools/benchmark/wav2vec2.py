@@ -42,12 +42,12 @@ from tools.benchmark.wav2vec2_models import (
 )
 from tools.benchmark.wav2vec2_sides import feed, open_peer, our_side, peer_export
 from tools.config.command_line import CommandLine, run
-from tools.conversion.quantization import Calibration
+from tools.conversion.pipeline import read_pipeline
+from tools.conversion.protocol import Calibration
 from tools.conversion.request import ConversionRequest
-from tools.conversion.saved_model import read_pipeline
 from tools.files import write_text
-from tools.inference.flags import spread
 from tools.inference.runner import Runner
+from tools.inference.selection import spread
 from wav2vec2.config import ARCHITECTURES
 
 _BATCHES = "1,4"

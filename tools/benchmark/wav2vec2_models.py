@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.conversion.quantization import Calibration, Examples
+from tools.conversion.protocol import Calibration, Examples
 from tools.errors import UserError
 from tools.files import new_folder
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.export import export_saved_model, named_model
-from wav2vec2.infer import examples
+from wav2vec2.session import calibration_examples
 from wav2vec2.vocabulary import LIBRISPEECH, Vocabulary
 from wav2vec2.weights import from_pretrained, save_pretrained
 
@@ -89,7 +89,7 @@ def read_sounds(data_dir: str | None, pipeline: dict, count: int) -> np.ndarray:
     if data_dir is None:
         rng = np.random.default_rng(0)
         return np.stack([made_sound(rng, NUM_SAMPLES) for _ in range(count)])
-    batches = examples(pipeline, Path(data_dir), count, judged=False).batches
+    batches = calibration_examples(pipeline, Path(data_dir), count, judged=False).batches
     sounds = [batch["waveforms"][0, : batch["lengths"][0]] for batch in batches]
     if len(sounds) <= NUM_JUDGED:
         raise UserError.expected(

@@ -3,7 +3,6 @@
 Relative errors are the largest difference over the largest value, of A or of TensorFlow's layer.
 """
 
-import importlib.util
 import itertools
 import math
 import os
@@ -26,12 +25,15 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion import backends
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import pad_to
-from tools.conversion.graph import WRAPPERS
-from tools.conversion.saved_model import TensorSpec, load_saved_model, read_pipeline
+from tools.conversion.pipeline import read_pipeline
+from tools.conversion.protocol import TensorSpec
+from tools.conversion.rewrites.graph import WRAPPERS
+from tools.conversion.saved_model import load_saved_model
 from tools.errors import UserError
-from tools.inference.flags import FAMILIES, family
-from tools.inference.runner import EagerRunner, Runner, load
-from tools.training.checkpoint import Checkpoint, open_checkpoint
+from tools.families import family_of_checkpoint, open_session, read_examples
+from tools.inference.eager import EagerRunner
+from tools.inference.session import Session
+from tools.training.checkpoint import open_checkpoint
 
 Batch = Mapping[str, np.ndarray]
 Batches = Sequence[Batch]
@@ -42,7 +44,7 @@ _WALKED, _SHOWN = 4, 8  # samples to compare layers with, layers to show
 class Side(NamedTuple):
     """One of the two models: TensorFlow's functions, or what a manifest says of the signatures."""
 
-    runner: Runner
+    session: Session
     directory: Path
     functions: Mapping
     converted: Mapping
@@ -110,38 +112,23 @@ def open_side(place: str, scratch: Path) -> Side:
     """Opens a model of any kind, a checkpoint by exporting it to `scratch`."""
     path = Path(place)
     if is_artifact(path):
-        runner = load(path)
-        return Side(runner, path, {}, runner.manifest["signatures"])
+        session = open_session(path)
+        return Side(session, path, {}, session.runner.manifest["signatures"])
     if (path / "state.json").is_file() or (path / "checkpoints").is_dir():
         checkpoint, path = open_checkpoint(path), scratch
-        export(checkpoint, path)
+        family_of_checkpoint(checkpoint).export_checkpoint(checkpoint, path)
     elif not (path / "saved_model.pb").is_file():
         wanted = "a run directory, a checkpoint, a SavedModel or a converted model"
         given = place if path.exists() else f"{place}, which does not exist"
         raise UserError.expected(wanted, given, "Name another")
     pipeline, functions = read_pipeline(path), load_saved_model(path)
-    return Side(EagerRunner(functions, pipeline), path, functions, {})
-
-
-def export(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Exports a checkpoint by the family that can read the configuration in it."""
-    reasons = []
-    for name in FAMILIES:
-        if importlib.util.find_spec(name) and importlib.util.find_spec(f"{name}.export"):
-            try:
-                config = importlib.import_module(f"{name}.config")
-                config.load_config(checkpoint.path / "config.yml")
-            except UserError as error:
-                reasons.append(f"{name}: {error}")
-            else:
-                return importlib.import_module(f"{name}.export").export(checkpoint, output_dir)
-    raise UserError.expected("a checkpoint of this project", "; ".join(reasons), "Choose another")
+    return Side(Session(EagerRunner(functions, pipeline)), path, functions, {})
 
 
 def common_signatures(sides: Sides) -> list[str]:
     """Lists the signatures by which both take the same, other than strings."""
     a, b = (
-        {name: {spec[:2] for spec in specs} for name, specs in side.runner.signatures.items()}
+        {name: {spec[:2] for spec in specs} for name, specs in side.session.signatures.items()}
         for side in sides
     )
     common = [x for x in a if a[x] == b.get(x) and all(dtype != "string" for _, dtype in a[x])]
@@ -153,7 +140,7 @@ def common_signatures(sides: Sides) -> list[str]:
 
 def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batches:
     """Gives samples of data, or random ones to a signature that takes something else."""
-    most_bounded = next((side for side in sides if signature in side.converted), sides[0]).runner
+    most_bounded = next((side for side in sides if signature in side.converted), sides[0]).session
     specs = most_bounded.signatures[signature]
     names = {spec.name for spec in specs}
     if data and names <= data[0].keys():
@@ -188,7 +175,7 @@ def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Ite
             batch[name] = np.concatenate([_padded(row[name], shape) for row in rows])
         for side in sides:
             if signature in side.converted:
-                own = side.runner.signatures[signature]
+                own = side.session.signatures[signature]
                 free = [spec._replace(shape=(None, *spec.shape[1:])) for spec in own]
                 batch = pad_to(batch, free, side.converted[signature]["steps"])
         yield batch
@@ -199,7 +186,7 @@ def compare_outputs(sides: Sides, signature: str, samples: Batches, size: int) -
     found: dict[str, Difference] = {}
     for batch in batches_of(sides, signature, samples, size):
         try:
-            a, b = (side.runner.run(batch, signature) for side in sides)
+            a, b = (side.session.run(batch, signature) for side in sides)
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
             raise UserError.expected("inputs it can run on", error, "Choose other data") from error
         for name in a | b:
@@ -229,7 +216,7 @@ def compare_layers(
     fetch = frozen.prune(frozen.inputs, list(tensors.values()))
     look = backend.probe(path, described, [name for name in tensors if name not in outputs])
     found = {name: Difference(name) for name in tensors}
-    least = np.min(converted.runner.signatures[signature][0].shape[0])
+    least = np.min(converted.session.signatures[signature][0].shape[0])
     for batch in batches_of((native, converted), signature, samples, 1):
         batch = {k: np.repeat(x, least, axis=0) for k, x in batch.items()}
         expected = fetch(*(tf.constant(batch[x.name.split(":")[0]]) for x in frozen.inputs))
@@ -241,10 +228,10 @@ def compare_layers(
 
 def compare(sides: Sides, values: SimpleNamespace) -> bool:
     """Prints what two models differ in, and tells whether they agree within a tolerance."""
-    pipeline, place, data, agree = sides[0].runner.pipeline, values.data_dir, (), True
+    pipeline, place, data, agree = sides[0].session.pipeline, values.data_dir, (), True
     signatures = common_signatures(sides)
     if place:
-        data = family(pipeline).examples(pipeline, Path(place), values.samples, False).batches
+        data = read_examples(pipeline, Path(place), values.samples, False).batches
     samples = {name: samples_of(sides, name, data, values.samples) for name in signatures}
     drawn = [x for x in samples if not data or samples[x][0].keys() - data[0].keys()]
     print(f"{len(data) or values.samples} samples, random for {', '.join(drawn) or 'none'}")

@@ -7,7 +7,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.inference.flags import add_conversion_flags, convert_as_asked
+from tools.families import read_examples
+from tools.inference.flags import add_conversion_flags
+from tools.inference.opening import converted
+from tools.inference.options import ConversionOptions, from_flags
 
 
 def main(argv: list[str]) -> int:
@@ -25,7 +28,8 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
         )
-    manifest = convert_as_asked(values, values.native_savedmodel_dir)
+    options = from_flags(ConversionOptions, values)
+    manifest = converted(values.native_savedmodel_dir, options, read_examples)
     done = "already there" if manifest["reused"] else f"made in {manifest['seconds']:.1f} s"
     request = manifest["request"]
     place = manifest["directory"]

@@ -1,6 +1,5 @@
 """Draws the learning rates of training configs over their steps."""
 
-import importlib
 import io
 import sys
 from collections.abc import Sequence
@@ -8,20 +7,19 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from tools import families
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import write_bytes
 from tools.training.config import TrainingConfig
 from tools.training.schedule import learning_rate
 
-FAMILIES = ("conformer", "vision", "wav2vec2")
 _MAX_POINTS = 4000  # of a curve
 
 
 def read_training(path: str, family: str, settings: dict[str, str]) -> TrainingConfig:
     """Reads the section `training` of a config of a family."""
-    load_config = importlib.import_module(f"{family}.config").load_config
-    return load_config(path, settings).training
+    return families.family(family).load_config(path, settings).training
 
 
 def curve(config: TrainingConfig, steps_per_epoch: int) -> tuple[list[float], list[float]]:
@@ -58,7 +56,13 @@ def main(argv: list[str]) -> int:
         "CONFIG... --output FILE.png [FLAGS]",
     )
     flags.string("output", "schedule.png", "File to write.", short_name="o")
-    flags.enum("family", None, FAMILIES, "Of the configs.", default_text="the folder's name")
+    flags.enum(
+        "family",
+        None,
+        tuple(families.FAMILIES),
+        "Of the configs.",
+        default_text="the folder's name",
+    )
     flags.integer("steps_per_epoch", 1000, "Batches in the training set.")
     flags.settings()
     values, configs = flags.parse(argv)
@@ -73,9 +77,9 @@ def main(argv: list[str]) -> int:
     curves = []
     for path in configs:
         family = values.family or Path(path).absolute().parent.name
-        if family not in FAMILIES:
+        if family not in families.FAMILIES:
             raise UserError.expected(
-                f"--family {', '.join(FAMILIES)} for a config elsewhere", path, "Add it"
+                f"--family {', '.join(families.FAMILIES)} for a config elsewhere", path, "Add it"
             )
         training = read_training(path, family, values.set)
         epochs, rates = curve(training, values.steps_per_epoch)

@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
-from tools.conversion.saved_model import TensorSpec
+from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
+from tools.families import open_session
 from tools.files import write_bytes, write_text
 from tools.inference.raw_tensors import run_timed
-from tools.inference.runner import load
 
 Specs = Sequence[TensorSpec]
 Shapes = tuple[tuple[int, ...], ...]  # of one sample, for each input
@@ -229,7 +229,7 @@ def main(argv: list[str]) -> int:
     if values.batchsize < 1 or values.loop < 0:
         given = f"{values.batchsize} and {values.loop}"
         raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flag")
-    runner = load(values.model)
+    runner = open_session(values.model)
     specs = runner.signatures.get(values.signature)
     if not specs:
         known = ", ".join(runner.signatures)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tools.conversion import backends
-from tools.conversion.backends import Function
-from tools.conversion.saved_model import PIPELINE_FILE, TensorSpec
+from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE
+from tools.conversion.protocol import Function, TensorSpec
 from tools.errors import UserError
 
-MANIFEST_FILE = "manifest.json"
 FORMAT = 3
 
 

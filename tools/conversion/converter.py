@@ -14,23 +14,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tools.conversion import backends
-from tools.conversion.artifact import FORMAT, MANIFEST_FILE, file_hash, read_manifest
+from tools.conversion.artifact import FORMAT, file_hash, read_manifest
 from tools.conversion.dim_range import bounded
-from tools.conversion.quantization import (
+from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE, read_pipeline, source_hash
+from tools.conversion.protocol import Calibration, TensorSpec
+from tools.conversion.request import (
     ALGORITHMS,
     GRANULARITIES,
+    OPT_CONFIG,
     TYPES,
-    Calibration,
+    ConversionRequest,
     Quantization,
-)
-from tools.conversion.request import OPT_CONFIG, ConversionRequest
-from tools.conversion.saved_model import (
-    PIPELINE_FILE,
-    TensorSpec,
-    input_specs,
-    load_saved_model,
-    read_pipeline,
-    source_hash,
 )
 from tools.errors import UserError
 from tools.files import new_folder
@@ -159,7 +153,9 @@ def _holds_something(place: Path) -> bool:
 
 
 def _convert_signatures(native_dir, folder, pipeline, request, examples) -> dict[str, dict]:
-    # An artifact that is used again needs no converter: tf2onnx would slow every start.
+    # An artifact that is used again needs no converter: TensorFlow and tf2onnx would slow every
+    # start by seconds.
+    from tools.conversion.saved_model import input_specs, load_saved_model
     from tools.conversion.signature import Source
 
     functions = load_saved_model(native_dir)

@@ -5,11 +5,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from tools.conversion.saved_model import TensorSpec
+from tools.conversion.protocol import TensorSpec
+from tools.conversion.request import DimRanges
 from tools.errors import UserError
-
-# Of each tensor named, a range for every dimension that the model leaves free, batch first.
-DimRanges = Mapping[str, tuple[tuple[int, int], ...]]
 
 _FORM = '"waveforms=1:8,16000:560000", several tensors with ";" between them'
 _TENSOR = re.compile(r"\s*(\w+)\s*=\s*(\d+\s*(?::\s*\d+)?(?:\s*,\s*\d+\s*(?::\s*\d+)?)*)\s*")

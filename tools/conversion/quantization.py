@@ -1,4 +1,4 @@
-"""Post-training quantization to 8 bits: what is asked for, and NNCF's algorithms behind it."""
+"""Post-training quantization to 8 bits with the algorithms of NNCF."""
 
 import contextlib
 import logging
@@ -6,80 +6,15 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from google.protobuf.internal.enum_type_wrapper import EnumTypeWrapper
 
+from tools.conversion.request import Quantization
 from tools.errors import UserError
 
 Model = TypeVar("Model")
-# Runs a batch through a signature.
-Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
-
-# What the float operators between the quantized ones compute in.
-FLOATS = {"int8_fp32": "fp32", "int8_fp16": "fp16"}
-ALGORITHMS = ("linear", "eqnm")
-TYPES = ("symm", "asym")
-GRANULARITIES = ("per_tensor", "per_axis")
-
-
-@dataclass(frozen=True, slots=True)
-class Quantization:
-    """How a model is quantized.
-
-    Attributes:
-        algo: how the range of an activation is found: `linear` takes the smallest and the largest
-            value, `eqnm` the range of the least error over a histogram.
-        type: `symm` puts the zero point of activations in the middle of their range, `asym` where
-            it fits. Weights are symmetric.
-        granularity: of weights: one scale for a tensor, or one for each output channel.
-        keep_in_float: layers that stay as they are, by name: `block_0/attention`, `subsampling`;
-            behind a `-` those that do not, although the model itself keeps them.
-        max_accuracy_drop: layers go back to float until the accuracy on the calibration data has
-            dropped by no more than this; None takes the model as it is.
-    """
-
-    algo: str = "linear"
-    type: str = "symm"
-    granularity: str = "per_tensor"
-    keep_in_float: tuple[str, ...] = ()
-    max_accuracy_drop: float | None = None
-
-
-class Examples(NamedTuple):
-    """Data that a model is calibrated and judged with.
-
-    Attributes:
-        batches: inputs of the model, after the preprocessing of inference.
-        accuracy: of the answers to some of the batches, by number; 1 is perfect. None where there
-            are no references.
-    """
-
-    batches: Sequence[Mapping[str, np.ndarray]]
-    accuracy: Callable[[Run, Iterable[int]], float] | None = None
-
-
-class Calibration(NamedTuple):
-    """Where examples come from.
-
-    Attributes:
-        data_dir: the data set.
-        num_samples: how many of it, spread over the whole.
-        required: an earlier conversion that was calibrated with something else does not do.
-        read: reads them.
-    """
-
-    data_dir: str
-    num_samples: int
-    required: bool
-    read: Callable[[], Examples]
-
-    @property
-    def described(self) -> dict:
-        """What the manifest says of it."""
-        return {"data_dir": self.data_dir, "num_samples": self.num_samples}
 
 
 def layer_pattern(layer: str) -> str:

@@ -3,10 +3,38 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from tools.conversion.dim_range import DimRanges
-from tools.conversion.quantization import FLOATS, Quantization
+# Of each tensor named, a range for every dimension that the model leaves free, batch first.
+DimRanges = Mapping[str, tuple[tuple[int, int], ...]]
 
 OPT_CONFIG = ("conv_scale_fold", "type64to32_conversion")
+# What the float operators between the quantized ones compute in.
+FLOATS = {"int8_fp32": "fp32", "int8_fp16": "fp16"}
+ALGORITHMS = ("linear", "eqnm")
+TYPES = ("symm", "asym")
+GRANULARITIES = ("per_tensor", "per_axis")
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """How a model is quantized.
+
+    Attributes:
+        algo: how the range of an activation is found: `linear` takes the smallest and the largest
+            value, `eqnm` the range of the least error over a histogram.
+        type: `symm` puts the zero point of activations in the middle of their range, `asym` where
+            it fits. Weights are symmetric.
+        granularity: of weights: one scale for a tensor, or one for each output channel.
+        keep_in_float: layers that stay as they are, by name: `block_0/attention`, `subsampling`;
+            behind a `-` those that do not, although the model itself keeps them.
+        max_accuracy_drop: layers go back to float until the accuracy on the calibration data has
+            dropped by no more than this; None takes the model as it is.
+    """
+
+    algo: str = "linear"
+    type: str = "symm"
+    granularity: str = "per_tensor"
+    keep_in_float: tuple[str, ...] = ()
+    max_accuracy_drop: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,30 +1,18 @@
-"""Exported SavedModels: writing one, what it says of itself, and its functions."""
+"""Exported SavedModels in TensorFlow: writing one, and its functions."""
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import tensorflow as tf
 
+from tools.conversion.pipeline import PIPELINE_FILE
+from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 from tools.files import new_folder
 
-PIPELINE_FILE = "pipeline.json"
 _EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
-
-
-class TensorSpec(NamedTuple):
-    """Name, dtype and shape of a tensor.
-
-    A dimension is a number, a `(low, high)` range with both ends inside, or None where it is free.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | tuple[int, int] | None, ...]
 
 
 def write_saved_model(
@@ -67,44 +55,6 @@ def write_saved_model(
                 copy(path, folder / path.name)
 
 
-class _Pipeline(dict):
-    """Says that a key is missing as a program should: an export of another version lacks it."""
-
-    def __missing__(self, key):
-        raise UserError.expected(f"{key} in {PIPELINE_FILE}", "none", "Export the model again")
-
-
-def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
-    """Reads what an exported model says of itself, without loading it.
-
-    Args:
-        model_dir: a SavedModel directory with its `pipeline.json` among the assets.
-        family: that it must be of; None: any.
-
-    Raises:
-        UserError: the directory is not such an export.
-    """
-    directory = Path(model_dir)
-    path = directory / "assets" / PIPELINE_FILE
-    if not (directory / "saved_model.pb").is_file() or not path.is_file():
-        raise UserError.expected(
-            "a SavedModel directory that this project exported",
-            directory if directory.exists() else f"{directory}, which does not exist",
-            "Export a model: `python -m FAMILY.export --help`",
-        )
-    try:
-        pipeline = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError.expected(f"a readable {path}", error, "Export the model again") from error
-    if not isinstance(pipeline, dict):
-        raise UserError.expected(f"keys and values in {path}", "others", "Export the model again")
-    if family not in (None, pipeline.get("family")):
-        raise UserError.expected(
-            f"an export of {family}", pipeline.get("family"), "Run it with its own family"
-        )
-    return _Pipeline(pipeline)
-
-
 def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimental.ConcreteFunction]:
     """Loads the functions of a SavedModel by the names of their signatures.
 
@@ -132,22 +82,3 @@ def input_specs(function: tf.types.experimental.ConcreteFunction) -> tuple[Tenso
         TensorSpec(name, spec.dtype.name, tuple(spec.shape.as_list()))
         for name, spec in sorted(function.structured_input_signature[1].items())
     )
-
-
-def source_files(model_dir: str | Path) -> list[Path]:
-    """Lists what a SavedModel computes with: graph, variables and assets."""
-    directory = Path(model_dir)
-    files = [directory / "saved_model.pb"]
-    for folder in ("variables", "assets"):
-        files += sorted(path for path in (directory / folder).rglob("*") if path.is_file())
-    return files
-
-
-def source_hash(model_dir: str | Path) -> str:
-    """Computes a SHA-256 over the names and contents of `source_files`."""
-    digest = hashlib.sha256()
-    for path in source_files(model_dir):
-        digest.update(path.relative_to(model_dir).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()

@@ -15,11 +15,9 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tf2onnx.convert import from_graph_def
 from tf2onnx.graph import Node
 
-from tools.conversion.backends import Function
-from tools.conversion.cleaning import clean
-from tools.conversion.graph import WRAPPERS
-from tools.conversion.quantization import Run
-from tools.conversion.saved_model import TensorSpec
+from tools.conversion.protocol import Function, Run, TensorSpec
+from tools.conversion.rewrites.cleaning import clean
+from tools.conversion.rewrites.graph import WRAPPERS
 
 _OPSET = 18
 _CATCH = "TF2ONNX_CATCH_ERRORS"

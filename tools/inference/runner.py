@@ -1,24 +1,15 @@
-"""Runners: exported models behind one protocol, whatever executes them."""
+"""Runners: exported models as bags of signatures, whatever executes them."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import tensorflow as tf
 
 from tools.conversion.artifact import Artifact, is_artifact, open_artifact
 from tools.conversion.dim_range import check_inputs, fit, pad_to
-from tools.conversion.quantization import Run
-from tools.conversion.saved_model import (
-    TensorSpec,
-    input_specs,
-    load_saved_model,
-    read_pipeline,
-    source_files,
-)
-from tools.inference.transducer import transcribe
+from tools.conversion.pipeline import read_pipeline
+from tools.conversion.protocol import TensorSpec
 
 
 class Runner(Protocol):
@@ -43,25 +34,11 @@ class Runner(Protocol):
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """Runs a batch and returns the outputs by name."""
+        """Runs a batch and returns the outputs by name.
 
-
-class EagerRunner:
-    """TensorFlow's own runtime on a SavedModel."""
-
-    mode, backend, precision = "eager", "tensorflow", "fp32"
-
-    def __init__(
-        self, functions: Mapping[str, Callable], pipeline: Mapping, files: Sequence[Path] = ()
-    ):
-        self.pipeline, self.files = pipeline, files
-        self._functions = functions
-        self.signatures = {name: input_specs(function) for name, function in functions.items()}
-
-    def run(self, inputs, signature="serving_default"):
-        """Runs a batch and returns the outputs by name."""
-        tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
-        return {k: v.numpy() for k, v in self._functions[signature](**tensors).items()}
+        Raises:
+            RuntimeError: the runtime refuses the inputs.
+        """
 
 
 class JitRunner:
@@ -78,20 +55,11 @@ class JitRunner:
         self.precision = artifact.manifest["request"]["precision"]
         self.backend = artifact.manifest["request"]["backend"]
         self.files = artifact.files
-        self._inputs, self._functions = artifact.inputs, artifact.functions
-        self._answer = answer(self._run_converted, self.pipeline)
-        self.signatures = dict(artifact.inputs)
-        if self.pipeline.get("kind") == "transducer":
-            self.signatures["serving_default"] = artifact.inputs["listen"]
+        self.signatures, self._functions = artifact.inputs, artifact.functions
 
     def run(self, inputs, signature="serving_default"):
         """Runs a batch and returns the outputs by name."""
-        if signature == "serving_default":
-            return self._answer(inputs)
-        return self._run_converted(inputs, signature)
-
-    def _run_converted(self, inputs, signature):
-        specs = self._inputs[signature]
+        specs = self.signatures[signature]
         steps = self.manifest["signatures"][signature]["steps"]
         if not steps and fit(inputs, specs):  # a decoder calls this a hundred times for a batch
             return self._functions[signature](inputs)
@@ -105,13 +73,6 @@ class JitRunner:
         return {name: array[:size] for name, array in outputs.items()}
 
 
-def answer(run: Run, pipeline: Mapping) -> Callable[[Mapping[str, np.ndarray]], dict]:
-    """Gives `serving_default` of a model of which `run` runs the converted signatures."""
-    if pipeline.get("kind") == "transducer":
-        return functools.partial(transcribe, run, pipeline)
-    return lambda inputs: run(inputs, "serving_default")
-
-
 def load(model_dir: str | Path) -> Runner:
     """Opens an exported model.
 
@@ -123,5 +84,7 @@ def load(model_dir: str | Path) -> Runner:
     """
     if is_artifact(model_dir):
         return JitRunner(open_artifact(model_dir))
-    pipeline = read_pipeline(model_dir)
-    return EagerRunner(load_saved_model(model_dir), pipeline, source_files(model_dir))
+    read_pipeline(model_dir)  # told before TensorFlow is imported, which takes seconds
+    from tools.inference.eager import open_eager
+
+    return open_eager(model_dir)

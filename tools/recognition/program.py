@@ -1,19 +1,15 @@
-"""The run of a program that recognizes: batches through a model, texts, scores and speed."""
+"""The body of a program that recognizes: batches through a session, texts, scores and speed."""
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import NamedTuple
 
-import numpy as np
 from tqdm import tqdm
 
-from tools.conversion.quantization import Examples, Run
+from tools.decoding.timestamps import Word
 from tools.errors import UserError
 from tools.files import check_writable, write_text
-from tools.inference.flags import spread
+from tools.inference.options import DataOptions
 from tools.inference.report import (
     SpeechRow,
     Stopwatch,
@@ -22,126 +18,103 @@ from tools.inference.report import (
     write_report,
 )
 from tools.inference.runner import Runner
-from tools.recognition.sounds import Skipped, find_utterances
-from tools.speech.audio import AudioError, AudioLimits
-from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
+from tools.recognition.decoders import Transcription
+from tools.recognition.session import SpeechSession
+from tools.recognition.sounds import Skipped, chosen_utterances
+from tools.speech.audio import AudioError, AudioLimits, stream
+from tools.speech.corpus import Utterance
+from tools.speech.reading import read_batches
 from tools.speech.scoring import score
-from tools.speech.timestamps import Word
 from tools.speech.transcripts import normalize_transcript
-
-Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
-
-
-class Transcript(NamedTuple):
-    """What a recognizer heard in one utterance.
-
-    Attributes:
-        text: of its usual decoding.
-        beam_text: of a beam search, where there was one.
-        words: with their times, where they were asked for.
-    """
-
-    text: str
-    beam_text: str | None = None
-    words: Sequence[Word] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Recognizer:
-    """A model with a way to decode it.
-
-    Attributes:
-        runner: what runs it.
-        limits: which sounds it takes.
-        transcribe: a padded batch to its transcripts.
-        of_long: a sound longer than `max_seconds_at_once`.
-        max_seconds_at_once: of one row of a batch; None: as the limits have it.
-    """
-
-    runner: Runner
-    limits: AudioLimits
-    transcribe: Callable[[Inputs], Sequence[Transcript]]
-    of_long: Callable[[Utterance], Transcript] | None = None
-    max_seconds_at_once: float | None = None
-
-    def is_long(self, utterance: Utterance) -> bool:
-        """Whether a sound is to be taken in pieces."""
-        at_once = self.max_seconds_at_once
-        return at_once is not None and utterance.num_samples > round(at_once * self.limits.rate_hz)
 
 
 def recognize(
-    recognizer: Recognizer, utterances: list[Utterance], batch_size: int, warmup_count: int
-) -> tuple[dict[int, Transcript], dict[int, str], Stopwatch]:
+    session: SpeechSession,
+    utterances: list[Utterance],
+    *,
+    batch_size: int,
+    warmup_count: int,
+    with_words: bool = False,
+) -> tuple[dict[int, Transcription], dict[int, str], Stopwatch]:
     """Runs utterances, longest first, so that a batch holds little padding.
 
     Returns:
-        Transcripts by index, reasons of dropped utterances by index, and the times of recognition.
+        Transcriptions by index, reasons of dropped utterances by index, and the times of
+        recognition.
     """
-    # TensorFlow's input pipeline is imported only now: a wrong file name should answer at once.
-    from tools.speech.batches import evaluation_dataset
-
     order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
-    long = [index for index in order if recognizer.is_long(utterances[index])]
+    long = [index for index in order if session.is_long(utterances[index].num_samples)]
     order = order[len(long) :]
     batch_size = max(1, min(batch_size, len(order)))
-    batches = evaluation_dataset([utterances[i] for i in order], batch_size, recognizer.limits)
-    transcripts: dict[int, Transcript] = {}
+    transcriptions: dict[int, Transcription] = {}
     reasons, watch = {}, Stopwatch()
     one_batch = len(utterances) <= batch_size and not long
     with tqdm(
         total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=one_batch
     ) as bar:
         for index in long:
+            utterance = utterances[index]
             with watch.running():
                 try:
-                    transcripts[index] = recognizer.of_long(utterances[index])
+                    pieces = stream(utterance.path, session.limits)
+                    heard = session.recognize_long(pieces, utterance.num_samples, with_words)
+                    transcriptions[index] = heard
                 except AudioError as error:
                     reasons[index] = error.reason
             bar.update()
-        for number, batch in enumerate(batches.as_numpy_iterator() if order else ()):
-            inputs = {"waveforms": batch["waveforms"], "lengths": batch["lengths"]}
-            said = [None] * len(batch["index"])
-            if batch["lengths"].any():  # else there is no sound in it
+        batches = read_batches([utterances[i] for i in order], batch_size, session.limits)
+        for number, batch in enumerate(batches):
+            said = [None] * len(batch.indices)
+            if batch.lengths.any():  # else there is no sound in it
                 if number == 0:
                     with watch.excluded():
                         for _ in range(warmup_count):
-                            recognizer.transcribe(inputs)
+                            session.recognize(batch.inputs, with_words)
                 with watch.running():
-                    said = recognizer.transcribe(inputs)
-            rows = zip(batch["index"], batch["lengths"], batch["reason"], said, strict=True)
-            for index, length, reason, transcript in rows:
+                    said = session.recognize(batch.inputs, with_words)
+            rows = zip(batch.indices, batch.lengths, batch.reasons, said, strict=True)
+            for index, length, reason, heard in rows:
                 if length > 0:
-                    transcripts[order[index]] = transcript
+                    transcriptions[order[index]] = heard
                 else:
-                    reasons[order[index]] = reason.decode()
-            bar.update(len(batch["index"]))
-    return transcripts, reasons, watch
+                    reasons[order[index]] = reason
+            bar.update(len(batch.indices))
+    return transcriptions, reasons, watch
 
 
-def run_recognizer(
-    recognizer: Recognizer,
-    values: SimpleNamespace,
-    paths: list[str],
-    utterances: list[Utterance],
-    skipped: Skipped,
+def run_program(
+    open_session: Callable[[], SpeechSession],
+    limits: AudioLimits,
+    data: DataOptions,
+    normalize: Callable[[str], str] = normalize_transcript,
 ) -> int:
-    """Recognizes utterances, prints texts or words, and writes the report.
+    """Recognizes what the options name, prints texts or words, and writes the report.
 
     Args:
-        recognizer: what does it.
-        values: of the flags of `tools.inference.flags`, and `timestamps` where there are any.
-        paths: files and folders of the command line.
-        utterances: what they hold, or the data set.
-        skipped: what was left out already.
+        open_session: opens the model, once all inputs were found.
+        limits: sounds that the model takes.
+        data: what to recognize, and what to write.
+        normalize: makes the transcripts what the model can write.
 
     Raises:
         UserError: nothing of it can be used, or one of the files cannot.
     """
-    if values.result_path:
-        check_writable(Path(values.result_path))
+    utterances, skipped = chosen_utterances(data, limits, normalize)
+    with open_session() as session:
+        return _run(session, data, utterances, skipped)
+
+
+def _run(
+    session: SpeechSession, data: DataOptions, utterances: list[Utterance], skipped: Skipped
+) -> int:
+    if data.result_path:
+        check_writable(Path(data.result_path))
     transcripts, reasons, watch = recognize(
-        recognizer, utterances, values.batch_size, values.warmup_count
+        session,
+        utterances,
+        batch_size=data.batch_size,
+        warmup_count=data.warmup_count,
+        with_words=data.timestamps,
     )
     skipped = skipped + [(utterances[index].path, reason) for index, reason in reasons.items()]
     numbers = [index for index in range(len(utterances)) if index in transcripts]
@@ -149,16 +122,16 @@ def run_recognizer(
         SpeechRow(
             path=utterances[index].path,
             duration_seconds=utterances[index].duration_seconds,
-            reference=utterances[index].transcript if values.data_dir else None,
+            reference=utterances[index].transcript if data.data_dir else None,
             text=transcripts[index].text,
             beam_text=transcripts[index].beam_text,
         )
         for index in numbers
     ]
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
-    if rows and not values.data_dir:
-        _print_texts(rows, words, values, several=len(utterances) + len(skipped) > 1)
-    named = {str(Path(path)) for path in paths}
+    if rows and not data.data_dir:
+        _print_texts(rows, words, data.timestamps, several=len(utterances) + len(skipped) > 1)
+    named = {str(Path(path)) for path in data.paths}
     unusable = [f"{path} ({reason})" for path, reason in skipped if path in named]
     if unusable or not rows:
         raise UserError.expected(
@@ -166,19 +139,19 @@ def run_recognizer(
             ", ".join(unusable) or "; ".join(f"{path} ({reason})" for path, reason in skipped[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, watch, values.batch_size, recognizer.runner)
-    if values.result_path:
-        path = Path(values.result_path)
+    summary = summarize(rows, skipped, watch, data.batch_size, session.runner)
+    if data.result_path:
+        path = Path(data.result_path)
         write_report(path, summary, rows)
-        if getattr(values, "timestamps", False):
+        if data.timestamps:
             lines = (_word_line(word, path) for path, found in words for word in found)
             write_text(path.with_suffix(".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
     show(summary, skipped)
     return 0
 
 
-def _print_texts(rows, words, values, several: bool) -> None:
-    if getattr(values, "timestamps", False):
+def _print_texts(rows, words, with_words: bool, several: bool) -> None:
+    if with_words:
         for path, found in words:
             print("".join(_word_line(word, path if several else "") for word in found), end="")
         return
@@ -190,53 +163,6 @@ def _print_texts(rows, words, values, several: bool) -> None:
 def _word_line(word: Word, path: str) -> str:
     times = f"{word.start_seconds:.2f}\t{word.end_seconds:.2f}"
     return f"{path}\t{times}\t{word.text}\n" if path else f"{times}\t{word.text}\n"
-
-
-def read_examples(
-    data_dir: Path,
-    num_samples: int,
-    limits: AudioLimits,
-    judged: bool,
-    texts: Callable[[Run, Inputs], Sequence[str]],
-    normalize: Callable[[str], str] = normalize_transcript,
-) -> Examples:
-    """Reads utterances to calibrate with; see `tools.inference.flags.family`.
-
-    Args:
-        data_dir: a corpus, or where nothing is `judged` any folder of sounds.
-        num_samples: how many.
-        limits: what the model takes at once.
-        judged: whether a model's accuracy on them is to be had.
-        texts: what the model says to a batch.
-        normalize: makes the transcripts what the model can write.
-    """
-    from tools.speech.batches import evaluation_dataset
-
-    if not data_dir.exists() or next(data_dir.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None:
-        utterances = read_librispeech(data_dir, (), limits, normalize=normalize).utterances
-    elif judged:
-        raise UserError.expected(
-            f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir", data_dir, "Add them"
-        )
-    else:
-        utterances, _ = find_utterances([str(data_dir)], limits)
-    chosen, batches, references = spread(utterances, num_samples), [], []
-    data = evaluation_dataset(chosen, 1, limits)
-    bar = tqdm(data.as_numpy_iterator(), "reading", len(chosen), unit="utterance", delay=2)
-    for batch in bar:
-        if batch["lengths"].any():
-            batches.append({name: batch[name] for name in ("waveforms", "lengths")})
-            references.append(chosen[batch["index"][0]].transcript)
-    if not batches:
-        raise UserError.expected(
-            f"sound that can be decoded in {data_dir}", "none", "Choose another folder"
-        )
-
-    def accuracy(run, numbers):
-        said = [texts(run, batches[number])[0] for number in numbers]
-        return 1.0 - score([references[number] for number in numbers], said).wer
-
-    return Examples(batches, accuracy if judged else None)
 
 
 def summarize(rows, skipped, watch: Stopwatch, batch_size: int, runner: Runner) -> dict:

@@ -1,12 +1,11 @@
 """Which sounds a program is to recognize: files and folders, or a corpus."""
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 
 from tools.errors import UserError
-from tools.inference.flags import share
+from tools.inference.options import DataOptions, check_seconds
+from tools.inference.selection import share
 from tools.speech.audio import AudioError, AudioLimits, probe
 from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
 from tools.speech.transcripts import normalize_transcript
@@ -14,51 +13,49 @@ from tools.speech.transcripts import normalize_transcript
 Skipped = list[tuple[str, str]]  # of what is left out: a path and the reason
 
 
-def check_flags(values: SimpleNamespace, paths: list[str]) -> None:
-    """Refuses a command line before anything is loaded."""
-    if bool(paths) == bool(values.data_dir):
+def check_options(data: DataOptions, max_seconds: float | None) -> None:
+    """Refuses options before anything is loaded."""
+    paths = data.paths
+    if bool(paths) == bool(data.data_dir):
         raise UserError.expected(
             "either files and folders or --data_dir",
             "both" if paths else "neither",
             "Name a sound file, or a corpus with --data_dir",
         )
-    if values.batch_size < 1 or values.warmup_count < 0:
+    if data.batch_size < 1 or data.warmup_count < 0:
         raise UserError.expected(
             "--batch_size >= 1 and --warmup_count >= 0",
-            f"{values.batch_size} and {values.warmup_count}",
+            f"{data.batch_size} and {data.warmup_count}",
             "Correct the flag",
         )
-    if values.max_seconds is not None and not 0 < values.max_seconds < math.inf:
-        raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct the flag")
+    check_seconds(max_seconds)
     if not all(paths):
         raise UserError.expected("names of files and folders", "an empty one", "Correct it")
 
 
 def chosen_utterances(
-    values: SimpleNamespace,
-    paths: list[str],
+    data: DataOptions,
     limits: AudioLimits,
     normalize: Callable[[str], str] = normalize_transcript,
 ) -> tuple[list[Utterance], Skipped]:
-    """Lists what the command line asks for: its files and folders, or `--data_dir`.
+    """Lists what is asked for: files and folders, or a data set.
 
     Args:
-        values: of the flags.
-        paths: of the command line.
+        data: what is asked for.
         limits: what the model takes.
         normalize: makes the transcripts what the model can write.
     """
-    if paths:
-        utterances, skipped = find_utterances(paths, limits)
+    if data.paths:
+        utterances, skipped = find_utterances(data.paths, limits)
     else:
-        manifest = read_librispeech(values.data_dir, (), limits, normalize=normalize)
+        manifest = read_librispeech(data.data_dir, (), limits, normalize=normalize)
         utterances = manifest.utterances
         skipped = [(detail, why) for why, details in manifest.skipped.items() for detail in details]
-    return share(utterances, values.data_ratio) if utterances else [], skipped
+    return share(utterances, data.data_ratio) if utterances else [], skipped
 
 
 def find_utterances(
-    paths: list[str], limits: AudioLimits
+    paths: Sequence[str], limits: AudioLimits
 ) -> tuple[list[Utterance], list[tuple[str, str]]]:
     """Lists the sounds behind files and folders.
 

@@ -9,9 +9,9 @@ import tensorflow as tf
 from tools.errors import UserError
 from tools.recognition.training_data import training_data
 from tools.speech.audio import AudioLimits
-from tools.speech.batches import evaluation_dataset, evaluation_limits, training_limits
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Manifest, Utterance, read_librispeech
+from tools.speech.reading import evaluation_limits, read_batches, training_limits
 from tools.speech.scoring import score
 from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
@@ -126,9 +126,9 @@ class SpeechTask:
         share = utterances[self.processes.rank :: self.processes.size]
         limits = evaluation_limits(self.data, self.rate_hz)
         heard = []
-        for batch in evaluation_dataset(share, self.data.eval_batch_size, limits):
-            texts = self.recognize(batch["waveforms"], batch["lengths"]).numpy()
-            rows = zip(batch["index"].numpy(), batch["lengths"].numpy(), texts, strict=True)
+        for batch in read_batches(share, self.data.eval_batch_size, limits):
+            texts = self.recognize(batch.waveforms, batch.lengths).numpy()
+            rows = zip(batch.indices, batch.lengths, texts, strict=True)
             heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
         pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]
         result = score([reference for reference, _ in pairs], [text for _, text in pairs])

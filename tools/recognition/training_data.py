@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tools.speech.batches import UtteranceDecoder, pad_to_frame, training_limits
+from tools.speech.batches import UtteranceDecoder, pad_to_frame
 from tools.speech.bucketing import Segment, epoch_plan, rank_rows
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
+from tools.speech.reading import training_limits
 from tools.training.task import Position, Shard, TrainData
 
 logger = logging.getLogger(__name__)

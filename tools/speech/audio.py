@@ -1,7 +1,7 @@
 """The decision table for sound files: what each container, encoding, rate and channel count gets.
 
 Training, evaluation and single-file inference all go by it, through `probe`, `read` and
-`utterance_dataset`.
+`graph_audio.utterance_dataset`.
 
 | container, by content                 | encoding    | channels | rate         | decoder      |
 |---------------------------------------|-------------|----------|--------------|--------------|
@@ -26,8 +26,6 @@ from typing import Literal
 import numpy as np
 import soundfile
 import soxr
-import tensorflow as tf
-import tensorflow_io as tfio
 
 from tools.errors import UserError
 from tools.speech import containers
@@ -46,16 +44,9 @@ REASONS = {
     "non_finite": "a NaN or an infinity among the samples",
 }
 
-_GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
+GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
 _BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
 _STREAM_SECONDS = 10
-
-# decode_flac of tensorflow-io 0.37.1 never looks for the end of the stream: it spins for ever on a
-# file whose last frame is lost (`FlacReadableResource::Read`). A valid frame (17 bytes, 192 samples
-# of 16-bit mono) with a sample number that no real one has makes it stop with an error. There are
-# so many that a damaged last frame, of 4 x 4608 bytes at most, cannot swallow them all. Remove when
-# the loop checks the decoder's state.
-_FLAC_GUARD = bytes.fromhex("fff91000febfbfbfbfbfbff00000002f0b") * (32768 // 17)
 
 
 class AudioError(UserError):
@@ -106,12 +97,71 @@ def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) ->
     Raises:
         AudioError: the file cannot be used.
     """
-    with _opened(os.fspath(path), limits) as (info, _, _):
+    with _opened(path, limits) as (info, _, _):
         return info
 
 
-def read(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> np.ndarray:
+def is_path(sound: object) -> bool:
+    """Tells whether a sound is given by the path of its file."""
+    return isinstance(sound, str | os.PathLike)
+
+
+def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | None = None):
+    """Gives the waveform of a sound of any origin, as the model hears it.
+
+    Args:
+        sound: a path, the bytes of a sound file, an open binary file, or a waveform `[S]` of floats
+            in [-1, 1].
+        limits: what is accepted.
+        rate_hz: rate of a waveform.
+
+    Returns:
+        `[S]` float32, mono at `limits.rate_hz`, finite.
+
+    Raises:
+        AudioError: the sound cannot be used.
+    """
+    if is_path(sound):
+        return read(sound, limits)
+    if hasattr(sound, "read"):
+        sound = sound.read()
+        if isinstance(sound, str):
+            raise _error("the file", "unreadable", "a binary file", "a text file", "Open it as rb")
+    if isinstance(sound, bytes | bytearray | memoryview):
+        return read(bytes(sound), limits)
+    return _checked(sound, limits, rate_hz)
+
+
+def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.ndarray:
+    """Gives a waveform that was handed over as an array, at the model's rate."""
+    place, whole = "the waveform", f"an integer from {limits.min_rate_hz} to {limits.max_rate_hz}"
+    array = np.asarray(waveform)
+    if not isinstance(waveform, np.ndarray) and not hasattr(waveform, "__array__"):
+        expected = "a path, bytes, a binary file or an array"
+        raise _error(place, "unreadable", expected, type(waveform).__name__, "Give one of these")
+    if array.ndim != 1:
+        do = "Take the mean over the channels"
+        raise _error(place, "unreadable", "an array of shape [S]", f"{list(array.shape)}", do)
+    if array.dtype.kind != "f":
+        do = "Divide 16-bit integers by 32768"
+        raise _error(place, "unreadable", "floats in [-1, 1]", array.dtype, do)
+    if rate_hz is None:
+        raise _error(place, "rate", "rate_hz beside an array", "none", "Give rate_hz=16000")
+    if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz or rate_hz != int(rate_hz):
+        raise _error(place, "rate", f"rate_hz: {whole}", rate_hz, "Correct it")
+    if not np.isfinite(array).all():
+        raise _non_finite(place)
+    num_samples = -(-len(array) * limits.rate_hz // int(rate_hz))
+    _check_length(place, num_samples, len(array) / rate_hz, limits)
+    return _resampled(array.astype(np.float32), int(rate_hz), num_samples, limits)
+
+
+def read(path: str | os.PathLike[str] | bytes, limits: AudioLimits = DEFAULT_LIMITS) -> np.ndarray:
     """Reads a file as the model hears it: the "python" decoder, and all of single-file input.
+
+    Args:
+        path: of the file, or its bytes.
+        limits: what is accepted.
 
     Returns:
         [S] float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
@@ -119,20 +169,29 @@ def read(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> 
     Raises:
         AudioError: the file cannot be used.
     """
-    with _opened(os.fspath(path), limits) as (info, sound, descriptor):
+    with _opened(path, limits) as (info, sound, descriptor):
         if info.container == "OGG":
             containers.check_ogg_pages(descriptor)
         waveform = _mono(sound)
         if len(waveform) != sound.frames:
             missing = f"{len(waveform)} of {sound.frames} samples"
             raise containers.ContainerError(missing, truncated=True)
-    if info.rate_hz != limits.rate_hz and np.isfinite(waveform).all():
-        resampled = soxr.resample(waveform, info.rate_hz, limits.rate_hz, quality="HQ")
-        resampled = resampled[: info.num_samples]  # SoX rounds the length, `probe` rounds it up
-        waveform = np.pad(resampled, (0, info.num_samples - len(resampled)))
+    if np.isfinite(waveform).all():
+        waveform = _resampled(waveform, info.rate_hz, info.num_samples, limits)
     if not np.isfinite(waveform).all():
         raise _non_finite(info.path)
     return waveform
+
+
+def _resampled(
+    waveform: np.ndarray, rate_hz: int, num_samples: int, limits: AudioLimits
+) -> np.ndarray:
+    """Brings a waveform to the model's rate, with exactly `num_samples`."""
+    if rate_hz == limits.rate_hz:
+        return waveform
+    resampled = soxr.resample(waveform, rate_hz, limits.rate_hz, quality="HQ")
+    resampled = resampled[:num_samples]  # SoX rounds the length, `probe` rounds it up
+    return np.pad(resampled, (0, num_samples - len(resampled)))
 
 
 def stream(
@@ -147,7 +206,7 @@ def stream(
     Raises:
         AudioError: the file cannot be used; what is damaged may come out only after some pieces.
     """
-    with _opened(os.fspath(path), limits) as (info, sound, descriptor):
+    with _opened(path, limits) as (info, sound, descriptor):
         if info.container == "OGG":
             containers.check_ogg_pages(descriptor)
         same = info.rate_hz == limits.rate_hz
@@ -169,73 +228,16 @@ def stream(
             raise containers.ContainerError(f"{num_read} of {sound.frames} samples", truncated=True)
 
 
-def decode_in_graph(path: tf.Tensor, decoder: tf.Tensor) -> tf.Tensor:
-    """Decodes a file that `probe` has given to a graph decoder.
-
-    Args:
-        path: [] string.
-        decoder: [] string, "graph_flac" or "graph_wav".
-
-    Returns:
-        [S] float32, the values of `read`.
-
-    Raises:
-        tf.errors.InvalidArgumentError: when it runs on damaged data.
-    """
-    data = tf.io.read_file(path)
-    is_wav = tf.equal(decoder, "graph_wav")
-    return tf.cond(is_wav, lambda: _wav_in_graph(data), lambda: _flac_in_graph(data))
-
-
-def utterance_dataset(
-    path: tf.Tensor, decoder: tf.Tensor, limits: AudioLimits = DEFAULT_LIMITS
-) -> tf.data.Dataset:
-    """Decodes one file inside `Dataset.interleave`: never fails, never loses its element.
-
-    Args:
-        path: [] string.
-        decoder: [] string, a `Decoder`: what `probe` says, or "python", right for any file.
-        limits: what is accepted.
-
-    Returns:
-        A dataset of exactly one element: `waveform` [S] float32 and `reason` [] string, which is
-        empty when the waveform is fine, else a key of `REASONS`, and S is 0.
-    """
-
-    def by_python(path_bytes: bytes) -> tuple[np.ndarray, bytes]:
-        try:
-            return read(os.fsdecode(path_bytes), limits), b""
-        except AudioError as error:
-            return np.zeros(0, np.float32), error.reason.encode()
-
-    def python_element(_: tf.Tensor) -> dict[str, tf.Tensor]:
-        waveform, reason = tf.numpy_function(by_python, [path], (tf.float32, tf.string))
-        return {
-            "waveform": tf.ensure_shape(waveform, [None]),
-            "reason": tf.ensure_shape(reason, []),
-        }
-
-    def graph_element(_: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"waveform": decode_in_graph(path, decoder), "reason": tf.constant("")}
-
-    def within_limits(element: dict[str, tf.Tensor]) -> tf.Tensor:
-        num_samples = tf.size(element["waveform"])
-        return (num_samples >= _samples(limits.min_seconds, limits)) & (
-            num_samples <= _samples(limits.max_seconds, limits)
-        )
-
-    once = tf.data.Dataset.from_tensors(0)
-    in_graph = once.filter(lambda _: tf.not_equal(decoder, "python")).map(graph_element)
-    in_graph = in_graph.filter(within_limits).ignore_errors(log_warning=False)
-    return in_graph.concatenate(once.map(python_element)).take(1)
-
-
 @contextlib.contextmanager
-def _opened(path: str, limits: AudioLimits) -> Iterator[tuple[AudioInfo, soundfile.SoundFile, int]]:
+def _opened(
+    source: str | os.PathLike[str] | bytes, limits: AudioLimits
+) -> Iterator[tuple[AudioInfo, soundfile.SoundFile, int]]:
     """Opens a file and judges its header; what goes wrong while it is open becomes AudioError."""
+    in_memory = isinstance(source, bytes)
+    path = f"{len(source)} bytes" if in_memory else os.fspath(source)
     with contextlib.ExitStack() as stack:
         try:
-            descriptor = _descriptor(path)
+            descriptor = _memory_file(source) if in_memory else _descriptor(path)
             stack.callback(os.close, descriptor)
             head = os.pread(descriptor, 44, 0)
             if not head:
@@ -258,6 +260,15 @@ def _opened(path: str, limits: AudioLimits) -> Iterator[tuple[AudioInfo, soundfi
         except OSError as error:
             detail, do = error.strerror or error, "Check the file and its permissions"
             raise _error(path, "unreadable", "a readable sound file", detail, do) from error
+
+
+def _memory_file(data: bytes) -> int:
+    """Gives the descriptor of a file in memory, so that bytes are judged as files are."""
+    descriptor = os.memfd_create("sound", os.MFD_CLOEXEC)
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 def _descriptor(path: str) -> int:
@@ -288,17 +299,12 @@ def _judged(
         raise _error(path, "unreadable", "a length in the header", detail, "Write it again")
     duration_seconds = num_frames / rate_hz
     num_samples = -(-num_frames * limits.rate_hz // rate_hz)
-    if num_samples < _samples(limits.min_seconds, limits):
-        expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.4g} s"
-        raise _error(path, "too_short", expected, received, "Leave it out")
-    if num_samples > _samples(limits.max_seconds, limits):
-        expected, received = f"at most {limits.max_seconds:g} s", f"{duration_seconds:.1f} s"
-        raise _error(path, "too_long", expected, received, "Cut it or raise the limit")
+    _check_length(path, num_samples, duration_seconds, limits)
     decoder = "python"
     if sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == limits.rate_hz:
         if head[:4] == b"fLaC":
             block_samples = containers.flac_block_samples(descriptor)
-            if 0 < block_samples <= _GRAPH_FLAC_MAX_BLOCK_SAMPLES:
+            if 0 < block_samples <= GRAPH_FLAC_MAX_BLOCK_SAMPLES:
                 decoder = "graph_flac"
         elif containers.is_canonical_wav(head):
             decoder = "graph_wav"
@@ -306,6 +312,17 @@ def _judged(
     return AudioInfo(
         path, num_samples, duration_seconds, rate_hz, sound.channels, container, encoding, decoder
     )
+
+
+def _check_length(
+    path: str, num_samples: int, duration_seconds: float, limits: AudioLimits
+) -> None:
+    if num_samples < samples_of(limits.min_seconds, limits):
+        expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.4g} s"
+        raise _error(path, "too_short", expected, received, "Leave it out")
+    if num_samples > samples_of(limits.max_seconds, limits):
+        expected, received = f"at most {limits.max_seconds:g} s", f"{duration_seconds:.1f} s"
+        raise _error(path, "too_long", expected, received, "Cut it or raise the limit")
 
 
 def _mono(sound: soundfile.SoundFile) -> np.ndarray:
@@ -324,24 +341,8 @@ def _non_finite(path: str) -> AudioError:
     return _error(path, "non_finite", "finite samples", "NaN or infinity", "Write it again")
 
 
-def _wav_in_graph(data: tf.Tensor) -> tf.Tensor:
-    return tf.ensure_shape(tf.audio.decode_wav(data).audio, [None, 1])[:, 0]
-
-
-def _flac_in_graph(data: tf.Tensor) -> tf.Tensor:
-    guarded = tf.strings.join([data, _FLAC_GUARD])
-    samples = tfio.audio.decode_flac(guarded, shape=[-1, 1], dtype=tf.int16)[:, 0]
-    # libFLAC puts zeros for a block with a wrong checksum and goes on. A block of zeros, silent or
-    # damaged, is therefore for the python decoder to judge, which stops at a wrong checksum.
-    size_bytes = tf.io.decode_raw(tf.strings.substr(data, 8, 2), tf.uint8)
-    block_samples = tf.maximum(tf.tensordot(tf.cast(size_bytes, tf.int32), [256, 1], 1), 1)
-    padded = tf.pad(samples, [[0, -tf.size(samples) % block_samples]])
-    has_sound = tf.reduce_any(tf.reshape(padded, [-1, block_samples]) != 0, axis=1)
-    with tf.control_dependencies([tf.debugging.assert_equal(tf.reduce_all(has_sound), True)]):
-        return tf.cast(samples, tf.float32) / 32768.0
-
-
-def _samples(seconds: float, limits: AudioLimits) -> int:
+def samples_of(seconds: float, limits: AudioLimits) -> int:
+    """Converts seconds to samples at the model's rate."""
     return round(seconds * limits.rate_hz)
 
 

@@ -1,29 +1,14 @@
-"""Utterances to padded batches of waveforms, in the order in which they are asked for."""
+"""Rows of a training plan to waveforms, in the order in which they are asked for."""
 
 import os
 from collections.abc import Sequence
 
 import tensorflow as tf
 
-from tools.speech.audio import AudioLimits, utterance_dataset
-from tools.speech.config import DataConfig
+from tools.speech.audio import AudioLimits
 from tools.speech.corpus import Utterance
-
-_MIN_PADDED_SAMPLES = 400  # the window of every model here
-
-
-def _limits(config: DataConfig, rate_hz: int, max_seconds: float) -> AudioLimits:
-    return AudioLimits(rate_hz=rate_hz, min_seconds=config.min_seconds, max_seconds=max_seconds)
-
-
-def training_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
-    """Which utterances a training set may hold."""
-    return _limits(config, rate_hz, config.max_seconds)
-
-
-def evaluation_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
-    """Which utterances an evaluation set may hold."""
-    return _limits(config, rate_hz, config.max_eval_seconds)
+from tools.speech.graph_audio import utterance_dataset
+from tools.speech.reading import MIN_PADDED_SAMPLES
 
 
 class UtteranceDecoder:
@@ -64,39 +49,5 @@ class UtteranceDecoder:
 
 def pad_to_frame(batch):
     """Gives a batch of nothing but dropped rows the samples of one frame."""
-    missing = tf.maximum(_MIN_PADDED_SAMPLES - tf.shape(batch["waveforms"])[1], 0)
+    missing = tf.maximum(MIN_PADDED_SAMPLES - tf.shape(batch["waveforms"])[1], 0)
     return {**batch, "waveforms": tf.pad(batch["waveforms"], [[0, 0], [0, missing]])}
-
-
-def evaluation_dataset(
-    utterances: Sequence[Utterance], batch_size: int, limits: AudioLimits, parallel: int = 0
-) -> tf.data.Dataset:
-    """Batches utterances in order, the last partial batch included.
-
-    Args:
-        utterances: best sorted by length.
-        batch_size: rows of a batch, fewer in the last one.
-        limits: of the set.
-        parallel: decoders at once, 0 for a default.
-
-    Returns:
-        Batches of `waveforms [B,S]`, `lengths [B]`, `index [B]`, `reason [B]`.
-    """
-    rows = tf.data.Dataset.range(len(utterances)).map(lambda index: {"index": index})
-
-    def measured(row):
-        return {
-            "waveforms": row["waveform"],
-            "lengths": tf.size(row["waveform"]),
-            "index": row["index"],
-            "reason": row["reason"],
-        }
-
-    return (
-        UtteranceDecoder(utterances, limits, parallel)
-        .decode(rows)
-        .map(measured)
-        .padded_batch(batch_size)
-        .map(pad_to_frame)
-        .prefetch(2)
-    )

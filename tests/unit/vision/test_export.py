@@ -11,8 +11,9 @@ import tensorflow as tf
 import vision
 import vision.export
 from tools.conversion.converter import convert
+from tools.conversion.pipeline import read_pipeline
 from tools.conversion.request import ConversionRequest
-from tools.conversion.saved_model import load_saved_model, read_pipeline
+from tools.conversion.saved_model import load_saved_model
 from tools.errors import UserError
 from tools.inference.runner import load
 from vision.checkpoint import load_model

@@ -6,9 +6,9 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from tools.decoding.timestamps import words_of
 from tools.errors import UserError
 from tools.speech.language_model import BeamSearch
-from tools.speech.timestamps import words_of
 from wav2vec2.decoding import Decoder
 from wav2vec2.vocabulary import Vocabulary
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import wav2vec2
 from tools.conversion.converter import convert
-from tools.conversion.quantization import Calibration, Examples
+from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.conversion.saved_model import load_saved_model
 from tools.errors import UserError

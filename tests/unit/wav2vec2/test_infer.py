@@ -9,7 +9,7 @@ import soundfile
 
 import conformer.infer
 import wav2vec2.infer
-from tools.conversion.saved_model import read_pipeline
+from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.inference import flags
 from tools.speech.audio import AudioError, AudioLimits, probe, read

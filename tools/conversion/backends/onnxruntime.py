@@ -3,17 +3,12 @@
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnxruntime
 
-from tools.conversion.backends import Function, Saved
-
-if TYPE_CHECKING:  # running a converted model needs none of it
-    from tools.conversion.quantization import Examples
-    from tools.conversion.request import ConversionRequest
-    from tools.conversion.signature import Source
+from tools.conversion.protocol import Examples, Function, Saved, Source
+from tools.conversion.request import ConversionRequest
 
 NAME = "onnxruntime"
 SMALL = "onnxruntime"
@@ -41,7 +36,7 @@ def precisions() -> tuple[str, ...]:
 
 
 def save(
-    source: "Source", request: "ConversionRequest", folder: Path, examples: "Examples | None"
+    source: Source, request: ConversionRequest, folder: Path, examples: Examples | None
 ) -> Saved:
     """Writes an ONNX model; see `Backend.save`. Ranges are free dimensions to ONNX.
 
@@ -50,8 +45,8 @@ def save(
     Of small signatures only the weights are stored in fewer bits: their calls are bound by the way
     into the runtime, and a quantized one has more operators.
     """
-    from tools.conversion.cleaning import store_in_half
     from tools.conversion.quantization import compress_weights
+    from tools.conversion.rewrites.cleaning import store_in_half
 
     model = source.onnx
     if request.quantized and source.small:

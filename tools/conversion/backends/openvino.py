@@ -5,20 +5,14 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import openvino
 from openvino import opset13 as opset
 from openvino.passes import ConstantFolding, Manager
 
-from tools.conversion.backends import Function, Saved
-from tools.conversion.saved_model import TensorSpec
-
-if TYPE_CHECKING:  # running a converted model needs none of it
-    from tools.conversion.quantization import Examples
-    from tools.conversion.request import ConversionRequest
-    from tools.conversion.signature import Source
+from tools.conversion.protocol import Examples, Function, Saved, Source, TensorSpec
+from tools.conversion.request import ConversionRequest
 
 NAME = "openvino"
 NOT_APPLICABLE = {"minimum_segment_size": "the CPU takes the whole graph"}
@@ -44,7 +38,7 @@ def precisions() -> tuple[str, ...]:
 
 
 def save(
-    source: "Source", request: "ConversionRequest", folder: Path, examples: "Examples | None"
+    source: Source, request: ConversionRequest, folder: Path, examples: Examples | None
 ) -> Saved:
     """Writes an IR; see `Backend.save`.
 

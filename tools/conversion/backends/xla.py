@@ -5,18 +5,13 @@ import importlib.metadata
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tools.conversion.backends import Function, Saved
+from tools.conversion.protocol import Examples, Function, Saved, Source
+from tools.conversion.request import ConversionRequest
 from tools.conversion.saved_model import load_saved_model
-
-if TYPE_CHECKING:
-    from tools.conversion.quantization import Examples
-    from tools.conversion.request import ConversionRequest
-    from tools.conversion.signature import Source
 
 NAME = "xla"
 NOT_APPLICABLE = {
@@ -40,7 +35,7 @@ def precisions() -> tuple[str, ...]:
 
 
 def save(
-    source: "Source", request: "ConversionRequest", folder: Path, examples: "Examples | None"
+    source: Source, request: ConversionRequest, folder: Path, examples: Examples | None
 ) -> Saved:
     """Marks the function of a signature in a copy of the SavedModel; see `Backend.save`.
 

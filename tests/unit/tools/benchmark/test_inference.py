@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tools.benchmark.inference import main, random_inputs
-from tools.conversion.saved_model import TensorSpec
+from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 
 SPECS = (

@@ -16,7 +16,7 @@ from tools.benchmark import vision as benchmark
 from tools.benchmark.peer import Peer
 from tools.benchmark.sides import PeerSide
 from tools.benchmark.vision_models import calibrate_batch_norm, made_images
-from tools.conversion.cleaning import clean
+from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.saved_model import load_saved_model
 from tools.conversion.signature import to_onnx
 from tools.errors import UserError

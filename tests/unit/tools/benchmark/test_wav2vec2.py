@@ -17,7 +17,7 @@ from tools.benchmark import wav2vec2 as benchmark
 from tools.benchmark.peer import Peer
 from tools.benchmark.sides import PeerSide
 from tools.benchmark.wav2vec2_models import made_sound, normalized, read_sounds
-from tools.conversion.cleaning import clean
+from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.signature import to_onnx
 from tools.errors import UserError
 from wav2vec2.config import ARCHITECTURES, ModelConfig

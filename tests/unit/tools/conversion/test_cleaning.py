@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 import tf2onnx
 
-from tools.conversion.cleaning import OPTIONS, clean, store_in_half
+from tools.conversion.rewrites.cleaning import OPTIONS, clean, store_in_half
 from tools.conversion.signature import to_onnx
 
 WIDTH = 6

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tools.conversion.dim_range import bounded, check_inputs, fit, pad_to, parse_dim_ranges
-from tools.conversion.saved_model import TensorSpec
+from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 
 FREE = (TensorSpec("lengths", "int32", (None,)), TensorSpec("waveforms", "float32", (None, None)))

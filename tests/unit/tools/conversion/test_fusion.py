@@ -7,7 +7,7 @@ import openvino
 import pytest
 import tensorflow as tf
 
-from tools.conversion.cleaning import clean
+from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.signature import to_onnx
 
 GROUPS, WIDTH, TAPS = 3, 6, 4

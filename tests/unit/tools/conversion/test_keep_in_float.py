@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from tools.conversion.converter import convert
-from tools.conversion.quantization import Calibration, Examples, Quantization, ignored_nodes
-from tools.conversion.request import ConversionRequest
+from tools.conversion.protocol import Calibration, Examples
+from tools.conversion.quantization import ignored_nodes
+from tools.conversion.request import ConversionRequest, Quantization
 
 
 def num_quantized_activations(folder):

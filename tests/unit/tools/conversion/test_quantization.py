@@ -14,8 +14,9 @@ from onnx import numpy_helper
 
 from tools.conversion import signature
 from tools.conversion.converter import convert
-from tools.conversion.quantization import Calibration, Examples, Quantization, layer_pattern
-from tools.conversion.request import ConversionRequest
+from tools.conversion.protocol import Calibration, Examples
+from tools.conversion.quantization import layer_pattern
+from tools.conversion.request import ConversionRequest, Quantization
 from tools.errors import UserError
 from tools.inference.runner import load
 from tools.speech.synthesis import synthesize

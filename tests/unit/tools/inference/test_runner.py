@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tools.conversion.saved_model import read_pipeline
+from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.inference.runner import load
 

@@ -12,7 +12,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
-from tools.speech import audio
+from tools.speech import audio, graph_audio
 
 RATE_HZ = 16000
 NUM_SAMPLES = 20000
@@ -209,7 +209,7 @@ def by_pipeline(paths, decoders, limits=LIMITS):
     """Many files, as in training: [(waveform, reason)]."""
     rows = tf.data.Dataset.from_tensor_slices(([str(path) for path in paths], decoders))
     elements = rows.interleave(
-        lambda path, decoder: audio.utterance_dataset(path, decoder, limits),
+        lambda path, decoder: graph_audio.utterance_dataset(path, decoder, limits),
         cycle_length=4,
         num_parallel_calls=4,
         deterministic=True,
@@ -345,9 +345,9 @@ def crc(data, polynomial, num_bits):
 
 def test_the_guard_is_a_valid_frame():
     """RFC 9639, sections 9.1.8 and 9.3: a frame that is not valid would be searched over."""
-    frame = audio._FLAC_GUARD[:17]
-    assert frame * (len(audio._FLAC_GUARD) // 17) == audio._FLAC_GUARD
-    assert len(audio._FLAC_GUARD) > 4 * audio._GRAPH_FLAC_MAX_BLOCK_SAMPLES
+    frame = graph_audio.FLAC_GUARD[:17]
+    assert frame * (len(graph_audio.FLAC_GUARD) // 17) == graph_audio.FLAC_GUARD
+    assert len(graph_audio.FLAC_GUARD) > 4 * audio.GRAPH_FLAC_MAX_BLOCK_SAMPLES
     assert frame[11] == crc(frame[:11], 0x07, 8)
     assert int.from_bytes(frame[15:], "big") == crc(frame[:15], 0x8005, 16)
 
@@ -442,7 +442,7 @@ def test_graph_decoders_read_real_speech_bit_for_bit(shared_data):
     assert {audio.probe(path).decoder for path in paths} == {"graph_flac"}
     assert_same_outcome(paths, [""] * len(paths))
     for path in paths[:2]:
-        waveform = audio.decode_in_graph(tf.constant(str(path)), tf.constant("graph_flac"))
+        waveform = graph_audio.decode_in_graph(tf.constant(str(path)), tf.constant("graph_flac"))
         np.testing.assert_array_equal(waveform, soundfile.read(path, dtype="float32")[0])
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tools.conversion.graph import Graph
+from tools.conversion.rewrites.graph import Graph
 
 
 def selects(graph: Graph) -> int:

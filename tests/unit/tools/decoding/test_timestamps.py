@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.speech.timestamps import Piece, Word, words_of
+from tools.decoding.timestamps import Piece, Word, words_of
 
 
 def pieces(*texts):

@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from tools.conversion.graph import Graph
+from tools.conversion.rewrites.graph import Graph
 
 _ELEMENTWISE = {"Add", "Clip", "Mul", "Relu", "Sigmoid", "Sub", "Where"}
 _FULL = 2**31 - 1  # tf2onnx writes an open end of a slice as the largest integer of its type

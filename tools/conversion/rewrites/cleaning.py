@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tools.conversion.fusion import (
+from tools.conversion.rewrites.fusion import (
     batch_norms,
     dense_layers,
     gelus,
@@ -14,8 +14,8 @@ from tools.conversion.fusion import (
     layer_norms,
     selects,
 )
-from tools.conversion.graph import Graph
-from tools.conversion.tidying import (
+from tools.conversion.rewrites.graph import Graph
+from tools.conversion.rewrites.tidying import (
     absolutes,
     full_slices,
     padded_pools,

@@ -1,0 +1,79 @@
+"""What an exported SavedModel says of itself, read without TensorFlow."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from tools.errors import UserError
+
+PIPELINE_FILE = "pipeline.json"
+MANIFEST_FILE = "manifest.json"  # of a converted model
+
+
+class _Pipeline(dict):
+    """Says that a key is missing as a program should: an export of another version lacks it."""
+
+    def __missing__(self, key):
+        raise UserError.expected(f"{key} in {PIPELINE_FILE}", "none", "Export the model again")
+
+
+def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
+    """Reads what an exported model says of itself, without loading it.
+
+    Args:
+        model_dir: a SavedModel directory with its `pipeline.json` among the assets.
+        family: that it must be of; None: any.
+
+    Raises:
+        UserError: the directory is not such an export.
+    """
+    directory = Path(model_dir)
+    path = directory / "assets" / PIPELINE_FILE
+    if not (directory / "saved_model.pb").is_file() or not path.is_file():
+        raise UserError.expected(
+            "a SavedModel directory that this project exported",
+            directory if directory.exists() else f"{directory}, which does not exist",
+            "Export a model: `python -m FAMILY.export --help`",
+        )
+    return _parsed(path, family)
+
+
+def describe(model_dir: str | Path, family: str | None = None) -> dict:
+    """Reads what an exported or converted model says of itself; see `read_pipeline`."""
+    directory = Path(model_dir)
+    if (directory / MANIFEST_FILE).is_file():
+        return _parsed(directory / PIPELINE_FILE, family)
+    return read_pipeline(directory, family)
+
+
+def _parsed(path: Path, family: str | None) -> dict:
+    try:
+        pipeline = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError.expected(f"a readable {path}", error, "Export the model again") from error
+    if not isinstance(pipeline, dict):
+        raise UserError.expected(f"keys and values in {path}", "others", "Export the model again")
+    if family not in (None, pipeline.get("family")):
+        raise UserError.expected(
+            f"an export of {family}", pipeline.get("family"), "Run it with its own family"
+        )
+    return _Pipeline(pipeline)
+
+
+def source_files(model_dir: str | Path) -> list[Path]:
+    """Lists what a SavedModel computes with: graph, variables and assets."""
+    directory = Path(model_dir)
+    files = [directory / "saved_model.pb"]
+    for folder in ("variables", "assets"):
+        files += sorted(path for path in (directory / folder).rglob("*") if path.is_file())
+    return files
+
+
+def source_hash(model_dir: str | Path) -> str:
+    """Computes a SHA-256 over the names and contents of `source_files`."""
+    digest = hashlib.sha256()
+    for path in source_files(model_dir):
+        digest.update(path.relative_to(model_dir).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""SavedModels in TensorFlow's own runtime."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from tools.conversion.pipeline import read_pipeline, source_files
+from tools.conversion.saved_model import input_specs, load_saved_model
+
+
+class EagerRunner:
+    """TensorFlow's own runtime on a SavedModel; see `tools.inference.runner.Runner`."""
+
+    mode, backend, precision = "eager", "tensorflow", "fp32"
+
+    def __init__(
+        self, functions: Mapping[str, Callable], pipeline: Mapping, files: Sequence[Path] = ()
+    ):
+        self.pipeline, self.files = pipeline, files
+        self._functions = functions
+        self.signatures = {name: input_specs(function) for name, function in functions.items()}
+
+    def run(self, inputs, signature="serving_default"):
+        """Runs a batch and returns the outputs by name."""
+        tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
+        try:
+            return {k: v.numpy() for k, v in self._functions[signature](**tensors).items()}
+        except tf.errors.OpError as error:
+            raise RuntimeError(error.message) from error
+
+
+def open_eager(model_dir: str | Path) -> EagerRunner:
+    """Opens a SavedModel.
+
+    Raises:
+        UserError: the directory is none that was exported, or is damaged.
+    """
+    pipeline = read_pipeline(model_dir)
+    return EagerRunner(load_saved_model(model_dir), pipeline, source_files(model_dir))

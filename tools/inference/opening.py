@@ -1,0 +1,91 @@
+"""Opens exported models by options, converting them where that is due."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tools.conversion.artifact import is_artifact
+from tools.conversion.converter import convert
+from tools.conversion.pipeline import read_pipeline
+from tools.conversion.protocol import Calibration, Examples
+from tools.errors import UserError
+from tools.inference.options import ConversionOptions, RunnerOptions
+from tools.inference.runner import Runner, load
+
+# `(pipeline, data_dir, num_samples, judged) -> Examples`: data as inference preprocesses them, one
+# sample in a batch, with references where a model's accuracy on them is `judged`.
+ReadExamples = Callable[[dict, Path, int, bool], Examples]
+
+
+def open_runner(
+    model_dir: str | Path, options: RunnerOptions, read_examples: ReadExamples
+) -> Runner:
+    """Opens a runner, converting the SavedModel where that is due.
+
+    Args:
+        model_dir: a SavedModel, or a converted model, which is run as it is.
+        options: how to run it.
+        read_examples: the family's reader of data to calibrate with.
+
+    Raises:
+        UserError: a bad model, option or place.
+    """
+    restrict_devices(options.visible_devices)
+    if options.run_eagerly or is_artifact(model_dir):
+        return load(model_dir)
+    manifest = converted(model_dir, options, read_examples)
+    if not manifest["reused"]:
+        print(
+            f"converted {model_dir} for {manifest['request']['backend']} in "
+            f"{manifest['seconds']:.1f} s: {manifest['directory']}",
+            file=sys.stderr,
+        )
+    return load(manifest["directory"])
+
+
+def converted(
+    native_dir: str | Path, options: ConversionOptions, read_examples: ReadExamples
+) -> dict:
+    """Converts a SavedModel by options, unless that was done before; see `convert`."""
+    pipeline = read_pipeline(native_dir)
+    request = options.request(pipeline)
+    calibration = _calibration(options, pipeline, read_examples)
+    return convert(native_dir, options.converted_savedmodel_dir, request, calibration)
+
+
+def _calibration(
+    options: ConversionOptions, pipeline: dict, read_examples: ReadExamples
+) -> Calibration | None:
+    """The data to quantize with, read by the family's own preprocessing."""
+    own, data_dir = options.calibration_data_dir, options.data_dir
+    if not (own or data_dir):
+        return None
+    directory = Path(own or data_dir).resolve()
+
+    def read():
+        if not own:
+            print(
+                f"no --calibration_data_dir: calibrating with --data_dir {data_dir}",
+                file=sys.stderr,
+            )
+        judged = options.max_accuracy_drop is not None
+        return read_examples(pipeline, directory, options.calibration_samples, judged)
+
+    return Calibration(str(directory), options.calibration_samples, bool(own), read)
+
+
+def restrict_devices(visible_devices: str | None) -> None:
+    """Hides the GPUs that are not named; to be called before any of them is used.
+
+    Args:
+        visible_devices: numbers with commas; `-1`: none; None: all are used.
+    """
+    if visible_devices is None:
+        return
+    numbers = visible_devices.replace(" ", "").split(",")
+    if not all(number.lstrip("-").isdigit() for number in numbers):
+        raise UserError.expected(
+            "--visible_devices like 0,1, or -1", visible_devices, "Correct the flag"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(numbers)

@@ -1,0 +1,152 @@
+"""Sessions of recognizers: sounds of any origin to transcriptions."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import BinaryIO
+
+import numpy as np
+
+from tools.errors import UserError
+from tools.inference.runner import Runner
+from tools.inference.session import Inputs, Session
+from tools.recognition.decoders import Decoder, Transcription
+from tools.speech.audio import AudioLimits, is_path, load, probe, stream
+from tools.speech.long_audio import Window
+from tools.speech.reading import pad_waveforms
+
+# A path, the bytes of a sound file, a binary file object, or a waveform [S] of floats in [-1, 1].
+Sound = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+_READ_AHEAD_BATCHES = 8
+
+
+class SpeechSession(Session):
+    """An opened recognizer.
+
+    `transcribe` is what most callers need; `recognize` takes batches that are padded already.
+
+    Args:
+        runner: of the model.
+        decoder: of its outputs.
+        limits: sounds that it takes.
+        batch_size: sounds that are run together.
+        window: how recordings are cut that are longer than the model takes at once; None: they are
+            refused.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        decoder: Decoder,
+        limits: AudioLimits,
+        *,
+        batch_size: int = 1,
+        window: Window | None = None,
+    ):
+        super().__init__(runner)
+        self.decoder, self.limits, self.batch_size = decoder, limits, batch_size
+        self._window = window
+        if "serving_default" not in self.signatures:
+            # The model's own search was not converted; it takes what the front end takes.
+            listen = self.signatures["listen"]
+            self.signatures = {**self.signatures, "serving_default": listen}
+
+    def transcribe(
+        self,
+        sound: Sound | Sequence[Sound],
+        *,
+        rate_hz: int | None = None,
+        timestamps: bool = False,
+    ) -> Transcription | list[Transcription]:
+        """Recognizes a sound, or each sound of a list.
+
+        Args:
+            sound: a path, the bytes of a sound file, an open binary file, or a waveform `[S]` of
+                floats in [-1, 1]; or a list of them, which is run in batches.
+            rate_hz: rate of waveforms; files know their own.
+            timestamps: whether to give words with their times.
+
+        Returns:
+            A transcription, or a list of them in the order of the sounds.
+
+        Raises:
+            UserError: a sound cannot be used, the list is empty, or the session is closed.
+
+        Example:
+            >>> import conformer
+            >>> with conformer.load() as model:
+            ...     model.transcribe("conformer/pretrained/digits/sample.flac").text
+            'SEVEN FOUR EIGHT TWO ONE'
+        """
+        self.runner  # noqa: B018 - a closed session says so before a file is read
+        if not isinstance(sound, list | tuple):
+            return self._transcribe([sound], rate_hz, timestamps)[0]
+        if not sound:
+            raise UserError.expected("sounds to transcribe", "an empty list", "Give at least one")
+        found: list[Transcription] = []
+        at_once = _READ_AHEAD_BATCHES * self.batch_size
+        for start in range(0, len(sound), at_once):
+            found += self._transcribe(sound[start : start + at_once], rate_hz, timestamps)
+        return found
+
+    def recognize(self, inputs: Inputs, with_words: bool = False) -> list[Transcription]:
+        """Recognizes a padded batch.
+
+        Args:
+            inputs: `waveforms` `[B, S]` float32 and `lengths` `[B]` int32.
+            with_words: whether to give words with their times.
+        """
+        return self.decoder.transcriptions(self.run(inputs), with_words)
+
+    def recognize_long(
+        self, pieces: Iterable[np.ndarray], num_samples: int, with_words: bool = False
+    ) -> Transcription:
+        """Recognizes a recording that is longer than the model takes at once.
+
+        Args:
+            pieces: the recording, `[S]` float32 each.
+            num_samples: of all of them.
+            with_words: whether to give words with their times.
+        """
+        return self.decoder.of_long(
+            self.run,
+            pieces,
+            num_samples,
+            window=self._window,
+            batch_size=self.batch_size,
+            with_words=with_words,
+        )
+
+    def is_long(self, num_samples: int) -> bool:
+        """Tells whether a sound has to be taken in pieces."""
+        at_once = round(self.pipeline["max_seconds"] * self.limits.rate_hz)
+        return self._window is not None and num_samples > at_once
+
+    def _transcribe(self, sounds, rate_hz, with_words) -> list[Transcription]:
+        found: dict[int, Transcription] = {}
+        waveforms: dict[int, np.ndarray] = {}
+        for number, sound in enumerate(sounds):
+            if is_path(sound) and self.is_long(probe(sound, self.limits).num_samples):
+                info = probe(sound, self.limits)
+                pieces = stream(sound, self.limits)
+                heard = self.recognize_long(pieces, info.num_samples, with_words)
+                found[number] = heard.lasting(info.duration_seconds)
+                continue
+            waveform = load(sound, self.limits, rate_hz)
+            if self.is_long(len(waveform)):
+                heard = self.recognize_long([waveform], len(waveform), with_words)
+                found[number] = heard.lasting(len(waveform) / self.limits.rate_hz)
+            else:
+                waveforms[number] = waveform
+        order = sorted(waveforms, key=lambda number: -len(waveforms[number]))
+        for start in range(0, len(order), self.batch_size):
+            numbers = order[start : start + self.batch_size]
+            padded, lengths = pad_waveforms([waveforms[number] for number in numbers])
+            heard = self.recognize({"waveforms": padded, "lengths": lengths}, with_words)
+            for number, length, one in zip(numbers, lengths, heard, strict=True):
+                found[number] = one.lasting(int(length) / self.limits.rate_hz)
+        return [found[number] for number in range(len(sounds))]
+
+    def _run(self, inputs: Inputs, signature: str) -> dict[str, np.ndarray]:
+        if signature == "serving_default":
+            return self.decoder.answer(self.runner.run, inputs)
+        return super()._run(inputs, signature)
