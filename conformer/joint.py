@@ -7,6 +7,9 @@ from keras import ops
 class JointNetwork(keras.layers.Layer):
     """`Dense_V(tanh(Dense(encoded) + Dense(predicted)))`, for every frame and every state.
 
+    The two projections and the logits of a sum can be had apart: a search projects each frame and
+    each state once, and a loss need not hold the logits of all pairs at the same time.
+
     Logits are float32 under every policy.
 
     Args:
@@ -38,12 +41,22 @@ class JointNetwork(keras.layers.Layer):
         self.vocabulary_projection.build((None, None, None, self.hidden_dim))
         self.built = True
 
+    def project_encoded(self, encoded):
+        """Projects encoder frames `[..., D]` to `[..., J]`, J being `hidden_dim`."""
+        return self.encoded_projection(encoded)
+
+    def project_predicted(self, predicted):
+        """Projects prediction states `[..., P]` to `[..., J]`."""
+        return self.predicted_projection(predicted)
+
+    def logits(self, joined):
+        """Gives the logits `[..., V]` of sums `[..., J]` of the two projections."""
+        return self.vocabulary_projection(ops.tanh(joined))
+
     def call(self, encoded, predicted):
         """Joins `[B, T, D]` and `[B, U, P]` to logits `[B, T, U, V]`."""
-        joined = ops.expand_dims(self.encoded_projection(encoded), 2) + ops.expand_dims(
-            self.predicted_projection(predicted), 1
-        )
-        return self.vocabulary_projection(ops.tanh(joined))
+        encoded, predicted = self.project_encoded(encoded), self.project_predicted(predicted)
+        return self.logits(ops.expand_dims(encoded, 2) + ops.expand_dims(predicted, 1))
 
     def get_config(self):
         """Returns the constructor's arguments."""

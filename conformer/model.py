@@ -93,8 +93,12 @@ class ConformerTransducer(keras.Model):
 
     def align(self, encoded, labels):
         """Joins `[B, T, D]` with the states after each of `[B, U]` labels: `[B, T, U + 1, V]`."""
+        return self.join(encoded, self.predict_labels(labels))
+
+    def predict_labels(self, labels):
+        """Reads `[B, U]` labels behind the blank that begins an utterance: `[B, U + 1, P]`."""
         predicted, _ = self.predict(ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK))
-        return self.join(encoded, predicted)
+        return predicted
 
 
 def build_model(config, vocabulary_size: int, precision: str = "float32") -> ConformerTransducer:

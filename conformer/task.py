@@ -20,7 +20,7 @@ from conformer.tokenizer import (
     load_tokenizer,
     tokenizer_from_json,
 )
-from conformer.transducer_loss import transducer_loss
+from conformer.transducer_loss import loss_of_pieces
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.recognition.task import SpeechTask
@@ -147,8 +147,10 @@ class ConformerTask(SpeechTask):
         encoded, lengths = self.model.listen(
             batch["waveforms"], batch["lengths"], batch["uniforms"], training
         )
-        logits = self.model.align(encoded, labels)
-        losses = transducer_loss(logits, labels, lengths, label_lengths, blank=BLANK)
+        predicted = self.model.predict_labels(labels)
+        losses = loss_of_pieces(
+            encoded, predicted, self.model.joint, labels, lengths, label_lengths, blank=BLANK
+        )
         weight = self.config.model.ctc_weight
         if weight > 0:
             logits = self.model.ctc_head(encoded)

@@ -1,9 +1,13 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import fcntl
+import hashlib
 import json
 import os
 import shutil
+import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -100,6 +104,42 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def only_process(place: Path, waiting: str) -> Iterator[None]:
+    """Lets one process of this user and machine at a time into a block.
+
+    The lock is the kernel's, on a file in the folder for temporary files: it ends with the process
+    that holds it, however that ends.
+
+    Args:
+        place: what the block makes; processes with another place do not wait.
+        waiting: is said on stderr before waiting for another process.
+
+    Raises:
+        UserError: the folder for temporary files cannot be written.
+    """
+    name = hashlib.sha256(os.fsencode(place.absolute())).hexdigest()[:32]
+    file = Path(tempfile.gettempdir()) / f"conformer-zoo-{os.getuid()}" / f"{name}.lock"
+    try:
+        file.parent.mkdir(mode=0o700, exist_ok=True)
+        descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise UserError.expected(
+            f"a folder for temporary files that can be written ({file.parent})",
+            error.strerror or error,
+            "Name another one in TMPDIR",
+        ) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(waiting, file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool:

@@ -27,7 +27,7 @@ from tools.conversion.request import (
     Quantization,
 )
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.files import new_folder, only_process
 
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
@@ -71,18 +71,52 @@ def convert(
         },
     }
     converted_dir = Path(converted_dir) if converted_dir is not None else _cached(wanted)
-    outcome = {"directory": str(converted_dir), "reused": True}
+    earlier = _reusable(converted_dir, wanted, request, calibration)
+    if earlier is not None:
+        return earlier
+    waiting = f"another process is converting to {converted_dir}; waiting for it"
+    with only_process(converted_dir, waiting):
+        # Another process may have done it meanwhile.
+        earlier = _reusable(converted_dir, wanted, request, calibration)
+        if earlier is not None:
+            return earlier
+        return _convert(native_dir, converted_dir, pipeline, wanted, request, calibration)
+
+
+def _reusable(
+    converted_dir: Path,
+    wanted: Mapping,
+    request: ConversionRequest,
+    calibration: Calibration | None,
+) -> dict | None:
+    """The manifest of an earlier conversion that is as wanted, else None.
+
+    Raises:
+        UserError: the place holds something else.
+    """
     existing = read_manifest(converted_dir)
     if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
         fixed = request.quantized and calibration is not None and calibration.required
         if not fixed or existing.get("calibration") == calibration.described:
-            return {**existing, **outcome}
+            return {**existing, "directory": str(converted_dir), "reused": True}
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
             converted_dir,
             "Choose another",
         )
+    return None
+
+
+def _convert(
+    native_dir: Path,
+    converted_dir: Path,
+    pipeline: Mapping,
+    wanted: Mapping,
+    request: ConversionRequest,
+    calibration: Calibration | None,
+) -> dict:
+    """Converts all signatures, and returns the manifest."""
     started = time.perf_counter()
     if not request.quantized:
         calibration = None
@@ -96,7 +130,7 @@ def convert(
         manifest = {
             **wanted,
             "family": pipeline["family"],
-            "not_applicable": dict(backend.NOT_APPLICABLE),
+            "not_applicable": dict(backends.get(request.backend).NOT_APPLICABLE),
             "calibration": calibration.described if calibration else None,
             "signatures": signatures,
             "seconds": round(time.perf_counter() - started, 3),
@@ -105,7 +139,7 @@ def convert(
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {str(path.relative_to(folder)): file_hash(path) for path in paths}
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    return {**manifest, **outcome, "reused": False}
+    return {**manifest, "directory": str(converted_dir), "reused": False}
 
 
 def _own_version() -> str:

@@ -1,0 +1,125 @@
+"""The lattice of a transducer: log probabilities of its edges to the sum over all paths.
+
+Nodes (t, u), t = 0..T, u = 0..U. A blank leads to (t + 1, u), a label to (t, u + 1), and every path
+ends in (T_b, U_b). Forward and backward variables are one recursion over anti-diagonals, run on the
+utterances and on their mirror images at once, so the loop takes T + U short steps.
+"""
+
+import tensorflow as tf
+
+IMPOSSIBLE = -1e30  # a log probability that survives sums: infinities would breed NaN
+
+
+class Lattice:
+    """The lattices of a batch.
+
+    Args:
+        blank: `[B, T, U + 1]` float32 log probabilities of blank at each frame and state.
+        label: `[B, T, U + 1]` those of the next label; the last state's are never read.
+        frames: `[B]` int32 valid frames.
+        label_lengths: `[B]` int32 valid labels.
+
+    Attributes:
+        has_blank: `[B, T, U + 1]` bool, where a blank leads to a node of the lattice.
+        has_label: `[B, T, U + 1]` bool, where a label does.
+        log_likelihood: `[B]` float32, in nats.
+        loss: `[B]` float32, its negative; infinite where there is no path.
+
+    Source: Graves, Sequence transduction with recurrent neural networks (2012), sections 2.4, 2.5.
+    """
+
+    def __init__(
+        self, blank: tf.Tensor, label: tf.Tensor, frames: tf.Tensor, label_lengths: tf.Tensor
+    ):
+        t = tf.range(tf.shape(blank)[1])[None, :, None]
+        u = tf.range(tf.shape(blank)[2])[None, None, :]
+        in_time = t < frames[:, None, None]
+        self.has_blank = in_time & (u <= label_lengths[:, None, None])
+        self.has_label = in_time & (u < label_lengths[:, None, None])
+        self._blank = tf.where(self.has_blank, blank, IMPOSSIBLE)
+        self._label = tf.where(self.has_label, label, IMPOSSIBLE)
+        # The mirror image walks from the end: blanks and labels reversed within their own lengths,
+        # and the label edges, which belong to the row they stay in, one row later.
+        mirrored_blank = _reverse(self._blank, frames, label_lengths + 1)
+        mirrored_label = _reverse(self._label, frames, label_lengths)
+        row, rows = [[0, 0], [1, 0], [0, 0]], [[0, 0], [0, 1], [0, 0]]
+        blank_edges = tf.pad(
+            tf.concat([self._blank, mirrored_blank], 0), rows, constant_values=IMPOSSIBLE
+        )
+        label_edges = tf.concat(
+            [
+                tf.pad(self._label, rows, constant_values=IMPOSSIBLE),
+                tf.pad(mirrored_label, row, constant_values=IMPOSSIBLE),
+            ],
+            0,
+        )
+        self._alpha, mirrored_beta = tf.split(_log_forward(blank_edges, label_edges), 2)
+        self._beta = _reverse(mirrored_beta, frames + 1, label_lengths + 1)
+        end = tf.stack([frames, label_lengths], axis=1)
+        self.log_likelihood = tf.gather_nd(self._alpha, end, batch_dims=1)
+        impossible = self.log_likelihood <= 0.5 * IMPOSSIBLE
+        self.loss = tf.where(impossible, float("inf"), -self.log_likelihood)
+
+    def occupancies(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Computes the probability, given the labels, that the path takes an edge.
+
+        Returns:
+            Those of the blank edges and of the label edges, `[B, T, U + 1]` each, zero where there
+            is no edge. They are the negative gradient of the loss by the edges' log probabilities.
+        """
+        offset = self._alpha[:, :-1] - self.log_likelihood[:, None, None]
+        below = tf.pad(self._beta[:, :-1, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=IMPOSSIBLE)
+        blanks = tf.where(self.has_blank, tf.exp(offset + self._blank + self._beta[:, 1:]), 0.0)
+        labels = tf.where(self.has_label, tf.exp(offset + self._label + below), 0.0)
+        return blanks, labels
+
+
+def _reverse(x, first_lengths, second_lengths):
+    """Reverses axes 1 and 2 of `[B, T, U]` within each row's own lengths."""
+    return tf.reverse_sequence(
+        tf.reverse_sequence(x, first_lengths, seq_axis=1), second_lengths, seq_axis=2
+    )
+
+
+def _log_forward(blank, label):
+    """Sums the paths from (0, 0) to every node.
+
+    Args:
+        blank: `[B, T, U]` log probability of the edge from (t, u) to (t + 1, u).
+        label: `[B, T, U]` log probability of the edge from (t, u) to (t, u + 1).
+
+    Returns:
+        `[B, T, U]` log probabilities.
+    """
+    shape = tf.shape(blank)
+    batch, rows, columns = shape[0], shape[1], shape[2]
+    diagonals = rows + columns - 1
+
+    def skew(x):
+        x = tf.transpose(x, [0, 2, 1])
+        x = tf.pad(x, [[0, 0], [0, 0], [0, columns]], constant_values=IMPOSSIBLE)
+        x = tf.reshape(x, [batch, -1])[:, :-columns]
+        return tf.transpose(tf.reshape(x, [batch, columns, diagonals]), [2, 0, 1])
+
+    blank, label = skew(blank), skew(label)
+    start = tf.concat([tf.zeros([batch, 1]), tf.fill([batch, columns - 1], IMPOSSIBLE)], axis=1)
+
+    def step(n, current, collected):
+        stay = current + blank[n - 1]
+        move = tf.pad(
+            (current + label[n - 1])[:, :-1], [[0, 0], [1, 0]], constant_values=IMPOSSIBLE
+        )
+        larger = tf.maximum(stay, move)
+        following = larger + tf.math.log1p(tf.exp(-tf.abs(stay - move)))
+        return n + 1, following, collected.write(n, following)
+
+    collected = tf.TensorArray(tf.float32, diagonals, element_shape=[None, None])
+    _, _, collected = tf.while_loop(
+        lambda n, *_: n < diagonals,
+        step,
+        (1, start, collected.write(0, start)),
+        maximum_iterations=diagonals,
+    )
+    x = tf.reshape(tf.transpose(collected.stack(), [1, 2, 0]), [batch, -1])
+    x = tf.reshape(tf.pad(x, [[0, 0], [0, columns]]), [batch, columns, diagonals + 1])
+    return tf.transpose(x[:, :, :rows], [0, 2, 1])
