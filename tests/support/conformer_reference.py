@@ -317,6 +317,24 @@ def transducer_loss(logits: np.ndarray, labels: Sequence[int]) -> float:
     return -alpha[frames, states - 1]
 
 
+def ctc_loss(logits: np.ndarray, labels: Sequence[int]) -> float:
+    """CTC's negative log likelihood of labels over logits `[T, V]` (Graves et al., 2006)."""
+    scores = np.log(softmax(logits))
+    path = [BLANK]
+    for label in labels:
+        path += [label, BLANK]
+    alpha = np.full(len(path), -np.inf)
+    alpha[:2] = scores[0, path[:2]]
+    for frame in scores[1:]:
+        before, alpha = alpha, np.full(len(path), -np.inf)
+        for s, symbol in enumerate(path):
+            # A blank may be left out between two different labels.
+            skips = s > 1 and symbol not in (BLANK, path[s - 2])
+            arriving = before[max(0, s - 1 - skips) : s + 1]
+            alpha[s] = np.logaddexp.reduce(arriving) + frame[symbol]
+    return -np.logaddexp.reduce(alpha[-2:])
+
+
 def greedy(
     weights: Weights, waveform: np.ndarray, max_symbols_per_frame: int = 5
 ) -> tuple[list[int], float]:
