@@ -69,10 +69,12 @@ def main(argv: list[str]) -> int:
     train = read_image_folder(root / values.train_dir)
     names = [[train.classes[number]] for number in sorted(train.classes)]
     sets = {x: read_image_folder(root / x, names) for x in values.val_dir.split(",")}
-    search = fit(*histograms(train))
-    print(f"{len(train.paths)} images, {len(names)} classes, C = {search.best_params_['C']:g}")
+    features, labels = histograms(train)
+    search = fit(features, labels)
+    print(f"{len(labels)} images, {len(names)} classes, C = {search.best_params_['C']:g}")
     for name, folder in sets.items():
-        print(f"{name}: Top1-Acc {search.score(*histograms(folder)):.4f} of {len(folder.paths)}")
+        features, labels = histograms(folder)  # without what cannot be read
+        print(f"{name}: Top1-Acc {search.score(features, labels):.4f} of {len(labels)}")
     return 0
 
 

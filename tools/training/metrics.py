@@ -1,28 +1,37 @@
 """Means of training metrics and speeds over the steps between two log lines."""
 
+import math
 import time
+from collections.abc import Callable, Iterator, Mapping
+
+import tensorflow as tf
 
 from tools.training.step import StepResult
 
 
 class Window:
-    """Collects steps; times include waiting for data, which is also told apart."""
+    """Collects steps; times include waiting for data, which is also told apart.
 
-    def __init__(self):
+    Args:
+        clock: gives seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter):
+        self._clock = clock
         self._reset()
 
     def _reset(self):
-        self._started = time.perf_counter()
+        self._started = self._clock()
         self._waited = 0.0
         self._steps = 0
-        self._weight = self._loss = self._norm = 0.0
+        self._weight = self._updated_weight = self._loss = self._norm = 0.0
         self._metrics = {}
 
-    def wait(self, batches):
+    def wait(self, batches: Iterator[Mapping[str, tf.Tensor]]) -> Mapping[str, tf.Tensor]:
         """Takes the next batch, timing the wait."""
-        before = time.perf_counter()
+        before = self._clock()
         batch = next(batches)
-        self._waited += time.perf_counter() - before
+        self._waited += self._clock() - before
         return batch
 
     def add(self, result: StepResult) -> None:
@@ -31,6 +40,7 @@ class Window:
         self._steps += 1
         self._weight += weight
         if bool(result.finite):
+            self._updated_weight += weight
             self._loss += float(result.loss) * weight
             self._norm = float(result.gradient_norm)
             for name, value in result.metrics.items():
@@ -52,8 +62,8 @@ class Window:
         return values
 
     def _values(self):
-        seconds = max(time.perf_counter() - self._started, 1e-9)
-        weight = max(self._weight, 1.0)
+        seconds = max(self._clock() - self._started, 1e-9)
+        weight = self._updated_weight or math.nan  # of nothing there is no mean
         return {
             "train/loss": self._loss / weight,
             "train/gradient_norm": self._norm,

@@ -7,20 +7,23 @@ import conformer
 
 
 @pytest.fixture(scope="session")
-def tiny_config():
-    """Two blocks of width 8."""
-    return conformer.load_config(
-        None,
-        {
-            "model.num_layers": 2,
-            "model.hidden_dim": 8,
-            "model.num_heads": 2,
-            "model.kernel_size": 4,
-            "model.subsampling_filters": 4,
-            "model.prediction_dim": 8,
-            "model.joint_dim": 8,
-        },
-    )
+def tiny_sizes():
+    """Two blocks of width 8, by dotted key."""
+    return {
+        "model.num_layers": 2,
+        "model.hidden_dim": 8,
+        "model.num_heads": 2,
+        "model.kernel_size": 4,
+        "model.subsampling_filters": 4,
+        "model.prediction_dim": 8,
+        "model.joint_dim": 8,
+    }
+
+
+@pytest.fixture(scope="session")
+def tiny_config(tiny_sizes):
+    """The defaults with tiny sizes."""
+    return conformer.load_config(None, tiny_sizes)
 
 
 @pytest.fixture

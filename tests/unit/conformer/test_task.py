@@ -1,14 +1,23 @@
-"""The training task: what a row weighs, what ranks tell each other, and evaluation."""
-
-import dataclasses
+"""The training task: vocabulary, what a row weighs, what ranks tell each other, and evaluation."""
 
 import numpy as np
 import pytest
-import soundfile
 import tensorflow as tf
 
-from conformer.task import ConformerTask
+import conformer
+from conformer.task import ConformerTask, greedy
+from conformer.tokenizer import (
+    CharacterTokenizer,
+    SentencePieceTokenizer,
+    save_tokenizer,
+    tokenizer_from_json,
+)
+from conformer.train import main
+from tests.support import conformer_reference as reference
+from tests.support.errors import refused
+from tests.support.speech import write_librispeech
 from tools.errors import UserError
+from tools.training.checkpoint import CheckpointStore
 from tools.training.distributed import SingleProcess
 from tools.training.task import Position, Shard
 
@@ -18,36 +27,29 @@ WORDS = ["ONE", "TWO THREE", "SIX SEVEN", "NINE TWO", "SIX"]
 @pytest.fixture
 def corpus(tmp_path, rng):
     """Five utterances of noise, the same for training and evaluation."""
-    chapter = tmp_path / "corpus" / "train" / "7" / "1"
-    chapter.mkdir(parents=True)
-    lines = []
-    for number, words in enumerate(WORDS):
-        name = f"7-1-{number:04d}"
-        sound = 0.1 * rng.normal(size=8000 + 2000 * number)
-        soundfile.write(chapter / f"{name}.flac", sound, 16000, subtype="PCM_16")
-        lines.append(f"{name} {words}\n")
-    (chapter / "7-1.trans.txt").write_text("".join(lines))
+    sounds = [0.1 * rng.normal(size=3200 + 800 * number) for number in range(len(WORDS))]
+    write_librispeech(tmp_path / "corpus" / "train", zip(WORDS, sounds, strict=True))
     return tmp_path / "corpus"
 
 
 @pytest.fixture
-def make_task(corpus, tiny_config):
-    def make(processes=None, needs_evaluation=False, **model):
-        config = dataclasses.replace(
-            tiny_config,
-            data=dataclasses.replace(
-                tiny_config.data,
-                data_dir=str(corpus),
-                train_splits=("train",),
-                eval_splits=("train",),
-                eval_batch_size=2,
-                num_buckets=1,
-                max_labels=model.pop("max_labels", 400),
-            ),
-            model=dataclasses.replace(tiny_config.model, num_layers=1, dropout_rate=0.0, **model),
-        )
+def make_task(corpus, tiny_sizes):
+    """Makes a task of one block without dropout; values by dotted key change it."""
+
+    def make(overrides=None, processes=None, needs_evaluation=False, **checkpoints):
+        values = {
+            **tiny_sizes,
+            "model.num_layers": 1,
+            "model.dropout_rate": 0.0,
+            "data.data_dir": str(corpus),
+            "data.train_splits": ["train"],
+            "data.eval_splits": ["train"],
+            "data.eval_batch_size": 2,
+            "data.num_buckets": 1,
+        }
+        config = conformer.load_config(None, values | (overrides or {}))
         processes = processes or SingleProcess()
-        return ConformerTask(config, processes, needs_evaluation=needs_evaluation)
+        return ConformerTask(config, processes, needs_evaluation=needs_evaluation, **checkpoints)
 
     return make
 
@@ -63,7 +65,7 @@ def only(batch, rows):
 
 @pytest.mark.parametrize("ctc_weight", [0.0, 0.4])
 def test_a_row_without_sound_weighs_nothing(make_task, corpus, ctc_weight):
-    task = make_task(ctc_weight=ctc_weight)
+    task = make_task({"model.ctc_weight": ctc_weight})
     next(corpus.rglob("7-1-0003.flac")).write_bytes(b"fLaC")
     batch = batch_of(task, 7)
     sums = task.loss(batch, training=False)
@@ -85,7 +87,7 @@ def test_a_row_without_sound_weighs_nothing(make_task, corpus, ctc_weight):
 
 
 def test_a_batch_of_masked_rows_has_no_loss_and_a_finite_gradient(make_task):
-    task = make_task(ctc_weight=0.4)
+    task = make_task({"model.ctc_weight": 0.4})
     *_, batch = task.train_data(Shard(5, 6, 1), Position(), 1).dataset
     assert batch["index"].numpy().tolist() == [-1]
     # Eagerly, Keras warns of a softmax over a single frame: take a few.
@@ -128,10 +130,10 @@ class Rank1(SingleProcess):
 
 def test_rank_0_reads_and_the_others_hear(make_task, corpus):
     first = Rank0()
-    task = make_task(first, needs_evaluation=True)
+    task = make_task(processes=first, needs_evaluation=True)
     for file in corpus.rglob("*.txt"):
         file.unlink()
-    other = make_task(Rank1(first.told), needs_evaluation=True)
+    other = make_task(processes=Rank1(first.told), needs_evaluation=True)
     assert other.utterances == task.utterances
     assert other.assets == task.assets
     assert other.report == task.report
@@ -144,18 +146,19 @@ def test_an_error_of_rank_0_ends_every_rank(make_task, corpus):
         file.unlink()
     first = Rank0()
     with pytest.raises(UserError, match="no utterances") as caught:
-        make_task(first)
+        make_task(processes=first)
     assert caught.value in first.told[0]
     with pytest.raises(SystemExit, match="2"):  # one message is enough
-        make_task(Rank1(first.told))
+        make_task(processes=Rank1(first.told))
 
 
 def test_transcripts_with_too_many_labels_are_dropped_and_counted(make_task):
-    task = make_task(max_labels=8)
+    task = make_task({"data.max_labels": 8})
     assert [u.transcript for u in task.utterances] == ["ONE", "NINE TWO", "SIX"]
     assert "2 skipped: too_many_labels" in task.report
-    with pytest.raises(UserError, match="at most 2 labels"):
-        make_task(max_labels=2)
+    assert sum("too_many_labels" in line for line in task.skipped) == 2
+    with refused("at most 2 labels"):
+        make_task({"data.max_labels": 2})
 
 
 def test_evaluation_scores_the_shares_of_all(make_task, corpus, monkeypatch):
@@ -188,3 +191,211 @@ def test_layers_are_counted_from_the_sound_to_the_text(make_task):
     assert depths["encoder/block_0/norm_output/gamma"] == 1
     assert depths["prediction/embedding/embeddings"] == 2
     assert depths["joint/vocabulary_projection/bias"] == 2
+
+
+@pytest.mark.parametrize(
+    ("cap", "frame_step_ms", "kept"),
+    [(1, 10.0, [0, 2]), (2, 20.0, [0, 2]), (2, 10.0, [0, 1, 2, 3, 4])],
+)
+def test_a_transcript_must_fit_the_symbols_that_decoding_its_sound_can_give(
+    make_task, tmp_path, rng, cap, frame_step_ms, kept
+):
+    """3200 samples are 5 encoded frames of 40 ms; one sample less is not enough for 5 symbols."""
+    sounds = [("ABCDE", 3200), ("ABCDEF", 3200), ("ABCDE", 3839), ("ABCDEF", 3839), ("FEDCB", 3199)]
+    utterances = [(words, 0.1 * rng.normal(size=n)) for words, n in sounds]
+    write_librispeech(tmp_path / "short" / "train", utterances)
+    task = make_task(
+        {
+            "data.data_dir": str(tmp_path / "short"),
+            "decoding.max_symbols_per_frame": cap,
+            "features.frame_step_ms": frame_step_ms,
+        }
+    )
+    found = [(u.transcript, u.num_samples) for u in task.utterances]
+    assert found == [sounds[number] for number in kept]
+    assert sum("too_many_labels" in line for line in task.skipped) == 5 - len(kept)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25])
+def test_the_loss_mixes_transducer_and_ctc_by_the_weight_of_ctc(make_task, weight):
+    task = make_task({"model.ctc_weight": weight})
+    reference.randomize(task.model, np.random.default_rng(1))
+    batch = batch_of(task, 5)
+    sums = task.loss(batch, training=False)
+    encoded, lengths = task.model.listen(batch["waveforms"], batch["lengths"])
+    logits = task.model.align(encoded, batch["labels"]).numpy().astype("float64")
+    weights = reference.weights_of(task.model)
+    told_apart = 0
+    for row, (frames, count) in enumerate(zip(lengths, batch["label_lengths"], strict=True)):
+        labels = batch["labels"][row, :count].numpy()
+        expected = reference.transducer_loss(logits[row, :frames, : count + 1], labels)
+        if weight:
+            head = reference.below(weights, "ctc_head")
+            frame_logits = reference.dense(head, encoded[row, :frames].numpy().astype("float64"))
+            aligned = reference.ctc_loss(frame_logits, labels)
+            told_apart += np.isfinite(aligned) and abs(aligned - expected) > 1.0
+            aligned = aligned if np.isfinite(aligned) else 0.0  # more labels than frames
+            expected = weight * aligned + (1 - weight) * expected
+        np.testing.assert_allclose(sums.examples[row], expected, rtol=1e-4)
+    np.testing.assert_allclose(sums.loss_sum, np.sum(sums.examples), rtol=1e-6)
+    assert not weight or told_apart > 1
+
+
+def test_the_head_of_ctc_is_made_only_where_it_has_a_weight(make_task):
+    assert make_task().model.ctc_head is None
+    assert make_task({"model.ctc_weight": 0.1}).model.ctc_head is not None
+
+
+def test_a_vocabulary_file_decides_the_symbols(make_task, tmp_path):
+    path = tmp_path / "vocabulary.json"
+    save_tokenizer(CharacterTokenizer("ZYXWVUTSRONIHGFE "), path)
+    task = make_task({"tokenizer.vocabulary_file": str(path)})
+    assert task.tokenizer.pieces[2:5] == ("Z", "Y", "X")
+    assert task.vocabulary_size == task.model.vocabulary_size == 19
+    batch = batch_of(task, 5)
+    for index, labels in zip(batch["index"].numpy(), batch["labels"].numpy(), strict=True):
+        words = WORDS[index]
+        assert labels[: len(words)].tolist() == task.tokenizer.encode(words)
+    assert task.assets["vocabulary.json"] == tokenizer_from_json(path.read_text()).to_json()
+    with refused("nowhere.json"):
+        make_task({"tokenizer.vocabulary_file": "nowhere.json"})
+
+
+def save(task, directory):
+    """Saves a task's model, different from any that is newly made."""
+    reference.randomize(task.model, np.random.default_rng(6))
+    groups = {"model": {v.path: v for v in task.model.weights}}
+    store = CheckpointStore(directory)
+    store.save({"step": 1, "metric": 0.5}, groups, task.assets)
+    return store.latest()
+
+
+def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_path):
+    other, same = tmp_path / "other.json", tmp_path / "same.json"
+    save_tokenizer(CharacterTokenizer("ZYXWVUTSRONIHGFE "), other)
+    trained = make_task({"tokenizer.vocabulary_file": str(other)})
+    checkpoint = save(trained, tmp_path / "checkpoints")
+    save_tokenizer(CharacterTokenizer("ZYXWVUTSRONIHGFE "), same)
+
+    # Without a file, the transcripts would give another vocabulary.
+    task = make_task(pretrained=checkpoint)
+    assert task.assets["vocabulary.json"] == trained.assets["vocabulary.json"]
+    for ours, theirs in zip(task.model.weights, trained.model.weights, strict=True):
+        np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
+    make_task({"tokenizer.vocabulary_file": str(same)}, pretrained=checkpoint)
+
+    # As many symbols, so that nothing but the vocabulary itself tells them apart.
+    save_tokenizer(CharacterTokenizer("EFGHINORSTUVWXYZ "), other)
+    for role in ("pretrained", "resumed"):
+        with refused("Leave tokenizer.vocabulary_file out") as caught:
+            make_task({"tokenizer.vocabulary_file": str(other)}, **{role: checkpoint})
+        assert str(other) in str(caught.value)
+        assert str(checkpoint.path) in str(caught.value)
+
+
+def test_a_run_that_continues_keeps_its_own_vocabulary(make_task, tmp_path):
+    """It may have started from a model of the same size whose symbols were others."""
+    tasks = {}
+    for name, characters in (("first", "ZYXWVUTSRONIHGFE "), ("run", "EFGHINORSTUVWXYZ ")):
+        save_tokenizer(CharacterTokenizer(characters), tmp_path / f"{name}.json")
+        tasks[name] = make_task({"tokenizer.vocabulary_file": str(tmp_path / f"{name}.json")})
+    pretrained = save(tasks["first"], tmp_path / "first")
+    resumed = save(tasks["run"], tmp_path / "run")
+    task = make_task(pretrained=pretrained, resumed=resumed)
+    assert task.assets["vocabulary.json"] == tasks["run"].assets["vocabulary.json"]
+
+
+def test_sentencepiece_is_trained_on_the_transcripts_and_read_back(make_task):
+    task = make_task(
+        {
+            "tokenizer.kind": "sentencepiece",
+            "tokenizer.vocabulary_size": 18,
+            "decoding.max_symbols_per_frame": 2,
+        }
+    )
+    assert isinstance(task.tokenizer, SentencePieceTokenizer)
+    assert task.vocabulary_size == task.model.vocabulary_size == 18
+    batch = batch_of(task, 5)
+    for row, index in enumerate(batch["index"].numpy()):
+        labels = batch["labels"][row, : batch["label_lengths"][row]].numpy()
+        assert min(labels) > 0
+        assert task.tokenizer.decode(labels) == WORDS[index]
+    assert np.all(np.isfinite(task.loss(batch, training=True).examples))
+    # The checkpoint's asset gives the same tokenizer, and recognition writes its texts.
+    again = tokenizer_from_json(task.assets["vocabulary.json"])
+    assert again.surfaces == task.tokenizer.surfaces
+    reference.randomize(task.model, np.random.default_rng(2))
+    batch = only(batch, [0, 1])
+    heard = greedy(task.model, batch["waveforms"], batch["lengths"], 2)
+    assert np.any(heard.token_lengths)
+    expected = [
+        again.decode(ids[:n])
+        for ids, n in zip(heard.token_ids.numpy(), heard.token_lengths.numpy(), strict=True)
+    ]
+    texts = task.texts(batch["waveforms"], batch["lengths"]).numpy()
+    assert [text.decode() for text in texts] == expected
+
+
+def test_long_sounds_are_left_out_of_training_and_evaluation_by_limits_of_their_own(make_task):
+    task = make_task(
+        {"data.max_seconds": 0.31, "data.max_eval_seconds": 0.26}, needs_evaluation=True
+    )
+    assert [u.transcript for u in task.utterances] == WORDS[:3]  # 0.2, 0.25, 0.3 seconds
+    task.recognize = lambda waveforms, lengths: tf.fill(tf.shape(lengths), "ONE")
+    assert task.evaluators["eval"]()["num_utterances"] == 2
+    assert ["too_long 2" in line for line in task.report] == [True, False]
+    assert ["too_long 3" in line for line in task.report] == [False, True]
+
+
+def test_the_training_rows_carry_the_numbers_that_spec_augment_needs(make_task):
+    masks = {"spec_augment.num_time_masks": 3, "spec_augment.num_frequency_masks": 2}
+    task = make_task(masks)
+    batch = batch_of(task, 5)
+    assert batch["uniforms"].shape == (5, 10)
+    arguments = batch["waveforms"], batch["lengths"], batch["uniforms"]
+    plain, _ = task.model.listen(*arguments[:2])
+    for training in (False, True):
+        encoded, _ = task.model.listen(*arguments, training)
+        without, _ = task.model.listen(*arguments[:2], None, training)
+        assert np.any(encoded != without) == training
+        if not training:
+            np.testing.assert_array_equal(encoded, plain)
+
+
+# The tests of whole runs use another one, `smoke`.
+CONFIGS = ["conformer_l", "conformer_m", "conformer_s", "conformer_s_100h", "digits", "quickstart"]
+
+
+def test_every_configuration_takes_a_step_somewhere(project):
+    found = sorted(p.stem for p in (project / "configs/conformer").iterdir())
+    assert found == [*CONFIGS, "smoke"]
+
+
+@pytest.fixture
+def eagerly():
+    """Runs a single step in half the time, since no graph is traced."""
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
+@pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_configuration_takes_a_step_at_tiny_size(
+    name, project, tiny_sizes, tmp_path, rng, eagerly
+):
+    path = project / f"configs/conformer/{name}.yml"
+    config = conformer.load_config(path)
+    sounds = [0.1 * rng.normal(size=3200) for _ in WORDS]
+    for split in {*config.data.train_splits, *config.data.eval_splits}:
+        write_librispeech(tmp_path / "corpus" / split, zip(WORDS, sounds, strict=True))
+    values = {**tiny_sizes, "model.num_layers": 1, "model.num_heads": 1, "training.batch_size": 2}
+    if config.tokenizer.kind == "sentencepiece":
+        values["tokenizer.vocabulary_size"] = 18
+    arguments = [f"--config={path}", f"--data_dir={tmp_path / 'corpus'}", "--steps=1"]
+    arguments += [f"--set={key}={value}" for key, value in values.items()]
+    assert main([*arguments, "--skip_eval", f"--output_dir={tmp_path / 'run'}"]) == 0
+    (checkpoint,) = (tmp_path / "run/checkpoints").glob("step-*")
+    again = conformer.load_config(checkpoint / "config.yml")
+    assert again.features == config.features
+    assert again.spec_augment == config.spec_augment

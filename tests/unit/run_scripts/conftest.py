@@ -1,9 +1,16 @@
 """Scripts in a copy of the project whose programs are made up."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
+
+# Tells its name and its arguments, each in brackets, on one line.
+TELL = """#!/bin/bash
+printf '[%s]' "${0##*/}" "$@"
+echo
+"""
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +27,35 @@ def run_script():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def make_clone(project, tmp_path_factory):
+    """Copies scripts, without an environment that would come before the made-up programs."""
+
+    def make(pattern, **programs):
+        """Takes a pattern of scripts, and texts of programs by name."""
+        root = tmp_path_factory.mktemp("clone")
+        for folder in ("run_scripts", "bin"):
+            (root / folder).mkdir()
+        shutil.copy(project / "env.sh", root)
+        for path in project.glob(f"run_scripts/{pattern}"):
+            shutil.copy(path, root / "run_scripts")
+        for name, text in programs.items():
+            (root / "bin" / name).write_text(text)
+            (root / "bin" / name).chmod(0o755)
+        return root
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def told():
+    """Writes a call as the made-up programs tell it."""
+    return lambda *words: "".join(f"[{word}]" for word in words) + "\n"
+
+
+@pytest.fixture(scope="session")
+def tell():
+    """The text of a program that tells how it was called."""
+    return TELL

@@ -1,12 +1,14 @@
 """Files and folders appear whole or not at all."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.errors import refused
 from tools.errors import UserError
-from tools.files import check_writable, new_folder, write_text
+from tools.files import check_writable, is_made_of, new_folder, write_bytes, write_text
 
 
 def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
@@ -15,6 +17,15 @@ def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
     write_text(path, "Äther\n")
     assert path.read_bytes() == "Äther\n".encode()
     assert [file.name for file in path.parent.iterdir()] == ["a.json"]
+
+
+def test_bytes_and_line_ends_are_written_as_they_are(tmp_path):
+    write_bytes(tmp_path / "a", b"one\r\n\0")
+    write_bytes(tmp_path / "a", b"\xff")
+    write_text(tmp_path / "b", "one\r\ntwo\n")
+    assert (tmp_path / "a").read_bytes() == b"\xff"
+    assert (tmp_path / "b").read_bytes() == b"one\r\ntwo\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_names_that_are_no_utf_8_come_back_as_they_are(tmp_path):
@@ -32,16 +43,15 @@ def test_a_failure_leaves_the_earlier_text_and_is_one_line(tmp_path, monkeypatch
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, failing, fail)
-    with pytest.raises(UserError, match=f"{path}.*No space left on device") as caught:
+    with refused(match=f"{path}.*No space left on device"):
         write_text(path, "two")
-    assert "\n" not in str(caught.value)
     assert path.read_text() == "one"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="room and permission to write"):
+    with refused("room and permission to write"):
         write_text(tmp_path / "file" / "a", "")
 
 
@@ -72,17 +82,53 @@ def test_a_folder_with_content_is_replaced_only_when_asked(tmp_path):
         with new_folder(path, replace) as folder:
             (folder / name).write_text("")
     assert [file.name for file in path.iterdir()] == ["b"]
-    with pytest.raises(UserError, match="another folder"), new_folder(path):
+    with refused("another folder"), new_folder(path):
         pass
     assert [file.name for file in path.iterdir()] == ["b"]
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path, monkeypatch):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "a").write_text("one")
+    rename = Path.rename
+
+    def fail(self, target):
+        if self.suffix == ".unfinished":
+            raise OSError(13, "Permission denied")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with refused(match=f"{path}.*Permission denied"), new_folder(path, replace=True) as folder:
+        (folder / "b").write_text("two")
+    assert [file.name for file in path.iterdir()] == ["a"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_is_known_by_what_it_was_made_of(tmp_path):
+    record, arguments = tmp_path / "made" / "arguments.json", {"seed": 1, "sizes": [2, 3]}
+    assert not is_made_of(record, arguments, "sounds")
+    record.parent.mkdir()
+    assert not is_made_of(record, arguments, "sounds"), "it is empty"
+    record.write_text(json.dumps(arguments))
+    assert is_made_of(record, arguments, "sounds")
+    with refused(f"{record.parent} with sounds made with other arguments"):
+        is_made_of(record, {**arguments, "seed": 2}, "sounds")
+    for other in ("no JSON", None):
+        record.unlink() if other is None else record.write_text(other)
+        (record.parent / "a").write_text("")
+        with refused(f"{record.parent} with other files"):
+            is_made_of(record, arguments, "sounds")
+    with refused(f"the file {record.parent / 'a'}"):
+        is_made_of(record.parent / "a" / "arguments.json", arguments, "sounds")
 
 
 @pytest.mark.parametrize("place", ["folder", "pipe"])
 def test_what_is_no_regular_file_is_not_replaced(tmp_path, place):
     path = tmp_path / place
     path.mkdir() if place == "folder" else os.mkfifo(path)
-    with pytest.raises(UserError, match=f"regular file.*{place}"):
+    with refused(match=f"regular file.*{place}"):
         write_text(path, "text")
     assert not path.is_file()
 
@@ -95,6 +141,6 @@ def test_whether_a_place_can_be_written_is_told_in_advance(tmp_path):
     check_writable(path)
     assert path.read_text() == "one"
     for bad in (path / "b", tmp_path / "new"):
-        with pytest.raises(UserError):
+        with refused():
             check_writable(bad)
     assert [x.name for x in path.parent.iterdir()] == ["a"]

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import os
-import sys
+import re
 from pathlib import Path
 
 import keras
@@ -12,19 +12,19 @@ import pytest
 from PIL import Image
 
 import vision
+from tests.support.errors import refused
+from tests.support.peers import StubPeer, known_times
 from tools.benchmark import vision as benchmark
-from tools.benchmark.peer import Peer
-from tools.benchmark.sides import PeerSide
+from tools.benchmark.sides import EAGER, PEER, LocalSide, export_name
 from tools.benchmark.vision_models import calibrate_batch_norm, made_images
 from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.saved_model import load_saved_model
 from tools.conversion.signature import to_onnx
-from tools.errors import UserError
 from vision.config import load_config
 from vision.export import export_saved_model
 from vision.model import ARCHITECTURES
 
-SIDE, NUM_CLASSES = 64, 10
+SIDE, NUM_CLASSES = 32, 10
 SIZES = {"channel_ratio": 0.25, "hidden_dim": 32, "num_heads": 2, "num_layers": 3}
 SHAPE = (SIDE, SIDE, 3)
 THREADS = len(os.sched_getaffinity(0))
@@ -39,7 +39,7 @@ def arguments(monkeypatch):
         f"--num_classes={NUM_CLASSES}",
         f"--image_size={SIDE}",
         "--batch_sizes=1,2",
-        "--loop=3",
+        "--loop=2",
         "--warmup_seconds=0",
         "--backends=openvino",
         "--calibration_samples=16",
@@ -89,23 +89,17 @@ def test_our_side_runs_alone_and_says_so(arguments, photos, tmp_path, capsys):
 
     manifests = {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")}
     assert len(manifests) == 3
-    benchmark.main(flags)
+    benchmark.main([*flags, "--batch_sizes=1", "--eval_images=0"])
     assert {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")} == manifests
 
 
-class OwnPeer:
+class OwnPeer(StubPeer):
     """What the PyTorch model would answer, computed by ours from what the peer is given."""
 
     def __init__(self, folder):
         self._folder = folder
 
-    def ask(self, method, *arguments):
-        return getattr(self, f"_{method}")(*arguments)
-
-    def _versions(self):
-        return {"torch": "0"}
-
-    def _build(self, arguments, weights):
+    def build(self, arguments, weights):
         ours = {"embed_dim": "hidden_dim", "depth": "num_layers"}
         ours["mlp_ratio"] = "feedforward_multiplier"
         sizes = {ours.get(name, name): value for name, value in arguments.items()}
@@ -113,7 +107,7 @@ class OwnPeer:
         self._model = vision.build_model(sizes, sizes.pop("num_classes"))
         vision.load_pytorch_weights(self._model, weights)
 
-    def _export(self, path, inputs, outputs):
+    def export(self, path, inputs, outputs):
         changes = {"preprocessing.image_size": SIDE, "model.num_classes": NUM_CLASSES}
         config, saved = load_config(None, changes), self._folder / "peer"
         export_saved_model(self._model, config, saved, layout="NCHW", outputs="heads")
@@ -123,71 +117,63 @@ class OwnPeer:
         assert set(outputs) < {x.name for x in graph.graph.output}
         Path(path).write_bytes(graph.SerializeToString())
 
-    def take(self, images):
-        self._images = images
-
-    def time(self):
-        return 1.0
-
     def logits(self):
-        return np.stack([x.numpy() for x in self._model(self._images)])
+        return np.stack([x.numpy() for x in self._model(self.inputs)])
 
 
 def test_a_peer_is_given_the_same_model_and_runs_in_turn(arguments, tmp_path, capsys, monkeypatch):
-    report = tmp_path / "report.json"
+    report, ours = tmp_path / "report.json", ["tensorflow eager", "openvino fp32"]
+    medians = {PEER: 900.0, ours[0]: 1200.0, ours[1]: 300.0, export_name("openvino"): 450.0}
+    monkeypatch.setattr(benchmark, "time_in_turn", known_times(medians))
     monkeypatch.setattr(
         benchmark, "open_peer", lambda *_: contextlib.nullcontext(OwnPeer(tmp_path))
     )
-    benchmark.main([*arguments, "--quantize_granularity=per_tensor", f"--json={report}"])
+    flags = ["--batch_sizes=2", "--precisions=fp32", f"--json={report}"]
+    benchmark.main([*arguments, *flags])
     found = json.loads(report.read_text())
     assert found["versions"]["torch"] == "0"
     (toy,) = found["architectures"]
-    first, *others = toy["logit_errors"]
-    assert first == "pytorch eager"
-    assert others == [
-        "tensorflow eager",
-        "openvino fp32",
-        "openvino int8_fp32 linear symm per_tensor",
-        "openvino fp32 on PyTorch's ONNX",
-        "tensorflow eager, 0.1% noise on images",
-    ]
-    for name in (others[0], others[1], others[3]):
+    names = [PEER, *ours, export_name("openvino")]
+    assert list(toy["logit_errors"]) == [*names, "tensorflow eager, 0.1% noise on images"]
+    for name in names:
         assert max(toy["logit_errors"][name].values()) < 1e-4
-    for row in toy["results"]:
-        ours, export = row["sides"][others[1]], row["sides"][others[3]]
-        assert row["sides"][first]["median_ms"] == 1e3
-        assert ours["speedup"] == pytest.approx(1e3 / ours["median_ms"])
-        assert ours["against_export"] == export["median_ms"] / ours["median_ms"]
-        assert "against_export" not in export
-    assert "x pytorch eager" in capsys.readouterr().out
+    (row,) = toy["results"]
+    assert list(row["sides"]) == names
+    assert [row["sides"][name]["median_ms"] for name in names] == list(medians.values())
+    speedups = [row["sides"][name].get("speedup") for name in names]
+    assert speedups == [None, 0.75, 3.0, 2.0]
+    against = {name: x["against_export"] for name, x in row["sides"].items() if len(x) > 4}
+    assert against == {"openvino fp32": 1.5}
+    printed = capsys.readouterr().out
+    assert re.search(r"openvino fp32 +300.0 +600.0 +6.7 +3.00 +1.50\n", printed)
 
 
-ANSWERING = """
-import json, sys
-import numpy as np
-for line in sys.stdin:
-    method, *arguments = json.loads(line)
-    if method == "take":
-        shape = np.load(arguments[0]).shape
-    if method == "logits":
-        np.save(arguments[0], np.zeros((2, shape[0], 10)))
-    if method == "leave":
-        sys.exit(2)
-    print(json.dumps([0.5 if method == "time" else None]), flush=True)
-"""
+def test_errors_are_those_of_both_heads_and_of_their_sum(rng):
+    heads = rng.standard_normal((2, 3, 4)).astype(np.float32)
+    off = heads + np.array([0.0, 1.0], "f")[:, None, None]  # of the second head
+
+    def side(answer):
+        return LocalSide(lambda x: x, lambda x: x, lambda _: answer)
+
+    found = benchmark.logit_errors({EAGER: side(heads), "b": side(off)}, np.ones((3, 2), "f"))
+    second, both = (np.sqrt(12) / np.linalg.norm(x) for x in (heads[1], heads.sum(0)))
+    errors = [0.0, pytest.approx(second), pytest.approx(both)]
+    assert list(found["b"].values()) == errors
+    assert set(found[EAGER].values()) == {0.0}
 
 
-def test_a_peer_answers_through_a_pipe(tmp_path):
-    process = Peer([sys.executable, "-c", ANSWERING])
-    peer = PeerSide(process, tmp_path)
-    peer.take(np.zeros((3, *SHAPE), np.float32))
-    assert peer.time() == 0.5
-    assert peer.logits().shape == (2, 3, 10)
-    with pytest.raises(UserError, match="code 2"):
-        peer.ask("leave")
-    with pytest.raises(UserError, match="leave the peer out"):
-        peer.time()
-    process.close()
+def test_the_table_has_images_per_second_by_batch_size():
+    results = [
+        {"batch": batch, "sides": {"a": {"fps": 2.0 * batch}, "b": {"fps": 0.5}}}
+        for batch in (1, 8)
+    ]
+    title, rule, *rows = benchmark.fps_table("conformer_small_patch16", results).splitlines()
+    assert title == "| model | a | b |"
+    assert rule.count("---:") == 3
+    assert rows == [
+        "| Conformer-small-patch16 bs1 | 2.0000fps | 0.5000fps |",
+        "| Conformer-small-patch16 bs8 | 16.0000fps | 0.5000fps |",
+    ]
 
 
 def test_batch_norms_are_calibrated_as_a_training_would(rng):
@@ -228,5 +214,5 @@ def test_made_up_images_are_smooth():
     ],
 )
 def test_bad_flags_are_refused(flag, expected):
-    with pytest.raises(UserError, match=expected):
+    with refused(expected):
         benchmark.main([f"--threads={THREADS}", flag])

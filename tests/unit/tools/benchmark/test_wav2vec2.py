@@ -4,8 +4,9 @@ import contextlib
 import importlib.util
 import json
 import os
-import sys
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ import soundfile
 import tensorflow as tf
 
 import wav2vec2
+from tests.support.errors import refused
+from tests.support.peers import StubPeer, known_times
 from tools.benchmark import wav2vec2 as benchmark
-from tools.benchmark.peer import Peer
-from tools.benchmark.sides import PeerSide
+from tools.benchmark import wav2vec2_models, wav2vec2_sides
+from tools.benchmark.sides import EAGER, PEER, LocalSide, export_name
 from tools.benchmark.wav2vec2_models import made_sound, normalized, read_sounds
 from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.signature import to_onnx
-from tools.errors import UserError
 from wav2vec2.config import ARCHITECTURES, ModelConfig
 
 TOY = ModelConfig(
@@ -33,6 +35,7 @@ TOY = ModelConfig(
 )
 THREADS = len(os.sched_getaffinity(0))
 INT8 = "openvino int8_fp32 linear symm"
+NUM_SAMPLES = 6400  # in place of those of the published table
 
 
 @pytest.fixture
@@ -40,7 +43,9 @@ def arguments(monkeypatch):
     """Those that all runs of the toy have in common."""
     monkeypatch.setitem(ARCHITECTURES, "toy", TOY)
     monkeypatch.setattr(benchmark, "MIXED_COUNT", 12)
-    monkeypatch.setattr(benchmark, "MIXED_SECONDS", (1, 4))
+    monkeypatch.setattr(benchmark, "MIXED_SECONDS", (0.1, 0.4))
+    for module in (benchmark, wav2vec2_models, wav2vec2_sides):
+        monkeypatch.setattr(module, "NUM_SAMPLES", NUM_SAMPLES)
     return [
         "--model=toy",
         "--batch_sizes=1,3",
@@ -61,8 +66,8 @@ def test_our_side_runs_alone_and_says_so(arguments, tmp_path, capsys, monkeypatc
 
     monkeypatch.setattr(importlib.util, "find_spec", find_others)
     report, work = tmp_path / "report.json", tmp_path / "work"
-    flags = [*arguments, "--batch_sizes=2", "--mixed=jit", f"--work_dir={work}", f"--json={report}"]
-    benchmark.main(flags)
+    flags = [*arguments, "--batch_sizes=2", f"--work_dir={work}"]
+    benchmark.main([*flags, "--mixed=jit", f"--json={report}"])
     printed = capsys.readouterr()
     assert "no torch" in printed.err
     assert "our side runs alone" in printed.err
@@ -88,104 +93,111 @@ def test_our_side_runs_alone_and_says_so(arguments, tmp_path, capsys, monkeypatc
 
     manifests = {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")}
     assert len(manifests) == 3 + 1
-    benchmark.main(flags)
+    benchmark.main([*flags, "--mixed=none"])
     assert {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")} == manifests
 
 
-def test_the_table_has_fixed_shapes_beside_ranges(arguments, tmp_path, capsys):
+def test_the_table_has_fixed_shapes_beside_ranges(arguments, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(
+        benchmark, "time_in_turn", known_times({"fixed shape": 200.0, "dim range": 250.0})
+    )
     report = tmp_path / "report.json"
     benchmark.main([*arguments, "--table", f"--json={report}"])
     rows = json.loads(report.read_text())["table"]
     assert [row["batch"] for row in rows] == [1, 3]
     printed = capsys.readouterr().out
-    assert "| model | batch size | fixed shape | dim range |" in printed
+    assert "| model | batch size | fixed shape | dim range | range / fixed |" in printed
     for row in rows:
-        sides = row["sides"]
-        assert list(sides) == ["fixed shape", "dim range"]
-        cells = " | ".join(f"{side['fps']:.2f}" for side in sides.values())
-        assert f"| toy, openvino fp32 | {row['batch']} | {cells} | " in printed
+        assert list(row["sides"]) == ["fixed shape", "dim range"]
+    assert "| toy, openvino fp32 | 1 | 5.00 | 4.00 | 0.80 |\n" in printed
+    assert "| toy, openvino fp32 | 3 | 15.00 | 12.00 | 0.80 |\n" in printed
 
 
-class OwnPeer:
+class OwnPeer(StubPeer):
     """What the PyTorch model would answer, computed by ours from what the peer is given."""
 
-    def ask(self, method, *arguments):
-        return getattr(self, f"_{method}")(*arguments)
-
-    def _versions(self):
-        return {"torch": "0", "transformers": "0"}
-
-    def _build(self, folder):
+    def build(self, folder):
         self._model = wav2vec2.from_pretrained(folder, mask_padding=False)
 
-    def _export(self, path, inputs, outputs):
-        spec = tf.TensorSpec(self._waveforms.shape, tf.float32, inputs)
+    def export(self, path, inputs, outputs):
+        spec = tf.TensorSpec(self.inputs.shape, tf.float32, inputs)
         function = tf.function(lambda x: {outputs: self._model(x)}, input_signature=[spec])
         graph = to_onnx(function.get_concrete_function(), "peer")
         clean(graph)
         Path(path).write_bytes(graph.SerializeToString())
 
-    def take(self, waveforms):
-        self._waveforms = waveforms
-
-    def time(self):
-        return 1.0
-
     def logits(self):
-        return np.asarray(self._model(self._waveforms))
+        return np.asarray(self._model(self.inputs))
 
 
 def test_a_peer_is_given_the_same_model_and_runs_in_turn(arguments, tmp_path, capsys, monkeypatch):
-    report = tmp_path / "report.json"
+    report, ours = tmp_path / "report.json", ["tensorflow eager", "openvino fp32"]
+    medians = {PEER: 900.0, ours[0]: 1200.0, ours[1]: 300.0, export_name("openvino"): 450.0}
+    monkeypatch.setattr(benchmark, "time_in_turn", known_times(medians))
     monkeypatch.setattr(benchmark, "open_peer", lambda *_: contextlib.nullcontext(OwnPeer()))
-    flags = [*arguments, "--precisions=fp32", "--mixed=none", f"--json={report}"]
-    benchmark.main(flags)
+    more = ["--batch_sizes=3", "--precisions=fp32", "--mixed=none", f"--json={report}"]
+    benchmark.main([*arguments, *more])
     found = json.loads(report.read_text())
     assert found["versions"]["transformers"] == "0"
     assert "mixed" not in found
-    first, *others = found["results"][0]["logit_errors"]
-    assert first == "pytorch eager"
-    assert others == [
-        "tensorflow eager",
-        "openvino fp32",
-        "openvino fp32 on PyTorch's ONNX",
-        "tensorflow eager, 0.1% noise on sounds",
-    ]
-    for row in found["results"]:
-        assert max(row["logit_errors"][name] for name in others[:3]) < 1e-4
-        ours, export = row["sides"][others[1]], row["sides"][others[2]]
-        assert row["sides"][first]["median_ms"] == 1e3
-        assert ours["speedup"] == pytest.approx(1e3 / ours["median_ms"])
-        assert ours["against_export"] == export["median_ms"] / ours["median_ms"]
-        assert "against_export" not in export
-    assert "x pytorch eager" in capsys.readouterr().out
+    (row,) = found["results"]
+    names = [PEER, *ours, export_name("openvino")]
+    assert list(row["logit_errors"]) == [*names, "tensorflow eager, 0.1% noise on sounds"]
+    assert max(row["logit_errors"][name] for name in names) < 1e-4
+    assert list(row["sides"]) == names
+    speedups = [row["sides"][name].get("speedup") for name in names]
+    assert speedups == [None, 0.75, 3.0, 2.0]
+    against = {name: x["against_export"] for name, x in row["sides"].items() if len(x) > 4}
+    assert against == {"openvino fp32": 1.5}
+    printed = capsys.readouterr().out
+    assert re.search(r"openvino fp32 +300.0 +600.0 +10.0 +3.00 +1.50\n", printed)
 
 
-ANSWERING = """
-import json, sys
-import numpy as np
-for line in sys.stdin:
-    method, *arguments = json.loads(line)
-    if method == "take":
-        waveforms = np.load(arguments[0])
-    if method == "logits":
-        np.save(arguments[0], 2.0 * waveforms)
-    if method == "leave":
-        sys.exit(2)
-    print(json.dumps([0.5 if method == "time" else None]), flush=True)
-"""
+def test_errors_are_over_every_sound_once_whatever_the_batch(rng):
+    sounds = rng.standard_normal((5, 40)).astype(np.float32)
+
+    def side(wrong=0):
+        """Answers with the sounds, of which those like the first one are wrong."""
+
+        def read(x):
+            return x + wrong * (x[:, :1] == sounds[0, 0])
+
+        return LocalSide(lambda x: x, lambda x: x, read)
+
+    expected = np.sqrt(40) / np.linalg.norm(sounds)
+    for batch in (1, 2, 5, 8):
+        found = benchmark.logit_errors({EAGER: side(), "b": side(1)}, sounds, batch)
+        assert found["b"] == pytest.approx(expected)
+        assert found[EAGER] == 0.0
 
 
-def test_a_peer_answers_through_a_pipe(tmp_path, rng):
-    process = Peer([sys.executable, "-c", ANSWERING])
-    peer = PeerSide(process, tmp_path)
-    waveforms = rng.standard_normal((3, 500)).astype(np.float32)
-    peer.take(waveforms)
-    assert peer.time() == 0.5
-    np.testing.assert_array_equal(peer.logits(), 2.0 * waveforms)
-    with pytest.raises(UserError, match="code 2"):
-        peer.ask("leave")
-    process.close()
+def test_frames_of_padding_are_left_out():
+    logits = np.arange(24.0).reshape(2, 4, 3)
+    outputs = {"logits": logits, "logit_lengths": np.array([3, 3])}
+    np.testing.assert_array_equal(wav2vec2_sides.valid_logits(outputs), logits[:, :3])
+    fed = wav2vec2_sides.feed(np.zeros((2, 7), np.float32))
+    assert fed["lengths"].tolist() == [7, 7]
+
+
+def test_mixed_lengths_are_timed_in_both_orders(monkeypatch):
+    monkeypatch.setattr(benchmark, "MIXED_COUNT", 20)
+    monkeypatch.setattr(benchmark, "MIXED_SECONDS", (0.1, 0.5))
+    monkeypatch.setattr(benchmark, "time_in_turn", known_times({"by length": 2, "file order": 3}))
+    seen = []
+    runner = SimpleNamespace(run=lambda batch: seen.append(batch))
+    found = benchmark.time_mixed(runner, 1, 1000)
+    assert {name: row["median_ms"] for name, row in found.items()} == {
+        "by length": 2,
+        "file order": 3,
+    }
+    halves = {"by length": seen[:3], "file order": seen[3:]}
+    for name, batches in halves.items():
+        lengths = [n for batch in batches for n in batch["lengths"]]
+        assert len(lengths) == 20
+        assert 100 <= min(lengths) <= max(lengths) <= 500
+        assert (lengths == sorted(lengths)) == (name == "by length")
+        size = sum(batch["waveforms"].size for batch in batches)
+        assert found[name]["padding"] == pytest.approx(1 - sum(lengths) / size)
 
 
 def test_mixed_batches_hold_every_sound_once_and_silence_behind(rng, monkeypatch):
@@ -228,7 +240,7 @@ def test_sounds_of_a_folder_are_repeated_or_cut(tmp_path, rng):
     np.testing.assert_allclose(sounds[0, :20000], sounds[0, 20000:40000], atol=1e-6)
     whole, _ = soundfile.read(tmp_path / "1.flac")
     np.testing.assert_allclose(sounds[1], normalized(whole[:100000]), atol=1e-4)
-    with pytest.raises(UserError, match="more than 8 sounds"):
+    with refused("more than 8 sounds"):
         read_sounds(str(tmp_path), pipeline, 8)
 
 
@@ -248,5 +260,5 @@ def test_sounds_of_a_folder_are_repeated_or_cut(tmp_path, rng):
     ],
 )
 def test_bad_flags_are_refused(flag, expected):
-    with pytest.raises(UserError, match=expected):
+    with refused(expected):
         benchmark.main([f"--threads={THREADS}", flag])

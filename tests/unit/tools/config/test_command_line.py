@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from tests.support.errors import refused
 from tools.config import command_line
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
@@ -27,9 +28,9 @@ def program() -> CommandLine:
 
 
 def failure(program: CommandLine, *argv: str) -> str:
-    with pytest.raises(UserError) as caught:
+    with refused("Received: ") as caught:
         program.parse(argv)
-    assert str(caught.value).startswith("Expected ") and "Received: " in str(caught.value)
+    assert str(caught.value).startswith("Expected ")
     return str(caught.value)
 
 

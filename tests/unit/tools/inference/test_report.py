@@ -2,13 +2,21 @@
 
 import json
 import os
+import resource
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from tools.errors import UserError
-from tools.inference.report import SpeechRow, Stopwatch, speech_speed, write_report
+from tests.support.errors import refused
+from tools.inference.report import (
+    SpeechRow,
+    Stopwatch,
+    runner_facts,
+    speech_speed,
+    write_report,
+)
 
 ROWS = [
     SpeechRow("a/one.flac", 1.23456, "ONE TWO", "ONE"),
@@ -68,16 +76,20 @@ def test_a_failure_leaves_the_earlier_report(tmp_path, monkeypatch, failing):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, failing, fail)
-    with pytest.raises(UserError, match="No space left on device") as caught:
+    with refused("No space left on device"):
         write_report(path, {}, [])
-    assert "\n" not in str(caught.value)
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="room and permission to write"):
+    with refused("room and permission to write"):
         write_report(tmp_path / "file" / "report.json", {}, [])
+
+
+def test_a_beam_search_has_its_own_column(tmp_path):
+    write_report(tmp_path / "r.json", {}, [SpeechRow("a", 0.5, "ONE", "TWO", "THREE")])
+    assert table(tmp_path / "r.tsv")[1] == ["a", "0.500", "ONE", "TWO", "THREE"]
 
 
 def test_speeds():
@@ -105,3 +117,44 @@ def test_a_stopwatch_adds_up_what_it_is_told_to(monkeypatch):
     assert speed["samples_per_second"] == pytest.approx(58 / 3.5)
     assert speed["latency_ms_p50"] == 1000.0
     assert 1000.0 < speed["latency_ms_p95"] <= 2000.0
+
+
+def test_latencies_are_percentiles_of_the_batches():
+    watch = Stopwatch()
+    # 0 to 20 ms: the 95th percentile is the twentieth of 21 values in order.
+    watch.laps += [number / 1000 for number in (*range(20, 10, -1), *range(11))]
+    speed = watch.speed(1)
+    assert speed["latency_ms_p50"] == pytest.approx(10.0)
+    assert speed["latency_ms_p95"] == pytest.approx(19.0)
+
+
+def test_a_stopwatch_that_never_ran_has_finite_speeds():
+    speed = Stopwatch().speed(0)
+    assert speed["samples_per_second"] == speed["latency_ms_p95"] == 0.0
+    assert 0 < speed["end_to_end_seconds"] < 1e-6
+
+
+def test_what_ran_is_told_as_it_ran(tmp_path):
+    for name, size in (("graph", 3 << 20), ("weights", 1 << 19)):
+        (tmp_path / name).write_bytes(bytes(size))
+    runner = SimpleNamespace(
+        mode="jit",
+        backend="openvino",
+        precision="int8_fp32",
+        files=sorted(tmp_path.iterdir()),
+        manifest={"request": {"quantization": {"algo": "linear"}}, "seconds": 12.5},
+    )
+    facts = runner_facts(runner)
+    peak_mib = facts.pop("peak_memory_mib")
+    assert facts == {
+        "precision": "int8_fp32",
+        "mode": "jit",
+        "backend": "openvino",
+        "quantization": {"algo": "linear"},
+        "conversion_seconds": 12.5,
+        "model_mib": 3.5,
+    }
+    assert peak_mib == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0.1)
+    del runner.manifest
+    eager = runner_facts(runner)
+    assert (eager["quantization"], eager["conversion_seconds"]) == (None, None)

@@ -1,14 +1,17 @@
-"""The eager runner on a SavedModel of two functions."""
+"""Runners: TensorFlow's on a SavedModel of two functions, a converted one on functions at hand."""
 
-import json
+import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.errors import refused
+from tests.support.saved_models import save_model
+from tools.conversion.artifact import Artifact
 from tools.conversion.pipeline import read_pipeline
-from tools.errors import UserError
-from tools.inference.runner import load
+from tools.conversion.protocol import TensorSpec
+from tools.inference.runner import JitRunner, load
 
 PIPELINE = {"family": "toy", "sample_rate_hz": 16000}
 
@@ -31,24 +34,13 @@ def whole(tmp_path_factory):
         return {"text": tf.strings.join([bytes, "!"])}
 
     functions = {"serving_default": serving_default, "serve_bytes": serve_bytes}
-    tf.saved_model.save(
-        module, str(directory), {name: f.get_concrete_function() for name, f in functions.items()}
-    )
-    (directory / "assets").mkdir(exist_ok=True)
-    (directory / "assets" / "pipeline.json").write_text(json.dumps(PIPELINE))
-    return directory
+    return save_model(directory, module, functions, PIPELINE)
 
 
 @pytest.fixture
 def damaged(whole, tmp_path):
     """A copy to be damaged."""
-    copy = tmp_path / "model"
-    for file in whole.rglob("*"):
-        if file.is_file():
-            target = copy / file.relative_to(whole)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
-    return copy
+    return shutil.copytree(whole, tmp_path / "model")
 
 
 def test_it_runs_every_signature_on_any_batch(whole):
@@ -82,10 +74,9 @@ def test_what_is_no_export_is_one_line(damaged, missing):
     path = damaged / missing if missing else damaged / "nowhere"
     if missing:
         path.unlink()
-    with pytest.raises(UserError, match="SavedModel directory") as caught:
+    with refused("SavedModel directory") as caught:
         load(damaged if missing else path)
     assert ("does not exist" in str(caught.value)) == (not missing)
-    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +97,82 @@ def test_a_damaged_export_is_one_line(damaged, file, content):
         (damaged / file).unlink()
     else:
         (damaged / file).write_bytes(content)
-    with pytest.raises(UserError, match="readable") as caught:
+    with refused(str(damaged), match="readable"):
         load(damaged)
-    assert str(damaged) in str(caught.value)
-    assert "\n" not in str(caught.value)
+
+
+def converted(waveforms, steps=0, kind=None, **functions):
+    """A converted model that takes waveforms of a shape and gives back what it got."""
+    given = []
+
+    def listen(inputs):
+        given.append({name: array.copy() for name, array in inputs.items()})
+        return {"sums": inputs["waveforms"].sum(axis=1), "lengths": inputs["lengths"]}
+
+    specs = (
+        TensorSpec("lengths", "int32", waveforms[:1]),
+        TensorSpec("waveforms", "float32", waveforms),
+    )
+    name = "listen" if kind else "serving_default"
+    manifest = {
+        "request": {"precision": "bf16", "backend": "onnxruntime"},
+        "signatures": {name: {"steps": steps}},
+    }
+    pipeline = {"family": "toy", **({"kind": kind} if kind else {})}
+    runner = JitRunner(Artifact(manifest, pipeline, [], {name: specs}, {name: listen, **functions}))
+    return runner, given
+
+
+def ones(rows, samples):
+    return {
+        "waveforms": np.ones((rows, samples), np.float32),
+        "lengths": np.full(rows, samples, np.int32),
+    }
+
+
+@pytest.mark.parametrize(
+    ("waveforms", "steps", "rows", "samples", "seen"),
+    [
+        ((4, 10), 0, 3, 7, (4, 10)),
+        ((4, 10), 0, 4, 10, (4, 10)),
+        (((1, 8), (2, 100)), 0, 3, 37, (3, 37)),
+        # One of two sizes in an octave: 24, 32, 48, 64; never beyond the upper end.
+        (((1, 8), (2, 100)), 2, 3, 37, (3, 48)),
+        (((1, 8), (2, 45)), 2, 3, 37, (3, 45)),
+        (((1, 9), (2, 100)), 2, 5, 64, (6, 64)),
+    ],
+)
+def test_a_converted_model_gets_the_sizes_it_takes_and_answers_for_the_rows_given(
+    waveforms, steps, rows, samples, seen
+):
+    runner, given = converted(waveforms, steps)
+    outputs = runner.run(ones(rows, samples))
+    assert given[0]["waveforms"].shape == seen
+    assert given[0]["waveforms"].sum() == rows * samples
+    assert given[0]["lengths"].tolist() == [samples] * rows + [0] * (seen[0] - rows)
+    assert outputs["sums"].tolist() == [samples] * rows
+    assert outputs["lengths"].tolist() == [samples] * rows
+
+
+@pytest.mark.parametrize(("rows", "samples"), [(5, 10), (4, 11)])
+def test_a_converted_model_refuses_what_is_too_large(rows, samples):
+    runner, given = converted((4, 10))
+    with refused("waveforms of shape [4, 10]"):
+        runner.run(ones(rows, samples))
+    assert not given
+
+
+def test_a_converted_model_says_what_it_is():
+    runner, _ = converted(((1, 8), (2, 100)))
+    assert (runner.mode, runner.backend, runner.precision) == ("jit", "onnxruntime", "bf16")
+    assert runner.signatures.keys() == {"serving_default"}
+
+
+def test_a_converted_transducer_is_fed_like_its_first_piece():
+    runner, given = converted(((1, 8), (2, 100)), kind="transducer")
+    assert runner.signatures["serving_default"] == runner.signatures["listen"]
+    outputs = runner.run(ones(2, 5), "listen")
+    assert outputs["sums"].tolist() == [5, 5]
+    with pytest.raises(KeyError, match="encoded"):  # the search begins with what was heard
+        runner.run(ones(2, 5))
+    assert len(given) == 2

@@ -13,6 +13,11 @@ WIDTH = 3
 class LineTask:
     """Fits a line; `index` -1 marks a masked row, NaN inputs a broken one.
 
+    Attributes:
+        evaluated: results of the evaluator, in order.
+        seen: rows of every step's batch.
+        readers: "open" or "closed" for every iterator over the training set.
+
     Args:
         layers: between the inputs and the output layer.
         num_rows: of the training set.
@@ -31,7 +36,7 @@ class LineTask:
         self.assets = {"vocabulary.json": "[]"}
         self.evaluators = {"eval": self.evaluate}
         self.report = ["made-up rows"]
-        self.evaluated = []
+        self.evaluated, self.seen, self.readers = [], [], []
 
     def batch(self, indices):
         """Rows of the training set, -1 for a masked one."""
@@ -48,15 +53,23 @@ class LineTask:
 
         def plan(epoch):
             order = np.random.default_rng(epoch).permutation(len(self.targets))
-            batches = [order[i : i + size] for i in range(0, len(order), size)]
-            done = sum(steps for _, steps in position.done) if epoch == position.epoch else 0
-            return batches[done:]
+            done = position.done if epoch == position.epoch else ()
+            order = order[sum(rows * steps for rows, steps in done) :]
+            return [order[i : i + size] for i in range(0, len(order), size)]
 
         def rows():
-            for epoch in range(position.epoch, num_epochs):
-                yield from (
-                    self.batch(indices[shard.rank :: shard.size]) for indices in plan(epoch)
-                )
+            number = len(self.readers)
+            self.readers.append("open")
+            try:
+                for epoch in range(position.epoch, num_epochs):
+                    for indices in plan(epoch):
+                        yield self.batch(indices[shard.rank :: shard.size])
+            finally:
+                self.readers[number] = "closed"
+
+        def names(batch):
+            self.seen.append(batch["index"].numpy().tolist())
+            return [f"row-{i}" for i in batch["index"].numpy()]
 
         spec = {
             "inputs": tf.TensorSpec([None, WIDTH], tf.float32),
@@ -67,7 +80,7 @@ class LineTask:
             tf.data.Dataset.from_generator(rows, output_signature=spec),
             lambda epoch: len(plan(epoch)),
             sum(len(plan(epoch)) for epoch in range(position.epoch, num_epochs)),
-            lambda batch: [f"row-{i}" for i in batch["index"].numpy()],
+            names,
         )
 
     def layer_depth(self, path):

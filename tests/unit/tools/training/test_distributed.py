@@ -2,18 +2,23 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.errors import refused
+from tests.support.processes import run_ranks
 from tools.errors import UserError
 from tools.training import distributed
-from tools.training.distributed import SingleProcess, claim_devices, start
+from tools.training.distributed import SingleProcess, claim_devices, from_first_rank, start
 
+LAUNCHER_VARIABLES = ["HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"]
 WORKER = """
 import json, sys
 from pathlib import Path
@@ -111,7 +116,7 @@ def test_a_single_process_keeps_everything_as_it_is():
 def launched_by(monkeypatch):
     """Sets what a launcher leaves in the environment; Horovod itself stays asleep."""
     monkeypatch.setattr(distributed, "HorovodProcesses", lambda: "horovod")
-    for name in distributed._LAUNCHER_VARIABLES:
+    for name in LAUNCHER_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return lambda name: monkeypatch.setenv(name, "0")
 
@@ -124,7 +129,7 @@ def test_horovod_is_found_out_by_the_environment(launched_by):
     assert isinstance(start(use_horovod=False), SingleProcess)
 
 
-@pytest.mark.parametrize("variable", ["HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"])
+@pytest.mark.parametrize("variable", LAUNCHER_VARIABLES)
 def test_every_launcher_is_known(launched_by, variable):
     launched_by(variable)
     assert start() == "horovod"
@@ -133,9 +138,66 @@ def test_every_launcher_is_known(launched_by, variable):
 def test_horovod_that_is_not_installed_is_one_line(monkeypatch):
     monkeypatch.setitem(sys.modules, "horovod", None)
     monkeypatch.setitem(sys.modules, "horovod.tensorflow", None)
-    with pytest.raises(UserError, match=r"Horovod.*setup\.sh") as caught:
+    with refused(match=r"Horovod.*setup\.sh"):
         start(use_horovod=True)
-    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def horovod(monkeypatch):
+    """Stands in for Horovod on rank 3 of 4, the second process of its machine."""
+    module = types.ModuleType("horovod.tensorflow")
+    module.started = []
+    module.init = lambda: module.started.append(os.environ["HOROVOD_GLOO_TIMEOUT_SECONDS"])
+    for name, value in (("rank", 3), ("size", 4), ("local_rank", 1), ("local_size", 2)):
+        setattr(module, name, lambda value=value: value)
+    monkeypatch.setitem(sys.modules, "horovod", types.ModuleType("horovod"))
+    monkeypatch.setitem(sys.modules, "horovod.tensorflow", module)
+    monkeypatch.setattr(sys.modules["horovod"], "tensorflow", module, raising=False)
+    return module
+
+
+def test_a_rank_knows_its_place_among_all_and_on_its_machine(horovod):
+    found = start(use_horovod=True)
+    assert (found.rank, found.size, found.local_rank, found.local_size) == (3, 4, 1, 2)
+
+
+def test_ranks_wait_longer_for_each_other_than_gloo_does(horovod, monkeypatch):
+    monkeypatch.setenv("HOROVOD_GLOO_TIMEOUT_SECONDS", "1")
+    start(use_horovod=True)
+    monkeypatch.delenv("HOROVOD_GLOO_TIMEOUT_SECONDS")
+    start(use_horovod=True)
+    assert horovod.started == ["1", "300"]
+
+
+def test_a_host_that_cannot_find_itself_is_one_line(horovod, monkeypatch):
+    def unknown(*_):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(socket, "gethostname", lambda: "island")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with refused("a host name that resolves. Received: island. Add the line `127.0.0.1 island`"):
+        start(use_horovod=True)
+    assert horovod.started == []
+
+
+def test_what_the_first_rank_makes_is_given_to_all():
+    made = []
+
+    def work(processes):
+        return from_first_rank(processes, lambda: made.append(processes.rank) or ["a", 1])
+
+    assert run_ranks(3, work) == [["a", 1]] * 3
+    assert made == [0]
+
+
+def test_an_error_of_the_first_rank_ends_all_and_is_told_once():
+    def make():
+        raise UserError("no room")
+
+    first, *others = run_ranks(3, lambda processes: from_first_rank(processes, make))
+    assert isinstance(first, UserError)
+    assert str(first) == "no room"
+    assert [(type(error), error.code) for error in others] == [(SystemExit, 2)] * 2
 
 
 class Machine(SingleProcess):
@@ -191,7 +253,6 @@ def test_alone_on_its_machine_it_asks_nothing_that_a_started_tensorflow_refuses(
 @pytest.mark.parametrize("num_gpus", [0, 1])
 def test_insisting_on_gpus_that_are_not_there_is_one_line(machine, num_gpus):
     asked = machine(num_gpus)
-    with pytest.raises(UserError, match=f"{num_gpus} visible.*--use_gpu") as caught:
+    with refused(match=f"{num_gpus} visible.*--use_gpu"):
         claim_devices(Machine(), use_gpu=True)
-    assert "\n" not in str(caught.value)
     assert asked == {}

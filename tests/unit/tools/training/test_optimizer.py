@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from tools.training.config import OptimizerConfig
 from tools.training.optimizer import Optimizer
 
@@ -212,10 +212,8 @@ def test_a_state_that_does_not_fit_is_refused(rng, group, change, message):
     optimizer = Optimizer(OptimizerConfig(average_decay=0.9), make_variables(rng))
     state = optimizer.state()
     change(state[group])
-    with pytest.raises(UserError, match=f"{message}.*") as caught:
+    with refused(match=f"in the checkpoint of yesterday.*{message}"):
         optimizer.load_state(state, "the checkpoint of yesterday")
-    assert "the checkpoint of yesterday" in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_variables_without_a_gradient_and_with_a_sparse_one(rng):
@@ -250,5 +248,5 @@ def test_variables_without_a_gradient_and_with_a_sparse_one(rng):
     ],
 )
 def test_impossible_optimizers_are_refused(arguments):
-    with pytest.raises(UserError, match=f"{next(iter(arguments))}.*optimizer section"):
+    with refused(match=f"{next(iter(arguments))}.*optimizer section"):
         OptimizerConfig(**arguments).validate()

@@ -1,11 +1,14 @@
 """The records of a run, also after it was killed in the middle of a line."""
 
-import io
+import importlib.metadata
 import json
+import resource
+import subprocess
 
 import pytest
+import tensorflow as tf
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from tools.training.run_log import RunLog, provenance
 
 
@@ -80,16 +83,63 @@ def test_progress_and_lines_go_to_stderr(tmp_path, capsys):
     assert "3/3" in printed.err
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def test_a_file_that_cannot_grow_is_one_line(tmp_path):
     records = RunLog(tmp_path, 0, 1)
-    records._file.close()
-    records._file = io.FileIO("/dev/full", "ab")
-    with pytest.raises(UserError, match=r"/dev/full.*No space left.*from the last checkpoint"):
-        records.write(1, 0, {"train/loss": 1.0})
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with refused(match=r"metrics\.jsonl.*File too large.*from the last checkpoint"):
+            records.write(1, 0, {"train/loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     records.close()
+
+
+def scalars(directory):
+    """What TensorBoard shows: (name, step, value)."""
+    (file,) = (directory / "tensorboard").iterdir()
+    found = []
+    for record in tf.compat.v1.io.tf_record_iterator(str(file)):
+        event = tf.compat.v1.Event.FromString(record)
+        for value in event.summary.value:
+            found.append((value.tag, event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+def test_tensorboard_gets_the_same_values(tmp_path):
+    log(tmp_path, [1, 3])
+    assert scalars(tmp_path) == [("train/loss", 1, 0.25), ("train/loss", 3, 0.75)]
+
+
+@pytest.mark.parametrize(
+    ("first_step", "every", "printed"), [(0, 2, [2, 4]), (2, 3, [3, 6]), (0, 0, [])]
+)
+def test_lines_come_with_every_so_many_steps_of_the_run(
+    tmp_path, capsys, first_step, every, printed
+):
+    records = RunLog(tmp_path, first_step, 9, print_every_steps=every)
+    for _ in range(5):
+        records.advance({"loss": "1", "samples/s": "9"})
+    records.close()
+    text = capsys.readouterr().err
+    assert [n for n in range(1, 9) if f"step {n}: loss 1, samples/s 9\n" in text] == printed
 
 
 def test_provenance_names_versions():
     versions = provenance()
     assert versions["tensorflow"].startswith("2.")
     assert {"python", "keras", "horovod", "git"} <= versions.keys()
+
+
+def test_provenance_of_code_outside_git_and_of_packages_that_are_absent(monkeypatch):
+    def absent(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    def no_git(*_, **__):
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(importlib.metadata, "version", absent)
+    monkeypatch.setattr(subprocess, "run", no_git)
+    versions = provenance()
+    assert versions["git"] == "unknown"
+    assert versions["keras"] == versions["horovod"] == "absent"

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from tools.training.config import ScheduleConfig
 from tools.training.schedule import learning_rate
 
@@ -119,5 +119,5 @@ def test_a_run_no_longer_than_its_warm_up():
     ],
 )
 def test_impossible_schedules_are_refused(arguments):
-    with pytest.raises(UserError, match="schedule"):
+    with refused("schedule"):
         ScheduleConfig(**arguments).validate()

@@ -1,0 +1,84 @@
+"""The scripts that start speech training, on programs that tell of their calls."""
+
+import pytest
+
+RECIPES = {
+    "Conformer_Float32_50E_1GPU.sh": (1, "--mxp=False"),
+    "Horovod_Conformer_Float32_50E_8GPUs.sh": (8, "--mxp=False"),
+    "Horovod_Conformer_AMP_50E_8GPUs.sh": (8, "--mxp=True"),
+}
+WHOLE = "train-clean-100"
+
+
+@pytest.fixture(scope="module")
+def clone(make_clone, tell):
+    return make_clone("*.sh", python=tell, horovodrun=tell)
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    (tmp_path / "corpus" / WHOLE).mkdir(parents=True)
+    return tmp_path / "corpus"
+
+
+def command(clone, corpus, config="configs/conformer/conformer_s_100h.yml"):
+    config = config if config.startswith("/") else f"{clone}/{config}"
+    return [f"{clone}/conformer/train.py", "--config", config, "--data_dir", str(corpus)]
+
+
+@pytest.mark.parametrize("script", RECIPES)
+def test_a_recipe_has_its_precision_and_its_processes(run_script, clone, told, corpus, script):
+    number, precision = RECIPES[script]
+    arguments = [*command(clone, corpus), precision, "--set", "a b=1"]
+    launch = ["python"] if number == 1 else ["horovodrun", "-np", str(number), "python"]
+    found = run_script(clone, script, ["--set", "a b=1"], DATA_DIR=str(corpus))
+    assert (found.returncode, found.stdout) == (0, told(*launch, *arguments))
+
+
+@pytest.mark.parametrize("script", RECIPES)
+def test_np_changes_the_number_of_processes(run_script, clone, told, corpus, script):
+    for number, launch in (("1", ["python"]), ("3", ["horovodrun", "-np", "3", "python"])):
+        found = run_script(clone, script, [], DATA_DIR=str(corpus), NP=number)
+        assert found.stdout == told(*launch, *command(clone, corpus), RECIPES[script][1])
+
+
+def test_variables_become_flags(run_script, clone, told, corpus):
+    variables = {"STEPS": "7", "OUTPUT_DIR": "/o o", "CONFIG": "/c.yml", "NP": "1"}
+    found = run_script(clone, "train_with_horovod.sh", [], DATA_DIR=str(corpus), **variables)
+    more = ["--steps", "7", "--output_dir", "/o o"]
+    assert found.stdout == told("python", *command(clone, corpus, "/c.yml"), *more)
+
+
+def test_a_corpus_of_digits_is_trained_on_in_characters(run_script, clone, told, tmp_path):
+    (tmp_path / "train-clean").mkdir()
+    settings = ["--set", "data.train_splits=train-clean", "--set", "tokenizer.kind=characters"]
+    start = {"DATA_DIR": str(tmp_path), "NP": "1"}
+    found = run_script(clone, "train_with_horovod.sh", [], **start)
+    assert found.stdout == told("python", *command(clone, tmp_path), *settings)
+    assert "no train-clean-100" in found.stderr
+    # A config of one's own names its splits; and the whole corpus goes first.
+    found = run_script(clone, "train_with_horovod.sh", [], CONFIG="/c.yml", **start)
+    assert found.stdout == told("python", *command(clone, tmp_path, "/c.yml"))
+    (tmp_path / WHOLE).mkdir()
+    found = run_script(clone, "train_with_horovod.sh", [], **start)
+    assert found.stdout == told("python", *command(clone, tmp_path))
+
+
+def test_another_program_wants_a_config(run_script, clone, told, corpus):
+    start = {"DATA_DIR": str(corpus), "PROGRAM": "wav2vec2/train.py"}
+    found = run_script(clone, "train_with_horovod.sh", [], **start)
+    assert found.returncode != 0
+    assert found.stdout == ""
+    assert "CONFIG" in found.stderr
+    found = run_script(clone, "train_with_horovod.sh", ["--x"], CONFIG="/c.yml", **start)
+    program = [f"{clone}/wav2vec2/train.py", "--config", "/c.yml", "--data_dir", str(corpus)]
+    assert found.stdout == told("horovodrun", "-np", "8", "python", *program, "--x")
+
+
+def test_the_exit_code_is_that_of_the_program(run_script, make_clone, corpus):
+    ending = "#!/bin/sh\nexit {}\n"
+    clone = make_clone("*.sh", python=ending.format(3), horovodrun=ending.format(4))
+    for number, code in (("1", 3), ("2", 4)):
+        for script in RECIPES:
+            found = run_script(clone, script, [], DATA_DIR=str(corpus), NP=number)
+            assert found.returncode == code

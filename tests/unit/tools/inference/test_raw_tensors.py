@@ -1,0 +1,88 @@
+"""Tensors from files: checked and padded before the clock starts, timed without either."""
+
+import time
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.support.errors import refused
+from tools.conversion.protocol import TensorSpec
+from tools.inference.raw_tensors import run_timed
+
+
+class Recorder:
+    """A runner that keeps what it gets and takes three seconds for it."""
+
+    def __init__(self, clock, error=None):
+        self.signatures = {
+            "score": (
+                TensorSpec("lengths", "int32", (4,)),
+                TensorSpec("names", "string", (None,)),
+                TensorSpec("waveforms", "float32", (4, (2, 5))),
+            )
+        }
+        self.clock, self.error, self.calls = clock, error, []
+
+    def run(self, inputs, signature):
+        self.calls.append((inputs, signature))
+        self.clock[0] += 3.0
+        if self.error:
+            raise self.error
+        return {"sums": inputs["waveforms"].sum(axis=1)}
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def inputs(rows=2, samples=3, dtype="float32"):
+    return {
+        "waveforms": np.ones((rows, samples), dtype),
+        "lengths": np.full(rows, samples, np.int32),
+        "names": np.array([b"a"] * rows, object),
+    }
+
+
+def test_a_batch_is_padded_to_what_is_fixed_and_timed(clock):
+    runner, seconds = Recorder(clock), [7.0]
+    outputs = run_timed(runner, "score", inputs(), seconds)
+    ((given, signature),) = runner.calls
+    assert signature == "score"
+    assert given["waveforms"].tolist() == [[1, 1, 1], [1, 1, 1], [0, 0, 0], [0, 0, 0]]
+    assert given["lengths"].tolist() == [3, 3, 0, 0]
+    assert outputs["sums"].tolist() == [3, 3, 0, 0]
+    assert seconds == [7.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        (inputs(samples=6), "waveforms of shape [4, 2:5]"),
+        (inputs(rows=5), "waveforms of shape [4, 2:5]"),
+        (inputs(dtype="float64"), "waveforms of type float32"),
+    ],
+)
+def test_what_the_model_does_not_take_is_refused_before_it_runs(clock, given, named):
+    runner, seconds = Recorder(clock), []
+    with refused(named):
+        run_timed(runner, "score", given, seconds)
+    assert runner.calls == seconds == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("bad\n  shape"),
+        ValueError("bad shape"),
+        tf.errors.InvalidArgumentError(None, None, "bad\nshape"),
+    ],
+)
+def test_what_a_runtime_cannot_run_is_one_line(clock, error):
+    seconds = []
+    with refused("bad shape"):
+        run_timed(Recorder(clock, error), "score", inputs(), seconds)
+    assert seconds == []

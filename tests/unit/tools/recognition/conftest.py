@@ -1,0 +1,40 @@
+"""A recognizer's task without a recognizer: its texts tell what it heard."""
+
+from types import SimpleNamespace
+
+import keras
+import pytest
+import tensorflow as tf
+
+from tools.recognition.task import SpeechTask
+
+
+class ToyTask(SpeechTask):
+    """Writes the number of samples of each sound; its labels are the characters' code points."""
+
+    layers, vocabulary_size = 2, 5
+
+    def __init__(self, data, processes, rate_hz=16000, seed=0):
+        super().__init__(data, rate_hz, processes)
+        self.config = SimpleNamespace(training=SimpleNamespace(seed=seed))
+        self.assets = {"vocabulary.json": "[]"}
+        self.model = keras.Sequential([keras.layers.Input([3]), keras.layers.Dense(4)])
+        self.utterances = self.read_training_set()
+
+    def encode(self, texts):
+        return tf.strings.unicode_decode(texts, "UTF-8")
+
+    def prepare(self, waveform, seed):
+        return waveform, tf.random.stateless_uniform([2], seed)
+
+    def texts(self, waveforms, lengths):
+        return tf.strings.as_string(lengths)
+
+    def example_logits(self, batch):
+        return tf.zeros([*batch["labels"].shape, self.vocabulary_size])
+
+
+@pytest.fixture
+def toy_task():
+    """The class of a task that needs no model to recognize."""
+    return ToyTask

@@ -1,0 +1,309 @@
+"""The run of a recognizer: the order of its batches, its texts, its clock and its report."""
+
+import json
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from tests.support.errors import refused
+from tests.support.speech import write_librispeech
+from tools.decoding.timestamps import Word
+from tools.recognition.program import (
+    Recognizer,
+    Transcript,
+    read_examples,
+    recognize,
+    run_recognizer,
+)
+from tools.recognition.sounds import chosen_utterances
+from tools.speech.audio import AudioError, AudioLimits
+from tools.speech.corpus import read_librispeech
+
+SAMPLES = [8000, 3200, 16000, 4800, 12000]
+TEXTS = ["8000", "3200", "16000 MORE", "4801", "12000"]  # the toy writes numbers of samples
+LIMITS = AudioLimits()
+RUNNER = SimpleNamespace(mode="eager", backend="tensorflow", precision="fp32", files=[])
+
+
+class Toy:
+    """Writes the number of samples of each sound; a batch takes two seconds of the clock."""
+
+    def __init__(self, clock=None, transcript=Transcript):
+        self.clock, self.transcript = clock, transcript
+        self.batches = []
+
+    def __call__(self, inputs):
+        self.batches.append(inputs["lengths"].tolist())
+        assert inputs["waveforms"].shape == (len(inputs["lengths"]), inputs["lengths"].max())
+        if self.clock:
+            self.clock[0] += 2.0
+        return [self.transcript(str(n) if n else "nothing") for n in inputs["lengths"]]
+
+
+@pytest.fixture
+def corpus(tmp_path, rng):
+    """Five utterances."""
+    sounds = [0.1 * rng.normal(size=size) for size in SAMPLES]
+    write_librispeech(tmp_path / "corpus" / "dev", zip(TEXTS, sounds, strict=True))
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def utterances(corpus):
+    return read_librispeech(corpus, progress=False).utterances
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    now = [50.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_longest_come_first_and_answers_belong_to_their_sounds(utterances):
+    toy = Toy()
+    found, reasons, watch = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 2, 0)
+    assert toy.batches == [[16000, 12000], [8000, 4800], [3200]]
+    assert {index: transcript.text for index, transcript in found.items()} == {
+        index: str(samples) for index, samples in enumerate(SAMPLES)
+    }
+    assert reasons == {}
+    assert len(watch.laps) == 3
+
+
+def test_only_the_first_batch_warms_up_outside_of_the_clock(utterances, clock):
+    toy = Toy(clock)
+    _, _, watch = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 3, 4)
+    assert toy.batches == 5 * [[16000, 12000, 8000]] + [[4800, 3200]]
+    assert watch.laps == [2.0, 2.0]
+    assert watch.speed(5)["end_to_end_seconds"] == 4.0
+
+
+def test_sounds_beyond_what_is_taken_at_once_go_their_own_way(utterances, clock):
+    toy = Toy(clock)
+
+    def of_long(utterance):
+        clock[0] += 5.0
+        if utterance.num_samples == 12000:
+            raise AudioError("cut off", path=utterance.path, reason="truncated")
+        return Transcript(f"long {utterance.num_samples}")
+
+    recognizer = Recognizer(RUNNER, LIMITS, toy, of_long, max_seconds_at_once=0.5)
+    assert not recognizer.is_long(utterances[0])  # exactly half a second
+    found, reasons, watch = recognize(recognizer, utterances, 8, 1)
+    assert toy.batches == 2 * [[8000, 4800, 3200]]
+    texts = {index: transcript.text for index, transcript in found.items()}
+    assert texts == {0: "8000", 1: "3200", 2: "long 16000", 3: "4800"}
+    assert reasons == {4: "truncated"}
+    assert watch.laps == [5.0, 5.0, 2.0]
+
+
+def test_nothing_but_long_sounds_needs_no_batch(utterances):
+    toy = Toy()
+    recognizer = Recognizer(RUNNER, LIMITS, toy, lambda _: Transcript("L"), max_seconds_at_once=0.1)
+    found, _, _ = recognize(recognizer, utterances, 8, 1)
+    assert (len(found), toy.batches) == (5, [])
+
+
+def test_what_cannot_be_decoded_is_dropped_by_its_reason(utterances, corpus):
+    for number in (2, 1):  # a batch of nothing but damage is not run
+        next(corpus.rglob(f"*{number:04d}.flac")).write_bytes(b"fLaC")
+    toy = Toy()
+    found, reasons, watch = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 1, 0)
+    assert toy.batches == [[12000], [8000], [4800]]
+    assert sorted(found) == [0, 3, 4]
+    assert reasons == {1: "unreadable", 2: "unreadable"}
+    assert len(watch.laps) == 3
+    toy.batches.clear()
+    found, reasons, _ = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 5, 0)
+    assert {transcript.text for transcript in found.values()} == {"12000", "8000", "4800"}
+    assert reasons == {1: "unreadable", 2: "unreadable"}
+
+
+def run(toy, *paths, skipped=(), **given):
+    defaults = {"data_dir": None, "batch_size": 2, "warmup_count": 1, "result_path": None}
+    values = SimpleNamespace(**{**defaults, "data_ratio": 1.0, **given})
+    names = list(map(str, paths))
+    utterances, left_out = chosen_utterances(values, names, LIMITS)
+    recognizer = Recognizer(RUNNER, LIMITS, toy)
+    return run_recognizer(recognizer, values, names, utterances, [*left_out, *skipped])
+
+
+def test_a_report_holds_what_was_measured(corpus, tmp_path, clock, capsys):
+    next(corpus.rglob("*0001.flac")).write_bytes(b"fLaC")
+    report = tmp_path / "report.json"
+    assert run(Toy(clock), data_dir=corpus, batch_size=3, result_path=report) == 0
+    summary = json.loads(report.read_text())
+    # Two batches of two seconds each, for 40,800 samples of four utterances.
+    audio_seconds, seconds = 2.55, 4.0
+    expected = {
+        "wer": 2 / 5,  # "MORE" is missing and 4801 is 4800
+        "cer": 6 / 23,
+        "substitutions": 1,
+        "deletions": 1,
+        "insertions": 0,
+        "rtf": seconds / audio_seconds,
+        "rtfx": audio_seconds / seconds,
+        "audio_seconds": audio_seconds,
+        "recognition_seconds": seconds,
+        "samples_per_second": 4 / seconds,
+        "end_to_end_samples_per_second": 4 / seconds,
+        "end_to_end_seconds": seconds,
+        "latency_ms_p50": 2000.0,
+        "latency_ms_p95": 2000.0,
+        "num_utterances": 4,
+        "num_skipped": 1,
+        "batch_size": 3,
+    }
+    assert {key: summary[key] for key in expected} == pytest.approx(expected)
+    assert (summary["mode"], summary["backend"], summary["precision"]) == (
+        "eager", "tensorflow", "fp32",
+    )  # fmt: skip
+    assert "beam_wer" not in summary
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    told = (
+        "WER 40.00%, CER 26.09% (1 substitutions, 1 deletions, 0 insertions)",
+        "4 utterances, 2.55 s of sound in 4.000 s at batch size 3 (eager, tensorflow, fp32)",
+        "real-time factor 1.5686, 0.6 x real time, 1.00 utterances/s (1.00 with reading)",
+        "0001.flac",
+    )
+    for text in told:
+        assert text in captured.err
+    rows = [line.split("\t") for line in report.with_suffix(".tsv").read_text().splitlines()[1:]]
+    assert [row[1:4] for row in rows] == [
+        ["0.500", "8000", "8000"],
+        ["1.000", "16000 MORE", "16000"],
+        ["0.300", "4801", "4800"],
+        ["0.750", "12000", "12000"],
+    ]
+
+
+def test_a_beam_search_is_scored_beside_the_usual_text(corpus, tmp_path, capsys):
+    report = tmp_path / "report.json"
+
+    def transcript(text):
+        return Transcript(text, f"{text} MORE" if text == "16000" else text)
+
+    run(Toy(transcript=transcript), data_dir=corpus, result_path=report)
+    summary = json.loads(report.read_text())
+    assert (summary["wer"], summary["beam_wer"]) == (2 / 6, 1 / 6)
+    assert (summary["cer"], summary["beam_cer"]) == (6 / 27, 1 / 27)
+    assert "beam search: WER 16.67%, CER 3.70%" in capsys.readouterr().err
+    rows = [line.split("\t") for line in report.with_suffix(".tsv").read_text().splitlines()[1:]]
+    assert rows[2][3:] == ["16000", "16000 MORE"]
+
+
+def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, capsys):
+    files = sorted(corpus.rglob("*.flac"))
+    run(Toy(), files[1])
+    captured = capsys.readouterr()
+    assert captured.out == "3200\n"
+    assert "WER" not in captured.err
+    run(Toy(), files[1], files[0])
+    assert capsys.readouterr().out == f"{files[1]}\t3200\n{files[0]}\t8000\n"
+    run(Toy(), files[1], skipped=[("other.wav", "missing")])
+    captured = capsys.readouterr()
+    assert captured.out == f"{files[1]}\t3200\n"
+    assert "skipped other.wav: missing" in captured.err
+    run(Toy(transcript=lambda text: Transcript(text, "BEAM")), files[1])
+    assert capsys.readouterr().out == "BEAM\n"
+
+
+def test_words_are_printed_and_written_with_their_times(corpus, tmp_path, capsys):
+    def transcript(text):
+        return Transcript(text, None, [Word(text, 0.123, 0.5), Word("END", 1, 2.006)])
+
+    files, report = sorted(corpus.rglob("*.flac")), tmp_path / "report.json"
+    toy = Toy(transcript=transcript)
+    run(toy, files[1], timestamps=True)
+    assert capsys.readouterr().out == "0.12\t0.50\t3200\n1.00\t2.01\tEND\n"
+    run(toy, *files[:2], timestamps=True, result_path=report)
+    rows = [
+        f"{path}\t{times}\t{word}\n"
+        for path, text in zip(files, ("8000", "3200"), strict=False)
+        for times, word in (("0.12\t0.50", text), ("1.00\t2.01", "END"))
+    ]
+    assert capsys.readouterr().out == "".join(rows)
+    words = report.with_suffix(".words.tsv")
+    assert words.read_text() == "PATH\tSTART\tEND\tWORD\n" + "".join(rows)
+    words.unlink()
+    run(toy, *files[:2], timestamps=False, result_path=report)
+    assert not words.exists()
+
+
+def test_a_named_file_that_cannot_be_decoded_is_refused_after_the_others(corpus, tmp_path, capsys):
+    files = sorted(corpus.rglob("*.flac"))
+    damaged = bytearray(files[0].read_bytes())
+    damaged[len(damaged) // 2 :] = bytes(len(damaged) - len(damaged) // 2)
+    files[0].write_bytes(damaged)
+    report = tmp_path / "report.json"
+    with refused(f"{files[0]} (unreadable)"):
+        run(Toy(), files[0], files[1], result_path=report)
+    assert capsys.readouterr().out == f"{files[1]}\t3200\n"
+    assert not report.exists()
+    assert run(Toy(), files[0].parent) == 0  # as a part of a folder it is skipped
+    for path in files[1:]:
+        path.unlink()
+    with refused(f"{files[0]} (unreadable)"):
+        run(Toy(), files[0].parent)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(corpus, tmp_path):
+    toy = Toy()
+    (tmp_path / "file").write_text("")
+    with refused("room and permission to write"):
+        run(toy, data_dir=corpus, result_path=tmp_path / "file" / "report.json")
+    assert not toy.batches
+
+
+def examples(data_dir, num_samples=3, judged=False, **options):
+    def texts(run, inputs):
+        return run(inputs)
+
+    return read_examples(data_dir, num_samples, LIMITS, judged, texts, **options)
+
+
+def test_calibration_takes_single_sounds_spread_over_a_corpus(corpus):
+    found = examples(corpus)
+    assert [batch["lengths"].tolist() for batch in found.batches] == [[8000], [3200], [4800]]
+    assert [batch["waveforms"].shape for batch in found.batches] == [
+        (1, 8000),
+        (1, 3200),
+        (1, 4800),
+    ]
+    assert all(batch.keys() == {"waveforms", "lengths"} for batch in found.batches)
+    assert found.accuracy is None
+
+
+def test_accuracy_is_that_of_the_words_on_the_batches_asked_for(corpus):
+    next(corpus.rglob("*0001.flac")).write_bytes(b"fLaC")  # it has no number among the batches
+    found = examples(corpus, num_samples=9, judged=True, normalize=str.lower)
+    toy = Toy()
+
+    def text_of(inputs):
+        return [transcript.text for transcript in toy(inputs)]
+
+    # References: 8000; 16000 more; 4801; 12000.
+    assert found.accuracy(text_of, [0, 1, 2, 3]) == pytest.approx(1 - 2 / 5)
+    assert found.accuracy(text_of, [1]) == pytest.approx(1 / 2)
+    assert found.accuracy(lambda _: ["16000 more"], [1]) == 1.0
+    assert found.accuracy(text_of, [2]) == 0.0
+    assert toy.batches == [[8000], [16000], [4800], [12000], [16000], [4800]]
+
+
+def test_sounds_without_transcripts_calibrate_but_judge_nothing(corpus):
+    for path in corpus.rglob("*.trans.txt"):
+        path.unlink()
+    assert len(examples(corpus, num_samples=5).batches) == 5
+    with refused("transcripts (*.trans.txt) in --calibration_data_dir"):
+        examples(corpus, judged=True)
+    for path in corpus.rglob("*.flac"):
+        data = bytearray(path.read_bytes())
+        data[200:] = bytes(len(data) - 200)
+        path.write_bytes(data)
+    with refused("sound that can be decoded in"):
+        examples(corpus)
+    with refused("nowhere"):
+        examples(corpus / "nowhere")

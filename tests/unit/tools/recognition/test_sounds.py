@@ -1,0 +1,128 @@
+"""Which sounds a program is to recognize."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.support.errors import refused
+from tests.support.speech import write_librispeech
+from tools.recognition.sounds import check_flags, chosen_utterances, find_utterances
+from tools.speech.audio import AudioError, AudioLimits
+
+LIMITS = AudioLimits()
+
+
+def sound(path, seconds=0.5):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file_format = "OGG" if path.suffix == ".opus" else path.suffix[1:].upper()
+    noise = 0.1 * np.random.default_rng(0).normal(size=int(16000 * seconds))
+    soundfile.write(path, noise, 16000, format=file_format)
+    return path
+
+
+def values(**given):
+    defaults = {"data_dir": None, "batch_size": 1, "warmup_count": 0, "max_seconds": None}
+    return SimpleNamespace(**{**defaults, "data_ratio": 1.0, **given})
+
+
+@pytest.mark.parametrize(
+    ("given", "paths"),
+    [
+        ({}, ["a.wav"]),
+        ({"data_dir": "corpus"}, []),
+        ({"batch_size": 3, "warmup_count": 2, "max_seconds": 0.5}, ["a.wav", "b"]),
+    ],
+)
+def test_command_lines_that_can_be_run(given, paths):
+    check_flags(values(**given), paths)
+
+
+@pytest.mark.parametrize(
+    ("given", "paths", "message"),
+    [
+        ({}, [], "Received: neither"),
+        ({"data_dir": "corpus"}, ["a.wav"], "Received: both"),
+        ({"batch_size": 0}, ["a.wav"], "--batch_size >= 1"),
+        ({"warmup_count": -1}, ["a.wav"], "--warmup_count >= 0"),
+        ({"max_seconds": 0.0}, ["a.wav"], "--max_seconds > 0"),
+        ({"max_seconds": math.inf}, ["a.wav"], "--max_seconds > 0"),
+        ({"max_seconds": math.nan}, ["a.wav"], "--max_seconds > 0"),
+        ({}, ["a.wav", ""], "an empty one"),
+    ],
+)
+def test_command_lines_that_cannot_be_run_are_refused(given, paths, message):
+    with refused(message):
+        check_flags(values(**given), paths)
+
+
+def test_files_and_folders_are_listed_in_the_order_given(tmp_path):
+    last = sound(tmp_path / "z" / "alone.wav", seconds=0.25)
+    folder = tmp_path / "folder"
+    for name in ("b.flac", "sub/c.WAV", "a.ogg"):
+        sound(folder / name)
+    (folder / ".hidden.wav").write_bytes(b"no sound")
+    (folder / "notes.txt").write_text("no sound")
+    (folder / "like.flac").mkdir()
+    found, skipped = find_utterances([str(last), str(folder)], LIMITS)
+    assert [u.path for u in found] == [
+        str(last), *(str(folder / name) for name in ("a.ogg", "b.flac", "sub/c.WAV")),
+    ]  # fmt: skip
+    assert [u.utterance_id for u in found] == ["alone", "a", "b", "c"]
+    assert [u.num_samples for u in found] == [4000, 8000, 8000, 8000]
+    assert {u.transcript for u in found} == {""}
+    assert skipped == []
+
+
+def test_a_folder_leaves_out_what_a_file_is_refused_for(tmp_path):
+    sound(tmp_path / "good.flac")
+    broken, long = tmp_path / "broken.flac", sound(tmp_path / "long.wav", seconds=3)
+    broken.write_bytes(b"no sound")
+    limits = AudioLimits(max_seconds=2.0)
+    found, skipped = find_utterances([str(tmp_path)], limits)
+    assert [u.utterance_id for u in found] == ["good"]
+    assert skipped == [(str(broken), "unreadable"), (str(long), "too_long")]
+    for path in (broken, long, tmp_path / "absent.wav"):
+        with refused(str(path), error=AudioError):
+            find_utterances([str(tmp_path / "good.flac"), str(path)], limits)
+
+
+def test_a_folder_without_sounds_is_refused(tmp_path):
+    sound(tmp_path / "other" / ".hidden.wav")
+    with refused("sound files (.flac, .mp3, .ogg, .opus, .wav)"):
+        find_utterances([str(tmp_path)], LIMITS)
+
+
+@pytest.fixture
+def corpus(tmp_path, rng):
+    """Four utterances, of which one is too long."""
+    sounds = [0.1 * rng.normal(size=size) for size in (8000, 9000, 50000, 7000)]
+    texts = ["One", "Two", "Three", "Four"]
+    write_librispeech(tmp_path / "corpus" / "dev", zip(texts, sounds, strict=True))
+    return tmp_path / "corpus"
+
+
+def test_a_data_set_has_transcripts_and_says_what_it_lacks(corpus):
+    limits = AudioLimits(max_seconds=2.0)
+    found, skipped = chosen_utterances(values(data_dir=corpus), [], limits)
+    assert [u.transcript for u in found] == ["ONE", "TWO", "FOUR"]
+    ((detail, reason),) = skipped
+    assert reason == "too_long" and "0002.flac" in detail
+    found, _ = chosen_utterances(values(data_dir=corpus), [], limits, str.lower)
+    assert [u.transcript for u in found] == ["one", "two", "four"]
+
+
+def test_a_share_is_spread_over_data_set_and_files_alike(corpus):
+    some = values(data_dir=corpus, data_ratio=0.5)
+    found, _ = chosen_utterances(some, [], LIMITS)
+    assert [u.transcript for u in found] == ["ONE", "THREE"]
+    found, _ = chosen_utterances(values(data_ratio=0.5), [str(corpus)], LIMITS)
+    assert [u.utterance_id[-1] for u in found] == ["0", "2"]
+
+
+def test_a_folder_of_nothing_but_damage_leaves_nothing_to_choose_from(tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"no sound")
+    found, skipped = chosen_utterances(values(), [str(tmp_path)], LIMITS)
+    assert (found, skipped) == ([], [(str(tmp_path / "a.wav"), "unreadable")])

@@ -1,0 +1,252 @@
+"""The training program of recognizers: what its flags become, and what it writes before a step."""
+
+import dataclasses
+import json
+import logging
+import re
+
+import pytest
+import tensorflow as tf
+
+from tests.support.errors import refused
+from tests.support.speech import write_librispeech
+from tools.recognition import training
+from tools.recognition.training import TrainingProgram, run_directory
+from tools.speech.config import DataConfig
+from tools.speech.corpus import read_librispeech
+from tools.training.config import TrainingConfig
+from tools.training.distributed import SingleProcess
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    data: DataConfig
+    training: TrainingConfig
+
+
+@pytest.fixture
+def corpus(tmp_path, rng):
+    """Three utterances, one of them without words."""
+    sounds = [0.1 * rng.normal(size=size) for size in (8000, 4000, 6000)]
+    utterances = zip(["ONE", "TWO", ""], sounds, strict=True)
+    write_librispeech(tmp_path / "corpus" / "train", utterances)
+    return tmp_path / "corpus"
+
+
+@pytest.fixture
+def program(corpus, toy_task, monkeypatch):
+    """A program whose parts tell what they are called with, in `calls`."""
+    calls = {}
+    monkeypatch.delenv("DATA_DIR", raising=False)
+    monkeypatch.setattr(logging, "basicConfig", lambda **_: None)
+
+    def load_config(path, overrides):
+        calls["config"], calls["overrides"] = path, dict(overrides)
+        data = DataConfig(str(overrides.get("data.data_dir", "")), ("train",), num_buckets=1)
+        repeatable = "training.deterministic" in overrides
+        return Config(data, TrainingConfig(2, 3, seed=4, deterministic=repeatable))
+
+    def make_task(config, processes, pretrained, resumed, needs_evaluation):
+        calls["task"] = (config, processes, pretrained, resumed, needs_evaluation)
+        task = toy_task(config.data, processes)
+        task.config = config
+        return task
+
+    def train(task, config, processes, folders, options):
+        calls["train"] = (task, config, processes, folders, options)
+        return {"eval/wer": 0.5}
+
+    monkeypatch.setattr(training, "train", train)
+    made = TrainingProgram(
+        "p/train.py", "Trains.", "family/own.yml", "A run.", load_config, make_task
+    )
+    return made, calls
+
+
+def test_flags_are_short_names_of_config_keys(program, corpus, tmp_path):
+    program, calls = program
+    output = f"--output_dir={tmp_path / 'run'}"
+    program.main([f"--data_dir={corpus}", output])
+    assert calls["overrides"] == {"data.data_dir": str(corpus)}
+    assert calls["config"] == training.PROJECT / "configs" / "family" / "own.yml"
+    arguments = ["--config=other.yml", f"--data_dir={corpus}", "--batch_size=7", "--epochs=9"]
+    arguments += ["--seed=0", "--set=model.dropout_rate=0.5", "--set=training.seed=8", output]
+    program.main(arguments)
+    assert calls["config"] == "other.yml"
+    assert calls["overrides"] == {
+        "model.dropout_rate": "0.5",
+        "data.data_dir": str(corpus),
+        "training.batch_size": 7,
+        "training.num_epochs": 9,
+        "training.seed": 0,  # the flag by its own name has the last word
+    }
+
+
+@pytest.mark.parametrize(
+    ("flag", "precision"), [("--mxp", "mixed_float16"), ("--nomxp", "float32"), (None, None)]
+)
+def test_mixed_precision_has_a_switch(program, corpus, tmp_path, flag, precision):
+    program, calls = program
+    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}"]
+    program.main(arguments + ([flag] if flag else []))
+    assert calls["overrides"].get("training.precision") == precision
+
+
+def test_the_environment_names_a_corpus_where_nothing_else_does(
+    program, corpus, tmp_path, monkeypatch
+):
+    program, calls = program
+    output = f"--output_dir={tmp_path / 'run'}"
+    with refused("Expected a corpus. Received: none."):
+        program.main([output])
+    monkeypatch.setenv("DATA_DIR", str(corpus))
+    program.main([output])
+    assert calls["task"][0].data.data_dir == str(corpus)
+    monkeypatch.setenv("DATA_DIR", "/nowhere")
+    program.main([output, f"--data_dir={corpus}"])
+    assert calls["task"][0].data.data_dir == str(corpus)
+
+
+def test_options_of_the_loop_are_those_of_the_flags(program, corpus, tmp_path, capsys):
+    program, calls = program
+    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}"]
+    assert program.main(arguments) == 0
+    assert json.loads(capsys.readouterr().out) == {"eval/wer": 0.5}
+    _, config, processes, folders, options = calls["train"]
+    assert options == training.LoopOptions()
+    assert (config, processes) == (calls["task"][0].training, calls["task"][1])
+    assert folders == training.RunFolders.inside((tmp_path / "run").resolve())
+    assert calls["task"][2:] == ("", None, True)
+    assert (processes.rank, processes.size) == (0, 1)
+    program.main([*arguments, "--steps=5", "--skip_eval", "--pretrained=before"])
+    assert calls["train"][4] == training.LoopOptions(max_steps=5, skip_eval=True)
+    assert calls["task"][2:] == ("before", None, False)
+    program.main([*arguments, "--eval_at_start", "--use_profiler"])
+    assert calls["train"][4] == training.LoopOptions(eval_at_start=True, use_profiler=True)
+
+
+def test_a_deterministic_run_asks_tensorflow_for_it(program, corpus, tmp_path, monkeypatch):
+    program, _ = program
+    asked = []
+    monkeypatch.setattr(
+        tf.config.experimental, "enable_op_determinism", lambda: asked.append("operations")
+    )
+    monkeypatch.setattr(tf.keras.utils, "set_random_seed", asked.append)
+    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}"]
+    program.main(arguments)
+    assert asked == []
+    program.main([*arguments, "--set=training.deterministic=true"])
+    assert asked == [4, "operations"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps=-1"], "--steps >= 0"),
+        (["extra"], "flags only"),
+        (["--epochs=many"], "--epochs"),
+    ],
+)
+def test_command_lines_that_cannot_be_run_are_refused(
+    program, corpus, tmp_path, arguments, message
+):
+    program, calls = program
+    with refused(message):
+        program.main([f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}", *arguments])
+    assert "train" not in calls and not (tmp_path / "run").exists()
+
+
+def test_a_run_tells_what_it_is_made_with_before_its_first_step(program, corpus, tmp_path):
+    program, _ = program
+    program.main([f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}"])
+    assert (tmp_path / "run" / "vocabulary.json").read_text() == "[]"
+    skipped = (tmp_path / "run" / "skipped.tsv").read_text()
+    assert re.fullmatch(r"REASON\tDETAIL\nempty_transcript\t.*:3: 7-1-0002\n", skipped)
+    versions = json.loads((tmp_path / "run" / "versions.json").read_text())
+    assert "tensorflow" in json.dumps(versions)
+
+
+def arguments_of(program, *given):
+    return program.command_line().parse(given)[0]
+
+
+def test_run_directories_with_and_without_checkpoints(program, tmp_path):
+    program, _ = program
+    one, config = SingleProcess(), "--config=configs/digits.yml"
+    output = f"--output_dir={tmp_path}"
+    assert run_directory(arguments_of(program, config, output), one) == tmp_path.resolve()
+    with refused("with checkpoints to --resume"):
+        run_directory(arguments_of(program, config, output, "--resume"), one)
+    (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
+    with refused("without checkpoints"):
+        run_directory(arguments_of(program, config, output), one)
+    found = run_directory(arguments_of(program, config, output, "--resume"), one)
+    assert found == tmp_path.resolve()
+    found = run_directory(arguments_of(program, config), one)
+    assert re.fullmatch(r".*/runs/digits-\d{8}-\d{6}", str(found))
+
+
+def test_every_rank_takes_the_directory_of_rank_0(program, tmp_path):
+    program, _ = program
+
+    class Rank1(SingleProcess):
+        rank, size = 1, 2
+
+        def broadcast_object(self, value):
+            return str(tmp_path / "told")
+
+    values = arguments_of(program, "--config=a.yml", "--output_dir=own")
+    assert run_directory(values, Rank1()) == (tmp_path / "told").resolve()
+
+
+def test_a_resumed_run_continues_from_its_last_checkpoint(program, corpus, tmp_path, monkeypatch):
+    program, calls = program
+    (tmp_path / "run" / "checkpoints" / "step-00000010").mkdir(parents=True)
+
+    class Store:
+        def latest(self):
+            return "the last one"
+
+    monkeypatch.setattr(training.RunFolders, "store", lambda self: Store())
+    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}", "--resume"]
+    program.main(arguments)
+    assert calls["task"][3] == calls["train"][4].resumed == "the last one"
+
+
+def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, capsys):
+    program, calls = program
+    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}", "--dry_run"]
+    assert program.main(arguments) == 0
+    assert "train" not in calls and not (tmp_path / "run").exists()
+    lines = capsys.readouterr().out.splitlines()
+    for line in (
+        "waveforms: float32 (2, 8000)",
+        "labels: int32 (2, 3)",
+        "logits: (2, 3, 5)",
+        "parameters: 16",
+        "vocabulary: 5",
+        "steps per epoch: 1",
+        "global batch: 2",
+        "train: 2 utterances (0.8 s); skipped 1: empty_transcript 1",
+        "  num_epochs: 3",
+    ):
+        assert line in lines
+
+
+def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkeypatch):
+    program, calls = program
+    manifest = read_librispeech(corpus, ("train",))
+    told = iter([str(tmp_path / "run"), (manifest, None), (None, None)])
+
+    class Rank1(SingleProcess):
+        rank, size = 1, 2
+
+        def broadcast_object(self, value):
+            return next(told)
+
+    monkeypatch.setattr(training.distributed, "start", lambda _: Rank1())
+    monkeypatch.setattr(training.distributed, "claim_devices", lambda *_: "")
+    assert program.main([f"--data_dir={corpus}", f"--output_dir={tmp_path / 'own'}"]) == 0
+    assert capsys.readouterr().out == ""
+    assert calls["train"][3] == training.RunFolders.inside((tmp_path / "run").resolve())
+    assert not (tmp_path / "run").exists() and not (tmp_path / "own").exists()
