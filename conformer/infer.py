@@ -7,9 +7,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from conformer.session import BUNDLED_MODEL, FAMILY, limits_of, open_session
 from tools.config.command_line import CommandLine, run
+from tools.config.options import from_flags
 from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
-from tools.inference.options import DataOptions, RunnerOptions, from_flags
+from tools.inference.options import DataOptions, RunnerOptions
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
 

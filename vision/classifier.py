@@ -9,11 +9,12 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine
+from tools.config.options import from_flags
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import open_runner, restrict_devices
-from tools.inference.options import DataOptions, RunnerOptions, from_flags
+from tools.inference.options import DataOptions, RunnerOptions
 from tools.inference.report import Stopwatch, runner_facts
 from tools.inference.runner import Runner
 from vision.classes import Classes, classes_of

@@ -7,11 +7,12 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from tools.config.options import from_keywords
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions, from_keywords
+from tools.inference.options import RunnerOptions
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session

@@ -5,23 +5,21 @@ import json
 import logging
 import os
 import shlex
-import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf
-
 from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
+from tools.config.options import from_flags
 from tools.errors import UserError
 from tools.files import write_text
-from tools.training import distributed, run_log
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
-from tools.training.distributed import Processes, from_first_rank
-from tools.training.loop import LoopOptions, train
+from tools.training.distributed import Processes
+from tools.training.program import ProgramOptions, add_program_flags, run_training
 from tools.training.run_log import provenance
 from tools.training.step import freeze
 from tools.training.task import Position, Shard
@@ -44,12 +42,7 @@ def command_line() -> CommandLine:
         "Continues from it: exactly from a checkpoint of this program, else from the weights.",
         default_text="",
     )
-    flags.integer("steps", 0, "Ends after so many steps; 0: all epochs.")
-    flags.boolean("use_horovod", None, "Several processes.", default_text="found out by itself")
-    flags.boolean("use_profiler", False, "Traces steps 2 to 7 for TensorBoard.")
-    flags.boolean("skip_eval", False, "Leaves the evaluation out.")
-    flags.boolean("eval_at_start", False, "Evaluates once before the first step.")
-    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then ends.")
+    add_program_flags(flags)
     add_training_flags(flags)
     return flags
 
@@ -75,21 +68,6 @@ def resolve_config(values: SimpleNamespace) -> VisionConfig:
             "Correct it",
         )
     return config
-
-
-def start(config: VisionConfig, use_horovod: bool | None) -> Processes:
-    """Joins the processes and takes this one's device."""
-    processes = distributed.start(use_horovod)
-    wanted = config.run.device_num
-    if wanted > 1 and wanted != processes.size:
-        raise UserError.expected(
-            f"{wanted} processes, of device_num",
-            f"{processes.size} started",
-            f"Start `horovodrun -np {wanted}` or run_scripts/run_distribute_train_gpu.sh",
-        )
-    if processes.local_size == 1 and config.run.device_id:
-        os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(config.run.device_id))
-    return processes
 
 
 def run_folders(config: VisionConfig, processes: Processes) -> RunFolders:
@@ -148,24 +126,6 @@ def prepare_folders(
         write_text(folders.best_checkpoints / file_name, text)
 
 
-def open_log(processes: Processes, folders: RunFolders) -> logging.Handler | None:
-    """Writes what is logged to `train_log.log`, of other ranks `train_log_RANK.log`, if they log.
-
-    Ranks of another machine that does not see the folder keep to their terminal.
-    """
-    if not folders.best_checkpoints.is_dir():
-        return None
-    suffix = f"_{processes.rank}" if processes.rank else ""
-    path = folders.best_checkpoints / f"train_log{suffix}.log"
-    handler = logging.FileHandler(
-        path, encoding="utf-8", errors="surrogateescape", delay=processes.rank > 0
-    )
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    run_log.logger.setLevel(logging.DEBUG)  # lines above the progress bar
-    return handler
-
-
 def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> str:
     """What --dry_run prints."""
     shard = Shard(processes.rank, processes.size, config.training.batch_size)
@@ -198,56 +158,75 @@ def resumed_checkpoint(config: VisionConfig) -> Checkpoint | None:
     return checkpoint
 
 
+class VisionRun:
+    """A run of a classifier; implements `tools.training.program.TrainingRun`.
+
+    Args:
+        config: of the run.
+        source: of the config's YAML file, None without one.
+        argv: the command line, for the record.
+    """
+
+    def __init__(self, config: VisionConfig, source: str | None, argv: Sequence[str]):
+        self._config, self._source, self._argv = config, source, list(argv)
+        self.training, self.start_epoch = config.training, config.run.start_epoch
+        self.run_eagerly = config.run.pynative_mode
+
+    def check(self, processes: Processes) -> None:
+        """Compares the processes with `device_num`, and takes the device of `device_id`."""
+        wanted = self._config.run.device_num
+        if wanted > 1 and wanted != processes.size:
+            raise UserError.expected(
+                f"{wanted} processes, of device_num",
+                f"{processes.size} started",
+                f"Start `horovodrun -np {wanted}` or run_scripts/run_distribute_train_gpu.sh",
+            )
+        if processes.local_size == 1 and self._config.run.device_id:
+            os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(self._config.run.device_id))
+
+    def folders(self, processes: Processes) -> RunFolders:
+        """Names the three folders of the run."""
+        return run_folders(self._config, processes)
+
+    def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
+        """Finds the checkpoint that continues, by the config."""
+        return resumed_checkpoint(self._config)
+
+    def make_task(
+        self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
+    ) -> VisionTask:
+        """Makes the task."""
+        pretrained = "" if resumed else self._config.run.pretrained
+        return VisionTask(self._config, processes, pretrained, needs_evaluation)
+
+    def describe(self, task: VisionTask, processes: Processes) -> str:
+        """Says what `--dry_run` prints."""
+        return describe(task, self._config, processes)
+
+    def prepare(self, folders: RunFolders, task: VisionTask) -> None:
+        """Makes the folders and writes what the run is made with."""
+        prepare_folders(folders, self._config, self._source, self._argv)
+
+    def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:
+        """Names `train_log.log`, of other ranks `train_log_RANK.log`.
+
+        Ranks of another machine that does not see the folder keep to their terminal.
+        """
+        if not folders.best_checkpoints.is_dir():
+            return None
+        suffix = f"_{processes.rank}" if processes.rank else ""
+        return folders.best_checkpoints / f"train_log{suffix}.log"
+
+
 def main(argv: list[str]) -> int:
     """Runs the program."""
     values, rest = command_line().parse(argv)
     if rest:
         raise UserError.expected("flags only", " ".join(rest), "See --help")
-    if values.steps < 0:
-        raise UserError.expected("--steps >= 0", values.steps, "Correct the flag")
     config = resolve_config(values)
-    processes = start(config, values.use_horovod)
-    console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.INFO)  # the progress bar prints its lines itself
-    logging.basicConfig(format="%(message)s", handlers=[console])
-    logging.getLogger().setLevel(logging.INFO if processes.rank == 0 else logging.WARNING)
-    resumed = resumed_checkpoint(config)
     use_gpu = False if config.run.device_target == "CPU" else None
-    logging.info(distributed.claim_devices(processes, use_gpu))
-    if config.training.deterministic:
-        tf.keras.utils.set_random_seed(config.training.seed)
-        tf.config.experimental.enable_op_determinism()
-    pretrained = "" if resumed else config.run.pretrained
-    task = VisionTask(config, processes, pretrained, not values.skip_eval)
-    if values.dry_run:
-        if processes.rank == 0:
-            print(describe(task, config, processes))
-        return 0
-    folders = run_folders(config, processes)
-    from_first_rank(processes, lambda: prepare_folders(folders, config, values.config, argv))
-    handler = open_log(processes, folders)
-    logging.info(
-        "summaries, checkpoints, best: %s", ", ".join(map(str, dataclasses.astuple(folders)))
-    )
-    options = LoopOptions(
-        resumed=resumed,
-        start_epoch=config.run.start_epoch,
-        max_steps=values.steps,
-        skip_eval=values.skip_eval,
-        eval_at_start=values.eval_at_start,
-        use_profiler=values.use_profiler,
-    )
-    tf.config.run_functions_eagerly(config.run.pynative_mode)
-    try:
-        results = train(task, config.training, processes, folders, options)
-    finally:
-        tf.config.run_functions_eagerly(False)
-        if handler is not None:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
-    if processes.rank == 0:
-        print(json.dumps(results))
-    return 0
+    options = from_flags(ProgramOptions, values, use_gpu=use_gpu)
+    return run_training(VisionRun(config, values.config, argv), options)
 
 
 if __name__ == "__main__":

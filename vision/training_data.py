@@ -1,15 +1,13 @@
 """Training images to batches: reading, augmentation, mixing and soft targets."""
 
-import functools
-import logging
 import os
-import zlib
 from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
+from tools.training.data import Epochs, row_names
 from tools.training.task import Position, Shard, TrainData
 from vision.augment import RandAugmentation, jitter_colors
 from vision.augmentation_config import AugmentationConfig, parse_rand_augment
@@ -19,8 +17,6 @@ from vision.erasing import erase
 from vision.input_pipeline import ImageFolder
 from vision.mixing import Mixing, draw_mixing, mix, smooth_targets
 from vision.random_crop import random_crops
-
-logger = logging.getLogger(__name__)
 
 # What gets random numbers of its own from the seed of an image.
 _CROP, _FLIP, _AUGMENT, _ERASE, _NOISE = range(5)
@@ -141,23 +137,23 @@ def training_data(
     paths = tf.constant([os.fsencode(path) for path in folder.paths], tf.string)
     all_labels = tf.constant(folder.labels, tf.int32)
 
-    # Pre-fetching reaches into the next epoch while the loop is still in this one: two plans.
-    @functools.lru_cache(maxsize=2)
-    def plan(epoch: int) -> EpochPlan:
+    def make_plan(epoch: int, done) -> EpochPlan:
         return EpochPlan(
             len(folder.paths),
             augmentation.repeated_augmentation,
             seed,
             epoch,
             shard.global_batch_size,
-            position.done if epoch == position.epoch else (),
+            done,
         )
 
+    epochs = Epochs(make_plan, position, num_epochs, seed)
+
     def steps() -> Iterator[dict[str, np.ndarray]]:
-        for epoch in range(position.epoch, num_epochs):
-            epoch_seed = zlib.crc32(f"{seed}/{epoch}".encode())
-            for step in range(len(plan(epoch))):
-                rows = plan(epoch).rows(step)
+        for epoch, plan in epochs:
+            epoch_seed = epochs.random_seed(epoch)
+            for step in range(len(plan)):
+                rows = plan.rows(step)
                 yield {
                     "index": rows.indices[places],
                     "repetition": rows.repetitions[places],
@@ -165,10 +161,10 @@ def training_data(
                 }
 
     def mixings() -> Iterator[Mixing]:
-        for epoch in range(position.epoch, num_epochs):
-            for step in range(len(plan(epoch))):
+        for epoch, plan in epochs:
+            for step in range(len(plan)):
                 # A zero at the end would give the numbers of the epoch's order.
-                generator = np.random.default_rng((seed, epoch, 1 + plan(epoch).first_row(step)))
+                generator = np.random.default_rng((seed, epoch, 1 + plan.first_row(step)))
                 drawn = draw_mixing(augmentation, side, shard.global_batch_size, epoch, generator)
                 yield drawn if len(drawn.own) == 1 else Mixing(*(x[places] for x in drawn))
 
@@ -219,18 +215,4 @@ def training_data(
         .batch(shard.batch_size, drop_remainder=True)
     )
     dataset = tf.data.Dataset.zip((images, mixing)).map(mixed, num_parallel_calls=1).prefetch(2)
-    warned = set()
-
-    def names(batch) -> list[str]:
-        indices = batch["indices"].numpy()
-        for index, reason in zip(indices, batch["reason"].numpy(), strict=True):
-            if reason and index not in warned:
-                warned.add(index)
-                logger.warning("dropped %s: %s", folder.paths[index], reason.decode())
-        return [folder.paths[index] for index in indices]
-
-    later_epochs = num_epochs - position.epoch - 1
-    remaining = len(plan(position.epoch)) if later_epochs >= 0 else 0
-    if later_epochs > 0:
-        remaining += later_epochs * len(plan(position.epoch + 1))
-    return TrainData(dataset, lambda epoch: len(plan(epoch)), remaining, names)
+    return epochs.train_data(dataset, row_names("indices", folder.paths, folder.paths))

@@ -11,12 +11,13 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
+from tools.config.options import from_flags
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.files import new_folder
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions, from_flags
+from tools.inference.options import RunnerOptions
 from tools.inference.raw_tensors import run_timed
 from wav2vec2.session import calibration_examples
 from wav2vec2.tensors import (

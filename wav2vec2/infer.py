@@ -6,10 +6,11 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tools.config.command_line import CommandLine, run
+from tools.config.options import from_flags
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
-from tools.inference.options import DataOptions, from_flags
+from tools.inference.options import DataOptions
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
 from tools.speech.transcripts import normalization

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tools.config.options import from_keywords
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions, check_seconds, from_keywords
+from tools.inference.options import RunnerOptions, check_seconds
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.session import SpeechSession

@@ -11,6 +11,7 @@ import numpy as np
 
 from tools.benchmark.turns import batch_sizes, time_in_turn, timed
 from tools.config.command_line import CommandLine, run
+from tools.config.options import from_flags
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import TensorSpec
@@ -19,7 +20,7 @@ from tools.families import read_examples
 from tools.files import write_text
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import converted, restrict_devices
-from tools.inference.options import ConversionOptions, from_flags
+from tools.inference.options import ConversionOptions
 from tools.inference.runner import load
 
 

@@ -6,11 +6,12 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tools.config.command_line import CommandLine, run
+from tools.config.options import from_flags
 from tools.errors import UserError
 from tools.families import read_examples
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import converted
-from tools.inference.options import ConversionOptions, from_flags
+from tools.inference.options import ConversionOptions
 
 
 def main(argv: list[str]) -> int:

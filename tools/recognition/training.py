@@ -2,26 +2,22 @@
 
 import dataclasses
 import json
-import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import tensorflow as tf
-
 from tools.config.command_line import CommandLine
 from tools.config.loader import to_yaml
+from tools.config.options import from_flags
 from tools.errors import UserError
 from tools.files import write_text
 from tools.recognition.task import SpeechTask
-from tools.training import distributed
 from tools.training.checkpoint import Checkpoint, RunFolders
-from tools.training.distributed import Processes, from_first_rank
-from tools.training.loop import LoopOptions, train
+from tools.training.distributed import Processes
+from tools.training.program import ProgramOptions, add_program_flags, run_training
 from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
@@ -67,22 +63,15 @@ class TrainingProgram:
         )
         flags.integer("batch_size", None, "Utterances of one process's batch.")
         flags.integer("epochs", None, "Passes over the training set.")
-        flags.integer("steps", 0, "Ends after so many steps; 0: all epochs.")
         flags.string("pretrained", None, self.pretrained_help)
         flags.boolean("mxp", None, "Mixed precision in float16 (True) or float32 (False).")
-        flags.boolean("use_horovod", None, "Several processes.", default_text="found out by itself")
         flags.boolean(
             "use_gpu", None, "Insist on GPUs, or hide them.", default_text="where there are some"
         )
-        flags.boolean("use_profiler", False, "Traces steps 2 to 7 for TensorBoard.")
-        flags.boolean("skip_eval", False, "Leaves the evaluation out.")
-        flags.boolean("eval_at_start", False, "Evaluates once before the first step.")
+        add_program_flags(flags)
         flags.string("output_dir", None, "Run directory.", default_text="runs/CONFIG-DATE")
         flags.boolean("resume", False, "Continues the run in --output_dir.")
         flags.integer("seed", None, "Of weights, shuffling, augmentation and dropout.")
-        flags.boolean(
-            "dry_run", False, "Prints shapes, parameters, steps and the config, then ends."
-        )
         flags.settings()
         return flags
 
@@ -91,42 +80,9 @@ class TrainingProgram:
         values, rest = self.command_line().parse(argv)
         if rest:
             raise UserError.expected("flags only", " ".join(rest), "See --help")
-        if values.steps < 0:
-            raise UserError.expected("--steps >= 0", values.steps, "Correct the flag")
         values.config = values.config or PROJECT / "configs" / self.default_config
-        config = self._config(values)
-        processes = distributed.start(values.use_horovod)
-        logging.basicConfig(
-            level=logging.INFO if processes.rank == 0 else logging.WARNING,
-            format="%(message)s",
-            stream=sys.stderr,
-        )
-        logging.info(distributed.claim_devices(processes, values.use_gpu))
-        if config.training.deterministic:
-            tf.keras.utils.set_random_seed(config.training.seed)
-            tf.config.experimental.enable_op_determinism()
-        directory = None if values.dry_run else run_directory(values, processes)
-        folders = None if values.dry_run else RunFolders.inside(directory)
-        resumed = folders.store().latest() if values.resume and folders else None
-        pretrained = values.pretrained or ""
-        task = self.make_task(config, processes, pretrained, resumed, not values.skip_eval)
-        if values.dry_run:
-            if processes.rank == 0:
-                print(describe(task, config, processes))
-            return 0
-        from_first_rank(processes, lambda: prepare_directory(directory, task))
-        logging.info("run directory: %s", directory)
-        options = LoopOptions(
-            resumed=resumed,
-            max_steps=values.steps,
-            skip_eval=values.skip_eval,
-            eval_at_start=values.eval_at_start,
-            use_profiler=values.use_profiler,
-        )
-        results = train(task, config.training, processes, folders, options)
-        if processes.rank == 0:
-            print(json.dumps(results))
-        return 0
+        run = SpeechRun(self, self._config(values), from_flags(RunPlace, values))
+        return run_training(run, from_flags(ProgramOptions, values))
 
     def _config(self, values: SimpleNamespace):
         """Merges command line over YAML over defaults; DATA_DIR fills in for both."""
@@ -147,32 +103,88 @@ class TrainingProgram:
         return config
 
 
-def run_directory(values: SimpleNamespace, processes: Processes) -> Path:
-    """Settles on the run directory, the same on every process."""
-    name = f"{Path(values.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    chosen = values.output_dir or str(PROJECT / "runs" / name)
-    directory = Path(processes.broadcast_object(chosen)).resolve()
-    has_checkpoints = any(directory.glob("checkpoints/step-*"))
-    if has_checkpoints and not values.resume:
-        raise UserError.expected(
-            "an --output_dir without checkpoints", directory, "Add --resume or choose another"
-        )
-    if values.resume and not has_checkpoints:
-        raise UserError.expected(
-            "an --output_dir with checkpoints to --resume", directory, "Leave --resume out"
-        )
-    return directory
+@dataclasses.dataclass(frozen=True, slots=True)
+class RunPlace:
+    """Where a run writes, and what it starts from.
+
+    Attributes:
+        config: of the run, whose name a new run directory bears.
+        output_dir: run directory; None: a new one.
+        resume: continues the run in it.
+        pretrained: what `--pretrained` names.
+    """
+
+    config: str | Path
+    output_dir: str | None = None
+    resume: bool = False
+    pretrained: str | None = None
 
 
-def prepare_directory(directory: Path, task: SpeechTask) -> None:
-    """Writes what the run is made with, before its first step."""
-    files = {
-        **task.assets,
-        "versions.json": json.dumps(provenance(), indent=1),
-        "skipped.tsv": "\n".join(["REASON\tDETAIL", *task.skipped, ""]),
-    }
-    for name, text in files.items():
-        write_text(directory / name, text)
+class SpeechRun:
+    """A run of a recognizer; implements `tools.training.program.TrainingRun`.
+
+    Args:
+        program: of the family.
+        config: of the run.
+        place: where it writes.
+    """
+
+    start_epoch, run_eagerly = 0, False
+
+    def __init__(self, program: TrainingProgram, config: Any, place: RunPlace):
+        self._program, self._config, self._place = program, config, place
+        self.training = config.training
+
+    def check(self, processes: Processes) -> None:
+        """Any number of processes will do."""
+
+    def folders(self, processes: Processes) -> RunFolders:
+        """Settles on the run directory, the same on every process."""
+        place = self._place
+        name = f"{Path(place.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        chosen = place.output_dir or str(PROJECT / "runs" / name)
+        directory = Path(processes.broadcast_object(chosen)).resolve()
+        has_checkpoints = any(directory.glob("checkpoints/step-*"))
+        if has_checkpoints and not place.resume:
+            raise UserError.expected(
+                "an --output_dir without checkpoints", directory, "Add --resume or choose another"
+            )
+        if place.resume and not has_checkpoints:
+            raise UserError.expected(
+                "an --output_dir with checkpoints to --resume", directory, "Leave --resume out"
+            )
+        return RunFolders.inside(directory)
+
+    def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
+        """Finds the checkpoint that continues."""
+        return folders.store().latest() if self._place.resume and folders else None
+
+    def make_task(
+        self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
+    ) -> SpeechTask:
+        """Makes the family's task."""
+        pretrained = self._place.pretrained or ""
+        return self._program.make_task(
+            self._config, processes, pretrained, resumed, needs_evaluation
+        )
+
+    def describe(self, task: SpeechTask, processes: Processes) -> str:
+        """Says what `--dry_run` prints."""
+        return describe(task, self._config, processes)
+
+    def prepare(self, folders: RunFolders, task: SpeechTask) -> None:
+        """Writes what the run is made with, before its first step."""
+        files = {
+            **task.assets,
+            "versions.json": json.dumps(provenance(), indent=1),
+            "skipped.tsv": "\n".join(["REASON\tDETAIL", *task.skipped, ""]),
+        }
+        for name, text in files.items():
+            write_text(folders.records / name, text)
+
+    def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:
+        """There is none: `metrics.jsonl` has what is worth keeping."""
+        return None
 
 
 def describe(task: SpeechTask, config, processes: Processes) -> str:

@@ -1,8 +1,5 @@
 """The training batches of a recognizer: the data plan, decoding, padding and labels."""
 
-import functools
-import logging
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -13,9 +10,8 @@ from tools.speech.bucketing import Segment, epoch_plan, rank_rows
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
 from tools.speech.reading import training_limits
+from tools.training.data import Epochs, row_names
 from tools.training.task import Position, Shard, TrainData
-
-logger = logging.getLogger(__name__)
 
 
 def training_data(
@@ -52,22 +48,22 @@ def training_data(
     """
     num_samples = np.array([u.num_samples for u in utterances], np.int64)
 
-    # Pre-fetching reaches into the next epoch while the loop is still in this one: two plans.
-    @functools.lru_cache(maxsize=2)
-    def plan(epoch: int) -> list[np.ndarray]:
+    def make_plan(epoch: int, done) -> list[np.ndarray]:
         return epoch_plan(
             num_samples,
             seed=seed,
             epoch=epoch,
             global_batch_size=shard.global_batch_size,
             num_buckets=data.num_buckets,
-            done=[Segment(*s) for s in position.done] if epoch == position.epoch else (),
+            done=[Segment(*segment) for segment in done],
         )
 
+    epochs = Epochs(make_plan, position, num_epochs, seed)
+
     def rows() -> Iterator[dict]:
-        for epoch in range(position.epoch, num_epochs):
-            epoch_seed = zlib.crc32(f"{seed}/{epoch}".encode())
-            for batch in plan(epoch):
+        for epoch, plan in epochs:
+            epoch_seed = epochs.random_seed(epoch)
+            for batch in plan:
                 for index in rank_rows(
                     batch, rank=shard.rank, size=shard.size, rows_per_rank=shard.batch_size
                 ):
@@ -106,18 +102,5 @@ def training_data(
         .map(lambda batch: labelled(pad_to_frame(batch)), num_parallel_calls=1)
         .prefetch(4)
     )
-    warned = set()
-
-    def names(batch) -> list[str]:
-        indices = batch["index"].numpy()
-        for index, reason in zip(indices, batch["reason"].numpy(), strict=True):
-            if reason and index not in warned:
-                warned.add(index)
-                logger.warning("dropped %s: %s", utterances[index].path, reason.decode())
-        return [utterances[i].utterance_id if i >= 0 else "masked" for i in indices]
-
-    later_epochs = num_epochs - position.epoch - 1
-    remaining = len(plan(position.epoch)) if later_epochs >= 0 else 0
-    if later_epochs > 0:
-        remaining += later_epochs * len(plan(position.epoch + 1))
-    return TrainData(dataset, lambda epoch: len(plan(epoch)), remaining, names)
+    names = row_names("index", [u.path for u in utterances], [u.utterance_id for u in utterances])
+    return epochs.train_data(dataset, names)
