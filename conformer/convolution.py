@@ -3,94 +3,9 @@
 import keras
 from keras import ops
 
+from tools.layers.normalization import BatchNormalization
 
-class MaskedBatchNormalization(keras.layers.Layer):
-    """Batch normalization over the valid frames only, optionally over the batches of all ranks.
-
-    Moments are those of deviations from the moving mean, so a single pass over the frames stays
-    accurate in float32. Float32 inside under every policy. Keeps length and mask.
-
-    Args:
-        momentum: weight of the old moving statistics.
-        epsilon: added to the variance.
-
-    Attributes:
-        sum_over_ranks: function `[N] -> [N]` that adds a vector over all ranks and is
-            differentiable; None normalizes each rank by its own batch.
-
-    Source: Ioffe and Szegedy, Batch normalization (2015), with masked moments.
-    """
-
-    def __init__(self, momentum=0.99, epsilon=1e-3, **kwargs):
-        super().__init__(**kwargs)
-        self.momentum = momentum
-        self.epsilon = epsilon
-        self.sum_over_ranks = None
-
-    def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
-        shape = (inputs_shape[-1],)
-        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones", autocast=False)
-        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros", autocast=False)
-        self.moving_mean, self.moving_variance = (
-            self.add_weight(
-                name=name, shape=shape, initializer=initializer, trainable=False, autocast=False
-            )
-            for name, initializer in (("moving_mean", "zeros"), ("moving_variance", "ones"))
-        )
-        self.built = True
-
-    def call(self, inputs, frame_mask, training=False):
-        """Normalizes.
-
-        Args:
-            inputs: `[B, T, D]`.
-            frame_mask: `[B, T]` bool, True at valid frames.
-            training: whether to use (and follow) the batch's own moments.
-
-        Returns:
-            `[B, T, D]`, meaningless at padded frames.
-        """
-        x = ops.cast(inputs, "float32")
-        mean, variance = self.moving_mean, self.moving_variance
-        if training:
-            mean, variance = self._moments(x, frame_mask)
-            for moving, batch in (
-                (self.moving_mean, mean),
-                (self.moving_variance, variance),
-            ):
-                moving.assign(
-                    self.momentum * moving + (1.0 - self.momentum) * ops.stop_gradient(batch)
-                )
-        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
-        return ops.cast(x * scale + (self.beta - mean * scale), self.compute_dtype)
-
-    def _moments(self, x, frame_mask):
-        shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
-        deviation = ops.where(frame_mask[:, :, None], x - shift, 0.0)
-        sums = ops.concatenate(
-            [
-                ops.sum(deviation, axis=(0, 1)),
-                ops.sum(ops.square(deviation), axis=(0, 1)),
-                ops.reshape(ops.sum(ops.cast(frame_mask, "float32")), (1,)),
-            ],
-            axis=0,
-        )
-        if self.sum_over_ranks is not None:
-            sums = self.sum_over_ranks(sums)
-        width = x.shape[-1]
-        count = ops.maximum(sums[2 * width :], 1.0)
-        offset = sums[:width] / count
-        variance = sums[width : 2 * width] / count - ops.square(offset)
-        return shift + offset, ops.maximum(variance, 0.0)
-
-    def get_config(self):
-        """Returns the constructor's arguments."""
-        return {
-            **super().get_config(),
-            "momentum": self.momentum,
-            "epsilon": self.epsilon,
-        }
+BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
 
 
 class ConvolutionModule(keras.layers.Layer):
@@ -124,7 +39,9 @@ class ConvolutionModule(keras.layers.Layer):
             (self.kernel_size, 1), padding="same", dtype=self.dtype_policy, name="depthwise"
         )
         self.depthwise.build((None, None, 1, width))
-        self.normalization = MaskedBatchNormalization(dtype=self.dtype_policy, name="normalization")
+        self.normalization = BatchNormalization(
+            BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON, dtype=self.dtype_policy, name="normalization"
+        )
         self.normalization.build(inputs_shape)
         self.projection = keras.layers.Dense(width, dtype=self.dtype_policy, name="projection")
         self.projection.build(inputs_shape)

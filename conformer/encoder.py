@@ -5,8 +5,8 @@ from keras import ops
 
 from conformer.attention import RelativeMultiHeadAttention, relative_positions
 from conformer.convolution import ConvolutionModule
-from conformer.features import sequence_mask
 from conformer.subsampling import ConvolutionSubsampling
+from tools.layers.masking import sequence_mask
 
 LAYER_NORM_EPSILON = 1e-5
 

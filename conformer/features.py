@@ -6,23 +6,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from tools.layers.masking import sequence_mask
+
 _POWER_FLOOR = 1e-10
 _STANDARD_DEVIATION_FLOOR = 1e-5
-
-
-def sequence_mask(lengths, max_length):
-    """Marks the valid positions of ragged rows.
-
-    Args:
-        lengths: `[B]` integer tensor.
-        max_length: size of the padded axis.
-
-    Returns:
-        `[B, max_length]` bool, True inside each row's own length.
-    """
-    return ops.expand_dims(ops.arange(max_length), 0) < ops.expand_dims(
-        ops.cast(lengths, "int32"), 1
-    )
 
 
 def mel_filterbank(

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from conformer.features import sequence_mask
+from tools.layers.masking import sequence_mask
 
 
 class ConvolutionSubsampling(keras.layers.Layer):

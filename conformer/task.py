@@ -9,9 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from conformer.config import ConformerConfig
-from conformer.convolution import MaskedBatchNormalization
 from conformer.decoding import Hypotheses, detokenize, greedy_decode
-from conformer.features import sequence_mask
 from conformer.input_pipeline import prepare
 from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.tokenizer import (
@@ -23,6 +21,8 @@ from conformer.tokenizer import (
 from conformer.transducer_loss import loss_of_pieces
 from tools.config.loader import to_yaml
 from tools.errors import UserError
+from tools.layers.masking import sequence_mask
+from tools.layers.normalization import BatchNormalization
 from tools.recognition.task import SpeechTask
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
@@ -128,7 +128,7 @@ class ConformerTask(SpeechTask):
             load_weights(self.model, pretrained)
         if config.training.synchronize_batch_norm and processes.size > 1:
             for layer in self.model._flatten_layers():
-                if isinstance(layer, MaskedBatchNormalization):
+                if isinstance(layer, BatchNormalization):
                     layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
         self.assets = {VOCABULARY_FILE: self.tokenizer.to_json(), CONFIG_FILE: to_yaml(config)}
         if needs_evaluation:

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tools.layers import normalization
+
 EPSILON = 1e-6
 BATCH_NORM_MOMENTUM = 0.9
 BOTTLENECK = 4
@@ -21,75 +23,22 @@ def drop_path(rate, rank, dtype):
     return keras.layers.Dropout(rate, noise_shape=(None, *(1,) * (rank - 1)), dtype=dtype)
 
 
-class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization over all but the last axis, optionally over the batches of all ranks.
+class BatchNormalization(normalization.BatchNormalization):
+    """Batch normalization with the constants of the vision Conformer.
 
     Args:
         epsilon: added to the variance.
         zero_init: whether the scale starts at zero.
-
-    Attributes:
-        sum_over_ranks: function `[N] -> [N]` that adds a vector over all ranks and is
-            differentiable; None normalizes each rank by its own batch.
-        normalize_batch: function of `[..., C]`, scale `[C]`, offset `[C]` and epsilon that gives
-            the outputs, the mean and the variance of a rank's own batch, for a framework that has
-            a kernel for it; None computes them by Keras operations.
-
-    Source: Ioffe and Szegedy, Batch normalization (2015).
     """
 
     def __init__(self, epsilon=EPSILON, zero_init=False, **kwargs):
-        super().__init__(
-            momentum=BATCH_NORM_MOMENTUM,
-            epsilon=epsilon,
-            gamma_initializer="zeros" if zero_init else "ones",
-            **kwargs,
-        )
-        self.zero_init = zero_init
-        self.sum_over_ranks = None
-        self.normalize_batch = None
-
-    def call(self, inputs, training=False):
-        """Normalizes `[..., C]`."""
-        own = self.sum_over_ranks is None
-        if not (training and self.trainable) or (own and self.normalize_batch is None):
-            return super().call(inputs, training=training)
-        x = ops.cast(inputs, "float32")
-        if own:
-            found = self.normalize_batch(x, self.gamma, self.beta, self.epsilon)
-        else:
-            found = self._normalize_over_ranks(x)
-        outputs, mean, variance = found
-        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            batch = ops.stop_gradient(batch)
-            moving.assign(self.momentum * moving + (1.0 - self.momentum) * batch)
-        return ops.cast(outputs, self.compute_dtype)
-
-    def _normalize_over_ranks(self, x):
-        mean, variance = self._moments_over_ranks(x)
-        scale = self.gamma * ops.rsqrt(variance + self.epsilon)
-        return x * scale + (self.beta - mean * scale), mean, variance
-
-    def _moments_over_ranks(self, x):
-        # Squares around each rank's own mean, and how far the ranks' means are from the moving one:
-        # neither loses digits where a mean is far from zero.
-        axes, width = tuple(range(len(x.shape) - 1)), x.shape[-1]
-        count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32")
-        mean = ops.mean(x, axes)
-        squares = ops.sum(ops.square(x - mean), axes)
-        shift = ops.stop_gradient(ops.convert_to_tensor(self.moving_mean))
-        distance = mean - shift
-        sums = [count * distance, squares + count * ops.square(distance), count[None]]
-        sums = self.sum_over_ranks(ops.concatenate(sums))
-        offset = sums[:width] / sums[-1]
-        variance = sums[width : 2 * width] / sums[-1] - ops.square(offset)
-        return shift + offset, ops.maximum(variance, 0.0)
+        super().__init__(BATCH_NORM_MOMENTUM, epsilon, zero_init, **kwargs)
 
     def get_config(self):
         """Returns the constructor's arguments."""
-        inherited = super().get_config()
-        names = ("name", "dtype", "trainable", "epsilon")
-        return {**{name: inherited[name] for name in names}, "zero_init": self.zero_init}
+        config = super().get_config()
+        del config["momentum"]
+        return config
 
 
 class ConvolutionNorm(keras.layers.Layer):

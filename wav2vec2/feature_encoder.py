@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tools.layers.masking import sequence_mask
+
 EPSILON = 1e-5
 
 
@@ -24,13 +26,6 @@ def num_frames(samples, kernel_sizes, strides):
     for kernel_size, stride in zip(kernel_sizes, strides, strict=True):
         frames = ops.maximum((frames - kernel_size) // stride + 1, 0)
     return frames
-
-
-def sequence_mask(lengths, max_length):
-    """Marks the valid positions of ragged rows: `[B, max_length]` bool."""
-    return ops.expand_dims(ops.arange(max_length), 0) < ops.expand_dims(
-        ops.cast(lengths, "int32"), 1
-    )
 
 
 def layer_norm(epsilon, dtype, name):

@@ -8,14 +8,10 @@ import keras
 from keras import ops
 
 from tools.errors import UserError
+from tools.layers.masking import sequence_mask
 from wav2vec2.config import ModelConfig, model_config
 from wav2vec2.encoder import Encoder, projection
-from wav2vec2.feature_encoder import (
-    FeatureEncoder,
-    FeatureProjection,
-    num_frames,
-    sequence_mask,
-)
+from wav2vec2.feature_encoder import FeatureEncoder, FeatureProjection, num_frames
 from wav2vec2.masking import SpanMasking
 
 

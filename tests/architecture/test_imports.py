@@ -15,6 +15,7 @@ SIBLINGS = {
     "speech": set(),
     "weights": set(),
     "decoding": set(),
+    "layers": set(),
     "training": {"config"},
     "conversion": {"config"},
     "inference": {"conversion", "decoding", "config"},

@@ -3,11 +3,11 @@
 import keras
 import numpy as np
 
-from conformer.convolution import ConvolutionModule, MaskedBatchNormalization
+from conformer.convolution import ConvolutionModule
 
 
 def batch_norm(**kwargs):
-    layer = MaskedBatchNormalization(**kwargs)
+    layer = BatchNormalization(**{"momentum": 0.99, "epsilon": 1e-3, **kwargs})
     layer.build((None, None, 3))
     return layer
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import conformer
 from conformer.attention import RelativeMultiHeadAttention, relative_positions
-from conformer.convolution import ConvolutionModule, MaskedBatchNormalization
+from conformer.convolution import ConvolutionModule
 from conformer.encoder import ConformerBlock, ConformerEncoder, FeedForward
 from conformer.features import LogMelSpectrogram
 from conformer.joint import JointNetwork
@@ -87,7 +87,7 @@ def make_case(name, training):
         of = without_statistics(reference.relative_attention)
         return Case(layer, lambda x: layer(x, positions, mask), of, rows)
     if name == "batch_norm":
-        layer = MaskedBatchNormalization()
+        layer = BatchNormalization(momentum=0.99, epsilon=1e-3)
         of = with_mode(reference.batch_norm)
         return Case(layer, lambda x: layer(x, mask, training=training), of, rows, GARBAGE)
     if name.startswith("convolution_module"):

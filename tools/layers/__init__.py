@@ -1,0 +1,1 @@
+"""Layers and operations of Keras that several families share."""
