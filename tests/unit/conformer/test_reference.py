@@ -18,6 +18,7 @@ from conformer.task import greedy
 from conformer.transducer_loss import transducer_loss
 from tests.golden import make_conformer as golden
 from tests.support import conformer_reference as reference
+from tools.layers.normalization import BatchNormalization
 
 WIDTH, HEADS = 6, 2
 FRAMES = np.array([7, 4, 1])

@@ -1,0 +1,250 @@
+"""Sessions of recognizers on a stand-in for a model: sounds of any origin, batches, threads."""
+
+import io
+import threading
+
+import numpy as np
+import pytest
+
+from tests.support.errors import refused
+from tests.support.speech import wav_bytes
+from tools.errors import UserError
+from tools.recognition.decoders import CtcDecoder, TransducerDecoder
+from tools.recognition.session import SpeechSession
+from tools.speech.audio import AudioLimits
+from tools.speech.long_audio import Window
+
+HOP, RATE_HZ = 320, 16000
+SURFACES = ["", " ", *"ABCDEFGH"]
+PIPELINE = {
+    "blank": 0,
+    "vocabulary": {"surfaces": SURFACES},
+    "hop_samples": HOP,
+    "receptive_field_samples": HOP,
+    "sample_rate_hz": RATE_HZ,
+    "max_seconds": 1.0,
+}
+
+
+class Spelling:
+    """A CTC model that writes the symbol whose number is ten times the mean of a frame's samples.
+
+    Attributes:
+        batches: rows of every call.
+        inside: calls at the same time, the largest number.
+    """
+
+    pipeline, mode, backend, precision, files = PIPELINE, "jit", "none", "fp32", ()
+    signatures = {"serving_default": ()}  # noqa: RUF012 - a stand-in
+
+    def __init__(self):
+        self.batches, self.inside, self._now = [], 0, 0
+
+    def run(self, inputs, signature="serving_default"):
+        assert signature == "serving_default"
+        self._now += 1
+        self.inside = max(self.inside, self._now)
+        waveforms, lengths = inputs["waveforms"], inputs["lengths"]
+        assert waveforms.dtype == np.float32
+        assert lengths.dtype == np.int32
+        self.batches.append(lengths.tolist())
+        frames = waveforms[:, : waveforms.shape[1] // HOP * HOP].reshape(len(waveforms), -1, HOP)
+        symbols = np.rint(10 * frames.mean(axis=-1)).astype(int).clip(0, len(SURFACES) - 1)
+        self._now -= 1
+        return {
+            "logits": 30 * np.eye(len(SURFACES), dtype="float32")[symbols],
+            "logit_lengths": lengths // HOP,
+        }
+
+
+def sound_of(text, frames_each=3):
+    """A sound that `Spelling` writes as a text without letters that follow themselves."""
+    numbers = np.repeat([SURFACES.index(letter) for letter in text], frames_each)
+    return np.repeat(numbers / 10, HOP).astype("float32")
+
+
+@pytest.fixture
+def runner():
+    return Spelling()
+
+
+@pytest.fixture
+def session(runner):
+    limits = AudioLimits(rate_hz=RATE_HZ, min_seconds=0.02, max_seconds=30.0)
+    window = Window.of_seconds(0.6, 0.2, HOP, RATE_HZ)
+    return SpeechSession(runner, CtcDecoder(PIPELINE), limits, batch_size=2, window=window)
+
+
+def test_a_sound_is_the_same_whatever_it_comes_in(session, tmp_path):
+    sound = sound_of("AB CD")
+    path = tmp_path / "a.wav"
+    path.write_bytes(wav_bytes(sound))
+    said = [session.transcribe(x) for x in (path, str(path), path.read_bytes())]
+    said.append(session.transcribe(io.BytesIO(path.read_bytes())))
+    with path.open("rb") as file:
+        said.append(session.transcribe(file))
+    said.append(session.transcribe(sound, rate_hz=RATE_HZ))
+    said.append(session.transcribe(sound.astype("float64"), rate_hz=RATE_HZ))
+    assert {one.text for one in said} == {"AB CD"}
+    assert {one.duration_seconds for one in said} == {15 * HOP / RATE_HZ}
+    assert {one.words for one in said} == {()}
+
+
+def test_waveforms_of_another_rate_are_resampled(session):
+    slow = np.repeat(sound_of("ADA", 10)[::2], 1)
+    found = session.transcribe(slow, rate_hz=RATE_HZ // 2)
+    assert set(found.text) <= set("ABCD") and "D" in found.text
+    assert found.duration_seconds == 30 * HOP / RATE_HZ
+
+
+def test_words_have_times_where_they_are_asked_for(session):
+    found = session.transcribe(sound_of("AB CD"), rate_hz=RATE_HZ, timestamps=True)
+    seconds = 3 * HOP / RATE_HZ
+    assert [word.text for word in found.words] == ["AB", "CD"]
+    np.testing.assert_allclose(
+        [word[1:] for word in found.words], [(0, 2 * seconds), (3 * seconds, 5 * seconds)]
+    )
+
+
+def test_a_list_is_run_in_batches_by_length_and_keeps_its_order(session, runner, tmp_path):
+    texts = ["A", "BCDE", "FG", "HA", "C", "DEFGH"]
+    sounds = [sound_of(text) for text in texts]
+    (tmp_path / "b.wav").write_bytes(wav_bytes(sounds[1]))
+    sounds[1] = tmp_path / "b.wav"
+    found = session.transcribe(sounds, rate_hz=RATE_HZ)
+    assert [one.text for one in found] == texts
+    samples = [[3 * HOP * n for n in lengths] for lengths in ([5, 4], [2, 2], [1, 1])]
+    assert runner.batches == samples
+
+
+def test_long_recordings_are_taken_in_chunks(session, runner, tmp_path):
+    text = "ABCDEFGH" * 6
+    sound = sound_of(text)  # 2.9 s, the model takes one
+    (tmp_path / "long.wav").write_bytes(wav_bytes(sound))
+    for given in (tmp_path / "long.wav", sound, wav_bytes(sound)):
+        runner.batches.clear()
+        found = session.transcribe([given, sound_of("A")], rate_hz=RATE_HZ)
+        assert [one.text for one in found] == [text, "A"]
+        assert found[0].duration_seconds == len(sound) / RATE_HZ
+        assert max(max(lengths) for lengths in runner.batches) == round(0.6 * RATE_HZ)
+        assert max(map(len, runner.batches)) == 2
+    words = session.transcribe(sound, rate_hz=RATE_HZ, timestamps=True).words
+    assert [word.text for word in words] == [text]
+    np.testing.assert_allclose(words[0][1:], (0, len(sound) / RATE_HZ))
+
+
+def test_without_a_window_long_recordings_are_refused(runner):
+    limits = AudioLimits(rate_hz=RATE_HZ, max_seconds=1.0)
+    session = SpeechSession(runner, CtcDecoder(PIPELINE), limits)
+    with refused("at most 1 s"):
+        session.transcribe(np.zeros(RATE_HZ + 1), rate_hz=RATE_HZ)
+
+
+@pytest.mark.parametrize(
+    ("sound", "rate_hz", "message"),
+    [
+        ([], RATE_HZ, "Received: an empty list"),
+        (np.zeros((2, 8000)), RATE_HZ, "an array of shape [S]"),
+        (np.zeros(8000, "int16"), RATE_HZ, "Divide 16-bit integers by 32768"),
+        (np.full(8000, np.nan), RATE_HZ, "finite samples"),
+        (np.zeros(8000), None, "rate_hz beside an array"),
+        (np.zeros(8000), 0, "rate_hz"),
+        (np.zeros(8000), 16000.5, "rate_hz"),
+        (np.zeros(10), RATE_HZ, "at least 0.02 s"),
+        (np.zeros(0), RATE_HZ, "at least 0.02 s"),
+        ("nowhere.wav", None, "no such file"),
+        ([sound_of("A"), "nowhere.wav"], RATE_HZ, "nowhere.wav: no such file"),
+        (b"", None, "0 bytes"),
+        (b"no sound at all", None, "15 bytes"),
+        (io.StringIO("text"), None, "Open it as rb"),
+        (3, None, "a path, bytes, a binary file or an array"),
+        ([[0.1, 0.2]], RATE_HZ, "a path, bytes, a binary file or an array"),
+    ],
+)
+def test_bad_sounds_are_refused_and_the_session_still_works(session, sound, rate_hz, message):
+    with refused(message):
+        session.transcribe(sound, rate_hz=rate_hz)
+    assert session.transcribe(sound_of("BA"), rate_hz=RATE_HZ).text == "BA"
+
+
+def test_a_closed_session_says_so(session):
+    with session as opened:
+        assert opened.transcribe(sound_of("A"), rate_hz=RATE_HZ).text == "A"
+    for call in (
+        lambda: session.transcribe("nowhere.wav"),
+        lambda: session.transcribe([]),
+        lambda: session.run({}),
+        lambda: session.runner,
+    ):
+        with refused("Received: a closed one"):
+            call()
+    session.close()  # once more
+
+
+def test_threads_share_a_session(session, runner):
+    texts = ["AB", "CD", "EF", "GH"]
+    found, errors = {}, []
+
+    def work(number):
+        try:
+            for repetition in range(10):
+                sound = sound_of(texts[number])
+                found[number, repetition] = session.transcribe(sound, rate_hz=RATE_HZ).text
+        except UserError as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    assert found == {(n, k): text for n, text in enumerate(texts) for k in range(10)}
+    assert runner.inside == 1
+
+
+class Pieces:
+    """The converted signatures of a transducer that writes each frame's largest bin once."""
+
+    mode, backend, precision, files = "jit", "none", "fp32", ()
+    signatures = {"listen": ("specs",), "predict": (), "join": ()}  # noqa: RUF012 - a stand-in
+    pipeline = {  # noqa: RUF012 - a stand-in
+        "blank": 0,
+        "state_shape": [2, 1],
+        "max_symbols_per_frame": 1,
+        "vocabulary": {"surfaces": SURFACES},
+        "max_seconds": 30.0,
+    }
+
+    def run(self, inputs, signature="serving_default"):
+        if signature == "predict":
+            rows = len(inputs["tokens"])
+            return {"predicted": np.zeros((rows, 1, 1)), "next_states": np.zeros((rows, 2, 1))}
+        if signature == "join":
+            return {"logits": 9 * inputs["encoded"][:, :, None]}
+        found = Spelling().run(inputs)
+        return {"encoded": found["logits"], "encoded_lengths": found["logit_lengths"]}
+
+
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_a_transducer_answers_alike_by_the_host_and_by_its_graph(in_graph):
+    runner = Pieces()
+    host = TransducerDecoder(runner.pipeline, in_graph=False)
+    if in_graph:
+        runner.signatures = {**runner.signatures, "serving_default": ("specs",)}
+        pieces = Pieces().run
+        runner.run = lambda inputs, signature: host.answer(pieces, inputs)
+    decoder = TransducerDecoder(runner.pipeline, in_graph)
+    session = SpeechSession(runner, decoder, AudioLimits(), batch_size=3)
+    assert session.signatures["serving_default"] == ("specs",)
+    sounds = [sound_of("AB", 1), sound_of("C", 1).repeat(2), np.zeros(2 * HOP, "float32")]
+    found = session.transcribe(sounds, rate_hz=RATE_HZ)
+    assert [one.text for one in found] == ["AB", "CC", ""]
+    assert all(one.log_probability <= 0 for one in found)
+    outputs = session.run({
+        "waveforms": np.stack([sound_of("AB", 1), sound_of("D ", 1)]),
+        "lengths": np.array([2 * HOP, HOP], "int32"),
+    })  # fmt: skip
+    assert outputs["text"].tolist() == [b"AB", b"D"]
+    assert outputs["token_ids"].tolist() == [[2, 3], [5, 0]]
+    assert outputs["token_lengths"].tolist() == [2, 1]
