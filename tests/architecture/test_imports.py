@@ -1,4 +1,4 @@
-"""The six rules of the design about who may import whom, held over the syntax tree."""
+"""The rules of the design about who may import whom, held over the syntax tree."""
 
 import ast
 import sys
@@ -9,6 +9,7 @@ import pytest
 
 FAMILIES = {"conformer", "vision", "wav2vec2"}
 PROGRAMS = {"tools.cli", "tools.benchmark", "tests"}
+TABLE = "tools/families.py"  # of the families: programs and tests import it, it imports libraries
 # Rule 3, arrows followed to their end; the leaves `tools.errors` and `tools.files` are free to all.
 SIBLINGS = {
     "config": set(),
@@ -32,6 +33,14 @@ RESERVED |= dict.fromkeys(("openvino", "onnxruntime", "nncf", "tf2onnx"), ("tool
 RESERVED |= dict.fromkeys(("torch", "transformers"), ("tools/benchmark/", "tests/golden/"))
 OPEN_TO_TESTS = RESERVED.keys() - {"torch", "transformers"}
 MODEL_CODE = {"keras", "numpy", "tools"} | FAMILIES | set(sys.stdlib_module_names)
+# Rule 2: besides the table, what loads backends and optional packages by name.
+COMPUTED = {TABLE, "tools/speech/language_model.py", "tools/benchmark/vision_peer.py"}
+FLAGS = {"tools/config/command_line.py"}  # rule 7: where flags are parsed
+FLAGS |= {"tools/weights/pth.py"}  # stand-ins for what a checkpoint pickles
+# Rule 6: what runs a converted model, and what that does without.
+LIGHT = ("conformer.infer", "vision.infer", "wav2vec2.infer", "conformer.session")
+LIGHT += ("vision.session", "wav2vec2.session", "tools.inference.runner", "tools.cli.run_bins")
+HEAVY = {"tensorflow", "tensorflow_io", "keras", "sklearn", "librosa", "tf2onnx", "nncf"}
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "misc"}
 
 
@@ -50,15 +59,21 @@ def objections(path: str, name: str) -> Iterator[str]:
     """What the rules have against importing `name` in the file `path`."""
     here, there = path.removesuffix(".py").split("/"), name.split(".")
     family, tests = here[0] in FAMILIES, here[0] == "tests"
-    library = here[0] == "tools" and ".".join(here[:2]) not in PROGRAMS
+    library = here[0] == "tools" and ".".join(here[:2]) not in PROGRAMS and path != TABLE
     part = there[1] if len(there) > 1 and there[0] == here[0] else None  # of the same package
     if family and there[0] in FAMILIES - {here[0]}:
         yield "1: a family imports no other family"
-    if library and there[0] in FAMILIES:
+    if (library or path == TABLE) and there[0] in FAMILIES:
         yield "2: libraries import no family"
+    if (library or family) and there[:2] == ["tools", "families"]:
+        yield "2: programs above the families alone import their table"
     if not tests and {there[0], ".".join(there[:2])} & PROGRAMS - {".".join(here[:2])}:
         yield "2: programs and tests are imported by nobody but their own"
-    if library and part and part not in {"errors", "files", here[1]} | SIBLINGS.get(here[1], set()):
+    if (
+        library
+        and part
+        and part not in {"errors", "families", "files", here[1]} | SIBLINGS.get(here[1], set())
+    ):
         yield f"3: tools.{here[1]} does not know tools.{part}"
     if family and part:
         mine, other = RANK.get(here[1], 1), RANK.get(part, 1)
@@ -71,6 +86,78 @@ def objections(path: str, name: str) -> Iterator[str]:
         yield "5: model code imports keras and numpy only"
 
 
+def other_objections(path: str, tree: ast.AST) -> Iterator[str]:
+    """What the rules have against a file for other reasons than its imports."""
+    library = path.startswith("tools/") and not path.startswith(("tools/cli/", "tools/benchmark/"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+            called = node.func.id if isinstance(node.func, ast.Name) else called
+            computed = node.args and not isinstance(node.args[0], ast.Constant)
+            free = path in COMPUTED or path.startswith("tests/") or path.endswith("/__init__.py")
+            if called in {"import_module", "__import__"} and computed and not free:
+                yield "2: the table of families alone loads a module by a computed name"
+        name = getattr(node, "id", getattr(node, "attr", None))
+        if library and name in {"SimpleNamespace", "Namespace"} and path not in FLAGS:
+            yield "7: libraries take options, and never see flags"
+
+
+def circles(root: Path) -> list[str]:
+    """Modules of the project that import each other at their top, in a circle."""
+    files = {
+        file.relative_to(root).as_posix().removesuffix(".py").replace("/", "."): file
+        for top in sorted({"tools"} | FAMILIES)
+        for file in root.glob(f"{top}/**/*.py")
+    }
+    files = {name.removesuffix(".__init__"): file for name, file in files.items()}
+    arrows = {
+        name: {
+            other
+            for other in imported_at_top(ast.parse(file.read_text("utf-8")), name, file)
+            if other in files and other != name and not name.startswith(f"{other}.")
+        }
+        for name, file in files.items()
+    }
+    found, done = [], set()
+
+    def follow(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            found.append(" -> ".join((*path[path.index(name) :], name)))
+        elif name not in done:
+            for other in sorted(arrows[name]):
+                follow(other, (*path, name))
+            done.add(name)
+
+    for name in sorted(arrows):
+        follow(name, ())
+    return found
+
+
+def imported_at_top(tree: ast.Module, name: str, file: Path) -> Iterator[str]:
+    """What is imported when a module is, but not what is only for annotations."""
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield from imported(node, package)
+
+
+def reached(root: Path, start: str) -> dict[str, str]:
+    """All that importing a module imports, each with the module that does so first."""
+    found, pending = {}, [(start, "")]
+    while pending:
+        name, by = pending.pop()
+        if name in found:
+            continue
+        found[name] = by
+        file = root / f"{name.replace('.', '/')}.py"
+        file = file if file.is_file() else root / name.replace(".", "/") / "__init__.py"
+        if file.is_file():
+            tree = ast.parse(file.read_text("utf-8"))
+            pending += [(other, name) for other in imported_at_top(tree, name, file)]
+            pending += [(name.rpartition(".")[0], name)] if "." in name else []
+    return found
+
+
 def violations(root: Path) -> list[str]:
     """One line for each broken rule in the project under `root`."""
     found = []
@@ -79,13 +166,34 @@ def violations(root: Path) -> list[str]:
             path = file.relative_to(root).as_posix()
             if NAMELESS & set(path.removesuffix(".py").split("/")):
                 found.append(f"{path}: 6: a name that says nothing")
-            for name in imported(ast.parse(file.read_text("utf-8")), path.split("/")[:-1]):
+            tree = ast.parse(file.read_text("utf-8"))
+            for name in imported(tree, path.split("/")[:-1]):
                 found += [f"{path} imports {name}: {rule}" for rule in objections(path, name)]
-    return found
+            found += [f"{path}: {rule}" for rule in other_objections(path, tree)]
+    return [*found, *(f"circle: {circle}" for circle in circles(root))]
 
 
 def test_project_keeps_the_rules(project):
     assert violations(project) == []
+
+
+@pytest.mark.parametrize("name", LIGHT)
+def test_running_a_converted_model_imports_no_tensorflow(project, name):
+    found = reached(project, name)
+    heavy = {other: by for other, by in found.items() if other.partition(".")[0] in HEAVY}
+    assert heavy == {}
+
+
+def test_a_circle_is_found(tmp_path):
+    (tmp_path / "tools" / "speech").mkdir(parents=True)
+    for name, other in (("a", "b"), ("b", "c"), ("c", "a")):
+        file = tmp_path / "tools" / "speech" / f"{name}.py"
+        file.write_text(f"from tools.speech.{other} import x\n")
+    assert circles(tmp_path) == [
+        "tools.speech.a -> tools.speech.b -> tools.speech.c -> tools.speech.a"
+    ]
+    (tmp_path / "tools" / "speech" / "c.py").write_text("def f():\n    import tools.speech.a\n")
+    assert circles(tmp_path) == []
 
 
 def violations_of(root: Path, path: str, source: str) -> list[str]:
@@ -121,6 +229,13 @@ def violations_of(root: Path, path: str, source: str) -> list[str]:
         ("conformer/model.py", "from tensorflow import nn", 5),
         ("tools/speech/utils.py", "", 6),
         ("vision/common/layers.py", "", 6),
+        ("tools/inference/flags.py", "import tools.families", 2),
+        ("conformer/infer.py", "from tools import families", 2),
+        ("tools/families.py", "import conformer", 2),
+        ("tools/inference/a.py", "import importlib\nimportlib.import_module(f'{name}.infer')", 2),
+        ("tools/inference/a.py", "from types import SimpleNamespace\nx: SimpleNamespace", 7),
+        ("tools/decoding/greedy.py", "import tools.inference.runner", 3),
+        ("tools/layers/masking.py", "import tools.config.loader", 3),
     ],
 )
 def test_rule_bites(tmp_path, path, source, rule):
@@ -145,6 +260,10 @@ def test_rule_bites(tmp_path, path, source, rule):
         ("tools/conversion/backends/openvino.py", "import openvino"),
         ("tools/benchmark/peers.py", "import torch, conformer.model"),
         ("tests/unit/test_serve.py", "import tools.cli.serve, horovod.tensorflow"),
+        ("tools/cli/compare.py", "import tools.families, conformer.session"),
+        ("tools/families.py", "import tools.inference.session, tools.training.checkpoint"),
+        ("conformer/encoder.py", "from tools.layers.masking import sequence_mask"),
+        ("vision/__init__.py", "import importlib\nimportlib.import_module(f'vision.{name}')"),
     ],
 )
 def test_rules_allow(tmp_path, path, source):

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from tools.config.command_line import CommandLine
@@ -80,19 +79,20 @@ class TrainingProgram:
         values, rest = self.command_line().parse(argv)
         if rest:
             raise UserError.expected("flags only", " ".join(rest), "See --help")
-        values.config = values.config or PROJECT / "configs" / self.default_config
-        run = SpeechRun(self, self._config(values), from_flags(RunPlace, values))
+        config = values.config or PROJECT / "configs" / self.default_config
+        options = from_flags(RunOptions, values, config=config)
+        run = SpeechRun(self, self._config(options), options)
         return run_training(run, from_flags(ProgramOptions, values))
 
-    def _config(self, values: SimpleNamespace):
+    def _config(self, options: "RunOptions") -> Any:
         """Merges command line over YAML over defaults; DATA_DIR fills in for both."""
-        overrides = dict(values.set)
+        overrides = dict(options.set)
         for flag, key in _CONFIG_FLAGS.items():
-            if getattr(values, flag) is not None:
-                overrides[key] = getattr(values, flag)
-        if values.mxp is not None:
-            overrides["training.precision"] = "mixed_float16" if values.mxp else "float32"
-        config = self.load_config(values.config, overrides)
+            if getattr(options, flag) is not None:
+                overrides[key] = getattr(options, flag)
+        if options.mxp is not None:
+            overrides["training.precision"] = "mixed_float16" if options.mxp else "float32"
+        config = self.load_config(options.config, overrides)
         if not config.data.data_dir:
             data = dataclasses.replace(config.data, data_dir=os.environ.get("DATA_DIR", ""))
             config = dataclasses.replace(config, data=data)
@@ -104,17 +104,29 @@ class TrainingProgram:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class RunPlace:
-    """Where a run writes, and what it starts from.
+class RunOptions:
+    """What a run is made of, and where it writes.
 
     Attributes:
-        config: of the run, whose name a new run directory bears.
+        config: YAML file; its name is that of a new run directory.
+        data_dir: root of the corpus.
+        batch_size: utterances of one process's batch.
+        epochs: passes over the training set.
+        seed: of weights, shuffling, augmentation and dropout.
+        mxp: mixed precision in float16, or float32; None: as the config says.
+        set: values of the config by dotted key.
         output_dir: run directory; None: a new one.
         resume: continues the run in it.
-        pretrained: what `--pretrained` names.
+        pretrained: what to start from.
     """
 
     config: str | Path
+    data_dir: str | None = None
+    batch_size: int | None = None
+    epochs: int | None = None
+    seed: int | None = None
+    mxp: bool | None = None
+    set: Mapping[str, str] = dataclasses.field(default_factory=dict)
     output_dir: str | None = None
     resume: bool = False
     pretrained: str | None = None
@@ -126,13 +138,13 @@ class SpeechRun:
     Args:
         program: of the family.
         config: of the run.
-        place: where it writes.
+        options: where it writes, and what it starts from.
     """
 
     start_epoch, run_eagerly = 0, False
 
-    def __init__(self, program: TrainingProgram, config: Any, place: RunPlace):
-        self._program, self._config, self._place = program, config, place
+    def __init__(self, program: TrainingProgram, config: Any, options: RunOptions):
+        self._program, self._config, self._options = program, config, options
         self.training = config.training
 
     def check(self, processes: Processes) -> None:
@@ -140,16 +152,16 @@ class SpeechRun:
 
     def folders(self, processes: Processes) -> RunFolders:
         """Settles on the run directory, the same on every process."""
-        place = self._place
-        name = f"{Path(place.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        chosen = place.output_dir or str(PROJECT / "runs" / name)
+        options = self._options
+        name = f"{Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        chosen = options.output_dir or str(PROJECT / "runs" / name)
         directory = Path(processes.broadcast_object(chosen)).resolve()
         has_checkpoints = any(directory.glob("checkpoints/step-*"))
-        if has_checkpoints and not place.resume:
+        if has_checkpoints and not options.resume:
             raise UserError.expected(
                 "an --output_dir without checkpoints", directory, "Add --resume or choose another"
             )
-        if place.resume and not has_checkpoints:
+        if options.resume and not has_checkpoints:
             raise UserError.expected(
                 "an --output_dir with checkpoints to --resume", directory, "Leave --resume out"
             )
@@ -157,13 +169,13 @@ class SpeechRun:
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues."""
-        return folders.store().latest() if self._place.resume and folders else None
+        return folders.store().latest() if self._options.resume and folders else None
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
     ) -> SpeechTask:
         """Makes the family's task."""
-        pretrained = self._place.pretrained or ""
+        pretrained = self._options.pretrained or ""
         return self._program.make_task(
             self._config, processes, pretrained, resumed, needs_evaluation
         )
