@@ -1,6 +1,7 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -100,6 +101,49 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Lets one process or thread at a time make what belongs in a place; the others wait.
+
+    Args:
+        path: of the file or folder to be made; the lock is a hidden file beside it, while it lasts.
+
+    Raises:
+        UserError: the folder above it cannot be written.
+    """
+    lock = path.parent / f".{path.name}.lock"
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(lock)
+    except OSError as error:
+        raise UserError.expected(
+            f"room and permission to write {path}",
+            error.strerror or error,
+            "Free space or choose another place",
+        ) from error
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Waits for a lock file and gives its descriptor; the lock ends when that is closed."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                # Its last holder removes the file: who comes later has locked another one.
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
 
 
 def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool:

@@ -33,7 +33,7 @@ from tools.conversion.saved_model import (
     source_hash,
 )
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.files import new_folder, one_at_a_time
 
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
@@ -77,18 +77,49 @@ def convert(
         },
     }
     converted_dir = Path(converted_dir) if converted_dir is not None else _cached(wanted)
-    outcome = {"directory": str(converted_dir), "reused": True}
+    arguments = (converted_dir, wanted, request, calibration)
+    manifest = _earlier(*arguments)
+    if manifest is None:
+        with one_at_a_time(converted_dir):
+            # Another process may have made the same while this one waited.
+            manifest = _earlier(*arguments) or _made(native_dir, pipeline, *arguments)
+    return {"reused": True, **manifest, "directory": str(converted_dir)}
+
+
+def _earlier(
+    converted_dir: Path,
+    wanted: Mapping,
+    request: ConversionRequest,
+    calibration: Calibration | None,
+) -> dict | None:
+    """The manifest of an earlier conversion that is the same; None where there is none.
+
+    Raises:
+        UserError: something else is there.
+    """
     existing = read_manifest(converted_dir)
     if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
         fixed = request.quantized and calibration is not None and calibration.required
         if not fixed or existing.get("calibration") == calibration.described:
-            return {**existing, **outcome}
+            return existing
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
             converted_dir,
             "Choose another",
         )
+    return None
+
+
+def _made(
+    native_dir: Path,
+    pipeline: Mapping,
+    converted_dir: Path,
+    wanted: Mapping,
+    request: ConversionRequest,
+    calibration: Calibration | None,
+) -> dict:
+    """Converts, and gives the manifest with `reused` false."""
     started = time.perf_counter()
     if not request.quantized:
         calibration = None
@@ -102,7 +133,7 @@ def convert(
         manifest = {
             **wanted,
             "family": pipeline["family"],
-            "not_applicable": dict(backend.NOT_APPLICABLE),
+            "not_applicable": dict(backends.get(request.backend).NOT_APPLICABLE),
             "calibration": calibration.described if calibration else None,
             "signatures": signatures,
             "seconds": round(time.perf_counter() - started, 3),
@@ -111,7 +142,7 @@ def convert(
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {str(path.relative_to(folder)): file_hash(path) for path in paths}
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    return {**manifest, **outcome, "reused": False}
+    return {**manifest, "reused": False}
 
 
 def _own_version() -> str:

@@ -109,11 +109,14 @@ def convert_as_asked(values: SimpleNamespace, native_dir: str | Path) -> dict:
         if not valid:
             name = flag.split()[0]
             raise UserError.expected(f"--{flag}", getattr(values, name), f"Correct --{name}")
+    ranges = _dim_range(values, pipeline)
+    batch = (1, 2 * values.batch_size) if values.enable_dim_range else (values.batch_size,) * 2
     request = ConversionRequest(
         backend=values.backend,
         precision=values.quant_precision,
-        batch=(1, 2 * values.batch_size) if values.enable_dim_range else (values.batch_size,) * 2,
-        dim_range=_dim_range(values, pipeline),
+        # One conversion serves every --batch_size within the same ranges.
+        batch=next((sizes[0] for sizes in ranges.values()), batch),
+        dim_range=ranges,
         opt_config=() if values.opt_config == "none" else _words(values.opt_config),
         minimum_segment_size=values.minimum_segment_size,
         quantization=Quantization(
