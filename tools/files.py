@@ -2,12 +2,10 @@
 
 import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -107,38 +105,49 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def only_process(place: Path, waiting: str) -> Iterator[None]:
-    """Lets one process of this user and machine at a time into a block.
-
-    The lock is the kernel's, on a file in the folder for temporary files: it ends with the process
-    that holds it, however that ends.
+def one_at_a_time(path: Path) -> Iterator[None]:
+    """Lets one process or thread at a time make what belongs in a place; others say that they wait.
 
     Args:
-        place: what the block makes; processes with another place do not wait.
-        waiting: is said on stderr before waiting for another process.
+        path: of the file or folder to be made; the lock is a hidden file beside it, while it lasts.
 
     Raises:
-        UserError: the folder for temporary files cannot be written.
+        UserError: the folder above it cannot be written.
     """
-    name = hashlib.sha256(os.fsencode(place.absolute())).hexdigest()[:32]
-    file = Path(tempfile.gettempdir()) / f"conformer-zoo-{os.getuid()}" / f"{name}.lock"
+    lock = path.parent / f".{path.name}.lock"
     try:
-        file.parent.mkdir(mode=0o700, exist_ok=True)
-        descriptor = os.open(file, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _lock(lock)
     except OSError as error:
         raise UserError.expected(
-            f"a folder for temporary files that can be written ({file.parent})",
+            f"room and permission to write {path}",
             error.strerror or error,
-            "Name another one in TMPDIR",
+            "Free space or choose another place",
         ) from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(waiting, file=sys.stderr)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _lock(path: Path) -> int:
+    """Waits for a lock file and gives its descriptor; the lock ends when that is closed."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"waiting for another process that holds {path}", file=sys.stderr)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                # Its last holder removes the file: who comes later has locked another one.
+                if os.path.samestat(os.stat(path), os.fstat(descriptor)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
         os.close(descriptor)
 
 

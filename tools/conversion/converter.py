@@ -27,7 +27,7 @@ from tools.conversion.request import (
     Quantization,
 )
 from tools.errors import UserError
-from tools.files import new_folder, only_process
+from tools.files import new_folder, one_at_a_time
 
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
@@ -71,34 +71,31 @@ def convert(
         },
     }
     converted_dir = Path(converted_dir) if converted_dir is not None else _cached(wanted)
-    earlier = _reusable(converted_dir, wanted, request, calibration)
-    if earlier is not None:
-        return earlier
-    waiting = f"another process is converting to {converted_dir}; waiting for it"
-    with only_process(converted_dir, waiting):
-        # Another process may have done it meanwhile.
-        earlier = _reusable(converted_dir, wanted, request, calibration)
-        if earlier is not None:
-            return earlier
-        return _convert(native_dir, converted_dir, pipeline, wanted, request, calibration)
+    arguments = (converted_dir, wanted, request, calibration)
+    manifest = _earlier(*arguments)
+    if manifest is None:
+        with one_at_a_time(converted_dir):
+            # Another process may have made the same while this one waited.
+            manifest = _earlier(*arguments) or _made(native_dir, pipeline, *arguments)
+    return {"reused": True, **manifest, "directory": str(converted_dir)}
 
 
-def _reusable(
+def _earlier(
     converted_dir: Path,
     wanted: Mapping,
     request: ConversionRequest,
     calibration: Calibration | None,
 ) -> dict | None:
-    """The manifest of an earlier conversion that is as wanted, else None.
+    """The manifest of an earlier conversion that is the same; None where there is none.
 
     Raises:
-        UserError: the place holds something else.
+        UserError: something else is there.
     """
     existing = read_manifest(converted_dir)
     if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
         fixed = request.quantized and calibration is not None and calibration.required
         if not fixed or existing.get("calibration") == calibration.described:
-            return {**existing, "directory": str(converted_dir), "reused": True}
+            return existing
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
@@ -108,15 +105,15 @@ def _reusable(
     return None
 
 
-def _convert(
+def _made(
     native_dir: Path,
-    converted_dir: Path,
     pipeline: Mapping,
+    converted_dir: Path,
     wanted: Mapping,
     request: ConversionRequest,
     calibration: Calibration | None,
 ) -> dict:
-    """Converts all signatures, and returns the manifest."""
+    """Converts, and gives the manifest with `reused` false."""
     started = time.perf_counter()
     if not request.quantized:
         calibration = None
@@ -139,7 +136,7 @@ def _convert(
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {str(path.relative_to(folder)): file_hash(path) for path in paths}
         (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
-    return {**manifest, "directory": str(converted_dir), "reused": False}
+    return {**manifest, "reused": False}
 
 
 def _own_version() -> str:

@@ -70,12 +70,14 @@ class ConversionOptions:
             if not valid:
                 name = flag.split()[0]
                 raise UserError.expected(f"--{flag}", getattr(self, name), f"Correct --{name}")
+        ranges = self._dim_range(pipeline)
         batch = (1, 2 * self.batch_size) if self.enable_dim_range else (self.batch_size,) * 2
         return ConversionRequest(
             backend=self.backend,
             precision=self.quant_precision,
-            batch=batch,
-            dim_range=self._dim_range(pipeline),
+            # One conversion serves every batch size within the same ranges.
+            batch=next((sizes[0] for sizes in ranges.values()), batch),
+            dim_range=ranges,
             opt_config=() if self.opt_config == "none" else _words(self.opt_config),
             minimum_segment_size=self.minimum_segment_size,
             quantization=Quantization(

@@ -15,6 +15,7 @@ class Tables:
     def __init__(self, rng, blank_bias=0.0):
         self.by_frame = rng.normal(size=(WIDTH, VOCABULARY_SIZE)).astype("float32")
         self.by_state = rng.normal(size=(11, VOCABULARY_SIZE)).astype("float32")
+        self.graphs = {}  # by the limit of symbols per frame
         self.blank_bias = np.eye(VOCABULARY_SIZE, dtype="float32")[BLANK] * np.float32(blank_bias)
 
     def predict(self, tokens, states):
@@ -49,15 +50,16 @@ class Tables:
 
 def decode(tables, encoded, lengths, cap=5):
     states = np.tile(tables.initial[None], (len(lengths), 1, 1))
-    run = tf.function(
-        lambda e, n, s: greedy_decode(e, n, tables.predict, tables.join, s, cap),
-        input_signature=[
-            tf.TensorSpec([None, None, WIDTH]),
-            tf.TensorSpec([None], tf.int32),
-            tf.TensorSpec([None, 2, 1]),
-        ],
-    )
-    return run(encoded, np.array(lengths, np.int32), states)
+    if cap not in tables.graphs:
+        tables.graphs[cap] = tf.function(
+            lambda e, n, s: greedy_decode(e, n, tables.predict, tables.join, s, cap),
+            input_signature=[
+                tf.TensorSpec([None, None, WIDTH]),
+                tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([None, 2, 1]),
+            ],
+        )
+    return tables.graphs[cap](encoded, np.array(lengths, np.int32), states)
 
 
 def rows(hypotheses):

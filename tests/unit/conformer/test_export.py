@@ -1,6 +1,5 @@
 """An exported model against the Keras model it was made of, here and where only TensorFlow is."""
 
-import io
 import json
 import subprocess
 import sys
@@ -8,15 +7,16 @@ import sys
 import keras
 import numpy as np
 import pytest
-import soundfile
 import tensorflow as tf
 
 import conformer
-from conformer.export import export, main
+from conformer.export import main
 from conformer.task import greedy
 from conformer.tokenizer import CharacterTokenizer
+from tests.support.errors import refused
+from tests.support.speech import wav_bytes
 from tools.config.loader import to_yaml
-from tools.errors import UserError
+from tools.conversion.saved_model import write_saved_model
 from tools.inference.runner import load
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 
@@ -141,31 +141,24 @@ def test_shapes_are_free(runner, inputs, expected):
         np.testing.assert_array_equal(found["token_ids"][0], tokens)
 
 
-def wav(sound, rate_hz=RATE_HZ, channels=1):
-    file = io.BytesIO()
-    sound = np.repeat(sound[:, None], channels, axis=1)
-    soundfile.write(file, sound, rate_hz, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize("channels", [1, 2])
 def test_serve_bytes_gives_the_same_as_serving_default(
     runner, sounds, expected, tokenizer, channels
 ):
     files = [
-        wav(sound[:length], channels=channels)
+        wav_bytes(np.repeat(sound[:length, None], channels, axis=1))
         for sound, length in zip(sounds, LENGTHS, strict=True)
     ]
     check(runner.run({"bytes": np.array(files, object)}, "serve_bytes"), expected, tokenizer)
 
 
 def test_serve_bytes_of_empty_files(runner, sounds):
-    found = runner.run({"bytes": np.array([wav(sounds[0, :0])] * 2, object)}, "serve_bytes")
+    found = runner.run({"bytes": np.array([wav_bytes(sounds[0, :0])] * 2, object)}, "serve_bytes")
     assert found["text"].tolist() == [b"", b""]
 
 
 def test_serve_bytes_refuses_another_rate(runner, sounds):
-    files = np.array([wav(sounds[0]), wav(sounds[0], 8000)], object)
+    files = np.array([wav_bytes(sounds[0]), wav_bytes(sounds[0], 8000)], object)
     with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a WAV of 16000 Hz"):
         runner.run({"bytes": files}, "serve_bytes")
 
@@ -255,8 +248,18 @@ def test_it_runs_where_only_tensorflow_is(exported, inputs, expected, tokenizer,
     check(found, expected, tokenizer)
 
 
+@pytest.fixture(scope="module")
+def doubling():
+    """Function and variable of a SavedModel that is written at once."""
+    factor = keras.Variable(2.0)
+    double = tf.function(
+        lambda x: {"y": factor.value * x}, input_signature=[tf.TensorSpec([None], name="x")]
+    )
+    return {"serving_default": double}, [factor], {"family": "toy"}
+
+
 def test_an_earlier_export_is_replaced_and_what_lies_beside_it_stays(
-    exported, run_dir, tmp_path, monkeypatch
+    doubling, exported, tmp_path, monkeypatch
 ):
     directory = tmp_path / "model"
     (directory / "variables").mkdir(parents=True)
@@ -264,13 +267,13 @@ def test_an_earlier_export_is_replaced_and_what_lies_beside_it_stays(
     (directory / "variables" / "old").write_text("")
     (directory / "README.md").write_text("a model card")
     monkeypatch.chdir(tmp_path)
-    assert main(["--checkpoint", str(run_dir), "--output_dir", "model"]) == 0
+    write_saved_model("model", *doubling)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (directory / "README.md").read_text() == "a model card"
     (directory / "README.md").unlink()
     files = [sorted(p.name for p in root.rglob("*")) for root in (directory, exported)]
     assert files[0] == files[1]
-    assert (directory / "saved_model.pb").stat().st_size > 1000
+    assert load(directory).run({"x": np.ones(1, "float32")})["y"] == [2.0]
 
 
 @pytest.mark.parametrize("name", ["folder", "file", "."])
@@ -279,7 +282,7 @@ def test_what_is_no_export_is_not_replaced(run_dir, tmp_path, name, monkeypatch)
     (tmp_path / "folder" / "thesis.tex").write_text("years of work")
     (tmp_path / "file").write_text("more of it")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="earlier export"):
+    with refused("earlier export"):
         main(["--checkpoint", str(run_dir), "--output_dir", name])
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder", "thesis.tex"]
 
@@ -299,20 +302,21 @@ def fails(error):
     ],
 )
 def test_a_failure_leaves_the_earlier_export_and_nothing_else(
-    exported, run_dir, monkeypatch, error
+    doubling, tmp_path, monkeypatch, error
 ):
-    before = (exported / "saved_model.pb").read_bytes()
+    directory = tmp_path / "model"
+    write_saved_model(directory, *doubling)
+    before = (directory / "saved_model.pb").read_bytes()
     monkeypatch.setattr(tf.saved_model, "save", fails(error))
-    with pytest.raises(UserError, match="No space left") as caught:
-        export(open_checkpoint(run_dir), exported)
-    assert "\n" not in str(caught.value)
-    assert [path.name for path in exported.parent.iterdir()] == ["model"]
-    assert (exported / "saved_model.pb").read_bytes() == before
+    with refused("No space left"):
+        write_saved_model(directory, *doubling)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (directory / "saved_model.pb").read_bytes() == before
 
 
 @pytest.mark.parametrize("arguments", [[], ["--checkpoint", "x"], ["stray"]])
 def test_the_two_flags_are_needed(arguments):
-    with pytest.raises(UserError, match="--checkpoint RUN_DIR --output_dir D"):
+    with refused("--checkpoint RUN_DIR --output_dir D"):
         main(arguments)
 
 
@@ -324,7 +328,6 @@ def test_a_vocabulary_of_another_size_is_one_line(run_dir, tmp_path):
         (other / file.name).write_bytes(file.read_bytes())
     text = CharacterTokenizer.from_transcripts(["ABCDEFGHIJ"]).to_json()
     (other / "vocabulary.json").write_text(text)
-    with pytest.raises(UserError, match="vocabulary or classes it was trained with") as caught:
+    with refused("vocabulary or classes it was trained with"):
         main(["--checkpoint", str(other), "--output_dir", str(tmp_path / "new")])
-    assert "\n" not in str(caught.value)
     assert not (tmp_path / "new").exists()

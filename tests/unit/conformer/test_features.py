@@ -9,7 +9,9 @@ from conformer.features import LogMelSpectrogram, SpecAugment, mel_filterbank
 RATE_HZ = 16000
 
 
-def reference(waveform: np.ndarray, sample_rate_hz: int = RATE_HZ) -> np.ndarray:
+def reference(
+    waveform: np.ndarray, sample_rate_hz: int = RATE_HZ, top_db: float = 80.0
+) -> np.ndarray:
     """The same front end written with librosa, one utterance at a time."""
     waveform = waveform / (np.abs(waveform).max() + 1e-9)
     waveform = np.append(waveform[:1], waveform[1:] - 0.97 * waveform[:-1])
@@ -22,7 +24,7 @@ def reference(waveform: np.ndarray, sample_rate_hz: int = RATE_HZ) -> np.ndarray
         n_mels=80,
         pad_mode="reflect",
     )
-    decibels = librosa.power_to_db(mel, top_db=80.0)
+    decibels = librosa.power_to_db(mel, top_db=top_db)
     return ((decibels - decibels.mean()) / decibels.std()).T
 
 
@@ -95,6 +97,95 @@ def test_features_stay_float32_under_mixed_precision(rng):
     assert features.dtype.name == "float32"
 
 
+@pytest.mark.parametrize("top_db", [80.0, 40.0])
+def test_a_fading_sound_is_cut_off_at_top_db_as_librosa_does(rng, top_db):
+    """Noise alone never reaches the floor."""
+    fading = (rng.normal(size=8000) * np.geomspace(1.0, 1e-6, 8000)).astype("float32")
+    quiet_first = fading[::-1].copy()
+    features, frames = LogMelSpectrogram(top_db=top_db)(
+        np.stack([fading, quiet_first]), np.array([8000, 8000])
+    )
+    for row, waveform in zip(np.asarray(features), (fading, quiet_first), strict=True):
+        expected = reference(waveform, top_db=top_db)
+        at_floor = np.isclose(expected, expected.min(), atol=1e-6)
+        assert 0.1 < at_floor.mean() < 0.9
+        np.testing.assert_allclose(row, expected, atol=1e-4)
+        np.testing.assert_array_equal(np.isclose(row, row.min(), atol=1e-6), at_floor)
+    assert frames.numpy().tolist() == [51, 51]
+
+
+def grid(count):
+    """`count` numbers spread evenly over [0, 1), none at a limit of what is rounded down."""
+    return (np.arange(count) + 0.5) / count
+
+
+def masked_spans(layer, axis, uniforms, length, frames=40, bins=8):
+    """First and last position of the one mask of each row of uniforms, or None without one."""
+    features = np.ones((len(uniforms), frames, bins), "float32")
+    lengths = np.full(len(uniforms), length)
+    masked = np.asarray(layer(features, lengths, uniforms.astype("float32"))) == 0
+    other = masked.all(axis=3 - axis)
+    np.testing.assert_array_equal(masked, np.broadcast_to(
+        np.expand_dims(other, 3 - axis), masked.shape
+    ))  # fmt: skip
+    spans = []
+    for row in other:
+        (places,) = np.nonzero(row)
+        assert len(places) == 0 or len(places) == places[-1] - places[0] + 1
+        spans.append((places[0], places[-1]) if len(places) else None)
+    return spans
+
+
+@pytest.mark.parametrize(
+    ("axis", "options", "length", "widest", "extent"),
+    [
+        # The mask's widest is what is smaller: the limit in frames, or the share of the length.
+        (1, {"max_time_mask_frames": 5, "max_time_mask_share": 0.5}, 20, 5, 20),
+        (1, {"max_time_mask_frames": 9, "max_time_mask_share": 0.25}, 12, 3, 12),
+        (1, {"max_time_mask_frames": 9, "max_time_mask_share": 0.25}, 15, 3, 15),
+        (1, {"max_time_mask_frames": 100, "max_time_mask_share": 1.0}, 6, 6, 6),
+        (2, {"max_frequency_mask_bins": 3}, 12, 3, 8),
+        (2, {"max_frequency_mask_bins": 27}, 12, 8, 8),
+    ],
+)
+def test_every_width_and_place_of_a_mask_is_equally_likely(axis, options, length, widest, extent):
+    """Widths 0 to the widest, then every place where such a mask lies inside."""
+    layer = SpecAugment(
+        num_time_masks=int(axis == 1), num_frequency_masks=int(axis == 2), **options
+    )
+    assert layer.num_uniforms == 2
+    widths = grid(widest + 1)
+    for width, uniform in enumerate(widths):
+        places = grid(extent - width + 1)
+        uniforms = np.stack([np.full_like(places, uniform), places], axis=1)
+        spans = masked_spans(layer, axis, uniforms, length)
+        if width == 0:
+            assert set(spans) == {None}
+        else:
+            assert spans == [(first, first + width - 1) for first in range(len(places))]
+    # The largest uniform number there is gives the widest mask, in the last place.
+    largest = np.full((1, 2), np.nextafter(np.float32(1), np.float32(0)))
+    assert masked_spans(layer, axis, largest, length) == [(extent - widest, extent - 1)]
+
+
+def test_each_mask_has_uniforms_of_its_own():
+    """Widths of all time masks, their places, then the same of the frequency masks."""
+    layer = SpecAugment(
+        num_time_masks=2,
+        max_time_mask_frames=3,
+        max_time_mask_share=1.0,
+        num_frequency_masks=2,
+        max_frequency_mask_bins=1,
+    )
+    # Of 10 frames: 1 from frame 2, 3 from frame 6. Of 8 bins: none, and 1 from bin 7.
+    uniforms = [[0.3, 0.9, 0.25, 0.8, 0.4, 0.6, 0.5, 0.95]]
+    assert layer.num_uniforms == 8
+    features = np.ones((1, 12, 8), "float32")
+    kept = np.asarray(layer(features, np.array([10]), np.array(uniforms, "float32")))[0] != 0
+    assert np.flatnonzero(~kept.any(axis=1)).tolist() == [2, 6, 7, 8]
+    assert np.flatnonzero(~kept.any(axis=0)).tolist() == [7]
+
+
 def test_spec_augment_masks_no_more_than_allowed(rng):
     layer = SpecAugment(
         num_time_masks=2,
@@ -103,23 +194,20 @@ def test_spec_augment_masks_no_more_than_allowed(rng):
         num_frequency_masks=2,
         max_frequency_mask_bins=5,
     )
-    lengths = np.array([100, 50, 9])
-    features = np.ones((3, 100, 80), "float32")
-    widest = {100: 7, 50: 5, 9: 0}
-    seen = []
-    for _ in range(200):
-        uniforms = rng.random((3, layer.num_uniforms)).astype("float32")
-        masked = np.asarray(layer(features, lengths, uniforms)) == 0
-        for row, length in enumerate(lengths):
-            bins = masked[row].all(axis=0).sum()
-            frames = masked[row].all(axis=1)
-            assert bins <= 10
-            assert frames.sum() <= 2 * widest[length]
-            assert not frames[length:].any()
-            seen.append((length, frames.sum(), bins))
-    assert max(f for n, f, _ in seen if n == 100) > 7, "two time masks never lay apart"
-    assert max(b for *_, b in seen) > 5, "two frequency masks never lay apart"
-    assert min(b for *_, b in seen) == 0
+    draws = 200
+    lengths = np.tile([100, 50, 9], draws)
+    features = np.ones((3 * draws, 100, 80), "float32")
+    uniforms = rng.random((3 * draws, layer.num_uniforms)).astype("float32")
+    masked = np.asarray(layer(features, lengths, uniforms)) == 0
+    bins, frames = masked.all(axis=1).sum(axis=1), masked.all(axis=2)
+    counts = frames.sum(axis=1)
+    assert bins.max() <= 10
+    for length, widest in {100: 7, 50: 5, 9: 0}.items():
+        assert counts[lengths == length].max() <= 2 * widest
+        assert not frames[lengths == length, length:].any()
+    assert counts[lengths == 100].max() > 7, "two time masks never lay apart"
+    assert bins.max() > 5, "two frequency masks never lay apart"
+    assert bins.min() == 0
 
 
 def test_spec_augment_is_a_function_of_its_uniforms(rng):

@@ -16,7 +16,7 @@ from conformer.tokenizer import (
     save_tokenizer,
     tokenizer_from_json,
 )
-from tools.errors import UserError
+from tests.support.errors import refused
 
 VOCABULARY_SIZE = 60
 
@@ -140,11 +140,10 @@ def test_training_is_deterministic(model_type):
 @pytest.mark.parametrize("model_type", ["unigram", "bpe"])
 def test_impossible_sizes_name_the_possible_one(model_type, capfd):
     for size, words in ((5000, "at most"), (10, "at least")):
-        with pytest.raises(UserError, match=words) as error:
+        with refused(words) as error:
             SentencePieceTokenizer.train(CORPUS, size, model_type)
         possible = int(str(error.value).split(words)[1].split()[0])
         assert str(size) in str(error.value)
-        assert "\n" not in str(error.value)
         tokenizer = SentencePieceTokenizer.train(CORPUS, possible, model_type)
         assert tokenizer.vocabulary_size == possible
     assert capfd.readouterr() == ("", "")
@@ -152,14 +151,14 @@ def test_impossible_sizes_name_the_possible_one(model_type, capfd):
 
 @pytest.mark.parametrize("transcripts", [[], ["", "  "]])
 def test_no_transcripts(transcripts):
-    with pytest.raises(UserError, match="transcripts"):
+    with refused("transcripts"):
         SentencePieceTokenizer.train(transcripts, 100)
-    with pytest.raises(UserError, match="transcripts"):
+    with refused("transcripts"):
         CharacterTokenizer.from_transcripts(transcripts[:1])
 
 
 def test_model_type_is_checked():
-    with pytest.raises(UserError, match="unigram or bpe"):
+    with refused("unigram or bpe"):
         SentencePieceTokenizer.train(CORPUS, 100, "word")
 
 
@@ -184,7 +183,7 @@ def test_failed_save_leaves_the_previous_file(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("pathlib.Path.replace", full_disk)
-    with pytest.raises(UserError, match="No space left"):
+    with refused("No space left"):
         save_tokenizer(CharacterTokenizer(["B"]), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
@@ -192,7 +191,7 @@ def test_failed_save_leaves_the_previous_file(tmp_path, monkeypatch):
 
 def test_save_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="room and permission to write"):
+    with refused("room and permission to write"):
         save_tokenizer(CharacterTokenizer(["A"]), tmp_path / "file" / "vocabulary.json")
 
 
@@ -225,28 +224,26 @@ def test_save_below_a_file_is_refused(tmp_path):
 def test_broken_vocabularies(content, tmp_path, capfd):
     path = tmp_path / "vocabulary.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(UserError) as error:
+    with refused(str(path)):
         load_tokenizer(path)
-    assert str(path) in str(error.value)
-    assert "\n" not in str(error.value)
     assert capfd.readouterr() == ("", "")
 
 
 def test_other_broken_files(tmp_path):
-    with pytest.raises(UserError, match=r"nowhere\.json"):
+    with refused("nowhere.json"):
         load_tokenizer(tmp_path / "nowhere.json")
-    with pytest.raises(UserError, match="directory"):
+    with refused("directory"):
         load_tokenizer(tmp_path)
     path = tmp_path / "utf16.json"
     path.write_bytes("Ж".encode("utf-16"))
-    with pytest.raises(UserError, match="utf16"):
+    with refused("utf16"):
         load_tokenizer(path)
 
 
 def test_truncated_model_is_refused():
     fields = json.loads(make("unigram").to_json())
     fields["model"] = fields["model"][: len(fields["model"]) // 8 * 4]
-    with pytest.raises(UserError):
+    with refused():
         tokenizer_from_json(json.dumps(fields))
 
 

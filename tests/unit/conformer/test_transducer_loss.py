@@ -1,3 +1,5 @@
+"""The transducer loss against enumerated paths and plain recursions, values and gradients."""
+
 import itertools
 
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 from conformer.transducer_loss import transducer_loss
+from tests.support import conformer_reference as reference
 
 FRAMES = np.array([5, 1, 3, 2, 4], np.int32)
 LABEL_LENGTHS = np.array([3, 2, 0, 4, 1], np.int32)  # T > U, T = 1, empty, T < U, T > U
@@ -28,13 +31,17 @@ def is_valid(shape, frames, label_lengths) -> np.ndarray:
     return (t < frames[:, None, None]) & (u <= label_lengths[:, None, None])
 
 
-def loss_and_gradient(logits, labels, frames, label_lengths, blank=0, weights=None):
-    logits = tf.convert_to_tensor(logits)
+def loss_and_gradient_tensors(logits, labels, frames, label_lengths, blank=0, weights=None):
     with tf.GradientTape() as tape:
         tape.watch(logits)
         losses = transducer_loss(logits, labels, frames, label_lengths, blank)
         total = tf.reduce_sum(losses if weights is None else losses * weights)
-    return losses.numpy(), tape.gradient(total, logits).numpy()
+    return losses, tape.gradient(total, logits)
+
+
+def loss_and_gradient(logits, *arguments, **options):
+    logits = tf.convert_to_tensor(logits)
+    return tuple(x.numpy() for x in loss_and_gradient_tensors(logits, *arguments, **options))
 
 
 def enumerated_loss(logits, labels, blank) -> float:
@@ -273,28 +280,18 @@ def test_the_gradient_of_every_node_sums_to_zero():
 def test_long_utterances():
     frames, label_lengths = np.array([300, 40], np.int32), np.array([50, 80], np.int32)
     logits, labels, *_ = make_batch(0, 12, frames, label_lengths)
-    losses, gradient = loss_and_gradient(logits, labels, frames, label_lengths)
+    in_graph = tf.function(lambda x: loss_and_gradient_tensors(x, labels, frames, label_lengths))
+    losses, gradient = (x.numpy() for x in in_graph(tf.constant(logits)))
     for row, (num_frames, num_labels) in enumerate(zip(frames, label_lengths, strict=True)):
         valid = logits[row, :num_frames, : num_labels + 1].astype(np.float64)
-        log_probabilities = valid - np.log(np.exp(valid).sum(-1, keepdims=True))
-        blank = log_probabilities[..., 0]
-        alpha = np.full((num_frames + 1, num_labels + 1), -np.inf)
-        alpha[0, 0] = 0.0
-        for t, u in np.ndindex(num_frames, num_labels + 1):
-            if t > 0:
-                alpha[t, u] = alpha[t - 1, u] + blank[t - 1, u]
-            if u > 0:
-                label = log_probabilities[t, u - 1, labels[row, u - 1]]
-                alpha[t, u] = np.logaddexp(alpha[t, u], alpha[t, u - 1] + label)
-        expected = -(alpha[num_frames - 1, num_labels] + blank[-1, -1])
+        expected = reference.transducer_loss(valid, labels[row, :num_labels])
         assert losses[row] == pytest.approx(expected, rel=1e-5)
     assert np.all(np.isfinite(gradient))
 
     # Along a random direction the loss falls as the gradient says.
     direction = np.random.default_rng(1).normal(0, 1, logits.shape).astype(np.float32)
     ahead, behind = (
-        transducer_loss(logits + step * direction, labels, frames, label_lengths).numpy().sum()
-        for step in (0.01, -0.01)
+        in_graph(tf.constant(logits + step * direction))[0].numpy().sum() for step in (0.01, -0.01)
     )
     slope = float((gradient.astype(np.float64) * direction).sum())
     assert (ahead - behind) / 0.02 == pytest.approx(slope, rel=1e-2, abs=0.1)

@@ -2,13 +2,14 @@
 
 import math
 
+import keras
 import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
 from vision.attention import MultiHeadAttention, TransformerBlock
 from vision.blocks import CouplingDown, CouplingUp
-from vision.convolution import ConvolutionBlock, ConvolutionNorm
+from vision.convolution import BatchNormalization, ConvolutionBlock, ConvolutionNorm
 
 
 def randomize(layer, rng):
@@ -53,8 +54,12 @@ def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
-def attention(x, w, prefix, num_heads):
-    """One query at a time, one head at a time."""
+def gelu_of_tanh(x):
+    return x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+
+
+def attention(x, w, prefix, num_heads, dropped=1.0):
+    """One query at a time, one head at a time; `dropped` is what dropout makes of a weight."""
     query, key, value = np.split(dense(x, w, f"{prefix}query_key_value/"), 3, axis=-1)
     size = x.shape[-1] // num_heads
     context = np.zeros_like(x)
@@ -64,12 +69,24 @@ def attention(x, w, prefix, num_heads):
             for place in range(x.shape[1]):
                 scores = key[image, :, part] @ query[image, place, part] / math.sqrt(size)
                 weights = np.exp(scores - scores.max())
-                context[image, place, part] = weights / weights.sum() @ value[image, :, part]
+                context[image, place, part] = (
+                    dropped * weights / weights.sum() @ value[image, :, part]
+                )
     return dense(context, w, f"{prefix}output_projection/")
 
 
 def close(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+def times(factor):
+    """In place of a dropout layer: what went through it can be told from what did not."""
+
+    def multiply(x, training):
+        assert training, "the layer is told that this is training"
+        return factor * x
+
+    return multiply
 
 
 @pytest.mark.parametrize(("kernel_size", "strides"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
@@ -134,6 +151,46 @@ def test_transformer_block(rng):
     close(layer(x), attended + dense(inner, w, "contraction/"))
 
 
+def test_dropout_is_behind_weights_projections_and_activation(rng):
+    layer = TransformerBlock(2, 10)
+    layer.build((None, None, 6))
+    w, x = randomize(layer, rng), rng.standard_normal((2, 5, 6))
+    layer.attention.attention_dropout, layer.attention.dropout = times(2), times(3)
+    layer.dropouts, layer.drop_path = [times(5), times(7)], times(11)
+    attended = attention(layer_norm(x, w, "attention_norm/"), w, "attention/", 2, dropped=2)
+    attended = x + 11 * 3 * attended
+    inner = 5 * gelu(dense(layer_norm(attended, w, "feedforward_norm/"), w, "expansion/"))
+    expected = attended + 11 * 7 * dense(inner, w, "contraction/")
+    np.testing.assert_allclose(layer(x, training=True), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_gelu_in_its_other_form(rng):
+    """Of MindSpore: 5e-4 away from the exact one, which is far more than rounding."""
+    layer = TransformerBlock(2, 10, approximate_gelu=True)
+    layer.build((None, None, 6))
+    w, x = randomize(layer, rng), rng.standard_normal((2, 5, 6))
+    attended = x + attention(layer_norm(x, w, "attention_norm/"), w, "attention/", 2)
+    inner = gelu_of_tanh(dense(layer_norm(attended, w, "feedforward_norm/"), w, "expansion/"))
+    close(layer(x), attended + dense(inner, w, "contraction/"))
+    layer = CouplingDown(6, 1, approximate_gelu=True)
+    layer.build((None, None, None, 3))
+    w, x = randomize(layer, rng), rng.standard_normal((2, 4, 8, 3))
+    patches = layer_norm(dense(x, w, "projection/").reshape(2, -1, 6), w, "normalization/")
+    close(layer(x, np.zeros((2, 33, 6)))[:, 1:], gelu_of_tanh(patches))
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_softmax_is_computed_in_float32(policy, rng, monkeypatch):
+    layer = MultiHeadAttention(2, dtype=policy)
+    layer.build((None, None, 6))
+    seen, softmax = [], keras.ops.softmax
+    monkeypatch.setattr(
+        keras.ops, "softmax", lambda x, axis: seen.append(x.dtype.name) or softmax(x, axis)
+    )
+    layer(rng.standard_normal((2, 5, 6)))
+    assert seen == ["float32"]
+
+
 def test_drop_path_takes_whole_samples(rng):
     layer = TransformerBlock(2, 10, drop_path_rate=0.5)
     layer.build((None, None, 6))
@@ -142,3 +199,43 @@ def test_drop_path_takes_whole_samples(rng):
     kinds = {np.asarray(y).round(3).tobytes() for y in layer(x, training=True)}
     assert len(kinds) == 4  # either branch, both, none
     assert x[0].round(3).tobytes() in kinds
+
+
+def test_drop_path_of_a_convolution_block_leaves_the_shortcut(rng):
+    layer = ConvolutionBlock(8, drop_path_rate=0.5)
+    layer.build((None, None, None, 8))
+    w = randomize(layer, rng)
+    x = rng.standard_normal((1, 4, 4, 8))
+    for name in ("reduce", "spatial", "expand"):
+        getattr(layer, name).normalization.trainable = False  # statistics of the batch would differ
+    inner = np.maximum(convolution_norm(x, w, "reduce/"), 0)
+    inner = np.maximum(convolution_norm(inner, w, "spatial/"), 0)
+    branch = convolution_norm(inner, w, "expand/")
+    kept, dropped = np.maximum(2 * branch + x, 0), np.maximum(x, 0)
+    found, _ = layer(np.repeat(x, 32, axis=0), training=True)
+    is_kept = [np.allclose(y, kept[0], rtol=1e-4, atol=1e-4) for y in found]
+    is_dropped = [np.allclose(y, dropped[0], rtol=1e-4, atol=1e-4) for y in found]
+    assert all(np.logical_xor(is_kept, is_dropped))
+    assert 4 < sum(is_kept) < 28
+
+
+@pytest.mark.parametrize("over_ranks", [False, True])
+def test_a_frozen_normalization_keeps_to_its_moving_statistics(over_ranks, rng):
+    layer = BatchNormalization()
+    layer.build((None, None, None, 3))
+    w, x = randomize(layer, rng), rng.standard_normal((2, 4, 4, 3)).astype("float32")
+
+    def refuse(*_):
+        raise AssertionError("moments of the batch are of no use here")
+
+    if over_ranks:
+        layer.sum_over_ranks = refuse
+    else:
+        layer.normalize_batch = refuse
+    layer.trainable = False
+    for training in (True, False):
+        close(layer(x, training=training), batch_norm(x, w, ""))
+    layer.trainable = True
+    close(layer(x, training=False), batch_norm(x, w, ""))
+    for variable in layer.weights:
+        np.testing.assert_array_equal(variable, w[variable.path.partition("/")[2]].astype("f4"))

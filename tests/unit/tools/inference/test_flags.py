@@ -78,8 +78,6 @@ def test_without_flags_the_converter_gets_its_defaults(converted):
         (f"opt_config={OPT_CONFIG[1]}, {OPT_CONFIG[0]}", {"opt_config": OPT_CONFIG[::-1]}),
         ("minimum_segment_size=1", {"minimum_segment_size": 1}),
         ("minimum_segment_size=7", {"minimum_segment_size": 7}),
-        ("dim_range=waveforms=1:8,400:800", {"dim_range": {"waveforms": ((1, 8), (400, 800))}}),
-        ("dim_range=a=2;b=1:3", {"dim_range": {"a": ((2, 2),), "b": ((1, 3),)}}),
     ],
 )
 def test_a_flag_of_the_conversion_reaches_the_request(converted, flag, expected):
@@ -124,6 +122,17 @@ def test_without_a_range_every_tensor_has_one_shape(converted, arguments, sample
         "encoded": ((3, 3), (1, 1)),
         "predicted": ((3, 3), (3, 3)),
     }
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+def test_ranges_hold_whatever_the_batch_size_is(converted, batch_size):
+    size = f"--batch_size={batch_size}"
+    ranges = {"waveforms": ((1, 8), (400, 800))}
+    request = converted("--dim_range=waveforms=1:8,400:800", size).request
+    assert request == ConversionRequest(batch=(1, 8), dim_range=ranges)
+    request = converted("--dim_range=a=2;b=2,1:3", size).request
+    ranges = {"a": ((2, 2),), "b": ((2, 2), (1, 3))}
+    assert request == ConversionRequest(batch=(2, 2), dim_range=ranges)
 
 
 def test_max_seconds_leaves_a_range_as_it_is(converted):
