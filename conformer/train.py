@@ -1,8 +1,11 @@
 """Trains a speech Conformer: `horovodrun -np N python conformer/train.py --data_dir ...`."""
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.config import ConformerConfig, load_config
 from conformer.task import ConformerTask

@@ -1,6 +1,10 @@
 """Vision Conformer: `build_model`, and weights from and to the PyTorch implementations."""
 
 import importlib
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools" / "checkout.py"))
 
 _EXPORTS = {
     "build_model": "vision.model",

@@ -1,8 +1,11 @@
 """Scores an ONNX file on an ImageFolder."""
 
 import os
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import run
 from tools.errors import UserError

@@ -1,9 +1,13 @@
 """Scores the text files that `tools.cli.run_bins` writes against a list of labels."""
 
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
+
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
 

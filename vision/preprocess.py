@@ -1,7 +1,11 @@
 """Writes images as raw input of the model: one `STEM.bin` of float32 CHW for each."""
 
+import os
 import sys
 from pathlib import Path
+
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
 from tqdm import tqdm

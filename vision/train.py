@@ -5,12 +5,15 @@ import json
 import logging
 import os
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml

@@ -1,6 +1,10 @@
 """wav2vec 2.0 with a CTC head: `build_model`, and folders of Hugging Face in and out."""
 
 import importlib
+import runpy
+from pathlib import Path
+
+runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools" / "checkout.py"))
 
 _EXPORTS = {
     "build_model": "wav2vec2.model",

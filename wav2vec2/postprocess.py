@@ -1,7 +1,12 @@
 """Texts of raw logits against what was said: the original's accuracy, and true error rates."""
 
+import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+if not __package__:  # run as a file: its own checkout comes first
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
 from tools.decoding.ctc import CtcGreedySearch

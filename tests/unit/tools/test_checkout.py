@@ -1,0 +1,55 @@
+"""Programs run the code of their own checkout, or say in one line which other one is in the way."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def other(project, tmp_path_factory):
+    """A second checkout of the parts that the test reads, told apart by its help text."""
+    root = tmp_path_factory.mktemp("second") / "checkout"
+    for package in ("conformer", "tools"):
+        ignored = shutil.ignore_patterns("pretrained", "__pycache__")
+        shutil.copytree(project / package, root / package, ignore=ignored)
+    flags = root / "tools" / "inference" / "flags.py"
+    flags.write_text(flags.read_text().replace("SavedModel to run.", "SavedModel of the second."))
+    return root
+
+
+def start(*words, cwd, path=""):
+    environment = {**os.environ, "PYTHONPATH": str(path)}
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_a_program_started_as_a_file_runs_its_own_checkout(project, other, tmp_path):
+    """Although the first checkout comes first on the path."""
+    second = start(other / "conformer" / "infer.py", "--help", cwd=tmp_path, path=project)
+    assert (second.returncode, second.stderr) == (0, "")
+    assert "SavedModel of the second." in second.stdout
+    first = start(project / "conformer" / "infer.py", "--help", cwd=other, path=other)
+    assert "SavedModel to run." in first.stdout
+
+
+def test_a_package_of_the_name_tools_in_the_way_is_named_in_one_line(project, tmp_path):
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "tools" / "__init__.py").touch()
+    result = start("-m", "conformer.infer", "--help", cwd=tmp_path, path=project)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("Error: Expected the package tools in ")
+    assert str(tmp_path / "tools") in result.stderr
+    assert result.stderr.count("\n") == 1
+    imported = start("-c", "import conformer", cwd=tmp_path, path=project)
+    assert imported.returncode == 1
+    assert imported.stderr.splitlines()[-1].startswith("ImportError: Expected the package tools")
