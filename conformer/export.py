@@ -4,6 +4,7 @@ import math
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
@@ -192,5 +193,10 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the program as a command of the shell."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -3,6 +3,7 @@
 import functools
 import os
 import sys
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
@@ -40,5 +41,10 @@ def main(argv: list[str]) -> int:
     return run_program(functools.partial(open_session, model_dir, options), limits, data)
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the program as a command of the shell."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
@@ -38,5 +39,11 @@ PROGRAM = TrainingProgram(
 )
 main = PROGRAM.main
 
-if __name__ == "__main__":
+
+def cli() -> NoReturn:
+    """Runs the program as a command of the shell."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

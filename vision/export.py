@@ -5,6 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
@@ -137,5 +138,10 @@ def _existing(path: Path) -> Path:
     return next(x for x in path.absolute().parents if x.is_dir())
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the program as a command of the shell."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

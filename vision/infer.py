@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
@@ -16,5 +17,10 @@ def main(argv: list[str]) -> int:
     return predict(*command_line("vision/infer.py").parse(argv))
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the program as a command of the shell."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()

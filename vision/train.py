@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
@@ -232,5 +233,10 @@ def main(argv: list[str]) -> int:
     return run_training(VisionRun(config, values.config, argv), options)
 
 
-if __name__ == "__main__":
+def cli() -> NoReturn:
+    """Runs the program as a command of the shell."""
     run(main)
+
+
+if __name__ == "__main__":
+    cli()
