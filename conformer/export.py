@@ -1,6 +1,5 @@
 """Exports a trained Conformer as a SavedModel that needs nothing but TensorFlow."""
 
-import math
 import os
 import sys
 from pathlib import Path
@@ -10,155 +9,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-import tensorflow as tf
-
-from conformer.config import ConformerConfig, load_config
-from conformer.decoding import detokenize
-from conformer.model import BLANK, ConformerTransducer, build_model
-from conformer.task import CONFIG_FILE, VOCABULARY_FILE, greedy, load_weights, without_silence
+from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
+from conformer.config import load_config
+from conformer.model import build_model
+from conformer.signatures import Signatures, exported_weights, pipeline_description
 from conformer.tokenizer import tokenizer_from_json
 from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
-from tools.speech.wav_bytes import decode_wavs
 from tools.training.checkpoint import Checkpoint, open_checkpoint
-
-
-class Signatures:
-    """The signatures of an exported transducer, with dynamic shapes.
-
-    Front end and encoder are functions of their own, called by the recognizer as well, so that an
-    export holds each graph once.
-
-    Args:
-        model: built, float32.
-        surfaces: text that each token id adds.
-        config: the model's configuration.
-    """
-
-    def __init__(
-        self, model: ConformerTransducer, surfaces: tuple[str, ...], config: ConformerConfig
-    ):
-        self._model, self._surfaces, self._config = model, surfaces, config
-        float32, int32 = tf.float32, tf.int32
-        bins, width = model.features.num_mel_bins, model.encoder.hidden_dim
-        states = model.prediction.hidden_dim
-
-        def signature(function, **specs):
-            specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
-            return tf.function(function, input_signature=specs)
-
-        sound = {"waveforms": (float32, None, None), "lengths": (int32, None)}
-        self._features = signature(self._compute_features, **sound)
-        self._encode = signature(
-            self._encode_features, features=(float32, None, None, bins), lengths=(int32, None)
-        )
-        self._listen = signature(self._listen_waveforms, **sound)
-        self._recognizer = signature(self._recognize, **sound)
-        self.functions = {
-            "serving_default": signature(self._recognize_waveforms, **sound),
-            "serve_bytes": signature(self._recognize_bytes, bytes=(tf.string, None)),
-            "features": self._features,
-            "encode": self._encode,
-            "listen": self._listen,
-            "predict": signature(
-                self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
-            ),
-            "join": signature(
-                self._join,
-                encoded=(float32, None, None, width),
-                predicted=(float32, None, None, states),
-            ),
-        }
-
-    def _compute_features(self, waveforms, lengths):
-        features, frames = self._model.features(waveforms, lengths)
-        return {"features": features, "feature_lengths": frames}
-
-    def _encode_features(self, features, lengths):
-        encoded, frames = self._model.encode(features, lengths)
-        return {"encoded": encoded, "encoded_lengths": frames}
-
-    def _predict(self, tokens, states):
-        predicted, following = self._model.predict(tokens, states)
-        return {"predicted": predicted, "next_states": following}
-
-    def _join(self, encoded, predicted):
-        return {"logits": self._model.join(encoded, predicted)}
-
-    def _listen_waveforms(self, waveforms, lengths):
-        """Front end and encoder in one; digital silence has no frames."""
-        features = self._features(waveforms, lengths)
-        encoded = self._encode(features["features"], features["feature_lengths"])
-        frames = without_silence(waveforms, lengths, encoded["encoded_lengths"])
-        return {"encoded": encoded["encoded"], "encoded_lengths": frames}
-
-    def _recognize(self, waveforms, lengths):
-        def listen(waveforms, lengths):
-            heard = self._listen(waveforms, lengths)
-            return heard["encoded"], heard["encoded_lengths"]
-
-        cap = self._config.decoding.max_symbols_per_frame
-        hypotheses = greedy(self._model, waveforms, lengths, cap, listen)
-        return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
-
-    def _recognize_waveforms(self, waveforms, lengths):
-        return self._recognizer(waveforms, lengths)
-
-    def _recognize_bytes(self, bytes):
-        """Reads 16-bit PCM WAV files of the model's rate; channels are averaged."""
-        waveforms, lengths = decode_wavs(bytes, self._config.features.sample_rate_hz)
-        return self._recognizer(waveforms, lengths)
-
-
-def exported_weights(model: ConformerTransducer) -> list:
-    """The variables that recognition needs: all but the head of the auxiliary loss."""
-    head = model.ctc_head.weights if model.ctc_head is not None else []
-    return [v for v in model.weights if all(v is not other for other in head)]
-
-
-def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTransducer) -> dict:
-    """What converters, runners and servers need to know of the model."""
-    return {
-        "family": "conformer",
-        "kind": "transducer",
-        "sample_rate_hz": config.features.sample_rate_hz,
-        "min_seconds": config.data.min_seconds,
-        "max_seconds": config.data.max_eval_seconds,
-        "frame_step_ms": config.features.frame_step_ms,
-        "num_mel_bins": config.features.num_mel_bins,
-        "subsampling": 4,
-        "blank": BLANK,
-        "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
-        "state_shape": [2, model.prediction.hidden_dim],
-        "convert": _conversion(config),
-        "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
-        "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),
-    }
-
-
-def _conversion(config: ConformerConfig) -> dict[str, dict]:
-    """The signatures that a converter takes.
-
-    Each has a range for every free dimension of its inputs other than the batch, and names the
-    layers that are to stay in float. It is `small` where one call is too little work to share among
-    threads, and `paddable` where zeros behind an input add frames to the output, no more. The
-    spectrum spans more decades than 8 bits can tell apart. The decoder asks for one frame and one
-    token at a time.
-    """
-    rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
-    seconds = (window_ms / 1000, config.data.max_eval_seconds)
-    samples = [round(bound * rate_hz) for bound in seconds]
-    one = [[1, 1]]
-    return {
-        "listen": {
-            "dim_range": {"waveforms": [samples]},
-            "keep_in_float": ["features"],
-            "paddable": True,
-        },
-        "predict": {"dim_range": {}, "small": True},
-        "join": {"dim_range": {"encoded": one, "predicted": one}, "small": True},
-    }
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:

@@ -2,16 +2,17 @@
 
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig
-from conformer.decoding import Hypotheses, detokenize, greedy_decode
 from conformer.input_pipeline import prepare
-from conformer.model import BLANK, ConformerTransducer, build_model
+from conformer.model import BLANK, build_model
+from conformer.recognizer import greedy
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -20,73 +21,17 @@ from conformer.tokenizer import (
 )
 from conformer.transducer_loss import loss_of_pieces
 from tools.config.loader import to_yaml
+from tools.decoding.graph import detokenize
 from tools.errors import UserError
-from tools.layers.masking import sequence_mask
 from tools.layers.normalization import BatchNormalization
 from tools.recognition.task import SpeechTask
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
-from tools.training.checkpoint import Checkpoint, assign
+from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums
 
-VOCABULARY_FILE, CONFIG_FILE = "vocabulary.json", "config.yml"
 _TEXTS_AT_ONCE = 4096
-
-
-def without_silence(
-    waveforms: tf.Tensor, lengths: tf.Tensor, encoded_lengths: tf.Tensor
-) -> tf.Tensor:
-    """Leaves digital silence no frame: it says nothing, whatever a model would make of it.
-
-    Args:
-        waveforms: `[B, S]`.
-        lengths: `[B]` valid samples.
-        encoded_lengths: `[B]` valid frames.
-
-    Returns:
-        `[B]` frames to decode.
-    """
-    inside = sequence_mask(lengths, tf.shape(waveforms)[1])
-    sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
-    return tf.where(sounds, encoded_lengths, 0)
-
-
-def greedy(
-    model: ConformerTransducer,
-    waveforms: tf.Tensor,
-    lengths: tf.Tensor,
-    max_symbols_per_frame: int,
-    listen: Callable | None = None,
-) -> Hypotheses:
-    """Recognizes `[B, S]` waveforms with `[B]` lengths; called in a graph.
-
-    Args:
-        model: built.
-        waveforms: `[B, S]`.
-        lengths: `[B]` valid samples.
-        max_symbols_per_frame: of the decoder.
-        listen: stands in for `model.listen` and `without_silence` where they are one function.
-    """
-    if listen is None:
-        encoded, encoded_lengths = model.listen(waveforms, lengths)
-        encoded_lengths = without_silence(waveforms, lengths, encoded_lengths)
-    else:
-        encoded, encoded_lengths = listen(waveforms, lengths)
-    return greedy_decode(
-        encoded,
-        encoded_lengths,
-        model.predict,
-        model.join,
-        model.prediction.initial_state(tf.shape(waveforms)[0]),
-        max_symbols_per_frame,
-    )
-
-
-def load_weights(model: ConformerTransducer, checkpoint: Checkpoint) -> None:
-    """Gives a model the weights of a checkpoint, strictly."""
-    variables = {v.path: v for v in model.weights}
-    assign(variables, checkpoint.weights(), str(checkpoint.path))
 
 
 class ConformerTask(SpeechTask):

@@ -9,7 +9,7 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from tools.config.command_line import run
 from tools.errors import UserError
-from vision.evaluation import command_line, evaluate
+from vision.eval import command_line, evaluate
 
 
 def main(argv: list[str]) -> int:

@@ -1,15 +1,96 @@
 """Tells what is on an image, or on the images of a folder."""
 
+import json
 import os
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools.config.command_line import run
-from vision.inference import command_line, predict
+from tqdm import tqdm
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import check_writable, write_text
+from tools.inference.selection import share
+from vision.classes import top_classes
+from vision.classifier import (
+    Classification,
+    add_classifier_flags,
+    data_options,
+    open_classifier,
+    show_speed,
+)
+from vision.input_pipeline import find_images
+from vision.session import probabilities_of, scores_of
+
+
+def command_line(program: str) -> CommandLine:
+    """The program's flags."""
+    flags = CommandLine(
+        program,
+        "Classifies an image, or the PNG and JPEG images right in a folder.",
+        "[FLAGS] IMAGE|FOLDER",
+    )
+    flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
+    flags.integer("top_k", 1, "Classes to tell for each image, with probabilities if several.")
+    add_classifier_flags(flags)
+    return flags
+
+
+def predict(values, data: Sequence[str]) -> int:
+    """Classifies `data`, or `--data_dir`, by the flags of `command_line`."""
+    places = [*data, *([values.data_dir] if values.data_dir else [])]
+    if len(places) != 1 or not places[0]:
+        raise UserError.expected("one image or folder", " ".join(places) or "none", "Name one")
+    if values.top_k < 1:
+        raise UserError.expected("--top_k >= 1", values.top_k, "Correct --top_k")
+    for path in filter(None, (values.output, values.result_path)):
+        check_writable(Path(path))
+    options = data_options(values)
+    paths = share(find_images(places[0]), options.data_ratio)
+    classifier = open_classifier(values)
+    run = Classification(classifier, paths, options)
+    predictions: dict[str, int | list[dict]] = {}
+    for indices, outputs in run:
+        probabilities = probabilities_of(scores_of(outputs))
+        best = top_classes(probabilities, values.top_k)
+        for index, numbers, row in zip(indices, best.tolist(), probabilities, strict=True):
+            told = [
+                {
+                    "class": number,
+                    "name": classifier.classes.name(number),
+                    "probability": float(row[number]),
+                }
+                for number in numbers
+            ]
+            tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
+            predictions[paths[index]] = told if values.top_k > 1 else numbers[0]
+    if not predictions:
+        bad = "; ".join(f"{path} ({reason})" for path, reason in run.skipped[:5])
+        raise UserError.expected("images that can be read", bad, "Check the files")
+    write_text(Path(values.output), json.dumps(predictions, indent=1))
+    facts = run.facts(len(predictions))
+    if values.result_path:
+        report = json.dumps({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
+        write_text(Path(values.result_path), report)
+    show_speed(facts, run.skipped)
+    return 0
+
+
+def describe(told: Sequence[dict]) -> str:
+    """Writes classes as `293`, `293 cheetah`, or `293 cheetah 0.970, 288 leopard 0.021`."""
+    several = len(told) > 1
+    return ", ".join(
+        str(x["class"])
+        + (f" {x['name']}" if x["name"] else "")
+        + (f" {x['probability']:.3f}" if several else "")
+        for x in told
+    )
 
 
 def main(argv: list[str]) -> int:

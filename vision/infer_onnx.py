@@ -9,7 +9,7 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from tools.config.command_line import run
 from tools.errors import UserError
-from vision.inference import command_line, predict
+from vision.infer import command_line, predict
 
 
 def main(argv: list[str]) -> int:

@@ -17,10 +17,10 @@ from tools.training.task import LossSums, Position, Shard, TrainData
 from vision.checkpoint import build, load_pretrained
 from vision.config import VisionConfig
 from vision.convolution import BatchNormalization
-from vision.evaluation import Scores
 from vision.input_pipeline import Batches, ImageFolder, read_image_folder
 from vision.model import CHANNELS
 from vision.recipe import CLASSES_FILE, CONFIG_FILE
+from vision.scoring import Scores
 from vision.training_data import training_data
 
 HEADS = ("convolution_logits", "transformer_logits")  # acc_head1 and acc_head2

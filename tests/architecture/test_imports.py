@@ -26,7 +26,8 @@ SIBLINGS = {
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}
 LAYERS |= {"blocks", "feature_encoder", "masking"}
 RANK = {**dict.fromkeys(LAYERS, 0), "task": 2}  # everything not named here is of rank 1
-RANK |= dict.fromkeys(("train", "export", "infer", "eval", "compile", "__init__"), 3)
+PROGRAM_FILES = "train export infer infer_onnx eval eval_onnx compile preprocess postprocess"
+RANK |= dict.fromkeys((*PROGRAM_FILES.split(), "__init__"), 3)
 # Rule 4: who alone imports what.
 RESERVED = {"horovod": ("tools/training/distributed.py",)}
 RESERVED |= dict.fromkeys(("openvino", "onnxruntime", "nncf", "tf2onnx"), ("tools/conversion/",))

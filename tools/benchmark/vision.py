@@ -40,9 +40,10 @@ from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from vision.checkpoint import full_name
 from vision.classes import Classes
-from vision.classifier import Classification, Classifier
+from vision.classifier import Classification, ImageDataOptions
 from vision.config import PreprocessingConfig, load_config
 from vision.input_pipeline import read_image_folder
+from vision.session import ImageSession
 
 _BATCHES = "1,8"
 
@@ -62,9 +63,10 @@ def logit_errors(sides: Mapping[str, Side], images: np.ndarray) -> dict[str, dic
 def decode_wait_share(runner: Runner, data_dir: str, count: int) -> dict:
     """What `vision.eval` reports of a run over photos: its share of time waiting for images."""
     preprocessing = PreprocessingConfig(**runner.pipeline["preprocessing"])
-    values = SimpleNamespace(batch_size=BATCH, warmup_count=1, num_parallel_workers=0, prefetch=0)
+    data = ImageDataOptions(batch_size=BATCH)
     paths = spread(read_image_folder(data_dir).paths, count)
-    evaluation = Classification(Classifier(runner, preprocessing, Classes()), paths, values)
+    session = ImageSession(runner, preprocessing, Classes(), batch_size=BATCH)
+    evaluation = Classification(session, paths, data)
     facts = evaluation.facts(sum(len(indices) for indices, _ in evaluation))
     names = ("decode_wait_share", "end_to_end_samples_per_second", "num_images", "batch_size")
     return {name: facts[name] for name in names}

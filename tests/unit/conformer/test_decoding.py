@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conformer.decoding import BLANK, Hypotheses, detokenize, greedy_decode
+from tools.decoding.graph import BLANK, Hypotheses, detokenize, greedy_decode
 
 VOCABULARY_SIZE, WIDTH = 6, 4
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import conformer
 from conformer.export import main
-from conformer.task import greedy
+from conformer.recognizer import greedy
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 import conformer
-from conformer.decoding import greedy_decode
 from conformer.transducer_loss import transducer_loss
 from tests.support import conformer_reference as reference
+from tools.decoding.graph import greedy_decode
 
 # Encoder and whole model at V = 1031, all variables counted (facts 5a).
 SIZES = {

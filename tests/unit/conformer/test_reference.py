@@ -13,8 +13,8 @@ from conformer.encoder import ConformerBlock, ConformerEncoder, FeedForward
 from conformer.features import LogMelSpectrogram
 from conformer.joint import JointNetwork
 from conformer.prediction import PredictionNetwork
+from conformer.recognizer import greedy
 from conformer.subsampling import ConvolutionSubsampling
-from conformer.task import greedy
 from conformer.transducer_loss import transducer_loss
 from tests.golden import make_conformer as golden
 from tests.support import conformer_reference as reference

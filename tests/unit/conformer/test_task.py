@@ -5,7 +5,8 @@ import pytest
 import tensorflow as tf
 
 import conformer
-from conformer.task import ConformerTask, greedy
+from conformer.recognizer import greedy
+from conformer.task import ConformerTask
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,

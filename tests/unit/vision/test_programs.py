@@ -19,7 +19,8 @@ import vision.export
 import vision.infer
 import vision.infer_onnx
 from tools.errors import UserError
-from vision import evaluation, inference
+from vision import eval as evaluation
+from vision import infer as inference
 from vision.classes import Classes
 from vision.config import load_config
 

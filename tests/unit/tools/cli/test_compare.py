@@ -11,7 +11,6 @@ import soundfile
 import tensorflow as tf
 
 import conformer
-from conformer.export import export
 from conformer.infer import BUNDLED_MODEL
 from conformer.tokenizer import CharacterTokenizer
 from tools.cli.compare import Difference, main
@@ -177,7 +176,7 @@ def test_a_checkpoint_is_as_its_export(tmp_path, capsys):
     assets = {"config.yml": to_yaml(config), "vocabulary.json": tokenizer.to_json()}
     store = CheckpointStore(tmp_path / "run" / "checkpoints")
     store.save({"step": 1, "metric": 0.5}, groups, assets)
-    export(open_checkpoint(tmp_path / "run"), tmp_path / "exported")
+    export_checkpoint(open_checkpoint(tmp_path / "run"), tmp_path / "exported")
     assert main([str(tmp_path / "run"), str(tmp_path / "exported"), "--samples=2"]) == 0
     assert re.search(r"serving_default +text +2 of 2\n", capsys.readouterr().out)
     (store.latest().path / "config.yml").write_text("modell: {}\n")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from conformer.decoding import greedy_decode
 from tools.decoding.ctc import CtcGreedySearch
+from tools.decoding.graph import greedy_decode
 from tools.decoding.greedy import GreedySearch
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import pieces_of, words_of

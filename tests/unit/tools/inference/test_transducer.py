@@ -6,7 +6,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conformer.decoding import detokenize, greedy_decode
+from tools.decoding.graph import detokenize, greedy_decode
 from tools.inference.transducer import transcribe
 
 VOCABULARY_SIZE, SURE = 6, 3.0

@@ -1,11 +1,9 @@
-"""Greedy transducer decoding of a whole batch in the graph, on the three pieces of a model."""
+"""Greedy search of a transducer in a graph of TensorFlow, for SavedModels and training."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import tensorflow as tf
-
-from conformer.model import BLANK
 
 
 class Hypotheses(NamedTuple):
@@ -29,6 +27,7 @@ def greedy_decode(
     join: Callable,
     initial_states: tf.Tensor,
     max_symbols_per_frame: int = 5,
+    blank: int = 0,
 ) -> Hypotheses:
     """Follows the most probable symbol of every step.
 
@@ -42,13 +41,14 @@ def greedy_decode(
         join: `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V]`.
         initial_states: `[B, 2, P]` states before the first symbol.
         max_symbols_per_frame: after so many symbols the next frame follows without a blank.
+        blank: index of the blank symbol.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, for a
     beam of one.
     """
     batch, frames = tf.shape(encoded)[0], tf.shape(encoded)[1]
     zeros = tf.zeros([batch], tf.int32)
-    predicted, states = predict(zeros[:, None], initial_states)
+    predicted, states = predict(zeros[:, None] + blank, initial_states)
 
     def step(number, frame, symbols, predicted, states, log_probability, emitted):
         active = frame < encoded_lengths
@@ -56,7 +56,7 @@ def greedy_decode(
         logits = join(current[:, None], predicted)[:, 0, 0]
         scores = tf.nn.log_softmax(tf.cast(logits, tf.float32))
         token = tf.argmax(scores, axis=-1, output_type=tf.int32)
-        emits = active & (token != BLANK)
+        emits = active & (token != blank)
         best = tf.reduce_max(scores, axis=-1)
         log_probability += tf.where(active, best, 0.0)
 
@@ -86,7 +86,7 @@ def greedy_decode(
     path = tf.transpose(tf.reshape(emitted.stack(), [steps, batch]))
     tokens = tf.ragged.boolean_mask(path, path >= 0)
     lengths = tf.cast(tokens.row_lengths(), tf.int32)
-    return Hypotheses(tokens.to_tensor(BLANK), lengths, log_probability)
+    return Hypotheses(tokens.to_tensor(blank), lengths, log_probability)
 
 
 def detokenize(hypotheses: Hypotheses, surfaces: Sequence[str]) -> tf.Tensor:
