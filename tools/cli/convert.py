@@ -7,7 +7,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.inference.flags import add_conversion_flags, convert_as_asked
+from tools.inference.flags import add_conversion_flags, convert_as_asked, restrict_devices
 
 
 def main(argv: list[str]) -> int:
@@ -25,6 +25,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
         )
+    restrict_devices(values)
     manifest = convert_as_asked(values, values.native_savedmodel_dir)
     done = "already there" if manifest["reused"] else f"made in {manifest['seconds']:.1f} s"
     request = manifest["request"]
