@@ -397,6 +397,14 @@ def test_a_float16_overflow_is_no_bad_number(line_task, tmp_path):
     assert "loss_scale/scale" in arrays(tmp_path)
 
 
+def test_a_bad_number_under_float16_ends_the_run_when_the_scale_is_down(line_task, tmp_path):
+    task = line_task(dtype="mixed_float16", broken=range(12))
+    scale = LossScaleConfig(initial=4.0)
+    config = TrainingConfig(batch_size=4, precision="mixed_float16", loss_scale=scale)
+    with refused(match=r"at step 2, from row-.*\(2 in a row\)"):  # the second finds it at 1
+        run(task, tmp_path, config)
+
+
 def test_another_precision_goes_on(line_task, tmp_path):
     run(line_task(), tmp_path, max_steps=6)
     config = make_config(precision="mixed_float16")
@@ -518,6 +526,45 @@ def test_ranks_differ_in_dropout_and_agree_on_statistics(line_task, tmp_path):
     np.testing.assert_array_equal(
         saved["model/line/norm/moving_mean"], statistics(tasks[0])[0], "saved after the mean"
     )
+
+
+def test_ranks_save_what_they_have_in_common(line_task, tmp_path):
+    """Means of what moved apart, and a position that counts the rows of all."""
+    tasks = [line_task([keras.layers.BatchNormalization(name="norm")]) for _ in range(2)]
+    config, options = make_config(batch_size=2), {"skip_eval": True, "max_steps": 1}
+    run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r, **options))
+    inputs = tasks[0].inputs[whole_order()[:4]]
+    moved = 0.01 * inputs.mean(axis=0)
+    for task in tasks:
+        found = task.model.get_layer("norm").moving_mean.numpy()
+        np.testing.assert_allclose(found, moved, rtol=1e-4, atol=1e-8)
+    saved = arrays(tmp_path)
+    np.testing.assert_allclose(saved["model/line/norm/moving_mean"], moved, rtol=1e-4, atol=1e-8)
+    average = moved * 9 / 11  # from zero with a first decay of 2/11
+    np.testing.assert_allclose(
+        saved["average/line/norm/moving_mean"], average, rtol=1e-4, atol=1e-8
+    )
+    state = open_checkpoint(tmp_path, newest=True).state
+    assert state["position"] == {"epoch": 0, "done": [[4, 1]]}
+
+
+def test_ranks_that_resume_share_the_loss_scale(line_task, tmp_path):
+    def config(initial, batch_size):
+        scale = LossScaleConfig(initial=initial, growth_steps=1)
+        options = {"precision": "mixed_float16", "batch_size": batch_size}
+        return TrainingConfig(**options, num_epochs=1, loss_scale=scale)
+
+    tasks = [line_task(dtype="mixed_float16") for _ in range(3)]
+    options = {"skip_eval": True, "max_steps": 1}
+    assert run(tasks[2], tmp_path, config(512.0, 4), **options)["train/loss_scale"] == 1024.0
+    checkpoint = CheckpointStore(tmp_path / "checkpoints").latest()
+
+    def work(processes):
+        resumed = checkpoint if processes.rank == 0 else None
+        options = {"skip_eval": True, "max_steps": 2, "resumed": resumed}
+        return run(tasks[processes.rank], tmp_path, config(8.0, 2), processes, **options)
+
+    assert [x["train/loss_scale"] for x in run_ranks(2, work)] == [2048.0, 2048.0]
 
 
 def test_a_bad_number_of_any_rank_is_told_by_the_first(line_task, tmp_path):

@@ -102,6 +102,23 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_changes_nothing(line_
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
+def test_a_loss_that_is_not_finite_under_a_finite_gradient_changes_nothing(line_task, variables_of):
+    task = line_task()
+    plain = task.loss
+
+    def loss(batch, training):
+        sums = plain(batch, training)
+        return sums._replace(loss_sum=sums.loss_sum + tf.constant(np.inf))
+
+    task.loss = loss
+    step, before = make_step(task), variables_of(task.model)
+    result = step(task.batch([0, 1]), 0.1)
+    assert np.isfinite(result.gradient_norm)
+    assert not bool(result.finite)
+    for name, value in variables_of(task.model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
 @pytest.mark.parametrize("share", [0.25, 4.0])
 def test_clipping_shortens_long_gradients_only(line_task, share):
     task, reference = line_task(), line_task()
