@@ -46,8 +46,8 @@ REASONS = {
     "non_finite": "a NaN or an infinity among the samples",
 }
 
-_GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
-_BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
+GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
+BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
 _STREAM_SECONDS = 10
 
 # decode_flac of tensorflow-io 0.37.1 never looks for the end of the stream: it spins for ever on a
@@ -55,7 +55,7 @@ _STREAM_SECONDS = 10
 # of 16-bit mono) with a sample number that no real one has makes it stop with an error. There are
 # so many that a damaged last frame, of 4 x 4608 bytes at most, cannot swallow them all. Remove when
 # the loop checks the decoder's state.
-_FLAC_GUARD = bytes.fromhex("fff91000febfbfbfbfbfbff00000002f0b") * (32768 // 17)
+FLAC_GUARD = bytes.fromhex("fff91000febfbfbfbfbfbff00000002f0b") * (32768 // 17)
 
 
 class AudioError(UserError):
@@ -110,8 +110,17 @@ def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) ->
         return info
 
 
-def read(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> np.ndarray:
+def read(
+    path: str | os.PathLike[str],
+    limits: AudioLimits = DEFAULT_LIMITS,
+    block_values: int = BLOCK_VALUES,
+) -> np.ndarray:
     """Reads a file as the model hears it: the "python" decoder, and all of single-file input.
+
+    Args:
+        path: of the file.
+        limits: what is accepted.
+        block_values: samples of all channels together that are read at once.
 
     Returns:
         [S] float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
@@ -122,7 +131,7 @@ def read(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> 
     with _opened(os.fspath(path), limits) as (info, sound, descriptor):
         if info.container == "OGG":
             containers.check_ogg_pages(descriptor)
-        waveform = _mono(sound)
+        waveform = _mono(sound, block_values)
         if len(waveform) != sound.frames:
             missing = f"{len(waveform)} of {sound.frames} samples"
             raise containers.ContainerError(missing, truncated=True)
@@ -298,7 +307,7 @@ def _judged(
     if sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == limits.rate_hz:
         if head[:4] == b"fLaC":
             block_samples = containers.flac_block_samples(descriptor)
-            if 0 < block_samples <= _GRAPH_FLAC_MAX_BLOCK_SAMPLES:
+            if 0 < block_samples <= GRAPH_FLAC_MAX_BLOCK_SAMPLES:
                 decoder = "graph_flac"
         elif containers.is_canonical_wav(head):
             decoder = "graph_wav"
@@ -308,8 +317,8 @@ def _judged(
     )
 
 
-def _mono(sound: soundfile.SoundFile) -> np.ndarray:
-    blocks = _mono_blocks(sound, max(1, _BLOCK_VALUES // sound.channels))
+def _mono(sound: soundfile.SoundFile, block_values: int) -> np.ndarray:
+    blocks = _mono_blocks(sound, max(1, block_values // sound.channels))
     return np.concatenate([np.zeros(0, np.float32), *blocks])
 
 
@@ -329,7 +338,7 @@ def _wav_in_graph(data: tf.Tensor) -> tf.Tensor:
 
 
 def _flac_in_graph(data: tf.Tensor) -> tf.Tensor:
-    guarded = tf.strings.join([data, _FLAC_GUARD])
+    guarded = tf.strings.join([data, FLAC_GUARD])
     samples = tfio.audio.decode_flac(guarded, shape=[-1, 1], dtype=tf.int16)[:, 0]
     # libFLAC puts zeros for a block with a wrong checksum and goes on. A block of zeros, silent or
     # damaged, is therefore for the python decoder to judge, which stops at a wrong checksum.

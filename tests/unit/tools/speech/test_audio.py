@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+from tests.support.errors import refused
 from tools.speech import audio
 
 RATE_HZ = 16000
@@ -292,19 +293,28 @@ def test_floats_out_of_range_stay_as_they_are(folder, cases):
 def test_overflow_in_the_channel_mean_is_not_finite(tmp_path):
     samples = np.full((16000, 2), 3e38, np.float32)
     encoded(tmp_path / "loud.wav", encoding="FLOAT", samples=samples)
-    with pytest.raises(audio.AudioError, match=r"loud\.wav") as caught:
+    with refused("loud.wav", error=audio.AudioError) as caught:
         audio.read(tmp_path / "loud.wav")
     assert caught.value.reason == "non_finite"
 
 
 def test_many_channels_are_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "_BLOCK_VALUES", 1000)
+    sizes, read = [], soundfile.SoundFile.read
+
+    def recorded(self, frames=-1, *given, **options):
+        sizes.append(frames)
+        return read(self, frames, *given, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", recorded)
     for container, num_channels in (("WAV", 7), ("FLAC", 2), ("OGG", 2)):
         path = tmp_path / container
         encoding = "VORBIS" if container == "OGG" else "PCM_16"
         encoded(path, container, encoding, samples=voice(num_channels=num_channels))
         expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
-        np.testing.assert_array_equal(audio.read(path), expected)
+        sizes.clear()
+        np.testing.assert_array_equal(audio.read(path, block_values=1000), expected)
+        assert set(sizes) == {1000 // num_channels}
+        assert len(sizes) > NUM_SAMPLES * num_channels // 1000
 
 
 def test_damaged_flacs_never_hang_and_agree(tmp_path):
@@ -345,9 +355,9 @@ def crc(data, polynomial, num_bits):
 
 def test_the_guard_is_a_valid_frame():
     """RFC 9639, sections 9.1.8 and 9.3: a frame that is not valid would be searched over."""
-    frame = audio._FLAC_GUARD[:17]
-    assert frame * (len(audio._FLAC_GUARD) // 17) == audio._FLAC_GUARD
-    assert len(audio._FLAC_GUARD) > 4 * audio._GRAPH_FLAC_MAX_BLOCK_SAMPLES
+    frame = audio.FLAC_GUARD[:17]
+    assert frame * (len(audio.FLAC_GUARD) // 17) == audio.FLAC_GUARD
+    assert len(audio.FLAC_GUARD) > 4 * audio.GRAPH_FLAC_MAX_BLOCK_SAMPLES
     assert frame[11] == crc(frame[:11], 0x07, 8)
     assert int.from_bytes(frame[15:], "big") == crc(frame[:15], 0x8005, 16)
 
@@ -379,7 +389,7 @@ def test_no_permission(folder, monkeypatch):
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(audio.os, "open", refuse)
-    with pytest.raises(audio.AudioError, match="flac_16: Permission denied") as caught:
+    with refused("flac_16: Permission denied", error=audio.AudioError) as caught:
         audio.read(folder / "flac_16")
     assert caught.value.reason == "unreadable"
 
@@ -464,10 +474,10 @@ def test_a_stream_refuses_what_is_damaged(tmp_path):
     path = tmp_path / "sound.flac"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16000 * 12), 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(audio.AudioError, match=r"sound\.flac"):
+    with refused("sound.flac", error=audio.AudioError):
         list(audio.stream(path))
     sound = np.zeros(16000 * 12, np.float32)
     sound[-5] = np.nan
     soundfile.write(tmp_path / "nan.wav", sound, 16000, subtype="FLOAT")
-    with pytest.raises(audio.AudioError, match="NaN"):
+    with refused("NaN", error=audio.AudioError):
         list(audio.stream(tmp_path / "nan.wav"))
