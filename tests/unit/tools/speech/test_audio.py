@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import random
+import re
 import struct
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def refused_and_odd(folder):
         for name in ("flac_16", "wav_16", "aiff_16", "ogg_vorbis", "mp3")
     }
     flac, ogg = good["flac_16"], good["ogg_vorbis"]
+    pages = [match.start() for match in re.finditer(b"OggS", ogg)]
+    assert len(pages) > 3
     pcm = (voice()[:, 0] * 32767).astype(np.int16)
     floats = voice()[:, 0].astype(np.float32)
     not_a_number, infinite = floats.copy(), floats.copy()
@@ -148,6 +151,7 @@ def refused_and_odd(folder):
         "wav_full_scale": (wav(np.array([-32768, 32767] * 400, np.int16)), ""),
         "aiff_half": (good["aiff_16"][: len(good["aiff_16"]) // 2], "truncated"),
         "ogg_last_page_lost": (ogg[: ogg.rindex(b"OggS")], "truncated"),
+        "ogg_middle_page_lost": (ogg[: pages[2]] + ogg[pages[3] :], "truncated"),
         "ogg_cut": (ogg[:-100], "truncated"),
         "ogg_damaged": (flipped(ogg, len(ogg) - 500), "unreadable"),
         "mp3_half": (good["mp3"][: len(good["mp3"]) // 2], "truncated"),
@@ -468,6 +472,19 @@ def test_a_stream_is_what_is_read_at_once(tmp_path, rng, suffix, rate_hz, channe
     assert len(pieces) == 3
     assert max(map(len, pieces)) <= 11 * 16000
     np.testing.assert_allclose(np.concatenate(pieces), audio.read(path), atol=1e-5)
+
+
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+def test_an_ogg_that_lost_any_of_its_pages_is_refused(tmp_path, encoding):
+    ogg = encoded(tmp_path / "good.ogg", "OGG", encoding, samples=voice(5 * RATE_HZ))
+    pages = [match.start() for match in re.finditer(b"OggS", ogg)] + [len(ogg)]
+    assert len(pages) > 6
+    for number in range(len(pages) - 1):
+        damaged = ogg[: pages[number]] + ogg[pages[number + 1] :]
+        (tmp_path / "damaged.ogg").write_bytes(damaged)
+        assert by_reading(tmp_path / "damaged.ogg")[1] in ("truncated", "unreadable")
+        with refused("damaged.ogg", error=audio.AudioError):
+            list(audio.stream(tmp_path / "damaged.ogg"))
 
 
 def test_a_stream_refuses_what_is_damaged(tmp_path):
