@@ -318,15 +318,27 @@ def test_lines_for_those_who_have_no_terminal(line_task, tmp_path, capsys):
     run(line_task(), tmp_path, make_config(print_every_steps=5), skip_eval=True)
     printed = capsys.readouterr().err
     assert [n for n in range(1, 13) if f"step {n}: loss " in printed] == [5, 10]
+    assert "made-up rows\n" in printed
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run(line_task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("max_steps", "logged"), [(0, [5, 10, 12]), (7, [5, 7])])
+def test_records_every_few_steps_and_of_the_last(line_task, tmp_path, capsys, max_steps, logged):
+    config = make_config(log_every_steps=5)
+    run(line_task(), tmp_path, config, skip_eval=True, max_steps=max_steps)
+    assert [step for step, _ in losses(tmp_path)] == logged
+    assert f"{logged[-1]}/{logged[-1]} " in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_every_rank(line_task, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
-    with pytest.raises(UserError, match="No space left"):
-        run(line_task(), tmp_path)
+    tasks, config = [line_task(), line_task()], make_config(batch_size=2)
+    first, second = run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r))
+    assert isinstance(first, UserError)
+    assert "No space left" in str(first)
+    assert isinstance(second, SystemExit), "it does not go on alone"
 
 
 def test_evaluation_when_asked_and_at_the_end(line_task, tmp_path):
@@ -482,10 +494,9 @@ def test_two_ranks_equal_one_process(alone, line_task, tmp_path, resumed_at):
         tasks[0].seen, tasks[1].seen, np.array_split(whole_order(), 6)[resumed_at:], strict=True
     ):
         assert (mine, others) == (both[::2].tolist(), both[1::2].tolist())
-    expected = dict(losses(alone))
-    assert dict(losses(tmp_path)) == pytest.approx(
-        {step: loss for step, loss in expected.items() if step > resumed_at}, rel=1e-5
-    )
+    expected = losses(alone)[resumed_at:]
+    assert [step for step, _ in losses(tmp_path)] == [step for step, _ in expected]
+    assert dict(losses(tmp_path)) == pytest.approx(dict(expected), rel=1e-5)
     found = arrays(tmp_path)
     for name, value in arrays(alone).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)

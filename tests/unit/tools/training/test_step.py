@@ -180,6 +180,16 @@ def test_two_half_batches_equal_a_whole_one(line_task, eager_functions, precisio
         np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-6)
 
 
+def test_batches_of_any_length_are_traced_once(line_task):
+    task = line_task()
+    plain, traces = task.loss, []
+    task.loss = lambda batch, training: traces.append(training) or plain(batch, training)
+    step = make_step(task)
+    for indices, rate in (([0, 1], 0.1), ([0, 1, 2], 0.2)):
+        assert float(step(task.batch(indices), rate).weight) == len(indices)
+    assert traces == [True]
+
+
 def test_a_batch_of_masked_rows_only_is_harmless(line_task):
     task = line_task()
     result = make_step(task)(task.batch([-1, -1]), 0.0)
