@@ -165,6 +165,7 @@ class Classification:
     """A run over image files; iterating gives indices and outputs of each batch.
 
     Attributes:
+        batches: the images.
         watch: times of the model.
         skipped: `(path, reason)` of the images that could not be read, when all was iterated.
 
@@ -184,7 +185,7 @@ class Classification:
     ):
         self._classifier, self._paths, self._values = classifier, paths, values
         self._signature = signature
-        self._batches = Batches(
+        self.batches = Batches(
             paths,
             classifier.preprocessing,
             max(1, min(values.batch_size, len(paths))),
@@ -201,7 +202,7 @@ class Classification:
         with tqdm(
             total=len(self._paths), unit="image", file=sys.stderr, delay=2, disable=few
         ) as bar:
-            for indices, images in self._batches:
+            for indices, images in self.batches:
                 inputs = feed(runner.pipeline, images)
                 with self.watch.excluded():
                     for _ in range(count):
@@ -215,17 +216,17 @@ class Classification:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """See the class."""
-        return [(self._paths[i], reason) for i, reason in sorted(self._batches.reasons.items())]
+        return [(self._paths[i], reason) for i, reason in sorted(self.batches.reasons.items())]
 
     def facts(self, num_images: int) -> dict:
         """What a report says of speed and runner."""
         speed = self.watch.speed(num_images)
-        waiting = self._batches.waiting_seconds
+        waiting = self.batches.waiting_seconds
         return {
             **speed,
             "decode_wait_share": min(1.0, waiting / speed["end_to_end_seconds"]),
             "num_images": num_images,
-            "num_skipped": len(self._batches.reasons),
+            "num_skipped": len(self.batches.reasons),
             "batch_size": self._values.batch_size,
             **runner_facts(self._classifier.runner),
         }
