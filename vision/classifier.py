@@ -172,6 +172,7 @@ class Classification:
     """A run over image files; iterating gives indices and outputs of each batch.
 
     Attributes:
+        batches: the images.
         watch: times of the model.
         skipped: `(path, reason)` of the images that could not be read, when all was iterated.
 
@@ -191,7 +192,7 @@ class Classification:
     ):
         self._session, self._paths, self._data = session, paths, data
         self._signature = signature
-        self._batches = Batches(
+        self.batches = Batches(
             paths,
             session.preprocessing,
             max(1, min(data.batch_size, len(paths))),
@@ -208,7 +209,7 @@ class Classification:
         with tqdm(
             total=len(self._paths), unit="image", file=sys.stderr, delay=2, disable=few
         ) as bar:
-            for indices, images in self._batches:
+            for indices, images in self.batches:
                 inputs = feed(session.pipeline, images)
                 with self.watch.excluded():
                     for _ in range(count):
@@ -222,17 +223,17 @@ class Classification:
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """See the class."""
-        return [(self._paths[i], reason) for i, reason in sorted(self._batches.reasons.items())]
+        return [(self._paths[i], reason) for i, reason in sorted(self.batches.reasons.items())]
 
     def facts(self, num_images: int) -> dict:
         """What a report says of speed and runner."""
         speed = self.watch.speed(num_images)
-        waiting = self._batches.waiting_seconds
+        waiting = self.batches.waiting_seconds
         return {
             **speed,
             "decode_wait_share": min(1.0, waiting / speed["end_to_end_seconds"]),
             "num_images": num_images,
-            "num_skipped": len(self._batches.reasons),
+            "num_skipped": len(self.batches.reasons),
             "batch_size": self._data.batch_size,
             **runner_facts(self._session.runner),
         }

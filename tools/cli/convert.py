@@ -10,7 +10,7 @@ from tools.config.options import from_flags
 from tools.errors import UserError
 from tools.families import read_examples
 from tools.inference.flags import add_conversion_flags
-from tools.inference.opening import converted
+from tools.inference.opening import converted, restrict_devices
 from tools.inference.options import ConversionOptions
 
 
@@ -29,6 +29,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", " ".join(argv) or "nothing", "See --help"
         )
+    restrict_devices(values.visible_devices)
     options = from_flags(ConversionOptions, values)
     manifest = converted(values.native_savedmodel_dir, options, read_examples)
     done = "already there" if manifest["reused"] else f"made in {manifest['seconds']:.1f} s"

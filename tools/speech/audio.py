@@ -45,7 +45,7 @@ REASONS = {
 }
 
 GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
-_BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
+BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
 _STREAM_SECONDS = 10
 
 
@@ -156,12 +156,17 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
     return _resampled(array.astype(np.float32), int(rate_hz), num_samples, limits)
 
 
-def read(path: str | os.PathLike[str] | bytes, limits: AudioLimits = DEFAULT_LIMITS) -> np.ndarray:
+def read(
+    path: str | os.PathLike[str] | bytes,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    block_values: int = BLOCK_VALUES,
+) -> np.ndarray:
     """Reads a file as the model hears it: the "python" decoder, and all of single-file input.
 
     Args:
         path: of the file, or its bytes.
         limits: what is accepted.
+        block_values: samples of all channels together that are read at once.
 
     Returns:
         [S] float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
@@ -172,7 +177,7 @@ def read(path: str | os.PathLike[str] | bytes, limits: AudioLimits = DEFAULT_LIM
     with _opened(path, limits) as (info, sound, descriptor):
         if info.container == "OGG":
             containers.check_ogg_pages(descriptor)
-        waveform = _mono(sound)
+        waveform = _mono(sound, block_values)
         if len(waveform) != sound.frames:
             missing = f"{len(waveform)} of {sound.frames} samples"
             raise containers.ContainerError(missing, truncated=True)
@@ -325,8 +330,8 @@ def _check_length(
         raise _error(path, "too_long", expected, received, "Cut it or raise the limit")
 
 
-def _mono(sound: soundfile.SoundFile) -> np.ndarray:
-    blocks = _mono_blocks(sound, max(1, _BLOCK_VALUES // sound.channels))
+def _mono(sound: soundfile.SoundFile, block_values: int) -> np.ndarray:
+    blocks = _mono_blocks(sound, max(1, block_values // sound.channels))
     return np.concatenate([np.zeros(0, np.float32), *blocks])
 
 

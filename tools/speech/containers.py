@@ -105,6 +105,7 @@ def check_ogg_pages(descriptor: int) -> None:
     """
     size = os.fstat(descriptor).st_size
     position, ends_stream = 0, False
+    following: dict[bytes, int] = {}  # the number of the next page, by stream
     while position < size:
         head = os.pread(descriptor, 27 + 255, position)
         if len(head) < 27 or head[:4] != b"OggS":
@@ -117,6 +118,10 @@ def check_ogg_pages(descriptor: int) -> None:
             raise ContainerError(f"half an Ogg page at byte {position}", truncated=True)
         if _ogg_checksum(page[:22] + bytes(4) + page[26:]) != checksum:
             raise ContainerError(f"a damaged Ogg page at byte {position}")
+        stream, number = page[14:18], int.from_bytes(page[18:22], "little")
+        if number != following.get(stream, number):
+            raise ContainerError(f"an Ogg page is missing at byte {position}", truncated=True)
+        following[stream] = (number + 1) % 2**32
         position += num_bytes
         ends_stream = bool(head[5] & 4)
     if not ends_stream:

@@ -1,10 +1,10 @@
 """A SavedModel of one small function, described by a `pipeline.json`."""
 
-import json
-
 import numpy as np
 import pytest
 import tensorflow as tf
+
+from tests.support.saved_models import save_model
 
 PIPELINE = {
     "family": "toy",
@@ -29,8 +29,4 @@ def native(tmp_path_factory):
         y = tf.reduce_sum(tf.nn.relu(tf.nn.conv1d(x, module.kernel, 1, "SAME")), axis=[1])
         return {"sums": y, "doubled": 2 * lengths}
 
-    signatures = {"serving_default": serving_default.get_concrete_function()}
-    tf.saved_model.save(module, str(directory), signatures)
-    (directory / "assets").mkdir(exist_ok=True)
-    (directory / "assets" / "pipeline.json").write_text(json.dumps(PIPELINE))
-    return directory
+    return save_model(directory, module, {"serving_default": serving_default}, PIPELINE)

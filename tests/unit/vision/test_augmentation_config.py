@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from tests.support.errors import refused
 from tools.config.loader import load
-from tools.errors import UserError
 from vision.augmentation_config import AugmentationConfig, RandAugment, parse_rand_augment
 
 
@@ -54,7 +54,7 @@ def test_policies(text, expected):
     ],
 )
 def test_bad_policies(text):
-    with pytest.raises(UserError, match="auto_augment"):
+    with refused("auto_augment"):
         load(AugmentationConfig, None, {"auto_augment": text})
 
 
@@ -76,7 +76,7 @@ def test_bad_policies(text):
     ],
 )
 def test_bad_values(key, value):
-    with pytest.raises(UserError, match=key):
+    with refused(key):
         load(AugmentationConfig, None, {key: str(value)})
 
 

@@ -78,6 +78,25 @@ def test_what_comes_there(mode):
     assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() < 0.6
 
 
+def test_no_box_is_as_high_or_wide_as_the_image():
+    """Of a third of the area, a quarter of the ratios would be."""
+    sides = boxes_of(1.0, 1, count=2000, side=8)[:, 0, 2:]
+    assert sides.max(axis=0).tolist() == [7, 7]
+
+
+def test_boxes_of_an_image_have_their_own_colors():
+    config = AugmentationConfig(re_prob=1.0, re_mode="rand", re_count=2)
+    original, compared = np.full((64, 64, 3), 7.0, "float32"), 0
+    for number in range(20):
+        seeds = tf.constant([1, number], tf.int64), tf.constant([2, number], tf.int64)
+        if np.all(draw_boxes(64, 1.0, 2, seeds[0])[:, 2] > 0):
+            found = erase(tf.constant(original), config, *seeds).numpy().reshape(-1, 3)
+            colors = np.unique(found, axis=0)
+            assert len(colors) in (2, 3)  # the second box may cover the first
+            compared += len(colors) == 3
+    assert compared > 3
+
+
 def test_off():
     image = tf.ones([8, 8, 3])
     seed = tf.constant([1, 2], tf.int64)

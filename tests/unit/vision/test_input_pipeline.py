@@ -1,13 +1,16 @@
 """Lists of images, class numbers, and reading ahead."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tools.errors import UserError
-from vision.classes import Classes, classes_of, read_classes, read_labelled
+from tests.support.errors import refused
+from vision import input_pipeline
+from vision.classes import Classes, classes_of, read_classes, read_labelled, top_classes
 from vision.config import PreprocessingConfig
 from vision.images import read_image
 from vision.input_pipeline import Batches, find_images, read_image_folder
@@ -39,11 +42,11 @@ def test_an_image_folder(tree):
 def test_a_flat_folder_without_what_is_below(tree):
     assert find_images(tree / "cat") == [str(tree / "cat" / "a.png")]
     assert find_images(tree / "cat" / "a.png") == [str(tree / "cat" / "a.png")]
-    for place in (tree / "cat" / "none", tree / ".git" / "..", tree / "nothing"):
-        if place.name == "..":
-            continue
-        with pytest.raises(UserError):
-            find_images(place)
+    (tree / "cat" / "none").mkdir()
+    with refused(f"in {tree / 'cat' / 'none'}"):
+        find_images(tree / "cat" / "none")
+    with refused(f"{tree / 'nothing'}: nothing"):
+        find_images(tree / "nothing")
 
 
 def test_names_of_the_model_number_the_folders(tree):
@@ -53,7 +56,7 @@ def test_names_of_the_model_number_the_folders(tree):
     found = read_labelled(tree, Classes(["a dog", "a bird"], ["dog", "bird"]), 2)
     assert found.labels == [0]
     assert found.remarks == [(str(tree / "cat"), "no class of the model")]
-    with pytest.raises(UserError, match="imagenet_label_file"):
+    with refused("imagenet_label_file"):
         read_labelled(tree, Classes(), 1000)
     assert read_labelled(tree, Classes(), 2).labels == [0, 0, 1]
 
@@ -61,7 +64,7 @@ def test_names_of_the_model_number_the_folders(tree):
 def test_shared_trees(shared_data):
     trees = shared_data / "bad_inputs" / "image_trees"
     for name, message in (("flat", "class folders"), ("no_images", "images in the class folders")):
-        with pytest.raises(UserError, match=message):
+        with refused(message):
             read_image_folder(trees / name / "train")
     found = read_image_folder(trees / "empty_class" / "train")
     assert found.labels == [0]
@@ -106,10 +109,65 @@ def test_batches_keep_the_order_and_leave_out_what_is_broken(
         np.testing.assert_array_equal(image, read_image(paths[index], config))
 
 
-def test_leaving_early_leaves_no_readers(tree):
-    paths = [str(tree / "cat" / "a.png")] * 50
-    for _ in Batches(paths, PreprocessingConfig(), 2):
-        break
+def test_leaving_early_leaves_no_readers(monkeypatch):
+    """What is read at that moment is read to its end, and nothing that was to come after it."""
+    config, started, go_on = PreprocessingConfig(image_size=16), [], threading.Event()
+
+    def read(path, preprocessing):
+        started.append(path)
+        if len(started) > 2:
+            assert go_on.wait(60)
+        return np.zeros((16, 16, 3), "float32")
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, wait=True, **options):
+            super().shutdown(wait=False, **options)
+            go_on.set()
+            super().shutdown(wait=wait)
+
+    monkeypatch.setattr(input_pipeline, "read_image", read)
+    monkeypatch.setattr(input_pipeline, "ThreadPoolExecutor", Pool)
+    batches = iter(Batches(["x"] * 50, config, 2, num_threads=1))
+    next(batches)
+    batches.close()
+    assert not [x for x in threading.enumerate() if x.name.startswith("images")]
+    assert len(started) <= 3
+
+
+def test_waiting_is_the_time_until_an_image_is_there(monkeypatch):
+    """By a clock that goes on by itself: a second for each look at it, three for each image."""
+    now = [0.0]
+
+    def look():
+        now[0] += 1.0
+        return now[0]
+
+    class Read:
+        def result(self):
+            now[0] += 3.0
+            return np.zeros((16, 16, 3), "float32")
+
+    class Pool:
+        def __init__(self, *_):
+            pass
+
+        __enter__ = lambda self: self  # noqa: E731
+        __exit__ = lambda self, *_: None  # noqa: E731
+        submit = lambda self, *_: Read()  # noqa: E731
+        shutdown = lambda self, **_: None  # noqa: E731
+
+    monkeypatch.setattr(input_pipeline, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(input_pipeline.time, "perf_counter", look)
+    batches = Batches(["x"] * 5, PreprocessingConfig(image_size=16), 2)
+    for _ in batches:
+        now[0] += 100.0  # the taker's own time
+    assert batches.waiting_seconds == 5 * (3.0 + 1.0)
+
+
+def test_the_first_of_equal_scores_is_the_best():
+    scores = np.ones((1, 300))
+    scores[0, 7] = 2
+    assert top_classes(scores, 4).tolist() == [[7, 0, 1, 2]]
 
 
 def write(path, text):
@@ -134,7 +192,7 @@ def test_label_files(tmp_path, shared_data):
 def test_bad_label_files(text, tmp_path):
     path = tmp_path / "labels"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(UserError, match=str(path)):
+    with refused(str(path)):
         read_classes(path, 2)
 
 
@@ -143,5 +201,5 @@ def test_a_label_file_wins_over_the_model(tmp_path):
     assert classes_of(pipeline, None) == Classes(["x", "y"])
     assert classes_of(pipeline, write(tmp_path / "a", "u\nv\n")).names == ["u", "v"]
     shutil.rmtree(tmp_path / "none", ignore_errors=True)
-    with pytest.raises(UserError, match="none"):
+    with refused("none"):
         classes_of(pipeline, tmp_path / "none")

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from vision.augmentation_config import AugmentationConfig
 from vision.config import PreprocessingConfig
 from vision.images import normalize
@@ -20,17 +20,44 @@ def path(tmp_path, rng):
     return str(place)
 
 
-def test_variants_and_their_names(path):
-    config = AugmentationConfig(
-        auto_augment="rand-m9-inc1-p1", min_crop=1.0, hflip=0.0, re_prob=0.0
-    )
-    found = variants(path, 6, 3, config, PREPROCESSING)
-    assert len({image.tobytes() for image, _ in found}) == 6
-    assert all(len(words) == 2 for _, words in found)
-    # Like what RandAugment does, the rest depends on the seed and the number alone.
+def test_variants_and_their_names(tmp_path, rng):
+    """What is told of a variant, done to the image by Pillow, makes the variant."""
+    path = str(tmp_path / "square.png")
+    Image.fromarray(rng.integers(30, 200, (24, 24, 3)).astype("uint8")).save(path)
+    off = {"min_crop": 1.0, "hflip": 0.0, "re_prob": 0.0}
+    config = AugmentationConfig(auto_augment="rand-n2-m9-inc1-p0.5", **off)
+    found = variants(path, 40, 3, config, PREPROCESSING)
+    by_name = {
+        "AutoContrast": ImageOps.autocontrast,
+        "Equalize": ImageOps.equalize,
+        "Invert": ImageOps.invert,
+        "Posterize": lambda x, bits: ImageOps.posterize(x, int(bits)),
+        "Solarize": lambda x, threshold: ImageOps.solarize(x, int(threshold)),
+        "Color": lambda x, factor: ImageEnhance.Color(x).enhance(factor),
+        "Contrast": lambda x, factor: ImageEnhance.Contrast(x).enhance(factor),
+        "Brightness": lambda x, factor: ImageEnhance.Brightness(x).enhance(factor),
+        "Sharpness": lambda x, factor: ImageEnhance.Sharpness(x).enhance(factor),
+    }
+    original, compared = Image.open(path), 0
+    for image, words in found:
+        operations = [line.split() for line in words]
+        if len(operations) > 1 or any(name not in by_name for name, *_ in operations):
+            continue
+        expected = original
+        for name, *arguments in operations:
+            expected = by_name[name](expected, *map(float, arguments))
+        difference = shown(image, PREPROCESSING).astype(int) - np.asarray(expected)
+        assert np.abs(difference).max() <= 2, words
+        compared += bool(operations)
+    assert compared >= 5
+    assert {len(words) for _, words in found} == {0, 1, 2}
+
+
+def test_variants_depend_on_the_seed_and_the_number_alone(path):
     plain = AugmentationConfig(auto_augment="none")
     several, two = (variants(path, count, 3, plain, PREPROCESSING) for count in (3, 2))
     assert [words for _, words in two] == [[], []]
+    assert len({image.tobytes() for image, _ in several}) == 3
     for (one, _), (other, _) in zip(several, two, strict=False):
         np.testing.assert_array_equal(one, other)
 
@@ -63,5 +90,5 @@ def test_program(path, tmp_path, capsys):
     ],
 )
 def test_bad_input(path, arguments, message):
-    with pytest.raises(UserError, match=message):
+    with refused(message):
         main([word.format(path=path) for word in arguments])

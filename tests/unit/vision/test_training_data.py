@@ -4,16 +4,19 @@ import logging
 
 import numpy as np
 import pytest
+import tensorflow as tf
 from PIL import Image
 
-from tools.errors import UserError
+import vision.training_data as training_module
+from tests.support.errors import refused
 from tools.training.task import Position, Shard
 from vision.augmentation_config import AugmentationConfig
 from vision.config import PreprocessingConfig
 from vision.data_plan import rank_places
 from vision.images import normalize
 from vision.input_pipeline import ImageFolder
-from vision.training_data import training_data
+from vision.mixing import draw_mixing
+from vision.training_data import ImageAugmentation, image_seed, training_data
 
 COUNT, NUM_CLASSES = 13, 3
 PREPROCESSING = PreprocessingConfig(image_size=16, std=(0.2, 0.3, 0.25))
@@ -142,7 +145,7 @@ def test_a_run_goes_on_with_another_batch_size(folder):
     indices = np.concatenate([batch["indices"] for batch in first + rest])
     assert set(indices) == set(range(COUNT))
     assert len(indices) == 8 + 6
-    with pytest.raises(UserError, match="already seen"):
+    with refused("already seen"):
         make_data(folder, position=Position(0, ((4, 5),)), **PLAIN)
 
 
@@ -211,14 +214,74 @@ def test_images_that_cannot_be_read_are_masked_and_named_once(folder, tmp_path, 
     )
 
 
+def test_every_use_of_random_numbers_has_a_seed_of_its_own(monkeypatch):
+    """In all variants of all images of two epochs; the part, the flip, colors, box and noise."""
+    seen = []
+
+    def note(*arguments, **_):
+        seen.extend(tuple(x.numpy()) for x in arguments if getattr(x, "dtype", None) == tf.int64)
+        return arguments[0]
+
+    for name in ("random_crops", "erase", "jitter_colors"):
+        monkeypatch.setattr(training_module, name, note)
+    augment = ImageAugmentation(AugmentationConfig(**FAST), PREPROCESSING)
+    monkeypatch.setattr(
+        tf.random, "stateless_uniform", lambda shape, seed: note(tf.constant(0.0), seed)
+    )
+    image = tf.zeros([16, 16, 3], tf.uint8)
+    for epoch_seed in (5, 6):
+        for index in (0, 1, 12):
+            for repetition in (0, 1, 2):
+                numbers = (tf.constant(x, tf.int64) for x in (epoch_seed, index, repetition))
+                seed = image_seed(*numbers)
+                augment.crop(tf.constant("path"), seed)
+                augment.finish(augment.change(image, seed), seed)
+    assert len(seen) == len(set(seen)) == 2 * 3 * 3 * 5
+
+
+def test_mixing_is_drawn_anew_for_every_step_and_epoch(folder, monkeypatch):
+    drawn = []
+
+    def note(config, side, num_rows, epoch, generator):
+        drawn.append((epoch, generator.bit_generator.state["state"]["state"]))
+        return draw_mixing(config, side, num_rows, epoch, generator)
+
+    monkeypatch.setattr(training_module, "draw_mixing", note)
+    config = {"auto_augment": "none", "re_prob": 0.0}
+    for seed in (1, 2):
+        batches_of(make_data(folder, seed=seed, **config))
+    assert [epoch for epoch, _ in drawn] == [0] * 4 + [1] * 4 + [0] * 4 + [1] * 4
+    assert len({state for _, state in drawn}) == 16
+
+
+def test_interpolations_of_the_recipe(tmp_path):
+    """That of the crop is the preprocessing's, that of moved pixels the augmentation's."""
+    values = np.where(np.mgrid[:40, :40][0] < 20, 0, 255).astype("uint8")
+    Image.fromarray(np.stack([values] * 3, -1)).save(tmp_path / "a.png")
+    levels = {}
+    for name in ("nearest", "bilinear"):
+        preprocessing = PreprocessingConfig(image_size=16, interpolation=name, mean=(0.0,) * 3)
+        other = {"nearest": "bilinear", "bilinear": "nearest"}[name]
+        config = AugmentationConfig(aa_interpolation=other, hflip=0.0)
+        augment = ImageAugmentation(config, preprocessing)
+        seed = tf.constant([1, 2], tf.int64)
+        (found,) = augment.crop(tf.constant(str(tmp_path / "a.png")), seed)
+        (rotate,) = (o for o in augment.rand_augment.operations if o.name == "Rotate")
+        turned = rotate.apply(values[12:28, 12:28, None].repeat(3, axis=2), tf.constant(20.0))
+        levels[name, "crop"] = len(np.unique(found["image"]))
+        levels[other, "turn"] = len(np.unique(turned))
+    assert levels["nearest", "crop"] == levels["nearest", "turn"] == 2
+    assert levels["bilinear", "crop"] > 2 and levels["bilinear", "turn"] > 2
+
+
 def test_too_few_classes(folder):
-    with pytest.raises(UserError, match="classes"):
+    with refused("classes"):
         training_data(
             folder, 2, PREPROCESSING, AugmentationConfig(), 0, Shard(0, 1, 2), Position(), 1
         )
 
 
 def test_an_odd_batch_is_not_mixed(folder):
-    with pytest.raises(UserError, match="batch_size"):
+    with refused("batch_size"):
         make_data(folder, batch_size=3)
     assert make_data(folder, batch_size=3, **PLAIN).num_steps(0) == 5

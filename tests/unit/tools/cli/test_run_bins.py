@@ -1,12 +1,13 @@
 """Raw tensor files through a model: what is written is what the runner computes, for any batch."""
 
-import json
 import shutil
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.errors import refused
+from tests.support.saved_models import save_model
 from tools.cli.run_bins import main
 from tools.config.command_line import run
 from tools.conversion.converter import convert
@@ -42,12 +43,7 @@ def images(tmp_path_factory):
         return {"found": tf.gather(tf.range(5), tokens), "total": tf.reduce_sum(tokens)}
 
     functions = {"serving_default": serving_default, "serve_bytes": serve_bytes, "look_up": look_up}
-    tf.saved_model.save(
-        module, str(directory), {name: f.get_concrete_function() for name, f in functions.items()}
-    )
-    (directory / "assets").mkdir(exist_ok=True)
-    (directory / "assets" / "pipeline.json").write_text(json.dumps({"family": "toy"}))
-    return directory
+    return save_model(directory, module, functions)
 
 
 @pytest.fixture
@@ -238,9 +234,8 @@ def test_bad_input_is_one_line(native, tmp_path, rng, flags, expected):
         (tmp_path / "odd" / f"s{index}.bin").write_bytes(b"\0" * 81)
         (tmp_path / "nothing" / f"s{index}.bin").write_bytes(b"")
     arguments = [f"--model={native}", "--input=IN/lengths,IN/waveforms", "--output=IN/out", *flags]
-    with pytest.raises(UserError, match=expected) as caught:
+    with refused(match=expected):
         main([word.replace("IN", str(tmp_path)) for word in arguments])
-    assert "\n" not in str(caught.value)
     assert not list(tmp_path.glob("out/*"))
 
 

@@ -7,8 +7,8 @@ import pytest
 import soundfile
 
 from conformer.tokenizer import load_tokenizer
+from tests.support.errors import refused
 from tools.cli import train_tokenizer
-from tools.errors import UserError
 
 TEXTS = {"train": ["ONE TWO THREE", "TWO TWO", "THREE FOUR"], "dev": ["ZERO"]}
 
@@ -64,7 +64,6 @@ def test_sentencepiece_of_one_split(data_dir, tmp_path, model_type, capsys):
 )
 def test_bad_input(data_dir, tmp_path, flags, named):
     output = tmp_path / "vocabulary.json"
-    with pytest.raises(UserError, match=named) as error:
+    with refused(match=named):
         train_tokenizer.main([f"--data_dir={data_dir}", f"--output={output}", *flags])
-    assert "\n" not in str(error.value)
     assert not output.exists()

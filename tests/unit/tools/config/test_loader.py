@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 
 from tests.support.errors import refused
-from tools.config.loader import leaf_keys, load, to_yaml
+from tools.config.loader import leaf_keys, leaf_values, load, to_yaml
 from tools.errors import UserError
 
 
@@ -304,6 +304,22 @@ def test_leaf_keys():
         "optimizer.schedule.warmup_steps": int,
         "teacher.path": str,
         "teacher.weight": float,
+    }
+
+
+def test_values_by_dotted_key():
+    values = leaf_values(load(Experiment, None, {"data.rate_hz": "8000"}))
+    assert values == {
+        "data.splits": ["train"],
+        "data.image_size": [2, 3],
+        "data.shuffle": True,
+        "data.rate_hz": 8000,
+        "data.data_dir": "",
+        "optimizer.name": "adam",
+        "optimizer.clip_norm": None,
+        "optimizer.schedule.peak": 0.5,
+        "optimizer.schedule.warmup_steps": 10,
+        "teacher": None,
     }
 
 

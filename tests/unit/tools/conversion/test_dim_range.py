@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from tests.support.errors import refused
 from tools.conversion.dim_range import bounded, check_inputs, fit, pad_to, parse_dim_ranges
 from tools.conversion.protocol import TensorSpec
-from tools.errors import UserError
 
 FREE = (TensorSpec("lengths", "int32", (None,)), TensorSpec("waveforms", "float32", (None, None)))
 SPECS = (
@@ -34,9 +34,8 @@ def test_the_form_of_the_flag():
     ["", "waveforms", "waveforms=", "a=1:", "a=8:1", "a=0:4", "a=1:2;a=1:2", "a=1-8", "a=1:2:3"],
 )
 def test_another_form_is_one_line(text):
-    with pytest.raises(UserError, match="--dim_range") as caught:
+    with refused(match="--dim_range"):
         parse_dim_ranges(text)
-    assert "\n" not in str(caught.value)
 
 
 def test_the_batch_of_one_tensor_holds_for_all():
@@ -54,7 +53,7 @@ def test_the_batch_of_one_tensor_holds_for_all():
     ],
 )
 def test_ranges_that_do_not_fit_are_one_line(ranges, message):
-    with pytest.raises(UserError, match=message):
+    with refused(match=message):
         bounded(FREE, ranges)
 
 
@@ -66,9 +65,8 @@ def test_both_ends_are_inside(rows, samples):
 
 @pytest.mark.parametrize(("rows", "samples"), [(5, 150), (2, 99), (2, 201), (0, 150)])
 def test_outside_is_a_line_that_names_the_range(rows, samples):
-    with pytest.raises(UserError, match=r"\[1:4") as caught:
+    with refused(match=r"\[1:4"):
         check_inputs(sound(rows, samples), SPECS)
-    assert "\n" not in str(caught.value)
     assert not fit(sound(rows, samples), SPECS)
 
 
@@ -80,7 +78,7 @@ def test_what_is_missing_unknown_or_of_another_type_is_one_line():
         ({**sound(1, 150), "waveforms": np.ones(150, np.float32)}, "waveforms of shape"),
     ):
         assert not fit(inputs, SPECS)
-        with pytest.raises(UserError, match=message):
+        with refused(match=message):
             check_inputs(inputs, SPECS)
 
 
@@ -91,7 +89,7 @@ def test_padding_fills_fixed_sizes_and_nothing_else():
     assert padded["waveforms"].sum() == 300
     ranged = sound(2, 150)
     assert pad_to(ranged, SPECS)["waveforms"] is ranged["waveforms"]
-    with pytest.raises(UserError, match="waveforms"):
+    with refused(match="waveforms"):
         check_inputs(pad_to(sound(2, 201), FIXED), FIXED)
 
 
@@ -107,5 +105,5 @@ def test_steps_are_few_and_stay_inside():
         (size,) = {pad_to(sound(1, samples), SPECS, steps=4)["waveforms"].shape[1]}
         assert samples <= size <= min(200, 1.25 * samples)
     for rows, samples in ((5, 150), (1, 99), (1, 201)):
-        with pytest.raises(UserError, match="waveforms"):
+        with refused(match="waveforms"):
             check_inputs(pad_to(sound(rows, samples), SPECS, steps=4), SPECS)

@@ -9,6 +9,7 @@ import openvino
 import pytest
 import tensorflow as tf
 
+from tests.support.saved_models import save_model
 from tools.conversion.converter import convert
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.quantization import ignored_nodes
@@ -37,9 +38,7 @@ def test_a_layer_that_makes_an_output_is_kept_in_float(tmp_path, rng, backend, o
     module.weights = [variable.value for layer in (body, head) for variable in layer.weights]
     spec = tf.TensorSpec((None, 8), tf.float32, "images")
     answer = tf.function(lambda images: {"scores": head(tf.nn.relu(body(images)))}, [spec])
-    signatures = {"serving_default": answer.get_concrete_function()}
-    tf.saved_model.save(module, str(directory), signatures)
-    (directory / "assets").mkdir(exist_ok=True)
+    save_model(directory, module, {"serving_default": answer})
     described = {"serving_default": {"dim_range": {}, "keep_in_float": ["head"]}}
     pipeline = directory / "assets" / "pipeline.json"
     pipeline.write_text(json.dumps({"family": "toy", "convert": described}))

@@ -3,6 +3,7 @@
 import faulthandler
 import os
 import random
+import re
 import struct
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import soundfile
 import tensorflow as tf
 
+from tests.support.errors import refused
 from tools.speech import audio, graph_audio
 
 RATE_HZ = 16000
@@ -88,6 +90,8 @@ def refused_and_odd(folder):
         for name in ("flac_16", "wav_16", "aiff_16", "ogg_vorbis", "mp3")
     }
     flac, ogg = good["flac_16"], good["ogg_vorbis"]
+    pages = [match.start() for match in re.finditer(b"OggS", ogg)]
+    assert len(pages) > 3
     pcm = (voice()[:, 0] * 32767).astype(np.int16)
     floats = voice()[:, 0].astype(np.float32)
     not_a_number, infinite = floats.copy(), floats.copy()
@@ -147,6 +151,7 @@ def refused_and_odd(folder):
         "wav_full_scale": (wav(np.array([-32768, 32767] * 400, np.int16)), ""),
         "aiff_half": (good["aiff_16"][: len(good["aiff_16"]) // 2], "truncated"),
         "ogg_last_page_lost": (ogg[: ogg.rindex(b"OggS")], "truncated"),
+        "ogg_middle_page_lost": (ogg[: pages[2]] + ogg[pages[3] :], "truncated"),
         "ogg_cut": (ogg[:-100], "truncated"),
         "ogg_damaged": (flipped(ogg, len(ogg) - 500), "unreadable"),
         "mp3_half": (good["mp3"][: len(good["mp3"]) // 2], "truncated"),
@@ -292,19 +297,28 @@ def test_floats_out_of_range_stay_as_they_are(folder, cases):
 def test_overflow_in_the_channel_mean_is_not_finite(tmp_path):
     samples = np.full((16000, 2), 3e38, np.float32)
     encoded(tmp_path / "loud.wav", encoding="FLOAT", samples=samples)
-    with pytest.raises(audio.AudioError, match=r"loud\.wav") as caught:
+    with refused("loud.wav", error=audio.AudioError) as caught:
         audio.read(tmp_path / "loud.wav")
     assert caught.value.reason == "non_finite"
 
 
 def test_many_channels_are_read_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(audio, "_BLOCK_VALUES", 1000)
+    sizes, read = [], soundfile.SoundFile.read
+
+    def recorded(self, frames=-1, *given, **options):
+        sizes.append(frames)
+        return read(self, frames, *given, **options)
+
+    monkeypatch.setattr(soundfile.SoundFile, "read", recorded)
     for container, num_channels in (("WAV", 7), ("FLAC", 2), ("OGG", 2)):
         path = tmp_path / container
         encoding = "VORBIS" if container == "OGG" else "PCM_16"
         encoded(path, container, encoding, samples=voice(num_channels=num_channels))
         expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
-        np.testing.assert_array_equal(audio.read(path), expected)
+        sizes.clear()
+        np.testing.assert_array_equal(audio.read(path, block_values=1000), expected)
+        assert set(sizes) == {1000 // num_channels}
+        assert len(sizes) > NUM_SAMPLES * num_channels // 1000
 
 
 def test_damaged_flacs_never_hang_and_agree(tmp_path):
@@ -379,7 +393,7 @@ def test_no_permission(folder, monkeypatch):
         raise PermissionError(13, "Permission denied", path)
 
     monkeypatch.setattr(audio.os, "open", refuse)
-    with pytest.raises(audio.AudioError, match="flac_16: Permission denied") as caught:
+    with refused("flac_16: Permission denied", error=audio.AudioError) as caught:
         audio.read(folder / "flac_16")
     assert caught.value.reason == "unreadable"
 
@@ -460,14 +474,27 @@ def test_a_stream_is_what_is_read_at_once(tmp_path, rng, suffix, rate_hz, channe
     np.testing.assert_allclose(np.concatenate(pieces), audio.read(path), atol=1e-5)
 
 
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+def test_an_ogg_that_lost_any_of_its_pages_is_refused(tmp_path, encoding):
+    ogg = encoded(tmp_path / "good.ogg", "OGG", encoding, samples=voice(5 * RATE_HZ))
+    pages = [match.start() for match in re.finditer(b"OggS", ogg)] + [len(ogg)]
+    assert len(pages) > 6
+    for number in range(len(pages) - 1):
+        damaged = ogg[: pages[number]] + ogg[pages[number + 1] :]
+        (tmp_path / "damaged.ogg").write_bytes(damaged)
+        assert by_reading(tmp_path / "damaged.ogg")[1] in ("truncated", "unreadable")
+        with refused("damaged.ogg", error=audio.AudioError):
+            list(audio.stream(tmp_path / "damaged.ogg"))
+
+
 def test_a_stream_refuses_what_is_damaged(tmp_path):
     path = tmp_path / "sound.flac"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16000 * 12), 16000)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(audio.AudioError, match=r"sound\.flac"):
+    with refused("sound.flac", error=audio.AudioError):
         list(audio.stream(path))
     sound = np.zeros(16000 * 12, np.float32)
     sound[-5] = np.nan
     soundfile.write(tmp_path / "nan.wav", sound, 16000, subtype="FLOAT")
-    with pytest.raises(audio.AudioError, match="NaN"):
+    with refused("NaN", error=audio.AudioError):
         list(audio.stream(tmp_path / "nan.wav"))

@@ -6,7 +6,7 @@ import espeakng_loader
 import numpy as np
 import pytest
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from tools.speech.synthesis import synthesize, voice_variants
 
 
@@ -85,17 +85,18 @@ def test_a_long_installation_path_is_no_obstacle(tmp_path, monkeypatch):
         ({"voice": "no-such-voice"}, "no-such-voice"),
         ({"voice": ""}, "voice"),
         ({"voice": "en-us+nobody"}, "nobody"),
-        ({"voice": "en-us+m3+f2"}, "m3\\+f2"),
+        ({"voice": "en-us+m3+f2"}, "m3+f2"),
         ({"voice": "en-us+../../en_dict"}, "en_dict"),
         ({"text": ""}, "text"),
         ({"text": " .!"}, "text"),
         ({"text": "one\0two"}, "text"),
-        ({"rate_words_per_minute": 20}, "rate_words_per_minute"),
-        ({"pitch": 100}, "pitch"),
+        ({"rate_words_per_minute": 79}, "rate_words_per_minute from 80 to 450"),
+        ({"rate_words_per_minute": 451}, "rate_words_per_minute from 80 to 450"),
+        ({"pitch": 100}, "pitch from 0 to 99"),
+        ({"pitch": -1}, "pitch from 0 to 99"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, named):
-    with pytest.raises(UserError, match=named) as error:
+    with refused(named):
         synthesize(**{"text": "one", **arguments})
-    assert "\n" not in str(error.value)
     assert synthesize("one").size

@@ -318,15 +318,27 @@ def test_lines_for_those_who_have_no_terminal(line_task, tmp_path, capsys):
     run(line_task(), tmp_path, make_config(print_every_steps=5), skip_eval=True)
     printed = capsys.readouterr().err
     assert [n for n in range(1, 13) if f"step {n}: loss " in printed] == [5, 10]
+    assert "made-up rows\n" in printed
 
 
-def test_a_checkpoint_that_cannot_be_written_ends_the_run(line_task, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("max_steps", "logged"), [(0, [5, 10, 12]), (7, [5, 7])])
+def test_records_every_few_steps_and_of_the_last(line_task, tmp_path, capsys, max_steps, logged):
+    config = make_config(log_every_steps=5)
+    run(line_task(), tmp_path, config, skip_eval=True, max_steps=max_steps)
+    assert [step for step, _ in losses(tmp_path)] == logged
+    assert f"{logged[-1]}/{logged[-1]} " in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_every_rank(line_task, tmp_path, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(np.lib.format, "write_array", full)
-    with pytest.raises(UserError, match="No space left"):
-        run(line_task(), tmp_path)
+    tasks, config = [line_task(), line_task()], make_config(batch_size=2)
+    first, second = run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r))
+    assert isinstance(first, UserError)
+    assert "No space left" in str(first)
+    assert isinstance(second, SystemExit), "it does not go on alone"
 
 
 def test_evaluation_when_asked_and_at_the_end(line_task, tmp_path):
@@ -395,6 +407,14 @@ def test_a_float16_overflow_is_no_bad_number(line_task, tmp_path):
     assert 0 < summary["train/skipped_steps"] < 12
     assert summary["train/loss_scale"] == 2.0 ** (19 - summary["train/skipped_steps"])
     assert "loss_scale/scale" in arrays(tmp_path)
+
+
+def test_a_bad_number_under_float16_ends_the_run_when_the_scale_is_down(line_task, tmp_path):
+    task = line_task(dtype="mixed_float16", broken=range(12))
+    scale = LossScaleConfig(initial=4.0)
+    config = TrainingConfig(batch_size=4, precision="mixed_float16", loss_scale=scale)
+    with refused(match=r"at step 2, from row-.*\(2 in a row\)"):  # the second finds it at 1
+        run(task, tmp_path, config)
 
 
 def test_another_precision_goes_on(line_task, tmp_path):
@@ -474,10 +494,9 @@ def test_two_ranks_equal_one_process(alone, line_task, tmp_path, resumed_at):
         tasks[0].seen, tasks[1].seen, np.array_split(whole_order(), 6)[resumed_at:], strict=True
     ):
         assert (mine, others) == (both[::2].tolist(), both[1::2].tolist())
-    expected = dict(losses(alone))
-    assert dict(losses(tmp_path)) == pytest.approx(
-        {step: loss for step, loss in expected.items() if step > resumed_at}, rel=1e-5
-    )
+    expected = losses(alone)[resumed_at:]
+    assert [step for step, _ in losses(tmp_path)] == [step for step, _ in expected]
+    assert dict(losses(tmp_path)) == pytest.approx(dict(expected), rel=1e-5)
     found = arrays(tmp_path)
     for name, value in arrays(alone).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
@@ -518,6 +537,45 @@ def test_ranks_differ_in_dropout_and_agree_on_statistics(line_task, tmp_path):
     np.testing.assert_array_equal(
         saved["model/line/norm/moving_mean"], statistics(tasks[0])[0], "saved after the mean"
     )
+
+
+def test_ranks_save_what_they_have_in_common(line_task, tmp_path):
+    """Means of what moved apart, and a position that counts the rows of all."""
+    tasks = [line_task([keras.layers.BatchNormalization(name="norm")]) for _ in range(2)]
+    config, options = make_config(batch_size=2), {"skip_eval": True, "max_steps": 1}
+    run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r, **options))
+    inputs = tasks[0].inputs[whole_order()[:4]]
+    moved = 0.01 * inputs.mean(axis=0)
+    for task in tasks:
+        found = task.model.get_layer("norm").moving_mean.numpy()
+        np.testing.assert_allclose(found, moved, rtol=1e-4, atol=1e-8)
+    saved = arrays(tmp_path)
+    np.testing.assert_allclose(saved["model/line/norm/moving_mean"], moved, rtol=1e-4, atol=1e-8)
+    average = moved * 9 / 11  # from zero with a first decay of 2/11
+    np.testing.assert_allclose(
+        saved["average/line/norm/moving_mean"], average, rtol=1e-4, atol=1e-8
+    )
+    state = open_checkpoint(tmp_path, newest=True).state
+    assert state["position"] == {"epoch": 0, "done": [[4, 1]]}
+
+
+def test_ranks_that_resume_share_the_loss_scale(line_task, tmp_path):
+    def config(initial, batch_size):
+        scale = LossScaleConfig(initial=initial, growth_steps=1)
+        options = {"precision": "mixed_float16", "batch_size": batch_size}
+        return TrainingConfig(**options, num_epochs=1, loss_scale=scale)
+
+    tasks = [line_task(dtype="mixed_float16") for _ in range(3)]
+    options = {"skip_eval": True, "max_steps": 1}
+    assert run(tasks[2], tmp_path, config(512.0, 4), **options)["train/loss_scale"] == 1024.0
+    checkpoint = CheckpointStore(tmp_path / "checkpoints").latest()
+
+    def work(processes):
+        resumed = checkpoint if processes.rank == 0 else None
+        options = {"skip_eval": True, "max_steps": 2, "resumed": resumed}
+        return run(tasks[processes.rank], tmp_path, config(8.0, 2), processes, **options)
+
+    assert [x["train/loss_scale"] for x in run_ranks(2, work)] == [2048.0, 2048.0]
 
 
 def test_a_bad_number_of_any_rank_is_told_by_the_first(line_task, tmp_path):

@@ -185,14 +185,17 @@ def test_a_state_continues_exactly(rng, gradients):
 
 
 def test_an_average_starts_at_the_weights_of_a_run_that_had_none(rng, gradients):
-    plain = Optimizer(OptimizerConfig(), make_variables(rng))
+    statistic = keras.Variable(np.float32([4.0, 8.0]), name="moving_mean", trainable=False)
+    plain = Optimizer(OptimizerConfig(), make_variables(rng), [statistic])
     train(plain, gradients)
-    averaging = Optimizer(OptimizerConfig(average_decay=0.9), plain.variables)
+    averaging = Optimizer(OptimizerConfig(average_decay=0.9), plain.variables, [statistic])
     train(averaging, gradients)
+    statistic.assign([5.0, 9.0])
     averaging.load_state(plain.state(), "test")
     weights = values(averaging)
     with averaging.averaged():
         np.testing.assert_array_equal(values(averaging)[0], weights[0])
+        np.testing.assert_array_equal(statistic.numpy(), [5.0, 9.0])
 
 
 @pytest.mark.parametrize(

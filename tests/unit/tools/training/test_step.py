@@ -102,6 +102,23 @@ def test_a_gradient_that_is_not_finite_under_a_finite_loss_changes_nothing(line_
         np.testing.assert_array_equal(value, before[name], err_msg=name)
 
 
+def test_a_loss_that_is_not_finite_under_a_finite_gradient_changes_nothing(line_task, variables_of):
+    task = line_task()
+    plain = task.loss
+
+    def loss(batch, training):
+        sums = plain(batch, training)
+        return sums._replace(loss_sum=sums.loss_sum + tf.constant(np.inf))
+
+    task.loss = loss
+    step, before = make_step(task), variables_of(task.model)
+    result = step(task.batch([0, 1]), 0.1)
+    assert np.isfinite(result.gradient_norm)
+    assert not bool(result.finite)
+    for name, value in variables_of(task.model).items():
+        np.testing.assert_array_equal(value, before[name], err_msg=name)
+
+
 @pytest.mark.parametrize("share", [0.25, 4.0])
 def test_clipping_shortens_long_gradients_only(line_task, share):
     task, reference = line_task(), line_task()
@@ -161,6 +178,16 @@ def test_two_half_batches_equal_a_whole_one(line_task, eager_functions, precisio
         second.model.trainable_variables, whole.model.trainable_variables, strict=True
     ):
         np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-6)
+
+
+def test_batches_of_any_length_are_traced_once(line_task):
+    task = line_task()
+    plain, traces = task.loss, []
+    task.loss = lambda batch, training: traces.append(training) or plain(batch, training)
+    step = make_step(task)
+    for indices, rate in (([0, 1], 0.1), ([0, 1, 2], 0.2)):
+        assert float(step(task.batch(indices), rate).weight) == len(indices)
+    assert traces == [True]
 
 
 def test_a_batch_of_masked_rows_only_is_harmless(line_task):
