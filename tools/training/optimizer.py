@@ -1,4 +1,4 @@
-"""Optimizers on one flat vector of all parameters, and the moving average of the weights.
+"""Optimizers on one flat vector of all parameters.
 
 A graph with a dozen operations for each of 500 variables takes longer to trace than to run. Here
 the gradients are one vector, so the sum over processes, unscaling, norm, clipping, update and
@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import numpy as np
 import tensorflow as tf
 
+from tools.training.average import WeightAverage
 from tools.training.checkpoint import check_arrays
 from tools.training.config import OptimizerConfig
 
@@ -26,10 +27,6 @@ def _is_undecayed(variable) -> bool:
 class Optimizer:
     """Adam, AdamW or momentum with an optional exponential moving average of the weights.
 
-    The average's decay grows with the number of updates, `min(decay, (1 + n) / (10 + n))`, so that
-    it does not hold on to the initial weights. Batch norm's statistics are averaged along: those of
-    the latest weights do not fit averaged ones.
-
     Args:
         config: the section `training.optimizer`.
         variables: the model's trainable Keras variables, float32.
@@ -39,8 +36,7 @@ class Optimizer:
     Source: Kingma and Ba, Adam (2015), algorithm 1 with the bias correction of section 2;
     Loshchilov and Hutter, Decoupled weight decay (2019), scaled by the learning rate; Sutskever et
     al., On the importance of initialization and momentum (2013), equations 1 and 2 as PyTorch has
-    them; Clark et al., ELECTRA (2020), appendix A, for rates by layer; the average's warm-up of
-    tf.train.ExponentialMovingAverage 2.16.
+    them; Clark et al., ELECTRA (2020), appendix A, for rates by layer.
     """
 
     def __init__(
@@ -60,10 +56,9 @@ class Optimizer:
         if config.name != "momentum":
             self._moments["second_moment"] = tf.Variable(tf.zeros_like(self._parameters))
         self._num_updates = tf.Variable(0, dtype=tf.int64)
-        self._average = tf.Variable(self._parameters) if config.average_decay else None
-        self._average_statistics = [
-            tf.Variable(v.value) for v in self.statistics if self._average is not None
-        ]
+        self._average = None
+        if config.average_decay:
+            self._average = WeightAverage(config.average_decay, self._parameters, self.statistics)
         decay = 0.0 if config.name == "adam" else config.weight_decay
         # Vectors of what differs by variable; None where nothing does.
         decays = [0.0 if _is_undecayed(v) else decay for v in self.variables]
@@ -104,10 +99,7 @@ class Optimizer:
             if self._scales is not None:
                 self._parameters.assign(before + scales * (self._parameters - before))
         if self._average is not None:
-            rest = 1.0 - tf.minimum(config.average_decay, (1.0 + count) / (10.0 + count))
-            self._average.assign_sub(rest * (self._average - self._parameters))
-            for average, v in zip(self._average_statistics, self.statistics, strict=True):
-                average.assign_sub(rest * (average - v.value))
+            self._average.update(self._parameters, count)
         self._write(self._parameters)
 
     def _apply_adam(self, gradient, learning_rate, count):
@@ -137,8 +129,8 @@ class Optimizer:
         """Puts the averages, where there are some, in the variables' place for a while."""
         latest = [tf.identity(v.value) for v in self.statistics]
         if self._average is not None:
-            self._write(self._average)
-            for v, average in zip(self.statistics, self._average_statistics, strict=True):
+            self._write(self._average.vector)
+            for v, average in zip(self.statistics, self._average.statistics, strict=True):
                 v.value.assign(average)
         try:
             yield
@@ -159,13 +151,13 @@ class Optimizer:
     @property
     def state_variables(self) -> list[tf.Variable]:
         """Everything that is not in the model itself."""
-        average = [] if self._average is None else [self._average]
-        return [*self._moments.values(), self._num_updates, *average, *self._average_statistics]
+        average = [] if self._average is None else self._average.variables
+        return [*self._moments.values(), self._num_updates, *average]
 
     @property
     def average_statistics(self) -> list[tf.Variable]:
         """Those that processes which see other batches must agree on."""
-        return self._average_statistics
+        return [] if self._average is None else self._average.statistics
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """The arrays of a checkpoint: groups `optimizer` and, with an average, `average`."""
@@ -173,8 +165,8 @@ class Optimizer:
         for name, vector in self._moments.items():
             groups["optimizer"] |= self._split(vector, f"{name}/")
         if self._average is not None:
-            statistics = zip(self.statistics, self._average_statistics, strict=True)
-            groups["average"] = self._split(self._average, "")
+            statistics = zip(self.statistics, self._average.statistics, strict=True)
+            groups["average"] = self._split(self._average.vector, "")
             groups["average"] |= {v.path: average.numpy() for v, average in statistics}
         return groups
 
@@ -191,15 +183,15 @@ class Optimizer:
             vector.assign(self._join(slots, f"{name}/"))
         if self._average is None:
             return
-        self._average.assign(self._parameters)
+        self._average.vector.assign(self._parameters)
         statistics = dict(
-            zip((v.path for v in self.statistics), self._average_statistics, strict=True)
+            zip((v.path for v in self.statistics), self._average.statistics, strict=True)
         )
         values = {v.path: v.numpy() for v in self.statistics}
         if arrays := groups.get("average"):
             shapes = {path: tuple(average.shape) for path, average in statistics.items()}
             check_arrays(self._expected("") | shapes, arrays, what)
-            self._average.assign(self._join(arrays, ""))
+            self._average.vector.assign(self._join(arrays, ""))
             values = arrays
         for path, average in statistics.items():
             average.assign(values[path])

@@ -11,7 +11,8 @@ import soundfile
 import tensorflow as tf
 
 import conformer
-from conformer.infer import BUNDLED_MODEL
+from conformer.export import export_checkpoint
+from conformer.session import BUNDLED_MODEL
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
