@@ -1,21 +1,19 @@
 """The flags that inference programs share: what they ask a converter, a runner and the machine."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-import conformer.infer
-import vision.infer
-import wav2vec2.infer
 from tests.support.errors import refused
 from tools.config.command_line import CommandLine
+from tools.config.options import from_flags, from_keywords
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, Quantization
-from tools.inference import flags
+from tools.inference import flags, opening
+from tools.inference.options import RunnerOptions
 
 PIPELINE = {
     "family": "conformer",
@@ -36,6 +34,15 @@ def parsed(*arguments):
     return values
 
 
+def options(*arguments):
+    return from_flags(RunnerOptions, parsed(*arguments))
+
+
+def read_examples(*_):
+    """Stands in for the family's reader where nothing is read."""
+    raise AssertionError
+
+
 @pytest.fixture
 def native(tmp_path):
     """What tells of itself like an export, without a graph."""
@@ -51,8 +58,8 @@ def converted(native, monkeypatch):
 
     def run(*arguments):
         calls = []
-        monkeypatch.setattr(flags, "convert", lambda *given: calls.append(given) or {})
-        assert flags.convert_as_asked(parsed(*arguments), native) == {}
+        monkeypatch.setattr(opening, "convert", lambda *given: calls.append(given) or {})
+        assert opening.converted(native, options(*arguments), read_examples) == {}
         ((source, target, request, calibration),) = calls
         assert source == native
         return SimpleNamespace(target=target, request=request, calibration=calibration)
@@ -152,9 +159,9 @@ def test_max_seconds_leaves_a_range_as_it_is(converted):
     ],
 )
 def test_what_no_conversion_can_be_is_refused(native, monkeypatch, arguments, named):
-    monkeypatch.delattr(flags, "convert")  # none begins
+    monkeypatch.delattr(opening, "convert")  # none begins
     with refused(named):
-        flags.convert_as_asked(parsed(*arguments), native)
+        opening.converted(native, options(*arguments), read_examples)
 
 
 @pytest.mark.parametrize(
@@ -167,11 +174,13 @@ def test_what_no_conversion_can_be_is_refused(native, monkeypatch, arguments, na
     ],
 )
 def test_calibration_reads_its_own_data_or_else_those_to_run(
-    converted, monkeypatch, capsys, arguments, judged, says
+    native, monkeypatch, capsys, arguments, judged, says
 ):
-    read = []
-    monkeypatch.setattr(conformer.infer, "examples", lambda *given: read.append(given) or "data")
-    calibration = converted(*arguments).calibration
+    read, calls = [], []
+    monkeypatch.setattr(opening, "convert", lambda *given: calls.append(given))
+    reader = lambda *given: read.append(given) or "data"  # noqa: E731 - it stands in for a function
+    opening.converted(native, options(*arguments), reader)
+    ((*_, calibration),) = calls
     assert not read  # only where a model is quantized
     assert calibration.read() == "data"
     directory = Path("scored" if says else "own").resolve()
@@ -182,21 +191,13 @@ def test_calibration_reads_its_own_data_or_else_those_to_run(
     assert ("--data_dir scored" in capsys.readouterr().err) == says
 
 
-def test_families_are_found_by_name():
-    for module in (conformer.infer, vision.infer, wav2vec2.infer):
-        assert flags.family({"family": module.__name__.partition(".")[0]}) is module
-        assert callable(module.examples)
-    for pipeline in ({"family": "os"}, {}):
-        with refused("conformer, vision, wav2vec2"):
-            flags.family(pipeline)
-
-
 @pytest.mark.parametrize(
     ("given", "visible"), [(None, "before"), ("0,1", "0,1"), (" 3, 0 ", "3,0"), ("-1", "-1")]
 )
 def test_only_the_devices_named_are_visible(monkeypatch, given, visible):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
-    flags.restrict_devices(parsed(*([] if given is None else [f"--visible_devices={given}"])))
+    given = [] if given is None else [f"--visible_devices={given}"]
+    opening.restrict_devices(options(*given).visible_devices)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == visible
 
 
@@ -204,50 +205,48 @@ def test_only_the_devices_named_are_visible(monkeypatch, given, visible):
 def test_devices_that_cannot_be_are_refused(monkeypatch, given):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "before")
     with refused("--visible_devices like 0,1, or -1"):
-        flags.restrict_devices(parsed(f"--visible_devices={given}"))
+        opening.restrict_devices(options(f"--visible_devices={given}").visible_devices)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "before"
 
 
-@given(st.integers(1, 200), st.integers(1, 250))
-def test_a_spread_has_equal_distances_over_the_whole(length, count):
-    chosen = flags.spread(range(length), count)
-    assert len(chosen) == min(count, length)
-    distances = [b - a for a, b in zip(chosen, [*chosen[1:], length], strict=True)]
-    assert chosen[0] == 0
-    assert min(distances) >= 1
-    assert max(distances) - min(distances) <= 1
-
-
-@pytest.mark.parametrize(
-    ("ratio", "chosen"),
-    [(1.0, "abcdefghij"), (0.5, "acegi"), (0.2, "af"), (0.26, "adg"), (0.01, "a")],
-)
-def test_a_share_of_a_data_set_is_spread_over_it(ratio, chosen):
-    assert "".join(flags.share("abcdefghij", ratio)) == chosen
-
-
-@pytest.mark.parametrize("ratio", [0.0, -0.5, 1.01, float("nan")])
-def test_shares_that_cannot_be_are_refused(ratio):
-    with refused("--data_ratio above 0 and up to 1"):
-        flags.share("abc", ratio)
-
-
 def test_eager_runs_open_the_saved_model_itself(native, monkeypatch):
-    monkeypatch.delattr(flags, "convert")
-    monkeypatch.setattr(flags, "load", lambda directory: ("runner of", directory))
-    assert flags.open_runner(parsed("--run_eagerly"), native) == ("runner of", native)
+    monkeypatch.delattr(opening, "convert")
+    monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
+    opened = opening.open_runner(native, options("--run_eagerly"), read_examples)
+    assert opened == ("runner of", native)
 
 
 @pytest.mark.parametrize("reused", [False, True])
 def test_other_runs_open_what_was_converted_and_say_so_once(native, monkeypatch, capsys, reused):
     request = {"backend": "openvino"}
     manifest = {"directory": "made", "reused": reused, "request": request, "seconds": 1.23}
-    monkeypatch.setattr(flags, "convert", lambda *_: manifest)
-    monkeypatch.setattr(flags, "load", lambda directory: ("runner of", directory))
-    assert flags.open_runner(parsed(), native) == ("runner of", "made")
+    monkeypatch.setattr(opening, "convert", lambda *_: manifest)
+    monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
+    assert opening.open_runner(native, options(), read_examples) == ("runner of", "made")
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("for openvino in 1.2 s: made" in captured.err) == (not reused)
+
+
+def test_a_converted_model_is_opened_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.delattr(opening, "convert")
+    monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
+    assert opening.open_runner(tmp_path, options(), read_examples) == ("runner of", tmp_path)
+
+
+def test_options_are_frozen_and_have_the_defaults_of_the_flags():
+    assert options() == RunnerOptions()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options().batch_size = 2
+    assert from_keywords(RunnerOptions, {"batch_size": 3}) == options("--batch_size=3")
+
+
+def test_a_misspelt_option_names_the_nearest_one():
+    with refused("Received: quant_precison. Use quant_precision."):
+        from_keywords(RunnerOptions, {"quant_precison": "bf16"})
+    with refused("Use one of batch_size, data_dir"):
+        from_keywords(RunnerOptions, {"xyzzy": 1})
 
 
 def test_numbers_and_switches_have_the_defaults_that_help_tells():

@@ -11,6 +11,7 @@ from tests.support.saved_models import save_model
 from tools.conversion.artifact import Artifact
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import TensorSpec
+from tools.inference.eager import EagerRunner
 from tools.inference.runner import JitRunner, load
 
 PIPELINE = {"family": "toy", "sample_rate_hz": 16000}
@@ -67,6 +68,15 @@ def test_it_says_what_it_is(whole):
         "serving_default": (("lengths", "int32", (None,)), ("waveforms", "float32", (None, 3))),
         "serve_bytes": (("bytes", "string", (None,)),),
     }
+
+
+def test_what_tensorflow_refuses_is_a_runtime_error():
+    spec = tf.TensorSpec([None], tf.int32, "index")
+    look_up = tf.function(lambda index: {"found": tf.gather([1.0, 2.0], index)}, [spec])
+    runner = EagerRunner({"serving_default": look_up.get_concrete_function()}, {})
+    assert runner.run({"index": np.array([1], "int32")})["found"].tolist() == [2.0]
+    with pytest.raises(RuntimeError, match="not in"):
+        runner.run({"index": np.array([5], "int32")})
 
 
 @pytest.mark.parametrize("missing", ["saved_model.pb", "assets/pipeline.json", ""])
@@ -168,11 +178,11 @@ def test_a_converted_model_says_what_it_is():
     assert runner.signatures.keys() == {"serving_default"}
 
 
-def test_a_converted_transducer_is_fed_like_its_first_piece():
+def test_a_converted_transducer_has_its_pieces_and_no_answer_of_its_own():
+    """A runner is a bag of signatures: the search that answers belongs to a session."""
     runner, given = converted(((1, 8), (2, 100)), kind="transducer")
-    assert runner.signatures["serving_default"] == runner.signatures["listen"]
-    outputs = runner.run(ones(2, 5), "listen")
-    assert outputs["sums"].tolist() == [5, 5]
-    with pytest.raises(KeyError, match="encoded"):  # the search begins with what was heard
+    assert runner.signatures.keys() == {"listen"}
+    assert runner.run(ones(2, 5), "listen")["sums"].tolist() == [5, 5]
+    with pytest.raises(KeyError, match="serving_default"):
         runner.run(ones(2, 5))
-    assert len(given) == 2
+    assert len(given) == 1

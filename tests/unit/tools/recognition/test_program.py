@@ -9,14 +9,11 @@ import pytest
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.decoding.timestamps import Word
-from tools.recognition.program import (
-    Recognizer,
-    Transcript,
-    read_examples,
-    recognize,
-    run_recognizer,
-)
-from tools.recognition.sounds import chosen_utterances
+from tools.inference.options import DataOptions
+from tools.recognition import program
+from tools.recognition.decoders import Transcription
+from tools.recognition.examples import read_examples
+from tools.recognition.program import run_program
 from tools.speech.audio import AudioError, AudioLimits
 from tools.speech.corpus import read_librispeech
 
@@ -27,13 +24,28 @@ RUNNER = SimpleNamespace(mode="eager", backend="tensorflow", precision="fp32", f
 
 
 class Toy:
-    """Writes the number of samples of each sound; a batch takes two seconds of the clock."""
+    """A session that writes the number of samples of each sound; a batch takes two seconds."""
 
-    def __init__(self, clock=None, transcript=Transcript):
-        self.clock, self.transcript = clock, transcript
-        self.batches = []
+    limits, runner = LIMITS, RUNNER
 
-    def __call__(self, inputs):
+    def __init__(self, clock=None, transcript=Transcription, of_long=None, at_once=None):
+        self.clock, self.transcript, self.batches = clock, transcript, []
+        self.of_long, self.at_once = of_long, at_once
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def is_long(self, num_samples):
+        return self.at_once is not None and num_samples > self.at_once
+
+    def recognize_long(self, pieces, num_samples, with_words=False):
+        assert sum(map(len, pieces)) == num_samples
+        return self.of_long(num_samples)
+
+    def recognize(self, inputs, with_words=False):
         self.batches.append(inputs["lengths"].tolist())
         assert inputs["waveforms"].shape == (len(inputs["lengths"]), inputs["lengths"].max())
         if self.clock:
@@ -54,6 +66,10 @@ def utterances(corpus):
     return read_librispeech(corpus, progress=False).utterances
 
 
+def recognize(toy, utterances, batch_size, warmup_count):
+    return program.recognize(toy, utterances, batch_size=batch_size, warmup_count=warmup_count)
+
+
 @pytest.fixture
 def clock(monkeypatch):
     now = [50.0]
@@ -63,7 +79,7 @@ def clock(monkeypatch):
 
 def test_the_longest_come_first_and_answers_belong_to_their_sounds(utterances):
     toy = Toy()
-    found, reasons, watch = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 2, 0)
+    found, reasons, watch = recognize(toy, utterances, 2, 0)
     assert toy.batches == [[16000, 12000], [8000, 4800], [3200]]
     assert {index: transcript.text for index, transcript in found.items()} == {
         index: str(samples) for index, samples in enumerate(SAMPLES)
@@ -74,24 +90,21 @@ def test_the_longest_come_first_and_answers_belong_to_their_sounds(utterances):
 
 def test_only_the_first_batch_warms_up_outside_of_the_clock(utterances, clock):
     toy = Toy(clock)
-    _, _, watch = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 3, 4)
+    _, _, watch = recognize(toy, utterances, 3, 4)
     assert toy.batches == 5 * [[16000, 12000, 8000]] + [[4800, 3200]]
     assert watch.laps == [2.0, 2.0]
     assert watch.speed(5)["end_to_end_seconds"] == 4.0
 
 
 def test_sounds_beyond_what_is_taken_at_once_go_their_own_way(utterances, clock):
-    toy = Toy(clock)
-
-    def of_long(utterance):
+    def of_long(num_samples):
         clock[0] += 5.0
-        if utterance.num_samples == 12000:
-            raise AudioError("cut off", path=utterance.path, reason="truncated")
-        return Transcript(f"long {utterance.num_samples}")
+        if num_samples == 12000:
+            raise AudioError("cut off", reason="truncated")
+        return Transcription(f"long {num_samples}")
 
-    recognizer = Recognizer(RUNNER, LIMITS, toy, of_long, max_seconds_at_once=0.5)
-    assert not recognizer.is_long(utterances[0])  # exactly half a second
-    found, reasons, watch = recognize(recognizer, utterances, 8, 1)
+    toy = Toy(clock, of_long=of_long, at_once=8000)
+    found, reasons, watch = recognize(toy, utterances, 8, 1)
     assert toy.batches == 2 * [[8000, 4800, 3200]]
     texts = {index: transcript.text for index, transcript in found.items()}
     assert texts == {0: "8000", 1: "3200", 2: "long 16000", 3: "4800"}
@@ -100,9 +113,8 @@ def test_sounds_beyond_what_is_taken_at_once_go_their_own_way(utterances, clock)
 
 
 def test_nothing_but_long_sounds_needs_no_batch(utterances):
-    toy = Toy()
-    recognizer = Recognizer(RUNNER, LIMITS, toy, lambda _: Transcript("L"), max_seconds_at_once=0.1)
-    found, _, _ = recognize(recognizer, utterances, 8, 1)
+    toy = Toy(of_long=lambda _: Transcription("L"), at_once=1600)
+    found, _, _ = recognize(toy, utterances, 8, 1)
     assert (len(found), toy.batches) == (5, [])
 
 
@@ -110,24 +122,30 @@ def test_what_cannot_be_decoded_is_dropped_by_its_reason(utterances, corpus):
     for number in (2, 1):  # a batch of nothing but damage is not run
         next(corpus.rglob(f"*{number:04d}.flac")).write_bytes(b"fLaC")
     toy = Toy()
-    found, reasons, watch = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 1, 0)
+    found, reasons, watch = recognize(toy, utterances, 1, 0)
     assert toy.batches == [[12000], [8000], [4800]]
     assert sorted(found) == [0, 3, 4]
     assert reasons == {1: "unreadable", 2: "unreadable"}
     assert len(watch.laps) == 3
     toy.batches.clear()
-    found, reasons, _ = recognize(Recognizer(RUNNER, LIMITS, toy), utterances, 5, 0)
+    found, reasons, _ = recognize(toy, utterances, 5, 0)
     assert {transcript.text for transcript in found.values()} == {"12000", "8000", "4800"}
     assert reasons == {1: "unreadable", 2: "unreadable"}
 
 
-def run(toy, *paths, skipped=(), **given):
-    defaults = {"data_dir": None, "batch_size": 2, "warmup_count": 1, "result_path": None}
-    values = SimpleNamespace(**{**defaults, "data_ratio": 1.0, **given})
-    names = list(map(str, paths))
-    utterances, left_out = chosen_utterances(values, names, LIMITS)
-    recognizer = Recognizer(RUNNER, LIMITS, toy)
-    return run_recognizer(recognizer, values, names, utterances, [*left_out, *skipped])
+def run(toy, *paths, skipped=(), data_dir=None, batch_size=2, **given):
+    data = DataOptions(
+        tuple(map(str, paths)), data_dir and str(data_dir), batch_size=batch_size, **given
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        choose = program.chosen_utterances
+
+        def chosen(*arguments):
+            utterances, left_out = choose(*arguments)
+            return utterances, [*left_out, *skipped]
+
+        patch.setattr(program, "chosen_utterances", chosen)
+        return run_program(lambda: toy, LIMITS, data)
 
 
 def test_a_report_holds_what_was_measured(corpus, tmp_path, clock, capsys):
@@ -184,7 +202,7 @@ def test_a_beam_search_is_scored_beside_the_usual_text(corpus, tmp_path, capsys)
     report = tmp_path / "report.json"
 
     def transcript(text):
-        return Transcript(text, f"{text} MORE" if text == "16000" else text)
+        return Transcription(text, beam_text=f"{text} MORE" if text == "16000" else text)
 
     run(Toy(transcript=transcript), data_dir=corpus, result_path=report)
     summary = json.loads(report.read_text())
@@ -207,13 +225,13 @@ def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, caps
     captured = capsys.readouterr()
     assert captured.out == f"{files[1]}\t3200\n"
     assert "skipped other.wav: missing" in captured.err
-    run(Toy(transcript=lambda text: Transcript(text, "BEAM")), files[1])
+    run(Toy(transcript=lambda text: Transcription(text, beam_text="BEAM")), files[1])
     assert capsys.readouterr().out == "BEAM\n"
 
 
 def test_words_are_printed_and_written_with_their_times(corpus, tmp_path, capsys):
     def transcript(text):
-        return Transcript(text, None, [Word(text, 0.123, 0.5), Word("END", 1, 2.006)])
+        return Transcription(text, (Word(text, 0.123, 0.5), Word("END", 1, 2.006)))
 
     files, report = sorted(corpus.rglob("*.flac")), tmp_path / "report.json"
     toy = Toy(transcript=transcript)
@@ -258,11 +276,18 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_run(corpus, tmp_p
     assert not toy.batches
 
 
-def examples(data_dir, num_samples=3, judged=False, **options):
-    def texts(run, inputs):
-        return run(inputs)
+class Spelling:
+    """A decoder whose model's outputs are transcriptions already."""
 
-    return read_examples(data_dir, num_samples, LIMITS, judged, texts, **options)
+    def answer(self, call, inputs):
+        return call(inputs, "serving_default")
+
+    def transcriptions(self, outputs, with_words=False):
+        return outputs
+
+
+def examples(data_dir, num_samples=3, judged=False, **options):
+    return read_examples(data_dir, num_samples, LIMITS, judged, Spelling(), **options)
 
 
 def test_calibration_takes_single_sounds_spread_over_a_corpus(corpus):
@@ -282,13 +307,14 @@ def test_accuracy_is_that_of_the_words_on_the_batches_asked_for(corpus):
     found = examples(corpus, num_samples=9, judged=True, normalize=str.lower)
     toy = Toy()
 
-    def text_of(inputs):
-        return [transcript.text for transcript in toy(inputs)]
+    def text_of(inputs, signature):
+        assert signature == "serving_default"
+        return toy.recognize(inputs)
 
     # References: 8000; 16000 more; 4801; 12000.
     assert found.accuracy(text_of, [0, 1, 2, 3]) == pytest.approx(1 - 2 / 5)
     assert found.accuracy(text_of, [1]) == pytest.approx(1 / 2)
-    assert found.accuracy(lambda _: ["16000 more"], [1]) == 1.0
+    assert found.accuracy(lambda *_: [Transcription("16000 more")], [1]) == 1.0
     assert found.accuracy(text_of, [2]) == 0.0
     assert toy.batches == [[8000], [16000], [4800], [12000], [16000], [4800]]
 

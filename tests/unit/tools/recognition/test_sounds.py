@@ -1,7 +1,6 @@
 """Which sounds a program is to recognize."""
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +8,8 @@ import soundfile
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.recognition.sounds import check_flags, chosen_utterances, find_utterances
+from tools.inference.options import DataOptions
+from tools.recognition.sounds import check_options, chosen_utterances, find_utterances
 from tools.speech.audio import AudioError, AudioLimits
 
 LIMITS = AudioLimits()
@@ -23,9 +23,8 @@ def sound(path, seconds=0.5):
     return path
 
 
-def values(**given):
-    defaults = {"data_dir": None, "batch_size": 1, "warmup_count": 0, "max_seconds": None}
-    return SimpleNamespace(**{**defaults, "data_ratio": 1.0, **given})
+def check(paths, max_seconds=None, **given):
+    check_options(DataOptions(tuple(paths), **given), max_seconds)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +36,7 @@ def values(**given):
     ],
 )
 def test_command_lines_that_can_be_run(given, paths):
-    check_flags(values(**given), paths)
+    check(paths, **given)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +54,7 @@ def test_command_lines_that_can_be_run(given, paths):
 )
 def test_command_lines_that_cannot_be_run_are_refused(given, paths, message):
     with refused(message):
-        check_flags(values(**given), paths)
+        check(paths, **given)
 
 
 def test_files_and_folders_are_listed_in_the_order_given(tmp_path):
@@ -106,23 +105,22 @@ def corpus(tmp_path, rng):
 
 def test_a_data_set_has_transcripts_and_says_what_it_lacks(corpus):
     limits = AudioLimits(max_seconds=2.0)
-    found, skipped = chosen_utterances(values(data_dir=corpus), [], limits)
+    found, skipped = chosen_utterances(DataOptions(data_dir=corpus), limits)
     assert [u.transcript for u in found] == ["ONE", "TWO", "FOUR"]
     ((detail, reason),) = skipped
     assert reason == "too_long" and "0002.flac" in detail
-    found, _ = chosen_utterances(values(data_dir=corpus), [], limits, str.lower)
+    found, _ = chosen_utterances(DataOptions(data_dir=corpus), limits, str.lower)
     assert [u.transcript for u in found] == ["one", "two", "four"]
 
 
 def test_a_share_is_spread_over_data_set_and_files_alike(corpus):
-    some = values(data_dir=corpus, data_ratio=0.5)
-    found, _ = chosen_utterances(some, [], LIMITS)
+    found, _ = chosen_utterances(DataOptions(data_dir=corpus, data_ratio=0.5), LIMITS)
     assert [u.transcript for u in found] == ["ONE", "THREE"]
-    found, _ = chosen_utterances(values(data_ratio=0.5), [str(corpus)], LIMITS)
+    found, _ = chosen_utterances(DataOptions((str(corpus),), data_ratio=0.5), LIMITS)
     assert [u.utterance_id[-1] for u in found] == ["0", "2"]
 
 
 def test_a_folder_of_nothing_but_damage_leaves_nothing_to_choose_from(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no sound")
-    found, skipped = chosen_utterances(values(), [str(tmp_path)], LIMITS)
+    found, skipped = chosen_utterances(DataOptions((str(tmp_path),)), LIMITS)
     assert (found, skipped) == ([], [(str(tmp_path / "a.wav"), "unreadable")])

@@ -10,10 +10,13 @@ import tensorflow as tf
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
+from tools.config.options import from_flags
 from tools.recognition import training
-from tools.recognition.training import TrainingProgram, run_directory
+from tools.recognition.training import RunOptions, SpeechRun, TrainingProgram
 from tools.speech.config import DataConfig
 from tools.speech.corpus import read_librispeech
+from tools.training import distributed
+from tools.training import program as program_module
 from tools.training.config import TrainingConfig
 from tools.training.distributed import SingleProcess
 
@@ -56,7 +59,7 @@ def program(corpus, toy_task, monkeypatch):
         calls["train"] = (task, config, processes, folders, options)
         return {"eval/wer": 0.5}
 
-    monkeypatch.setattr(training, "train", train)
+    monkeypatch.setattr(program_module, "train", train)
     made = TrainingProgram(
         "p/train.py", "Trains.", "family/own.yml", "A run.", load_config, make_task
     )
@@ -113,16 +116,16 @@ def test_options_of_the_loop_are_those_of_the_flags(program, corpus, tmp_path, c
     assert program.main(arguments) == 0
     assert json.loads(capsys.readouterr().out) == {"eval/wer": 0.5}
     _, config, processes, folders, options = calls["train"]
-    assert options == training.LoopOptions()
+    assert options == program_module.LoopOptions()
     assert (config, processes) == (calls["task"][0].training, calls["task"][1])
     assert folders == training.RunFolders.inside((tmp_path / "run").resolve())
     assert calls["task"][2:] == ("", None, True)
     assert (processes.rank, processes.size) == (0, 1)
     program.main([*arguments, "--steps=5", "--skip_eval", "--pretrained=before"])
-    assert calls["train"][4] == training.LoopOptions(max_steps=5, skip_eval=True)
+    assert calls["train"][4] == program_module.LoopOptions(max_steps=5, skip_eval=True)
     assert calls["task"][2:] == ("before", None, False)
     program.main([*arguments, "--eval_at_start", "--use_profiler"])
-    assert calls["train"][4] == training.LoopOptions(eval_at_start=True, use_profiler=True)
+    assert calls["train"][4] == program_module.LoopOptions(eval_at_start=True, use_profiler=True)
 
 
 def test_a_deterministic_run_asks_tensorflow_for_it(program, corpus, tmp_path, monkeypatch):
@@ -166,23 +169,26 @@ def test_a_run_tells_what_it_is_made_with_before_its_first_step(program, corpus,
     assert "tensorflow" in json.dumps(versions)
 
 
-def arguments_of(program, *given):
-    return program.command_line().parse(given)[0]
+def directory_of(program, *given, processes=None):
+    """The run directory that a command line settles on."""
+    options = from_flags(RunOptions, program.command_line().parse(given)[0])
+    config = Config(DataConfig("", ("train",)), TrainingConfig())
+    return SpeechRun(program, config, options).folders(processes or SingleProcess()).records
 
 
 def test_run_directories_with_and_without_checkpoints(program, tmp_path):
     program, _ = program
-    one, config = SingleProcess(), "--config=configs/digits.yml"
+    config = "--config=configs/digits.yml"
     output = f"--output_dir={tmp_path}"
-    assert run_directory(arguments_of(program, config, output), one) == tmp_path.resolve()
+    assert directory_of(program, config, output) == tmp_path.resolve()
     with refused("with checkpoints to --resume"):
-        run_directory(arguments_of(program, config, output, "--resume"), one)
+        directory_of(program, config, output, "--resume")
     (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
     with refused("without checkpoints"):
-        run_directory(arguments_of(program, config, output), one)
-    found = run_directory(arguments_of(program, config, output, "--resume"), one)
+        directory_of(program, config, output)
+    found = directory_of(program, config, output, "--resume")
     assert found == tmp_path.resolve()
-    found = run_directory(arguments_of(program, config), one)
+    found = directory_of(program, config)
     assert re.fullmatch(r".*/runs/digits-\d{8}-\d{6}", str(found))
 
 
@@ -195,8 +201,8 @@ def test_every_rank_takes_the_directory_of_rank_0(program, tmp_path):
         def broadcast_object(self, value):
             return str(tmp_path / "told")
 
-    values = arguments_of(program, "--config=a.yml", "--output_dir=own")
-    assert run_directory(values, Rank1()) == (tmp_path / "told").resolve()
+    found = directory_of(program, "--config=a.yml", "--output_dir=own", processes=Rank1())
+    assert found == (tmp_path / "told").resolve()
 
 
 def test_a_resumed_run_continues_from_its_last_checkpoint(program, corpus, tmp_path, monkeypatch):
@@ -244,8 +250,8 @@ def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkey
         def broadcast_object(self, value):
             return next(told)
 
-    monkeypatch.setattr(training.distributed, "start", lambda _: Rank1())
-    monkeypatch.setattr(training.distributed, "claim_devices", lambda *_: "")
+    monkeypatch.setattr(distributed, "start", lambda _: Rank1())
+    monkeypatch.setattr(distributed, "claim_devices", lambda *_: "")
     assert program.main([f"--data_dir={corpus}", f"--output_dir={tmp_path / 'own'}"]) == 0
     assert capsys.readouterr().out == ""
     assert calls["train"][3] == training.RunFolders.inside((tmp_path / "run").resolve())

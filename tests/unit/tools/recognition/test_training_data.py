@@ -15,8 +15,8 @@ from conformer.input_pipeline import prepare
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
 from tools.recognition.training_data import training_data
 from tools.speech.audio import probe, read
-from tools.speech.batches import evaluation_dataset, evaluation_limits
 from tools.speech.corpus import Utterance
+from tools.speech.reading import evaluation_limits, read_batches
 from tools.training.task import Position, Shard
 
 RATE_HZ = 16000
@@ -267,24 +267,23 @@ def test_masked_rows_are_empty(utterances):
 def test_evaluation_keeps_the_order_and_the_last_partial_batch(copies, parallel):
     damage(copies[6].path)
     limits = evaluation_limits(DATA, RATE_HZ)
-    batches = list(evaluation_dataset(copies, 4, limits, parallel).as_numpy_iterator())
-    assert [len(batch["index"]) for batch in batches] == [4, 4, 3]
-    assert np.concatenate([b["index"] for b in batches]).tolist() == list(range(len(WORDS)))
+    batches = list(read_batches(copies, 4, limits, parallel))
+    assert [len(batch.indices) for batch in batches] == [4, 4, 3]
+    assert [index for batch in batches for index in batch.indices] == list(range(len(WORDS)))
     for batch in batches:
-        for index, length, sound, reason in zip(
-            batch["index"], batch["lengths"], batch["waveforms"], batch["reason"], strict=True
-        ):
+        rows = zip(batch.indices, batch.lengths, batch.waveforms, batch.reasons, strict=True)
+        for index, length, sound, reason in rows:
             if index == 6:
-                assert (length, reason) == (0, b"unreadable")
+                assert (length, reason) == (0, "unreadable")
                 continue
-            assert reason == b""
+            assert reason == ""
             np.testing.assert_array_equal(sound[:length], read(copies[index].path, limits))
             assert not np.any(sound[length:])
 
 
 def test_evaluation_of_nothing_but_damage_still_has_a_frame(utterances):
     gone = [dataclasses.replace(u, path=u.path + ".gone") for u in utterances[:2]]
-    (batch,) = evaluation_dataset(gone, 2, evaluation_limits(DATA, RATE_HZ))
-    assert batch["waveforms"].shape == (2, 400)
-    np.testing.assert_array_equal(batch["lengths"], [0, 0])
-    np.testing.assert_array_equal(batch["reason"], [b"missing"] * 2)
+    (batch,) = read_batches(gone, 2, evaluation_limits(DATA, RATE_HZ))
+    assert batch.waveforms.shape == (2, 400)
+    assert batch.lengths.tolist() == [0, 0]
+    assert batch.reasons == ["missing"] * 2

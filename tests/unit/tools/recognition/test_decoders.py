@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.decoding.graph import detokenize, greedy_decode
-from tools.inference.transducer import transcribe
+from tools.recognition.decoders import TransducerDecoder
 
 VOCABULARY_SIZE, SURE = 6, 3.0
 PADDING = 99.0  # a frame of the padding, where the network would emit for ever
@@ -82,7 +82,7 @@ def outside(script, cap):
         "state_shape": [2, 1],
         "vocabulary": {"surfaces": SURFACES},
     }
-    return transcribe(run, pipeline, {})
+    return TransducerDecoder(pipeline, in_graph=False).answer(run, {})
 
 
 running = []  # the script that the graph below follows
