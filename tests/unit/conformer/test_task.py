@@ -16,7 +16,6 @@ from conformer.train import main
 from tests.support import conformer_reference as reference
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.errors import UserError
 from tools.training.checkpoint import CheckpointStore
 from tools.training.distributed import SingleProcess
 from tools.training.task import Position, Shard
@@ -145,7 +144,7 @@ def test_an_error_of_rank_0_ends_every_rank(make_task, corpus):
     for file in corpus.rglob("*.txt"):
         file.unlink()
     first = Rank0()
-    with pytest.raises(UserError, match="no utterances") as caught:
+    with refused("no utterances") as caught:
         make_task(processes=first)
     assert caught.value in first.told[0]
     with pytest.raises(SystemExit, match="2"):  # one message is enough
@@ -241,8 +240,10 @@ def test_the_loss_mixes_transducer_and_ctc_by_the_weight_of_ctc(make_task, weigh
     assert not weight or told_apart > 1
 
 
-def test_the_head_of_ctc_is_made_only_where_it_has_a_weight(make_task):
-    assert make_task().model.ctc_head is None
+def test_head_and_evaluation_set_are_there_only_where_they_are_needed(make_task):
+    task = make_task({"data.eval_splits": ["nowhere"]})
+    assert task.evaluators == {}
+    assert task.model.ctc_head is None
     assert make_task({"model.ctc_weight": 0.1}).model.ctc_head is not None
 
 
