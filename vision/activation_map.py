@@ -19,9 +19,9 @@ from tools.errors import UserError
 from tools.files import write_bytes
 from tools.inference.runner import load
 from vision.classes import classes_of
-from vision.classifier import feed
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, crop_image, normalize
+from vision.session import feed
 from vision.signatures import PREDICTED
 
 

@@ -100,7 +100,7 @@ class Signatures:
         """Reads JPEG or PNG; the best classes of each image, by name and probability."""
         side = self._preprocessing.image_size
         spec = tf.TensorSpec((side, side, CHANNELS), tf.float32)
-        images = tf.map_fn(self._read, bytes, fn_output_signature=spec)
+        images = tf.map_fn(self.read, bytes, fn_output_signature=spec)
         logits = self._classify(*self._encode(images))["logits"]
         count = min(_NUM_ANSWERS, len(self._names))
         best = tf.math.top_k(tf.nn.softmax(logits), count)
@@ -110,7 +110,7 @@ class Signatures:
             "class_names": tf.gather(tf.constant(self._names), best.indices),
         }
 
-    def _read(self, contents):
+    def read(self, contents):
         """Decodes and resizes like `images.read_image`, but for single values a level apart."""
         config, side = self._preprocessing, self._preprocessing.image_size
         image = tf.io.decode_jpeg(contents, CHANNELS, dct_method="INTEGER_ACCURATE")  # or PNG

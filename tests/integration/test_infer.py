@@ -13,7 +13,8 @@ import soundfile
 import soxr
 
 import conformer.infer
-from conformer.infer import BUNDLED_MODEL, main
+from conformer.infer import main
+from conformer.session import BUNDLED_MODEL
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.config.command_line import CommandLine

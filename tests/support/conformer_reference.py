@@ -18,6 +18,7 @@ BLANK = 0
 
 Weights = Mapping[str, np.ndarray]
 Rows = Sequence[np.ndarray]
+Drop = Callable[[np.ndarray], np.ndarray]  # stands where dropout is applied
 
 
 def weights_of(layer) -> dict[str, np.ndarray]:
@@ -50,6 +51,11 @@ def below(weights: Weights, name: str) -> dict[str, np.ndarray]:
     """Returns the weights of a child."""
     prefix = f"{name}/"
     return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+
+
+def undropped(x: np.ndarray) -> np.ndarray:
+    """Dropout in evaluation, or at rate 0."""
+    return x
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -129,7 +135,7 @@ def log_mel_spectrogram(
     return (decibels - decibels.mean()) / max(decibels.std(), 1e-5)
 
 
-def subsample(weights: Weights, features: np.ndarray) -> np.ndarray:
+def subsample(weights: Weights, features: np.ndarray, drop: Drop = undropped) -> np.ndarray:
     """Features `[T, F]` to `[ceil(ceil(T / 2) / 2), D]`, with one zero around the utterance."""
     x = features[:, :, None]
     for index in range(2):
@@ -142,12 +148,13 @@ def subsample(weights: Weights, features: np.ndarray) -> np.ndarray:
             for j in range(3)
         )
         x = np.maximum(x, 0.0)
-    return dense(below(weights, "projection"), x.reshape(len(x), -1))
+    return drop(dense(below(weights, "projection"), x.reshape(len(x), -1)))
 
 
-def feed_forward(weights: Weights, x: np.ndarray) -> np.ndarray:
-    """Dense, swish, dense."""
-    return dense(below(weights, "projection"), swish(dense(below(weights, "expansion"), x)))
+def feed_forward(weights: Weights, x: np.ndarray, drop: Drop = undropped) -> np.ndarray:
+    """Dense, swish, dropout, dense, dropout."""
+    inner = drop(swish(dense(below(weights, "expansion"), x)))
+    return drop(dense(below(weights, "projection"), inner))
 
 
 def sinusoids(offsets: np.ndarray, width: int) -> np.ndarray:
@@ -206,9 +213,9 @@ def depthwise_convolution(weights: Weights, x: np.ndarray) -> np.ndarray:
 
 
 def convolution_module(
-    weights: Weights, rows: Rows, training: bool
+    weights: Weights, rows: Rows, training: bool, drop: Drop = undropped
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-    """Pointwise, GLU, depthwise, batch norm, swish, pointwise; and the moving statistics."""
+    """Pointwise, GLU, depthwise, batch norm, swish, pointwise, dropout; and moving statistics."""
 
     def convolved(x):
         values, gates = np.split(dense(below(weights, "expansion"), x), 2, axis=-1)
@@ -217,12 +224,12 @@ def convolution_module(
     normalized, moving = batch_norm(
         below(weights, "normalization"), [convolved(x) for x in rows], training
     )
-    rows = [dense(below(weights, "projection"), swish(x)) for x in normalized]
+    rows = [drop(dense(below(weights, "projection"), swish(x))) for x in normalized]
     return rows, {f"normalization/{name}": value for name, value in moving.items()}
 
 
 def block(
-    weights: Weights, rows: Rows, training: bool
+    weights: Weights, rows: Rows, training: bool, drop: Drop = undropped
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     """Half a feed-forward module, attention, convolution, half a feed-forward module, norm."""
 
@@ -230,13 +237,13 @@ def block(
         return layer_norm(below(weights, f"norm_{name}"), x)
 
     def half_step(name, x):
-        return x + feed_forward(below(weights, name), norm(name, x)) / 2
+        return x + feed_forward(below(weights, name), norm(name, x), drop) / 2
 
     attention = below(weights, "attention")
     rows = [half_step("feedforward_0", x) for x in rows]
-    rows = [x + relative_attention(attention, norm("attention", x)) for x in rows]
+    rows = [x + drop(relative_attention(attention, norm("attention", x))) for x in rows]
     convolved, moving = convolution_module(
-        below(weights, "convolution"), [norm("convolution", x) for x in rows], training
+        below(weights, "convolution"), [norm("convolution", x) for x in rows], training, drop
     )
     rows = [x + y for x, y in zip(rows, convolved, strict=True)]
     rows = [norm("output", half_step("feedforward_1", x)) for x in rows]
@@ -244,13 +251,13 @@ def block(
 
 
 def encode(
-    weights: Weights, features: Rows, training: bool
+    weights: Weights, features: Rows, training: bool, drop: Drop = undropped
 ) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
     """Subsampling and all blocks; and the moving statistics."""
-    rows = [subsample(below(weights, "subsampling"), x) for x in features]
+    rows = [subsample(below(weights, "subsampling"), x, drop) for x in features]
     statistics = {}
     for index in range(len({k.split("/")[0] for k in weights if k.startswith("block_")})):
-        rows, moving = block(below(weights, f"block_{index}"), rows, training)
+        rows, moving = block(below(weights, f"block_{index}"), rows, training, drop)
         statistics |= {f"block_{index}/{name}": value for name, value in moving.items()}
     return rows, statistics
 

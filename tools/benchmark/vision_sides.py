@@ -11,8 +11,8 @@ from tools.benchmark import peer as peers
 from tools.benchmark.sides import LocalSide, PeerExport, PeerSide
 from tools.benchmark.vision_models import Models
 from tools.inference.runner import Runner
-from vision.classifier import feed
 from vision.model import CHANNELS
+from vision.session import feed
 
 HEADS = ("convolution_logits", "transformer_logits")
 _PEER_INPUT = "input"

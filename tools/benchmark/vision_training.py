@@ -39,9 +39,9 @@ from vision.weights import save_pytorch_weights
 
 NUM_COMPARED = 3  # losses; the first before any update
 TOLERANCE = 1e-3  # of the first, relative
-_RATE = 1e-5  # as at the start of a warm-up
+RATE = 1e-5  # as at the start of a warm-up
 _REST_SECONDS = 0.05  # in which the threads of the side before stop spinning
-_PIPELINE_SECONDS = 5.0  # of a round
+PIPELINE_SECONDS = 5.0  # of a round
 
 
 class Side(Protocol):
@@ -92,7 +92,7 @@ class OurSide:
     def train(self):
         """See `Side`."""
         started = time.perf_counter()
-        loss = float(self._step(self._batch, _RATE).loss)
+        loss = float(self._step(self._batch, RATE).loss)
         return time.perf_counter() - started, loss
 
 
@@ -120,7 +120,7 @@ class PeerTraining:
         np.save(answers, targets)
         peer.ask("build", official_arguments(task.model), str(weights))
         peer.take(images)
-        settings = {"learning_rate": _RATE, **dataclasses.asdict(task.config.training.optimizer)}
+        settings = {"learning_rate": RATE, **dataclasses.asdict(task.config.training.optimizer)}
         peer.ask("prepare_training", str(answers), settings)
         self._peer = peer
 
@@ -165,7 +165,7 @@ def time_pipeline(config: VisionConfig, data_dir: str | None, rounds: int) -> fl
         else:
             folder = vision_pipeline.make_images(Path(scratch))
         recipes = {"recipe": config.augmentation}
-        found = vision_pipeline.time_in_turn(folder, config, recipes, rounds, _PIPELINE_SECONDS)
+        found = vision_pipeline.time_in_turn(folder, config, recipes, rounds, PIPELINE_SECONDS)
     return found["recipe"]["images_per_second"]
 
 

@@ -1,5 +1,6 @@
 """Relative positions and masks of attention; `test_reference` holds the sum over all pairs."""
 
+import keras
 import numpy as np
 import pytest
 
@@ -45,8 +46,26 @@ def test_reversed_time_differs():
     assert np.abs(forwards - backwards).max() > 1e-3
 
 
-def test_masked_keys_and_empty_rows_are_finite(rng):
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+def test_masked_keys_and_empty_rows_are_finite(rng, dtype):
     x = rng.normal(size=(2, 5, WIDTH)).astype("float32")
     mask = np.zeros((2, 5), bool)
     mask[0, :2] = True
-    assert np.all(np.isfinite(build()(x, relative_positions(5, WIDTH), mask)))
+    layer = build(dtype=dtype)
+    positions = relative_positions(5, WIDTH, layer.compute_dtype)
+    assert np.all(np.isfinite(layer(x, positions, mask)))
+
+
+def test_half_precision_ends_before_the_angles_and_the_softmax(rng, monkeypatch):
+    far = relative_positions(3000, WIDTH, "float16")
+    assert far.dtype == "float16"
+    np.testing.assert_allclose(far, relative_positions(3000, WIDTH), atol=1e-3)
+    seen = []
+    softmax = keras.ops.softmax
+    monkeypatch.setattr(
+        keras.ops, "softmax", lambda x, axis: seen.append(x.dtype) or softmax(x, axis)
+    )
+    x = rng.normal(size=(1, 5, WIDTH))
+    found = build(dtype="mixed_float16")(x, far[2995:3005], np.ones((1, 5), bool))
+    assert seen == ["float32"]
+    assert found.dtype == "float16"

@@ -52,6 +52,18 @@ def test_moments_stay_accurate_far_from_zero(rng):
     np.testing.assert_allclose(measured, x.astype("float64").var(axis=(0, 1)), rtol=1e-2)
 
 
+def test_statistics_are_those_of_float32_under_mixed_precision(rng):
+    x, mask = ragged(rng)
+    x = np.where(mask[..., None], x, 0.0).astype("float16").astype("float32")
+    layer = batch_norm(dtype="mixed_float16")
+    layer.moving_mean.assign([0.1, 0.2, 0.3])
+    assert layer(x, mask, training=True).dtype == "float16"
+    expected = 0.99 * np.array([0.1, 0.2, 0.3]) + 0.01 * x[mask].mean(axis=0)
+    np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
+    expected = 0.99 + 0.01 * x[mask].var(axis=0)
+    np.testing.assert_allclose(layer.moving_variance, expected, rtol=1e-5)
+
+
 def test_moments_summed_over_ranks_equal_one_large_batch(rng):
     """Two ranks imitated by handing each the other's sums."""
     x, mask = ragged(rng)

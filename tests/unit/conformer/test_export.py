@@ -1,6 +1,7 @@
 """An exported model against the Keras model it was made of, here and where only TensorFlow is."""
 
 import json
+import math
 import subprocess
 import sys
 
@@ -20,7 +21,8 @@ from tools.conversion.saved_model import write_saved_model
 from tools.inference.runner import load
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 
-RATE_HZ = 16000
+RATE_HZ = 8000
+MAX_SYMBOLS_PER_FRAME = 3
 LENGTHS = [9000, 6001, 400, 0]
 
 
@@ -30,10 +32,29 @@ def tokenizer():
 
 
 @pytest.fixture(scope="module")
-def model(tiny_config, tokenizer):
+def config(tiny_sizes):
+    """Values that are no defaults, and a head that recognition does not need."""
+    return conformer.load_config(
+        None,
+        {
+            **tiny_sizes,
+            "model.ctc_weight": 0.2,
+            "features.sample_rate_hz": RATE_HZ,
+            "features.frame_step_ms": 12.5,
+            "features.frame_length_ms": 30.0,
+            "decoding.max_symbols_per_frame": MAX_SYMBOLS_PER_FRAME,
+            "data.min_seconds": 0.2,
+            "data.max_seconds": 9.0,
+            "data.max_eval_seconds": 33.0,
+        },
+    )
+
+
+@pytest.fixture(scope="module")
+def model(config, tokenizer):
     """A model of random weights that says different things, and not at every chance."""
     keras.utils.set_random_seed(2)
-    model = conformer.build_model(tiny_config, tokenizer.vocabulary_size)
+    model = conformer.build_model(config, tokenizer.vocabulary_size)
     for variable in (*model.joint.weights, *model.prediction.weights):
         if "kernel" in variable.path or "embedding" in variable.path:
             variable.assign(3.0 * variable)
@@ -42,7 +63,7 @@ def model(tiny_config, tokenizer):
 
 
 @pytest.fixture(scope="module")
-def run_dir(model, tiny_config, tokenizer, tmp_path_factory):
+def run_dir(model, config, tokenizer, tmp_path_factory):
     """The run that left this model as the average of its weights."""
     directory = tmp_path_factory.mktemp("run")
     trainable = {v.path: v for v in model.trainable_variables}
@@ -50,7 +71,7 @@ def run_dir(model, tiny_config, tokenizer, tmp_path_factory):
         "model": {v.path: np.zeros(v.shape) if v.path in trainable else v for v in model.weights},
         "average": trainable,
     }
-    assets = {"config.yml": to_yaml(tiny_config), "vocabulary.json": tokenizer.to_json()}
+    assets = {"config.yml": to_yaml(config), "vocabulary.json": tokenizer.to_json()}
     CheckpointStore(directory / "checkpoints").save({"step": 1, "metric": 0.5}, groups, assets)
     return directory
 
@@ -84,9 +105,9 @@ def inputs(sounds):
 
 
 @pytest.fixture(scope="module")
-def expected(model, inputs, tiny_config):
-    cap = tiny_config.decoding.max_symbols_per_frame
-    found = greedy(model, tf.constant(inputs["waveforms"]), inputs["lengths"], cap)
+def expected(model, inputs):
+    waveforms = tf.constant(inputs["waveforms"])
+    found = greedy(model, waveforms, inputs["lengths"], MAX_SYMBOLS_PER_FRAME)
     return {name: value.numpy() for name, value in found._asdict().items()}
 
 
@@ -146,20 +167,22 @@ def test_serve_bytes_gives_the_same_as_serving_default(
     runner, sounds, expected, tokenizer, channels
 ):
     files = [
-        wav_bytes(np.repeat(sound[:length, None], channels, axis=1))
+        wav_bytes(np.repeat(sound[:length, None], channels, axis=1), RATE_HZ)
         for sound, length in zip(sounds, LENGTHS, strict=True)
     ]
     check(runner.run({"bytes": np.array(files, object)}, "serve_bytes"), expected, tokenizer)
 
 
 def test_serve_bytes_of_empty_files(runner, sounds):
-    found = runner.run({"bytes": np.array([wav_bytes(sounds[0, :0])] * 2, object)}, "serve_bytes")
+    found = runner.run(
+        {"bytes": np.array([wav_bytes(sounds[0, :0], RATE_HZ)] * 2, object)}, "serve_bytes"
+    )
     assert found["text"].tolist() == [b"", b""]
 
 
 def test_serve_bytes_refuses_another_rate(runner, sounds):
-    files = np.array([wav_bytes(sounds[0]), wav_bytes(sounds[0], 8000)], object)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a WAV of 16000 Hz"):
+    files = np.array([wav_bytes(sounds[0], RATE_HZ), wav_bytes(sounds[0], 16000)], object)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a WAV of 8000 Hz"):
         runner.run({"bytes": files}, "serve_bytes")
 
 
@@ -194,7 +217,22 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert pipeline["blank"] == 0
     assert pipeline["state_shape"] == [2, model.prediction.hidden_dim]
     assert pipeline["vocabulary"]["surfaces"] == list(tokenizer.surfaces)
-    assert pipeline["num_parameters"] == model.count_params()
+    head = model.ctc_head.count_params()
+    assert pipeline["num_parameters"] == model.count_params() - head
+    stored = tf.train.list_variables(str(exported / "variables" / "variables"))
+    sizes = [math.prod(shape) for name, shape in stored if name.startswith("weights/")]
+    assert sum(sizes) == pipeline["num_parameters"]
+    assert (pipeline["min_seconds"], pipeline["max_seconds"]) == (0.2, 33.0)
+    assert (pipeline["frame_step_ms"], pipeline["num_mel_bins"]) == (12.5, 80)
+    assert (pipeline["kind"], pipeline["subsampling"]) == ("transducer", 4)
+    assert pipeline["max_symbols_per_frame"] == MAX_SYMBOLS_PER_FRAME
+    assert pipeline["vocabulary"]["kind"] == "characters"
+    conversion = pipeline["convert"]
+    assert conversion.keys() == {"listen", "predict", "join"}
+    # From one window to the longest sound, in samples; one frame and one token at a time.
+    assert conversion["listen"]["dim_range"] == {"waveforms": [[240, 33 * RATE_HZ]]}
+    assert conversion["predict"]["dim_range"] == {}
+    assert conversion["join"]["dim_range"] == {"encoded": [[1, 1]], "predicted": [[1, 1]]}
     for name, conversion in pipeline["convert"].items():
         shapes = {name: shape for name, _, shape in runner.signatures[name]}
         assert conversion["dim_range"].keys() <= shapes.keys()
@@ -203,7 +241,6 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
             ranges = conversion["dim_range"].get(tensor, [])
             assert len(ranges) == shape.count(None) - 1, (name, tensor)
             assert all(1 <= low <= high for low, high in ranges)
-    assert pipeline["max_seconds"] > pipeline["min_seconds"] > 0
 
 
 ELSEWHERE = """

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from conformer.config import WaveformAugmentConfig
-from conformer.input_pipeline import augment_waveform
+from conformer.input_pipeline import augment_waveform, prepare
 
 RATE_HZ = 16000
 
@@ -67,3 +67,36 @@ def test_very_short_sounds_survive(num_samples):
         )  # fmt: skip
         assert len(found) <= num_samples + 1
         assert np.all(found == 1)
+
+
+def test_the_numbers_of_the_masks_are_others_than_those_of_the_sound():
+    """The same seed gives the same of both; each utterance and epoch has its own."""
+    config = WaveformAugmentConfig(max_speed_change=0.2, noise_probability=1.0)
+    quiet = WaveformAugmentConfig(max_speed_change=0.2)
+    waveform = tf.constant(tone(500.0, 4000))
+
+    def prepared(seed, config):
+        sound, uniforms = prepare(waveform, tf.constant(seed, tf.int64), config, 4)
+        return sound.numpy(), uniforms.numpy()
+
+    seeds = [(epoch, index) for epoch in (5, 6) for index in range(10)]
+    speeds, masks = [], []
+    for seed in seeds:
+        sound, uniforms = prepared(seed, quiet)
+        assert uniforms.shape == (4,)
+        assert np.all((uniforms >= 0) & (uniforms < 1))
+        np.testing.assert_array_equal(prepared(seed, config)[1], uniforms)
+        np.testing.assert_array_equal(prepared(seed, quiet)[0], sound)
+        speeds.append(4000 / len(sound))
+        masks.append(uniforms)
+    assert len({tuple(row) for row in masks}) == len(set(speeds)) == len(seeds)
+    for column in np.transpose(masks):
+        assert abs(np.corrcoef(speeds, column)[0, 1]) < 0.9
+
+    # Noise of its own in every utterance and epoch, even where nothing else differs.
+    noisy = WaveformAugmentConfig(
+        noise_probability=1.0, min_noise_snr_db=10.0, max_noise_snr_db=10.0
+    )
+    noises = [prepared(seed, noisy)[0] - waveform.numpy() for seed in ((5, 1), (5, 2), (6, 2))]
+    likeness = np.corrcoef(noises)
+    assert np.abs(likeness[np.triu_indices(3, 1)]).max() < 0.1

@@ -1,5 +1,7 @@
 """The whole model: sizes, padding, gradients, precision, and independence of the backend."""
 
+import dataclasses
+import inspect
 import math
 
 import keras
@@ -8,8 +10,10 @@ import pytest
 import tensorflow as tf
 
 import conformer
+from conformer.features import LogMelSpectrogram
 from conformer.transducer_loss import transducer_loss
 from tests.support import conformer_reference as reference
+from tests.support.errors import refused
 from tools.decoding.graph import greedy_decode
 
 # Encoder and whole model at V = 1031, all variables counted (facts 5a).
@@ -135,3 +139,164 @@ def test_mixed_precision_stays_near_float32_with_its_heads_in_float32(
 def test_variable_paths_are_unique(tiny_model):
     paths = [v.path for v in tiny_model.weights]
     assert len(set(paths)) == len(paths)
+
+
+SECTIONS = {
+    "features": {
+        "sample_rate_hz": 8000,
+        "frame_length_ms": 30.0,
+        "frame_step_ms": 15.0,
+        "fft_length": 256,
+        "num_mel_bins": 40,
+        "min_hz": 50.0,
+        "max_hz": 3500.0,
+        "preemphasis": 0.9,
+        "top_db": 70.0,
+    },
+    "spec_augment": {
+        "num_time_masks": 3,
+        "max_time_mask_frames": 20,
+        "max_time_mask_share": 0.1,
+        "num_frequency_masks": 4,
+        "max_frequency_mask_bins": 5,
+    },
+    "model": {
+        "num_layers": 3,
+        "hidden_dim": 12,
+        "num_heads": 2,
+        "kernel_size": 5,
+        "feedforward_multiplier": 3,
+        "subsampling_filters": 7,
+        "dropout_rate": 0.3,
+        "prediction_dim": 9,
+        "joint_dim": 11,
+        "ctc_weight": 0.2,
+    },
+}
+
+
+def configured(**model):
+    sections = {**SECTIONS, "model": {**SECTIONS["model"], **model}}
+    overrides = {f"{name}.{k}": v for name, keys in sections.items() for k, v in keys.items()}
+    return conformer.load_config(None, overrides)
+
+
+def test_every_key_of_the_configuration_reaches_its_layer():
+    """No two of the sizes are equal, so that none can stand in for another."""
+    config = configured()
+    for name, keys in SECTIONS.items():
+        assert dataclasses.asdict(getattr(config, name)) == keys, "all keys are set"
+        default = dataclasses.asdict(getattr(conformer.load_config(), name))
+        assert all(default[key] != value for key, value in keys.items())
+    model = conformer.build_model(config, 13, precision="mixed_bfloat16")
+    assert model.features.get_config().items() >= SECTIONS["features"].items()
+    assert model.augment.get_config().items() >= SECTIONS["spec_augment"].items()
+    expected = {k: v for k, v in SECTIONS["model"].items() if k in model.encoder.get_config()}
+    assert len(expected) == 6
+    assert model.encoder.get_config().items() >= {**expected, "feedforward_dim": 36}.items()
+    shapes = {v.path.split("/", 1)[1]: tuple(v.shape) for v in model.weights}
+    for path, shape in {
+        "encoder/subsampling/convolution_0/kernel": (3, 3, 1, 7),
+        "encoder/subsampling/convolution_1/kernel": (3, 3, 7, 7),
+        "encoder/subsampling/projection/kernel": (10 * 7, 12),
+        "encoder/block_2/feedforward_0/expansion/kernel": (12, 36),
+        "encoder/block_2/feedforward_1/projection/kernel": (36, 12),
+        "encoder/block_2/attention/content_bias": (2, 6),
+        "encoder/block_2/convolution/depthwise/kernel": (5, 1, 12, 1),
+        "prediction/embedding/embeddings": (13, 9),
+        "prediction/lstm/lstm_cell/recurrent_kernel": (9, 36),
+        "joint/encoded_projection/kernel": (12, 11),
+        "joint/predicted_projection/kernel": (9, 11),
+        "joint/vocabulary_projection/kernel": (11, 13),
+        "ctc_head/kernel": (12, 13),
+    }.items():
+        assert shapes[path] == shape, path
+    assert not any("block_3" in path for path in shapes)
+    for layer, dtype in (
+        (model.encoder, "bfloat16"),
+        (model.encoder.subsampling, "bfloat16"),
+        (model.encoder.blocks[2], "bfloat16"),
+        (model.encoder.blocks[2].feedforwards[1], "bfloat16"),
+        (model.encoder.blocks[2].attention, "bfloat16"),
+        (model.encoder.blocks[2].convolution, "bfloat16"),
+        (model.prediction, "bfloat16"),
+        (model.prediction.lstm, "bfloat16"),
+        (model.joint, "bfloat16"),
+        (model.joint.vocabulary_projection, "float32"),
+        (model.ctc_head, "float32"),
+        (model.features, "float32"),
+        (model.augment, "float32"),
+    ):
+        assert layer.compute_dtype == dtype, layer.name
+    plain = conformer.build_model(configured(subsampling_filters=None, ctc_weight=0.0), 13)
+    assert plain.encoder.subsampling.filters == 12
+    assert plain.ctc_head is None
+
+
+def test_a_layer_is_made_again_from_its_configuration():
+    model = conformer.build_model(configured(), 13)
+    encoder = model.encoder
+    block = encoder.blocks[0]
+    batch_norm = MaskedBatchNormalization(momentum=0.7, epsilon=0.1)
+    for layer in (
+        model.features,
+        model.augment,
+        encoder,
+        encoder.subsampling,
+        block,
+        block.attention,
+        block.convolution,
+        block.feedforwards[0],
+        batch_norm,
+        model.prediction,
+        model.joint,
+    ):
+        again = type(layer).from_config(layer.get_config())
+        arguments = [
+            name
+            for name in inspect.signature(type(layer).__init__).parameters
+            if name not in ("self", "kwargs")
+        ]
+        assert arguments
+        for name in arguments:
+            assert getattr(again, name) == getattr(layer, name), (layer.name, name)
+        assert again.get_config() == layer.get_config()
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"hidden_dim": 13, "num_heads": 13},
+        {"hidden_dim": 12, "num_heads": 5},
+        {"num_layers": 0},
+        {"kernel_size": 0},
+        {"dropout_rate": 1.0},
+        {"dropout_rate": -0.1},
+        {"joint_dim": 0},
+        {"prediction_dim": 0},
+        {"feedforward_multiplier": 0},
+        {"subsampling_filters": 0},
+    ],
+    ids=str,
+)
+def test_sizes_that_make_no_model_are_refused(model):
+    with refused("model"):
+        configured(**model)
+
+
+def test_the_smallest_sizes_make_a_model(inputs):
+    smallest = dict.fromkeys(
+        ("num_layers", "num_heads", "kernel_size", "feedforward_multiplier", "joint_dim"), 1
+    )
+    config = configured(
+        **smallest, hidden_dim=2, subsampling_filters=1, prediction_dim=1, dropout_rate=0.0
+    )
+    logits, _ = conformer.build_model(config, 13)(*inputs, training=True)
+    assert np.all(np.isfinite(logits))
+
+
+def test_frames_that_leave_gaps_or_do_not_fit_the_transform_are_refused():
+    for options in ({"frame_step_ms": 30.0}, {"fft_length": 399}):
+        with pytest.raises(ValueError, match="frame_step <= frame_length <= fft_length"):
+            LogMelSpectrogram(**options)
+    LogMelSpectrogram(frame_step_ms=25.0, fft_length=400)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -187,6 +188,24 @@ def test_a_gradient_equals_finite_differences_of_the_definition(name):
         assert not np.any(gradient[len(row) :]), "padding has a gradient"
 
 
+def test_dropout_follows_every_module_and_the_first_half_of_feed_forward(monkeypatch, rng):
+    """Found out by a stand-in that multiplies by a number in place of dropping at random."""
+
+    def call(self, inputs, training=False):
+        return inputs * (2.0 - self.rate) if training else inputs
+
+    monkeypatch.setattr(keras.layers.Dropout, "call", call)
+    layer = ConformerEncoder(2, WIDTH, HEADS, 9, 5, 3, 0.25)
+    layer.build((None, None, 10))
+    reference.randomize(layer, rng)
+    weights, rows = reference.weights_of(layer), sequences(rng, [9, 4], 10)
+    for training, factor in ((False, 1.0), (True, 1.75)):
+        expected, _ = reference.encode(weights, rows, training, lambda x, by=factor: by * x)
+        found, _ = layer(padded(rows, 9, [0.0, 0.0]), np.array([9, 4]), training=training)
+        for ours, theirs in zip(found, expected, strict=True):
+            np.testing.assert_allclose(ours[: len(theirs)], theirs, **TOLERANCE)
+
+
 @pytest.fixture
 def prediction():
     layer = PredictionNetwork(7, WIDTH)
@@ -279,7 +298,7 @@ def speech():
 
 def listen(layer, waveforms):
     lengths = np.array([len(x) for x in waveforms])
-    batch = padded(waveforms, max(lengths) + 700, [np.nan, 1e30, -np.inf, np.inf][: len(lengths)])
+    batch = padded(waveforms, max(lengths), [np.nan, 1e30, -np.inf, np.inf][: len(lengths)])
     features, frames = layer(batch, lengths)
     return np.asarray(features), np.asarray(frames)
 

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import conformer
-from conformer.recognizer import greedy
+from conformer.recognizer import greedy, without_silence
 from conformer.task import ConformerTask
 from conformer.tokenizer import (
     CharacterTokenizer,
@@ -17,7 +17,6 @@ from conformer.train import main
 from tests.support import conformer_reference as reference
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.errors import UserError
 from tools.training.checkpoint import CheckpointStore
 from tools.training.distributed import SingleProcess
 from tools.training.task import Position, Shard
@@ -146,7 +145,7 @@ def test_an_error_of_rank_0_ends_every_rank(make_task, corpus):
     for file in corpus.rglob("*.txt"):
         file.unlink()
     first = Rank0()
-    with pytest.raises(UserError, match="no utterances") as caught:
+    with refused("no utterances") as caught:
         make_task(processes=first)
     assert caught.value in first.told[0]
     with pytest.raises(SystemExit, match="2"):  # one message is enough
@@ -242,8 +241,10 @@ def test_the_loss_mixes_transducer_and_ctc_by_the_weight_of_ctc(make_task, weigh
     assert not weight or told_apart > 1
 
 
-def test_the_head_of_ctc_is_made_only_where_it_has_a_weight(make_task):
-    assert make_task().model.ctc_head is None
+def test_head_and_evaluation_set_are_there_only_where_they_are_needed(make_task):
+    task = make_task({"data.eval_splits": ["nowhere"]})
+    assert task.evaluators == {}
+    assert task.model.ctc_head is None
     assert make_task({"model.ctc_weight": 0.1}).model.ctc_head is not None
 
 
@@ -365,6 +366,52 @@ def test_the_training_rows_carry_the_numbers_that_spec_augment_needs(make_task):
 
 # The tests of whole runs use another one, `smoke`.
 CONFIGS = ["conformer_l", "conformer_m", "conformer_s", "conformer_s_100h", "digits", "quickstart"]
+
+
+def test_silence_has_no_frames_whatever_the_padding_holds():
+    waveforms = np.zeros((4, 10), "float32")
+    waveforms[0, 6:] = np.nan
+    waveforms[1, 5] = 1e-30
+    waveforms[2, 6] = 1.0
+    waveforms[3, 0] = -1.0
+    frames = without_silence(
+        tf.constant(waveforms), tf.constant([6, 6, 6, 10]), tf.constant([3, 4, 5, 6])
+    )
+    assert frames.numpy().tolist() == [0, 4, 0, 6]
+
+
+def normalizations(task):
+    layers = [block.convolution.normalization for block in task.model.encoder.blocks]
+    assert len(layers) == 2
+    return layers
+
+
+def test_ranks_sum_the_moments_of_batch_norm_where_the_configuration_says_so(make_task):
+    class Doubling(Rank0):
+        def sum(self, tensors):
+            return [2 * x for x in tensors]
+
+    two_blocks = {"model.num_layers": 2}
+    for wanted in (False, True):
+        overrides = {**two_blocks, "training.synchronize_batch_norm": wanted}
+        for layer in normalizations(make_task(overrides, processes=Doubling())):
+            if wanted:
+                assert layer.sum_over_ranks(tf.constant([1.0, 2.0])).numpy().tolist() == [2, 4]
+            else:
+                assert layer.sum_over_ranks is None
+        for layer in normalizations(make_task(overrides)):
+            assert layer.sum_over_ranks is None, "a single process has nothing to add"
+
+
+def test_weights_follow_the_seed_and_layers_the_precision(make_task):
+    def kernel(seed):
+        task = make_task({"training.seed": seed, "training.precision": "mixed_bfloat16"})
+        assert task.model.encoder.compute_dtype == "bfloat16"
+        return task.model.joint.encoded_projection.kernel.numpy()
+
+    first, again, other = kernel(3), kernel(3), kernel(4)
+    np.testing.assert_array_equal(first, again)
+    assert np.all(first != other)
 
 
 def test_every_configuration_takes_a_step_somewhere(project):

@@ -149,6 +149,16 @@ def test_impossible_sizes_name_the_possible_one(model_type, capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("model_type", ["unigram", "bpe"])
+def test_rare_characters_and_long_transcripts_count(model_type):
+    rare, long = "BA Ω", " ".join(["CO"] * 2000 + ["Ψ"])
+    assert len(long) > 5000
+    tokenizer = SentencePieceTokenizer.train([*CORPUS, rare, long], VOCABULARY_SIZE, model_type)
+    for text in (rare, long):
+        assert 1 not in tokenizer.encode(text)
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 @pytest.mark.parametrize("transcripts", [[], ["", "  "]])
 def test_no_transcripts(transcripts):
     with refused("transcripts"):

@@ -75,3 +75,28 @@ def test_a_family_that_is_none_is_one_line(start):
         found = start(script, "--net_name", "wav2vec3")
         assert found.returncode == 2
         assert "[--net_name conformer|vision|wav2vec2]" in found.stderr
+
+
+def test_reports_of_conversions_do_not_stay(start, tmp_path):
+    """Neither their time nor their answers belong into the table."""
+    for name in (".converting.json", ".converting.tsv", "kept.json"):
+        (tmp_path / name).touch()
+    found = start("multi_infer_run.sh", "-b", "2", "-p", "fp32", OUTPUT_DIR=str(tmp_path))
+    eager, converting, jit, table = found.stdout.splitlines()
+    assert f"--result_path {tmp_path}/eager_fp32_bsz_2.json" in eager
+    assert f"--result_path {tmp_path}/.converting.json" in converting
+    assert converting.endswith("--data_ratio 0.000001 --warmup_count 0")
+    assert jit.endswith(f"--result_path {tmp_path}/jit_fp32_bsz_2.json")
+    assert ".converting" not in table
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept.json"]
+
+
+def test_a_run_that_fails_ends_the_table_with_its_code(start, clone, tmp_path):
+    (clone / "bin" / "python").write_text("#!/bin/sh\necho called\nexit 7\n")
+    try:
+        found = start("multi_infer_run.sh", "-b", "1", OUTPUT_DIR=str(tmp_path))
+        assert (found.returncode, found.stdout) == (7, "called\n")
+        for mode in ("eager", "jit"):
+            assert start(f"infer_run_{mode}_fp32_bsz_4.sh").returncode == 7
+    finally:
+        (clone / "bin" / "python").write_text(TELL)

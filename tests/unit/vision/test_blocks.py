@@ -100,7 +100,7 @@ def test_convolution_pads_both_sides(rng, kernel_size, strides, height):
 
 @pytest.mark.parametrize(("strides", "project"), [(1, False), (1, True), (2, True)])
 def test_convolution_block(rng, strides, project):
-    layer = ConvolutionBlock(8, strides, project)
+    layer = ConvolutionBlock(8, strides, project, drop_path_rate=0.5)
     layer.build((None, None, None, 8))
     w, x = randomize(layer, rng), rng.standard_normal((2, 6, 8, 8))
     added = rng.standard_normal((2, 6, 8, 2))
@@ -136,14 +136,16 @@ def test_coupling_up_repeats(rng, up_size):
 
 
 def test_attention(rng):
-    layer = MultiHeadAttention(2)
+    layer = MultiHeadAttention(2, dropout_rate=0.5, attention_dropout_rate=0.5)
     layer.build((None, None, 6))
     w, x = randomize(layer, rng), rng.standard_normal((2, 5, 6))
     close(layer(x), attention(x, w, "", 2))
 
 
 def test_transformer_block(rng):
-    layer = TransformerBlock(2, 10)
+    """In evaluation, where nothing is dropped."""
+    rates = ("dropout_rate", "attention_dropout_rate", "drop_path_rate")
+    layer = TransformerBlock(2, 10, **dict.fromkeys(rates, 0.5))
     layer.build((None, None, 6))
     w, x = randomize(layer, rng), rng.standard_normal((2, 5, 6))
     attended = x + attention(layer_norm(x, w, "attention_norm/"), w, "attention/", 2)

@@ -124,7 +124,7 @@ def test_resizing_in_the_graph_is_close_to_pil(interpolation, calibrated, rng, t
     smooth_photo(tmp_path / "a.jpg", rng)
     config = load_config(None, {"preprocessing.interpolation": interpolation})
     signatures = Signatures(calibrated, config.preprocessing, Classes())
-    found = signatures._read(tf.constant((tmp_path / "a.jpg").read_bytes())).numpy()
+    found = signatures.read(tf.constant((tmp_path / "a.jpg").read_bytes())).numpy()
     difference = np.abs(found - read_image(tmp_path / "a.jpg", config.preprocessing)) * 0.225 * 255
     # In levels of 255. Hardly a value rounds to the other side, in each of both directions.
     limit, mean = (8, 0.8) if interpolation == "nearest" else (2.1, 1e-3)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from vision.config import PreprocessingConfig, load_config
 from vision.images import ImageError, crop_image, read_image
 
@@ -201,7 +201,7 @@ def test_no_file_no_image(tmp_path):
     ],
 )
 def test_bad_preprocessing(overrides):
-    with pytest.raises(UserError):
+    with refused():
         load_config(None, overrides)
 
 

@@ -8,7 +8,7 @@ from PIL import Image
 
 import vision.postprocess
 import vision.preprocess
-from tools.errors import UserError
+from tests.support.errors import refused
 from vision.postprocess import read_labels
 
 GOLDEN = {
@@ -86,7 +86,7 @@ def test_a_class_for_the_background_shifts_the_labels(tmp_path):
 def test_bad_results(results, name, content, message):
     folder, labels = results
     (folder / name).write_text(content)
-    with pytest.raises(UserError, match=message):
+    with refused(match=message):
         postprocess(folder, labels)
 
 
@@ -95,7 +95,7 @@ def test_shared_label_files(shared_data):
     assert read_labels(tables / "val_label_good.txt") == {"a": 0, "b": 999}
     assert read_labels(tables / "val_label_blank_crlf.txt") == {"a": 0, "b": 5}
     assert read_labels(tables / "val_label_space_in_name.txt") == {"my photo": 7}
-    with pytest.raises(UserError, match="line 1"):
+    with refused("line 1"):
         read_labels(tables / "val_label_bad_values.txt")
 
 
@@ -105,7 +105,7 @@ def test_shared_label_files(shared_data):
 def test_bad_lines(line, tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text(f"a.JPEG 0\n{line}\n")
-    with pytest.raises(UserError, match="line 2"):
+    with refused("line 2"):
         read_labels(path)
 
 
@@ -137,8 +137,8 @@ def test_images_become_raw_files(rng, tmp_path, capsys):
 def test_raw_files_of_one_name_are_refused(tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    with pytest.raises(UserError, match="stems"):
+    with refused("stems"):
         vision.preprocess.main([f"--src_path={tmp_path}", f"--save_path={tmp_path / 'bin'}"])
     for arguments in ([], [f"--src_path={tmp_path / 'none'}", "--save_path=x"]):
-        with pytest.raises(UserError):
+        with refused():
             vision.preprocess.main(arguments)

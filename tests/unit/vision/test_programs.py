@@ -25,8 +25,9 @@ from tools.inference.runner import load
 from vision import eval as evaluation
 from vision import infer as inference
 from vision.classes import Classes
-from vision.classifier import Classification, Classifier, probabilities_of
+from vision.classifier import Classification, Classifier
 from vision.config import load_config
+from vision.session import probabilities_of
 
 SIDE, NUM_CLASSES = 64, 10
 NAMES = [f"thing {number}" for number in range(NUM_CLASSES)]

@@ -6,8 +6,8 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from tests.support.errors import refused
 from tools.decoding.timestamps import words_of
-from tools.errors import UserError
 from tools.speech.language_model import BeamSearch
 from wav2vec2.decoding import Decoder
 from wav2vec2.vocabulary import Vocabulary
@@ -44,7 +44,7 @@ def test_another_blank(rng):
 
 def test_words_have_the_times_of_their_frames(decoder):
     """CAB, a pause, A, by frames of 20 ms that stand in the middle of 25."""
-    path = [0, 7, 7, 0, 5, 6, 6, 0, 4, 4, 0, 0, 5, 0]
+    path = [8, 2, 2, 8, 0, 1, 1, 8, 7, 7, 8, 8, 0, 8]
     words = words_of(decoder.pieces(path))
     assert [word.text for word in words] == ["CAB", "A"]
     times = [[word.start_seconds, word.end_seconds] for word in words]
@@ -63,8 +63,7 @@ def most_probable_text(logits, vocabulary):
 
 
 def test_beam_search_finds_the_most_probable_text(rng):
-    pytest.importorskip("pyctcdecode", reason="the extra [beam] is not installed")
-    vocabulary = Vocabulary(("<pad>", "<s>", "|", "A", "B"))
+    vocabulary = Vocabulary(("A", "<s>", "|", "<pad>", "B"))
     beam = Decoder(pipeline_of(vocabulary), BeamSearch(100))
     greedy, found = 0, 0
     for _ in range(12):
@@ -79,8 +78,6 @@ def test_beam_search_finds_the_most_probable_text(rng):
 
 
 def test_a_language_model_chooses_among_what_sounds_alike(tmp_path, vocabulary):
-    for package in ("pyctcdecode", "kenlm"):
-        pytest.importorskip(package, reason="the extra [beam] is not installed")
     path = tmp_path / "words.arpa"
     head = "\\data\\\nngram 1=5\nngram 2=1\n\n\\1-grams:\n-2\t<unk>\n-2\t<s>\t0\n-1\t</s>\n"
     tail = "\n\\2-grams:\n-0.3\t<s> {}\n\n\\end\\\n"
@@ -94,5 +91,66 @@ def test_a_language_model_chooses_among_what_sounds_alike(tmp_path, vocabulary):
     assert plain.beam_text(logits) == plain.text(plain.path(logits)) == "BAD"
     assert guided.beam_text(logits) == "BED"
     path.write_text(head + "-0.3\tbed\t0\n-3\tbad\t0\n" + tail.format("bed"))
-    with pytest.raises(UserError, match="case of the model"):
+    with refused("case of the model"):
         Decoder(pipeline_of(vocabulary), BeamSearch(20, str(path)))
+
+
+def write_arpa(path, words):
+    """A model of single words with log10 probabilities; what is unknown has -9."""
+    unigrams = "".join(f"{value}\t{word}\t0\n" for word, value in words.items())
+    counts = f"\\data\\\nngram 1={len(words) + 3}\nngram 2=1\n\n"
+    frame = "\\1-grams:\n-9\t<unk>\n-9\t<s>\t0\n0\t</s>\n"
+    # KenLM wants pairs of words: one that does not occur.
+    path.write_text(f"{counts}{frame}{unigrams}\n\\2-grams:\n-1\t</s> </s>\n\n\\end\\\n")
+    return str(path)
+
+
+@pytest.fixture
+def two_or_one():
+    """Logits of A, a delimiter or nothing, and B: two words or one."""
+    vocabulary = Vocabulary(("<pad>", "A", "B", "|"))
+    probabilities = np.full((3, 4), 1e-9)
+    probabilities[0, 1] = probabilities[2, 2] = 1.0
+    probabilities[1, [0, 3]] = 0.75, 0.25
+    return vocabulary, np.log(probabilities).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("bonus", "weight", "text"),
+    [
+        # log(3) = 1.1 is what speaks for one word in the sound.
+        (0.0, 0.0, "AB"),
+        (1.0, 0.0, "AB"),
+        (1.2, 0.0, "A B"),
+        # 0.1 of log(10), the two words' advantage in the model, with its weight.
+        (0.0, 1.0, "AB"),
+        (1.0, 1.0, "A B"),
+        (1.0, 0.2, "AB"),
+        (-1.0, 8.0, "AB"),
+        (-0.5, 8.0, "A B"),
+    ],
+)
+def test_weight_and_word_bonus_count_once_for_each_word(two_or_one, tmp_path, bonus, weight, text):
+    vocabulary, logits = two_or_one
+    path = write_arpa(tmp_path / "words.arpa", {"A": -0.45, "B": -0.45, "AB": -1.0})
+    search = BeamSearch(20, path, weight, bonus)
+    assert Decoder(pipeline_of(vocabulary), search).beam_text(logits) == text
+
+
+def test_a_wider_beam_finds_what_a_narrow_one_loses():
+    """A is likelier than B at first, but what begins with B is in the sum over its paths."""
+    vocabulary = Vocabulary(("<pad>", "A", "B", "|"))
+    probabilities = np.full((2, 4), 1e-9)
+    probabilities[0, [0, 1, 2]] = 0.3, 0.4, 0.3
+    probabilities[1, [0, 1, 2]] = 0.4, 0.1, 0.5
+    logits = np.log(probabilities).astype(np.float32)
+    # P(AB) = 0.2; P(B) = 0.3 * 0.4 + 0.3 * 0.5 + 0.3 * 0.5 = 0.42.
+    assert most_probable_text(logits, vocabulary) == "B"
+    wide, narrow = (Decoder(pipeline_of(vocabulary), BeamSearch(x)) for x in (20, 1))
+    assert wide.beam_text(logits) == "B"
+    assert narrow.beam_text(logits) == "AB"
+
+
+def test_labels_have_their_first_frame_and_the_one_behind_the_last(decoder):
+    assert decoder.labels([5, 5, 8, 5, 6, 8, 8, 7]) == [(5, 0, 2), (5, 3, 4), (6, 4, 5), (7, 7, 8)]
+    assert decoder.labels([8, 8]) == [] and decoder.text([8, 8]) == ""

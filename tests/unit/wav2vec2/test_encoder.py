@@ -77,23 +77,49 @@ def test_attention_is_the_naive_one(rng):
         np.testing.assert_allclose(output, wanted, atol=1e-5)
 
 
+def layer_norm(x, layer, epsilon):
+    x = np.asarray(x, "float64")
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + epsilon)
+    return x * np.asarray(layer.gamma) + np.asarray(layer.beta)
+
+
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_layer_order(pre_norm, rng):
-    layer = EncoderLayer(2, 16, pre_norm)
+    layer = EncoderLayer(2, 16, pre_norm, epsilon=0.3)
     layer.build((None, None, 8))
     randomize(layer, rng)
     x = rng.standard_normal((1, 5, 8)).astype("float32")
 
     def feed_forward(x):
-        return layer.contraction(keras.ops.gelu(layer.expansion(x), False))
+        return np.asarray(layer.contraction(keras.ops.gelu(layer.expansion(x), False)))
+
+    def norm(x, child):
+        return layer_norm(x, child, 0.3).astype("float32")
 
     if pre_norm:
-        wanted = x + layer.attention(layer.attention_norm(x))
-        wanted = wanted + feed_forward(layer.feedforward_norm(wanted))
+        wanted = x + layer.attention(norm(x, layer.attention_norm))
+        wanted = wanted + feed_forward(norm(wanted, layer.feedforward_norm))
     else:
-        wanted = layer.attention_norm(x + layer.attention(x))
-        wanted = layer.feedforward_norm(wanted + feed_forward(wanted))
+        wanted = norm(x + layer.attention(x), layer.attention_norm)
+        wanted = norm(wanted + feed_forward(wanted), layer.feedforward_norm)
     np.testing.assert_allclose(layer(x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_the_norm_of_the_whole_is_in_front_of_the_layers_or_behind(pre_norm, rng):
+    encoder = build_encoder(pre_norm=pre_norm, epsilon=0.3)
+    randomize(encoder, rng)
+    inputs = rng.standard_normal((2, 6, 8)).astype("float32")
+    mask = np.arange(6) < np.array([[6], [4]])
+    x = np.where(mask[:, :, None], inputs, 0.0).astype("float32")
+    x = x + np.asarray(encoder.position(x))
+    if not pre_norm:
+        x = layer_norm(x, encoder.norm, 0.3).astype("float32")
+    for block in encoder.blocks:
+        x = block(x, mask)
+    if pre_norm:
+        x = layer_norm(x, encoder.norm, 0.3)
+    np.testing.assert_allclose(encoder(inputs, mask), x, atol=1e-5)
 
 
 def build_encoder(**options):
@@ -113,6 +139,94 @@ def test_layer_drop_passes_layers_by(rng):
     found = {train().numpy().round(4).tobytes() for _ in range(60)}
     assert len(found) == 2**3
     assert np.asarray(encoder(inputs)).round(4).tobytes() in found
+
+
+def test_layer_drop_passes_by_as_many_layers_as_its_rate_says(rng):
+    inputs = rng.standard_normal((1, 4, 8)).astype("float32")
+    encoder = build_encoder(layer_drop_rate=0.9, pre_norm=True)
+    randomize(encoder, rng)
+    train = tf.function(lambda: encoder(inputs, training=True))
+    found = [train().numpy().round(4).tobytes() for _ in range(60)]
+    passed = inputs + np.asarray(encoder.position(inputs))
+    nothing = layer_norm(passed, encoder.norm, 1e-5).astype("float32").round(4)
+    alike = [np.allclose(np.frombuffer(x, "f4"), nothing.ravel(), atol=2e-4) for x in found]
+    assert np.mean(alike) == pytest.approx(0.9**3, abs=0.2)
+
+
+def zero(*children):
+    for child in children:
+        for variable in child.weights:
+            variable.assign(np.zeros(variable.shape))
+
+
+def shares(x, values):
+    """How often each value occurs; there must be no others."""
+    close = [np.isclose(x, value, atol=1e-5) for value in values]
+    assert np.all(np.any(close, axis=0))
+    return [part.mean() for part in close]
+
+
+RATE = 0.75  # what is kept is a quarter, four times as large
+
+
+def test_dropout_is_behind_both_parts(rng):
+    layer = EncoderLayer(2, 16, pre_norm=True, dropout_rate=RATE)
+    layer.build((None, None, 32))
+    zero(layer.attention, layer.contraction)
+    layer.attention.output_projection.bias.assign(np.ones(32))
+    layer.contraction.bias.assign(np.full(32, 10.0))
+    inputs = rng.standard_normal((2, 50, 32)).astype("float32")
+    np.testing.assert_allclose(layer(inputs), inputs + 11.0, atol=1e-5)
+    found = shares(layer(inputs, training=True) - inputs, [0.0, 4.0, 40.0, 44.0])
+    np.testing.assert_allclose(found, [9 / 16, 3 / 16, 3 / 16, 1 / 16], atol=0.03)
+
+
+def test_activation_dropout_is_between_gelu_and_the_contraction(rng):
+    layer = EncoderLayer(2, 32, pre_norm=True, activation_dropout_rate=RATE)
+    layer.build((None, None, 32))
+    zero(layer.attention, layer.expansion)
+    layer.expansion.bias.assign(np.full(32, 10.0))  # GELU leaves it as it is
+    layer.contraction.kernel.assign(np.eye(32))
+    inputs = rng.standard_normal((2, 50, 32)).astype("float32")
+    np.testing.assert_allclose(layer(inputs), inputs + 10.0, atol=1e-4)
+    found = shares(layer(inputs, training=True) - inputs, [0.0, 40.0])
+    np.testing.assert_allclose(found, [3 / 4, 1 / 4], atol=0.03)
+
+
+def test_attention_dropout_is_on_the_weights_of_each_head(rng):
+    layer = SelfAttention(8, RATE)
+    layer.build((None, None, 8))
+    zero(layer)
+    layer.value.bias.assign(np.ones(8))
+    layer.output_projection.kernel.assign(np.eye(8))
+    inputs = rng.standard_normal((100, 2, 8)).astype("float32")
+    np.testing.assert_allclose(layer(inputs), 1.0, atol=1e-6)
+    # Two keys of weight 1/2 each, both, one or none of which are kept.
+    found = shares(layer(inputs, training=True), [0.0, 2.0, 4.0])
+    np.testing.assert_allclose(found, [9 / 16, 6 / 16, 1 / 16], atol=0.03)
+
+
+def test_dropout_is_in_front_of_the_layers_too(rng):
+    encoder = build_encoder(pre_norm=True, dropout_rate=RATE)
+    zero(encoder.position, *encoder.blocks)
+    encoder.position.direction.assign(np.ones(encoder.position.direction.shape))
+    inputs = rng.standard_normal((2, 50, 8)).astype("float32")
+    found = np.asarray(encoder(inputs, training=True))
+    kept = [
+        layer_norm(np.where(mask, 4.0 * x, 0.0), encoder.norm, 1e-5)
+        for x in inputs[:, :, None]
+        for mask in [np.array([[bool(n >> i & 1) for i in range(8)] for n in range(256)])]
+    ]
+    near = np.abs(np.stack(kept) - found[:, :, None]).max(-1).min(-1)
+    assert near.max() < 1e-4 and not np.allclose(found, encoder(inputs), atol=0.1)
+
+
+@pytest.mark.parametrize("name", ["query", "key", "value", "output_projection"])
+def test_projections_start_small(name):
+    layer = SelfAttention(4)
+    layer.build((None, None, 128))
+    kernel = np.asarray(getattr(layer, name).kernel)
+    assert kernel.std() == pytest.approx(0.02, rel=0.05) and abs(kernel.mean()) < 1e-3
 
 
 def test_dropouts_are_where_they_are_asked_for(rng):

@@ -9,6 +9,7 @@ from wav2vec2.feature_encoder import (
     EPSILON,
     FeatureConvolution,
     FeatureEncoder,
+    FeatureProjection,
     WaveformConvolution,
     num_frames,
 )
@@ -112,3 +113,41 @@ def test_lengths_are_those_of_the_outputs(kind):
     frames = [layer(np.zeros((1, x), "float32")).shape[1] for x in samples]
     assert num_frames(np.array(samples), *sizes).numpy().tolist() == frames == [1, 1, 2, 2, 3, 13]
     assert num_frames(np.array([0, 9, 399]), *sizes).numpy().tolist() == [0, 0, 0]
+
+
+def test_projection_is_the_naive_one_and_dropout_is_behind_it(rng):
+    layer = FeatureProjection(32, epsilon=0.3, dropout_rate=0.75)
+    layer.build((None, None, 6))
+    for variable in layer.weights:
+        variable.assign(rng.standard_normal(variable.shape))
+    gamma, beta, kernel, bias = (np.asarray(x, "float64") for x in layer.weights)
+    x = rng.standard_normal((2, 50, 6))
+    wanted = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 0.3)
+    wanted = (wanted * gamma + beta) @ kernel + bias
+    inputs = x.astype("float32")
+    np.testing.assert_allclose(layer(inputs), wanted, atol=1e-4)
+    found = np.asarray(layer(inputs, training=True))
+    kept = found != 0
+    np.testing.assert_allclose(found, np.where(kept, 4.0 * wanted, 0.0), atol=1e-3)
+    assert kept.mean() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_kernels_start_with_the_variance_that_he_gives(normalize):
+    layer = FeatureConvolution(64, 3, 2, use_bias=True, normalize=normalize)
+    layer.build((None, 1, None, 48))
+    kernel = np.asarray(layer.kernel)
+    assert kernel.std() == pytest.approx(np.sqrt(2 / (3 * 48)), rel=0.05)
+    assert not np.any(layer.bias)
+
+
+def test_configs_rebuild_the_layers():
+    for layer in (
+        FeatureEncoder("layer", (2, 3), (5, 4), (3, 2), use_bias=True),
+        FeatureConvolution(3, 5, 2, True, True),
+        WaveformConvolution(3, 5, 2),
+        FeatureProjection(8, 0.3, 0.1),
+    ):
+        config = layer.get_config()
+        again = type(layer).from_config(config)
+        assert again.get_config() == config

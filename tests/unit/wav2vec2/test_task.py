@@ -1,7 +1,9 @@
 """Fine-tuning: what a row weighs, what moves, whose vocabulary it is, and learning by heart."""
 
 import dataclasses
+import itertools
 import json
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import soundfile
 import tensorflow as tf
 
 import wav2vec2
-from tools.errors import UserError
+from tests.support.errors import refused
+from tests.support.speech import write_librispeech
 from tools.inference.runner import load
 from tools.speech.synthesis import synthesize
 from tools.training.distributed import SingleProcess
@@ -23,26 +26,17 @@ WORDS = ["ABBA", "BAD CAB", "FEE", "DEAD BED"]
 SHORT_WORDS = "ONE TWO SIX NO YES GO UP ON OFF LOW SEE BY TEN ALL MAN ICE KEY ODD EGG ZOO".split()
 STILL = {
     f"model.{name}_rate": "0"
-    for name in "dropout attention_dropout activation_dropout head_dropout layer_drop".split()
+    for name in "feature_dropout dropout attention_dropout activation_dropout head_dropout "
+    "layer_drop".split()
 }
 
 
 @pytest.fixture
 def corpus(tmp_path, rng):
     """Four utterances of noise, the same for training and evaluation."""
-    write(tmp_path / "corpus", {w: 0.1 * rng.normal(size=9000 + 2000 * len(w)) for w in WORDS})
+    sounds = [(words, 0.1 * rng.normal(size=9000 + 2000 * len(words))) for words in WORDS]
+    write_librispeech(tmp_path / "corpus" / "train", sounds)
     return tmp_path / "corpus"
-
-
-def write(root, sounds):
-    """Writes a split `train`."""
-    chapter = root / "train" / "7" / "1"
-    chapter.mkdir(parents=True)
-    lines = []
-    for number, (words, sound) in enumerate(sounds.items()):
-        soundfile.write(chapter / f"7-1-{number:04d}.flac", sound, 16000, subtype="PCM_16")
-        lines.append(f"7-1-{number:04d} {words}\n")
-    (chapter / "7-1.trans.txt").write_text("".join(lines))
 
 
 def config_of(project, corpus, overrides):
@@ -68,6 +62,153 @@ def make_task(project, corpus):
 
 def batch_of(task, batch_size=4):
     return next(iter(task.train_data(Shard(0, 1, batch_size), Position(), 1).dataset))
+
+
+def labels_of(path, blank):
+    """The labels of a path, from their definition."""
+    return [symbol for symbol, _ in groupby(path) if symbol != blank]
+
+
+def enumerated_loss(logits, labels, blank):
+    """-log of the sum over the probabilities of every path that means the labels."""
+    logits = np.asarray(logits, "float64")
+    log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    frames, symbols = logits.shape
+    total = sum(
+        np.exp(log_probabilities[np.arange(frames), path].sum())
+        for path in itertools.product(range(symbols), repeat=frames)
+        if labels_of(path, blank) == list(labels)
+    )
+    return -np.log(total)
+
+
+def ragged_batch(rng, uniforms=None):
+    """Rows of 4 and 3 frames, one of too few frames, and one without sound; garbage behind each."""
+    lengths = np.array([400 + 3 * 320, 400 + 2 * 320 + 319, 400 + 320, 0])
+    waveforms = rng.standard_normal((4, lengths.max())).astype("float32") + 0.3
+    for row, length in zip(waveforms, lengths, strict=True):
+        row[length:] = 1e4
+    return {
+        "waveforms": tf.constant(waveforms),
+        "lengths": tf.constant(lengths, tf.int32),
+        "labels": tf.constant([[0, 0, 1], [2, 1, 4], [0, 0, 1], [0, 0, 0]]),
+        "label_lengths": tf.constant([3, 2, 2, 0]),
+        "index": tf.constant([1, 0, 3, 2], tf.int64),
+        "uniforms": tf.zeros((4, 30)) if uniforms is None else uniforms,
+    }
+
+
+BLANK = 6
+
+
+@pytest.fixture
+def blank_last(tmp_path, vocabulary):
+    """The setting for a vocabulary whose blank is not the first of its symbols."""
+    tokens = (*"ABCDEF", "<pad>", "|")
+    wav2vec2.vocabulary.save_vocabulary(type(vocabulary)(tokens), tmp_path / "symbols")
+    return {"vocabulary__folder": str(tmp_path / "symbols")}
+
+
+def test_the_loss_is_that_of_all_paths_with_the_blank_of_the_vocabulary(make_task, blank_last, rng):
+    rates = {f"model__{x.removeprefix('model.')}": "0.4" for x in STILL}
+    task = make_task(**blank_last, **rates, model__time_mask_rate="0.5")
+    assert task.vocabulary.blank_id == BLANK
+    task.model.head.kernel.assign(rng.standard_normal((32, 8)))
+    task.model.head.bias.assign(rng.standard_normal(8))
+    batch = ragged_batch(rng)
+    sums = task.loss(batch, training=False)
+    for row, labels in enumerate(([0, 0, 1], [2, 1])):
+        sound = batch["waveforms"].numpy()[row, : int(batch["lengths"][row])]
+        x = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+        wanted = enumerated_loss(task.model(x[None])[0], labels, BLANK)
+        assert float(sums.examples[row]) == pytest.approx(wanted, rel=1e-4)
+    assert sums.examples.numpy()[2:].tolist() == [0, 0]
+    assert float(sums.loss_sum) == pytest.approx(float(sums.examples[0] + sums.examples[1]))
+    assert float(sums.weight) == 2
+    # The sums over rows: 3 + 2 + 2 labels, a row without sound, a row with too little.
+    told = {name: float(value) for name, value in sums.metrics.items()}
+    assert told == {"labels_per_utterance": 7, "dropped_share": 1, "too_short_share": 1}
+
+
+def test_training_lays_the_masks_of_the_uniforms_and_drops(make_task, blank_last, rng):
+    masks = {"model__time_mask_rate": "0.9", "model__time_mask_frames": "1"}
+    task = make_task(**blank_last, **masks)
+    uniforms = [rng.uniform(size=(4, 30)).astype("float32") for _ in range(2)]
+    batches = [ragged_batch(np.random.default_rng(1), x) for x in uniforms]
+    first, second = (task.loss(x, training=True).examples.numpy() for x in batches)
+    assert np.any(np.abs(first[:2] - second[:2]) > 1e-3)
+    np.testing.assert_array_equal(task.loss(batches[0], training=True).examples, first)
+    still = [task.loss(x, training=False).examples.numpy() for x in batches]
+    np.testing.assert_array_equal(*still)
+    dropped = make_task(**blank_last, model__time_mask_rate="0", model__head_dropout_rate="0.5")
+    losses = {float(dropped.loss(batches[0], training=True).loss_sum) for _ in range(3)}
+    assert len(losses) == 3
+
+
+def test_sound_that_is_not_to_be_normalized_is_learnt_from_as_it_is(make_task, blank_last, rng):
+    task = make_task(**blank_last, preprocessing__normalize="false")
+    batch = ragged_batch(rng)
+    sums = task.loss(batch, training=False)
+    sound = batch["waveforms"].numpy()[:1, : int(batch["lengths"][0])]
+    wanted = enumerated_loss(task.model(sound)[0], [0, 0, 1], BLANK)
+    assert float(sums.examples[0]) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_evaluation_and_examples_write_with_the_blank_of_the_vocabulary(make_task, blank_last, rng):
+    task = make_task(**blank_last)
+    task.model.head.kernel.assign(3 * rng.standard_normal((32, 8)))
+    batch = ragged_batch(rng)
+    logits = np.asarray(task.example_logits(batch))
+    texts = task.texts(batch["waveforms"], batch["lengths"]).numpy()
+    for row, (frames, text) in enumerate(zip((4, 3, 2, 0), texts, strict=True)):
+        path = logits[row, :frames].argmax(-1)
+        letters = "".join("ABCDEF?|"[x] for x in labels_of(path, BLANK))
+        assert text.decode() == letters.replace("|", " ").strip()
+    assert any(texts)
+
+
+def test_every_row_of_every_epoch_has_uniforms_of_its_own(make_task):
+    task = make_task(data__max_seconds="3")
+    data = [list(task.train_data(Shard(0, 1, 4), Position(), 2).dataset) for _ in range(2)]
+    drawn = {}
+    for number, batch in enumerate(data[0]):
+        rows = zip(batch["index"].numpy(), batch["uniforms"].numpy(), strict=True)
+        drawn |= {(number, int(index)): tuple(x) for index, x in rows}
+    assert len(drawn) == len(set(drawn.values())) == 2 * 4
+    assert all(0 <= min(x) <= max(x) < 1 for x in drawn.values())
+    for one, other in zip(*data, strict=True):
+        np.testing.assert_array_equal(one["uniforms"], other["uniforms"])
+    # 149 frames: two to round by, and two masks of time, the fewest.
+    assert {len(x) for x in drawn.values()} == {2 + 2}
+
+
+def test_the_seed_of_the_run_is_that_of_the_initial_weights(make_task):
+    one, same, other = (make_task(training__seed=x) for x in ("5", "5", "6"))
+    pairs = list(zip(one.model.weights, same.model.weights, strict=True))
+    assert all(np.array_equal(x, y) for x, y in pairs)
+    assert not np.array_equal(one.model.head.kernel, other.model.head.kernel)
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.08)]
+)
+def test_losses_and_gradients_of_half_precision_are_near_those_of_float32(
+    make_task, blank_last, precision, tolerance, rng
+):
+    tasks = [make_task(**blank_last, training__precision=x) for x in ("float32", precision)]
+    assert [task.model.compute_dtype for task in tasks] == ["float32", precision[6:]]
+    batch, found = ragged_batch(rng, tf.random.stateless_uniform((4, 30), [1, 2])), []
+    for task in tasks:
+        task.model.head.kernel.assign(np.random.default_rng(3).standard_normal((32, 8)))
+        values = [v.value for v in task.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            loss = task.loss(batch, training=True).loss_sum
+        gradients = tape.gradient(loss, values)
+        flat = np.concatenate([np.ravel(x) for x in gradients if x is not None])
+        found.append((float(loss), flat))
+    (wanted, whole), (loss, flat) = found
+    assert 0 < abs(loss - wanted) < tolerance * wanted
+    assert 0 < np.linalg.norm(flat - whole) < 3 * tolerance * np.linalg.norm(whole)
 
 
 def test_a_row_without_sound_weighs_nothing_and_padding_changes_nothing(make_task, corpus):
@@ -148,6 +289,11 @@ def test_layers_are_counted_from_the_sound_to_the_text(make_task):
     assert depth["encoder/block_0/attention/query/kernel"] == 1
     assert depth["encoder/block_1/attention/query/kernel"] == 2
     assert depth["encoder/norm/gamma"] == depth["head/kernel"] == 3
+    # Behind the sums, the norm of the whole is in front of the layers.
+    task = make_task(model__pre_norm="false")
+    assert task.layer_depth("wav2vec2/encoder/norm/gamma") == 0
+    assert task.layer_depth("wav2vec2/head/bias") == 3
+    assert task.layer_depth("wav2vec2/encoder/block_11/attention_norm/gamma") == 12
 
 
 @pytest.fixture
@@ -166,7 +312,7 @@ def run(project, corpus, tmp_path):
     return train
 
 
-def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tmp_path):
+def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tmp_path, make_task):
     # Adam without a floor makes much of gradients that are nothing but rounding.
     arguments = ["--skip_eval", "--epochs=2", "--set=training.optimizer.epsilon=1e-4"]
     pretrained = f"--pretrained={folders / 'group'}"
@@ -179,15 +325,23 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
     changed = {name for name in first if not np.allclose(first[name], parts[name], atol=1e-5)}
     assert {"model/wav2vec2/head/kernel", "model/wav2vec2/masking/embedding"} <= changed
     assert not any("feature_encoder" in name for name in changed)
+    # Another run starts from this one, with a head for its own letters or with the same.
+    for source, symbols in (("letters", 9), ("pretrained", 12)):
+        task = make_task(tmp_path / "whole", vocabulary__source=source)
+        weights = {v.path: np.asarray(v) for v in task.model.weights}
+        same = {path for path, x in weights.items() if np.array_equal(x, whole[f"model/{path}"])}
+        new = {"wav2vec2/head/kernel", "wav2vec2/head/bias"} if symbols == 9 else set()
+        assert weights.keys() - same == new
+        assert weights["wav2vec2/head/bias"].shape == (symbols,)
     # A vocabulary of another size is refused, wherever the checkpoint goes.
     newest = max((tmp_path / "whole" / "checkpoints").glob("step-*"))
     wav2vec2.vocabulary.save_vocabulary(vocabulary_of_letters(["XYZ"]), newest)
-    with pytest.raises(UserError, match=r"Expected 12 symbols in .*vocab\.json.* Received: 6\."):
+    with refused(match=r"Expected 12 symbols in .*vocab\.json.* Received: 6\."):
         export([f"--checkpoint={tmp_path / 'whole'}", f"--output_dir={tmp_path / 'export'}"])
     # A run goes on with its own vocabulary, not with the letters of its corpus.
     assert len(json.loads((tmp_path / "parts" / "vocab.json").read_text())) == 12
     wav2vec2.vocabulary.save_vocabulary(vocabulary_of_letters(["XYZ"]), tmp_path)
-    with pytest.raises(UserError, match="12 symbols"):
+    with refused("12 symbols"):
         run("parts", "--resume", f"--set=vocabulary.folder={tmp_path}")
 
 
@@ -195,7 +349,7 @@ def test_learns_twenty_utterances_by_heart_and_exports_them(run, project, tmp_pa
     """Short words spoken fast, layer norm and four convolutions: they take the fewest steps."""
     sounds = {x: synthesize(x, rate_words_per_minute=250) for x in SHORT_WORDS}
     assert len(sounds) == 20
-    write(tmp_path / "spoken", sounds)
+    write_librispeech(tmp_path / "spoken" / "train", sounds.items())
     settings = {
         **STILL,
         "model.time_mask_rate": "0",
@@ -247,6 +401,30 @@ def test_another_vocabulary_gets_a_new_head(make_task, folders):
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_another_vocabulary_of_the_same_size_gets_a_new_head_too(
+    make_task, folders, vocabulary, tmp_path
+):
+    tokens = list(vocabulary.tokens)
+    for name, order in {"same": tokens, "other": [*tokens[:-2], *tokens[:-3:-1]]}.items():
+        wav2vec2.vocabulary.save_vocabulary(type(vocabulary)(order), tmp_path / name)
+    model = wav2vec2.from_pretrained(folders / "group")
+    same, other = (
+        make_task(folders / "group", vocabulary__folder=str(tmp_path / name))
+        for name in ("same", "other")
+    )
+    np.testing.assert_array_equal(same.model.head.kernel, model.head.kernel)
+    assert not any("new head" in line for line in same.report)
+    assert np.abs(np.asarray(other.model.head.kernel)).max() < 0.2 < model.head.kernel.numpy().max()
+    assert any("new head of 12 symbols" in line for line in other.report)
+
+
+def test_transcripts_with_more_labels_than_allowed_are_left_out(make_task):
+    task = make_task(data__max_labels="7")
+    assert [u.transcript for u in task.utterances] == ["ABBA", "BAD CAB", "FEE"]
+    assert any("8 of at most 7" in line for line in task.skipped)
+    assert len(make_task(data__max_labels="8").utterances) == 4
+
+
 def test_letters_beyond_the_vocabulary_are_told_or_refused(make_task, corpus, folders):
     transcript = next(corpus.rglob("*.txt"))
     lines = transcript.read_text()
@@ -254,9 +432,15 @@ def test_letters_beyond_the_vocabulary_are_told_or_refused(make_task, corpus, fo
     task = make_task(folders / "group")
     assert any(x.startswith("unknown to the vocabulary: 10.0%") for x in task.report)
     transcript.write_text(lines.translate(str.maketrans("ABCDEF", "ЖЩЮЯЭЫ")))
-    with pytest.raises(UserError, match="12 symbols of the vocabulary") as caught:
+    with refused("12 symbols of the vocabulary"):
         make_task(folders / "group")
-    assert "\n" not in str(caught.value)
+    # 7 of 15 letters are fewer than half, 8 are more: the space does not count.
+    known, unknown = "AB CDEFGA", "ZZZZZZZ"
+    transcript.write_text("".join(f"7-1-000{i} {x}\n" for i, x in enumerate([known, unknown])))
+    assert any("46.7%" in line for line in make_task(folders / "group").report)
+    transcript.write_text(f"7-1-0000 AB CDEFG\n7-1-0001 {unknown}Z\n")
+    with refused("53.3% of other characters: Z"):
+        make_task(folders / "group")
 
 
 def test_transcripts_take_the_case_of_the_vocabulary(make_task, folders, tmp_path, vocabulary):
@@ -278,10 +462,8 @@ def test_transcripts_take_the_case_of_the_vocabulary(make_task, folders, tmp_pat
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, arguments, message):
-    with pytest.raises(UserError) as caught:
+    with refused(message):
         run("run", *arguments)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
 
 
 def test_dry_run_prints_what_would_happen(project, corpus, tmp_path, capsys):
@@ -300,3 +482,29 @@ def test_recipes_are_read(project):
         frozen = () if starts_anew else ("feature_encoder",)
         assert wav2vec2.load_config(path).training.freeze == frozen, path
     assert dataclasses.asdict(wav2vec2.load_config().training)["freeze"] == ("feature_encoder",)
+
+
+SMALL = {
+    "feature_filters": ",".join(["8"] * 7),
+    "num_layers": "1",
+    "hidden_dim": "64",
+    "num_heads": "2",
+    "feedforward_dim": "16",
+    "position_kernel_size": "4",
+    "position_groups": "2",
+}
+
+
+@pytest.mark.parametrize("name", ["base_100h", "digits"])  # other tests train with smoke
+def test_every_recipe_takes_a_step(run, project, name):
+    names = {path.stem for path in (project / "configs/wav2vec2").glob("*.yml")}
+    assert names == {"base_100h", "digits", "smoke"}
+    sizes = [f"--set=model.{key}={value}" for key, value in SMALL.items()]
+    config = f"--config={project / f'configs/wav2vec2/{name}.yml'}"
+    found = run("run", config, *sizes, "--steps=1", "--batch_size=4", "--skip_eval")
+    assert all(np.all(np.isfinite(x)) for x in found.values())
+    # Biases are zero until a step has been taken.
+    assert np.any(found["model/wav2vec2/head/bias"])
+    bias = "model/wav2vec2/feature_encoder/block_0/"
+    bias += "bias" if name == "digits" else "beta"
+    assert np.any(found[bias]) == (name == "digits")

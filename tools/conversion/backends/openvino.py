@@ -21,7 +21,8 @@ NOT_APPLICABLE = {"minimum_segment_size": "the CPU takes the whole graph"}
 SMALL = "onnxruntime"
 # A new length costs as much again as the run itself (the digits model, batch 1: 14 ms, then 7 ms).
 STEPS = 16
-_PATIENCE, _KEPT, _REMEMBERED = 8, 2, 1000  # see `_Specializing`
+PATIENCE = 8
+_KEPT, _REMEMBERED = 2, 1000  # see `_Specializing`
 _LARGE = 1024  # values; a smaller constant is not worth a conversion
 _HINT = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 
@@ -178,7 +179,7 @@ class _Specializing:
 
     Sizes that are not known keep OpenVINO from joining operators on single values and cost a look
     at every operator in every call: a tenth to a quarter of the time (Conformer-S, 10 s). The k-th
-    shape is compiled when it was met k times `_PATIENCE`, so that compiling takes an ever smaller
+    shape is compiled when it was met k times `PATIENCE`, so that compiling takes an ever smaller
     part of the time; the last `_KEPT` stay. It is not left to the clock: what computes in 8 bits
     rounds otherwise when compiled for a shape, and a run is to give the same answers every time.
     """
@@ -186,7 +187,7 @@ class _Specializing:
     def __init__(self, network: openvino.Model, options: Mapping):
         self._network, self._options = network, options
         self._general = self._compile(network)
-        self._patience, self._met = _PATIENCE, Counter()
+        self._patience, self._met = PATIENCE, Counter()
         self._special: OrderedDict[tuple, Function] = OrderedDict()
 
     def _compile(self, network: openvino.Model) -> Function:
@@ -205,7 +206,7 @@ class _Specializing:
             self._special[shapes] = self._compile(fixed)
             if len(self._special) > _KEPT:
                 self._special.popitem(last=False)
-            self._patience += _PATIENCE
+            self._patience += PATIENCE
         if len(self._met) > _REMEMBERED or shapes in self._special:
             self._met.clear()
         return outputs

@@ -1,11 +1,13 @@
 """The benchmark of vision's input pipeline."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from tests.support.errors import refused
+from tools.benchmark import vision_pipeline
 from tools.benchmark.vision_pipeline import main, make_images, recipes
-from tools.errors import UserError
 from vision.augmentation_config import AugmentationConfig
 
 
@@ -46,5 +48,37 @@ def test_report(tmp_path, capsys):
 
 @pytest.mark.parametrize("flag", ["--rounds=0", "--batch_size=0", "--seconds=0", "rest"])
 def test_bad_flags(flag):
-    with pytest.raises(UserError):
+    with refused():
         main([flag])
+
+
+def test_speeds_are_images_by_time(monkeypatch):
+    """Batches of 6 that take 2 s, and 3 s of all cores together; the slow recipe twice as much."""
+    clock = SimpleNamespace(now=0.0, used=0.0)
+
+    def batches(factor):
+        while True:
+            clock.now += 2.0 * factor
+            clock.used += 3.0 * factor
+            yield
+
+    def training_data(folder, num_classes, preprocessing, recipe, *_):
+        assert num_classes == 3
+        return SimpleNamespace(dataset=batches(recipe))
+
+    fake = SimpleNamespace(
+        perf_counter=lambda: clock.now, process_time=lambda: clock.used, sleep=lambda _: None
+    )
+    monkeypatch.setattr(vision_pipeline, "time", fake)
+    monkeypatch.setattr(vision_pipeline, "training_data", training_data)
+    config = SimpleNamespace(
+        training=SimpleNamespace(batch_size=6),
+        data=SimpleNamespace(num_parallel_workers=0),
+        preprocessing=None,
+    )
+    folder = SimpleNamespace(labels=[0, 2, 1])
+    found = vision_pipeline.time_in_turn(folder, config, {"plain": 1, "slow": 2}, 3, 9.0)
+    assert found == {
+        "plain": {"images_per_second": 3.0, "processor_ms_per_image": 500.0},
+        "slow": {"images_per_second": 1.5, "processor_ms_per_image": 1000.0},
+    }

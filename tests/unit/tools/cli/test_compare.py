@@ -216,3 +216,23 @@ def test_bad_input_is_one_line(arguments, message, classifier, native, tmp_path,
     printed = capsys.readouterr()
     assert (ended.value.code, printed.out) == (2, "")
     assert re.fullmatch(rf"Error: .*{re.escape(message)}.*\n", printed.err)
+
+
+def test_errors_and_answers_add_up_over_batches():
+    difference = Difference("logits")
+    first = np.array([[1.0, 9.0, 2.0], [8.0, 1.0, 2.0]], "f")
+    difference.add(first, first + np.float32([0.0, 0.0, 0.5]), logits=True)
+    # The largest of the second row only is another one.
+    second = np.array([[4.0, 3.0, 1.0], [4.0, 3.0, 1.0], [0.0, 0.0, 1.0]], "f")
+    difference.add(second, second + np.array([[0, 0, 0], [0, 1.25, 0], [0, 0, 0]], "f"), True)
+    difference.add(second[:1], second[:1], True)
+    assert (difference.absolute, difference.scale) == (1.25, 9.0)
+    assert (difference.rows, difference.same) == (6, 5)
+    assert not difference.agrees(1.0)
+    words = Difference("text")
+    words.add(np.array(["a", "b"]), np.array(["a", "c"]))
+    words.add(np.array(["d"]), np.array(["d"]))
+    assert (words.rows, words.same, words.absolute, words.error) == (3, 2, None, "")
+    close = Difference("sums")
+    close.add(np.array([[2.0]]), np.array([[2.5]]))
+    assert (close.agrees(0.25), close.agrees(0.24)) == (True, False)

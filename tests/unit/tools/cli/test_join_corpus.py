@@ -1,11 +1,13 @@
 """Joined corpora: every utterance is a string of whole ones of its speaker, with their words."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-import soundfile
 
 from tests.support.errors import refused
-from tools.cli.join_corpus import main
+from tests.support.speech import write_librispeech
+from tools.cli.join_corpus import draw, main
 from tools.speech.audio import AudioLimits, read
 from tools.speech.corpus import read_librispeech
 
@@ -18,15 +20,11 @@ def split(tmp_path_factory):
     root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for speaker in (1, 2):
-        chapter = root / str(speaker) / "5"
-        chapter.mkdir(parents=True)
-        lines = []
-        for number in range(4):
-            name = f"{speaker}-5-{number:04d}"
-            waveform = rng.uniform(-0.5, 0.5, 3200 + 800 * number)
-            soundfile.write(chapter / f"{name}.flac", waveform, 16000, subtype="PCM_16")
-            lines.append(f"{name} S{speaker} WORD{number}\n")
-        (chapter / f"{speaker}-5.trans.txt").write_text("".join(lines))
+        utterances = [
+            (f"S{speaker} WORD{number}", rng.uniform(-0.5, 0.5, 3200 + 800 * number))
+            for number in range(4)
+        ]
+        write_librispeech(root, utterances, speaker=speaker, chapter=5)
     return root
 
 
@@ -82,3 +80,33 @@ def test_bad_flags_are_one_line(split, tmp_path, flags, named):
 def test_other_content_is_left_alone(split, tmp_path):
     with refused(match="which exists"):
         join(split, tmp_path)
+
+
+def drawn(seconds, max_seconds, max_parts, count):
+    utterances = [SimpleNamespace(duration_seconds=x) for x in seconds]
+    rng = np.random.default_rng(0)
+    rows = [draw(utterances, max_seconds, max_parts, rng) for _ in range(count)]
+    return [[part.duration_seconds for part in row] for row in rows]
+
+
+def test_the_number_of_parts_is_drawn_evenly():
+    sizes = [len(row) for row in drawn([0.1, 0.2, 0.3], 100.0, 5, 800)]
+    shares = np.bincount(sizes, minlength=6) / len(sizes)
+    assert shares.tolist() == [0, 0, *(pytest.approx(0.25, abs=0.06) for _ in range(4))]
+
+
+def test_parts_end_where_the_next_would_be_too_long():
+    rows = drawn([1.0, 2.0, 4.0], 5.0, 4, 200)
+    assert max(map(sum, rows)) == 5.0
+    assert {len(row) for row in rows} == {1, 2, 3, 4}  # 4 + 4 is cut to one, 1 + 1 + 1 + 1 not
+    # One that is too long by itself stays alone.
+    assert drawn([9.0], 5.0, 4, 3) == [[9.0]] * 3
+
+
+def test_speakers_are_drawn_by_their_share(tmp_path):
+    for speaker, count in ((1, 1), (2, 9)):
+        utterances = [("A", np.full(1600, 0.1))] * count
+        write_librispeech(tmp_path / "split", utterances, speaker=speaker)
+    joined = join(tmp_path / "split", tmp_path / "joined", "--num_utterances=60")
+    speakers = [utterance.utterance_id.split("-")[0] for utterance in joined]
+    assert 0 < speakers.count("1") <= 15

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
+from tools.cli import run_bins
 from tools.cli.run_bins import main
 from tools.config.command_line import run
 from tools.conversion.converter import convert
@@ -258,3 +259,19 @@ def test_values_and_outputs_that_do_not_fit_are_one_line(images, tmp_path, capsy
         said = capsys.readouterr().err.strip().splitlines()
         assert len(said) == 1
         assert expected in said[0]
+
+
+def test_a_loop_tells_mean_and_percentiles_of_its_rounds(native, capsys, monkeypatch):
+    times = iter([100.0, *range(1, 21)])  # seconds, the warm-up's first
+
+    def timed(runner, signature, inputs, seconds):
+        seconds.append(next(times))
+
+    monkeypatch.setattr(run_bins, "run_timed", timed)
+    main([f"--model={native}", "--loop=20", "--batchsize=3", "--shape=waveforms=20"])
+    expected = np.percentile(range(1, 21), 95)
+    assert capsys.readouterr().out == (
+        "batch 3: latency mean 10500.000 ms, p50 10500.000 ms, "
+        f"p95 {1e3 * expected:.3f} ms, throughput 0.29 samples/s\n"
+    )
+    assert next(times, None) is None

@@ -154,3 +154,46 @@ def test_every_voice_exists():
     assert len(set(voices)) == len(set(voices[:num_voices])) == num_voices
     for speaker in speakers[:num_voices:7]:
         assert synthesize_corpus.synthesize("one", voice=speaker.voice).size
+
+
+def test_levels_and_pauses_are_those_that_are_promised(monkeypatch):
+    asked, length = [], 8000
+    tone = 0.3 * np.sin(np.arange(length)).astype(np.float32)
+
+    def synthesize(text, **settings):
+        asked.append((text, settings))
+        return tone
+
+    monkeypatch.setattr(synthesize_corpus, "synthesize", synthesize)
+    speaker = synthesize_corpus.Speaker(1, "en-us+m1", 50, 150)
+    peaks, floors, pauses = [], [], []
+    for seed in range(60):
+        found = synthesize_corpus.say(["ONE", "TWO"], speaker, np.random.default_rng(seed))
+        assert found.dtype == np.float32
+        peaks.append(20 * np.log10(np.abs(found).max()))
+        # 50 ms of the floor alone precede and follow.
+        floors.append(20 * np.log10(np.r_[found[:800], found[-800:]].std()) - peaks[-1])
+        pauses.append(len(found) - length)
+    assert -16.5 < min(peaks) < -12 and -4 < max(peaks) <= 0
+    assert -62 < min(floors) < -54 and -41 < max(floors) < -34
+    assert min(pauses) >= 2 * 800 and max(pauses) < 2 * 6400
+    assert {text for text, _ in asked} == {"one two", "one, two"}
+    pitches, rates = (
+        {settings[name] for _, settings in asked} for name in ("pitch", "rate_words_per_minute")
+    )
+    assert 45 <= min(pitches) < max(pitches) <= 55
+    assert 135 <= min(rates) < max(rates) <= 165
+
+
+def test_utterances_have_one_word_to_the_most(tmp_path, monkeypatch):
+    said = []
+
+    def say(words, speaker, rng):
+        said.append((speaker.speaker_id, len(words)))
+        return np.zeros(1600, np.float32)
+
+    monkeypatch.setattr(synthesize_corpus, "say", say)
+    arguments = synthesize_corpus.Arguments(60, 10, 3, 4, seed=0)
+    assert synthesize_corpus.write_corpus(tmp_path, arguments) == pytest.approx(7.0)
+    assert {length for _, length in said} == {1, 2, 3, 4}
+    assert [speaker for speaker, _ in said[:4]] == [1001, 1002, 1003, 1001]

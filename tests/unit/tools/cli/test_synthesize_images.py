@@ -77,3 +77,18 @@ def test_what_is_there_is_left_alone(images, tmp_path):
         main([f"--output_dir={tmp_path / 'mine'}", *FLAGS])
     with refused(match="--output_dir"):
         main(FLAGS)
+
+
+def test_shapes_lie_within_the_image_at_every_place():
+    size, centers, noise = 64, [], []
+    for seed in range(40):
+        image = np.asarray(draw("circle", size, np.random.default_rng(seed))).astype(float)
+        bright = image.mean(axis=-1) > 125
+        rows, columns = np.flatnonzero(bright.any(axis=1)), np.flatnonzero(bright.any(axis=0))
+        sides = [np.ptp(x) + 1 for x in (rows, columns)]
+        assert abs(sides[0] - sides[1]) <= 2, "a whole circle is as wide as high"
+        assert 0.4 * size - 2 <= min(sides) <= max(sides) <= 0.8 * size + 2
+        centers.append((rows.mean(), columns.mean()))
+        noise.append(image[bright].std(axis=0).max())
+    assert np.std(centers, axis=0).min() > 3
+    assert np.median(noise) > 4

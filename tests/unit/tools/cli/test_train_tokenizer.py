@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 
 from conformer.tokenizer import load_tokenizer
 from tests.support.errors import refused
+from tests.support.speech import write_librispeech
 from tools.cli import train_tokenizer
 
 TEXTS = {"train": ["ONE TWO THREE", "TWO TWO", "THREE FOUR"], "dev": ["ZERO"]}
@@ -18,13 +18,7 @@ def data_dir(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("corpus")
     rng = np.random.default_rng(0)
     for split, texts in TEXTS.items():
-        folder = root / split / "7" / "70"
-        folder.mkdir(parents=True)
-        for index in range(len(texts)):
-            noise = rng.uniform(-0.1, 0.1, 8000)
-            soundfile.write(folder / f"7-70-{index:04d}.flac", noise, 16000)
-        lines = [f"7-70-{index:04d} {text}\n" for index, text in enumerate(texts)]
-        (folder / "7-70.trans.txt").write_text("".join(lines), encoding="utf-8")
+        write_librispeech(root / split, [(text, rng.uniform(-0.1, 0.1, 8000)) for text in texts])
     return root
 
 
@@ -67,3 +61,21 @@ def test_bad_input(data_dir, tmp_path, flags, named):
     with refused(match=named):
         train_tokenizer.main([f"--data_dir={data_dir}", f"--output={output}", *flags])
     assert not output.exists()
+
+
+def test_the_types_of_model_differ(data_dir, tmp_path, monkeypatch):
+    asked = []
+
+    def train(transcripts, *settings):
+        asked.append((sorted(transcripts), *settings))
+        return train_tokenizer.CharacterTokenizer.from_transcripts(transcripts)
+
+    monkeypatch.setattr(train_tokenizer.SentencePieceTokenizer, "train", train)
+    texts = sorted(TEXTS["train"] + TEXTS["dev"])
+    for flags, settings in (
+        ([], (1000, train_tokenizer.MODEL_TYPES[0])),
+        (["--model_type=bpe", "--vocabulary_size=77"], (77, "bpe")),
+    ):
+        output = f"--output={tmp_path / 'vocabulary.json'}"
+        assert train_tokenizer.main([f"--data_dir={data_dir}", output, *flags]) == 0
+        assert asked.pop() == (texts, *settings)

@@ -5,8 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tests.support.errors import refused
+from tests.support.saved_models import save_model
 from tools.conversion import backends
 from tools.conversion.converter import convert
 from tools.conversion.request import ConversionRequest
@@ -288,7 +290,7 @@ def test_shapes_met_often_are_compiled_once_more_for_themselves(native, tmp_path
 
     convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
     monkeypatch.setattr(module.openvino, "Core", Core)
-    monkeypatch.setattr(module, "_PATIENCE", 0)  # often is once
+    monkeypatch.setattr(module, "PATIENCE", 0)  # often is once
     jit = load(tmp_path / "a")
     for rows, samples in ((2, 23), (3, 40), (2, 23), (1, 10), (2, 23)):
         inputs = sound(rows, samples)
@@ -299,7 +301,7 @@ def test_shapes_met_often_are_compiled_once_more_for_themselves(native, tmp_path
     jit.run(sound(3, 40))
     assert compiled == [True, False, False, False, False]
     # Otherwise the first is compiled when it was met as often, the second after twice as often.
-    monkeypatch.setattr(module, "_PATIENCE", 2)
+    monkeypatch.setattr(module, "PATIENCE", 2)
     rare, counts = load(tmp_path / "a"), []
     for rows in (2, 2, 2, 3, 3, 3, 3, 3):
         rare.run(sound(rows, 23))
@@ -317,9 +319,19 @@ def test_what_may_be_padded_comes_in_few_lengths(native, tmp_path, monkeypatch, 
     pipeline["convert"]["serving_default"]["paddable"] = paddable
     path.write_text(json.dumps(pipeline))
     convert(source, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
+    opened = module.open
+
+    def open_and_note(path, described):
+        function = opened(path, described)
+
+        def run(inputs):
+            seen.append(inputs["waveforms"].shape[1])
+            return function(inputs)
+
+        return run
+
+    monkeypatch.setattr(module, "open", open_and_note)
     jit = load(tmp_path / "a")
-    run = jit._functions["serving_default"]
-    jit._functions["serving_default"] = lambda x: (seen.append(x["waveforms"].shape[1]), run(x))[1]
     for samples in (21, 24, 39):
         inputs = sound(2, samples)
         found, expected = jit.run(inputs), load(native).run(inputs)
@@ -345,3 +357,80 @@ def test_quantization_wants_data(native, tmp_path, backend):
     with refused(match=r"calibrate.*--calibration_data_dir"):
         convert(native, tmp_path / "a", ConversionRequest(backend, "int8_fp32"))
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
+def test_the_precision_asked_for_is_that_of_the_computation(
+    native, tmp_path, monkeypatch, precision
+):
+    """Half precision is for the weights alone."""
+    module = backends.get("openvino")
+    monkeypatch.setattr(module, "precisions", lambda: ("fp32", "fp16", "bf16"))
+    convert(native, tmp_path / "a", ConversionRequest("openvino", precision, dim_range=RANGE))
+    network = module.openvino.Core().read_model(tmp_path / "a" / "serving_default.xml")
+    hint = network.get_rt_info(["runtime_options", "INFERENCE_PRECISION_HINT"]).astype(str)
+    assert hint == {"bf16": "bf16"}.get(precision, "f32")
+
+
+@pytest.fixture(scope="module")
+def graph(native, tmp_path_factory):
+    """The small model as an ONNX file, which two runtimes open."""
+    folder = tmp_path_factory.mktemp("onnx") / "a"
+    convert(native, folder, ConversionRequest("onnxruntime", dim_range=RANGE))
+    return folder / "serving_default.onnx"
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_a_small_call_takes_one_thread(graph, monkeypatch, small):
+    module, threads = backends.get("onnxruntime"), []
+    session = module.onnxruntime.InferenceSession
+
+    def start(model, options, **more):
+        threads.append(options.intra_op_num_threads)
+        return session(model, options, **more)
+
+    monkeypatch.setattr(module.onnxruntime, "InferenceSession", start)
+    module.open(graph, {"small": small})
+    assert threads == [1 if small else 0]
+
+    module, chosen = backends.get("openvino"), []
+
+    class Core(module.openvino.Core):
+        def compile_model(self, network, device, options):
+            chosen.append(options)
+            return super().compile_model(network, device, options)
+
+    monkeypatch.setattr(module.openvino, "Core", Core)
+    module.open(graph, {"small": small})
+    assert [options.get("INFERENCE_NUM_THREADS") for options in chosen] == [1 if small else None]
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_opt_config_decides_what_onnxruntime_folds(native, tmp_path, monkeypatch, folds):
+    module, disabled = backends.get("onnxruntime"), []
+    session = module.onnxruntime.InferenceSession
+
+    def start(model, options, disabled_optimizers, **more):
+        disabled.append(disabled_optimizers)
+        return session(model, options, disabled_optimizers=disabled_optimizers, **more)
+
+    monkeypatch.setattr(module.onnxruntime, "InferenceSession", start)
+    options = ("conv_scale_fold",) if folds else ()
+    request = ConversionRequest("onnxruntime", dim_range=RANGE, opt_config=options)
+    convert(native, tmp_path / "a", request)
+    load(tmp_path / "a")
+    assert disabled == [[] if folds else ["ConvMulFusion", "ConvAddFusion", "ConvBNFusion"]]
+
+
+def test_the_batch_asked_for_holds_in_every_signature(tmp_path):
+    free, fixed = (tf.TensorSpec([None, size], tf.float32, "xy"[bool(size)]) for size in (None, 3))
+    functions = {
+        "first": tf.function(lambda x: {"out": 2.0 * x}, [free]),
+        "second": tf.function(lambda y: {"out": 3.0 * y}, [fixed]),
+    }
+    pipeline = {"family": "toy", "convert": {x: {"dim_range": {}} for x in functions}}
+    native = save_model(tmp_path / "native", tf.Module(), functions, pipeline)
+    request = ConversionRequest("onnxruntime", batch=(1, 2), dim_range={"x": ((3, 5), (7, 9))})
+    manifest = convert(native, tmp_path / "a", request)
+    assert manifest["signatures"]["first"]["inputs"] == [["x", "float32", [[3, 5], [7, 9]]]]
+    assert manifest["signatures"]["second"]["inputs"] == [["y", "float32", [[3, 5], 3]]]

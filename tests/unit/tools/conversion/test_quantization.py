@@ -3,6 +3,8 @@
 import functools
 import json
 import re
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from tests.support.quantized import (
 from tests.support.saved_models import save_model
 from tools.conversion.converter import convert
 from tools.conversion.protocol import Calibration, Examples
-from tools.conversion.quantization import layer_pattern
+from tools.conversion.quantization import layer_pattern, quantize
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, Quantization
 from tools.errors import UserError
 from tools.inference.runner import load
@@ -323,3 +325,65 @@ def test_the_pattern_of_a_layer():
         assert re.fullmatch(pattern, name)
     for name in ("encoder_1/block_11_1/attention_1/MatMul", "block_1/attentive/MatMul"):
         assert not re.fullmatch(pattern, name)
+
+
+def test_other_examples_quantize_again_where_they_were_asked_for(towers, tmp_path):
+    batches = [{"images": np.ones((1, 16), np.float32)}] * 2
+    request = ConversionRequest("onnxruntime", "int8_fp32")
+
+    def reused(*described):
+        calibration = Calibration(*described, lambda: Examples(batches))
+        return convert(towers, tmp_path / "a", request, calibration)["reused"]
+
+    assert not reused("a", 2, True)
+    assert reused("a", 2, True)
+    assert not reused("b", 2, True)
+    assert not reused("b", 3, True)
+    assert reused("c", 1, False)
+    assert convert(towers, tmp_path / "a", request)["reused"]
+    assert manifest_of(tmp_path / "a")["calibration"] == {"data_dir": "b", "num_samples": 3}
+
+
+def test_a_small_signature_stores_bytes_and_computes_in_float(towers, tmp_path, rng):
+    source = shutil.copytree(towers, tmp_path / "source")
+    pipeline = json.loads((source / "assets" / "pipeline.json").read_text())
+    pipeline["convert"][NAME]["small"] = True
+    (source / "assets" / "pipeline.json").write_text(json.dumps(pipeline))
+    calibration = Calibration("none", 0, True, lambda: Examples([]))
+    request = ConversionRequest("onnxruntime", "int8_fp32")
+    convert(source, tmp_path / "a", request, calibration)
+    assert not activations("onnxruntime", tmp_path / "a", NAME)
+    assert len(weight_scales("onnxruntime", tmp_path / "a", NAME)) == 2
+    inputs = {"images": rng.standard_normal((2, 16)).astype(np.float32)}
+    expected, found = (load(x).run(inputs)["logits"] for x in (towers, tmp_path / "a"))
+    assert 0 < np.linalg.norm(found - expected) < 0.05 * np.linalg.norm(expected)
+
+
+def test_the_limit_of_the_drop_is_absolute_and_nothing_is_smoothed(converted, monkeypatch):
+    converted("onnxruntime")
+    nncf, seen = sys.modules["nncf"], {}  # `import nncf` fails before it was patched once
+    for name in ("quantize", "quantize_with_accuracy_control", "compress_weights"):
+
+        def called(model, *arguments, name=name, **options):
+            seen[name] = options
+            return f"{model}, {name}"
+
+        monkeypatch.setattr(nncf, name, called)
+    batches = [{"x": np.ones(1)}, {"x": np.zeros(1)}]
+
+    def accuracy(model, numbers):
+        return {("candidate", 0): 0.5}[model, *numbers]
+
+    asked = Quantization(max_accuracy_drop=0.25)
+    found = quantize("model", asked, batches, ["a"], accuracy)
+    assert found == "model, quantize_with_accuracy_control"
+    options = seen["quantize_with_accuracy_control"]
+    assert (options["max_drop"], options["drop_type"]) == (0.25, nncf.DropType.ABSOLUTE)
+    assert options["validation_fn"]("candidate", iter([0])) == (0.5, None)
+    assert options["subset_size"] == 2
+    alphas = options["advanced_quantization_parameters"].smooth_quant_alphas
+    assert (alphas.matmul, alphas.convolution) == (-1, -1)
+    assert quantize("model", Quantization(), batches, ["a"]) == "model, quantize, compress_weights"
+    assert seen["quantize"]["advanced_parameters"].smooth_quant_alphas.matmul > 0
+    for options in seen.values():
+        assert options["ignored_scope"].names == ["a"]

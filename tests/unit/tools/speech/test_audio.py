@@ -133,6 +133,10 @@ def refused_and_odd(folder):
         "wav_half": (wav(pcm[:9000], data_bytes=36000), "truncated"),
         "wav_last_sample_lost": (wav(pcm)[:-2], "truncated"),
         "wav_after_odd_chunk": (wav(pcm, chunks=b"LIST\3\0\0\0abc\0"), ""),
+        "wav_half_after_odd_chunk": (
+            wav(pcm[:9000], chunks=b"LIST\3\0\0\0abc\0", data_bytes=36000),
+            "truncated",
+        ),
         "wav_and_junk": (wav(pcm) + b"junk" * 100, ""),
         "wav_streamed_ffmpeg": (wav(pcm, data_bytes=2**32 - 1, riff_bytes=2**32 - 1), ""),
         "wav_streamed_sox": (wav(pcm, data_bytes=0x7FFFF000, riff_bytes=0x7FFFF024), ""),
@@ -386,6 +390,19 @@ def test_other_limits(folder):
     assert audio.probe(folder / "flac_16", low).decoder == "python"
     paths, decoders = [folder / "flac_16"] * 2, ["graph_flac", "python"]
     assert [reason for _, reason in by_pipeline(paths, decoders, strict)] == ["too_long"] * 2
+
+
+def test_limits_in_seconds_are_the_nearest_sample(tmp_path):
+    seconds = 4004 / RATE_HZ
+    assert seconds * RATE_HZ < 4004  # by a rounding error
+    only = audio.AudioLimits(min_seconds=seconds, max_seconds=seconds)
+    paths = [tmp_path / f"{size}.wav" for size in (4003, 4004, 4005)]
+    for path in paths:
+        encoded(path, samples=voice(int(path.stem)))
+    reasons = ["too_short", "", "too_long"]
+    assert [by_reading(path, only)[1] for path in paths] == reasons
+    for decoder in ("graph_wav", "python"):
+        assert [reason for _, reason in by_pipeline(paths, [decoder] * 3, only)] == reasons
 
 
 def test_no_permission(folder, monkeypatch):

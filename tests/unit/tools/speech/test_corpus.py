@@ -94,7 +94,7 @@ def test_utterance(chapter):
         (b"9001-1-/../../secret SIX", "bad_id"),
         (b"9001-1-..\\secret SIX", "bad_id"),
         (b"9001-1-0000 " + b"ONE " * 100_000, "long_line"),
-        (b"9001-1-0000 " + b"SIX " * 13, "long_transcript"),
+        (b"9001-1-0000 " + b"ONE " * 12 + b"SIX", "long_transcript"),  # 51 characters in a second
     ],
 )
 def test_a_line_that_cannot_be_used(chapter, line, reason):
@@ -106,6 +106,11 @@ def test_a_line_that_cannot_be_used(chapter, line, reason):
     assert manifest.skipped[reason][0].startswith(str(chapter / "9001-1.trans.txt:1"))
     assert set(manifest.skipped) <= set(corpus.SKIP_REASONS)
     assert f"{reason} 1" in manifest.summary()
+
+
+def test_as_many_characters_as_can_be_said_are_taken(chapter):
+    write(chapter, "9001-1-0000 " + "ONE " * 12 + "SI\n9001-1-0001 A\n9001-1-0002 B")
+    assert len(transcripts(read(chapter))["0000"]) == corpus.MAX_CHARACTERS_PER_SECOND == 50
 
 
 def test_duplicates_are_all_dropped(chapter):
@@ -203,6 +208,33 @@ def test_links_are_followed_but_not_in_circles(chapter, tmp_path):
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "train").symlink_to(tmp_path / "corpus" / "dev-clean")
     assert len(corpus.read_librispeech(tmp_path / "linked", ["train"]).utterances) == 3
+
+
+def test_folders_that_cannot_be_listed_are_left_out(chapter, monkeypatch):
+    write(chapter, GOOD)
+    secret, scandir = chapter / "secret", os.scandir
+    secret.mkdir()
+
+    def refuse(path):
+        if str(path) == str(secret):
+            raise PermissionError(13, "Permission denied", str(secret))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may list every folder
+    manifest = read(chapter)
+    assert transcripts(manifest) == GOOD_TRANSCRIPTS
+    assert dict(manifest.skipped) == {"unreadable_folder": [f"{secret}: Permission denied"]}
+
+
+def test_a_summary_counts_minutes_and_reasons():
+    one = corpus.Utterance("a", "a.flac", 16000 * 45, 45.0, "A", "python")
+    manifest = corpus.Manifest([one])
+    assert manifest.summary() == "1 utterances (45.0 s)"
+    manifest = corpus.Manifest([one, one])
+    manifest.skipped["too_long"].append("b.flac")
+    manifest.skipped["missing_audio"] += ["c:1: c", "d:1: d"]
+    assert manifest.summary() == "2 utterances (1.5 min); skipped 3: missing_audio 2, too_long 1"
+    assert manifest.num_skipped == 3
 
 
 def test_limits_and_normalization_of_the_caller(chapter):

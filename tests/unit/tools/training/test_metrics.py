@@ -81,9 +81,12 @@ def test_the_share_of_waiting_is_that_of_the_time_until_the_window_ends(clock):
 
 
 def test_the_next_window_starts_with_nothing(clock):
+    def reader():
+        clock.seconds += 3.0
+        yield {}
+
     window = Window(clock)
-    clock.seconds += 3.0
-    window.wait(iter([{}]))
+    window.wait(reader())
     window.add(step(8.0, 2.0, accuracy=0.5))
     window.close()
     clock.seconds += 0.5

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tools.errors import UserError
+from tests.support.errors import refused
 from tools.weights.assignment import (
     CONVOLUTION_1D,
     CONVOLUTION_2D,
@@ -84,13 +84,45 @@ def test_one_sorted_difference_and_nothing_changed():
     variables = [Variable(name, 2) for name in "abcd"]
     links = [Link(v, (v.path,)) for v in variables]
     tensors = {"a": np.ones(2), "b": np.ones(3), "z": np.ones(1), "y": np.ones(1)}
-    with pytest.raises(UserError) as error:
+    with refused() as caught:
         assign(variables, links, tensors, ignored="zz")
-    assert str(error.value) == (
+    assert str(caught.value) == (
         "Expected the 4 tensors of this model. Received: missing: c, d; unexpected: y, z; "
         "another shape: b [3] for [2]. Choose the architecture that the weights were trained with."
     )
     assert not any(np.any(v.value) for v in variables)
+
+
+def test_patterns_are_of_whole_names():
+    variable = Variable("a", 2)
+    links = [Link(variable, ("head.weight",))]
+    fits = {"head.weight": np.ones(2)}
+    for pattern in ("step", "a_step", "step_b"):
+        with refused("unexpected: a_step_b."):
+            assign([variable], links, fits | {"a_step_b": np.ones(1)}, ignored=pattern)
+    with refused("another shape: head.weight [3] for [2]"):
+        assign([variable], links, {"head.weight": np.ones(3)}, replaceable="head")
+
+
+def test_a_tensor_of_the_right_shape_is_taken_although_it_is_replaceable():
+    variable = Variable("head", 2)
+    links = [Link(variable, ("head",))]
+    report = assign([variable], links, {"head": np.full(2, 5.0)}, "head", "head")
+    assert (report.assigned, report.kept, report.ignored) == (("head",), (), ())
+    assert variable.value.tolist() == [5, 5]
+
+
+def test_a_missing_tensor_is_missed_although_it_is_replaceable():
+    with refused("missing: head."):
+        assign([variable := Variable("head", 2)], [Link(variable, ("head",))], {}, r".*", "head")
+
+
+def test_the_first_names_of_many_and_how_many_more():
+    variables = [Variable(f"v{index}", 1) for index in range(7)]
+    with refused("missing: v0, v1, v2, v3, v4 and 2 more."):
+        assign(variables, [Link(v, (v.path,)) for v in variables], {})
+    with refused("missing: v0, v1, v2, v3, v4."):
+        assign(variables[:5], [Link(v, (v.path,)) for v in variables[:5]], {})
 
 
 def test_links_must_cover_the_model():

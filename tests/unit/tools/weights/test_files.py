@@ -13,77 +13,26 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from tools.errors import UserError
+from tests.support.errors import refused
+from tests.support.pickles import Call, Global, Writer, save, tensor
 from tools.weights.files import read_weights, write_safetensors
 
-TYPES = {"f8": "Double", "f4": "Float", "f2": "Half", "i8": "Long", "u1": "Byte", "b1": "Bool"}
-
-
-class Global:
-    """A name that a pickle asks for, without what it stands for."""
-
-    def __init__(self, module, name):
-        self.module, self.name = module, name
-
-
-class Call:
-    """A call that a pickle asks for."""
-
-    def __init__(self, function, *arguments):
-        self.function, self.arguments = function, arguments
-
-
-class Storage:
-    def __init__(self, kind, key, size):
-        self.pid = ("storage", Global("torch", f"{kind}Storage"), key, "cpu", size)
-
-
-class Writer(pickle._Pickler):
-    """Spells the names of PyTorch, which is not here."""
-
-    def persistent_id(self, value):
-        return value.pid if isinstance(value, Storage) else None
-
-    def save(self, value, *args, **kwargs):
-        if isinstance(value, Global):
-            self.write(pickle.GLOBAL + f"{value.module}\n{value.name}\n".encode())
-        elif isinstance(value, Call):
-            self.save(value.function)
-            self.save(value.arguments)
-            self.write(pickle.REDUCE)
-        else:
-            super().save(value, *args, **kwargs)
-
-
-def tensor(kind, key, size, shape, strides, offset=0):
-    rebuild = Global("torch._utils", "_rebuild_tensor_v2")
-    return Call(rebuild, Storage(kind, key, size), offset, shape, strides, False, OrderedDict())
-
-
-def save(path, content, storages=None, compression=zipfile.ZIP_STORED, byteorder=b"little"):
-    """Writes the zip form of `torch.save`."""
-    stream = io.BytesIO()
-    Writer(stream, protocol=2).dump(content)
-    with zipfile.ZipFile(path, "w", compression) as archive:
-        archive.writestr("archive/data.pkl", stream.getvalue())
-        archive.writestr("archive/byteorder", byteorder)
-        for key, array in (storages or {}).items():
-            archive.writestr(f"archive/data/{key}", array.tobytes())
-        archive.writestr("archive/version", b"3\n")
+TYPES = {
+    **{"f8": "Double", "f4": "Float", "f2": "Half", "i8": "Long", "i4": "Int", "i2": "Short"},
+    **{"i1": "Char", "u1": "Byte", "b1": "Bool"},
+}
 
 
 def refusal(path):
-    with pytest.raises(UserError) as error:
+    with refused(str(path)) as caught:
         read_weights(path)
-    assert "\n" not in str(error.value)
-    assert str(path) in str(error.value)
-    return str(error.value)
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("dtype", TYPES)
-def test_pth_types(tmp_path, rng, dtype):
+def test_pth_types(tmp_path, dtype):
     path = tmp_path / "weights.pth"
-    array = (rng.standard_normal((2, 3)) * 5).astype(dtype)
+    array = (np.array([[-3, 0, 1], [2, 100, -100]]) * 1.5).astype(dtype)
     save(path, OrderedDict(a=tensor(TYPES[dtype], "0", 6, (2, 3), (3, 1))), {"0": array})
     read = read_weights(path)["a"]
     assert read.dtype == array.dtype
@@ -240,5 +189,34 @@ def test_damaged_safetensors_are_refused(tmp_path):
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "weights.pth", tmp_path / "file" / "weights.safetensors"):
-        with pytest.raises(UserError, match="Received: "):
+        with refused("Received: "):
             write_safetensors(path, {"a": np.ones(1)})
+    # A folder is in the way: nothing stays beside it.
+    (tmp_path / "folder.safetensors").mkdir()
+    with refused("room and permission to write"):
+        write_safetensors(tmp_path / "folder.safetensors", {"a": np.ones(1)})
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder.safetensors"]
+
+
+def test_a_second_file_takes_the_place_of_the_first(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, {"a": np.ones(4, "f4")})
+    write_safetensors(path, {"b": np.zeros(2, "f4")})
+    assert read_weights(path).keys() == {"b"}
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_tensors_of_one_storage_are_views_of_its_parts(tmp_path):
+    """Offsets and strides count elements, not bytes, and the second tensor reads nothing anew."""
+    path, data = tmp_path / "weights.bin", np.arange(24, dtype="f8")
+    content = {
+        "head": tensor("Double", "0", 24, (4,), (1,)),
+        "every_third": tensor("Double", "0", 24, (5,), (3,), 9),
+        "last": tensor("Double", "0", 24, (2, 2), (2, 1), 20),
+    }
+    save(path, content, {"0": data})
+    read = read_weights(path)
+    assert read["head"].tolist() == [0, 1, 2, 3]
+    assert read["every_third"].tolist() == [9, 12, 15, 18, 21]
+    assert read["last"].tolist() == [[20, 21], [22, 23]]
+    assert np.shares_memory(read["last"], read["every_third"])

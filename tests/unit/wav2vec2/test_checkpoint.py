@@ -1,0 +1,108 @@
+"""What a model is fine-tuned or exported from: sizes, weights and symbols of folders and runs."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import wav2vec2
+from tests.support.errors import refused
+from wav2vec2.checkpoint import Origin, load_weights, read_origin
+from wav2vec2.config import ModelConfig, PreprocessingConfig, Wav2Vec2Config
+
+ARCHITECTURE = {
+    "feature_norm": "layer",
+    "feature_bias": True,
+    "feature_filters": (8, 12),
+    "feature_kernel_sizes": (10, 4),
+    "feature_strides": (5, 3),
+    "num_layers": 2,
+    "hidden_dim": 24,
+    "num_heads": 4,
+    "feedforward_dim": 40,
+    "pre_norm": True,
+    "position_kernel_size": 6,
+    "position_groups": 3,
+    "layer_norm_epsilon": 0.01,
+}
+
+
+def test_a_recipe_adopts_sizes_and_sound_and_keeps_its_rates(tmp_path):
+    rates = {
+        **{field.name: 0.3 for field in dataclasses.fields(ModelConfig) if "_rate" in field.name},
+        **{"time_mask_frames": 3, "feature_mask_channels": 4, "min_time_masks": 5},
+        **{"min_feature_masks": 6, "mask_padding": False, "vocabulary_size": 50},
+    }
+    assert ARCHITECTURE.keys() | rates.keys() == {x.name for x in dataclasses.fields(ModelConfig)}
+    preprocessing = PreprocessingConfig(8000, normalize=False, trained_with_mask=True)
+    origin = Origin(tmp_path, ModelConfig(**ARCHITECTURE), preprocessing, None)
+    recipe = Wav2Vec2Config(model=ModelConfig(**rates))
+    assert origin.adopted_by(recipe) == dataclasses.replace(
+        recipe, model=ModelConfig(**ARCHITECTURE, **rates), preprocessing=preprocessing
+    )
+
+
+def without_head(folder, place):
+    """A folder as after pre-training, which has neither head nor vocabulary."""
+    place.mkdir()
+    for path in folder.glob("*config.json"):
+        (place / path.name).write_bytes(path.read_bytes())
+    (place / "tokenizer_config.json").unlink()
+    tensors = safetensors.numpy.load_file(folder / "model.safetensors")
+    tensors = {name: x for name, x in tensors.items() if not name.startswith("lm_head.")}
+    tensors["quantizer.codevectors"] = np.zeros((1, 2, 3), "float32")
+    safetensors.numpy.save_file(tensors, place / "model.safetensors")
+    return place
+
+
+def test_weights_of_pretraining_leave_the_head_as_it_was(folders, build_small, tmp_path, kind):
+    origin = read_origin(without_head(folders / kind, tmp_path / "pretrained"))
+    assert origin.vocabulary is None
+    model, wanted = build_small(kind, seed=2), wav2vec2.from_pretrained(folders / kind)
+    head = np.array(model.head.kernel)
+    assert load_weights(model, origin) is True
+    np.testing.assert_array_equal(model.head.kernel, head)
+    for part in ("feature_encoder", "feature_projection", "masking", "encoder"):
+        pairs = zip(getattr(model, part).weights, getattr(wanted, part).weights, strict=True)
+        for ours, theirs in pairs:
+            np.testing.assert_array_equal(ours, theirs, err_msg=ours.path)
+
+
+def test_a_head_is_loaded_unless_a_new_one_is_asked_for(folders, build_small):
+    origin, wanted = read_origin(folders / "group"), wav2vec2.from_pretrained(folders / "group")
+    assert origin.model == wanted.config and origin.vocabulary == wanted.vocabulary
+    model = build_small(seed=2)
+    head = np.array(model.head.kernel)
+    assert load_weights(model, origin, new_head=True) is True
+    np.testing.assert_array_equal(model.head.kernel, head)
+    np.testing.assert_array_equal(model.masking.embedding, wanted.masking.embedding)
+    assert load_weights(model, origin) is False
+    np.testing.assert_array_equal(model.head.kernel, wanted.head.kernel)
+
+
+def test_what_is_neither_a_folder_nor_a_run_is_refused(tmp_path):
+    with refused("which does not exist"):
+        read_origin(tmp_path / "nowhere")
+    (tmp_path / "some.txt").touch()
+    with refused("or the --output_dir of a training run"):
+        read_origin(tmp_path)
+
+
+@pytest.mark.parametrize("size", [11, 13])
+def test_a_vocabulary_of_another_size_is_refused(folders, build_small, tmp_path, size):
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for path in (folders / "group").iterdir():
+        (copy / path.name).write_bytes(path.read_bytes())
+    ids = json.loads((copy / "vocab.json").read_text())
+    ids = {name: place for name, place in ids.items() if place < size} | (
+        {"H": 12} if size == 13 else {}
+    )
+    (copy / "vocab.json").write_text(json.dumps(ids))
+    origin = read_origin(copy)
+    with refused(f"Expected 12 symbols in {copy / 'vocab.json'}"):
+        load_weights(build_small(), origin)
+    # A new head has nothing to do with it.
+    assert load_weights(build_small(), origin, new_head=True) is True
