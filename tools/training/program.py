@@ -122,7 +122,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
         eval_at_start=options.eval_at_start,
         use_profiler=options.use_profiler,
     )
-    with _log_to_file(run.log_file(folders, processes), processes), _eager(run.run_eagerly):
+    with log_to_file(run.log_file(folders, processes), processes), _eager(run.run_eagerly):
         places = dict.fromkeys((folders.records, folders.checkpoints, folders.best_checkpoints))
         logging.info("run directory: %s", ", ".join(map(str, places)))
         results = train(task, run.training, processes, folders, loop_options)
@@ -139,7 +139,7 @@ def _log_to_terminal(processes: Processes) -> None:
 
 
 @contextlib.contextmanager
-def _log_to_file(path: Path | None, processes: Processes) -> Iterator[None]:
+def log_to_file(path: Path | None, processes: Processes) -> Iterator[None]:
     """Writes what is logged, the lines above the progress bar included, to a file as well."""
     if path is None:
         yield

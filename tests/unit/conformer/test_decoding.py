@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tools.decoding.graph import BLANK, Hypotheses, detokenize, greedy_decode
+from conformer.model import BLANK
+from tools.decoding.graph import Hypotheses, detokenize, greedy_decode
 
 VOCABULARY_SIZE, WIDTH = 6, 4
 

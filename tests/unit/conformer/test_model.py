@@ -15,6 +15,7 @@ from conformer.transducer_loss import transducer_loss
 from tests.support import conformer_reference as reference
 from tests.support.errors import refused
 from tools.decoding.graph import greedy_decode
+from tools.layers.normalization import BatchNormalization
 
 # Encoder and whole model at V = 1031, all variables counted (facts 5a).
 SIZES = {
@@ -237,7 +238,7 @@ def test_a_layer_is_made_again_from_its_configuration():
     model = conformer.build_model(configured(), 13)
     encoder = model.encoder
     block = encoder.blocks[0]
-    batch_norm = MaskedBatchNormalization(momentum=0.7, epsilon=0.1)
+    batch_norm = BatchNormalization(momentum=0.7, epsilon=0.1)
     for layer in (
         model.features,
         model.augment,

@@ -22,12 +22,10 @@ import vision.infer_onnx
 from tests.support.errors import refused
 from tools.conversion.pipeline import read_pipeline
 from tools.inference.runner import load
-from vision import eval as evaluation
-from vision import infer as inference
 from vision.classes import Classes
-from vision.classifier import Classification, Classifier
+from vision.classifier import Classification, ImageDataOptions
 from vision.config import load_config
-from vision.session import probabilities_of
+from vision.session import ImageSession, probabilities_of
 
 SIDE, NUM_CLASSES = 64, 10
 NAMES = [f"thing {number}" for number in range(NUM_CLASSES)]
@@ -174,9 +172,9 @@ def test_a_share_of_the_images_is_scored_by_its_own_labels(flags, photos, answer
 
 def test_facts_of_a_report_are_of_its_own_times(models, photos):
     """By times that are set: 6 images, 2 s in the model, 8 s in all, 3 of them waiting."""
-    classifier = Classifier(load(models / "saved"), CONFIG.preprocessing, Classes(NAMES))
-    values = SimpleNamespace(batch_size=4, num_parallel_workers=1, prefetch=0, warmup_count=0)
-    run = Classification(classifier, [], values)
+    session = ImageSession(load(models / "saved"), CONFIG.preprocessing, Classes(NAMES))
+    options = ImageDataOptions(batch_size=4, num_parallel_workers=1, warmup_count=0)
+    run = Classification(session, [], options)
     run.watch = SimpleNamespace(
         speed=lambda count: {"samples_per_second": count / 2, "end_to_end_seconds": 8.0}
     )
@@ -250,8 +248,8 @@ def test_a_config_tells_what_the_flags_leave_open(
         opened.append(values)
         return open_classifier(values, *rest)
 
-    open_classifier = evaluation.open_classifier
-    monkeypatch.setattr(evaluation, "open_classifier", open_)
+    open_classifier = vision.eval.open_classifier
+    monkeypatch.setattr(vision.eval, "open_classifier", open_)
 
     def results(*arguments):
         assert vision.eval.main([*arguments, "--batch_size=8"]) == 0
@@ -340,8 +338,8 @@ def refuse(*_, **__):
 def test_a_result_that_cannot_be_written_ends_before_the_work(
     flag, flags, folder, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(inference, "open_classifier", refuse)
-    monkeypatch.setattr(evaluation, "open_classifier", refuse)
+    monkeypatch.setattr(vision.infer, "open_classifier", refuse)
+    monkeypatch.setattr(vision.eval, "open_classifier", refuse)
     (tmp_path / "file").write_text("")
     bad = f"{flag}{tmp_path / 'file' / 'p.json'}"
     with refused(match="permission to write"):

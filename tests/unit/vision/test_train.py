@@ -13,14 +13,16 @@ import tensorflow as tf
 import vision.train as program
 from tests.support.errors import refused
 from tools.training import distributed
+from tools.training import program as training_program
 from tools.training.checkpoint import CheckpointStore, RunFolders
 from tools.training.distributed import SingleProcess
 from tools.training.loop import LoopOptions
+from tools.training.program import log_to_file
 from vision.config import load_config
 from vision.eval import main as evaluate
 from vision.model import ARCHITECTURES
 from vision.task import VisionTask
-from vision.train import main, open_log
+from vision.train import VisionRun, main
 
 EPOCHS, STEPS = 2, 3  # 10 images in batches of 4: the last is filled up
 ROOTS = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir")
@@ -219,7 +221,7 @@ class Ended(Exception):
 def test_flags_of_a_run_reach_the_loop(train, tmp_path, monkeypatch, capsys):
     found = []
     monkeypatch.setattr(
-        program,
+        training_program,
         "train",
         lambda task, config, _, folders, options: found.append(options) or {"x": 1},
     )
@@ -295,9 +297,8 @@ def test_device_id_chooses_the_device_of_a_single_process(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", before or "")  # gives it back after the test
     if before is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setattr(distributed, "start", lambda use_horovod: processes)
     config = load_config(None, {"run.device_id": device_id})
-    assert program.start(config, None) is processes
+    VisionRun(config, None, []).check(processes)
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 
@@ -390,29 +391,21 @@ def test_folders_must_differ_and_be_new(train, tmp_path, monkeypatch):
         train(tmp_path, "--model_postfix=second")
 
 
+def log_of(processes, folder):
+    folders = RunFolders(folder, folder, folder)
+    return log_to_file(VisionRun(load_config(), None, []).log_file(folders, processes), processes)
+
+
 def test_other_ranks_log_where_they_see_the_folder_and_have_something_to_tell(tmp_path):
-    assert open_log(OneOfTwo(), RunFolders(*[tmp_path / "elsewhere"] * 3)) is None
-    handler = open_log(OneOfTwo(), RunFolders(tmp_path, tmp_path, tmp_path))
-    try:
+    with log_of(OneOfTwo(), tmp_path / "elsewhere"):
+        logging.getLogger("tools").warning("seen on the terminal alone")
+    with log_of(OneOfTwo(), tmp_path):
         assert not any(tmp_path.iterdir())
-        handler.emit(logging.makeLogRecord({"msg": "dropped"}))
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+        logging.getLogger("tools").warning("dropped")
     assert [x.name for x in tmp_path.iterdir()] == ["train_log_1.log"]
 
 
 def test_a_log_has_names_of_any_bytes(tmp_path):
-    handler = open_log(SingleProcess(), RunFolders(tmp_path, tmp_path, tmp_path))
-    try:
-        handler.emit(logging.makeLogRecord({"msg": os.fsdecode(b"dropped caf\xe9.png")}))
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
+    with log_of(SingleProcess(), tmp_path):
+        logging.getLogger("tools").warning(os.fsdecode(b"dropped caf\xe9.png"))
     assert (tmp_path / "train_log.log").read_bytes().endswith(b"dropped caf\xe9.png\n")
-
-
-def test_without_data_it_says_where_to_name_some(recipe, monkeypatch):
-    monkeypatch.delenv("IMAGENET_DIR", raising=False)
-    with refused("IMAGENET_DIR"):
-        main([f"--config={recipe}"])

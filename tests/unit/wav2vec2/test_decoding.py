@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tests.support.errors import refused
-from tools.decoding.timestamps import words_of
+from tools.decoding.ctc import CtcGreedySearch
+from tools.decoding.text import text_of
+from tools.recognition.decoders import CtcDecoder
 from tools.speech.language_model import BeamSearch
-from wav2vec2.decoding import Decoder
+from wav2vec2.beam_search import PrefixBeamSearch
 from wav2vec2.vocabulary import Vocabulary
 
 
@@ -23,31 +25,41 @@ def pipeline_of(vocabulary):
     }
 
 
-@pytest.fixture
-def decoder(vocabulary):
-    return Decoder(pipeline_of(vocabulary))
+def searched(path, vocabulary):
+    """The hypothesis of greedy search for the best symbols of each frame."""
+    logits = np.eye(len(vocabulary), dtype="float32")[list(path)][None]
+    search = CtcGreedySearch(vocabulary.blank_id)
+    (found,) = search.finish(search.advance(search.start(1), logits, np.array([len(path)])))
+    return found
 
 
-def test_greedy_text_is_that_of_the_vocabulary(decoder, vocabulary, rng):
+def greedy_text(logits, vocabulary):
+    return text_of(searched(logits.argmax(-1), vocabulary).tokens, vocabulary.surfaces)
+
+
+def beam_search(vocabulary, beam):
+    return PrefixBeamSearch(list(vocabulary.surfaces), vocabulary.blank_id, beam)
+
+
+def test_greedy_text_is_that_of_the_vocabulary(vocabulary, rng):
     for length in (0, 1, 40):
         logits = rng.standard_normal((length, 12)).astype(np.float32)
-        path = decoder.path(logits)
-        assert decoder.text(path) == vocabulary.decode_path(logits.argmax(-1))
-        assert decoder.text(path) == "".join(x.text for x in decoder.pieces(path)).strip()
+        assert greedy_text(logits, vocabulary) == vocabulary.decode_path(logits.argmax(-1))
 
 
-def test_another_blank(rng):
+def test_another_blank():
     vocabulary = Vocabulary(("A", "B", "|", "<pad>"))
-    decoder = Decoder(pipeline_of(vocabulary))
-    assert decoder.text([0, 0, 3, 0, 1, 3, 3, 1, 2, 0, 2]) == "AABB A"
+    found = searched([0, 0, 3, 0, 1, 3, 3, 1, 2, 0, 2], vocabulary)
+    assert text_of(found.tokens, vocabulary.surfaces) == "AABB A"
 
 
-def test_words_have_the_times_of_their_frames(decoder):
+def test_words_have_the_times_of_their_frames(vocabulary):
     """CAB, a pause, A, by frames of 20 ms that stand in the middle of 25."""
     path = [8, 2, 2, 8, 0, 1, 1, 8, 7, 7, 8, 8, 0, 8]
-    words = words_of(decoder.pieces(path))
-    assert [word.text for word in words] == ["CAB", "A"]
-    times = [[word.start_seconds, word.end_seconds] for word in words]
+    outputs = {"logits": np.eye(12)[path][None], "logit_lengths": np.array([len(path)])}
+    (found,) = CtcDecoder(pipeline_of(vocabulary)).transcriptions(outputs, with_words=True)
+    assert [word.text for word in found.words] == ["CAB", "A"]
+    times = [[word.start_seconds, word.end_seconds] for word in found.words]
     np.testing.assert_allclose(times, [[0.0225, 0.1425], [0.2425, 0.2625]])
 
 
@@ -64,17 +76,17 @@ def most_probable_text(logits, vocabulary):
 
 def test_beam_search_finds_the_most_probable_text(rng):
     vocabulary = Vocabulary(("A", "<s>", "|", "<pad>", "B"))
-    beam = Decoder(pipeline_of(vocabulary), BeamSearch(100))
+    beam = beam_search(vocabulary, BeamSearch(100))
     greedy, found = 0, 0
     for _ in range(12):
         logits = rng.standard_normal((5, 5)).astype(np.float32)
         # Inner spaces and outer ones are of no weight in the search.
         logits[:, 2] -= 20
         expected = most_probable_text(logits, vocabulary)
-        found += beam.beam_text(logits) == expected
-        greedy += beam.text(beam.path(logits)) == expected
+        found += beam(logits) == expected
+        greedy += greedy_text(logits, vocabulary) == expected
     assert found == 12 > greedy
-    assert beam.beam_text(logits[:0]) == ""
+    assert beam(logits[:0]) == ""
 
 
 def test_a_language_model_chooses_among_what_sounds_alike(tmp_path, vocabulary):
@@ -86,13 +98,13 @@ def test_a_language_model_chooses_among_what_sounds_alike(tmp_path, vocabulary):
     for frame, symbols in enumerate(("B", "AE", "D")):
         logits[frame, [vocabulary.encode(x)[0] for x in symbols]] = 2.0
     logits[1, vocabulary.encode("A")[0]] += 0.2
-    plain = Decoder(pipeline_of(vocabulary), BeamSearch(20))
-    guided = Decoder(pipeline_of(vocabulary), BeamSearch(20, str(path)))
-    assert plain.beam_text(logits) == plain.text(plain.path(logits)) == "BAD"
-    assert guided.beam_text(logits) == "BED"
+    plain = beam_search(vocabulary, BeamSearch(20))
+    guided = beam_search(vocabulary, BeamSearch(20, str(path)))
+    assert plain(logits) == greedy_text(logits, vocabulary) == "BAD"
+    assert guided(logits) == "BED"
     path.write_text(head + "-0.3\tbed\t0\n-3\tbad\t0\n" + tail.format("bed"))
     with refused("case of the model"):
-        Decoder(pipeline_of(vocabulary), BeamSearch(20, str(path)))
+        beam_search(vocabulary, BeamSearch(20, str(path)))
 
 
 def write_arpa(path, words):
@@ -134,7 +146,7 @@ def test_weight_and_word_bonus_count_once_for_each_word(two_or_one, tmp_path, bo
     vocabulary, logits = two_or_one
     path = write_arpa(tmp_path / "words.arpa", {"A": -0.45, "B": -0.45, "AB": -1.0})
     search = BeamSearch(20, path, weight, bonus)
-    assert Decoder(pipeline_of(vocabulary), search).beam_text(logits) == text
+    assert beam_search(vocabulary, search)(logits) == text
 
 
 def test_a_wider_beam_finds_what_a_narrow_one_loses():
@@ -146,11 +158,13 @@ def test_a_wider_beam_finds_what_a_narrow_one_loses():
     logits = np.log(probabilities).astype(np.float32)
     # P(AB) = 0.2; P(B) = 0.3 * 0.4 + 0.3 * 0.5 + 0.3 * 0.5 = 0.42.
     assert most_probable_text(logits, vocabulary) == "B"
-    wide, narrow = (Decoder(pipeline_of(vocabulary), BeamSearch(x)) for x in (20, 1))
-    assert wide.beam_text(logits) == "B"
-    assert narrow.beam_text(logits) == "AB"
+    wide, narrow = (beam_search(vocabulary, BeamSearch(x)) for x in (20, 1))
+    assert wide(logits) == "B"
+    assert narrow(logits) == "AB"
 
 
-def test_labels_have_their_first_frame_and_the_one_behind_the_last(decoder):
-    assert decoder.labels([5, 5, 8, 5, 6, 8, 8, 7]) == [(5, 0, 2), (5, 3, 4), (6, 4, 5), (7, 7, 8)]
-    assert decoder.labels([8, 8]) == [] and decoder.text([8, 8]) == ""
+def test_labels_have_their_first_frame_and_the_one_behind_the_last(vocabulary):
+    found = searched([5, 5, 8, 5, 6, 8, 8, 7], vocabulary)
+    labels = list(zip(*(x.tolist() for x in found[:3]), strict=True))
+    assert labels == [(5, 0, 2), (5, 3, 4), (6, 4, 5), (7, 7, 8)]
+    assert len(searched([8, 8], vocabulary).tokens) == 0

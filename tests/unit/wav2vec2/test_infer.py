@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,14 +12,17 @@ import conformer.infer
 import wav2vec2.infer
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
+from tools.config.options import from_flags
 from tools.conversion.pipeline import read_pipeline
-from tools.inference import flags
-from tools.speech.audio import AudioError, AudioLimits, probe, read
-from tools.speech.corpus import Utterance
+from tools.inference import opening
+from tools.recognition.decoders import CtcDecoder
+from tools.recognition.session import SpeechSession
+from tools.speech.audio import AudioError, AudioLimits, probe, read, stream
 from tools.speech.language_model import BeamSearch
 from tools.speech.long_audio import Window
-from wav2vec2.decoding import Decoder
-from wav2vec2.infer import CtcTranscription, beam_search, command_line
+from wav2vec2.beam_search import PrefixBeamSearch
+from wav2vec2.infer import command_line
+from wav2vec2.session import RecognitionOptions, calibration_examples
 from wav2vec2.vocabulary import Vocabulary
 
 RATE_HZ = 16000
@@ -37,10 +39,10 @@ ACCEPTED = {
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
     """Loads every model once for all tests of this module."""
-    load = flags.load
-    flags.load = functools.cache(load)
+    load = opening.load
+    opening.load = functools.cache(load)
     yield
-    flags.load = load
+    opening.load = load
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,19 @@ def main(model_dir):
         return wav2vec2.infer.main([*model, *map(str, arguments)])
 
     return run
+
+
+def decoder_of(pipeline, beam=None):
+    """The decoder of a model, with a beam search where one is described."""
+    surfaces = list(pipeline["vocabulary"]["surfaces"])
+    search = beam and PrefixBeamSearch(surfaces, pipeline["blank"], beam)
+    return CtcDecoder(pipeline, search)
+
+
+def session_of(runner, pipeline, beam=None, window=None):
+    return SpeechSession(
+        runner, decoder_of(pipeline, beam), AudioLimits(), batch_size=3, window=window
+    )
 
 
 def noise(seconds, seed=1):
@@ -154,11 +169,13 @@ class Echo:
     Silence is the blank, the others count from there.
     """
 
+    signatures = {"serving_default": ()}  # noqa: RUF012 - a stand-in
+
     def __init__(self, pipeline):
         self.pipeline = pipeline
         self.sizes = []
 
-    def run(self, inputs):
+    def run(self, inputs, signature):
         waveforms, lengths = inputs["waveforms"], inputs["lengths"]
         self.sizes.append(waveforms.shape)
         frames = np.maximum((lengths - 400) // 320 + 1, 0)
@@ -176,11 +193,10 @@ def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
     path = tmp_path / "long.wav"
     soundfile.write(path, np.repeat(numbers / 128, 320), RATE_HZ, subtype="PCM_16")
     info = probe(path)
-    utterance = Utterance("long", str(path), info.num_samples, 14.0, "", "python")
+    whole = (stream(path, AudioLimits()), info.num_samples)
     window = Window.of_seconds(2.0, 0.4, 320, RATE_HZ)
     runner = Echo(pipeline)
-    transcription = CtcTranscription(runner, Decoder(pipeline), window, 3, with_words=True)
-    found = transcription.of_long(utterance, AudioLimits())
+    found = session_of(runner, pipeline, None, window).recognize_long(*whole, with_words=True)
     assert found.text == vocabulary.decode_path(symbols[:699])
     assert [word.text for word in found.words] == found.text.split()
     # The last word ends with the last of the frames that write something.
@@ -191,9 +207,8 @@ def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
     assert max(size[0] for size in runner.sizes) == 3
     assert found.beam_text is None
     # A beam search sees the logits of the whole, silence in its place.
-    decoder = Decoder(pipeline, BeamSearch(4))
-    transcription = CtcTranscription(runner, decoder, window, 3, with_words=False)
-    searched = transcription.of_long(utterance, AudioLimits())
+    whole = (stream(path, AudioLimits()), info.num_samples)
+    searched = session_of(runner, pipeline, BeamSearch(4), window).recognize_long(*whole)
     assert searched.text == found.text and not searched.words
     assert searched.beam_text.split() == found.text.split()
 
@@ -265,9 +280,13 @@ def test_silence_is_an_empty_text_and_a_constant_is_none(main, folders, tmp_path
 def test_flags_of_the_search_reach_it():
     flags = command_line()
     given = ["--beam_width=7", "--lm_path=x.arpa", "--lm_weight=0.25", "--word_bonus=-1"]
-    assert beam_search(flags.parse(given)[0]) == BeamSearch(7, "x.arpa", 0.25, -1.0)
-    assert beam_search(flags.parse(["--beam_width=5"])[0]) == BeamSearch(5, None, 0.5, 1.5)
-    assert beam_search(flags.parse([])[0]) is None
+
+    def beam_of(*words):
+        return from_flags(RecognitionOptions, flags.parse(words)[0]).beam
+
+    assert beam_of(*given) == BeamSearch(7, "x.arpa", 0.25, -1.0)
+    assert beam_of("--beam_width=5") == BeamSearch(5, None, 0.5, 1.5)
+    assert beam_of() is None
 
 
 def test_beam_search_is_told_beside_the_greedy_texts(main, folders, corpus, tmp_path, capsys):
@@ -277,14 +296,12 @@ def test_beam_search_is_told_beside_the_greedy_texts(main, folders, corpus, tmp_
         "-1\tA\t0\n-2\tBE\t0\n-0.5\tG\t0\n\n\\2-grams:\n-1\tA A\n\n\\end\\\n"
     )
     model = wav2vec2.from_pretrained(folders / "layer")
-    described = {"blank": model.vocabulary.blank_id, "hop_samples": 320}
-    described |= {"receptive_field_samples": 400, "sample_rate_hz": RATE_HZ}
-    described["vocabulary"] = {"surfaces": list(model.vocabulary.surfaces)}
     search = BeamSearch(6, str(language_model), 0.3, 4.0)
-    decoders = [Decoder(described, x) for x in (search, BeamSearch(6))]
+    surfaces, blank = list(model.vocabulary.surfaces), model.vocabulary.blank_id
+    searches = [PrefixBeamSearch(surfaces, blank, x) for x in (search, BeamSearch(6))]
     files = sorted(corpus.rglob("*.flac"))[:4]
     logits = [expected_logits(model, read(path)) for path in files]
-    guided, plain = ([decoder.beam_text(x) for x in logits] for decoder in decoders)
+    guided, plain = ([one(x) for x in logits] for one in searches)
     greedy = [model.vocabulary.decode_path(x.argmax(-1)) for x in logits]
     assert guided != plain and guided != greedy
     report, flags = tmp_path / "report.json", ["--lm_weight=0.3", "--word_bonus=4"]
@@ -304,11 +321,8 @@ def test_batches_are_decoded_without_their_padding(vocabulary):
     described |= {"sample_rate_hz": RATE_HZ, "vocabulary": {"surfaces": vocabulary.surfaces}}
     paths = np.array([[0, blank, 1, 2], [3, 3, 4, 4], [5, 5, 5, 5]])
     found = {"logits": 100.0 * np.eye(12)[paths], "logit_lengths": np.array([4, 2, 0])}
-    runner = SimpleNamespace(run=lambda inputs: found)
     for beam, with_words in ((None, True), (BeamSearch(4), False)):
-        decoder = Decoder(described, beam)
-        transcription = CtcTranscription(runner, decoder, None, 3, with_words)
-        texts = transcription.transcribe({})
+        texts = decoder_of(described, beam).transcriptions(found, with_words)
         assert [x.text for x in texts] == ["ABC", "D", ""]
         assert [x.beam_text for x in texts] == (["ABC", "D", ""] if beam else [None] * 3)
         words = [[word.text for word in x.words] for x in texts]
@@ -327,9 +341,9 @@ def test_less_than_a_frame_is_refused(main, tmp_path):
 @pytest.mark.parametrize("case", [str.upper, str.lower])
 def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, case):
     pipeline = read_pipeline(model_dir if case is str.upper else lower_dir)
-    found = examples(pipeline, corpus, 2, judged=True)
+    found = calibration_examples(pipeline, corpus, 2, judged=True)
     assert len(found.batches) == 2
-    runner = flags.load(model_dir)
+    runner = opening.load(model_dir)
     accuracy = found.accuracy(lambda inputs, name: runner.run(inputs, name), [0, 1])
     assert accuracy < 1.0
     vocabulary = pipeline["vocabulary"]["tokens"]
@@ -392,7 +406,7 @@ def test_transcripts_are_scored_in_the_case_of_the_model(main, lower_dir, corpus
         ("[]", "Expected keys and values in "),
         ("{", "Expected a readable "),
         ("{}", "an export of wav2vec2"),
-        ('{"family": "wav2vec2"}', r"Expected blank in pipeline\.json"),
+        ('{"family": "wav2vec2"}', r"Expected hop_samples in pipeline\.json"),
     ],
 )
 def test_an_export_that_does_not_describe_itself_is_one_line(tmp_path, content, message):

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from tests.support.errors import refused
-from tools.cli.plot_schedule import FAMILIES, curve, main
+from tools.cli.plot_schedule import curve, main
+from tools.families import FAMILIES
 from tools.training.config import ScheduleConfig, TrainingConfig
 
 
