@@ -33,8 +33,14 @@ def evaluated(shared_data, photos_model, tmp_path_factory):
     return run
 
 
-def test_the_card_tells_the_accuracy_of_each_class(evaluated, photos_model):
-    report, folder = evaluated("--run_eagerly=1")
+@pytest.fixture(scope="module")
+def whole(evaluated):
+    """The report of the converted model, whose answers are those of TensorFlow."""
+    return evaluated("--run_eagerly=0")
+
+
+def test_the_card_tells_the_accuracy_of_each_class(whole, photos_model):
+    report, folder = whole
     card = (photos_model / "MODEL_CARD.md").read_text()
     told = float(re.search(r"\| top-1 accuracy \| ([0-9.]+) % \|", card)[1])
     assert report["num_images"] == 324
@@ -49,9 +55,9 @@ def test_the_card_tells_the_accuracy_of_each_class(evaluated, photos_model):
     assert np.abs(told - matrix).sum() <= 2, "one image may fall to the other side"
 
 
-def test_eight_bits_cost_no_point(evaluated):
-    whole, _ = evaluated("--run_eagerly=0")
+def test_eight_bits_cost_no_point(evaluated, whole):
     small, _ = evaluated("--run_eagerly=0", "--quant_precision=int8_fp32")
+    whole, _ = whole
     assert (whole["mode"], small["precision"]) == ("jit", "int8_fp32")
     assert small["top1"] >= whole["top1"] - 0.01
     assert small["model_mib"] < 0.6 * whole["model_mib"]

@@ -1,5 +1,7 @@
 """The transformer's parts against naive ones."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -185,11 +187,12 @@ def test_activation_dropout_is_between_gelu_and_the_contraction(rng):
     layer = EncoderLayer(2, 32, pre_norm=True, activation_dropout_rate=RATE)
     layer.build((None, None, 32))
     zero(layer.attention, layer.expansion)
-    layer.expansion.bias.assign(np.full(32, 10.0))  # GELU leaves it as it is
+    layer.expansion.bias.assign(np.ones(32))
+    activated = 0.5 * (1.0 + math.erf(0.5**0.5))
     layer.contraction.kernel.assign(np.eye(32))
     inputs = rng.standard_normal((2, 50, 32)).astype("float32")
-    np.testing.assert_allclose(layer(inputs), inputs + 10.0, atol=1e-4)
-    found = shares(layer(inputs, training=True) - inputs, [0.0, 40.0])
+    np.testing.assert_allclose(layer(inputs), inputs + activated, atol=1e-5)
+    found = shares(layer(inputs, training=True) - inputs, [0.0, 4.0 * activated])
     np.testing.assert_allclose(found, [3 / 4, 1 / 4], atol=0.03)
 
 

@@ -23,7 +23,7 @@ from wav2vec2.train import main
 from wav2vec2.vocabulary import vocabulary_of_letters
 
 WORDS = ["ABBA", "BAD CAB", "FEE", "DEAD BED"]
-SHORT_WORDS = "ONE TWO SIX NO YES GO UP ON OFF LOW SEE BY TEN ALL MAN ICE KEY ODD EGG ZOO".split()
+SHORT_WORDS = "ONE TWO SIX NO YES UP TEN MAN EGG ZOO".split()
 STILL = {
     f"model.{name}_rate": "0"
     for name in "feature_dropout dropout attention_dropout activation_dropout head_dropout "
@@ -268,13 +268,10 @@ def test_every_variable_that_trains_has_a_gradient(make_task):
     task = make_task(model__feature_mask_rate="0.1", model__time_mask_rate="0.3")
     batch, variables = batch_of(task), task.model.trainable_variables
 
-    @tf.function
-    def gradients():
-        with tf.GradientTape() as tape:
-            loss = task.loss(batch, training=True).loss_sum
-        return tape.gradient(loss, [v.value for v in variables])
-
-    found = {v.path: x.numpy() for v, x in zip(variables, gradients(), strict=True)}
+    with tf.GradientTape() as tape:
+        loss = task.loss(batch, training=True).loss_sum
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    found = {v.path: x.numpy() for v, x in zip(variables, gradients, strict=True)}
     assert all(np.all(np.isfinite(x)) for x in found.values())
     # Softmax does not see what is added to all scores of a query.
     still = {path for path, x in found.items() if not np.any(x)}
@@ -326,10 +323,12 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
     assert {"model/wav2vec2/head/kernel", "model/wav2vec2/masking/embedding"} <= changed
     assert not any("feature_encoder" in name for name in changed)
     # Another run starts from this one, with a head for its own letters or with the same.
+    trained = wav2vec2.from_checkpoint(tmp_path / "whole")
+    trained = {v.path: np.asarray(v) for v in trained.weights}
     for source, symbols in (("letters", 9), ("pretrained", 12)):
         task = make_task(tmp_path / "whole", vocabulary__source=source)
         weights = {v.path: np.asarray(v) for v in task.model.weights}
-        same = {path for path, x in weights.items() if np.array_equal(x, whole[f"model/{path}"])}
+        same = {path for path, x in weights.items() if np.array_equal(x, trained[path])}
         new = {"wav2vec2/head/kernel", "wav2vec2/head/bias"} if symbols == 9 else set()
         assert weights.keys() - same == new
         assert weights["wav2vec2/head/bias"].shape == (symbols,)
@@ -345,10 +344,10 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
         run("parts", "--resume", f"--set=vocabulary.folder={tmp_path}")
 
 
-def test_learns_twenty_utterances_by_heart_and_exports_them(run, project, tmp_path, capsys):
+def test_learns_ten_utterances_by_heart_and_exports_them(run, project, tmp_path, capsys):
     """Short words spoken fast, layer norm and four convolutions: they take the fewest steps."""
     sounds = {x: synthesize(x, rate_words_per_minute=250) for x in SHORT_WORDS}
-    assert len(sounds) == 20
+    assert len(sounds) == 10
     write_librispeech(tmp_path / "spoken" / "train", sounds.items())
     settings = {
         **STILL,
@@ -365,12 +364,12 @@ def test_learns_twenty_utterances_by_heart_and_exports_them(run, project, tmp_pa
         "training.schedule.peak": "6e-3",
         "training.schedule.warmup_steps": "10",
         "data.num_buckets": "1",
-        "data.eval_batch_size": "20",
+        "data.eval_batch_size": "10",
     }
     settings = [f"--set={key}={value}" for key, value in settings.items()]
-    run("run", *settings, "--epochs=180", "--batch_size=20", data=tmp_path / "spoken")
+    run("run", *settings, "--epochs=180", "--batch_size=10", data=tmp_path / "spoken")
     results = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert (results["eval/wer"], results["eval/num_utterances"]) == (0, 20)
+    assert (results["eval/wer"], results["eval/num_utterances"]) == (0, 10)
     export([f"--checkpoint={tmp_path / 'run'}", f"--output_dir={tmp_path / 'export'}"])
     runner = load(tmp_path / "export")
     model = wav2vec2.from_checkpoint(tmp_path / "run")

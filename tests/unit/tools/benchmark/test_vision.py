@@ -192,6 +192,10 @@ def test_batch_norms_are_calibrated_as_a_training_would(rng):
             for found, expected in zip(model(images), model(images, training=True), strict=True):
                 np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(moved["running"], 0.1 * moved["mean"], rtol=1e-3, atol=1e-6)
+    # Of several batches the mean counts, the same as of all images at once in the first norm.
+    calibrate_batch_norm(model, [images[:2], images[2:]], "mean")
+    halves = next(x.numpy() for x in model.weights if "/moving_mean" in x.path)
+    np.testing.assert_allclose(halves, moved["mean"], rtol=1e-3, atol=1e-5)
 
 
 def test_made_up_images_are_smooth():

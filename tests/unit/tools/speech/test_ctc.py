@@ -21,15 +21,18 @@ def loss_of_all_paths(logits, labels, blank):
 
 @pytest.mark.parametrize("blank", [0, 2, 3])
 def test_ragged_rows_with_garbage_in_the_padding(rng, blank):
-    logits = rng.normal(size=(6, 5, 4)).astype("float32")
+    logits = rng.normal(size=(8, 5, 4)).astype("float32")
     letters = [x for x in range(4) if x != blank]
-    labels = np.array([[0, 1, 2], [1, 1, 9], [2, 2, 2], [0, 9, 9], [9, 9, 9], [9, 9, 9]])
+    labels = np.array(
+        [[0, 1, 2], [1, 1, 9], [2, 2, 2], [0, 9, 9], [9, 9, 9], [9, 9, 9], [0, 0, 0], [1, 1, 1]]
+    )
     labels[labels < 3] = np.array(letters)[labels[labels < 3]]
-    label_lengths, logit_lengths = [3, 2, 3, 1, 0, 0], [5, 3, 4, 5, 4, 0]
+    label_lengths, logit_lengths = [3, 2, 3, 1, 0, 0, 1, 1], [5, 3, 4, 5, 4, 0, 1, 1]
     arguments = (logits, labels, logit_lengths, label_lengths)
     losses, fits = ctc_loss(*map(tf.constant, arguments), blank)
-    # The third needs five frames for its repetitions, the last has none.
-    assert fits.numpy().tolist() == [True, True, False, True, True, False]
+    # The third needs five frames for its repetitions, the sixth has none; the last two need one,
+    # since what is equal in their padding is no repetition.
+    assert fits.numpy().tolist() == [True, True, False, True, True, False, True, True]
     for row in np.flatnonzero(fits):
         frames, count = logit_lengths[row], label_lengths[row]
         expected = loss_of_all_paths(logits[row, :frames], labels[row, :count], blank)

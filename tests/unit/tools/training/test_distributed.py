@@ -201,9 +201,9 @@ def test_an_error_of_the_first_rank_ends_all_and_is_told_once():
 
 
 class Machine(SingleProcess):
-    """The second of two processes of this machine."""
+    """The second of two processes of this machine, the third of all."""
 
-    rank, size, local_rank, local_size = 3, 4, 1, 2
+    rank, size, local_rank, local_size = 2, 4, 1, 2
 
 
 @pytest.fixture
@@ -232,7 +232,7 @@ def machine(monkeypatch):
 @pytest.mark.parametrize("use_gpu", [None, True])
 def test_each_process_takes_the_gpu_of_its_local_rank(machine, use_gpu):
     asked = machine(2)
-    assert claim_devices(Machine(), use_gpu) == "rank 3 of 4 on GPU:1"
+    assert claim_devices(Machine(), use_gpu) == "rank 2 of 4 on GPU:1"
     assert asked["visible"].name == "GPU:1"
     assert asked["growth"] == (asked["visible"], True)
     assert "intra" not in asked
@@ -241,7 +241,7 @@ def test_each_process_takes_the_gpu_of_its_local_rank(machine, use_gpu):
 @pytest.mark.parametrize(("num_gpus", "use_gpu"), [(0, None), (0, False), (1, None), (2, False)])
 def test_else_its_share_of_the_cores(machine, num_gpus, use_gpu):
     asked = machine(num_gpus)
-    assert claim_devices(Machine(), use_gpu) == "rank 3 of 4 on 2 CPU thread(s)"
+    assert claim_devices(Machine(), use_gpu) == "rank 2 of 4 on 2 CPU thread(s)"
     assert asked == {"visible": [], "intra": 2, "inter": 2}
 
 

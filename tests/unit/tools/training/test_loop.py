@@ -217,14 +217,14 @@ def test_a_resume_with_other_random_layers_is_refused(finished, line_task, tmp_p
     directory = tmp_path / "other"
     shutil.copytree(finished[1], directory)
     task = line_task([keras.layers.BatchNormalization(name="norm")])
-    with pytest.raises(UserError, match="random layers"):
+    with refused("random layers"):
         run(task, directory, resume=True)
 
 
 def test_a_resume_with_another_model_is_refused(finished, line_task, tmp_path):
     directory = tmp_path / "other"
     shutil.copytree(finished[1], directory)
-    with pytest.raises(UserError, match="unknown line/norm/beta"):
+    with refused("unknown line/norm/beta"):
         run(line_task(), directory, resume=True)
 
 
@@ -233,7 +233,7 @@ def test_only_between_epochs_a_resume_may_have_another_seed(finished, line_task,
     config = make_config(seed=5, num_epochs=3)
     store = CheckpointStore(finished[1] / "checkpoints")
     middle, end = (c for c in store.all() if c.step in (5, 6))
-    with pytest.raises(UserError, match=r"seed 0, which ordered the epoch .*step-00000005.*: 5\."):
+    with refused(match=r"seed 0, which ordered the epoch .*step-00000005.*: 5\."):
         run(line_task(random_layers()), tmp_path, config, resumed=middle)
     end.state["position"] = {"epoch": 2, "done": []}  # as at the end of an epoch
     assert run(line_task(random_layers()), tmp_path, config, resumed=end)["step"] == 9
@@ -343,8 +343,11 @@ def test_a_checkpoint_that_cannot_be_written_ends_every_rank(line_task, tmp_path
 
 def test_evaluation_when_asked_and_at_the_end(line_task, tmp_path):
     task = line_task()
-    run(task, tmp_path / "a", make_config(eval_every_epochs=3))
-    assert [x["step"] for x in lines(tmp_path / "a") if "eval/wer" in x] == [9, 12]
+    run(task, tmp_path / "a", make_config(eval_every_epochs=2))
+    assert [x["step"] for x in lines(tmp_path / "a") if "eval/wer" in x] == [6, 12]
+    store = CheckpointStore(tmp_path / "a" / "checkpoints")
+    ranked = [c.step for c in store.all() if c.state["metric"] is not None]
+    assert ranked == [6, 12], "an old metric does not rank a new checkpoint"
     silent = line_task()
     summary = run(silent, tmp_path / "b", skip_eval=True)
     assert silent.evaluated == []
@@ -353,21 +356,11 @@ def test_evaluation_when_asked_and_at_the_end(line_task, tmp_path):
     assert (best.step, best.state["metric"]) == (12, None)
 
 
-def test_an_old_metric_does_not_rank_a_new_checkpoint(line_task, tmp_path):
-    run(line_task(), tmp_path, make_config(eval_every_epochs=3))
-    metrics = {c.step: c.state["metric"] for c in CheckpointStore(tmp_path / "checkpoints").all()}
-    assert [step for step, metric in metrics.items() if metric is not None] == [9, 12]
-
-
 def test_a_bad_number_stops_the_run_and_names_step_and_row(line_task, tmp_path):
     task = line_task(broken=[4])
     wanted = 1 + int(np.flatnonzero(np.random.default_rng(0).permutation(12) == 4)[0]) // 4
-    with pytest.raises(UserError) as caught:
+    with refused(match=rf"at step {wanted}, from row-4 \(1 in a row\).*on_non_finite"):
         run(task, tmp_path)
-    message = str(caught.value)
-    assert f"at step {wanted}, from row-4 (1 in a row)" in message
-    assert "on_non_finite" in message
-    assert "\n" not in message
     for weight in task.model.weights:
         assert np.all(np.isfinite(weight.numpy()))
 
@@ -391,7 +384,7 @@ def test_the_count_of_skipped_steps_survives_a_resume(line_task, tmp_path):
 
 def test_too_many_skipped_in_a_row_end_the_run(line_task, tmp_path):
     task = line_task(broken=range(12))
-    with pytest.raises(UserError, match=r"at step 4, from row-.*\(4 in a row\)"):
+    with refused(match=r"at step 4, from row-.*\(4 in a row\)"):
         run(task, tmp_path, make_config(on_non_finite="skip", max_skipped_steps=3))
 
 

@@ -21,6 +21,7 @@ def scales(steps, precision="mixed_float16", **arguments):
 def test_dynamic_scale_halves_at_once_and_doubles_after_a_row_of_good_steps():
     found = scales("++-+++++-+++", initial=8.0, growth_steps=3)
     assert found == [8, 8, 4, 4, 4, 8, 8, 8, 4, 4, 4, 8]
+    assert scales("+-+++", initial=8.0, growth_steps=3) == [8, 4, 4, 4, 8], "a row starts again"
 
 
 def test_dynamic_scale_stays_within_bounds():
