@@ -58,8 +58,9 @@ def test_two_ranks_train_and_evaluate_as_one_process(train, tmp_path):
     norms = [values(x[0], "gradient_norm")[0] for x in (together, alone)]
     assert norms[0] == pytest.approx(norms[1], rel=5e-5)
     # Each rank scores its share of the images; the first one tells the sums of both.
-    (line,) = (x for x in output.stdout.splitlines() if "eval/num_images" in x)
-    found, expected = json.loads(line.split("<stdout>:")[-1]), json.loads(whole.stdout)
+    found, expected = (
+        json.loads(x.stdout.splitlines()[-1].split("<stdout>:")[-1]) for x in (output, whole)
+    )
     assert found["eval/num_images"] == expected["eval/num_images"] == 20
     assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-3)
     for name in ("acc_head1", "acc_head2", "acc_heads", "acc_heads_top5"):
