@@ -39,7 +39,7 @@ def load(model_dir: str | Path | None = None, **options) -> SpeechSession:
         >>> import conformer
         >>> model = conformer.load()
         >>> model.transcribe("conformer/pretrained/digits/sample.flac").text
-        'SEVEN FOUR EIGHT TWO ONE'
+        'ONE SEVEN NINE ZERO'
     """
     return open_session(model_dir or BUNDLED_MODEL, from_keywords(RunnerOptions, options))
 

@@ -18,7 +18,7 @@ from conformer.session import BUNDLED_MODEL
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.config.command_line import CommandLine
-from tools.inference import flags
+from tools.inference import opening
 from tools.speech.synthesis import synthesize
 
 # What MANIFEST.md calls valid, or leaves to the program. Most are the same recording in another
@@ -57,10 +57,10 @@ REPORT_KEYS = (
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
     """Loads the bundled model once for all tests of this module."""
-    load = flags.load
-    flags.load = functools.cache(load)
+    load = opening.load
+    opening.load = functools.cache(load)
     yield
-    flags.load = load
+    opening.load = load
 
 
 def run(*arguments):

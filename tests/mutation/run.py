@@ -25,7 +25,7 @@ import yaml
 
 PROJECT = Path(__file__).resolve().parents[2]
 FAULTS = Path(__file__).with_name("faults.yml")
-TIME_LIMIT_S = 600
+TIME_LIMIT_S = 300
 CAUGHT = "caught"
 
 
@@ -135,52 +135,69 @@ def copy_project(target: Path, root: Path = PROJECT) -> Path:
     return target
 
 
-def run_tests(root: Path, tests: Sequence[str], record: Path, stop_early: bool) -> dict:
-    """Runs tests in a copy of the project and checks that it is the copy that was tested.
+class Copy:
+    """A copy of the project with a process that runs its tests; see `worker`.
 
     Args:
         root: of the copy.
-        tests: pytest's ids.
-        record: file for the outcomes.
-        stop_early: whether to stop at the first failure.
-
-    Returns:
-        `outcomes`: [id, phase, outcome] of what ran; `output`: what pytest printed.
-
-    Raises:
-        ListError: modules of another checkout were imported.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": str(root),
-        # Python decides by time and size whether compiled code is still good: faults keep both.
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "MUTATION_RECORD": str(record),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "tests.mutation.record", *(["-x"] if stop_early else []), *tests]
-    record.unlink(missing_ok=True)
-    try:
-        result = subprocess.run(
-            command,
+
+    def __init__(self, root: Path):
+        self.root = root
+        self._record = root.parent / f"{root.name}.json"
+        environment = {
+            **os.environ,
+            "PYTHONPATH": str(root),
+            # Python tells by time and size whether compiled code is still good: faults keep both.
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "KERAS_BACKEND": "tensorflow",
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        }
+        self._worker = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutation.worker"],
             cwd=root,
             env=environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stderr=subprocess.DEVNULL,
             text=True,
-            timeout=TIME_LIMIT_S if stop_early else None,
-            check=False,
         )
-    except subprocess.TimeoutExpired as error:
-        return {"outcomes": [], "output": str(error)}
-    if not record.is_file():
-        return {"outcomes": [], "output": result.stdout}
-    found = json.loads(record.read_text())
-    elsewhere = [file for file in found["files"] if not Path(file).is_relative_to(root.resolve())]
-    if elsewhere:
-        raise ListError(f"the tests of the copy {root} imported {elsewhere[0]}")
-    return {"outcomes": found["outcomes"], "output": result.stdout}
+
+    def run_tests(self, tests: Sequence[str], stop_early: bool) -> dict:
+        """Runs tests and checks that it is the copy's code that was tested.
+
+        Args:
+            tests: pytest's ids.
+            stop_early: whether to stop at the first failure, and after `TIME_LIMIT_S`.
+
+        Returns:
+            `outcomes`: [id, phase, outcome] of what ran; `output`: what pytest printed.
+
+        Raises:
+            ListError: modules of another checkout were imported.
+        """
+        self._record.unlink(missing_ok=True)
+        limit_s = TIME_LIMIT_S if stop_early else None
+        asked = {"tests": [*tests], "record": str(self._record), "stop_early": stop_early}
+        print(json.dumps({**asked, "limit_s": limit_s}), file=self._worker.stdin, flush=True)
+        if not self._worker.stdout.readline():
+            raise ListError(f"the process that runs the tests of {self.root} ended")
+        output = Path(f"{self._record}.out").read_text(errors="replace")
+        if not self._record.is_file():
+            return {"outcomes": [], "output": output}
+        found = json.loads(self._record.read_text())
+        root = self.root.resolve()
+        elsewhere = [file for file in found["files"] if not Path(file).is_relative_to(root)]
+        if elsewhere:
+            raise ListError(f"the tests of the copy {self.root} imported {elsewhere[0]}")
+        return {"outcomes": found["outcomes"], "output": output}
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._worker.stdin.close()
+        self._worker.wait()
+        self._worker.stdout.close()
 
 
 def judge(fault: Fault, outcomes: Sequence[Sequence[str]], seconds: float) -> Verdict:
@@ -195,28 +212,27 @@ def judge(fault: Fault, outcomes: Sequence[Sequence[str]], seconds: float) -> Ve
     return Verdict(fault, "survived" if ran else "tests skipped", "", seconds)
 
 
-def try_fault(fault: Fault, copies: "queue.Queue[Path]") -> Verdict:
+def try_fault(fault: Fault, copies: "queue.Queue[Copy]") -> Verdict:
     """Plants a fault in a free copy, runs its tests and mends the copy."""
     copy = copies.get()
     started = time.monotonic()
-    original = fault.plant(copy)
+    original = fault.plant(copy.root)
     try:
-        record = copy.parent / f"{copy.name}.json"
-        found = run_tests(copy, fault.tests, record, stop_early=True)
+        found = copy.run_tests(fault.tests, stop_early=True)
         return judge(fault, found["outcomes"], time.monotonic() - started)
     finally:
-        (copy / fault.file).write_text(original, encoding="utf-8")
+        (copy.root / fault.file).write_text(original, encoding="utf-8")
         copies.put(copy)
 
 
-def check_sound(copy: Path, faults: Sequence[Fault]) -> None:
+def check_sound(copy: Copy, faults: Sequence[Fault]) -> None:
     """Checks that every named test passes without a fault.
 
     Raises:
         ListError: one does not.
     """
     tests = sorted({test for fault in faults for test in fault.tests})
-    found = run_tests(copy, tests, copy.parent / "sound.json", stop_early=False)
+    found = copy.run_tests(tests, stop_early=False)
     failed = [test for test, _, outcome in found["outcomes"] if outcome == "failed"]
     if failed or not found["outcomes"]:
         raise ListError(f"without a fault fails {', '.join(failed)}\n{found['output'][-2000:]}")
@@ -243,14 +259,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(faults: Sequence[Fault], folder: Path, jobs: int) -> int:
     """Tries faults in copies below a folder; prints a line for each as it ends, and the sum."""
-    copies: queue.Queue[Path] = queue.Queue()
-    for number in range(min(jobs, len(faults))):
-        copies.put(copy_project(folder / f"copy-{number}"))
-    first = copies.get()
-    check_sound(first, faults)
-    copies.put(first)
+    opened = [Copy(copy_project(folder / f"copy-{n}")) for n in range(min(jobs, len(faults)))]
+    try:
+        verdicts = try_all(faults, opened)
+    finally:
+        for copy in opened:
+            copy.close()
+    caught = sum(verdict.outcome == CAUGHT for verdict in verdicts)
+    print(f"{caught} of {len(verdicts)} faults are caught ({caught / len(verdicts):.0%}).")
+    for verdict in verdicts:
+        if not verdict.as_wanted:
+            print(f"{verdict.fault.name}: {verdict.outcome}")
+    return 0 if all(verdict.as_wanted for verdict in verdicts) else 1
+
+
+def try_all(faults: Sequence[Fault], opened: Sequence[Copy]) -> list[Verdict]:
+    """Checks the tests, then tries every fault and prints its verdict."""
+    # Each copy checks a share of the tests.
+    tested = sorted(faults, key=lambda fault: fault.tests)
+    size = -(-len(tested) // len(opened))
+    shares = [tested[first : first + size] for first in range(0, len(tested), size)]
+    with concurrent.futures.ThreadPoolExecutor(len(opened)) as pool:
+        list(pool.map(check_sound, opened[: len(shares)], shares))
+    copies: queue.Queue[Copy] = queue.Queue()
+    for copy in opened:
+        copies.put(copy)
     verdicts = []
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with concurrent.futures.ThreadPoolExecutor(len(opened)) as pool:
         pending = [pool.submit(try_fault, fault, copies) for fault in faults]
         for number, future in enumerate(concurrent.futures.as_completed(pending), 1):
             verdict = future.result()
@@ -260,12 +295,7 @@ def run(faults: Sequence[Fault], folder: Path, jobs: int) -> int:
             print(
                 f"{number:3}/{len(faults)} {row} {verdict.seconds:4.0f} s  {verdict.test}{reason}"
             )
-    caught = sum(verdict.outcome == CAUGHT for verdict in verdicts)
-    print(f"{caught} of {len(verdicts)} faults are caught ({caught / len(verdicts):.0%}).")
-    for verdict in verdicts:
-        if not verdict.as_wanted:
-            print(f"{verdict.fault.name}: {verdict.outcome}")
-    return 0 if all(verdict.as_wanted for verdict in verdicts) else 1
+    return verdicts
 
 
 if __name__ == "__main__":

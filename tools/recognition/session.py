@@ -75,7 +75,7 @@ class SpeechSession(Session):
             >>> import conformer
             >>> with conformer.load() as model:
             ...     model.transcribe("conformer/pretrained/digits/sample.flac").text
-            'SEVEN FOUR EIGHT TWO ONE'
+            'ONE SEVEN NINE ZERO'
         """
         self.runner  # noqa: B018 - a closed session says so before a file is read
         if not isinstance(sound, list | tuple):

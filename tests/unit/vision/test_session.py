@@ -1,0 +1,104 @@
+"""Sessions of classifiers from Python: images of any origin, batches, refusals."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.support.errors import refused
+from vision.classes import Classes
+from vision.config import PreprocessingConfig
+from vision.session import ImageSession
+
+SIDE = 8
+NAMES = ["red", "green", "blue"]
+PREPROCESSING = PreprocessingConfig(
+    image_size=SIDE, crop_pct=1.0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+)
+
+
+class Colors:
+    """A model whose logits are eight times the mean of each channel.
+
+    Attributes:
+        batches: sizes of the batches.
+    """
+
+    mode, backend, precision, files = "jit", "none", "fp32", ()
+    signatures = {"serving_default": ()}  # noqa: RUF012 - a stand-in
+    pipeline = {"layout": "NHWC", "input": "images"}  # noqa: RUF012 - a stand-in
+
+    def __init__(self):
+        self.batches = []
+
+    def run(self, inputs, signature="serving_default"):
+        self.batches.append(len(inputs["images"]))
+        return {"logits": 8 * inputs["images"].mean(axis=(1, 2))}
+
+
+@pytest.fixture
+def runner():
+    return Colors()
+
+
+@pytest.fixture
+def session(runner):
+    return ImageSession(runner, PREPROCESSING, Classes(NAMES), batch_size=2)
+
+
+def picture(red, green, blue):
+    return np.full((12, 16, 3), (red, green, blue), "uint8")
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, format="PNG")
+    return file.getvalue()
+
+
+def test_an_image_is_the_same_whatever_it_comes_in(session, tmp_path):
+    array = picture(51, 255, 102)
+    (tmp_path / "a.png").write_bytes(png(array))
+    forms = [tmp_path / "a.png", str(tmp_path / "a.png"), png(array), io.BytesIO(png(array)), array]
+    with (tmp_path / "a.png").open("rb") as file:
+        found = [session.classify(form, top_k=3) for form in [*forms, file]]
+    assert all(one == found[0] for one in found)
+    assert [(one.index, one.name) for one in found[0]] == [(1, "green"), (2, "blue"), (0, "red")]
+    powers = np.exp([8.0, 3.2, 1.6])
+    probabilities = [one.probability for one in found[0]]
+    np.testing.assert_allclose(probabilities, powers / powers.sum(), rtol=1e-5)
+
+
+def test_a_list_is_run_in_batches_and_keeps_its_order(session, runner):
+    colors = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (0, 255, 0), (255, 0, 0)]
+    found = session.classify([picture(*color) for color in colors])
+    assert [[one.name for one in best] for best in found] == [
+        ["red"], ["green"], ["blue"], ["green"], ["red"],
+    ]  # fmt: skip
+    assert runner.batches == [2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("image", "options", "message"),
+    [
+        ([], {}, "Received: an empty list"),
+        ("nowhere.png", {}, "nowhere.png: no such file"),
+        (b"no image", {}, "not an image"),
+        (np.zeros((4, 4), "uint8"), {}, "expected uint8 [H, W, 3]"),
+        (np.zeros((4, 4, 3)), {}, "received float64"),
+        ([picture(1, 2, 3), np.zeros((0, 4, 3), "uint8")], {}, "received uint8 [0, 4, 3]"),
+        (picture(1, 2, 3), {"top_k": 0}, "top_k >= 1"),
+    ],
+)
+def test_bad_images_are_refused_and_the_session_still_works(session, image, options, message):
+    with refused(message):
+        session.classify(image, **options)
+    assert session.classify(picture(255, 0, 0))[0].name == "red"
+
+
+def test_a_closed_session_says_so(session):
+    with session:
+        pass
+    with refused("Received: a closed one"):
+        session.classify("nowhere.png")
