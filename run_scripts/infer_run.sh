@@ -2,7 +2,7 @@
 # Runs a model over a data set and reports its accuracy and speed:
 #   bash infer_run.sh [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY] [--net_name NET] [further flags]
 # With -e 1 TensorFlow runs the SavedModel; with -e 0 a converted one runs, made on first use.
-#   NET         conformer (speech, the default), vision or wav2vec2; further flags go to its program
+#   NET         a family, conformer (speech) by default; further flags go to its program
 # From the environment; env.sh holds the defaults:
 #   DATA_DIR    LibriSpeech; for vision IMAGENET_DIR, with a folder val
 #   INFER_CKPT  the SavedModel; for other families than conformer there is no default
@@ -16,8 +16,10 @@ own_model=$INFER_CKPT
 [[ ! $own_model -ef $project/conformer/pretrained/digits ]] || own_model=
 
 usage() {
+  local families
+  families=$(cd -- "$project" && python -m tools.cli.families | paste -s -d '|')
   echo "usage: bash ${BASH_SOURCE[0]} [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY]" \
-    "[--net_name conformer|vision|wav2vec2] [further flags of its program]" >&2
+    "[--net_name $families] [further flags of its program]" >&2
   exit 2
 }
 
@@ -42,16 +44,9 @@ while (($#)); do
   shift || usage
 done
 
-data_dir=$DATA_DIR
-case $net in
-  conformer | wav2vec2) program=$net.infer ;;
-  vision) program=vision.eval data_dir=$IMAGENET_DIR/val ;;
-  *) usage ;;
-esac
-if [[ ! -e $project/${program%.*}/${program#*.}.py ]]; then
-  echo "Error: Expected a --net_name that is there. Received: $net. Choose another." >&2
-  exit 2
-fi
+[[ $net =~ ^[a-z0-9_]+$ && -e $project/$net/session.py ]] || usage
+program=$net.infer data_dir=$DATA_DIR
+if [[ $net == vision ]]; then program=vision.eval data_dir=$IMAGENET_DIR/val; fi
 model=()
 [[ $net != conformer && -z $own_model ]] || model=(--native_savedmodel_dir "$INFER_CKPT")
 

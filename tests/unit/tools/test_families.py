@@ -7,6 +7,7 @@ from tests.support import toy_family
 from tests.support.errors import refused
 from tools import families
 from tools.cli import compare, convert
+from tools.cli import families as list_families
 from tools.inference.options import RunnerOptions
 from tools.training.checkpoint import open_checkpoint
 
@@ -20,6 +21,11 @@ def test_every_family_offers_what_programs_need(name):
     for function in OFFERED:
         assert callable(getattr(of_family, function))
     assert of_family.load_config(None, {}).training.num_epochs >= 1
+
+
+def test_scripts_get_the_names_from_the_program(capsys):
+    assert list_families.main([]) == 0
+    assert capsys.readouterr().out.split() == ["conformer", "vision", "wav2vec2"]
 
 
 def test_an_unknown_family_is_refused():
