@@ -13,5 +13,5 @@ ruff format --check --quiet .
 find . -path ./.venv -prune -o -path ./.git -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck .ci/run
 # A file at a time to each worker: what the tests of a file share is made once. tests/conftest.py puts the
-# longest files first, and xdist keeps that order. -rs lists what was skipped and why.
-python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -rs "$@"
+# longest files first, and xdist keeps that order. -rfEs lists what failed, and what was skipped and why.
+python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -rfEs "$@"

@@ -23,6 +23,7 @@ from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 from tools.families import open_session
 from tools.files import write_bytes, write_text
+from tools.inference.options import RunnerOptions
 from tools.inference.raw_tensors import run_timed
 
 Specs = Sequence[TensorSpec]
@@ -229,7 +230,7 @@ def main(argv: list[str]) -> int:
     if values.batchsize < 1 or values.loop < 0:
         given = f"{values.batchsize} and {values.loop}"
         raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flag")
-    runner = open_session(values.model)
+    runner = open_session(values.model, RunnerOptions(run_eagerly=True))
     specs = runner.signatures.get(values.signature)
     if not specs:
         known = ", ".join(runner.signatures)

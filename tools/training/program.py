@@ -102,9 +102,10 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     processes = distributed.start(options.use_horovod)
     run.check(processes)
     _log_to_terminal(processes)
+    # Before ranks talk to each other, which starts TensorFlow.
+    logging.info(distributed.claim_devices(processes, options.use_gpu))
     folders = None if options.dry_run else run.folders(processes)
     resumed = run.resumed(folders)
-    logging.info(distributed.claim_devices(processes, options.use_gpu))
     if run.training.deterministic:
         tf.keras.utils.set_random_seed(run.training.seed)
         tf.config.experimental.enable_op_determinism()

@@ -25,7 +25,7 @@ from tools.inference.runner import load
 from vision.classes import Classes
 from vision.classifier import Classification, ImageDataOptions
 from vision.config import load_config
-from vision.session import ImageSession, probabilities_of
+from vision.session import calibration_examples, ImageSession, probabilities_of
 
 SIDE, NUM_CLASSES = 64, 10
 NAMES = [f"thing {number}" for number in range(NUM_CLASSES)]
@@ -199,7 +199,7 @@ def test_probabilities_are_made_of_logits_alone():
 def test_examples_to_calibrate_with_are_spread_and_judged(models, photos, answers, tmp_path):
     paths, labels, heads = answers
     pipeline = read_pipeline(models / "saved")
-    found = vision.infer.examples(pipeline, photos, 8, judged=True)
+    found = calibration_examples(pipeline, photos, 8, judged=True)
     expected = [picture(path) for path in paths[::3]]
     assert [x["images"].shape for x in found.batches] == [(1, SIDE, SIDE, 3)] * 8
     for batch, image in zip(found.batches, expected, strict=True):
@@ -214,7 +214,7 @@ def test_examples_to_calibrate_with_are_spread_and_judged(models, photos, answer
     assert 0 < hits.mean() < 1
     assert found.accuracy(run, range(8)) == pytest.approx(hits.mean())
     assert found.accuracy(run, [5]) == hits[5]
-    flat = vision.infer.examples(pipeline, paths[0].parent, 100, judged=False)
+    flat = calibration_examples(pipeline, paths[0].parent, 100, judged=False)
     assert flat.accuracy is None
     assert len(flat.batches) == len(list(paths[0].parent.iterdir()))
 

@@ -170,13 +170,13 @@ def test_serve_bytes_of_empty_files_and_of_another_rate(exports, inputs):
     )
     assert found["text"].tolist() == [b""]
     files = np.array([wav(inputs["waveforms"][0], 8000)], object)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="Expected a WAV of 16000 Hz"):
+    with pytest.raises(RuntimeError, match="Expected a WAV of 16000 Hz"):
         runner.run({"bytes": files}, "serve_bytes")
 
 
 def test_less_than_a_frame_is_refused_by_name(exports):
     inputs = {"waveforms": np.ones((1, 399), "float32"), "lengths": np.array([399], np.int32)}
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at least 400 samples"):
+    with pytest.raises(RuntimeError, match="at least 400 samples"):
         load(exports / "group").run(inputs)
 
 
