@@ -84,8 +84,8 @@ def make_case(name, training):
         layer = FeedForward(9, rate)
         of = without_statistics(reference.feed_forward)
         return Case(layer, lambda x: layer(x, training=training), of, rows)
-    if name == "attention":
-        layer = RelativeMultiHeadAttention(HEADS, 4)
+    if name.startswith("attention"):
+        layer = RelativeMultiHeadAttention(1 if name == "attention_1_head" else HEADS, 4)
         of = without_statistics(reference.relative_attention)
         return Case(layer, lambda x: layer(x, positions, mask), of, rows)
     if name == "batch_norm":
@@ -115,6 +115,7 @@ def make_case(name, training):
 LAYERS = [
     "feed_forward",
     "attention",
+    "attention_1_head",
     "batch_norm",
     "convolution_module_4",
     "convolution_module_5",

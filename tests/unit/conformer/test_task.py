@@ -437,7 +437,7 @@ def test_a_configuration_takes_a_step_at_tiny_size(
     sounds = [0.1 * rng.normal(size=3200) for _ in WORDS]
     for split in {*config.data.train_splits, *config.data.eval_splits}:
         write_librispeech(tmp_path / "corpus" / split, zip(WORDS, sounds, strict=True))
-    values = {**tiny_sizes, "model.num_layers": 1, "model.num_heads": 1, "training.batch_size": 2}
+    values = {**tiny_sizes, "model.num_layers": 1, "training.batch_size": 2}
     if config.tokenizer.kind == "sentencepiece":
         values["tokenizer.vocabulary_size"] = 18
     arguments = [f"--config={path}", f"--data_dir={tmp_path / 'corpus'}", "--steps=1"]

@@ -16,7 +16,9 @@ from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.conversion.saved_model import load_saved_model
 from tools.inference.runner import load
+from wav2vec2.config import PreprocessingConfig
 from wav2vec2.export import export_saved_model, main
+from wav2vec2.signatures import best_path_text, normalized
 from wav2vec2.vocabulary import LIBRISPEECH, load_vocabulary
 
 RATE_HZ = 16000
@@ -172,6 +174,33 @@ def test_serve_bytes_of_empty_files_and_of_another_rate(exports, inputs):
     files = np.array([wav(inputs["waveforms"][0], 8000)], object)
     with pytest.raises(RuntimeError, match="Expected a WAV of 16000 Hz"):
         runner.run({"bytes": files}, "serve_bytes")
+
+
+def test_texts_in_the_graph_are_those_of_the_vocabulary(vocabulary, rng):
+    """Of paths with many repeats, blanks and delimiters, with garbage behind each."""
+    blank = vocabulary.blank_id
+    paths = rng.choice([0, 1, vocabulary.delimiter_id, blank, 9], (50, 12)).astype("int32")
+    lengths = rng.integers(0, 13, 50)
+    found = best_path_text(tf.constant(paths), tf.constant(lengths), vocabulary).numpy()
+    for path, length, text in zip(paths, lengths, found, strict=True):
+        assert text.decode() == vocabulary.decode_path(path[:length])
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_moments_are_those_of_the_valid_samples(normalize, rng):
+    preprocessing = PreprocessingConfig(normalize=normalize, variance_epsilon=0.01)
+    waveforms = rng.normal(0.3, 0.2, (3, 50)).astype("float32")
+    lengths = [50, 20, 0]
+    for row, length in zip(waveforms, lengths, strict=True):
+        row[length:] = np.nan
+    inside = np.arange(50) < np.array(lengths)[:, None]
+    found = np.asarray(normalized(tf.constant(waveforms), inside, preprocessing))
+    for row, sound, length in zip(found, waveforms, lengths, strict=True):
+        assert not row[length:].any()
+        sound = sound[:length].astype("float64")
+        if normalize and length:
+            sound = (sound - sound.mean()) / np.sqrt(sound.var() + 0.01)
+        np.testing.assert_allclose(row[:length], sound, atol=1e-5)
 
 
 def test_less_than_a_frame_is_refused_by_name(exports):

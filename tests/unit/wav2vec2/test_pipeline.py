@@ -148,8 +148,8 @@ def test_as_the_original_padding_is_sound(folders, corpus, tmp_path):
     np.testing.assert_allclose(found, model(rows), atol=2e-3)
 
 
-def make_outputs(data, pipeline, said, batch_size=2, case=str):
-    """Files as of a model that has heard `said`, with a letter in the padding of each row."""
+def make_outputs(data, pipeline, said, batch_size=2, case=str, padding="G"):
+    """Files as of a model that has heard `said`, with a symbol in the padding of each row."""
     folder = data / "bin_om_output" / f"bs{batch_size}"
     folder.mkdir(parents=True)
     tokens = pipeline["vocabulary"]["tokens"]
@@ -157,7 +157,7 @@ def make_outputs(data, pipeline, said, batch_size=2, case=str):
     pipeline = pipeline | {"vocabulary": pipeline["vocabulary"] | {"surfaces": written}}
     path = [tokens.index("|" if x == " " else x) for x in said]
     symbols = [x for symbol in path for x in (symbol, pipeline["blank"])]
-    logits = np.eye(12, dtype="<f4")[[[*symbols, tokens.index("G")]] * 2]
+    logits = np.eye(12, dtype="<f4")[[[*symbols, tokens.index(padding)]] * 2]
     (folder / "batch_0.bin").write_bytes(logits.tobytes())
     content = {"frames": {"batch_0": [len(symbols)] * 2}, "pipeline": pipeline}
     (folder / "outputs.json").write_text(json.dumps(content))
@@ -183,6 +183,15 @@ def test_rates_by_hand(pipeline, tmp_path, capsys, case):
     told = capsys.readouterr().out
     # The space and the padding of each are two edits more.
     assert f"Err {5 / 14:.4f}" in told and f"difference {0.5 - 5 / 14:+.4f}" in told
+
+
+def test_outer_spaces_are_errors_of_the_original_alone(pipeline, tmp_path, capsys):
+    """One letter of 14 characters is wrong, and a space stands around each of the two texts."""
+    make_outputs(tmp_path, pipeline, " CAB BED ", padding="<pad>")
+    judge(tmp_path)
+    assert f"Err {1 / 14:.4f}" in capsys.readouterr().out
+    judge(tmp_path, "--seed_mode")
+    assert f"Err {5 / 14:.4f}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
