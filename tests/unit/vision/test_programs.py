@@ -25,7 +25,7 @@ from tools.inference.runner import load
 from vision.classes import Classes
 from vision.classifier import Classification, ImageDataOptions
 from vision.config import load_config
-from vision.session import calibration_examples, ImageSession, probabilities_of
+from vision.session import ImageSession, calibration_examples, probabilities_of
 
 SIDE, NUM_CLASSES = 64, 10
 NAMES = [f"thing {number}" for number in range(NUM_CLASSES)]
