@@ -157,6 +157,7 @@ class ConformerEncoder(keras.layers.Layer):
         hidden_dim,
         num_heads,
         feedforward_dim,
+        *,
         kernel_size,
         subsampling_filters,
         dropout_rate=0.1,

@@ -13,7 +13,7 @@ _STANDARD_DEVIATION_FLOOR = 1e-5
 
 
 def mel_filterbank(
-    sample_rate_hz: int, fft_length: int, num_mel_bins: int, min_hz: float, max_hz: float
+    sample_rate_hz: int, fft_length: int, num_mel_bins: int, min_hz: float, *, max_hz: float
 ) -> np.ndarray:
     """Builds triangular filters, evenly spaced on Slaney's mel scale and of equal area.
 
@@ -95,6 +95,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         frame_length_ms=25.0,
         frame_step_ms=10.0,
         fft_length=512,
+        *,
         num_mel_bins=80,
         min_hz=0.0,
         max_hz=None,
@@ -120,7 +121,7 @@ class LogMelSpectrogram(keras.layers.Layer):
                 f"Received: {self.frame_step}, {self.frame_length}, {fft_length}."
             )
         filters = mel_filterbank(
-            sample_rate_hz, fft_length, num_mel_bins, min_hz, max_hz or sample_rate_hz / 2
+            sample_rate_hz, fft_length, num_mel_bins, min_hz, max_hz=max_hz or sample_rate_hz / 2
         )
         heard = np.flatnonzero(filters.any(axis=1))  # what no filter reads is not computed
         self._basis = windowed_dft_basis(self.frame_length, fft_length, heard)
@@ -223,6 +224,7 @@ class SpecAugment(keras.layers.Layer):
         max_time_mask_frames=100,
         max_time_mask_share=0.05,
         num_frequency_masks=1,
+        *,
         max_frequency_mask_bins=27,
         **kwargs,
     ):
@@ -258,19 +260,19 @@ class SpecAugment(keras.layers.Layer):
             uniforms[:, : 2 * self.num_time_masks],
             uniforms[:, 2 * self.num_time_masks :],
         )
-        masked_frames = self._masked(time, self.num_time_masks, widest, lengths, frames)
+        masked_frames = self._masked(time, self.num_time_masks, widest, lengths, size=frames)
         masked_bins = self._masked(
             frequency,
             self.num_frequency_masks,
             ops.full_like(lengths, min(self.max_frequency_mask_bins, bins)),
             ops.full_like(lengths, bins),
-            bins,
+            size=bins,
         )
         masked = ops.logical_or(masked_frames[:, :, None], masked_bins[:, None, :])
         return ops.where(masked, 0.0, features)
 
     @staticmethod
-    def _masked(uniforms, count, widest, extent, size):
+    def _masked(uniforms, count, widest, extent, *, size):
         """Marks the union of `count` stretches of 0..widest positions that lie inside `extent`."""
         width = ops.floor(uniforms[:, :count] * (widest + 1.0))
         start = ops.floor(uniforms[:, count:] * (extent - width + 1.0))

@@ -25,7 +25,7 @@ class ConformerTransducer(keras.Model):
     Source: Gulati et al., Conformer (2020); Graves, Sequence transduction (2012).
     """
 
-    def __init__(self, features, augment, encoder, prediction, joint, ctc_head=None, **kwargs):
+    def __init__(self, features, augment, encoder, prediction, *, joint, ctc_head=None, **kwargs):
         super().__init__(**kwargs)
         self.ctc_head = ctc_head
         self.features = features
@@ -68,7 +68,7 @@ class ConformerTransducer(keras.Model):
         """Joins `[B, T, D]` and `[B, U, P]` to float32 logits `[B, T, U, V]`."""
         return self.joint(encoded, predicted)
 
-    def call(self, waveforms, lengths, labels, uniforms=None, training=False):
+    def call(self, waveforms, lengths, labels, uniforms=None, *, training=False):
         """Computes the logits of every alignment.
 
         Args:

@@ -32,6 +32,7 @@ def greedy(
     waveforms: tf.Tensor,
     lengths: tf.Tensor,
     max_symbols_per_frame: int,
+    *,
     listen: Callable | None = None,
 ) -> Hypotheses:
     """Recognizes `[B, S]` waveforms with `[B]` lengths; called in a graph.
@@ -53,7 +54,7 @@ def greedy(
         encoded_lengths,
         model.predict,
         model.join,
-        model.prediction.initial_state(tf.shape(waveforms)[0]),
-        max_symbols_per_frame,
-        BLANK,
+        initial_states=model.prediction.initial_state(tf.shape(waveforms)[0]),
+        max_symbols_per_frame=max_symbols_per_frame,
+        blank=BLANK,
     )

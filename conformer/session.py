@@ -67,4 +67,4 @@ def calibration_examples(
     """Reads utterances to calibrate with; see `tools.families.Family`."""
     limits = limits_of(pipeline, RunnerOptions())
     decoder = TransducerDecoder(pipeline, in_graph=False)
-    return read_examples(data_dir, num_samples, limits, judged, decoder)
+    return read_examples(data_dir, num_samples, limits, judged, decoder=decoder)

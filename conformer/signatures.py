@@ -86,7 +86,7 @@ class Signatures:
             return heard["encoded"], heard["encoded_lengths"]
 
         cap = self._config.decoding.max_symbols_per_frame
-        hypotheses = greedy(self._model, waveforms, lengths, cap, listen)
+        hypotheses = greedy(self._model, waveforms, lengths, cap, listen=listen)
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
 
     def _recognize_waveforms(self, waveforms, lengths):

@@ -51,6 +51,7 @@ class ConformerTask(SpeechTask):
         processes: Processes,
         pretrained: Checkpoint | None = None,
         resumed: Checkpoint | None = None,
+        *,
         needs_evaluation: bool = True,
     ):
         super().__init__(config.data, config.features.sample_rate_hz, processes)
@@ -94,12 +95,18 @@ class ConformerTask(SpeechTask):
         )
         predicted = self.model.predict_labels(labels)
         losses = loss_of_pieces(
-            encoded, predicted, self.model.joint, labels, lengths, label_lengths, blank=BLANK
+            encoded,
+            predicted,
+            self.model.joint,
+            labels,
+            logit_lengths=lengths,
+            label_lengths=label_lengths,
+            blank=BLANK,
         )
         weight = self.config.model.ctc_weight
         if weight > 0:
             logits = self.model.ctc_head(encoded)
-            aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, BLANK)
+            aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
             losses = (1.0 - weight) * losses + weight * aligned
         counts = tf.cast(batch["lengths"] > 0, tf.float32)
         dropped = tf.cast((batch["index"] >= 0) & (batch["lengths"] == 0), tf.float32)

@@ -21,11 +21,12 @@ def make_task(
     processes: Processes,
     pretrained: str,
     resumed: Checkpoint | None,
+    *,
     needs_evaluation: bool,
 ) -> ConformerTask:
     """Opens the checkpoint to start from, and makes the task."""
     checkpoint = open_checkpoint(pretrained) if pretrained else None
-    return ConformerTask(config, processes, checkpoint, resumed, needs_evaluation)
+    return ConformerTask(config, processes, checkpoint, resumed, needs_evaluation=needs_evaluation)
 
 
 PROGRAM = TrainingProgram(

@@ -5,7 +5,7 @@ import tensorflow as tf
 from conformer.lattice import Lattice
 
 
-def transducer_loss(logits, labels, logit_lengths, label_lengths, blank=0):
+def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
     """Computes the negative log likelihood of the labels, summed over all alignments.
 
     Whatever the padding holds, infinities and NaN included, changes neither the loss nor the
@@ -53,7 +53,7 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, blank=0):
     return loss_of(logits)
 
 
-def loss_of_pieces(encoded, predicted, joint, labels, logit_lengths, label_lengths, *, blank=0):
+def loss_of_pieces(encoded, predicted, joint, labels, *, logit_lengths, label_lengths, blank=0):
     """Computes the transducer loss from the pieces of a model; see `transducer_loss`.
 
     Args:
@@ -69,7 +69,7 @@ def loss_of_pieces(encoded, predicted, joint, labels, logit_lengths, label_lengt
         `[B]` float32 losses in nats.
     """
     logits = joint(encoded, predicted)
-    return transducer_loss(logits, labels, logit_lengths, label_lengths, blank)
+    return transducer_loss(logits, labels, logit_lengths, label_lengths, blank=blank)
 
 
 class _Edges:

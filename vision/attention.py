@@ -85,6 +85,7 @@ class TransformerBlock(keras.layers.Layer):
         feedforward_dim,
         dropout_rate=0.0,
         attention_dropout_rate=0.0,
+        *,
         drop_path_rate=0.0,
         approximate_gelu=False,
         **kwargs,

@@ -148,6 +148,7 @@ class CoupledBlock(keras.layers.Layer):
         strides,
         pool_size,
         transformer_arguments,
+        *,
         is_last=False,
         fusion_drop_path_rate=0.0,
         zero_init_last_batch_norm=False,

@@ -197,7 +197,7 @@ class Classification:
             session.preprocessing,
             max(1, min(data.batch_size, len(paths))),
             data.num_parallel_workers,
-            data.prefetch,
+            prefetch=data.prefetch,
         )
         self.watch = Stopwatch()
 

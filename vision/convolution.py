@@ -55,7 +55,7 @@ class ConvolutionNorm(keras.layers.Layer):
     """
 
     def __init__(
-        self, filters, kernel_size=1, strides=1, epsilon=EPSILON, zero_init=False, **kwargs
+        self, filters, kernel_size=1, strides=1, epsilon=EPSILON, *, zero_init=False, **kwargs
     ):
         super().__init__(**kwargs)
         self.filters = filters
@@ -121,6 +121,7 @@ class ConvolutionBlock(keras.layers.Layer):
         strides=1,
         project_residual=False,
         drop_path_rate=0.0,
+        *,
         zero_init_last_batch_norm=False,
         **kwargs,
     ):

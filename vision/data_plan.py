@@ -46,6 +46,7 @@ class EpochPlan:
         repeats: int,
         seed: int,
         epoch: int,
+        *,
         global_batch_size: int,
         done: tuple[tuple[int, int], ...] = (),
     ):

@@ -64,7 +64,7 @@ def erase(
     for number in range(config.re_count):
         top, left, height, width = tf.unstack(boxes[number])
 
-        def paste(image=image, top=top, left=left, height=height, width=width, number=number):
+        def paste(image=image, top=top, left=left, height=height, *, width=width, number=number):
             margins = [[top, side - top - height], [left, side - left - width], [0, 0]]
             if config.re_mode == "const":
                 content = tf.zeros([side, side, 3])

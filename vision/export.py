@@ -35,6 +35,7 @@ def export_saved_model(
     config: VisionConfig,
     output_dir: Path,
     classes: Classes = Classes(),  # noqa: B008 - immutable
+    *,
     layout: str = "NHWC",
     outputs: str = "logits",
 ) -> dict:
@@ -51,8 +52,8 @@ def export_saved_model(
     Returns:
         The `pipeline.json`.
     """
-    signatures = Signatures(model, config.preprocessing, classes, layout, outputs)
-    description = pipeline_description(config, model, classes, layout, outputs)
+    signatures = Signatures(model, config.preprocessing, classes, layout, outputs=outputs)
+    description = pipeline_description(config, model, classes, layout, outputs=outputs)
     write_saved_model(output_dir, signatures.functions, model.weights, description)
     return description
 

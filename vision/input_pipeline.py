@@ -150,6 +150,7 @@ class Batches:
         preprocessing: PreprocessingConfig,
         batch_size: int,
         num_threads: int = 0,
+        *,
         prefetch: int = 0,
     ):
         self._paths, self._preprocessing, self._batch_size = paths, preprocessing, batch_size

@@ -27,6 +27,7 @@ def draw_mixing(
     side: int,
     num_rows: int,
     epoch: int,
+    *,
     generator: np.random.Generator,
 ) -> Mixing:
     """Draws how a global batch is mixed.

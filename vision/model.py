@@ -77,6 +77,7 @@ class VisionConformer(keras.Model):
         channel_ratio=1,
         hidden_dim=384,
         num_heads=6,
+        *,
         num_layers=12,
         feedforward_multiplier=4,
         num_classes=1000,

@@ -63,7 +63,7 @@ def resize(image: tf.Tensor, side: int, interpolation: str) -> tf.Tensor:
 
 
 def random_crops(
-    path: tf.Tensor, side: int, interpolation: str, min_area: float, seed: tf.Tensor
+    path: tf.Tensor, side: int, interpolation: str, min_area: float, *, seed: tf.Tensor
 ) -> tf.data.Dataset:
     """Reads one random part of an image file inside `Dataset.interleave`: never fails.
 

@@ -31,6 +31,7 @@ def variants(
     count: int,
     seed: int,
     augmentation: AugmentationConfig,
+    *,
     preprocessing: PreprocessingConfig,
 ) -> list[tuple[np.ndarray, list[str]]]:
     """Makes variants of an image by the pipeline of training.
@@ -113,7 +114,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected("an image that can be read", error, "Check the file") from error
     titles = [f"{Path(paths[0]).name}\nas in evaluation"]
     for image, words in variants(
-        paths[0], values.count, values.seed, config.augmentation, preprocessing
+        paths[0], values.count, values.seed, config.augmentation, preprocessing=preprocessing
     ):
         images.append(shown(image, preprocessing))
         titles.append("\n".join(words) or "cut and flipped only")

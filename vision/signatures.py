@@ -39,6 +39,7 @@ class Signatures:
         preprocessing: PreprocessingConfig,
         classes: Classes,
         layout: str = "NHWC",
+        *,
         outputs: str = "logits",
     ):
         self._model, self._preprocessing, self._layout = model, preprocessing, layout
@@ -157,6 +158,7 @@ def pipeline_description(
     model: VisionConformer,
     classes: Classes,
     layout: str = "NHWC",
+    *,
     outputs: str = "logits",
 ) -> dict:
     """What converters, runners and servers need to know of the model."""

@@ -91,11 +91,11 @@ class VisionTask:
             config.model.num_classes,
             config.preprocessing,
             config.augmentation,
-            config.training.seed,
-            shard,
-            position,
-            num_epochs,
-            config.data.num_parallel_workers,
+            seed=config.training.seed,
+            shard=shard,
+            position=position,
+            num_epochs=num_epochs,
+            num_workers=config.data.num_parallel_workers,
         )
 
     def layer_depth(self, path: str) -> int:

@@ -48,7 +48,7 @@ class ImageAugmentation:
             self._preprocessing.image_size,
             self._preprocessing.interpolation,
             self._config.min_crop,
-            _stream(seed, _CROP),
+            seed=_stream(seed, _CROP),
         )
 
     def change(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
@@ -92,6 +92,7 @@ def training_data(
     num_classes: int,
     preprocessing: PreprocessingConfig,
     augmentation: AugmentationConfig,
+    *,
     seed: int,
     shard: Shard,
     position: Position,
@@ -143,8 +144,8 @@ def training_data(
             augmentation.repeated_augmentation,
             seed,
             epoch,
-            shard.global_batch_size,
-            done,
+            global_batch_size=shard.global_batch_size,
+            done=done,
         )
 
     epochs = Epochs(make_plan, position, num_epochs, seed)
@@ -165,7 +166,9 @@ def training_data(
             for step in range(len(plan)):
                 # A zero at the end would give the numbers of the epoch's order.
                 generator = np.random.default_rng((seed, epoch, 1 + plan.first_row(step)))
-                drawn = draw_mixing(augmentation, side, shard.global_batch_size, epoch, generator)
+                drawn = draw_mixing(
+                    augmentation, side, shard.global_batch_size, epoch, generator=generator
+                )
                 yield drawn if len(drawn.own) == 1 else Mixing(*(x[places] for x in drawn))
 
     def read(row):

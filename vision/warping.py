@@ -61,6 +61,7 @@ def _gather(
     inside: tf.Tensor,
     rows: list[tuple[tf.Tensor, tf.Tensor | None]],
     columns: list[tuple[tf.Tensor, tf.Tensor | None]],
+    *,
     fill: tuple[int, int, int],
 ) -> tf.Tensor:
     """Sums weighted samples where the place is inside the image.
@@ -133,7 +134,7 @@ def _along_width(image, moved, interpolation: str, fill) -> tf.Tensor:
         _within(place, width),
         [(_whole(height)[:, None], None)],
         _samples(place - 0.5, width, interpolation),
-        fill,
+        fill=fill,
     )
 
 
@@ -146,7 +147,7 @@ def _along_height(image, moved, interpolation: str, fill) -> tf.Tensor:
         _within(place, height),
         _samples(place - 0.5, height, interpolation),
         [(_whole(width)[None], None)],
-        fill,
+        fill=fill,
     )
 
 
@@ -190,5 +191,5 @@ def rotate(image, degrees, interpolation: str, fill) -> tf.Tensor:
         _within(x, width) & _within(y, height),
         _samples(y - 0.5, height, interpolation),
         _samples(x - 0.5, width, interpolation),
-        fill,
+        fill=fill,
     )

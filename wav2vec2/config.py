@@ -292,7 +292,7 @@ def read_model_config(folder: str | Path) -> ModelConfig:
     content = read_json(path)
     if content.get("apply_spec_augment") is False:
         content |= {"mask_time_prob": 0.0, "mask_feature_prob": 0.0}
-    return _renamed_back(ModelConfig, content, path, _MODEL_KEYS, _MODEL_FIXED)
+    return _renamed_back(ModelConfig, content, path, _MODEL_KEYS, fixed=_MODEL_FIXED)
 
 
 def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
@@ -309,7 +309,7 @@ def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
     else:
         content = read_json(path)
     keys, fixed = _PREPROCESSING_KEYS, _PREPROCESSING_FIXED
-    return _renamed_back(PreprocessingConfig, content, path, keys, fixed)
+    return _renamed_back(PreprocessingConfig, content, path, keys, fixed=fixed)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -369,6 +369,7 @@ def _renamed_back(
     content: Mapping[str, Any],
     path: Path,
     keys: Mapping[str, str],
+    *,
     fixed: Mapping[str, Any],
 ) -> Section:
     for key, value in fixed.items():

@@ -131,7 +131,7 @@ class FeatureConvolution(keras.layers.Layer):
     Source: Baevski et al., wav2vec 2.0 (2020), section 2.
     """
 
-    def __init__(self, filters, kernel_size, stride, use_bias, normalize, **kwargs):
+    def __init__(self, filters, kernel_size, stride, use_bias, *, normalize, **kwargs):
         super().__init__(**kwargs)
         self.filters = filters
         self.kernel_size = kernel_size
@@ -186,7 +186,7 @@ class FeatureEncoder(keras.layers.Layer):
     Source: Baevski et al., wav2vec 2.0 (2020), sections 2 and 4.2.
     """
 
-    def __init__(self, norm, filters, kernel_sizes, strides, use_bias=False, **kwargs):
+    def __init__(self, norm, filters, kernel_sizes, strides, *, use_bias=False, **kwargs):
         super().__init__(autocast=False, **kwargs)
         self.norm = norm
         self.filters = filters
@@ -206,7 +206,7 @@ class FeatureEncoder(keras.layers.Layer):
                 block = WaveformConvolution(filters, kernel_size, stride, **common)
             else:
                 block = FeatureConvolution(
-                    filters, kernel_size, stride, self.use_bias, not grouped, **common
+                    filters, kernel_size, stride, self.use_bias, normalize=not grouped, **common
                 )
             block.build((None, 1, None, channels))
             self.blocks.append(block)

@@ -30,6 +30,7 @@ class SpanMasking(keras.layers.Layer):
         time_span=10,
         min_time_masks=2,
         feature_rate=0.0,
+        *,
         feature_span=10,
         min_feature_masks=0,
         **kwargs,
@@ -82,18 +83,18 @@ class SpanMasking(keras.layers.Layer):
         x, places = features, 2 + self._num_feature_masks
         if self.time_rate > 0:
             masked = self._masked(
-                "time", lengths, uniforms[:, :1], uniforms[:, places:], ops.shape(x)[1]
+                "time", lengths, uniforms[:, :1], uniforms[:, places:], size=ops.shape(x)[1]
             )
             x = ops.where(masked[:, :, None], ops.cast(self.embedding, x.dtype), x)
         if self.feature_rate > 0:
             extents = ops.full_like(lengths, self.hidden_dim)
             masked = self._masked(
-                "feature", extents, uniforms[:, 1:2], uniforms[:, 2:places], self.hidden_dim
+                "feature", extents, uniforms[:, 1:2], uniforms[:, 2:places], size=self.hidden_dim
             )
             x = ops.where(masked[:, None, :], ops.cast(0, x.dtype), x)
         return x
 
-    def _masked(self, axis, extents, rounding, uniforms, size):
+    def _masked(self, axis, extents, rounding, uniforms, *, size):
         """Marks the union of an axis's masks inside `extents`: `[B, size]` bool.
 
         Masks are as many as the rate asks for, rounded up or down at random. Distinct places are

@@ -66,6 +66,7 @@ def recognized(
     pipeline: Mapping,
     names: dict[str, list[str]],
     frames: dict[str, list[int]],
+    *,
     every_frame: bool,
 ) -> dict[str, str]:
     """Decodes the logits of a folder, without touching the spaces around a text.
@@ -128,7 +129,7 @@ def main(argv: list[str]) -> int:
     said = read_texts(data / TEXTS_FILE)
     folder = Path(values.input)
     pipeline, frames = read_outputs(folder, names)
-    texts = recognized(folder, pipeline, names, frames, values.seed_mode)
+    texts = recognized(folder, pipeline, names, frames, every_frame=values.seed_mode)
     missing = sorted(texts.keys() - said.keys())
     if missing:
         raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")

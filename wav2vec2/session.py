@@ -130,7 +130,9 @@ def calibration_examples(
     """Reads utterances to calibrate with; see `tools.families.Family`."""
     limits = _limits(pipeline, pipeline["max_seconds"])
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
-    return read_examples(data_dir, num_samples, limits, judged, CtcDecoder(pipeline), normalize)
+    return read_examples(
+        data_dir, num_samples, limits, judged, decoder=CtcDecoder(pipeline), normalize=normalize
+    )
 
 
 def _limits(pipeline: Mapping, max_seconds: float) -> AudioLimits:

@@ -47,6 +47,7 @@ class Wav2Vec2Task(SpeechTask):
         processes: Processes,
         pretrained: str = "",
         resumed: Checkpoint | None = None,
+        *,
         needs_evaluation: bool = True,
     ):
         source = pretrained if resumed is None else resumed.path
@@ -96,7 +97,7 @@ class Wav2Vec2Task(SpeechTask):
         logits = self.model(x, lengths, batch["uniforms"], training=training)
         frames = self.model.logit_lengths(lengths)
         losses, fits = ctc_loss(
-            logits, batch["labels"], frames, label_lengths, self.vocabulary.blank_id
+            logits, batch["labels"], frames, label_lengths, blank=self.vocabulary.blank_id
         )
         heard = lengths > 0
         sums = {

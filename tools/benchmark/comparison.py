@@ -19,7 +19,7 @@ _VERSIONS = ("numpy", "tensorflow", "keras", "openvino", "onnxruntime", "nncf", 
 
 
 def add_flags(
-    flags: CommandLine, default_batches: str, data: str, made_up: str, samples: str, table: str
+    flags: CommandLine, default_batches: str, data: str, made_up: str, *, samples: str, table: str
 ) -> None:
     """Adds the flags of every such benchmark.
 

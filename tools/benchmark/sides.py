@@ -104,6 +104,7 @@ def open_runners(
     folder: Path,
     values: SimpleNamespace,
     shapes: ConversionRequest,
+    *,
     calibration: Calibration,
 ) -> dict[str, Runner]:
     """Opens our sides, converting what was not converted before.
@@ -168,6 +169,7 @@ def open_sides(
     peer: PeerSide | None,
     model: Sequence[object],
     export: PeerExport,
+    *,
     names: Sequence[str],
 ) -> dict[str, Side]:
     """Puts a peer beside our sides, and what the backends make of its own export.

@@ -50,6 +50,7 @@ def time_in_turn(
     batch: int,
     loop: int,
     warmup_seconds: float,
+    *,
     rest_seconds: float = 0.0,
     warmup_calls: int = 2,
 ) -> dict[str, dict[str, float]]:

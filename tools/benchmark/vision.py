@@ -115,8 +115,8 @@ def _flags() -> CommandLine:
         _BATCHES,
         "ImageFolder of photos.",
         "images are made up",
-        "Images",
-        "Prints images per second by batch size as well.",
+        samples="Images",
+        table="Prints images per second by batch size as well.",
     )
     return flags
 
@@ -151,7 +151,7 @@ def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> 
     judged, others = images[chosen], np.delete(images, chosen, axis=0)
     kind = values.norm_statistics
     place = folder / f"{architecture}-{Path(values.checkpoint or kind).stem}"
-    models = make_models(config, values.checkpoint, others, kind, place)
+    models = make_models(config, values.checkpoint, others, kind, folder=place)
     calibration = Calibration(
         values.data_dir or "made-up images",
         len(others),
@@ -159,11 +159,11 @@ def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> 
         lambda: Examples([{"images": image[None]} for image in others]),
     )
     shapes = ConversionRequest(batch=(1, max(*values.batches, BATCH)))
-    runners = open_runners(models.native, models.folder, values, shapes, calibration)
+    runners = open_runners(models.native, models.folder, values, shapes, calibration=calibration)
     ours = {name: our_side(runner) for name, runner in runners.items()}
     official = models.arguments, str(models.weights)
     export = peer_export(models, config.preprocessing.image_size)
-    sides = open_sides(ours, peer, official, export, values.backends)
+    sides = open_sides(ours, peer, official, export, names=values.backends)
     errors = logit_errors(sides, judged)
     show_errors(architecture, errors)
     results = []
@@ -171,7 +171,9 @@ def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> 
         for side in sides.values():
             side.take(np.resize(judged, (batch, *judged.shape[1:])))
         calls = {name: side.time for name, side in sides.items()}
-        times = time_in_turn(calls, batch, values.loop, values.warmup_seconds, REST_SECONDS)
+        times = time_in_turn(
+            calls, batch, values.loop, values.warmup_seconds, rest_seconds=REST_SECONDS
+        )
         add_ratios(times)
         show_times(architecture, batch, times)
         results.append({"batch": batch, "sides": times})

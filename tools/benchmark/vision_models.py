@@ -112,7 +112,7 @@ class Models:
 
 
 def make_models(
-    config, checkpoint: str | None, images: np.ndarray, kind: str, folder: Path
+    config, checkpoint: str | None, images: np.ndarray, kind: str, *, folder: Path
 ) -> Models:
     """Exports a model, unless the folder is there already.
 

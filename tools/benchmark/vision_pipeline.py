@@ -71,6 +71,7 @@ def time_in_turn(
     config: VisionConfig,
     recipes: Mapping[str, AugmentationConfig],
     rounds: int,
+    *,
     seconds: float,
 ) -> dict[str, dict[str, float]]:
     """Lets every recipe run for some seconds per round.
@@ -90,11 +91,11 @@ def time_in_turn(
             num_classes,
             config.preprocessing,
             recipe,
-            _SEED,
-            Shard(0, 1, batch_size),
-            Position(),
-            _EPOCHS,
-            config.data.num_parallel_workers,
+            seed=_SEED,
+            shard=Shard(0, 1, batch_size),
+            position=Position(),
+            num_epochs=_EPOCHS,
+            num_workers=config.data.num_parallel_workers,
         )
         batches[name] = iter(data.dataset)
         next(batches[name])
@@ -164,7 +165,7 @@ def main(argv: list[str]) -> int:
             config,
             recipes(config.augmentation),
             values.rounds,
-            values.seconds,
+            seconds=values.seconds,
         )
     for name, found in results.items():
         print(

@@ -77,7 +77,7 @@ class OurSide:
             training.optimizer, model.trainable_variables, moving_statistics(model)
         )
         scale = LossScale(training.loss_scale, training.precision)
-        self._step = TrainStep(task, training, SingleProcess(), optimizer, scale)
+        self._step = TrainStep(task, training, SingleProcess(), optimizer, loss_scale=scale)
         self._batch = {
             "images": tf.constant(images),
             "targets": tf.constant(targets),
@@ -113,6 +113,7 @@ class PeerTraining:
         task: VisionTask,
         images: np.ndarray,
         targets: np.ndarray,
+        *,
         folder: Path,
     ):
         weights, answers = folder / "weights.safetensors", folder / "targets.npy"
@@ -165,7 +166,9 @@ def time_pipeline(config: VisionConfig, data_dir: str | None, rounds: int) -> fl
         else:
             folder = vision_pipeline.make_images(Path(scratch))
         recipes = {"recipe": config.augmentation}
-        found = vision_pipeline.time_in_turn(folder, config, recipes, rounds, PIPELINE_SECONDS)
+        found = vision_pipeline.time_in_turn(
+            folder, config, recipes, rounds, rest_seconds=PIPELINE_SECONDS
+        )
     return found["recipe"]["images_per_second"]
 
 
@@ -212,11 +215,11 @@ def _measure(values, config: VisionConfig) -> dict:
         sides: dict[str, Side] = {}
         if peer:
             versions |= peer.ask("versions")
-            sides[PEER] = PeerTraining(peer, task, images, targets, folder)
+            sides[PEER] = PeerTraining(peer, task, images, targets, folder=folder)
         sides[EAGER] = OurSide(task, images, targets)
         losses = first_losses(sides)
         calls = {name: lambda side=side: side.train()[0] for name, side in sides.items()}
-        times = time_in_turn(calls, values.batch_size, values.loop, 0.0, _REST_SECONDS)
+        times = time_in_turn(calls, values.batch_size, values.loop, 0.0, rest_seconds=_REST_SECONDS)
     if PEER in times:
         times[EAGER]["speedup"] = times[PEER]["median_ms"] / times[EAGER]["median_ms"]
     return {"versions": versions, "first_losses": losses, "sides": times}

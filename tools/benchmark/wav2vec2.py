@@ -102,7 +102,7 @@ def time_mixed(runner: Runner, loop: int, rate_hz: int) -> dict:
         batches = mixed_batches(waveforms, name == "by length")
         calls[name] = timed(lambda batches=batches: [runner.run(x) for x in batches])
         padding[name] = 1 - lengths.sum() / sum(x["waveforms"].size for x in batches)
-    times = time_in_turn(calls, MIXED_COUNT, loop, 0.0, REST_SECONDS, warmup_calls=1)
+    times = time_in_turn(calls, MIXED_COUNT, loop, 0.0, rest_seconds=REST_SECONDS, warmup_calls=1)
     for name, row in times.items():
         row["padding"] = float(padding[name])
     return times
@@ -145,8 +145,8 @@ def _flags() -> CommandLine:
         _BATCHES,
         "Corpus or folder of sounds.",
         "sounds are made up",
-        "Sounds",
-        "Prints samples per second by batch size instead, for the first of --backends and of "
+        samples="Sounds",
+        table="Prints samples per second by batch size instead, for the first of --backends and of "
         "--precisions.",
     )
     return flags
@@ -157,22 +157,25 @@ def _compare(
     models: Models,
     values: SimpleNamespace,
     judged: np.ndarray,
+    *,
     calibration: Calibration,
     peer: PeerSide | None,
     batch: int,
 ) -> dict:
     """One batch size; its runtimes end with it, since they hold gigabytes."""
     place = models.folder / f"batch_{batch}"
-    runners = open_runners(models.native, place, values, fixed(batch), calibration)
+    runners = open_runners(models.native, place, values, fixed(batch), calibration=calibration)
     ours = {name: our_side(runner) for name, runner in runners.items()}
     model = (str(models.hugging_face),)
-    sides = open_sides(ours, peer, model, peer_export(models, batch), values.backends)
+    sides = open_sides(ours, peer, model, peer_export(models, batch), names=values.backends)
     errors = logit_errors(sides, judged, batch)
     show_errors(f"{title}, batch {batch}", errors)
     for side in sides.values():
         side.take(np.resize(judged, (batch, NUM_SAMPLES)))
     calls = {name: side.time for name, side in sides.items()}
-    times = time_in_turn(calls, batch, values.loop, values.warmup_seconds, REST_SECONDS)
+    times = time_in_turn(
+        calls, batch, values.loop, values.warmup_seconds, rest_seconds=REST_SECONDS
+    )
     add_ratios(times)
     show_times(title, batch, times)
     return {"batch": batch, "logit_errors": errors, "sides": times}
@@ -184,21 +187,25 @@ def _open_range(
     """Opens the last of our sides for batches up to `most` and all lengths of the model."""
     place = models.folder / f"batch_1_to_{most}"
     shapes = ConversionRequest(batch=(1, most))
-    return list(open_runners(models.native, place, values, shapes, calibration).items())[-1]
+    return list(
+        open_runners(models.native, place, values, shapes, calibration=calibration).items()
+    )[-1]
 
 
-def _tabulate(title: str, models: Models, values: SimpleNamespace, calibration, judged) -> dict:
+def _tabulate(title: str, models: Models, values: SimpleNamespace, calibration, *, judged) -> dict:
     one = {"backends": values.backends[:1], "precisions": values.precisions[:1]}
     values, results = SimpleNamespace(**vars(values) | one), []
     _, ranged = _open_range(models, values, max(values.batches), calibration)
     for batch in values.batches:
         place = models.folder / f"batch_{batch}"
-        runners = open_runners(models.native, place, values, fixed(batch), calibration)
+        runners = open_runners(models.native, place, values, fixed(batch), calibration=calibration)
         name = list(runners)[-1]
         inputs = feed(np.resize(judged, (batch, NUM_SAMPLES)))
         calls = {"fixed shape": runners[name], "dim range": ranged}
         calls = {side: timed(runner.run, inputs) for side, runner in calls.items()}
-        times = time_in_turn(calls, batch, values.loop, values.warmup_seconds, REST_SECONDS)
+        times = time_in_turn(
+            calls, batch, values.loop, values.warmup_seconds, rest_seconds=REST_SECONDS
+        )
         results.append({"batch": batch, "sides": times})
     print(f"\nsamples per second\n{speed_table(f'{title}, {name}', results)}")
     return {"table": results}
@@ -243,10 +250,10 @@ def main(argv: list[str]) -> int:
         judged, others = sounds[chosen], np.delete(sounds, chosen, axis=0)
         calibration = calibration_of(others, values.data_dir)
         if values.table:
-            report |= _tabulate(title, models, values, calibration, judged)
+            report |= _tabulate(title, models, values, calibration, judged=judged)
         else:
             report["results"] = [
-                _compare(title, models, values, judged, calibration, peer, x)
+                _compare(title, models, values, judged, calibration=calibration, peer=peer, batch=x)
                 for x in values.batches
             ]
             if values.mixed != "none":

@@ -54,6 +54,7 @@ def write_split(
     by_speaker: dict[str, list[Utterance]],
     num_utterances: int,
     max_seconds: float,
+    *,
     max_parts: int,
     seed: int,
 ) -> float:
@@ -117,7 +118,9 @@ def main(argv: list[str]) -> int:
         by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
     with new_folder(output_dir) as folder:
         size, longest = flags.num_utterances, limits.max_seconds
-        seconds = write_split(folder, by_speaker, size, longest, flags.max_parts, flags.seed)
+        seconds = write_split(
+            folder, by_speaker, size, longest, max_parts=flags.max_parts, seed=flags.seed
+        )
     print(
         f"{flags.output_dir}: {flags.num_utterances} utterances, {seconds / 60:.1f} minutes.",
         file=sys.stderr,

@@ -110,6 +110,7 @@ def _made(
     pipeline: Mapping,
     converted_dir: Path,
     wanted: Mapping,
+    *,
     request: ConversionRequest,
     calibration: Calibration | None,
 ) -> dict:
@@ -123,7 +124,7 @@ def _made(
         )
     examples = calibration.read() if calibration else None
     with new_folder(converted_dir, replace=True) as folder:
-        signatures = _convert_signatures(native_dir, folder, pipeline, request, examples)
+        signatures = _convert_signatures(native_dir, folder, pipeline, request, examples=examples)
         manifest = {
             **wanted,
             "family": pipeline["family"],
@@ -183,7 +184,7 @@ def _holds_something(place: Path) -> bool:
     return place.exists() and (not place.is_dir() or any(place.iterdir()))
 
 
-def _convert_signatures(native_dir, folder, pipeline, request, examples) -> dict[str, dict]:
+def _convert_signatures(native_dir, folder, pipeline, request, *, examples) -> dict[str, dict]:
     # An artifact that is used again needs no converter: TensorFlow and tf2onnx would slow every
     # start by seconds.
     from tools.conversion.saved_model import input_specs, load_saved_model

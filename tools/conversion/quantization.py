@@ -53,6 +53,7 @@ def quantize(
     quantization: Quantization,
     batches: Sequence[Mapping[str, np.ndarray]],
     ignored: Sequence[str],
+    *,
     accuracy: Callable[[object, Iterable[int]], float] | None = None,
 ) -> Model:
     """Quantizes a model of OpenVINO or ONNX.

@@ -25,6 +25,7 @@ def greedy_decode(
     encoded_lengths: tf.Tensor,
     predict: Callable,
     join: Callable,
+    *,
     initial_states: tf.Tensor,
     max_symbols_per_frame: int = 5,
     blank: int = 0,

@@ -169,7 +169,7 @@ class CtcDecoder:
             return self._frames(call, waveforms, lengths)
 
         state, kept = self._search.start(1), []
-        for logits in stitched(pieces, num_samples, window, frames, batch_size):
+        for logits in stitched(pieces, num_samples, window, frames, batch_size=batch_size):
             state = self._search.advance(state, logits[None], np.array([len(logits)]))
             if self._beam is not None:
                 kept.append(logits)

@@ -23,6 +23,7 @@ def read_examples(
     num_samples: int,
     limits: AudioLimits,
     judged: bool,
+    *,
     decoder: Decoder,
     normalize: Callable[[str], str] = normalize_transcript,
 ) -> Examples:

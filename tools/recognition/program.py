@@ -139,7 +139,7 @@ def _run(
             ", ".join(unusable) or "; ".join(f"{path} ({reason})" for path, reason in skipped[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, watch, data.batch_size, session.runner)
+    summary = summarize(rows, skipped, watch, data.batch_size, runner=session.runner)
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, summary, rows)
@@ -165,7 +165,7 @@ def _word_line(word: Word, path: str) -> str:
     return f"{path}\t{times}\t{word.text}\n" if path else f"{times}\t{word.text}\n"
 
 
-def summarize(rows, skipped, watch: Stopwatch, batch_size: int, runner: Runner) -> dict:
+def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runner) -> dict:
     """The report's numbers; error rates are null where there are no transcripts."""
     rates: dict = dict.fromkeys(("wer", "cer", "substitutions", "deletions", "insertions"))
     if rows[0].reference is not None:

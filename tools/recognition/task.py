@@ -61,11 +61,11 @@ class SpeechTask:
             self.encode,
             self.prepare,
             self.data,
-            self.rate_hz,
-            self.config.training.seed,
-            shard,
-            position,
-            num_epochs,
+            rate_hz=self.rate_hz,
+            seed=self.config.training.seed,
+            shard=shard,
+            position=position,
+            num_epochs=num_epochs,
         )
 
     def keep_fitting(

@@ -177,7 +177,7 @@ class SpeechRun:
         """Makes the family's task."""
         pretrained = self._options.pretrained or ""
         return self._program.make_task(
-            self._config, processes, pretrained, resumed, needs_evaluation
+            self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
         )
 
     def describe(self, task: SpeechTask, processes: Processes) -> str:

@@ -19,6 +19,7 @@ def training_data(
     encode: Callable[[tf.Tensor], tf.RaggedTensor],
     prepare: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
     data: DataConfig,
+    *,
     rate_hz: int,
     seed: int,
     shard: Shard,

@@ -126,7 +126,9 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
     if hasattr(sound, "read"):
         sound = sound.read()
         if isinstance(sound, str):
-            raise _error("the file", "unreadable", "a binary file", "a text file", "Open it as rb")
+            raise _error(
+                "the file", "unreadable", "a binary file", "a text file", do="Open it as rb"
+            )
     if isinstance(sound, bytes | bytearray | memoryview):
         return read(bytes(sound), limits)
     return _checked(sound, limits, rate_hz)
@@ -138,17 +140,17 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
     array = np.asarray(waveform)
     if not isinstance(waveform, np.ndarray) and not hasattr(waveform, "__array__"):
         expected = "a path, bytes, a binary file or an array"
-        raise _error(place, "unreadable", expected, type(waveform).__name__, "Give one of these")
+        raise _error(place, "unreadable", expected, type(waveform).__name__, do="Give one of these")
     if array.ndim != 1:
         do = "Take the mean over the channels"
-        raise _error(place, "unreadable", "an array of shape [S]", f"{list(array.shape)}", do)
+        raise _error(place, "unreadable", "an array of shape [S]", f"{list(array.shape)}", do=do)
     if array.dtype.kind != "f":
         do = "Divide 16-bit integers by 32768"
-        raise _error(place, "unreadable", "floats in [-1, 1]", array.dtype, do)
+        raise _error(place, "unreadable", "floats in [-1, 1]", array.dtype, do=do)
     if rate_hz is None:
-        raise _error(place, "rate", "rate_hz beside an array", "none", "Give rate_hz=16000")
+        raise _error(place, "rate", "rate_hz beside an array", "none", do="Give rate_hz=16000")
     if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz or rate_hz != int(rate_hz):
-        raise _error(place, "rate", f"rate_hz: {whole}", rate_hz, "Correct it")
+        raise _error(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct it")
     if not np.isfinite(array).all():
         raise _non_finite(place)
     num_samples = -(-len(array) * limits.rate_hz // int(rate_hz))
@@ -246,25 +248,25 @@ def _opened(
             stack.callback(os.close, descriptor)
             head = os.pread(descriptor, 44, 0)
             if not head:
-                raise _error(path, "empty", "a sound file", "0 bytes", "Write it again")
+                raise _error(path, "empty", "a sound file", "0 bytes", do="Write it again")
             kind = containers.kind(head)
             if kind in ("WAV", "AIFF"):
                 containers.check_chunks(descriptor)
             elif kind == "MP3":
                 stack.enter_context(containers.quiet_stderr())
             sound = stack.enter_context(soundfile.SoundFile(descriptor, closefd=False))
-            yield _judged(path, sound, descriptor, head, limits), sound, descriptor
+            yield _judged(path, sound, descriptor, head, limits=limits), sound, descriptor
         except containers.ContainerError as error:
             expected, reason = "a readable sound file", "unreadable"
             if error.truncated:
                 expected, reason = "a complete sound file", "truncated"
-            raise _error(path, reason, expected, error, "Fetch or write it again") from error
+            raise _error(path, reason, expected, error, do="Fetch or write it again") from error
         except soundfile.LibsndfileError as error:
             detail, do = f"damaged or unknown {kind} data", "Fetch or write it again"
-            raise _error(path, "unreadable", "a readable sound file", detail, do) from error
+            raise _error(path, "unreadable", "a readable sound file", detail, do=do) from error
         except OSError as error:
             detail, do = error.strerror or error, "Check the file and its permissions"
-            raise _error(path, "unreadable", "a readable sound file", detail, do) from error
+            raise _error(path, "unreadable", "a readable sound file", detail, do=do) from error
 
 
 def _memory_file(data: bytes) -> int:
@@ -280,28 +282,30 @@ def _descriptor(path: str) -> int:
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise _error(path, "missing", "a sound file", "no such file", "Check the path") from error
+        raise _error(
+            path, "missing", "a sound file", "no such file", do="Check the path"
+        ) from error
     except ValueError as error:  # a NUL in the path
-        raise _error(path, "missing", "a sound file", error, "Check the path") from error
+        raise _error(path, "missing", "a sound file", error, do="Check the path") from error
     if not stat.S_ISREG(mode):  # told before opening it: a named pipe would wait for ever
         detail = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-        raise _error(path, "not_a_file", "a sound file", detail, "Name a sound file")
+        raise _error(path, "not_a_file", "a sound file", detail, do="Name a sound file")
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
 def _judged(
-    path: str, sound: soundfile.SoundFile, descriptor: int, head: bytes, limits: AudioLimits
+    path: str, sound: soundfile.SoundFile, descriptor: int, head: bytes, *, limits: AudioLimits
 ) -> AudioInfo:
     rate_hz, num_frames = sound.samplerate, sound.frames
     if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
         expected = f"a sampling rate of {limits.min_rate_hz} to {limits.max_rate_hz} Hz"
         do = f"Write it again, best at {limits.rate_hz} Hz"
-        raise _error(path, "rate", expected, f"{rate_hz} Hz", do)
+        raise _error(path, "rate", expected, f"{rate_hz} Hz", do=do)
     if num_frames <= 0:
-        raise _error(path, "empty", "a sound file", "no samples", "Write it again")
+        raise _error(path, "empty", "a sound file", "no samples", do="Write it again")
     if num_frames == np.iinfo(np.int64).max:  # a FLAC from a pipe; libsndfile 1.2.2 cannot read it
         detail = "none, as of a stream"
-        raise _error(path, "unreadable", "a length in the header", detail, "Write it again")
+        raise _error(path, "unreadable", "a length in the header", detail, do="Write it again")
     duration_seconds = num_frames / rate_hz
     num_samples = -(-num_frames * limits.rate_hz // rate_hz)
     _check_length(path, num_samples, duration_seconds, limits)
@@ -324,10 +328,10 @@ def _check_length(
 ) -> None:
     if num_samples < samples_of(limits.min_seconds, limits):
         expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.4g} s"
-        raise _error(path, "too_short", expected, received, "Leave it out")
+        raise _error(path, "too_short", expected, received, do="Leave it out")
     if num_samples > samples_of(limits.max_seconds, limits):
         expected, received = f"at most {limits.max_seconds:g} s", f"{duration_seconds:.1f} s"
-        raise _error(path, "too_long", expected, received, "Cut it or raise the limit")
+        raise _error(path, "too_long", expected, received, do="Cut it or raise the limit")
 
 
 def _mono(sound: soundfile.SoundFile, block_values: int) -> np.ndarray:
@@ -343,7 +347,7 @@ def _mono_blocks(sound: soundfile.SoundFile, block_samples: int) -> Iterator[np.
 
 
 def _non_finite(path: str) -> AudioError:
-    return _error(path, "non_finite", "finite samples", "NaN or infinity", "Write it again")
+    return _error(path, "non_finite", "finite samples", "NaN or infinity", do="Write it again")
 
 
 def samples_of(seconds: float, limits: AudioLimits) -> int:
@@ -351,6 +355,6 @@ def samples_of(seconds: float, limits: AudioLimits) -> int:
     return round(seconds * limits.rate_hz)
 
 
-def _error(path: str, reason: str, expected: str, received: object, do: str) -> AudioError:
+def _error(path: str, reason: str, expected: str, received: object, *, do: str) -> AudioError:
     message = str(UserError.expected(expected, f"{path}: {received}", do))
     return AudioError(message, path=path, reason=reason)

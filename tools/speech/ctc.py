@@ -8,6 +8,7 @@ def ctc_loss(
     labels: tf.Tensor,
     logit_lengths: tf.Tensor,
     label_lengths: tf.Tensor,
+    *,
     blank: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the CTC losses of a batch; a row with too few frames for its labels costs nothing.

@@ -113,6 +113,7 @@ def stitched(
     num_samples: int,
     window: Window,
     frames: Frames,
+    *,
     batch_size: int = 1,
 ) -> Iterator[np.ndarray]:
     """Runs a model over a recording.

@@ -50,6 +50,7 @@ def train(
     config: TrainingConfig,
     processes: Processes,
     folders: RunFolders,
+    *,
     options: LoopOptions,
 ) -> dict[str, float]:
     """Trains a task to its end and returns the last evaluation and the median speed.
@@ -134,7 +135,9 @@ class _Run:
         depths = [task.layer_depth(v.path) for v in variables]
         self.optimizer = Optimizer(config.optimizer, variables, statistics, depths)
         self.loss_scale = LossScale(config.loss_scale, config.precision)
-        self.train_step = TrainStep(task, config, processes, self.optimizer, self.loss_scale)
+        self.train_step = TrainStep(
+            task, config, processes, self.optimizer, loss_scale=self.loss_scale
+        )
         self.store = folders.store(config.checkpoint.keep_last, config.checkpoint.keep_best)
         self.shard = Shard(processes.rank, processes.size, config.batch_size)
         self.position = Position()

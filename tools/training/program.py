@@ -126,7 +126,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     with log_to_file(run.log_file(folders, processes), processes), _eager(run.run_eagerly):
         places = dict.fromkeys((folders.records, folders.checkpoints, folders.best_checkpoints))
         logging.info("run directory: %s", ", ".join(map(str, places)))
-        results = train(task, run.training, processes, folders, loop_options)
+        results = train(task, run.training, processes, folders, options=loop_options)
     if processes.rank == 0:
         print(json.dumps(results))
     return 0

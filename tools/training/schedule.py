@@ -41,11 +41,12 @@ def learning_rate(
         share = _half_cosine(share) if config.name == "one_cycle" else share
         return config.warmup_initial + (config.peak - config.warmup_initial) * share
     return max(
-        config.final, _after_warmup(config, place, warmup_steps, total_steps, steps_per_epoch)
+        config.final,
+        _after_warmup(config, place, warmup_steps, total_steps, steps_per_epoch=steps_per_epoch),
     )
 
 
-def _after_warmup(config, place, warmup_steps, total_steps, steps_per_epoch) -> float:
+def _after_warmup(config, place, warmup_steps, total_steps, *, steps_per_epoch) -> float:
     match config.name:
         case "transformer":
             return config.peak * math.sqrt(warmup_steps / max(place, 1.0))

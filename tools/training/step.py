@@ -36,6 +36,7 @@ class TrainStep:
         config: TrainingConfig,
         processes: Processes,
         optimizer: Optimizer,
+        *,
         loss_scale: LossScale,
     ):
         self.task, self.processes = task, processes

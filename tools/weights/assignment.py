@@ -80,6 +80,7 @@ def assign(
     links: Sequence[Link],
     tensors: Mapping[str, np.ndarray],
     ignored: str = r"(?!)",
+    *,
     replaceable: str = r"(?!)",
 ) -> Assignment:
     """Gives every variable its value, or changes nothing at all.

@@ -53,7 +53,9 @@ def decode(tables, encoded, lengths, cap=5):
     states = np.tile(tables.initial[None], (len(lengths), 1, 1))
     if cap not in tables.graphs:
         tables.graphs[cap] = tf.function(
-            lambda e, n, s: greedy_decode(e, n, tables.predict, tables.join, s, cap),
+            lambda e, n, s: greedy_decode(
+                e, n, tables.predict, tables.join, initial_states=s, max_symbols_per_frame=cap
+            ),
             input_signature=[
                 tf.TensorSpec([None, None, WIDTH]),
                 tf.TensorSpec([None], tf.int32),
@@ -146,7 +148,7 @@ def test_the_graph_does_not_grow_with_the_batch(rng):
 
     def num_operations(batch_size):
         run = tf.function(
-            lambda e, n, s: greedy_decode(e, n, tables.predict, tables.join, s)
+            lambda e, n, s: greedy_decode(e, n, tables.predict, tables.join, initial_states=s)
         ).get_concrete_function(
             tf.TensorSpec([batch_size, 8, WIDTH]),
             tf.TensorSpec([batch_size], tf.int32),

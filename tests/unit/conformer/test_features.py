@@ -87,7 +87,7 @@ def test_filters_equal_librosa():
         expected = librosa.filters.mel(
             sr=rate_hz, n_fft=fft_length, n_mels=bins, fmin=low, fmax=high
         )
-        ours = mel_filterbank(rate_hz, fft_length, bins, low, high)
+        ours = mel_filterbank(rate_hz, fft_length, bins, low, max_hz=high)
         np.testing.assert_allclose(ours, expected.T, atol=1e-7)
 
 

@@ -50,7 +50,18 @@ def recognize(model, waveforms, lengths):
     features, frames = model.features(waveforms, lengths)
     encoded, frames = model.encode(features, frames)
     states = model.prediction.initial_state(len(lengths))
-    return encoded, frames, greedy_decode(encoded, frames, model.predict, model.join, states, 2)
+    return (
+        encoded,
+        frames,
+        greedy_decode(
+            encoded,
+            frames,
+            model.predict,
+            model.join,
+            initial_states=states,
+            max_symbols_per_frame=2,
+        ),
+    )
 
 
 def test_padding_changes_nothing(tiny_model, inputs):

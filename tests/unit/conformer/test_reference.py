@@ -107,7 +107,9 @@ def make_case(name, training):
         layer = ConvolutionSubsampling(3, WIDTH, rate)
         of = without_statistics(reference.subsample)
     else:
-        layer = ConformerEncoder(2, WIDTH, HEADS, 9, 5, 3, rate)
+        layer = ConformerEncoder(
+            2, WIDTH, HEADS, 9, kernel_size=5, subsampling_filters=3, dropout_rate=rate
+        )
         of = with_mode(reference.encode)
     return Case(layer, lambda x: layer(x, lengths, training=training)[0], of, rows, GARBAGE)
 
@@ -196,7 +198,9 @@ def test_dropout_follows_every_module_and_the_first_half_of_feed_forward(monkeyp
         return inputs * (2.0 - self.rate) if training else inputs
 
     monkeypatch.setattr(keras.layers.Dropout, "call", call)
-    layer = ConformerEncoder(2, WIDTH, HEADS, 9, 5, 3, 0.25)
+    layer = ConformerEncoder(
+        2, WIDTH, HEADS, 9, kernel_size=5, subsampling_filters=3, dropout_rate=0.25
+    )
     layer.build((None, None, 10))
     reference.randomize(layer, rng)
     weights, rows = reference.weights_of(layer), sequences(rng, [9, 4], 10)

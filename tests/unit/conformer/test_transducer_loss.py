@@ -34,7 +34,7 @@ def is_valid(shape, frames, label_lengths) -> np.ndarray:
 def loss_and_gradient_tensors(logits, labels, frames, label_lengths, blank=0, weights=None):
     with tf.GradientTape() as tape:
         tape.watch(logits)
-        losses = transducer_loss(logits, labels, frames, label_lengths, blank)
+        losses = transducer_loss(logits, labels, frames, label_lengths, blank=blank)
         total = tf.reduce_sum(losses if weights is None else losses * weights)
     return losses, tape.gradient(total, logits)
 
@@ -98,7 +98,7 @@ def naive_loss_and_gradient(logits, labels, frames, label_lengths, blank=0):
 @pytest.mark.parametrize("blank", [0, 2, 5])
 def test_value_is_the_sum_over_all_alignments(blank):
     logits, labels, frames, label_lengths = make_batch(blank)
-    losses = transducer_loss(logits, labels, frames, label_lengths, blank)
+    losses = transducer_loss(logits, labels, frames, label_lengths, blank=blank)
     assert losses.dtype == tf.float32 and losses.shape == [5]
     for row, (t, u) in enumerate(zip(frames, label_lengths, strict=True)):
         expected = enumerated_loss(logits[row, :t, : u + 1], labels[row], blank)
@@ -135,7 +135,7 @@ def test_gradient_by_finite_differences():
             np.tile(labels, (copies, 1)),
             np.tile(frames, copies),
             np.tile(label_lengths, copies),
-            1,
+            blank=1,
         )
         return result.numpy().reshape(copies, -1).sum(1)
 
@@ -312,7 +312,7 @@ def test_in_a_graph_with_unknown_sizes():
         traces.append(1)
         with tf.GradientTape() as tape:
             tape.watch(logits)
-            losses = transducer_loss(logits, labels, frames, label_lengths, 2)
+            losses = transducer_loss(logits, labels, frames, label_lengths, blank=2)
         return losses, tape.gradient(losses, logits)
 
     other_lengths = np.array([2, 7], np.int32), np.array([5, 0], np.int32)

@@ -167,7 +167,17 @@ def test_epochs_of_the_input_pipeline(picture, tmp_path):
     preprocessing = PreprocessingConfig(image_size=len(picture))
     off = {"min_crop": 1.0, "hflip": 0.0, "re_prob": 0.0, "mixup": 0.0, "cutmix": 0.0}
     config = AugmentationConfig(auto_augment="rand-n1-m9-inc1-p1", **off)
-    data = training_data(folder, 1, preprocessing, config, 9, Shard(0, 1, 50), Position(), 2, 2)
+    data = training_data(
+        folder,
+        1,
+        preprocessing,
+        config,
+        seed=9,
+        shard=Shard(0, 1, 50),
+        position=Position(),
+        num_epochs=2,
+        num_workers=2,
+    )
     found = []
     for batch in data.dataset.as_numpy_iterator():
         for index, image in zip(batch["indices"], batch["images"], strict=True):

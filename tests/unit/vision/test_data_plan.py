@@ -40,7 +40,7 @@ def test_repeated_augmentation():
     assert images[::3] == images[1::3] == images[2::3]
     again = EpochPlan(300, 3, seed=1, epoch=0, global_batch_size=20, done=((10, 5), (20, 2)))
     assert rows_of(again)[:210] == rows[90:]
-    other = {index for index, _ in rows_of(EpochPlan(300, 3, 1, 1, 10))}
+    other = {index for index, _ in rows_of(EpochPlan(300, 3, 1, 1, global_batch_size=10))}
     assert 10 < len(other & set(images)) < 60  # a third of a hundred, by chance
 
 

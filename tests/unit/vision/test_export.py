@@ -33,7 +33,9 @@ def saved(calibrated, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     for layout, outputs in (("NHWC", "logits"), ("NCHW", "heads")):
         place = folder / layout
-        vision.export.export_saved_model(calibrated, CONFIG, place, Classes(NAMES), layout, outputs)
+        vision.export.export_saved_model(
+            calibrated, CONFIG, place, Classes(NAMES), layout=layout, outputs=outputs
+        )
     return folder
 
 

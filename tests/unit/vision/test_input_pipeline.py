@@ -95,7 +95,7 @@ def test_batches_keep_the_order_and_leave_out_what_is_broken(
         else:
             Image.fromarray(rng.integers(0, 256, (20, 20, 3)).astype("uint8")).save(path)
         paths.append(str(path))
-    batches = Batches(paths, config, batch_size, threads, prefetch)
+    batches = Batches(paths, config, batch_size, threads, prefetch=prefetch)
     found = {}
     sizes = []
     for indices, images in batches:

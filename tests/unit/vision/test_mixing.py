@@ -12,7 +12,7 @@ SIDE = 64
 
 
 def draw(config, num_rows=8, epoch=0, seed=0):
-    return draw_mixing(config, SIDE, num_rows, epoch, np.random.default_rng((1, seed)))
+    return draw_mixing(config, SIDE, num_rows, epoch, generator=np.random.default_rng((1, seed)))
 
 
 def draw_many(count=4000, **config):
@@ -115,7 +115,7 @@ def test_against_the_naive_way(mode, num_rows, rng):
     run = tf.function(mix)
     for seed in range(6):
         config = AugmentationConfig(mixup_mode=mode)
-        mixing = draw_mixing(config, 8, num_rows, 0, np.random.default_rng((2, seed)))
+        mixing = draw_mixing(config, 8, num_rows, 0, generator=np.random.default_rng((2, seed)))
         usable = np.ones(num_rows, bool)
         if seed % 2:
             usable[1] = False

@@ -58,7 +58,7 @@ def read_all(paths, side=24, interpolation="bicubic", min_area=0.3):
     names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     dataset = names.enumerate().interleave(
         lambda number, path: random_crops(
-            path, side, interpolation, min_area, tf.stack([tf.constant(1, tf.int64), number])
+            path, side, interpolation, min_area, seed=tf.stack([tf.constant(1, tf.int64), number])
         )
     )
     return [(found["image"], found["reason"].decode()) for found in dataset.as_numpy_iterator()]

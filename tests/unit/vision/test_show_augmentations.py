@@ -26,7 +26,7 @@ def test_variants_and_their_names(tmp_path, rng):
     Image.fromarray(rng.integers(30, 200, (24, 24, 3)).astype("uint8")).save(path)
     off = {"min_crop": 1.0, "hflip": 0.0, "re_prob": 0.0}
     config = AugmentationConfig(auto_augment="rand-n2-m9-inc1-p0.5", **off)
-    found = variants(path, 40, 3, config, PREPROCESSING)
+    found = variants(path, 40, 3, config, preprocessing=PREPROCESSING)
     by_name = {
         "AutoContrast": ImageOps.autocontrast,
         "Equalize": ImageOps.equalize,
@@ -55,7 +55,9 @@ def test_variants_and_their_names(tmp_path, rng):
 
 def test_variants_depend_on_the_seed_and_the_number_alone(path):
     plain = AugmentationConfig(auto_augment="none")
-    several, two = (variants(path, count, 3, plain, PREPROCESSING) for count in (3, 2))
+    several, two = (
+        variants(path, count, 3, plain, preprocessing=PREPROCESSING) for count in (3, 2)
+    )
     assert [words for _, words in two] == [[], []]
     assert len({image.tobytes() for image, _ in several}) == 3
     for (one, _), (other, _) in zip(several, two, strict=False):

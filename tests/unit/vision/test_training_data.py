@@ -47,11 +47,11 @@ def make_data(
         NUM_CLASSES,
         PREPROCESSING,
         AugmentationConfig(**config),
-        seed,
-        Shard(rank, size, batch_size),
-        position or Position(),
-        num_epochs,
-        workers,
+        seed=seed,
+        shard=Shard(rank, size, batch_size),
+        position=position or Position(),
+        num_epochs=num_epochs,
+        num_workers=workers,
     )
 
 
@@ -246,7 +246,7 @@ def test_mixing_is_drawn_anew_for_every_step_and_epoch(folder, monkeypatch):
 
     def note(config, side, num_rows, epoch, generator):
         drawn.append((epoch, generator.bit_generator.state["state"]["state"]))
-        return draw_mixing(config, side, num_rows, epoch, generator)
+        return draw_mixing(config, side, num_rows, epoch, generator=generator)
 
     monkeypatch.setattr(training_module, "draw_mixing", note)
     config = {"auto_augment": "none", "re_prob": 0.0}
@@ -279,7 +279,14 @@ def test_interpolations_of_the_recipe(tmp_path):
 def test_too_few_classes(folder):
     with refused("classes"):
         training_data(
-            folder, 2, PREPROCESSING, AugmentationConfig(), 0, Shard(0, 1, 2), Position(), 1
+            folder,
+            2,
+            PREPROCESSING,
+            AugmentationConfig(),
+            seed=0,
+            shard=Shard(0, 1, 2),
+            position=Position(),
+            num_epochs=1,
         )
 
 

@@ -126,7 +126,7 @@ def test_the_norm_of_the_whole_is_in_front_of_the_layers_or_behind(pre_norm, rng
 
 def build_encoder(**options):
     keras.utils.set_random_seed(1)
-    encoder = Encoder(3, 2, 16, 4, 2, **options)
+    encoder = Encoder(3, 2, 16, 4, position_groups=2, **options)
     encoder.build((None, None, 8))
     return encoder
 
@@ -242,7 +242,15 @@ def test_dropouts_are_where_they_are_asked_for(rng):
 def test_configs_rebuild_the_layers():
     for layer in (
         build_encoder(layer_drop_rate=0.5, pre_norm=True),
-        EncoderLayer(2, 16, True, 1e-6, 0.1, 0.2, 0.3),
+        EncoderLayer(
+            2,
+            16,
+            True,
+            1e-6,
+            dropout_rate=0.1,
+            attention_dropout_rate=0.2,
+            activation_dropout_rate=0.3,
+        ),
         PositionalConvolution(4, 2),
     ):
         again = type(layer).from_config(layer.get_config())

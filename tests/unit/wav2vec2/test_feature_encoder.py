@@ -144,7 +144,7 @@ def test_kernels_start_with_the_variance_that_he_gives(normalize):
 def test_configs_rebuild_the_layers():
     for layer in (
         FeatureEncoder("layer", (2, 3), (5, 4), (3, 2), use_bias=True),
-        FeatureConvolution(3, 5, 2, True, True),
+        FeatureConvolution(3, 5, 2, True, normalize=True),
         WaveformConvolution(3, 5, 2),
         FeatureProjection(8, 0.3, 0.1),
     ):

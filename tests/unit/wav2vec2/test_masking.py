@@ -8,7 +8,7 @@ from wav2vec2.masking import SpanMasking
 
 @pytest.fixture
 def masking():
-    layer = SpanMasking(0.3, 10, 2, 0.25, 4, 1)
+    layer = SpanMasking(0.3, 10, 2, 0.25, feature_span=4, min_feature_masks=1)
     layer.build((None, None, 32))
     return layer
 
@@ -77,7 +77,9 @@ def expected_places(rate, span, fewest, extent, rounding, draws):
     ("time_span", "feature_span", "fewest"), [(1, 1, 0), (4, 3, 1), (10, 8, 2), (7, 32, 3)]
 )
 def test_masks_of_known_uniforms_are_those_of_the_rule(time_span, feature_span, fewest, rng):
-    layer = SpanMasking(0.4, time_span, fewest, 0.3, feature_span, fewest)
+    layer = SpanMasking(
+        0.4, time_span, fewest, 0.3, feature_span=feature_span, min_feature_masks=fewest
+    )
     layer.build((None, None, 32))
     # Every length around the width of a mask, and sums of it.
     lengths = np.array([0, 1, time_span - 1, time_span, time_span + 1, 2 * time_span, 39, 40] * 6)
@@ -99,7 +101,7 @@ def test_masks_of_known_uniforms_are_those_of_the_rule(time_span, feature_span, 
 
 
 def test_the_uniforms_are_as_many_as_the_masks_and_their_roundings():
-    layer = SpanMasking(0.5, 10, 2, 0.25, 4, 1)
+    layer = SpanMasking(0.5, 10, 2, 0.25, feature_span=4, min_feature_masks=1)
     layer.build((None, None, 32))
     # Two to round by, 0.25 * 32 / 4 channel masks and one more, 0.5 * T / 10 time masks likewise.
     assert [layer.num_uniforms(x) for x in (0, 19, 20, 100)] == [2 + 3 + x for x in (2, 2, 2, 6)]

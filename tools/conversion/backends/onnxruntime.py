@@ -83,7 +83,7 @@ def _quantize(model, source, request, examples):
         function = as_function(new_session(candidate.SerializeToString(), {}))
         return examples.accuracy(source.run_with(function), numbers)
 
-    return quantize(model, request.quantization, examples.batches, ignored, accuracy)
+    return quantize(model, request.quantization, examples.batches, ignored, accuracy=accuracy)
 
 
 def _ignored(model, source, request) -> list[str]:

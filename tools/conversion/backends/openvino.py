@@ -110,7 +110,7 @@ def _quantize(network, source, request, examples):
         network.reshape(
             {x.get_any_name(): [*rows, *list(x.get_partial_shape())[1:]] for x in network.inputs}
         )
-    return quantize(network, request.quantization, examples.batches, ignored, accuracy)
+    return quantize(network, request.quantization, examples.batches, ignored, accuracy=accuracy)
 
 
 def _ends_of(network: openvino.Model, layers: Collection[str]) -> list[str]:

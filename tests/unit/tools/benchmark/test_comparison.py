@@ -66,7 +66,9 @@ def test_what_is_printed_stands_in_the_report(capsys):
 
 def parsed(*arguments, default="1,8"):
     flags = CommandLine("benchmark.toy", "Times a toy.")
-    comparison.add_flags(flags, default, "Data.", "none", "Samples", "Prints a table.")
+    comparison.add_flags(
+        flags, default, "Data.", "none", samples="Samples", table="Prints a table."
+    )
     return comparison.parse(flags, list(arguments), default, {"calibration_samples": 16})
 
 

@@ -137,7 +137,7 @@ def test_the_first_call_is_for_the_peer_then_its_export_once(tmp_path, monkeypat
     for exported in (1, 0):
         calls.clear()
         peer = Recorded()
-        found = sides.open_sides(ours, peer, ("sizes", "weights"), export, ["a", "b"])
+        found = sides.open_sides(ours, peer, ("sizes", "weights"), export, names=["a", "b"])
         assert calls == [("build", "sizes", "weights"), ("export", "in", "out")][: 1 + exported]
     assert list(found) == [PEER, *ours, *map(sides.export_name, "ab")]
     assert found[PEER] is peer
@@ -145,7 +145,7 @@ def test_the_first_call_is_for_the_peer_then_its_export_once(tmp_path, monkeypat
     found[sides.export_name("b")].take(np.ones(2))
     np.testing.assert_array_equal(found[sides.export_name("b")].logits(), [3, 3])
     assert [x.name for x in tmp_path.iterdir()] == ["peer.onnx"]
-    assert sides.open_sides(ours, None, (), export, ["a"]) == ours
+    assert sides.open_sides(ours, None, (), export, names=["a"]) == ours
 
 
 def test_our_sides_are_the_runtimes_by_precision_and_by_settings(tmp_path, monkeypatch):
@@ -168,7 +168,7 @@ def test_our_sides_are_the_runtimes_by_precision_and_by_settings(tmp_path, monke
         backends=["openvino", "onnxruntime"],
         precisions=["fp32", "int8_fp32"],
     )
-    found = sides.open_runners("native", tmp_path, values, shapes, data)
+    found = sides.open_runners("native", tmp_path, values, shapes, calibration=data)
     int8 = ["linear symm per_tensor", "eqnm asym per_axis -block_0/x +head"]
     kinds = ["fp32", *(f"int8_fp32 {x}" for x in int8)]
     assert list(found) == [EAGER, *(f"{b} {kind}" for b in values.backends for kind in kinds)]
@@ -185,10 +185,10 @@ def test_our_sides_are_the_runtimes_by_precision_and_by_settings(tmp_path, monke
     values.quantize_algo, values.quantize_type = "linear", "symm"
     values.quantize_granularity, values.keep_in_float = "per_tensor", ""
     values.backends = ["openvino"]
-    found = sides.open_runners("native", tmp_path, values, shapes, data)
+    found = sides.open_runners("native", tmp_path, values, shapes, calibration=data)
     assert list(found) == [EAGER, "openvino fp32", f"openvino int8_fp32 {int8[0]}"]
     values.precisions = ["int8_fp32"]
-    assert list(sides.open_runners("native", tmp_path, values, shapes, data))[1:] == [
+    assert list(sides.open_runners("native", tmp_path, values, shapes, calibration=data))[1:] == [
         f"openvino int8_fp32 {int8[0]}"
     ]
 

@@ -77,7 +77,7 @@ def test_speeds_are_images_by_time(monkeypatch):
         preprocessing=None,
     )
     folder = SimpleNamespace(labels=[0, 2, 1])
-    found = vision_pipeline.time_in_turn(folder, config, {"plain": 1, "slow": 2}, 3, 9.0)
+    found = vision_pipeline.time_in_turn(folder, config, {"plain": 1, "slow": 2}, 3, seconds=9.0)
     assert found == {
         "plain": {"images_per_second": 3.0, "processor_ms_per_image": 500.0},
         "slow": {"images_per_second": 1.5, "processor_ms_per_image": 1000.0},

@@ -375,7 +375,7 @@ def test_the_limit_of_the_drop_is_absolute_and_nothing_is_smoothed(converted, mo
         return {("candidate", 0): 0.5}[model, *numbers]
 
     asked = Quantization(max_accuracy_drop=0.25)
-    found = quantize("model", asked, batches, ["a"], accuracy)
+    found = quantize("model", asked, batches, ["a"], accuracy=accuracy)
     assert found == "model, quantize_with_accuracy_control"
     options = seen["quantize_with_accuracy_control"]
     assert (options["max_drop"], options["drop_type"]) == (0.25, nncf.DropType.ABSOLUTE)

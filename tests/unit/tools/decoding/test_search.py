@@ -65,7 +65,14 @@ def in_graph(toy, encoded, lengths, cap):
     """The same of the search in the graph."""
     states = tf.zeros([len(encoded), 2, WIDTH])
     found = tf.function(
-        lambda x, n: greedy_decode(x, n, toy.predict_in_graph, toy.join_in_graph, states, cap)
+        lambda x, n: greedy_decode(
+            x,
+            n,
+            toy.predict_in_graph,
+            toy.join_in_graph,
+            initial_states=states,
+            max_symbols_per_frame=cap,
+        )
     )(tf.constant(encoded), tf.constant(lengths, tf.int32))
     rows = zip(*(x.numpy() for x in found), strict=True)
     return [(tokens[:length], log_probability) for tokens, length, log_probability in rows]

@@ -110,7 +110,14 @@ def join_in_graph(encoded, predicted):
     tf.TensorSpec([], tf.int32),
 ])  # fmt: skip
 def graph(encoded, lengths, states, cap):
-    found = greedy_decode(encoded, lengths, predict_in_graph, join_in_graph, states, cap)
+    found = greedy_decode(
+        encoded,
+        lengths,
+        predict_in_graph,
+        join_in_graph,
+        initial_states=states,
+        max_symbols_per_frame=cap,
+    )
     return {"text": detokenize(found, SURFACES), **found._asdict()}
 
 

@@ -293,7 +293,7 @@ class Spelling:
 
 
 def examples(data_dir, num_samples=3, judged=False, **options):
-    return read_examples(data_dir, num_samples, LIMITS, judged, Spelling(), **options)
+    return read_examples(data_dir, num_samples, LIMITS, judged, decoder=Spelling(), **options)
 
 
 def test_calibration_takes_single_sounds_spread_over_a_corpus(corpus):

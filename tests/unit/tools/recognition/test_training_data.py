@@ -80,11 +80,11 @@ def make_data(
         tokenizer.encode_in_graph,
         functools.partial(prepare, augment=augment, num_uniforms=6),
         DATA,
-        RATE_HZ,
-        seed,
-        Shard(rank, size, batch_size),
-        position or Position(),
-        num_epochs,
+        rate_hz=RATE_HZ,
+        seed=seed,
+        shard=Shard(rank, size, batch_size),
+        position=position or Position(),
+        num_epochs=num_epochs,
     )
 
 

@@ -44,7 +44,7 @@ def test_gradients_stay_inside_what_counts(rng):
     logits = tf.Variable(rng.normal(size=(2, 4, 3)).astype("float32"))
     labels, lengths = tf.constant([[1, 2], [1, 1]]), tf.constant([3, 2])
     with tf.GradientTape() as tape:
-        losses, _ = ctc_loss(logits, labels, lengths, tf.constant([2, 2]), 0)
+        losses, _ = ctc_loss(logits, labels, lengths, tf.constant([2, 2]), blank=0)
         loss = tf.reduce_sum(losses)
     gradient = tape.gradient(loss, logits).numpy()
     assert np.all(np.abs(gradient[0, :3]).max(axis=-1) > 1e-3)

@@ -38,7 +38,9 @@ def test_frames_are_those_of_the_whole(num_samples, chunk, overlap, batch_size, 
     overlap = min(2 * overlap, chunk // 2 // 2 * 2)
     window = Window(chunk * HOP, overlap * HOP, HOP)
     sound = np.arange(1, num_samples + 1, dtype=np.float32)
-    parts = stitched(pieces_of(sound, sizes), num_samples, window, local_frames, batch_size)
+    parts = stitched(
+        pieces_of(sound, sizes), num_samples, window, local_frames, batch_size=batch_size
+    )
     found = np.concatenate(list(parts))
     (expected,) = local_frames(sound[None], [num_samples])
     np.testing.assert_array_equal(found, expected)
@@ -70,7 +72,7 @@ def test_rows_of_a_batch_hold_their_chunk_and_zeros():
         return local_frames(waveforms, lengths)
 
     sound = np.arange(1, 91, dtype=np.float32)
-    assert len(list(stitched([sound], 90, Window(40, 16, HOP), check, 8))) == 4
+    assert len(list(stitched([sound], 90, Window(40, 16, HOP), check, batch_size=8))) == 4
     assert lengths_seen == [40, 40, 40, 18]
 
 

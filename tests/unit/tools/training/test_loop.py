@@ -42,7 +42,7 @@ def run(task, directory, config=None, processes=None, **options):
     if options.pop("resume", False):
         options["resumed"] = folders.store().latest()
     processes = processes or SingleProcess()
-    return train(task, config or make_config(), processes, folders, LoopOptions(**options))
+    return train(task, config or make_config(), processes, folders, options=LoopOptions(**options))
 
 
 def random_layers():

@@ -23,7 +23,7 @@ def make_step(task, processes=None, clip_norm=None, precision="float32", **loss_
         config,
         processes or SingleProcess(),
         Optimizer(config.optimizer, task.model.trainable_variables, moving_statistics(task.model)),
-        LossScale(LossScaleConfig(**loss_scale), precision),
+        loss_scale=LossScale(LossScaleConfig(**loss_scale), precision),
     )
     batch = task.batch([0])
     step.compile({name: tf.TensorSpec([None, *t.shape[1:]], t.dtype) for name, t in batch.items()})

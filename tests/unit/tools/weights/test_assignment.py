@@ -107,14 +107,20 @@ def test_patterns_are_of_whole_names():
 def test_a_tensor_of_the_right_shape_is_taken_although_it_is_replaceable():
     variable = Variable("head", 2)
     links = [Link(variable, ("head",))]
-    report = assign([variable], links, {"head": np.full(2, 5.0)}, "head", "head")
+    report = assign([variable], links, {"head": np.full(2, 5.0)}, "head", replaceable="head")
     assert (report.assigned, report.kept, report.ignored) == (("head",), (), ())
     assert variable.value.tolist() == [5, 5]
 
 
 def test_a_missing_tensor_is_missed_although_it_is_replaceable():
     with refused("missing: head."):
-        assign([variable := Variable("head", 2)], [Link(variable, ("head",))], {}, r".*", "head")
+        assign(
+            [variable := Variable("head", 2)],
+            [Link(variable, ("head",))],
+            {},
+            r".*",
+            replaceable="head",
+        )
 
 
 def test_the_first_names_of_many_and_how_many_more():
