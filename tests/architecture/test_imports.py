@@ -42,6 +42,7 @@ FLAGS |= {"tools/weights/pth.py"}  # stand-ins for what a checkpoint pickles
 LIGHT = ("conformer.infer", "vision.infer", "wav2vec2.infer", "conformer.session")
 LIGHT += ("vision.session", "wav2vec2.session", "tools.inference.runner", "tools.cli.run_bins")
 HEAVY = {"tensorflow", "tensorflow_io", "keras", "sklearn", "librosa", "tf2onnx", "nncf"}
+MOST_ARGUMENTS = 4  # rule 9: by place
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "misc"}
 
 
@@ -101,6 +102,16 @@ def other_objections(path: str, tree: ast.AST) -> Iterator[str]:
         name = getattr(node, "id", getattr(node, "attr", None))
         if library and name in {"SimpleNamespace", "Namespace"} and path not in FLAGS:
             yield "7: libraries take options, and never see flags"
+
+
+def crowded(tree: ast.Module) -> Iterator[str]:
+    """Functions and methods that take more than four arguments by place."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for node in (*tree.body, *(x for one in classes for x in one.body)):
+        if isinstance(node, ast.FunctionDef):
+            names = [x.arg for x in (*node.args.posonlyargs, *node.args.args)]
+            if len(names) - (names[:1] in (["self"], ["cls"])) > MOST_ARGUMENTS:
+                yield node.name
 
 
 def circles(root: Path) -> list[str]:
@@ -171,6 +182,8 @@ def violations(root: Path) -> list[str]:
             for name in imported(tree, path.split("/")[:-1]):
                 found += [f"{path} imports {name}: {rule}" for rule in objections(path, name)]
             found += [f"{path}: {rule}" for rule in other_objections(path, tree)]
+            if top != "tests":
+                found += [f"{path}: 9: {name} by keyword" for name in crowded(tree)]
     return [*found, *(f"circle: {circle}" for circle in circles(root))]
 
 
@@ -236,6 +249,7 @@ def violations_of(root: Path, path: str, source: str) -> list[str]:
         ("tools/inference/a.py", "import importlib\nimportlib.import_module(f'{name}.infer')", 2),
         ("tools/inference/a.py", "from types import SimpleNamespace\nx: SimpleNamespace", 7),
         ("tools/decoding/greedy.py", "import tools.inference.runner", 3),
+        ("vision/blocks.py", "class A:\n    def f(self, a, b, c, d, e=1):\n        pass", 9),
         ("tools/layers/masking.py", "import tools.config.loader", 3),
     ],
 )
@@ -264,6 +278,7 @@ def test_rule_bites(tmp_path, path, source, rule):
         ("tools/cli/compare.py", "import tools.families, conformer.session"),
         ("tools/families.py", "import tools.inference.session, tools.training.checkpoint"),
         ("conformer/encoder.py", "from tools.layers.masking import sequence_mask"),
+        ("vision/blocks.py", "class A:\n    def f(self, a, b, c, d, *, e=1):\n        pass"),
         ("vision/__init__.py", "import importlib\nimportlib.import_module(f'vision.{name}')"),
     ],
 )
