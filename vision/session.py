@@ -85,7 +85,7 @@ class ImageSession(Session):
             >>> 1 >= best.probability >= second.probability >= 0
             True
         """
-        self.runner  # noqa: B018 - a closed session says so before a file is read
+        self.check_open()
         if top_k < 1:
             raise UserError.expected("top_k >= 1", top_k, "Correct it")
         if not isinstance(image, list | tuple):

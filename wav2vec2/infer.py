@@ -56,7 +56,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", "none", "Make one with `python -m wav2vec2.export`"
         )
-    options.beam  # noqa: B018 - a bad search is told before a corpus is read
+    options.beam_search()  # a bad search is told before a corpus is read
     pipeline = describe(model_dir, FAMILY)
     window_of(pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])

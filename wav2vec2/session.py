@@ -43,9 +43,8 @@ class RecognitionOptions(RunnerOptions):
     lm_weight: float = 0.5
     word_bonus: float = 1.5
 
-    @property
-    def beam(self) -> BeamSearch | None:
-        """The beam search, if any.
+    def beam_search(self) -> BeamSearch | None:
+        """Gives the beam search; None where there is none.
 
         Raises:
             UserError: a language model without a beam, or a value out of its range.
@@ -81,7 +80,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     if not isinstance(options, RecognitionOptions):
         options = from_keywords(RecognitionOptions, options.as_keywords())
     check_seconds(options.max_seconds)
-    beam = options.beam
+    beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
     search = None
     if beam is not None:

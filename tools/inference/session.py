@@ -41,9 +41,17 @@ class Session:
         Raises:
             UserError: the session is closed.
         """
+        self.check_open()
+        return self._runner
+
+    def check_open(self) -> None:
+        """Checks that the session was not closed.
+
+        Raises:
+            UserError: it was.
+        """
         if self._runner is None:
             raise UserError.expected("an open session", "a closed one", "Load the model again")
-        return self._runner
 
     def run(self, inputs: Inputs, signature: str = "serving_default") -> dict[str, np.ndarray]:
         """Runs a batch of tensors and returns the outputs by name.

@@ -77,7 +77,7 @@ class SpeechSession(Session):
             ...     model.transcribe("conformer/pretrained/digits/sample.flac").text
             'ONE SEVEN NINE ZERO'
         """
-        self.runner  # noqa: B018 - a closed session says so before a file is read
+        self.check_open()
         if not isinstance(sound, list | tuple):
             return self._transcribe([sound], rate_hz, timestamps)[0]
         if not sound:

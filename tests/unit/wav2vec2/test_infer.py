@@ -282,7 +282,7 @@ def test_flags_of_the_search_reach_it():
     given = ["--beam_width=7", "--lm_path=x.arpa", "--lm_weight=0.25", "--word_bonus=-1"]
 
     def beam_of(*words):
-        return from_flags(RecognitionOptions, flags.parse(words)[0]).beam
+        return from_flags(RecognitionOptions, flags.parse(words)[0]).beam_search()
 
     assert beam_of(*given) == BeamSearch(7, "x.arpa", 0.25, -1.0)
     assert beam_of("--beam_width=5") == BeamSearch(5, None, 0.5, 1.5)
