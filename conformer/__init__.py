@@ -1,10 +1,11 @@
 """Speech Conformer transducer: `load_config`, `build_model`; programs train, export and run it."""
 
-import importlib
 import runpy
 from pathlib import Path
 
 runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools" / "checkout.py"))
+
+from tools.exports import lazy_exports
 
 _EXPORTS = {
     "build_model": "conformer.model",
@@ -24,14 +25,4 @@ __all__ = [
     "open_session",
 ]
 
-
-def __getattr__(name: str):
-    """Loads on first use: a program that refuses its command line need not wait for a backend."""
-    if name in _EXPORTS:
-        return getattr(importlib.import_module(_EXPORTS[name]), name)
-    try:
-        return importlib.import_module(f"{__name__}.{name}")
-    except ModuleNotFoundError as error:
-        if error.name != f"{__name__}.{name}":
-            raise
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+__getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -35,7 +35,12 @@ RESERVED |= dict.fromkeys(("torch", "transformers"), ("tools/benchmark/", "tests
 OPEN_TO_TESTS = RESERVED.keys() - {"torch", "transformers"}
 MODEL_CODE = {"keras", "numpy", "tools"} | FAMILIES | set(sys.stdlib_module_names)
 # Rule 2: besides the table, what loads backends and optional packages by name.
-COMPUTED = {TABLE, "tools/speech/language_model.py", "tools/benchmark/vision_peer.py"}
+COMPUTED = {
+    TABLE,
+    "tools/exports.py",
+    "tools/speech/language_model.py",
+    "tools/benchmark/vision_peer.py",
+}
 FLAGS = {"tools/config/command_line.py"}  # rule 7: where flags are parsed
 FLAGS |= {"tools/weights/pth.py"}  # stand-ins for what a checkpoint pickles
 # Rule 6: what runs a converted model, and what that does without.
