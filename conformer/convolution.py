@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tools.layers.normalization import BatchNormalization
+from tools.layers.batch_norm import BatchNormalization
 
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
 

@@ -11,7 +11,7 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from conformer.session import BUNDLED_MODEL, FAMILY, limits_of, open_session
 from tools.config.command_line import CommandLine, run
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import DataOptions, RunnerOptions

@@ -5,8 +5,8 @@ import math
 import tensorflow as tf
 
 from conformer.config import ConformerConfig
+from conformer.graph_recognition import greedy, without_silence
 from conformer.model import BLANK, ConformerTransducer
-from conformer.recognizer import greedy, without_silence
 from tools.decoding.graph import detokenize
 from tools.speech.wav_bytes import decode_wavs
 

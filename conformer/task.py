@@ -10,9 +10,9 @@ import tensorflow as tf
 
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig
+from conformer.graph_recognition import greedy
 from conformer.input_pipeline import prepare
 from conformer.model import BLANK, build_model
-from conformer.recognizer import greedy
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -23,7 +23,7 @@ from conformer.transducer_loss import loss_of_pieces
 from tools.config.loader import to_yaml
 from tools.decoding.graph import detokenize
 from tools.errors import UserError
-from tools.layers.normalization import BatchNormalization
+from tools.layers.batch_norm import BatchNormalization
 from tools.recognition.task import SpeechTask
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from tools.layers import normalization
+from tools.layers import batch_norm
 
 EPSILON = 1e-6
 BATCH_NORM_MOMENTUM = 0.9
@@ -23,7 +23,7 @@ def drop_path(rate, rank, dtype):
     return keras.layers.Dropout(rate, noise_shape=(None, *(1,) * (rank - 1)), dtype=dtype)
 
 
-class BatchNormalization(normalization.BatchNormalization):
+class BatchNormalization(batch_norm.BatchNormalization):
     """Batch normalization with the constants of the vision Conformer.
 
     Args:

@@ -18,14 +18,14 @@ from tools.errors import UserError
 from tools.files import check_writable
 from tools.inference.selection import share
 from vision.classes import read_labelled
-from vision.classifier import (
+from vision.config import config_of
+from vision.program import (
     Classification,
     add_classifier_flags,
     data_options,
     open_classifier,
     show_speed,
 )
-from vision.config import config_of
 from vision.recipe_keys import AMP_LEVELS
 from vision.scoring import TOP, Scores, write_analysis, write_report
 

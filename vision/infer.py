@@ -18,14 +18,14 @@ from tools.errors import UserError
 from tools.files import check_writable, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
-from vision.classifier import (
+from vision.input_pipeline import find_images
+from vision.program import (
     Classification,
     add_classifier_flags,
     data_options,
     open_classifier,
     show_speed,
 )
-from vision.input_pipeline import find_images
 from vision.session import probabilities_of, scores_of
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.training.distributed import Processes, from_first_rank
-from tools.training.normalization import fused_batch_norm
+from tools.training.fused_batch_norm import fused_batch_norm
 from tools.training.task import LossSums, Position, Shard, TrainData
 from vision.checkpoint import build, load_pretrained
 from vision.config import VisionConfig

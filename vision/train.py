@@ -18,7 +18,7 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.files import write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint

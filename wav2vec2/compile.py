@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.files import new_folder

@@ -10,7 +10,7 @@ if not __package__:  # run as a file: its own checkout comes first
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags

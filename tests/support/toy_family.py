@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from tools.config.command_line import CommandLine
 from tools.config.loader import load, to_yaml
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.protocol import Examples
 from tools.conversion.saved_model import write_saved_model
 from tools.inference.opening import open_runner

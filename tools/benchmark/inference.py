@@ -11,7 +11,7 @@ import numpy as np
 
 from tools.benchmark.turns import batch_sizes, time_in_turn, timed
 from tools.config.command_line import CommandLine, run
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import TensorSpec

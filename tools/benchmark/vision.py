@@ -40,9 +40,9 @@ from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from vision.checkpoint import full_name
 from vision.classes import Classes
-from vision.classifier import Classification, ImageDataOptions
 from vision.config import PreprocessingConfig, load_config
 from vision.input_pipeline import read_image_folder
+from vision.program import Classification, ImageDataOptions
 from vision.session import ImageSession
 
 _BATCHES = "1,8"

@@ -6,7 +6,7 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tools.config.command_line import CommandLine, run
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.families import read_examples
 from tools.inference.flags import add_conversion_flags

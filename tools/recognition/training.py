@@ -10,7 +10,7 @@ from typing import Any
 
 from tools.config.command_line import CommandLine
 from tools.config.loader import to_yaml
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.files import write_text
 from tools.recognition.task import SpeechTask

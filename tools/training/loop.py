@@ -3,7 +3,6 @@
 import contextlib
 import json
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,23 +11,14 @@ import tensorflow as tf
 
 from tools.errors import UserError
 from tools.files import write_text
-from tools.training.checkpoint import Checkpoint, RunFolders, assign
+from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
-from tools.training.distributed import Processes, from_first_rank
+from tools.training.distributed import Processes
 from tools.training.metrics import Window
-from tools.training.optimizer import Optimizer
-from tools.training.precision import LossScale
+from tools.training.resumable_run import ResumableRun
 from tools.training.run_log import RunLog
 from tools.training.schedule import learning_rate
-from tools.training.step import (
-    StepResult,
-    TrainStep,
-    freeze,
-    moving_statistics,
-    seed_generators,
-    seed_model,
-)
-from tools.training.task import Position, Shard, Task, TrainData
+from tools.training.task import Position, Task
 
 _PROFILED_STEPS = range(2, 8)  # of this process; the first one warms up
 
@@ -62,7 +52,7 @@ def train(
         folders: of the run, the same on every process; rank 0 writes there.
         options: from the command line.
     """
-    run = _Run(task, config, processes, folders)
+    run = ResumableRun(task, config, processes, folders)
     run.restore(options.resumed, options.start_epoch)
     data = task.train_data(run.shard, run.position, config.num_epochs)
     run.count_skipped_epochs(data)
@@ -122,169 +112,6 @@ def train(
     if processes.rank == 0:
         write_text(folders.records / "summary.json", json.dumps(summary, indent=1))
     return summary
-
-
-class _Run:
-    """The state of a training run, and how it is saved, restored and advanced."""
-
-    def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
-        self.task, self.config, self.processes = task, config, processes
-        statistics = moving_statistics(task.model)
-        freeze(task.model, config.freeze)
-        variables = task.model.trainable_variables
-        depths = [task.layer_depth(v.path) for v in variables]
-        self.optimizer = Optimizer(config.optimizer, variables, statistics, depths)
-        self.loss_scale = LossScale(config.loss_scale, config.precision)
-        self.train_step = TrainStep(
-            task, config, processes, self.optimizer, loss_scale=self.loss_scale
-        )
-        self.store = folders.store(config.checkpoint.keep_last, config.checkpoint.keep_best)
-        self.shard = Shard(processes.rank, processes.size, config.batch_size)
-        self.position = Position()
-        self.step = self.skipped_steps = self._skipped_in_a_row = 0
-        self._saved_at_seconds = time.monotonic()
-
-    def restore(self, checkpoint: Checkpoint | None, start_epoch: int) -> None:
-        """Continues from a checkpoint, and gives every process the same variables."""
-        checkpoint = self.processes.broadcast_object(checkpoint)
-        counters = None
-        self.position = Position(start_epoch)
-        if checkpoint is not None:
-            state = checkpoint.state
-            self.step, self.skipped_steps = state["step"], state["skipped_steps"]
-            done = tuple(tuple(segment) for segment in state["position"]["done"])
-            self.position = Position(state["position"]["epoch"], done)
-            seed = state["config"]["seed"]
-            if done and seed != self.config.seed:
-                raise UserError.expected(
-                    f"seed {seed}, which ordered the epoch that {checkpoint.path} stopped in",
-                    self.config.seed,
-                    "Set training.seed to it, or continue from the end of an epoch",
-                )
-            counters = state["random_counters"]
-            if self.processes.rank == 0:
-                self._assign(checkpoint)
-        self.processes.broadcast_variables(
-            [
-                *(v.value for v in self.task.model.weights),
-                *self.optimizer.state_variables,
-                *self.loss_scale.variables.values(),
-            ]
-        )
-        self.optimizer.read_variables()
-        seed_model(self.task.model, self.config.seed, self.processes.rank, counters)
-
-    def count_skipped_epochs(self, data: TrainData) -> None:
-        """Counts the steps of epochs that were done elsewhere, for the schedule."""
-        epoch, num_epochs = self.position.epoch, self.config.num_epochs
-        if self.step == 0 < epoch < num_epochs:
-            self.step = round(data.remaining_steps / (num_epochs - epoch) * epoch)
-
-    def advance(self, result: StepResult, names: list[str]) -> None:
-        """Counts a step; one that made no update is tolerated, counted, or ends the run."""
-        self.step += 1
-        self.position = self.position.advanced(self.shard.global_batch_size)
-        if bool(result.finite):
-            self._skipped_in_a_row = 0
-            return
-        self.skipped_steps += 1
-        self._skipped_in_a_row += 1
-        # The dynamic scale cures a float16 overflow; at scale 1 there is nothing left to cure.
-        overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > 1.0
-        tolerated = overflow or self.config.on_non_finite == "skip"
-        if tolerated and self._skipped_in_a_row <= self.config.max_skipped_steps:
-            return
-        bad = ~np.isfinite(result.examples.numpy())
-        own = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
-        culprits = [n for some in self.processes.gather_objects(own or []) for n in some]
-        if self.processes.rank != 0:
-            raise SystemExit(2)  # one line is enough
-        raise UserError.expected(
-            "a finite loss and gradient",
-            f"loss {float(result.loss)}, gradient norm {float(result.gradient_norm)} at step "
-            f"{self.step}, from {', '.join(culprits) or 'no single row'} "
-            f"({self._skipped_in_a_row} in a row)",
-            "Look at these inputs, lower the learning rate, or set training.on_non_finite: skip",
-        )
-
-    def values(self) -> dict[str, float]:
-        """What the log tells of this state."""
-        values = {"train/skipped_steps": self.skipped_steps}
-        if self.loss_scale.active:
-            values["train/loss_scale"] = float(self.loss_scale.scale)
-        return values
-
-    def evaluate(self, log: RunLog, epoch: int, when: str) -> dict[str, float]:
-        """Runs the evaluators, on the averaged weights where there are some, and logs them."""
-        self._agree_on_statistics()
-        started = time.perf_counter()
-        with self.optimizer.averaged():
-            results = self._results("")
-        if self.optimizer.averages and self.config.evaluate_unaveraged:
-            results |= self._results("_unaveraged")
-        seconds = time.perf_counter() - started
-        log.write(self.step, epoch, {**results, "perf/eval_seconds": seconds})
-        log.say(f"{when}: " + ", ".join(f"{name} {x:.4f}" for name, x in results.items()))
-        return results
-
-    def _results(self, suffix: str) -> dict[str, float]:
-        return {
-            f"{name}{suffix}/{key}": value
-            for name, evaluator in self.task.evaluators.items()
-            for key, value in evaluator().items()
-        }
-
-    def save_is_due(self) -> bool:
-        """Whether to save between two epochs; the same on every process."""
-        checkpoint = self.config.checkpoint
-        if checkpoint.every_steps:
-            return self.step % checkpoint.every_steps == 0
-        # Processes have clocks of their own: they agree on rank 0's, at times that all know.
-        if not checkpoint.every_seconds or self.step % self.config.log_every_steps:
-            return False
-        seconds = time.monotonic() - self._saved_at_seconds
-        return self.processes.broadcast_object(seconds >= checkpoint.every_seconds)
-
-    def save(self, metric: float | None) -> None:
-        """Writes a checkpoint on rank 0; a failure there ends every process."""
-        self._agree_on_statistics()
-        state = {
-            "step": self.step,
-            "position": {"epoch": self.position.epoch, "done": self.position.done},
-            "skipped_steps": self.skipped_steps,
-            "random_counters": [int(s[1]) for s in seed_generators(self.task.model)],
-            "metric": metric,
-            "larger_is_better": self.config.larger_is_better,
-            "config": {"seed": self.config.seed, "world_size": self.processes.size},
-        }
-        from_first_rank(
-            self.processes, lambda: self.store.save(state, self._groups(), self.task.assets)
-        )
-        self._saved_at_seconds = time.monotonic()
-
-    def _agree_on_statistics(self):
-        statistics = [v.value for v in self.optimizer.statistics]
-        self.processes.mean_variables([*statistics, *self.optimizer.average_statistics])
-
-    def _groups(self) -> dict[str, dict]:
-        return {
-            "model": self._weights(),
-            "loss_scale": self.loss_scale.variables if self.loss_scale.active else {},
-            **self.optimizer.state(),
-        }
-
-    def _weights(self) -> dict[str, object]:
-        return {v.path: v for v in self.task.model.weights}
-
-    def _assign(self, checkpoint: Checkpoint) -> None:
-        source = str(checkpoint.path)
-        assign(self._weights(), checkpoint.arrays("model"), source)
-        groups = {name: checkpoint.arrays(name) for name in ("optimizer", "average")}
-        self.optimizer.load_state(groups, source)
-        # A run that had no loss scale leaves this one's at its start.
-        scales = checkpoint.arrays("loss_scale")
-        if self.loss_scale.active and scales:
-            assign(self.loss_scale.variables, scales, source)
 
 
 class _Profiler:

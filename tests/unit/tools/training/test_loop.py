@@ -12,7 +12,7 @@ import tensorflow as tf
 from tests.support.errors import refused
 from tests.support.processes import run_ranks
 from tools.errors import UserError
-from tools.training import loop
+from tools.training import resumable_run
 from tools.training.checkpoint import CheckpointStore, RunFolders, open_checkpoint
 from tools.training.config import (
     CheckpointConfig,
@@ -255,7 +255,7 @@ def test_checkpoints_every_few_steps_and_at_the_end(line_task, tmp_path):
 def test_checkpoints_by_the_clock(line_task, tmp_path, monkeypatch):
     """A clock that moves by a second at every look; looked at with every other step."""
     seconds = itertools.count()
-    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(resumable_run.time, "monotonic", lambda: float(next(seconds)))
     config = make_config({"every_seconds": 2.0}, log_every_steps=2, num_epochs=3)
     run(line_task(), tmp_path, config, skip_eval=True)
     # Epochs end with steps 3, 6 and 9; steps 4 and 8 are one look each after those.

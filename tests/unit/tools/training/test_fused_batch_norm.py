@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tools.training.normalization import fused_batch_norm
+from tools.training.fused_batch_norm import fused_batch_norm
 
 EPSILON = 1e-6
 

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
