@@ -117,16 +117,16 @@ def main(argv: list[str]) -> int:
     else:
         model = initial_model(config.model, values.seed)
     name = full_name(config.model.arch) + FORMATS[file_format]
-    options = (classes, values.layout, values.outputs)
+    options = {"classes": classes, "layout": values.layout, "outputs": values.outputs}
     if file_format == "SAVEDMODEL":
         path = Path(values.output_dir or name)
-        export_saved_model(model, config, path, *options)
+        export_saved_model(model, config, path, **options)
     else:
         path = Path(values.output_dir or ".") / name
         with tempfile.TemporaryDirectory(dir=_existing(path)) as folder:
             if file_format == "ONNX":
                 saved = Path(folder) / "saved_model"
-                export_onnx(saved, export_saved_model(model, config, saved, *options), path)
+                export_onnx(saved, export_saved_model(model, config, saved, **options), path)
             else:
                 model.save(Path(folder) / name)
                 write_bytes(path, (Path(folder) / name).read_bytes())

@@ -76,7 +76,14 @@ def convert(
     if manifest is None:
         with one_at_a_time(converted_dir):
             # Another process may have made the same while this one waited.
-            manifest = _earlier(*arguments) or _made(native_dir, pipeline, *arguments)
+            manifest = _earlier(*arguments) or _made(
+                native_dir,
+                pipeline,
+                converted_dir,
+                wanted,
+                request=request,
+                calibration=calibration,
+            )
     return {"reused": True, **manifest, "directory": str(converted_dir)}
 
 

@@ -357,4 +357,4 @@ def test_mismatched_ranks_are_named(argument):
 def test_a_blank_outside_the_vocabulary_is_refused():
     for blank in (-1, 6):
         with pytest.raises(ValueError, match="blank"):
-            transducer_loss(*make_batch(), blank)
+            transducer_loss(*make_batch(), blank=blank)

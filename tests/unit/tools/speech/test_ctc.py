@@ -29,7 +29,7 @@ def test_ragged_rows_with_garbage_in_the_padding(rng, blank):
     labels[labels < 3] = np.array(letters)[labels[labels < 3]]
     label_lengths, logit_lengths = [3, 2, 3, 1, 0, 0, 1, 1], [5, 3, 4, 5, 4, 0, 1, 1]
     arguments = (logits, labels, logit_lengths, label_lengths)
-    losses, fits = ctc_loss(*map(tf.constant, arguments), blank)
+    losses, fits = ctc_loss(*map(tf.constant, arguments), blank=blank)
     # The third needs five frames for its repetitions, the sixth has none; the last two need one,
     # since what is equal in their padding is no repetition.
     assert fits.numpy().tolist() == [True, True, False, True, True, False, True, True]
