@@ -14,6 +14,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
+from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions, RunnerOptions
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
@@ -36,6 +37,7 @@ def main(argv: list[str]) -> int:
     options = from_flags(RunnerOptions, values)
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
+    restrict_devices(options.visible_devices)
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
     limits = limits_of(describe(model_dir, FAMILY), options)
     return run_program(functools.partial(open_session, model_dir, options), limits, data)

@@ -7,7 +7,7 @@ utterances and on their mirror images at once, so the loop takes T + U short ste
 
 import tensorflow as tf
 
-IMPOSSIBLE = -1e30  # a log probability that survives sums: infinities would breed NaN
+IMPOSSIBLE = -1e30  # a log probability of what cannot be; finite, since sums of infinities give NaN
 
 
 class Lattice:

@@ -41,7 +41,8 @@ def load(model_dir: str | Path | None = None, **options) -> SpeechSession:
         >>> model.transcribe("conformer/pretrained/digits/sample.flac").text
         'ONE SEVEN NINE ZERO'
     """
-    return open_session(model_dir or BUNDLED_MODEL, from_keywords(RunnerOptions, options))
+    place = BUNDLED_MODEL if model_dir is None else model_dir
+    return open_session(place, from_keywords(RunnerOptions, options))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:

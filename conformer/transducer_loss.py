@@ -82,7 +82,7 @@ class _Edges:
         labels = tf.pad(labels[:, : states - 1], [[0, 0], [0, 1]])
         self._labels = tf.where(tf.range(states)[None] < label_lengths[:, None], labels, 0)
         normalizer = tf.reduce_logsumexp(logits, axis=-1)
-        # An infinite logit must show in the loss: other paths may pass it by, but not its gradient.
+        # An infinite logit makes the loss NaN; else the loss may be finite and its gradient not.
         self._normalizer = tf.where(tf.math.is_finite(normalizer), normalizer, float("nan"))
         index = tf.broadcast_to(self._labels[:, None, :, None], tf.shape(logits[..., :1]))
         self.blank = logits[..., blank] - self._normalizer

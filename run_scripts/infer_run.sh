@@ -17,7 +17,8 @@ own_model=$INFER_CKPT
 
 usage() {
   local families
-  families=$(cd -- "$project" && python -m tools.cli.list_families | paste -s -d '|')
+  families=$(cd -- "$project" && python -m tools.cli.list_families | paste -s -d '|') ||
+    families=NET
   echo "usage: bash ${BASH_SOURCE[0]} [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY]" \
     "[--net_name $families] [further flags of its program]" >&2
   exit 2

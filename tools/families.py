@@ -25,7 +25,7 @@ class Family(Protocol):
         """Reads a config; its section `training` is a `tools.training.config.TrainingConfig`.
 
         Raises:
-            UserError: the file is none of the family's.
+            UserError: the file is not a config of this family.
         """
 
     def export_checkpoint(self, checkpoint: Checkpoint, output_dir: Path) -> None:
@@ -40,7 +40,7 @@ class Family(Protocol):
             pipeline: `pipeline.json` of the model.
             data_dir: the data set.
             num_samples: how many of it, spread over the whole.
-            judged: whether a model's accuracy on them is to be had.
+            judged: whether a model's accuracy on the data will be measured.
         """
 
     def open_session(self, model_dir: str | Path, options: RunnerOptions) -> Session:
@@ -61,7 +61,7 @@ def family(name: str) -> Family:
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions = _DEFAULTS) -> Session:
-    """Opens an exported or converted model with its family, or plainly where that is unknown."""
+    """Opens a model with the session of its family, or a plain `Session` where that is unknown."""
     name = describe(model_dir).get("family")
     if name in FAMILIES:
         return family(name).open_session(model_dir, options)
@@ -78,7 +78,7 @@ def family_of_checkpoint(checkpoint: Checkpoint) -> Family:
     """Finds the family that can read the configuration of a checkpoint.
 
     Raises:
-        UserError: none can; every reason is told.
+        UserError: no family can read it; the message lists the reason of each.
     """
     reasons = []
     for name in FAMILIES:

@@ -127,7 +127,8 @@ def one_at_a_time(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 

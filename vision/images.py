@@ -7,6 +7,7 @@ an orientation in EXIF is ignored.
 """
 
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -73,14 +74,17 @@ def read_rgb(source: str | Path | bytes | BinaryIO | np.ndarray) -> Image.Image:
     Raises:
         ImageError: the file is no image, damaged, or too large to be one.
     """
-    path = str(source) if isinstance(source, str | Path) else type(source).__name__
+    is_path = isinstance(source, str | os.PathLike)
+    path = os.fspath(source) if is_path else type(source).__name__
     try:
         if isinstance(source, np.ndarray):
             return _of_array(source)
-        if isinstance(source, bytes):
+        if isinstance(source, bytes | bytearray | memoryview):
             return _rgb(io.BytesIO(source), path)
         if hasattr(source, "read"):
             return _rgb(io.BytesIO(source.read()), path)
+        if not is_path:
+            raise ImageError(path, "expected a path, bytes, a binary file or an array")
         if not Path(path).is_file():
             raise ImageError(path, "no such file" if not Path(path).exists() else "no file")
         with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Which checkpoint the flags name, and what it tells where they do not."""
+"""Finds the checkpoint that the flags name, and takes from it what they leave out."""
 
 from pathlib import Path
 from types import SimpleNamespace

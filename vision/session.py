@@ -127,7 +127,8 @@ def load(model_dir: str | Path | None = None, **options) -> ImageSession:
     Raises:
         tools.errors.UserError: a bad directory or option.
     """
-    return open_session(model_dir or BUNDLED_MODEL, from_keywords(RunnerOptions, options))
+    place = BUNDLED_MODEL if model_dir is None else model_dir
+    return open_session(place, from_keywords(RunnerOptions, options))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:

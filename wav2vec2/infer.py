@@ -14,6 +14,7 @@ from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
+from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
@@ -51,12 +52,13 @@ def main(argv: list[str]) -> int:
     options = from_flags(RecognitionOptions, values)
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
+    restrict_devices(options.visible_devices)
     model_dir = values.native_savedmodel_dir
     if not model_dir:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", "none", "Make one with `python -m wav2vec2.export`"
         )
-    options.beam_search()  # a bad search is told before a corpus is read
+    options.beam_search()  # checks the search before the corpus is read
     pipeline = describe(model_dir, FAMILY)
     window_of(pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])

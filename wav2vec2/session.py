@@ -21,6 +21,7 @@ from wav2vec2.beam_search import PrefixBeamSearch
 
 FAMILY = "wav2vec2"
 LONGEST_SECONDS = 8 * 3600.0  # of a recording in chunks
+_DEFAULT_CHUNK_SECONDS, _DEFAULT_OVERLAP_SECONDS = 20.0, 4.0  # less where a model takes less
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,8 @@ class RecognitionOptions(RunnerOptions):
         word_bonus: added for each word with that model.
     """
 
-    chunk_seconds: float = 20.0
-    overlap_seconds: float = 4.0
+    chunk_seconds: float = _DEFAULT_CHUNK_SECONDS
+    overlap_seconds: float = _DEFAULT_OVERLAP_SECONDS
     beam_width: int = 0
     lm_path: str | None = None
     lm_weight: float = 0.5
@@ -108,19 +109,18 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
     Raises:
         UserError: a chunk that the model does not take at once, or a bad overlap.
     """
-    window = Window.of_seconds(
-        options.chunk_seconds,
-        options.overlap_seconds,
-        pipeline["hop_samples"],
-        pipeline["sample_rate_hz"],
-    )
-    if options.chunk_seconds > pipeline["max_seconds"]:
+    longest = pipeline["max_seconds"]
+    chunk_seconds, overlap_seconds = options.chunk_seconds, options.overlap_seconds
+    if chunk_seconds > longest and chunk_seconds != _DEFAULT_CHUNK_SECONDS:
         raise UserError.expected(
-            f"--chunk_seconds up to the model's {pipeline['max_seconds']:g}",
-            options.chunk_seconds,
-            "Give a smaller one",
+            f"--chunk_seconds up to the model's {longest:g}", chunk_seconds, "Give a smaller one"
         )
-    return window
+    chunk_seconds = min(chunk_seconds, longest)
+    if overlap_seconds == _DEFAULT_OVERLAP_SECONDS:
+        overlap_seconds = min(overlap_seconds, chunk_seconds / 4)
+    return Window.of_seconds(
+        chunk_seconds, overlap_seconds, pipeline["hop_samples"], pipeline["sample_rate_hz"]
+    )
 
 
 def calibration_examples(

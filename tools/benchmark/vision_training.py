@@ -167,7 +167,7 @@ def time_pipeline(config: VisionConfig, data_dir: str | None, rounds: int) -> fl
             folder = vision_pipeline.make_images(Path(scratch))
         recipes = {"recipe": config.augmentation}
         found = vision_pipeline.time_in_turn(
-            folder, config, recipes, rounds, rest_seconds=PIPELINE_SECONDS
+            folder, config, recipes, rounds, seconds=PIPELINE_SECONDS
         )
     return found["recipe"]["images_per_second"]
 

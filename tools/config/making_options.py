@@ -16,7 +16,7 @@ def from_flags(kind: type[Options], values: object, **others: Any) -> Options:
     Args:
         kind: of options.
         values: parsed flags; where it lacks a field, the field's default counts.
-        others: fields that are no flags.
+        others: fields that have no flag.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     given = {name: getattr(values, name) for name in names if hasattr(values, name)}

@@ -11,7 +11,7 @@ MANIFEST_FILE = "manifest.json"  # of a converted model
 
 
 class _Pipeline(dict):
-    """Says that a key is missing as a program should: an export of another version lacks it."""
+    """Raises a UserError for a missing key, as in an export of another version."""
 
     def __missing__(self, key):
         raise UserError.expected(f"{key} in {PIPELINE_FILE}", "none", "Export the model again")

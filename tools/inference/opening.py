@@ -1,4 +1,4 @@
-"""Opens exported models by options, converting them where that is due."""
+"""Opens exported models by options, and converts them first where that is due."""
 
 import os
 import sys
@@ -32,7 +32,12 @@ def open_runner(
         UserError: a bad model, option or place.
     """
     restrict_devices(options.visible_devices)
-    if options.run_eagerly or is_artifact(model_dir):
+    if options.batch_size < 1:
+        raise UserError.expected("--batch_size >= 1", options.batch_size, "Correct --batch_size")
+    if is_artifact(model_dir):
+        _check_converted(model_dir, options)
+        return load(model_dir)
+    if options.run_eagerly:
         return load(model_dir)
     manifest = converted(model_dir, options, read_examples)
     if not manifest["reused"]:
@@ -42,6 +47,19 @@ def open_runner(
             file=sys.stderr,
         )
     return load(manifest["directory"])
+
+
+def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
+    """Refuses options that a converted model cannot follow: it runs as it was converted."""
+    defaults = RunnerOptions()
+    fixed = ("run_eagerly", "backend", "quant_precision", "dim_range", "converted_savedmodel_dir")
+    for name in fixed:
+        if getattr(options, name) != getattr(defaults, name):
+            raise UserError.expected(
+                f"a SavedModel with --{name}",
+                f"{model_dir}, which is converted already",
+                f"Name the SavedModel that it was made of, or leave --{name} out",
+            )
 
 
 def converted(
@@ -83,7 +101,7 @@ def restrict_devices(visible_devices: str | None) -> None:
     """
     if visible_devices is None:
         return
-    numbers = visible_devices.replace(" ", "").split(",")
+    numbers = str(visible_devices).replace(" ", "").split(",")
     if not all(number.lstrip("-").isdigit() for number in numbers):
         raise UserError.expected(
             "--visible_devices like 0,1, or -1", visible_devices, "Correct the flag"

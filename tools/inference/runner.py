@@ -84,7 +84,7 @@ def load(model_dir: str | Path) -> Runner:
     """
     if is_artifact(model_dir):
         return JitRunner(open_artifact(model_dir))
-    read_pipeline(model_dir)  # told before TensorFlow is imported, which takes seconds
+    read_pipeline(model_dir)  # reports a bad directory before the slow import of TensorFlow
     from tools.inference.eager import open_eager
 
     return open_eager(model_dir)

@@ -21,7 +21,7 @@ class Session:
     its users have (sounds, images) and what they want (texts, classes).
 
     Args:
-        runner: of the model; the session has it for itself.
+        runner: of the model; no other code may use it.
 
     Attributes:
         pipeline: what the export says of the model.
@@ -71,7 +71,7 @@ class Session:
         return self.runner.run(inputs, signature)
 
     def close(self) -> None:
-        """Lets go of the model, after the batch that is running; may be called again."""
+        """Releases the model after the running batch has ended; calling it again does nothing."""
         with self._lock:
             self._runner = None
 

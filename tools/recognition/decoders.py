@@ -41,7 +41,13 @@ class Transcription:
 
 
 class Decoder(Protocol):
-    """The way from a padded batch to transcriptions."""
+    """Turns a padded batch into transcriptions.
+
+    Attributes:
+        has_words: whether transcriptions can have words with their times.
+    """
+
+    has_words: bool
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """Gives the outputs of `serving_default`.
@@ -62,6 +68,8 @@ class TransducerDecoder:
         pipeline: `pipeline.json` of the model.
         in_graph: whether the runner has the signature `serving_default`.
     """
+
+    has_words = False
 
     def __init__(self, pipeline: Mapping, in_graph: bool):
         self._pipeline, self._in_graph = pipeline, in_graph
@@ -114,6 +122,8 @@ class CtcDecoder:
         pipeline: `pipeline.json` of the model.
         beam: gives the text of `[T, V]` logits by a beam search; None: there is none.
     """
+
+    has_words = True
 
     def __init__(self, pipeline: Mapping, beam: Callable[[np.ndarray], str] | None = None):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]

@@ -33,7 +33,7 @@ def read_examples(
         data_dir: a corpus, or where nothing is `judged` any folder of sounds.
         num_samples: how many.
         limits: what the model takes at once.
-        judged: whether a model's accuracy on them is to be had.
+        judged: whether a model's accuracy on the data will be measured.
         decoder: of the model's outputs.
         normalize: makes the transcripts what the model can write.
     """

@@ -1,5 +1,6 @@
 """The body of a program that recognizes: batches through a session, texts, scores and speed."""
 
+import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -49,20 +50,24 @@ def recognize(
     transcriptions: dict[int, Transcription] = {}
     reasons, watch = {}, Stopwatch()
     one_batch = len(utterances) <= batch_size and not long
-    with tqdm(
-        total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=one_batch
-    ) as bar:
+    with contextlib.ExitStack() as stack:
+        bar = stack.enter_context(
+            tqdm(
+                total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=one_batch
+            )
+        )
         for index in long:
             utterance = utterances[index]
             with watch.running():
                 try:
-                    pieces = stream(utterance.path, session.limits)
-                    heard = session.recognize_long(pieces, utterance.num_samples, with_words)
+                    with contextlib.closing(stream(utterance.path, session.limits)) as pieces:
+                        heard = session.recognize_long(pieces, utterance.num_samples, with_words)
                     transcriptions[index] = heard
                 except AudioError as error:
                     reasons[index] = error.reason
             bar.update()
-        batches = read_batches([utterances[i] for i in order], batch_size, session.limits)
+        reader = read_batches([utterances[i] for i in order], batch_size, session.limits)
+        batches = stack.enter_context(contextlib.closing(reader))
         for number, batch in enumerate(batches):
             said = [None] * len(batch.indices)
             if batch.lengths.any():  # else there is no sound in it

@@ -1,5 +1,6 @@
 """Sessions of recognizers: sounds of any origin to transcriptions."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Sequence
 from typing import BinaryIO
@@ -78,6 +79,12 @@ class SpeechSession(Session):
             'ONE SEVEN NINE ZERO'
         """
         self.check_open()
+        if timestamps and not self.decoder.has_words:
+            raise UserError.expected(
+                "a model whose words have times, as wav2vec 2.0's",
+                "another one",
+                "Leave timestamps out",
+            )
         if not isinstance(sound, list | tuple):
             return self._transcribe([sound], rate_hz, timestamps)[0]
         if not sound:
@@ -107,6 +114,10 @@ class SpeechSession(Session):
             num_samples: of all of them.
             with_words: whether to give words with their times.
         """
+        if self._window is None:
+            longest = f"a recording of up to {self.limits.max_seconds:g} s"
+            seconds = f"{num_samples / self.limits.rate_hz:.1f} s"
+            raise UserError.expected(longest, seconds, "Cut it")
         return self.decoder.of_long(
             self.run,
             pieces,
@@ -125,12 +136,13 @@ class SpeechSession(Session):
         found: dict[int, Transcription] = {}
         waveforms: dict[int, np.ndarray] = {}
         for number, sound in enumerate(sounds):
-            if is_path(sound) and self.is_long(probe(sound, self.limits).num_samples):
+            if self._window is not None and is_path(sound):
                 info = probe(sound, self.limits)
-                pieces = stream(sound, self.limits)
-                heard = self.recognize_long(pieces, info.num_samples, with_words)
-                found[number] = heard.lasting(info.duration_seconds)
-                continue
+                if self.is_long(info.num_samples):
+                    with contextlib.closing(stream(sound, self.limits)) as pieces:
+                        heard = self.recognize_long(pieces, info.num_samples, with_words)
+                    found[number] = heard.lasting(info.duration_seconds)
+                    continue
             waveform = load(sound, self.limits, rate_hz)
             if self.is_long(len(waveform)):
                 heard = self.recognize_long([waveform], len(waveform), with_words)

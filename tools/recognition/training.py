@@ -148,7 +148,7 @@ class SpeechRun:
         self.training = config.training
 
     def check(self, processes: Processes) -> None:
-        """Any number of processes will do."""
+        """Accepts any number of processes."""
 
     def folders(self, processes: Processes) -> RunFolders:
         """Settles on the run directory, the same on every process."""
@@ -195,7 +195,7 @@ class SpeechRun:
             write_text(folders.records / name, text)
 
     def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:
-        """There is none: `metrics.jsonl` has what is worth keeping."""
+        """Returns None: `metrics.jsonl` holds the record."""
         return None
 
 

@@ -17,6 +17,7 @@ last word. A file is refused for one of `REASONS`, never used in part.
 """
 
 import contextlib
+import numbers
 import os
 import stat
 from collections.abc import Iterator
@@ -124,11 +125,13 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
     if is_path(sound):
         return read(sound, limits)
     if hasattr(sound, "read"):
-        sound = sound.read()
+        do = "Open it as rb"
+        try:
+            sound = sound.read()
+        except (OSError, ValueError) as error:  # closed, or text that is no UTF-8
+            raise _error("the file", "unreadable", "a binary file", error, do=do) from error
         if isinstance(sound, str):
-            raise _error(
-                "the file", "unreadable", "a binary file", "a text file", do="Open it as rb"
-            )
+            raise _error("the file", "unreadable", "a binary file", "a text file", do=do)
     if isinstance(sound, bytes | bytearray | memoryview):
         return read(bytes(sound), limits)
     return _checked(sound, limits, rate_hz)
@@ -148,14 +151,18 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
         do = "Divide 16-bit integers by 32768"
         raise _error(place, "unreadable", "floats in [-1, 1]", array.dtype, do=do)
     if rate_hz is None:
-        raise _error(place, "rate", "rate_hz beside an array", "none", do="Give rate_hz=16000")
-    if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz or rate_hz != int(rate_hz):
+        do = "Give the sampling rate of the array"
+        raise _error(place, "rate", "rate_hz beside an array", "none", do=do)
+    is_number = isinstance(rate_hz, numbers.Real) and rate_hz == int(rate_hz)
+    if not is_number or not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
         raise _error(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct it")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
     if not np.isfinite(array).all():
         raise _non_finite(place)
     num_samples = -(-len(array) * limits.rate_hz // int(rate_hz))
     _check_length(place, num_samples, len(array) / rate_hz, limits)
-    return _resampled(array.astype(np.float32), int(rate_hz), num_samples, limits)
+    return _resampled(array, int(rate_hz), num_samples, limits)
 
 
 def read(
@@ -241,7 +248,7 @@ def _opened(
 ) -> Iterator[tuple[AudioInfo, soundfile.SoundFile, int]]:
     """Opens a file and judges its header; what goes wrong while it is open becomes AudioError."""
     in_memory = isinstance(source, bytes)
-    path = f"{len(source)} bytes" if in_memory else os.fspath(source)
+    path = "the bytes" if in_memory else os.fspath(source)
     with contextlib.ExitStack() as stack:
         try:
             descriptor = _memory_file(source) if in_memory else _descriptor(path)
@@ -252,9 +259,8 @@ def _opened(
             kind = containers.kind(head)
             if kind in ("WAV", "AIFF"):
                 containers.check_chunks(descriptor)
-            elif kind == "MP3":
-                stack.enter_context(containers.quiet_stderr())
-            sound = stack.enter_context(soundfile.SoundFile(descriptor, closefd=False))
+            with _quiet(kind):
+                sound = stack.enter_context(soundfile.SoundFile(descriptor, closefd=False))
             yield _judged(path, sound, descriptor, head, limits=limits), sound, descriptor
         except containers.ContainerError as error:
             expected, reason = "a readable sound file", "unreadable"
@@ -272,9 +278,13 @@ def _opened(
 def _memory_file(data: bytes) -> int:
     """Gives the descriptor of a file in memory, so that bytes are judged as files are."""
     descriptor = os.memfd_create("sound", os.MFD_CLOEXEC)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
+    try:
+        with os.fdopen(os.dup(descriptor), "wb") as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 
@@ -334,6 +344,11 @@ def _check_length(
         raise _error(path, "too_long", expected, received, do="Cut it or raise the limit")
 
 
+def _quiet(container: str) -> contextlib.AbstractContextManager:
+    """Turns the stderr of the process off for a call that reads MP3, and for no longer."""
+    return containers.quiet_stderr() if container == "MP3" else contextlib.nullcontext()
+
+
 def _mono(sound: soundfile.SoundFile, block_values: int) -> np.ndarray:
     blocks = _mono_blocks(sound, max(1, block_values // sound.channels))
     return np.concatenate([np.zeros(0, np.float32), *blocks])
@@ -341,7 +356,11 @@ def _mono(sound: soundfile.SoundFile, block_values: int) -> np.ndarray:
 
 def _mono_blocks(sound: soundfile.SoundFile, block_samples: int) -> Iterator[np.ndarray]:
     # Not `sound.blocks`: it hands out uninitialised memory where a file ends before it should.
-    while len(block := sound.read(block_samples, dtype="float32", always_2d=True)):
+    while True:
+        with _quiet(sound.format):
+            block = sound.read(block_samples, dtype="float32", always_2d=True)
+        if not len(block):
+            return
         with np.errstate(over="ignore", invalid="ignore"):  # the readers judge the outcome
             yield block[:, 0] if sound.channels == 1 else block.mean(axis=1)
 

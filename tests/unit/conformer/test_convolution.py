@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from conformer.convolution import ConvolutionModule
-from tools.layers.normalization import BatchNormalization
+from tools.layers.batch_norm import BatchNormalization
 
 
 def batch_norm(**kwargs):

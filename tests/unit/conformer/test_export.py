@@ -12,7 +12,7 @@ import tensorflow as tf
 
 import conformer
 from conformer.export import main
-from conformer.recognizer import greedy
+from conformer.graph_recognition import greedy
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes

@@ -15,7 +15,7 @@ from conformer.transducer_loss import transducer_loss
 from tests.support import conformer_reference as reference
 from tests.support.errors import refused
 from tools.decoding.graph import greedy_decode
-from tools.layers.normalization import BatchNormalization
+from tools.layers.batch_norm import BatchNormalization
 
 # Encoder and whole model at V = 1031, all variables counted (facts 5a).
 SIZES = {

@@ -12,14 +12,14 @@ from conformer.attention import RelativeMultiHeadAttention, relative_positions
 from conformer.convolution import ConvolutionModule
 from conformer.encoder import ConformerBlock, ConformerEncoder, FeedForward
 from conformer.features import LogMelSpectrogram
+from conformer.graph_recognition import greedy
 from conformer.joint import JointNetwork
 from conformer.prediction import PredictionNetwork
-from conformer.recognizer import greedy
 from conformer.subsampling import ConvolutionSubsampling
 from conformer.transducer_loss import transducer_loss
 from tests.golden import make_conformer as golden
 from tests.support import conformer_reference as reference
-from tools.layers.normalization import BatchNormalization
+from tools.layers.batch_norm import BatchNormalization
 
 WIDTH, HEADS = 6, 2
 FRAMES = np.array([7, 4, 1])

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 import conformer
-from conformer.recognizer import greedy, without_silence
+from conformer.graph_recognition import greedy, without_silence
 from conformer.task import ConformerTask
 from conformer.tokenizer import (
     CharacterTokenizer,

@@ -76,7 +76,7 @@ def test_a_family_that_is_none_is_one_line(start):
         found = start(script, "--net_name", "wav2vec3")
         assert found.returncode == 2
         # The program has the list of families; the one here tells how it was called.
-        assert "[--net_name python -m tools.cli.families]" in found.stderr
+        assert "[--net_name python -m tools.cli.list_families]" in found.stderr
 
 
 def test_reports_of_conversions_do_not_stay(start, tmp_path):

@@ -7,7 +7,7 @@ from tests.support import toy_family
 from tests.support.errors import refused
 from tools import families
 from tools.cli import compare, convert
-from tools.cli import families as list_families
+from tools.cli import list_families as list_families
 from tools.inference.options import RunnerOptions
 from tools.training.checkpoint import open_checkpoint
 

@@ -23,8 +23,8 @@ from tests.support.errors import refused
 from tools.conversion.pipeline import read_pipeline
 from tools.inference.runner import load
 from vision.classes import Classes
-from vision.classifier import Classification, ImageDataOptions
 from vision.config import load_config
+from vision.program import Classification, ImageDataOptions
 from vision.session import ImageSession, calibration_examples, probabilities_of
 
 SIDE, NUM_CLASSES = 64, 10

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tests.support.errors import refused
 from tools.training.distributed import SingleProcess
-from tools.training.normalization import fused_batch_norm
+from tools.training.fused_batch_norm import fused_batch_norm
 from tools.training.optimizer import Optimizer
 from tools.training.step import freeze, moving_statistics
 from tools.training.task import Position, Shard

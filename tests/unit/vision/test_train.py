@@ -26,6 +26,11 @@ from vision.train import VisionRun, main
 
 EPOCHS, STEPS = 2, 3  # 10 images in batches of 4: the last is filled up
 ROOTS = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir")
+# Building a graph takes longer than a few steps without one.
+EAGERLY = "--pynative_mode"
+ignore_eager_input = pytest.mark.filterwarnings(
+    "ignore:Even though the `tf.config.experimental_run"
+)
 
 
 @pytest.fixture(scope="module")
@@ -118,14 +123,15 @@ def test_the_records_of_a_run(finished):
     assert CheckpointStore(best).best().step == top["step"]
 
 
+@ignore_eager_input
 def test_a_continued_run_equals_one_that_never_stopped(finished, train, tmp_path):
     """Weights, moments, averages, order of images and random numbers, dropout's too.
 
-    From between two epochs, and from within one where it was stopped.
+    From between two epochs, and from within one where it was stopped; with a graph and without.
     """
     between = finished[1] / f"step-{STEPS:08d}"
     half = train(tmp_path / "a", f"--checkpoint={between}", f"--steps={STEPS + 2}", "--skip_eval")
-    rest = train(tmp_path / "b", f"--checkpoint={half[1]}", "--skip_eval")
+    rest = train(tmp_path / "b", f"--checkpoint={half[1]}", "--skip_eval", EAGERLY)
     whole = losses(finished[0])
     together = losses(half[0]) | losses(rest[0])
     assert ([*losses(half[0])], [*losses(rest[0])]) == ([4, 5], [6])
@@ -165,12 +171,13 @@ def test_a_finished_run_is_not_begun_anew(finished, train, tmp_path, monkeypatch
     assert told.count(f"{finished[1]}/step-00000006 has made all 2 epochs") == 1
 
 
+@ignore_eager_input
 def test_other_classes_get_new_heads_and_the_old_body(
     finished, train, image_folder, tmp_path, capsys
 ):
     other = image_folder(("x", "y", "z"), 3)
     flags = ["--num_classes=3", "--epochs=1", "--base_lr=1e-9", "--min_lr=0", "--warmup_lr=0"]
-    flags += ["--freeze=stem,coupled_*", f"--pretrained={finished[1]}", "--skip_eval"]
+    flags += ["--freeze=stem,coupled_*", f"--pretrained={finished[1]}", "--skip_eval", EAGERLY]
     _, checkpoints, best = train(tmp_path, *flags, url=other)
     log = (best / "train_log.log").read_text()
     assert "Removing" in log and "convolution_head/kernel" in log
@@ -185,18 +192,24 @@ def test_other_classes_get_new_heads_and_the_old_body(
     assert not any("/coupled_" in x for x in now if x.startswith("optimizer"))
 
 
+@ignore_eager_input
 def test_weights_alone_begin_a_run_of_their_own(finished, train, tmp_path):
-    flags = [f"--pretrained={finished[1]}", "--start_epoch=1", "--skip_eval"]
+    flags = [f"--pretrained={finished[1]}", "--start_epoch=1", "--skip_eval", EAGERLY]
     summaries, _, _ = train(tmp_path, *flags)
     assert [*losses(summaries)] == [4, 5, 6]
     whole = rates(finished[0])
     assert rates(summaries) == pytest.approx({step: whole[step] for step in (4, 5, 6)})
 
 
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
+@ignore_eager_input
 def test_a_rate_that_makes_no_numbers_ends_the_run(train, tmp_path):
-    flags = ["--base_lr=1e30", "--warmup_length=0", "--nouse_clip_grad_norm", "--skip_eval"]
-    flags += ["--pynative_mode"]  # a step or two need no graph
+    flags = [
+        "--base_lr=1e30",
+        "--warmup_length=0",
+        "--nouse_clip_grad_norm",
+        "--skip_eval",
+        EAGERLY,
+    ]
     with refused(match=r"finite loss.*loss nan.* at step \d, from /.*\.png"):
         train(tmp_path, *flags)
 
@@ -314,10 +327,8 @@ def test_device_id_chooses_the_device_of_a_single_process(
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == expected
 
 
-@pytest.mark.filterwarnings("ignore:Even though the `tf.config.experimental_run")
-@pytest.mark.parametrize(
-    ("name", "flags"), [("conformer_tiny", ["--pynative_mode"]), ("photos", [])]
-)
+@ignore_eager_input
+@pytest.mark.parametrize(("name", "flags"), [("conformer_tiny", [EAGERLY]), ("photos", [])])
 def test_every_config_takes_a_step(
     name, flags, project, data_url, small_architecture, tmp_path, monkeypatch
 ):

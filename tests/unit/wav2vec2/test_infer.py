@@ -12,7 +12,7 @@ import conformer.infer
 import wav2vec2.infer
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
 from tools.inference import opening
 from tools.recognition.decoders import CtcDecoder
@@ -22,7 +22,7 @@ from tools.speech.language_model import BeamSearch
 from tools.speech.long_audio import Window
 from wav2vec2.beam_search import PrefixBeamSearch
 from wav2vec2.infer import command_line
-from wav2vec2.session import RecognitionOptions, calibration_examples
+from wav2vec2.session import RecognitionOptions, calibration_examples, window_of
 from wav2vec2.vocabulary import Vocabulary
 
 RATE_HZ = 16000
@@ -425,3 +425,13 @@ def test_the_model_is_to_be_named_and_of_this_family(project, model_dir):
         wav2vec2.infer.main(["a.wav", f"--native_savedmodel_dir={other}"])
     with refused(match=r"an export of conformer\. Received: wav2vec2"):
         conformer.infer.main(["a.wav", f"--native_savedmodel_dir={model_dir}"])
+
+
+def test_chunks_follow_a_model_that_takes_less_at_once():
+    pipeline = {"max_seconds": 8.0, "hop_samples": 320, "sample_rate_hz": RATE_HZ}
+    window = window_of(pipeline, RecognitionOptions())
+    assert window == Window.of_seconds(8.0, 2.0, 320, RATE_HZ)
+    with refused("--chunk_seconds up to the model's 8"):
+        window_of(pipeline, RecognitionOptions(chunk_seconds=9.0))
+    longer = {**pipeline, "max_seconds": 35.0}
+    assert window_of(longer, RecognitionOptions()) == Window.of_seconds(20.0, 4.0, 320, RATE_HZ)

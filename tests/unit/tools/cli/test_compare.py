@@ -1,7 +1,8 @@
-"""Models that are the same, models that differ in one known place, and the bundled one."""
+"""Models that are the same, models that differ in one known place, and a tiny Conformer."""
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import keras
@@ -12,7 +13,6 @@ import tensorflow as tf
 
 import conformer
 from conformer.export import export_checkpoint
-from conformer.session import BUNDLED_MODEL
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
@@ -160,7 +160,9 @@ def test_what_no_number_can_say_differs():
     assert (tokens.rows, tokens.same, tokens.agrees(1.0)) == (2, 1, False)
 
 
-def test_a_checkpoint_is_as_its_export(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """The run directory of a tiny Conformer with random weights."""
     sizes = ("hidden_dim", "subsampling_filters", "prediction_dim", "joint_dim")
     settings = {f"model.{name}": 8 for name in sizes}
     config = conformer.load_config(None, {**settings, "model.num_layers": 1, "model.num_heads": 2})
@@ -172,28 +174,40 @@ def test_a_checkpoint_is_as_its_export(tmp_path, capsys):
         "average": {v.path: v for v in model.trainable_variables},
     }
     assets = {"config.yml": to_yaml(config), "vocabulary.json": tokenizer.to_json()}
-    store = CheckpointStore(tmp_path / "run" / "checkpoints")
-    store.save({"step": 1, "metric": 0.5}, groups, assets)
-    export_checkpoint(open_checkpoint(tmp_path / "run"), tmp_path / "exported")
-    assert main([str(tmp_path / "run"), str(tmp_path / "exported"), "--samples=2"]) == 0
+    directory = tmp_path_factory.mktemp("run")
+    CheckpointStore(directory / "checkpoints").save({"step": 1, "metric": 0.5}, groups, assets)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def exported(run_dir, tmp_path_factory):
+    """The SavedModel of the tiny Conformer."""
+    directory = tmp_path_factory.mktemp("export") / "model"
+    export_checkpoint(open_checkpoint(run_dir), directory)
+    return directory
+
+
+def test_a_checkpoint_is_as_its_export(run_dir, exported, tmp_path, capsys):
+    assert main([str(run_dir), str(exported), "--samples=2"]) == 0
     assert re.search(r"serving_default +text +2 of 2\n", capsys.readouterr().out)
-    (store.latest().path / "config.yml").write_text("modell: {}\n")
+    broken = shutil.copytree(open_checkpoint(run_dir).path, tmp_path / "broken")
+    (broken / "config.yml").write_text("modell: {}\n")
     with refused(match=r"conformer: .*modell"):
-        main([str(store.latest().path), str(tmp_path / "exported")])
+        main([str(broken), str(exported)])
 
 
-def test_the_bundled_model_says_the_same_converted(tmp_path, rng, capsys):
+def test_a_conformer_says_the_same_converted(exported, tmp_path, rng, capsys):
     for name, num_samples in (("a", 16000), ("b", 9000)):
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(num_samples), 16000)
-    artifact = directory_of(BUNDLED_MODEL, "openvino", tmp_path)
+    artifact = directory_of(exported, "openvino", tmp_path)
     arguments = [f"--data_dir={tmp_path}", "--batch_size=2"]
-    assert main([str(BUNDLED_MODEL), artifact, *arguments]) == 0
+    assert main([str(exported), artifact, *arguments]) == 0
     printed = capsys.readouterr().out
     assert "2 samples, random for predict, join\n" in printed
     assert re.search(r"serving_default +text +2 of 2\n", printed)
     for signature in ("listen", "predict", "join"):
         layers = re.search(rf"{signature}, (\d+) layers, first beyond 0.001: none", printed)
-        assert int(layers[1]) > {"listen": 300, "predict": 10, "join": 5}[signature]
+        assert int(layers[1]) > {"listen": 90, "predict": 10, "join": 5}[signature], printed
 
 
 @pytest.mark.parametrize(

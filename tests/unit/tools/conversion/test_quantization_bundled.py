@@ -7,10 +7,11 @@ import onnx
 import pytest
 
 from tests.support.quantized import BACKENDS, activations, graph_of, weight_scales
-from tools.conversion import signature
+from tools.conversion import saved_model, signature
 from tools.conversion.converter import convert
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
+from tools.conversion.saved_model import load_saved_model
 from tools.inference.runner import load
 from tools.speech.synthesis import synthesize
 
@@ -20,6 +21,13 @@ def bundled(project):
     return project / "conformer" / "pretrained" / "digits"
 
 
+@pytest.fixture(scope="module")
+def native(bundled):
+    """Runs the SavedModel."""
+    return load(bundled)
+
+
+@functools.cache
 def spoken(*texts):
     """One batch for each text."""
     batches = []
@@ -32,7 +40,10 @@ def spoken(*texts):
 
 @pytest.fixture(scope="module")
 def converted(bundled, tmp_path_factory):
-    """Converts for a backend and a precision, each once, all from one translation to ONNX."""
+    """Converts for a backend and a precision, each once, all from one translation to ONNX.
+
+    The SavedModel is loaded once for all of them.
+    """
     translate, models = signature.to_onnx, {}
     calibration = Calibration("voices", 2, True, lambda: Examples(spoken("one two six", "nine")))
 
@@ -51,6 +62,7 @@ def converted(bundled, tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(signature, "to_onnx", translate_once)
+        patch.setattr(saved_model, "load_saved_model", functools.cache(load_saved_model))
         yield make
 
 
@@ -70,32 +82,33 @@ def test_weights_and_activations_become_bytes_and_the_front_end_does_not(convert
     assert not any("features" in name for name in names)
 
 
-def heard(folder, inputs):
+def heard(runner, inputs):
     """The valid frames of a model; a converted one may have padded what it hears."""
-    outputs = load(folder).run(inputs, "listen")
+    outputs = runner.run(inputs, "listen")
     (frames,) = outputs["encoded_lengths"]
     assert not outputs["encoded"][:, frames:].any()
     return outputs["encoded"][:, :frames]
 
 
 def test_it_answers_much_as_in_float_from_less_than_two_fifths_of_the_bytes(
-    converted, backend, bundled
+    converted, backend, native
 ):
     default, floats = converted(backend), converted(backend, "fp32")
     sizes = [sum(path.stat().st_size for path in folder.iterdir()) for folder in (default, floats)]
     assert sizes[0] <= 0.4 * sizes[1]
     (inputs,) = spoken("three nine one six")
-    expected, exact, found = (heard(folder, inputs) for folder in (bundled, floats, default))
+    runners = native, load(floats), load(default)
+    expected, exact, found = (heard(runner, inputs) for runner in runners)
     np.testing.assert_allclose(exact, expected, atol=1e-3)
     error = np.abs(found - expected).mean() / np.abs(expected).mean()
     assert 0.001 < error < 0.2
 
 
-def test_small_parts_store_bytes_and_compute_in_float(converted, bundled):
+def test_small_parts_store_bytes_and_compute_in_float(converted, native):
     directory = converted("openvino")
     stored = [tensor.data_type for tensor in graph_of(directory, "predict").initializer]
     assert onnx.TensorProto.INT8 in stored
     inputs = {"tokens": np.array([[3], [5]], np.int32), "states": np.zeros((2, 2, 128), "f")}
-    expected = load(bundled).run(inputs, "predict")["predicted"]
+    expected = native.run(inputs, "predict")["predicted"]
     found = load(directory).run(inputs, "predict")["predicted"]
     np.testing.assert_allclose(found, expected, atol=0.02)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.errors import refused
 from tools.config.command_line import CommandLine
-from tools.config.options import from_flags, from_keywords
+from tools.config.making_options import from_flags, from_keywords
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, Quantization
 from tools.inference import flags, opening
 from tools.inference.options import RunnerOptions
@@ -233,6 +233,24 @@ def test_a_converted_model_is_opened_as_it_is(tmp_path, monkeypatch):
     monkeypatch.delattr(opening, "convert")
     monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
     assert opening.open_runner(tmp_path, options(), read_examples) == ("runner of", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flag", ["run_eagerly", "backend=xla", "quant_precision=bf16", "dim_range=a=1"]
+)
+def test_a_converted_model_refuses_what_it_was_not_converted_for(tmp_path, monkeypatch, flag):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.delattr(opening, "load")
+    with refused(f"a SavedModel with --{flag.partition('=')[0]}"):
+        opening.open_runner(tmp_path, options(f"--{flag}"), read_examples)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_batch_of_nothing_is_refused_in_either_mode(native, monkeypatch, batch_size):
+    monkeypatch.delattr(opening, "load")
+    for flag in ("--run_eagerly", "--norun_eagerly"):
+        with refused("--batch_size >= 1"):
+            opening.open_runner(native, options(flag, f"--batch_size={batch_size}"), read_examples)
 
 
 def test_options_are_frozen_and_have_the_defaults_of_the_flags():

@@ -63,6 +63,12 @@ def sound_of(text, frames_each=3):
     return np.repeat(numbers / 10, HOP).astype("float32")
 
 
+def closed():
+    file = io.BytesIO(b"RIFF")
+    file.close()
+    return file
+
+
 @pytest.fixture
 def runner():
     return Spelling()
@@ -155,7 +161,11 @@ def test_without_a_window_long_recordings_are_refused(runner):
         ("nowhere.wav", None, "no such file"),
         ([sound_of("A"), "nowhere.wav"], RATE_HZ, "nowhere.wav: no such file"),
         (b"", None, "0 bytes"),
-        (b"no sound at all", None, "15 bytes"),
+        (b"no sound at all", None, "the bytes: not FLAC"),
+        (np.full(8000, 1e300), RATE_HZ, "finite samples"),
+        (np.zeros(8000), "16000", "rate_hz: an integer"),
+        (io.TextIOWrapper(io.BytesIO(b"\xff\xfe")), None, "Open it as rb"),
+        (closed(), None, "Open it as rb"),
         (io.StringIO("text"), None, "Open it as rb"),
         (3, None, "a path, bytes, a binary file or an array"),
         ([[0.1, 0.2]], RATE_HZ, "a path, bytes, a binary file or an array"),
@@ -248,3 +258,13 @@ def test_a_transducer_answers_alike_by_the_host_and_by_its_graph(in_graph):
     assert outputs["text"].tolist() == [b"AB", b"D"]
     assert outputs["token_ids"].tolist() == [[2, 3], [5, 0]]
     assert outputs["token_lengths"].tolist() == [2, 1]
+
+
+def test_what_a_transducer_cannot_do_is_refused():
+    runner = Pieces()
+    decoder = TransducerDecoder(runner.pipeline, in_graph=False)
+    session = SpeechSession(runner, decoder, AudioLimits(max_seconds=30.0))
+    with refused("Leave timestamps out"):
+        session.transcribe(sound_of("AB"), rate_hz=RATE_HZ, timestamps=True)
+    with refused("a recording of up to 30 s"):
+        session.recognize_long([np.zeros(RATE_HZ * 31, "float32")], RATE_HZ * 31)

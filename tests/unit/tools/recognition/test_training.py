@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.config.options import from_flags
+from tools.config.making_options import from_flags
 from tools.recognition import training
 from tools.recognition.training import RunOptions, SpeechRun, TrainingProgram
 from tools.speech.config import DataConfig
