@@ -7,6 +7,7 @@ from PIL import Image
 
 import vision
 import vision.model
+from vision.convolution import BatchNormalization
 
 SIZES = {
     "patch_size": 16,
@@ -84,8 +85,13 @@ def calibrated(build_small):
     for variable in model.weights:
         if "moving" not in variable.path and len(variable.shape) > 1:
             variable.assign(variable.numpy() + rng.normal(0, 0.05, variable.shape))
-    for _ in range(20):
-        model(rng.standard_normal((8, IMAGE_SIZE, IMAGE_SIZE, 3)).astype("float32"), training=True)
+    norms = [x for x in model._flatten_layers() if isinstance(x, BatchNormalization)]
+    momentum = {norm: norm.momentum for norm in norms}
+    for norm in norms:
+        norm.momentum = 0.0  # the statistics become those of one batch
+    model(rng.standard_normal((32, IMAGE_SIZE, IMAGE_SIZE, 3)).astype("float32"), training=True)
+    for norm in norms:
+        norm.momentum = momentum[norm]
     return model
 
 

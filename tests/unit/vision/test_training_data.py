@@ -220,8 +220,9 @@ def test_every_use_of_random_numbers_has_a_seed_of_its_own(monkeypatch):
     """In all variants of all images of two epochs; the part, the flip, colors, box and noise."""
     seen = []
 
-    def note(*arguments, **_):
-        seen.extend(tuple(x.numpy()) for x in arguments if getattr(x, "dtype", None) == tf.int64)
+    def note(*arguments, **named):
+        given = (*arguments, *named.values())
+        seen.extend(tuple(x.numpy()) for x in given if getattr(x, "dtype", None) == tf.int64)
         return arguments[0]
 
     for name in ("random_crops", "erase", "jitter_colors"):

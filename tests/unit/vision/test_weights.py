@@ -10,14 +10,34 @@ from tests.support.errors import refused
 from tools.weights.files import read_weights
 
 
-@pytest.fixture(scope="session")
-def official(build_small):
-    """Tensors of a model whose every number is its own."""
+@pytest.fixture(scope="module")
+def source(build_small):
+    """A model whose every number is its own."""
     rng = np.random.default_rng(5)
     model = build_small()
     for variable in model.weights:
         variable.assign(rng.standard_normal(variable.shape))
-    return vision.pytorch_state_dict(model)
+    return model
+
+
+@pytest.fixture(scope="module")
+def official(source):
+    """Its tensors."""
+    return vision.pytorch_state_dict(source)
+
+
+@pytest.fixture(scope="module")
+def whatever(build_small):
+    """A model of the same shape, of which no test may expect certain weights."""
+    return build_small(seed=2)
+
+
+@pytest.fixture
+def emptied(whatever):
+    """It with weights that are nobody's."""
+    for variable in whatever.weights:
+        variable.assign(np.full(variable.shape, -1.0))
+    return whatever
 
 
 def equal(left, right):
@@ -79,21 +99,18 @@ def test_round_trip_of_every_name(tiny):
         lambda x: {"model": {f"module.{name}": value for name, value in x.items()}},
     ],
 )
-def test_wrappers(build_small, official, wrap):
-    model = build_small(seed=2)
-    vision.load_pytorch_weights(model, wrap(official))
-    equal(vision.pytorch_state_dict(model), official)
+def test_wrappers(emptied, official, wrap):
+    vision.load_pytorch_weights(emptied, wrap(official))
+    equal(vision.pytorch_state_dict(emptied), official)
 
 
 @pytest.mark.parametrize("naming", ["official", "mmpretrain"])
-def test_file_round_trip(build_small, official, naming, tmp_path):
-    source, target = build_small(), build_small(seed=2)
-    vision.load_pytorch_weights(source, official)
+def test_file_round_trip(source, emptied, official, naming, tmp_path):
     path = tmp_path / "deeper" / "weights.safetensors"
     vision.save_pytorch_weights(source, path, naming)
     assert len(read_weights(path)) == len(official)
-    vision.load_pytorch_weights(target, path)
-    equal(vision.pytorch_state_dict(target), official)
+    vision.load_pytorch_weights(emptied, path)
+    equal(vision.pytorch_state_dict(emptied), official)
 
 
 def test_heads_of_other_classes_are_left_and_told(build_small, official, caplog):
@@ -125,8 +142,8 @@ def test_other_architectures_are_refused(build_small, official):
     assert "another shape: cls_token [1, 1, 32] for [1, 1, 64]" in told
 
 
-def test_strict_both_ways(build_small, official):
-    model = build_small(seed=2)
+def test_strict_both_ways(emptied, official):
+    model = emptied
     shorter = {k: v for k, v in official.items() if k != "trans_norm.bias"}
     assert "missing: trans_norm.bias." in refusal(model, shorter)
     longer = official | {"med_block.weight": np.zeros(3)}
@@ -138,10 +155,10 @@ def test_strict_both_ways(build_small, official):
 
 
 @pytest.mark.parametrize("content", [{}, {"model": 3}, {"epoch": 1, "state": "x"}])
-def test_other_content_is_refused(build_small, content):
-    assert "Expected tensors by name" in refusal(build_small(), content)
+def test_other_content_is_refused(whatever, content):
+    assert "Expected tensors by name" in refusal(whatever, content)
 
 
-def test_other_naming_is_refused(small_model):
+def test_other_naming_is_refused(whatever):
     with refused("Received: timm"):
-        vision.pytorch_state_dict(small_model, "timm")
+        vision.pytorch_state_dict(whatever, "timm")
