@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 import vision
+from tests.support.conversions import shared_translations
 from tests.support.errors import refused
 from tests.support.peers import StubPeer, known_times
 from tools.benchmark import vision as benchmark
@@ -31,7 +32,8 @@ THREADS = len(os.sched_getaffinity(0))
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """The folder of models, each of which is made by the first run that wants it."""
-    return tmp_path_factory.mktemp("work")
+    with shared_translations():
+        yield tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import soundfile
 import tensorflow as tf
 
 import wav2vec2
+from tests.support.conversions import shared_translations
 from tests.support.errors import refused
 from tests.support.peers import StubPeer, known_times
 from tools.benchmark import wav2vec2 as benchmark
@@ -41,7 +42,8 @@ NUM_SAMPLES = 6400  # in place of those of the published table
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     """The folder of models, each of which is made by the first run that wants it."""
-    return tmp_path_factory.mktemp("work")
+    with shared_translations():
+        yield tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture

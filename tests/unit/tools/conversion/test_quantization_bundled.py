@@ -6,12 +6,11 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.support.conversions import shared_translations
 from tests.support.quantized import BACKENDS, activations, graph_of, weight_scales
-from tools.conversion import saved_model, signature
 from tools.conversion.converter import convert
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
-from tools.conversion.saved_model import load_saved_model
 from tools.inference.runner import load
 from tools.speech.synthesis import synthesize
 
@@ -40,19 +39,8 @@ def spoken(*texts):
 
 @pytest.fixture(scope="module")
 def converted(bundled, tmp_path_factory):
-    """Converts for a backend and a precision, each once, all from one translation to ONNX.
-
-    The SavedModel is loaded once for all of them.
-    """
-    translate, models = signature.to_onnx, {}
+    """Converts for a backend and a precision, each once, all from one translation to ONNX."""
     calibration = Calibration("voices", 2, True, lambda: Examples(spoken("one two six", "nine")))
-
-    def translate_once(function, name):
-        if name not in models:
-            models[name] = translate(function, name)
-        copy = onnx.ModelProto()
-        copy.CopyFrom(models[name])
-        return copy
 
     @functools.cache
     def make(backend, precision="int8_fp32"):
@@ -60,9 +48,7 @@ def converted(bundled, tmp_path_factory):
         convert(bundled, directory, ConversionRequest(backend, precision), calibration)
         return directory
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(signature, "to_onnx", translate_once)
-        patch.setattr(saved_model, "load_saved_model", functools.cache(load_saved_model))
+    with shared_translations():
         yield make
 
 
