@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tools.cli.synthesize_images import main as synthesize
+from vision.train import main
 
 # What makes ranks differ by design is each rank's own batch norm. Sums in another order differ in
 # the last digits, and an untrained network with batch norm over few images multiplies differences
@@ -17,7 +18,7 @@ SAME_ON_ANY_RANKS = [
     "--min_lr=0",
     "--summary_loss_collect_freq=1",
 ]
-STEPS = 8
+STEPS = 5  # one more than an epoch has
 ROOTS = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir")
 
 
@@ -29,14 +30,21 @@ def shapes(tmp_path_factory):
 
 
 @pytest.fixture
-def train(project, shapes, launch):
-    """Runs the program as a user does; gives the folders of records and checkpoints."""
+def train(project, shapes, launch, capsys):
+    """Runs the program, several processes as a user does; gives the folder of records and stdout.
+
+    A single one runs in here: TensorFlow need not start for it.
+    """
 
     def run(place, *arguments, num_processes=None):
         command = [f"--config={project / 'configs/vision/smoke.yml'}", f"--data_url={shapes}"]
-        command += [f"--{root}={place / root}" for root in ROOTS]
-        result = launch([*command, *arguments], num_processes, program="vision/train.py")
-        return [next((place / root).iterdir()) for root in ROOTS[:2]], result
+        command += [*(f"--{root}={place / root}" for root in ROOTS), *arguments]
+        if num_processes:
+            printed = launch(command, num_processes, program="vision/train.py").stdout
+        else:
+            assert main(command) == 0
+            printed = capsys.readouterr().out
+        return next((place / ROOTS[0]).iterdir()), printed
 
     return run
 
@@ -51,15 +59,15 @@ def test_two_ranks_train_and_evaluate_as_one_process(train, tmp_path):
     common = [*SAME_ON_ANY_RANKS, "--mixup=0.8", "--cutmix=1.0", f"--steps={STEPS}"]
     together, output = train(tmp_path / "two", *common, "--batch_size=8", num_processes=2)
     alone, whole = train(tmp_path / "one", *common, "--batch_size=16")
-    ours, expected = values(together[0], "loss"), values(alone[0], "loss")
+    ours, expected = values(together, "loss"), values(alone, "loss")
     assert len(expected) == STEPS
     np.testing.assert_allclose(ours, expected, rtol=1e-4)
     # At the same weights the gradients are the same, through the moments of both ranks' images.
-    norms = [values(x[0], "gradient_norm")[0] for x in (together, alone)]
+    norms = [values(x, "gradient_norm")[0] for x in (together, alone)]
     assert norms[0] == pytest.approx(norms[1], rel=5e-5)
     # Each rank scores its share of the images; the first one tells the sums of both.
     found, expected = (
-        json.loads(x.stdout.splitlines()[-1].split("<stdout>:")[-1]) for x in (output, whole)
+        json.loads(x.splitlines()[-1].split("<stdout>:")[-1]) for x in (output, whole)
     )
     assert found["eval/num_images"] == expected["eval/num_images"] == 20
     assert found["eval/loss"] == pytest.approx(expected["eval/loss"], rel=1e-3)
