@@ -36,7 +36,7 @@ class Signatures:
             tf.TensorSpec([None], tf.int32, "lengths"),
         ]
         # Called by both signatures, so that an export holds the graph once.
-        self._logits = tf.function(self._compute_logits, input_signature=sound)
+        self._logits = tf.function(self._compute_logits, input_signature=sound, autograph=False)
         files = tf.TensorSpec([None], tf.string, "bytes")
         self.functions = {
             "serving_default": tf.function(self._recognize, input_signature=sound),

@@ -35,9 +35,9 @@ def write_corpus(root: Path, split: str, num_utterances: int, seed: int) -> None
 
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory) -> Path:
-    """Eighteen training utterances and six others."""
+    """Seventeen training utterances and six others."""
     root = tmp_path_factory.mktemp("tones")
-    write_corpus(root, "train-clean", 18, seed=1)
+    write_corpus(root, "train-clean", 17, seed=1)
     write_corpus(root, "dev-clean", 6, seed=2)
     return root
 

@@ -119,7 +119,7 @@ class SpeechTask:
         """`texts` as one graph for batches of any size."""
         waveforms = tf.TensorSpec([None, None], tf.float32)
         lengths = tf.TensorSpec([None], tf.int32)
-        return tf.function(self.texts, input_signature=[waveforms, lengths])
+        return tf.function(self.texts, input_signature=[waveforms, lengths], autograph=False)
 
     def _evaluate(self, utterances: Sequence[Utterance]) -> dict[str, float]:
         """Decodes this process's share and scores the shares of all."""

@@ -49,7 +49,10 @@ class TrainStep:
     def compile(self, batch_spec: Mapping[str, tf.TensorSpec]) -> None:
         """Fixes the shapes and types of batches, so that the step is traced once."""
         rate_spec = tf.TensorSpec([], tf.float32)
-        self._run = tf.function(self._step, input_signature=[batch_spec, rate_spec])
+        # No loss branches in Python on a tensor, and reading the source takes as long as tracing.
+        self._run = tf.function(
+            self._step, input_signature=[batch_spec, rate_spec], autograph=False
+        )
 
     def __call__(self, batch: Mapping[str, tf.Tensor], learning_rate: float) -> StepResult:
         """Trains on this process's batch."""
