@@ -21,7 +21,7 @@ from wav2vec2.beam_search import PrefixBeamSearch
 
 FAMILY = "wav2vec2"
 LONGEST_SECONDS = 8 * 3600.0  # of a recording in chunks
-_DEFAULT_CHUNK_SECONDS, _DEFAULT_OVERLAP_SECONDS = 20.0, 4.0  # less where a model takes less
+_DEFAULT_CHUNK_SECONDS = 20.0  # less where a model takes less at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class RecognitionOptions(RunnerOptions):
     """
 
     chunk_seconds: float = _DEFAULT_CHUNK_SECONDS
-    overlap_seconds: float = _DEFAULT_OVERLAP_SECONDS
+    overlap_seconds: float = 4.0
     beam_width: int = 0
     lm_path: str | None = None
     lm_weight: float = 0.5
@@ -111,13 +111,14 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
     """
     longest = pipeline["max_seconds"]
     chunk_seconds, overlap_seconds = options.chunk_seconds, options.overlap_seconds
-    if chunk_seconds > longest and chunk_seconds != _DEFAULT_CHUNK_SECONDS:
-        raise UserError.expected(
-            f"--chunk_seconds up to the model's {longest:g}", chunk_seconds, "Give a smaller one"
-        )
-    chunk_seconds = min(chunk_seconds, longest)
-    if overlap_seconds == _DEFAULT_OVERLAP_SECONDS:
-        overlap_seconds = min(overlap_seconds, chunk_seconds / 4)
+    if chunk_seconds > longest:
+        if chunk_seconds != _DEFAULT_CHUNK_SECONDS:
+            raise UserError.expected(
+                f"--chunk_seconds up to the model's {longest:g}",
+                chunk_seconds,
+                "Give a smaller one",
+            )
+        chunk_seconds, overlap_seconds = longest, min(overlap_seconds, longest / 4)
     return Window.of_seconds(
         chunk_seconds, overlap_seconds, pipeline["hop_samples"], pipeline["sample_rate_hz"]
     )

@@ -30,7 +30,7 @@ print(json.dumps([str(found), [name for name in {heavy!r} if name in sys.modules
 def test_the_documented_examples_hold(module, project, monkeypatch):
     monkeypatch.chdir(project)
     results = doctest.testmod(module)
-    assert results.attempted > 2
+    assert results.attempted >= 2
     assert results.failed == 0
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
+from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
@@ -230,7 +231,7 @@ def main(argv: list[str]) -> int:
     if values.batchsize < 1 or values.loop < 0:
         given = f"{values.batchsize} and {values.loop}"
         raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flag")
-    runner = open_session(values.model, RunnerOptions(run_eagerly=True))
+    runner = open_session(values.model, RunnerOptions(run_eagerly=not is_artifact(values.model)))
     specs = runner.signatures.get(values.signature)
     if not specs:
         known = ", ".join(runner.signatures)

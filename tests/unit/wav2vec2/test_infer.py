@@ -406,7 +406,7 @@ def test_transcripts_are_scored_in_the_case_of_the_model(main, lower_dir, corpus
         ("[]", "Expected keys and values in "),
         ("{", "Expected a readable "),
         ("{}", "an export of wav2vec2"),
-        ('{"family": "wav2vec2"}', r"Expected hop_samples in pipeline\.json"),
+        ('{"family": "wav2vec2"}', r"Expected max_seconds in pipeline\.json"),
     ],
 )
 def test_an_export_that_does_not_describe_itself_is_one_line(tmp_path, content, message):

@@ -62,7 +62,7 @@ def test_speeds_are_images_by_time(monkeypatch):
             clock.used += 3.0 * factor
             yield
 
-    def training_data(folder, num_classes, preprocessing, recipe, *_):
+    def training_data(folder, num_classes, preprocessing, recipe, **_):
         assert num_classes == 3
         return SimpleNamespace(dataset=batches(recipe))
 
