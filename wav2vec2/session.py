@@ -1,5 +1,6 @@
 """Opens exported wav2vec 2.0 models: what programs, Python users and servers hold."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
     """
     longest = pipeline["max_seconds"]
     chunk_seconds, overlap_seconds = options.chunk_seconds, options.overlap_seconds
-    if chunk_seconds > longest:
+    if longest < chunk_seconds < math.inf:
         if chunk_seconds != _DEFAULT_CHUNK_SECONDS:
             raise UserError.expected(
                 f"--chunk_seconds up to the model's {longest:g}",
