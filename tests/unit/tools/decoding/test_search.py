@@ -20,14 +20,18 @@ class Toy:
 
     Args:
         blank_bonus: added to the blank's logit; it decides how many symbols a frame gives.
+        blank: index of the blank; all symbols are moved up by so many, in a ring.
     """
 
-    def __init__(self, blank_bonus=0.0):
+    def __init__(self, blank_bonus=0.0, blank=0):
+        self.blank = blank
         rng = np.random.default_rng(3)
         self.embeddings = rng.normal(size=(VOCABULARY, WIDTH)).astype("float32")
         self.recurrent = rng.normal(size=(WIDTH, WIDTH)).astype("float32")
         self.output = 3 * rng.normal(size=(WIDTH, VOCABULARY)).astype("float32")
-        self.bias = np.eye(VOCABULARY, dtype="float32")[0] * blank_bonus
+        self.bias = np.eye(VOCABULARY, dtype="float32")[blank] * blank_bonus
+        self.embeddings = np.roll(self.embeddings, blank, axis=0)
+        self.output = np.roll(self.output, blank, axis=1)
 
     def read(self, library, embedded, states):
         following = library.tanh(embedded + states[:, 0] @ self.recurrent)
@@ -51,7 +55,9 @@ class Toy:
 
 def host(toy, encoded, lengths, cap, cuts=()):
     """Hypotheses of the search on the host; `cuts` are the frames at which its input is cut."""
-    search = GreedySearch(toy.call, blank=0, state_shape=(2, WIDTH), max_symbols_per_frame=cap)
+    search = GreedySearch(
+        toy.call, blank=toy.blank, state_shape=(2, WIDTH), max_symbols_per_frame=cap
+    )
     state = search.start(len(encoded))
     edges = [0, *cuts, encoded.shape[1]]
     for first, last in itertools.pairwise(edges):
@@ -72,6 +78,7 @@ def in_graph(toy, encoded, lengths, cap):
             toy.join_in_graph,
             initial_states=states,
             max_symbols_per_frame=cap,
+            blank=toy.blank,
         )
     )(tf.constant(encoded), tf.constant(lengths, tf.int32))
     rows = zip(*(x.numpy() for x in found), strict=True)
@@ -117,6 +124,15 @@ def test_each_row_is_that_of_a_loop_over_its_own_frames(batch, search, blank_bon
         np.testing.assert_allclose(found[row][-1], log_probability, rtol=1e-4, atol=1e-5)
     if blank_bonus < -10:  # nothing but symbols: as many as are allowed, in each frame
         assert [len(x[0]) for x in found] == (cap * lengths).tolist()
+
+
+@pytest.mark.parametrize("search", [host, in_graph])
+def test_the_blank_may_be_any_symbol(batch, search):
+    encoded, lengths = batch
+    first, third = (search(Toy(blank=blank), encoded, lengths, 3) for blank in (0, 2))
+    for one, other in zip(first, third, strict=True):
+        assert ((np.array(one[0], int) + 2) % VOCABULARY).tolist() == list(other[0])
+        np.testing.assert_allclose(one[-1], other[-1], rtol=1e-5)
 
 
 def test_tokens_know_their_frames(batch):

@@ -2,6 +2,7 @@
 
 import io
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -44,6 +45,7 @@ class Spelling:
         assert signature == "serving_default"
         self._now += 1
         self.inside = max(self.inside, self._now)
+        time.sleep(0.001)  # other threads may enter
         waveforms, lengths = inputs["waveforms"], inputs["lengths"]
         assert waveforms.dtype == np.float32
         assert lengths.dtype == np.int32
@@ -137,6 +139,11 @@ def test_long_recordings_are_taken_in_chunks(session, runner, tmp_path):
     words = session.transcribe(sound, rate_hz=RATE_HZ, timestamps=True).words
     assert [word.text for word in words] == [text]
     np.testing.assert_allclose(words[0][1:], (0, len(sound) / RATE_HZ))
+
+
+def test_what_the_model_takes_at_once_is_not_cut(session, runner):
+    session.transcribe(np.zeros(RATE_HZ), rate_hz=RATE_HZ)
+    assert runner.batches == [[RATE_HZ]]
 
 
 def test_without_a_window_long_recordings_are_refused(runner):
