@@ -33,7 +33,7 @@ class Signatures:
 
         def signature(function, **specs):
             specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
-            return tf.function(function, input_signature=specs)
+            return tf.function(function, input_signature=specs, autograph=False)
 
         sound = {"waveforms": (float32, None, None), "lengths": (int32, None)}
         self._features = signature(self._compute_features, **sound)

@@ -130,7 +130,7 @@ class RandAugmentation:
         self.policy = policy
         self.operations = operations(policy.increasing, interpolation, fill)
         # Traced once for all operations of an image; fifteen branches take seconds.
-        self._step = tf.function(self._apply_one)
+        self._step = tf.function(self._apply_one, autograph=False)
 
     def draw(self, seed: tf.Tensor) -> Draws:
         """Draws operations and their strengths from a seed `[2]`."""

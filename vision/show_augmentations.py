@@ -26,6 +26,7 @@ _MAX_COUNT = 100
 _PANEL_INCHES = 2.2
 
 
+@tf.autograph.experimental.do_not_convert
 def variants(
     path: str,
     count: int,

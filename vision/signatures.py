@@ -51,11 +51,11 @@ class Signatures:
                 f"an image_size that is a multiple of {model.patch_size}", side, "Correct it"
             )
         inside = tf.TensorSpec((None, side, side, CHANNELS), tf.float32)
-        self._encode = tf.function(model.encode, input_signature=[inside])
+        self._encode = tf.function(model.encode, input_signature=[inside], autograph=False)
         shape = inside.shape if layout == "NHWC" else (None, CHANNELS, side, side)
         images = tf.TensorSpec(shape, tf.float32, LAYOUTS[layout])
         self.functions = {
-            name: tf.function(function, input_signature=specs)
+            name: tf.function(function, input_signature=specs, autograph=False)
             for name, function, specs in (
                 ("serving_default", self._answer, [images]),
                 ("heads", self._heads, [images]),

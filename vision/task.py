@@ -184,7 +184,7 @@ class VisionTask:
         side = self.config.preprocessing.image_size
         spec = tf.TensorSpec([None, side, side, CHANNELS], tf.float32)
 
-        @tf.function(input_signature=[spec])
+        @tf.function(input_signature=[spec], autograph=False)
         def classify(images):
             return self.model(images, training=False)
 

@@ -87,6 +87,8 @@ def _stream(seed: tf.Tensor, number: int) -> tf.Tensor:
     return seed + tf.constant([number * 2**33, 0], tf.int64)
 
 
+# No function of the pipeline branches in Python on a tensor, and AutoGraph would take seconds.
+@tf.autograph.experimental.do_not_convert
 def training_data(
     folder: ImageFolder,
     num_classes: int,

@@ -39,8 +39,10 @@ class Signatures:
         self._logits = tf.function(self._compute_logits, input_signature=sound, autograph=False)
         files = tf.TensorSpec([None], tf.string, "bytes")
         self.functions = {
-            "serving_default": tf.function(self._recognize, input_signature=sound),
-            "serve_bytes": tf.function(self._recognize_bytes, input_signature=[files]),
+            "serving_default": tf.function(self._recognize, input_signature=sound, autograph=False),
+            "serve_bytes": tf.function(
+                self._recognize_bytes, input_signature=[files], autograph=False
+            ),
         }
 
     def _compute_logits(self, waveforms, lengths):

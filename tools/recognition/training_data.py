@@ -14,6 +14,8 @@ from tools.training.data import Epochs, row_names
 from tools.training.task import Position, Shard, TrainData
 
 
+# No function of the pipeline branches in Python on a tensor, and AutoGraph would take seconds.
+@tf.autograph.experimental.do_not_convert
 def training_data(
     utterances: Sequence[Utterance],
     encode: Callable[[tf.Tensor], tf.RaggedTensor],

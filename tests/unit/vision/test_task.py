@@ -305,8 +305,9 @@ def halves_that_meet(layers, halves):
     return np.concatenate(outputs)
 
 
-def make_norm():
+def make_norm(kernel=None):
     layer = BatchNormalization(1e-3)
+    layer.normalize_batch = kernel
     layer.build((None, None, None, 3))
     layer.moving_mean.assign([2.0, 3.0, 4.0])
     layer.gamma.assign([0.5, 1.0, 2.0])
@@ -314,11 +315,12 @@ def make_norm():
     return layer
 
 
+@pytest.mark.parametrize("kernel", [None, fused_batch_norm])
 @pytest.mark.parametrize(("mean", "deviation"), [(3.0, 2.0), (30.0, 1.0)])
-def test_moments_over_ranks_are_those_of_the_whole_batch(rng, mean, deviation):
-    """Also where the mean is far from zero, for its deviation."""
+def test_moments_over_ranks_are_those_of_the_whole_batch(rng, mean, deviation, kernel):
+    """Also where the mean is far from zero, and where a rank has a kernel for its own batch."""
     images = rng.normal(mean, deviation, (4, 5, 6, 3)).astype("float32")
-    whole, ranks = make_norm(), [make_norm(), make_norm()]
+    whole, ranks = make_norm(), [make_norm(kernel), make_norm(kernel)]
     expected = whole(images, training=True)
     found = halves_that_meet(ranks, (images[:2], images[2:]))
     np.testing.assert_allclose(found, expected, atol=1e-5 if mean < 10 else 1e-3)

@@ -9,6 +9,7 @@ import safetensors.numpy
 
 import wav2vec2
 from tests.support.errors import refused
+from tools.training.checkpoint import CheckpointStore
 from wav2vec2.checkpoint import Origin, load_weights, read_origin
 from wav2vec2.config import ModelConfig, PreprocessingConfig, Wav2Vec2Config
 
@@ -80,6 +81,19 @@ def test_a_head_is_loaded_unless_a_new_one_is_asked_for(folders, build_small):
     np.testing.assert_array_equal(model.masking.embedding, wanted.masking.embedding)
     assert load_weights(model, origin) is False
     np.testing.assert_array_equal(model.head.kernel, wanted.head.kernel)
+
+
+def test_a_run_gives_its_averaged_weights(build_small, vocabulary, tmp_path):
+    trained, model = build_small(seed=2), build_small(seed=3)
+    values = {x.path: np.array(x) for x in trained.weights}
+    averages = {path: x + 1.0 for path, x in values.items() if "kernel" in path}
+    groups = {"model": values, "average": averages}
+    run = CheckpointStore(tmp_path).save({"step": 1, "metric": None}, groups, {}).path
+    origin = Origin(run, trained.config, PreprocessingConfig(), vocabulary)
+    assert load_weights(model, origin) is False
+    for variable in model.weights:
+        wanted = {**values, **averages}[variable.path]
+        np.testing.assert_array_equal(variable, wanted, err_msg=variable.path)
 
 
 def test_what_is_neither_a_folder_nor_a_run_is_refused(tmp_path):

@@ -515,3 +515,21 @@ def test_a_stream_refuses_what_is_damaged(tmp_path):
     soundfile.write(tmp_path / "nan.wav", sound, 16000, subtype="FLOAT")
     with refused("NaN", error=audio.AudioError):
         list(audio.stream(tmp_path / "nan.wav"))
+
+
+def test_no_file_stays_open(tmp_path):
+    """Not after sound, not after a refusal, and not when a stream is left before its end."""
+    good, damaged = tmp_path / "good.flac", tmp_path / "damaged.flac"
+    soundfile.write(good, np.zeros(16000 * 25, np.float32), 16000)
+    damaged.write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    audio.read(good)  # what is opened once and kept is open now
+    before = os.listdir("/proc/self/fd")
+    for source in (good, good.read_bytes()):
+        audio.probe(source)
+        audio.read(source)
+    next(pieces := audio.stream(good))
+    pieces.close()
+    for source in (damaged, damaged.read_bytes(), b"", b"no sound at all"):
+        with pytest.raises(audio.AudioError):
+            audio.read(source)
+    assert os.listdir("/proc/self/fd") == before
