@@ -1,13 +1,11 @@
 """Configuration of the vision Conformer; the keys have the names of the MindSpore recipe."""
 
-import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from tools.config.command_line import CommandLine
 from tools.config.loader import COMMAND_LINE, leaf_keys, leaf_values, load, read_mapping
 from tools.errors import UserError
 from tools.training.config import (
@@ -17,18 +15,7 @@ from tools.training.config import (
     TrainingConfig,
 )
 from vision.augmentation_config import AugmentationConfig
-from vision.recipe_keys import (
-    describe,
-    flat_keys,
-    in_flat_words,
-    read_flat,
-    to_dotted,
-    to_flat,
-)
-
-MODEL_SECTIONS = ("model", "preprocessing")
-_MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
-INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")
+from vision.recipe_keys import in_flat_words, read_flat, to_dotted, to_flat
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,60 +206,44 @@ def all_arguments(config: VisionConfig) -> dict[str, object]:
     return to_flat(leaf_values(config))
 
 
-def add_config_flags(flags: CommandLine, *sections: str) -> None:
-    """Adds a flag for every key of some sections of the config.
+@dataclass(frozen=True, slots=True)
+class ConfigOptions:
+    """What a config is read from.
+
+    Attributes:
+        config: YAML file, in sections or flat; None: the defaults (Conformer-tiny).
+        set: values by dotted key; they win over the others.
+        words: values by flat key, as words of a command line; they win over the file.
+    """
+
+    config: str | Path | None = None
+    set: Mapping[str, object] = field(default_factory=dict)
+    words: Mapping[str, object] = field(default_factory=dict)
+
+    def load(self) -> VisionConfig:
+        """Reads the config; see `load_config`."""
+        return load_config(self.config, self.set, self.words)
+
+    def with_words(self, **words: object) -> "ConfigOptions":
+        """Gives the same options with other values by flat key."""
+        return replace(self, words={**self.words, **words})
+
+
+def preprocessing_of(
+    known: Mapping[str, object], words: Mapping[str, object]
+) -> PreprocessingConfig:
+    """Gives the preprocessing that a model was exported with, but for what is asked for.
 
     Args:
-        flags: of the program; `--config` and `--set` are added as well.
-        sections: of `VisionConfig`; none means the model and its input.
+        known: of the model, by name.
+        words: of `ConfigOptions`; what is none of the preprocessing does not count.
+
+    Raises:
+        UserError: a value of a wrong type or out of its range.
     """
-    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
-    flags.settings()
-    for key, kind in leaf_keys(VisionConfig).items():
-        section, name = key.split(".", 1)
-        if section in (sections or MODEL_SECTIONS):
-            short = {"short_name": "a"} if name == "arch" else {}
-            add = flags.boolean if kind is bool else flags.string
-            add(name, None, f"{section}.{name} of the config.", **short)
-
-
-def add_training_flags(flags: CommandLine) -> None:
-    """Adds a flag for every flat key of the config; `--config` and `--set` as well."""
-    defaults = all_arguments(VisionConfig())
-    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
-    flags.settings()
-    leaves = leaf_keys(VisionConfig)
-    for name, kind in flat_keys(leaves).items():
-        short = {"short_name": "a"} if name == "arch" else {}
-        add = flags.boolean if kind is bool else flags.string
-        shown = json.dumps(defaults.get(name, False))
-        about = describe(name, leaves)
-        add(name, None, about, default_text=f"the config's, else {shown}", **short)
-
-
-def preprocessing_of(known: Mapping[str, object], values) -> PreprocessingConfig:
-    """The preprocessing that a model was exported with; flags of `add_config_flags` win."""
-    words = {
+    values = {
         name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
         for name, value in known.items()
     }
-    given = {key: getattr(values, key, None) for key in leaf_keys(PreprocessingConfig)}
-    words |= {key: value for key, value in given.items() if value is not None}
-    return load(PreprocessingConfig, None, words)
-
-
-def config_of(values) -> VisionConfig:
-    """Reads the config that a program's flags ask for; flags win over the file."""
-    names = {key.split(".")[1] for key in leaf_keys(VisionConfig) if key.startswith(_MODEL_KEYS)}
-    return _config_of(values, names)
-
-
-def training_config_of(values) -> VisionConfig:
-    """Reads the config that the flags of `add_training_flags` ask for; flags win over the file."""
-    return _config_of(values, flat_keys(leaf_keys(VisionConfig)))
-
-
-def _config_of(values, names) -> VisionConfig:
-    given = {name: getattr(values, name, None) for name in names}
-    flags = {name: value for name, value in given.items() if value is not None}
-    return load_config(values.config, values.set, flags)
+    asked = {name: words[name] for name in leaf_keys(PreprocessingConfig) if name in words}
+    return load(PreprocessingConfig, None, values | asked)

@@ -2,9 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -18,16 +16,12 @@ from tools.errors import UserError
 from tools.files import check_writable
 from tools.inference.selection import share
 from vision.classes import read_labelled
-from vision.config import config_of
-from vision.program import (
-    Classification,
-    add_classifier_flags,
-    data_options,
-    open_classifier,
-    show_speed,
-)
-from vision.recipe_keys import AMP_LEVELS
+from vision.flags import add_classifier_flags, evaluation_options
+from vision.opening import open_classifier
+from vision.options import EvaluationOptions
+from vision.program import Classification, show_speed
 from vision.scoring import TOP, Scores, write_analysis, write_report
+from vision.session import ImageSession
 
 
 def command_line(program: str, usage: str) -> CommandLine:
@@ -48,81 +42,53 @@ def command_line(program: str, usage: str) -> CommandLine:
     return flags
 
 
-def follow_config(values: SimpleNamespace, datasets: Sequence[str]) -> tuple[int, int]:
-    """Lets an explicit --config tell of data, precision and device what the flags leave open.
-
-    Returns:
-        How many images to score, -1 for all, and the seed by which they are chosen.
-
-    Source: MindSpore's recipe, whose eval.py has the arguments of its train.py.
-    """
-    limit, seed, data_url = -1, 0, ""
-    if values.config:
-        config = config_of(values)
-        levels = {policy: level for level, policy in reversed(AMP_LEVELS.items())}
-        values.amp_level = values.amp_level or levels[config.training.precision]
-        values.device_target = values.device_target or config.run.device_target
-        values.val_dir = values.val_dir or config.data.val_dir
-        workers = config.data.num_parallel_workers
-        values.num_parallel_workers = values.num_parallel_workers or workers
-        data_url, limit = config.data.data_url, config.data.val_num_samples
-        seed = config.training.seed
-    values.val_dir = values.val_dir or "val"
-    if not (datasets or values.data_dir or values.data_url):
-        values.data_url = data_url or os.environ.get("IMAGENET_DIR", "")
-    return limit, seed
+def evaluate(options: EvaluationOptions) -> int:
+    """Scores a model on one data set, prints the results and writes the reports."""
+    (place,) = options.data.paths
+    if not Path(place).is_dir():
+        raise UserError.expected("an ImageFolder", f"{place}: no such folder", "Correct it")
+    if options.data.result_path:
+        check_writable(Path(options.data.result_path).with_suffix(".json"))
+    if options.analysis_dir:
+        check_writable(Path(options.analysis_dir) / "confusion_matrix.csv")
+    with open_classifier(options.classifier, "heads") as classifier:
+        return _evaluate(classifier, place, options)
 
 
-def evaluate(values: SimpleNamespace, datasets: Sequence[str]) -> int:
-    """Scores a model by the flags of `command_line`, on one data set."""
-    limit, seed = follow_config(values, datasets)
-    named = [values.data_dir, values.data_url and str(Path(values.data_url) / values.val_dir)]
-    named = [x for x in (*datasets, *named) if x]
-    if len(named) != 1:
-        raise UserError.expected(
-            "one ImageFolder, by --data_dir or --data_url", " ".join(named) or "none", "Name one"
-        )
-    if not Path(named[0]).is_dir():
-        raise UserError.expected("an ImageFolder", f"{named[0]}: no such folder", "Correct it")
-    if values.result_path:
-        check_writable(Path(values.result_path).with_suffix(".json"))
-    if values.analysis_dir:
-        check_writable(Path(values.analysis_dir) / "confusion_matrix.csv")
-    classifier = open_classifier(values, "heads")
-    pipeline = classifier.pipeline
-    data = read_labelled(named[0], classifier.classes, pipeline["num_classes"]).sample(limit, seed)
-    chosen = share(range(len(data.paths)), values.data_ratio)
-    paths = [data.paths[i] for i in chosen]
-    labels = np.array([data.labels[i] for i in chosen])
+def _evaluate(classifier: ImageSession, place: str, options: EvaluationOptions) -> int:
+    num_classes = classifier.pipeline["num_classes"]
+    images = read_labelled(place, classifier.classes, num_classes)
+    images = images.sample(options.num_samples, options.seed)
+    chosen = share(range(len(images.paths)), options.data.data_ratio)
+    paths = [images.paths[i] for i in chosen]
+    labels = np.array([images.labels[i] for i in chosen])
     signature = "heads" if "heads" in classifier.signatures else "serving_default"
-    run = Classification(classifier, paths, data_options(values), signature)
-    scores = Scores(pipeline["num_classes"])
-    rows = []
+    run = Classification(classifier, paths, options.data, signature)
+    scores, rows = Scores(num_classes), []
     for indices, outputs in run:
         predicted = scores.add(outputs, labels[indices])
         rows += zip((paths[i] for i in indices), labels[indices], predicted, strict=True)
-    if not rows:
-        bad = "; ".join(f"{path} ({reason})" for path, reason in run.skipped[:5])
-        raise UserError.expected("images that can be read", bad, "Check the files")
     facts = run.facts(len(rows))
     loss, tops = scores.loss, {count: scores.top(count) for count in TOP}
     results = {} if loss is None else {"Loss": round(loss, 6)}
     results |= {f"Top{count}-Acc": round(share, 6) for count, share in tops.items()}
     print(f"eval results: {results}")
-    names = classifier.classes.names or [data.classes.get(i) for i in range(len(scores.confusion))]
-    if values.result_path:
+    names = classifier.classes.names or [images.classes.get(i) for i in range(num_classes)]
+    notes = [*run.skipped, *images.remarks]
+    if options.data.result_path:
         summary = {f"top{count}": share for count, share in tops.items()} | {"loss": loss}
-        report = {**summary, **facts, "skipped": [*run.skipped, *data.remarks]}
-        write_report(Path(values.result_path), report, rows, names)
-    if values.analysis_dir:
-        write_analysis(Path(values.analysis_dir), scores.confusion, names)
-    show_speed(facts, [*run.skipped, *data.remarks])
+        report = {**summary, **facts, "skipped": notes}
+        write_report(Path(options.data.result_path), report, rows, names)
+    if options.analysis_dir:
+        write_analysis(Path(options.analysis_dir), scores.confusion, names)
+    show_speed(facts, notes)
     return 0
 
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    return evaluate(*command_line("vision/eval.py", "[FLAGS] [DATASET]").parse(argv))
+    values, places = command_line("vision/eval.py", "[FLAGS] [DATASET]").parse(argv)
+    return evaluate(evaluation_options(values, places))
 
 
 def cli() -> NoReturn:

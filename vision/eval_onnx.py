@@ -10,16 +10,16 @@ if not __package__:  # run as a file: its own checkout comes first
 from tools.config.command_line import run
 from tools.errors import UserError
 from vision.eval import command_line, evaluate
+from vision.flags import evaluation_options
 
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    values, datasets = command_line("vision/eval_onnx.py", "--onnx_path=F [FLAGS] DATASET").parse(
-        argv
-    )
+    usage = "--onnx_path=F [FLAGS] DATASET"
+    values, places = command_line("vision/eval_onnx.py", usage).parse(argv)
     if not values.onnx_path:
         raise UserError.expected("an --onnx_path", "none", "Name an ONNX file")
-    return evaluate(values, datasets)
+    return evaluate(evaluation_options(values, places))
 
 
 if __name__ == "__main__":

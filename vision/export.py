@@ -22,7 +22,8 @@ from vision.checkpoint import (
     load_model,
 )
 from vision.classes import Classes, read_classes
-from vision.config import VisionConfig, add_config_flags, config_of, load_config
+from vision.config import VisionConfig, load_config
+from vision.flags import add_config_flags, checkpoint_of, config_options
 from vision.model import VisionConformer
 from vision.recipe import CLASSES_FILE, CONFIG_FILE, named_checkpoint, with_recipe
 from vision.signatures import LAYOUTS, METADATA_KEY, OUTPUTS, Signatures, pipeline_description
@@ -99,9 +100,10 @@ def main(argv: list[str]) -> int:
     values, rest = flags.parse(argv)
     if rest:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
-    checkpoint = named_checkpoint(values)
-    values = with_recipe(values, checkpoint)
-    config = config_of(values)
+    source = config_options(values)
+    checkpoint = named_checkpoint(checkpoint_of(values), source)
+    source, label_file = with_recipe(checkpoint, source, values.imagenet_label_file)
+    config = source.load()
     file_format = values.file_format or config.run.file_format
     if file_format not in FORMATS:
         raise UserError.expected(
@@ -110,7 +112,6 @@ def main(argv: list[str]) -> int:
             "Export ONNX",
         )
     number = config.model.num_classes
-    label_file = values.imagenet_label_file
     classes = read_classes(label_file, number) if label_file else Classes()
     if checkpoint:
         model = load_model(config.model, checkpoint)

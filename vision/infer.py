@@ -14,19 +14,15 @@ if not __package__:  # run as a file: its own checkout comes first
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.errors import UserError
 from tools.files import check_writable, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
+from vision.flags import add_classifier_flags, inference_options
 from vision.input_pipeline import find_images
-from vision.program import (
-    Classification,
-    add_classifier_flags,
-    data_options,
-    open_classifier,
-    show_speed,
-)
-from vision.session import probabilities_of, scores_of
+from vision.opening import open_classifier
+from vision.options import InferenceOptions
+from vision.program import Classification, show_speed
+from vision.session import ImageSession, probabilities_of, scores_of
 
 
 def command_line(program: str) -> CommandLine:
@@ -42,23 +38,23 @@ def command_line(program: str) -> CommandLine:
     return flags
 
 
-def predict(values, data: Sequence[str]) -> int:
-    """Classifies `data`, or `--data_dir`, by the flags of `command_line`."""
-    places = [*data, *([values.data_dir] if values.data_dir else [])]
-    if len(places) != 1 or not places[0]:
-        raise UserError.expected("one image or folder", " ".join(places) or "none", "Name one")
-    if values.top_k < 1:
-        raise UserError.expected("--top_k >= 1", values.top_k, "Correct --top_k")
-    for path in filter(None, (values.output, values.result_path)):
+def predict(options: InferenceOptions) -> int:
+    """Classifies an image or a folder, and prints and writes what is on each image."""
+    data = options.data
+    for path in filter(None, (options.output, data.result_path)):
         check_writable(Path(path))
-    options = data_options(values)
-    paths = share(find_images(places[0]), options.data_ratio)
-    classifier = open_classifier(values)
-    run = Classification(classifier, paths, options)
+    (place,) = data.paths
+    paths = share(find_images(place), data.data_ratio)
+    with open_classifier(options.classifier) as classifier:
+        return _predict(classifier, paths, options)
+
+
+def _predict(classifier: ImageSession, paths: Sequence[str], options: InferenceOptions) -> int:
+    run = Classification(classifier, paths, options.data)
     predictions: dict[str, int | list[dict]] = {}
     for indices, outputs in run:
         probabilities = probabilities_of(scores_of(outputs))
-        best = top_classes(probabilities, values.top_k)
+        best = top_classes(probabilities, options.top_k)
         for index, numbers, row in zip(indices, best.tolist(), probabilities, strict=True):
             told = [
                 {
@@ -69,15 +65,12 @@ def predict(values, data: Sequence[str]) -> int:
                 for number in numbers
             ]
             tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
-            predictions[paths[index]] = told if values.top_k > 1 else numbers[0]
-    if not predictions:
-        bad = "; ".join(f"{path} ({reason})" for path, reason in run.skipped[:5])
-        raise UserError.expected("images that can be read", bad, "Check the files")
-    write_text(Path(values.output), json.dumps(predictions, indent=1))
+            predictions[paths[index]] = told if options.top_k > 1 else numbers[0]
+    write_text(Path(options.output), json.dumps(predictions, indent=1))
     facts = run.facts(len(predictions))
-    if values.result_path:
+    if options.data.result_path:
         report = json.dumps({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
-        write_text(Path(values.result_path), report)
+        write_text(Path(options.data.result_path), report)
     show_speed(facts, run.skipped)
     return 0
 
@@ -95,7 +88,7 @@ def describe(told: Sequence[dict]) -> str:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    return predict(*command_line("vision/infer.py").parse(argv))
+    return predict(inference_options(*command_line("vision/infer.py").parse(argv)))
 
 
 def cli() -> NoReturn:

@@ -9,15 +9,16 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from tools.config.command_line import run
 from tools.errors import UserError
+from vision.flags import inference_options
 from vision.infer import command_line, predict
 
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    values, data = command_line("vision/infer_onnx.py").parse(argv)
+    values, places = command_line("vision/infer_onnx.py").parse(argv)
     if not values.onnx_path:
         raise UserError.expected("an --onnx_path", "none", "Name an ONNX file")
-    return predict(values, data)
+    return predict(inference_options(values, places))
 
 
 if __name__ == "__main__":

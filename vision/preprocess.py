@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import write_bytes
-from vision.config import add_config_flags, config_of
+from vision.flags import add_config_flags, config_options
 from vision.input_pipeline import SUFFIXES, Batches, find_images
 
 
@@ -43,7 +43,8 @@ def main(argv: list[str]) -> int:
             )
         places[place] = path
     targets = list(places)
-    batches = Batches(paths, config_of(values).preprocessing, 1, values.num_parallel_workers)
+    preprocessing = config_options(values).load().preprocessing
+    batches = Batches(paths, preprocessing, 1, values.num_parallel_workers)
     for (index,), (image,) in tqdm(batches, "writing", len(paths), unit="image", delay=2):
         write_bytes(targets[index], np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes())
     written = len(paths) - len(batches.reasons)

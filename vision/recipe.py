@@ -1,41 +1,33 @@
-"""Finds the checkpoint that the flags name, and takes from it what they leave out."""
+"""Finds the checkpoint to open, and takes from it what the options leave out."""
 
+import dataclasses
 from pathlib import Path
-from types import SimpleNamespace
 
-from tools.errors import UserError
 from tools.training.checkpoint import open_checkpoint
-from vision.config import config_of
+from vision.config import ConfigOptions
 
 # What a checkpoint of training holds beside its variables.
 CONFIG_FILE, CLASSES_FILE = "config.yml", "classes.txt"
 
 
-def named_checkpoint(values: SimpleNamespace) -> str:
-    """The checkpoint of --checkpoint or --pretrained, else of the --config; empty if none is named.
+def named_checkpoint(checkpoint: str | None, config: ConfigOptions) -> str:
+    """Gives the checkpoint that is named, else that of the config's file; empty without one."""
+    return checkpoint or (config.load().run.pretrained if config.config else "")
+
+
+def with_recipe(
+    checkpoint: str | None, config: ConfigOptions, label_file: str | None
+) -> tuple[ConfigOptions, str | None]:
+    """Takes the config's file and the label file from a checkpoint where they are not named.
 
     Args:
-        values: flags, among them those three.
-
-    Raises:
-        UserError: two are named.
-    """
-    if values.checkpoint and values.pretrained:
-        raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
-    named = values.checkpoint or values.pretrained
-    return named or (config_of(values).run.pretrained if values.config else "")
-
-
-def with_recipe(values: SimpleNamespace, checkpoint: str | None) -> SimpleNamespace:
-    """Gives flags the config and the classes of a checkpoint of training where they name none.
-
-    Args:
-        values: flags, among them `config` and `imagenet_label_file`.
-        checkpoint: of any kind, or none.
+        checkpoint: of any kind, or none; that of a training holds both files.
+        config: options of the config.
+        label_file: names of the classes.
     """
     if not (checkpoint and Path(checkpoint).is_dir()):
-        return values
+        return config, label_file
     path = open_checkpoint(checkpoint).path
-    found = {"config": path / CONFIG_FILE, "imagenet_label_file": path / CLASSES_FILE}
-    missing = {name: str(file) for name, file in found.items() if not getattr(values, name)}
-    return SimpleNamespace(**vars(values) | missing)
+    if not config.config:
+        config = dataclasses.replace(config, config=str(path / CONFIG_FILE))
+    return config, label_file or str(path / CLASSES_FILE)

@@ -18,7 +18,8 @@ from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import write_bytes
 from vision.augmentation_config import AugmentationConfig
-from vision.config import PreprocessingConfig, add_config_flags, training_config_of
+from vision.config import PreprocessingConfig
+from vision.flags import add_config_flags, training_config_options
 from vision.images import ImageError, crop_image
 from vision.training_data import ImageAugmentation, image_seed
 
@@ -107,7 +108,7 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
-    config = training_config_of(values)
+    config = training_config_options(values).load()
     preprocessing = config.preprocessing
     try:
         images = [crop_image(paths[0], preprocessing)]

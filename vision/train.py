@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -28,7 +27,8 @@ from tools.training.run_log import provenance
 from tools.training.step import freeze
 from tools.training.task import Position, Shard
 from vision.checkpoint import full_name
-from vision.config import VisionConfig, add_training_flags, all_arguments, training_config_of
+from vision.config import ConfigOptions, VisionConfig, all_arguments
+from vision.flags import add_training_flags, run_config_options
 from vision.task import VisionTask
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -51,13 +51,13 @@ def command_line() -> CommandLine:
     return flags
 
 
-def resolve_config(values: SimpleNamespace) -> VisionConfig:
-    """Merges command line over YAML over defaults; IMAGENET_DIR fills in for the data."""
-    if values.checkpoint:
-        if values.pretrained:
-            raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
-        values.pretrained, values.exclude_epoch_state = values.checkpoint, False
-    config = training_config_of(values)
+def resolve_config(options: ConfigOptions) -> VisionConfig:
+    """Reads the config of a run; IMAGENET_DIR fills in for the data.
+
+    Raises:
+        UserError: the config is wrong, there is no data set, or no epoch is left to train.
+    """
+    config = options.load()
     if not config.data.data_url:
         data = dataclasses.replace(config.data, data_url=os.environ.get("IMAGENET_DIR", ""))
         config = dataclasses.replace(config, data=data)
@@ -227,7 +227,7 @@ def main(argv: list[str]) -> int:
     values, rest = command_line().parse(argv)
     if rest:
         raise UserError.expected("flags only", " ".join(rest), "See --help")
-    config = resolve_config(values)
+    config = resolve_config(run_config_options(values))
     use_gpu = False if config.run.device_target == "CPU" else None
     options = from_flags(ProgramOptions, values, use_gpu=use_gpu)
     return run_training(VisionRun(config, values.config, argv), options)

@@ -70,12 +70,11 @@ def parse(
     if rest:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
     default = TABLE_BATCH_SIZES if values.table else default_batches
-    values.batches = batch_sizes(values.batch_sizes or default)
-    values.backends = values.backends.split(",")
-    for name in values.backends:
+    lists = {name: getattr(values, name).split(",") for name in ("backends", "precisions")}
+    lists["batches"] = batch_sizes(values.batch_sizes or default)
+    for name in lists["backends"]:
         backends.get(name)
-    values.precisions = values.precisions.split(",")
-    if unknown := set(values.precisions) - set(PRECISIONS):
+    if unknown := set(lists["precisions"]) - set(PRECISIONS):
         raise UserError.expected(
             f"--precisions among {', '.join(PRECISIONS)}", min(unknown), "Correct --precisions"
         )
@@ -84,7 +83,7 @@ def parse(
             raise UserError.expected(
                 f"--{flag} >= {low}", getattr(values, flag), f"Correct --{flag}"
             )
-    return values
+    return SimpleNamespace(**vars(values) | lists)
 
 
 def described(values: SimpleNamespace, versions: Mapping[str, str]) -> dict:

@@ -42,7 +42,8 @@ from vision.checkpoint import full_name
 from vision.classes import Classes
 from vision.config import PreprocessingConfig, load_config
 from vision.input_pipeline import read_image_folder
-from vision.program import Classification, ImageDataOptions
+from vision.options import ImageDataOptions
+from vision.program import Classification
 from vision.session import ImageSession
 
 _BATCHES = "1,8"
@@ -65,9 +66,9 @@ def decode_wait_share(runner: Runner, data_dir: str, count: int) -> dict:
     preprocessing = PreprocessingConfig(**runner.pipeline["preprocessing"])
     data = ImageDataOptions(batch_size=BATCH)
     paths = spread(read_image_folder(data_dir).paths, count)
-    session = ImageSession(runner, preprocessing, Classes(), batch_size=BATCH)
-    evaluation = Classification(session, paths, data)
-    facts = evaluation.facts(sum(len(indices) for indices, _ in evaluation))
+    with ImageSession(runner, preprocessing, Classes(), batch_size=BATCH) as session:
+        evaluation = Classification(session, paths, data)
+        facts = evaluation.facts(sum(len(indices) for indices, _ in evaluation))
     names = ("decode_wait_share", "end_to_end_samples_per_second", "num_images", "batch_size")
     return {name: facts[name] for name in names}
 
@@ -124,14 +125,14 @@ def _flags() -> CommandLine:
 def _parse(argv: list[str]) -> SimpleNamespace:
     lowest = {"calibration_samples": BATCH, "eval_images": 0}
     values = parse(_flags(), argv, _BATCHES, lowest)
-    values.architectures = [full_name(x) for x in values.architectures.split(",")]
-    if values.checkpoint and len(values.architectures) > 1:
+    architectures = [full_name(x) for x in values.architectures.split(",")]
+    if values.checkpoint and len(architectures) > 1:
         raise UserError.expected(
             "one of --architectures with --checkpoint",
-            ",".join(values.architectures),
+            ",".join(architectures),
             "Name that of the checkpoint",
         )
-    return values
+    return SimpleNamespace(**vars(values) | {"architectures": architectures})
 
 
 def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> dict:

@@ -22,7 +22,8 @@ from tools.errors import UserError
 from tools.files import write_text
 from tools.training.task import Position, Shard
 from vision.augmentation_config import AugmentationConfig
-from vision.config import VisionConfig, add_config_flags, training_config_of
+from vision.config import VisionConfig
+from vision.flags import add_config_flags, training_config_options
 from vision.input_pipeline import ImageFolder, read_image_folder
 from vision.training_data import training_data
 
@@ -140,7 +141,7 @@ def main(argv: list[str]) -> int:
     flags.number("seconds", 5.0, "Of a recipe in a round.")
     flags.string("json", None, "Report to write.")
     values, rest = flags.parse(argv)
-    config = training_config_of(values)
+    config = training_config_options(values).load()
     if rest or min(values.rounds, config.training.batch_size) < 1 or values.seconds <= 0:
         raise UserError.expected(
             "flags alone, with --rounds and --batch_size >= 1 and --seconds > 0",

@@ -32,7 +32,8 @@ from tools.training.distributed import SingleProcess
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
 from tools.training.step import TrainStep, moving_statistics
-from vision.config import VisionConfig, add_config_flags, training_config_of
+from vision.config import VisionConfig
+from vision.flags import add_config_flags, training_config_options
 from vision.input_pipeline import read_image_folder
 from vision.task import VisionTask
 from vision.weights import save_pytorch_weights
@@ -191,8 +192,8 @@ def _parse(argv: Sequence[str]):
         raise UserError.expected(
             "flags alone, with --loop and --batch_size >= 1", " ".join(argv), "See --help"
         )
-    values.drop_path = "0.0"  # which both sides would draw apart
-    config = training_config_of(values)
+    # Both sides would draw the paths to drop apart.
+    config = training_config_options(values).with_words(drop_path="0.0").load()
     if config.training.precision != "float32" or config.training.optimizer.name != "adamw":
         raise UserError.expected(
             "float32 and adamw, which the peer has",

@@ -3,6 +3,7 @@
 Relative errors are the largest difference over the largest value, of A or of TensorFlow's layer.
 """
 
+import contextlib
 import itertools
 import math
 import os
@@ -275,8 +276,11 @@ def main(argv: list[str]) -> int:
     if len(places) != 2 or least < 1 or not 0 <= values.tolerance < math.inf:
         wanted = "two models, --samples and --batch_size >= 1, --tolerance >= 0"
         raise UserError.expected(wanted, " ".join(argv) or "nothing", "See --help")
-    with tempfile.TemporaryDirectory() as scratch:
-        sides = [open_side(place, Path(scratch) / str(n)) for n, place in enumerate(places)]
+    with contextlib.ExitStack() as stack:
+        scratch, sides = Path(stack.enter_context(tempfile.TemporaryDirectory())), []
+        for number, place in enumerate(places):
+            sides.append(open_side(place, scratch / str(number)))
+            stack.enter_context(sides[-1].session)
         return 0 if compare(sides, values) else 1
 
 

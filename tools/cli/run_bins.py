@@ -11,6 +11,7 @@ import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -26,6 +27,7 @@ from tools.families import open_session
 from tools.files import write_bytes, write_text
 from tools.inference.options import RunnerOptions
 from tools.inference.raw_tensors import run_timed
+from tools.inference.session import Session
 
 Specs = Sequence[TensorSpec]
 Shapes = tuple[tuple[int, ...], ...]  # of one sample, for each input
@@ -231,10 +233,16 @@ def main(argv: list[str]) -> int:
     if values.batchsize < 1 or values.loop < 0:
         given = f"{values.batchsize} and {values.loop}"
         raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flag")
-    runner = open_session(values.model, RunnerOptions(run_eagerly=not is_artifact(values.model)))
-    specs = runner.signatures.get(values.signature)
+    options = RunnerOptions(run_eagerly=not is_artifact(values.model))
+    with open_session(values.model, options) as session:
+        return _run(session, values)
+
+
+def _run(session: Session, values: SimpleNamespace) -> int:
+    """Runs, writes and times what the flags name."""
+    specs = session.signatures.get(values.signature)
     if not specs:
-        known = ", ".join(runner.signatures)
+        known = ", ".join(session.signatures)
         raise UserError.expected(f"a --signature among {known}", values.signature, "Choose one")
     dimensions = sample_dimensions(specs, values.shape)
     if values.input:
@@ -249,11 +257,11 @@ def main(argv: list[str]) -> int:
             raise UserError.expected(
                 "an --output apart from --input", values.output, "Name another"
             )
-    run_timed(runner, values.signature, first, [])  # warm-up
+    run_timed(session, values.signature, first, [])  # warm-up
     seconds: list[float] = []
     for names, shapes in tqdm(batches, unit="batch", file=sys.stderr, disable=len(batches) < 2):
         inputs = read_batch(names, shapes, specs)
-        outputs = run_timed(runner, values.signature, inputs, seconds)
+        outputs = run_timed(session, values.signature, inputs, seconds)
         if values.output:
             write_outputs(Path(values.output), list(names), outputs, values.outfmt == "BIN")
     if values.output:
@@ -262,7 +270,7 @@ def main(argv: list[str]) -> int:
     if values.loop:
         seconds = []
         for _ in tqdm(range(values.loop), unit="round", file=sys.stderr):
-            run_timed(runner, values.signature, first, seconds)
+            run_timed(session, values.signature, first, seconds)
         mean, size = np.mean(seconds), len(next(iter(first.values())))
         p50, p95 = np.percentile(seconds, (50, 95))
         print(

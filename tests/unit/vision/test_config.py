@@ -3,7 +3,6 @@
 import fnmatch
 import json
 from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,14 +10,8 @@ import yaml
 from tests.support.errors import refused
 from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_keys, leaf_values
-from vision.config import (
-    VisionConfig,
-    add_training_flags,
-    all_arguments,
-    load_config,
-    preprocessing_of,
-    training_config_of,
-)
+from vision.config import VisionConfig, all_arguments, load_config, preprocessing_of
+from vision.flags import add_training_flags, training_config_options
 from vision.recipe_keys import PLAIN_SECTIONS, flat_keys
 
 # A flat recipe with every key that MindSpore's has: value, dotted key here, value here.
@@ -134,7 +127,8 @@ def test_every_key_is_a_flag_that_wins_over_the_file(flat_file, name):
     flags = CommandLine("train.py", "")
     add_training_flags(flags)
     parsed, _ = flags.parse([f"--config={flat_file()}", f"--{name}", other])
-    before, now = values_of(load_config(flat_file())), values_of(training_config_of(parsed))
+    before = values_of(load_config(flat_file()))
+    now = values_of(training_config_options(parsed).load())
     changed = {key for key in now if now[key] != before[key]}
     wanted = {dotted}
     if name == "beta":
@@ -160,7 +154,7 @@ def test_switches_and_their_numbers(flat_file, flags, decay, norm):
     line = CommandLine("train.py", "")
     add_training_flags(line)
     parsed, _ = line.parse([f"--config={flat_file(changes)}", *flags])
-    optimizer = training_config_of(parsed).training.optimizer
+    optimizer = training_config_options(parsed).load().training.optimizer
     assert (optimizer.average_decay, optimizer.clip_norm) == (decay, norm)
 
 
@@ -174,13 +168,13 @@ def test_a_switch_alone_stands_for_its_usual_number():
 def test_flags_win_over_the_preprocessing_of_an_exported_model():
     known = {"image_size": 64, "crop_pct": 0.9, "interpolation": "nearest"}
     known |= {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
-    assert asdict(preprocessing_of(known, SimpleNamespace())) == {
+    assert asdict(preprocessing_of(known, {})) == {
         **known,
         "mean": (0.1, 0.2, 0.3),
         "std": (0.4, 0.5, 0.6),
     }
-    flags = SimpleNamespace(crop_pct="1.0", mean="0.5,0.6,0.7", interpolation=None)
-    found = preprocessing_of(known, flags)
+    words = {"crop_pct": "1.0", "mean": "0.5,0.6,0.7", "arch": "conformer_small"}
+    found = preprocessing_of(known, words)
     assert (found.crop_pct, found.mean, found.std) == (1.0, (0.5, 0.6, 0.7), (0.4, 0.5, 0.6))
     assert (found.interpolation, found.image_size) == ("nearest", 64)
 

@@ -20,11 +20,13 @@ import vision.export
 import vision.infer
 import vision.infer_onnx
 from tests.support.errors import refused
+from tests.support.sessions import sessions_are_closed
 from tools.conversion.pipeline import read_pipeline
 from tools.inference.runner import load
 from vision.classes import Classes
 from vision.config import load_config
-from vision.program import Classification, ImageDataOptions
+from vision.options import ImageDataOptions
+from vision.program import Classification
 from vision.session import ImageSession, calibration_examples, probabilities_of
 
 SIDE, NUM_CLASSES = 64, 10
@@ -244,9 +246,9 @@ def test_a_config_tells_what_the_flags_leave_open(
     )
     opened = []
 
-    def open_(values, *rest):
-        opened.append(values)
-        return open_classifier(values, *rest)
+    def open_(options, *rest):
+        opened.append(options)
+        return open_classifier(options, *rest)
 
     open_classifier = vision.eval.open_classifier
     monkeypatch.setattr(vision.eval, "open_classifier", open_)
@@ -271,7 +273,8 @@ def test_a_config_tells_what_the_flags_leave_open(
     recipe.write_text(recipe.read_text() + "amp_level: bfloat16\ndevice_target: CPU\n")
     rounded = results(f"--config={recipe}", labels)
     assert rounded["Loss"] != expected["Loss"]
-    assert (opened[-1].amp_level, opened[-1].device_target) == ("bfloat16", "CPU")
+    assert opened[-1].precision == "mixed_bfloat16"
+    assert opened[-1].runner.visible_devices == "-1"
     # All that this flag leaves open is as the flags above had it.
     monkeypatch.delenv("IMAGENET_DIR")
     assert results(f"--config={recipe}", labels, "--amp_level=O0") == expected
@@ -329,6 +332,20 @@ def test_what_cannot_be_read_is_left_out_and_listed(flags, folder, photos, tmp_p
     assert [path for path, _ in skipped] == [str(folder / f"broken{x:02d}.png") for x in range(30)]
     with refused(match="broken00"):
         vision.infer.main([*flags["eager"], f"-o={output}", str(folder / "broken00.png")])
+
+
+def test_the_model_is_closed_at_the_end_and_after_an_error(flags, folder, photos, tmp_path):
+    broken = tmp_path / "broken" / NAMES[0] / "a.png"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no image")
+    infer = [*flags["onnx"], f"-o={tmp_path / 'p.json'}"]
+    with sessions_are_closed(4):
+        assert vision.infer.main([*infer, str(folder)]) == 0
+        assert vision.eval.main([*flags["onnx"], str(photos)]) == 0
+        with refused(match=r"images that can be read\. Received: .*a\.png \("):
+            vision.infer.main([*infer, str(broken)])
+        with refused(match=r"images that can be read\. Received: .*a\.png \("):
+            vision.eval.main([*flags["onnx"], str(broken.parents[1])])
 
 
 def refuse(*_, **__):

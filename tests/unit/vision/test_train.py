@@ -18,9 +18,11 @@ from tools.training.checkpoint import CheckpointStore, RunFolders, open_checkpoi
 from tools.training.distributed import SingleProcess
 from tools.training.loop import LoopOptions
 from tools.training.program import log_to_file
-from vision.config import load_config
+from vision.config import ConfigOptions, load_config
 from vision.eval import main as evaluate
+from vision.flags import run_config_options
 from vision.model import ARCHITECTURES
+from vision.recipe import with_recipe
 from vision.task import VisionTask
 from vision.train import VisionRun, main
 
@@ -158,6 +160,16 @@ def test_the_score_is_that_of_the_evaluation_program(finished, data_url, capsys)
     assert results["Top1-Acc"] == pytest.approx(last["eval/acc_heads"], abs=1e-6)
     # The program adds up the heads' losses, training takes their mean.
     assert results["Loss"] == pytest.approx(2 * last["eval/loss"], rel=1e-4)
+
+
+def test_a_label_file_wins_over_the_classes_of_a_checkpoint(finished):
+    """And a config's file over its config; a file of weights has neither."""
+    path, words = open_checkpoint(finished[1]).path, {"image_size": "64"}
+    found = with_recipe(str(finished[1]), ConfigOptions(words=words), None)
+    assert found == (ConfigOptions(str(path / "config.yml"), {}, words), str(path / "classes.txt"))
+    named = ConfigOptions("recipe.yml", {}, words), "labels.txt"
+    assert with_recipe(str(finished[1]), *named) == named
+    assert with_recipe("weights.pth", ConfigOptions(), None) == (ConfigOptions(), None)
 
 
 def test_a_finished_run_is_not_begun_anew(finished, train, tmp_path, monkeypatch, capsys):
@@ -368,7 +380,7 @@ def test_the_data_set_of_the_environment_fills_in(recipe, monkeypatch, tmp_path)
     flags = program.command_line()
     for arguments, expected in (([], "/of/the/environment"), (["--data_url=/named"], "/named")):
         values, _ = flags.parse([f"--config={recipe}", *arguments])
-        assert program.resolve_config(values).data.data_url == expected
+        assert program.resolve_config(run_config_options(values)).data.data_url == expected
 
 
 @pytest.mark.parametrize(

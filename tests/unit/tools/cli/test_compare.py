@@ -16,6 +16,7 @@ from conformer.export import export_checkpoint
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
+from tests.support.sessions import sessions_are_closed
 from tools.cli.compare import Difference, main
 from tools.config.command_line import run
 from tools.config.loader import to_yaml
@@ -132,6 +133,13 @@ def test_two_saved_models_are_compared_without_layers(classifier, changed, capsy
     assert main([str(classifier), str(classifier)]) == 0
     assert main([str(classifier), str(changed)]) == 1
     assert "layers" not in capsys.readouterr().out
+
+
+def test_both_models_are_closed_at_the_end_and_after_an_error(classifier, tmp_path):
+    with sessions_are_closed(3):
+        assert main([str(classifier), str(classifier), "--samples=1"]) == 0
+        with refused("a SavedModel"):
+            main([str(classifier), str(tmp_path / "nothing")])
 
 
 def test_an_output_of_one_only_and_one_of_another_shape_differ(classifier, tmp_path, capsys):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
+from tests.support.sessions import sessions_are_closed
 from tools.cli import run_bins
 from tools.cli.run_bins import main
 from tools.config.command_line import run
@@ -238,6 +239,16 @@ def test_bad_input_is_one_line(native, tmp_path, rng, flags, expected):
     with refused(match=expected):
         main([word.replace("IN", str(tmp_path)) for word in arguments])
     assert not list(tmp_path.glob("out/*"))
+
+
+def test_the_model_is_closed_at_the_end_and_after_an_error(native, tmp_path, rng):
+    write_samples(tmp_path, [20], rng)
+    places = f"--input={tmp_path}/lengths,{tmp_path}/waveforms"
+    arguments = [f"--model={native}", places, f"--output={tmp_path}/out"]
+    with sessions_are_closed(2):
+        assert main(arguments) == 0
+        with refused("a --signature among serving_default"):
+            main([*arguments, "--signature=other"])
 
 
 def test_values_and_outputs_that_do_not_fit_are_one_line(images, tmp_path, capsys):

@@ -27,6 +27,7 @@ class Toy:
     """A session that writes the number of samples of each sound; a batch takes two seconds."""
 
     limits, runner = LIMITS, RUNNER
+    is_closed = False
 
     def __init__(self, clock=None, transcript=Transcription, of_long=None, at_once=None):
         self.clock, self.transcript, self.batches = clock, transcript, []
@@ -36,7 +37,7 @@ class Toy:
         return self
 
     def __exit__(self, *_):
-        pass
+        self.is_closed = True
 
     def is_long(self, num_samples):
         return self.at_once is not None and num_samples > self.at_once
@@ -266,6 +267,15 @@ def test_a_named_file_that_cannot_be_decoded_is_refused_after_the_others(corpus,
         path.unlink()
     with refused(f"{files[0]} (unreadable)"):
         run(Toy(), files[0].parent)
+
+
+def test_the_session_is_closed_at_the_end_and_after_an_error(corpus):
+    path, toys = next(corpus.rglob("*.flac")), (Toy(), Toy())
+    run(toys[0], path)
+    damage(path)
+    with refused("unreadable"):
+        run(toys[1], path)
+    assert [toy.is_closed for toy in toys] == [True, True]
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_run(corpus, tmp_path):

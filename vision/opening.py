@@ -1,0 +1,89 @@
+"""Opens classifiers of every kind by options: checkpoints, exported models and ONNX files."""
+
+from tools.conversion.pipeline import describe
+from tools.errors import UserError
+from tools.inference.opening import open_runner, restrict_devices
+from tools.inference.runner import Runner
+from vision.classes import Classes, classes_of
+from vision.config import preprocessing_of
+from vision.options import ClassifierOptions
+from vision.recipe import named_checkpoint, with_recipe
+from vision.session import FAMILY, ImageSession, calibration_examples
+
+_SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
+
+
+def open_classifier(options: ClassifierOptions, signature: str = "serving_default") -> ImageSession:
+    """Opens the one model that the options name.
+
+    Of a checkpoint the config tells architecture and preprocessing; exported models know both.
+
+    Args:
+        options: which model, and how it is run.
+        signature: that is going to be run of a checkpoint.
+
+    Raises:
+        UserError: none, several or a bad one.
+    """
+    exported = options.native_savedmodel_dir or options.onnx_path
+    checkpoint = options.checkpoint
+    if not exported:
+        checkpoint = named_checkpoint(checkpoint, options.config)
+    sources = {name: getattr(options, name) for name in _SOURCES} | {"checkpoint": checkpoint}
+    named = [name for name, value in sources.items() if value]
+    if len(named) != 1:
+        raise UserError.expected(
+            f"exactly one of {', '.join(f'--{name}' for name in _SOURCES)}",
+            " and ".join(f"--{name}" for name in named) or "none",
+            "Name one model",
+        )
+    label_file = options.imagenet_label_file
+    if options.native_savedmodel_dir:
+        runner = _open_exported(options)
+    else:
+        restrict_devices(options.runner.visible_devices)
+        runner, label_file = _open_file(options, checkpoint, signature)
+    pipeline = runner.pipeline
+    preprocessing = preprocessing_of(pipeline["preprocessing"], options.config.words)
+    side = pipeline["preprocessing"]["image_size"]
+    if preprocessing.image_size != side:
+        raise UserError.expected(
+            f"--image_size {side}, the model's", preprocessing.image_size, "Export another model"
+        )
+    classes = classes_of(pipeline, label_file)
+    return ImageSession(runner, preprocessing, classes, batch_size=options.runner.batch_size)
+
+
+def _open_exported(options: ClassifierOptions) -> Runner:
+    place = options.native_savedmodel_dir
+    family = describe(place).get("family")
+    if family != FAMILY:
+        raise UserError.expected("a vision model", f"{place}: {family}", "Name one")
+    return open_runner(place, options.runner, calibration_examples)
+
+
+def _open_file(
+    options: ClassifierOptions, checkpoint: str | None, signature: str
+) -> tuple[Runner, str | None]:
+    """A checkpoint in TensorFlow or an ONNX file, and its label file; neither is converted."""
+    if options.runner.quant_precision != "fp32" or options.runner.converted_savedmodel_dir:
+        raise UserError.expected(
+            "--native_savedmodel_dir for a converted model",
+            "a checkpoint or an ONNX file",
+            "Export a SavedModel with `python -m vision.export`",
+        )
+    source, label_file = with_recipe(checkpoint, options.config, options.imagenet_label_file)
+    config = source.load()
+    if options.onnx_path:
+        from vision.onnx_runner import OnnxRunner
+
+        return OnnxRunner(options.onnx_path, config), label_file
+    # TensorFlow is imported where a checkpoint is run; a converted model starts without it.
+    from tools.inference.eager import EagerRunner
+    from vision.checkpoint import load_model
+    from vision.signatures import Signatures, pipeline_description
+
+    model = load_model(config.model, checkpoint, options.precision)
+    functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
+    runner = EagerRunner(functions, pipeline_description(config, model, Classes()))
+    return runner, label_file
