@@ -19,10 +19,11 @@ def augment_waveform(waveform, uniforms, noise_seed, config: WaveformAugmentConf
 
     Source: Ko et al., Audio augmentation for speech recognition (2015), for the speeds.
     """
-    if config.max_speed_change > 0 and tf.size(waveform) > 0:
+    if config.max_speed_change > 0:
         speed = 1.0 + config.max_speed_change * (2.0 * uniforms[0] - 1.0)
         last = tf.size(waveform) - 1
         count = tf.cast(tf.cast(last, tf.float32) / speed, tf.int32) + 1
+        count = tf.where(last < 0, 0, count)  # a file that could not be read
         position = tf.cast(tf.range(count), tf.float32) * speed
         left = tf.minimum(tf.cast(position, tf.int32), last)
         share = position - tf.cast(left, tf.float32)
