@@ -1,11 +1,12 @@
 """Utterances to padded batches of waveforms without TensorFlow, decoded by several threads."""
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from tools.speech.corpus import Utterance
 
 MIN_PADDED_SAMPLES = 400  # one frame of every model here
 _BATCHES_AHEAD = 2
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Batch(NamedTuple):
@@ -64,6 +67,31 @@ def pad_waveforms(waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarr
     return padded, lengths
 
 
+def in_threads(
+    function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int, num_threads: int = 0
+) -> Iterator[Result]:
+    """Gives the results of a function in the order of its arguments, computed by threads.
+
+    Args:
+        function: what it raises for an item is raised when it is the turn of that item.
+        items: its arguments.
+        ahead: how many results are prepared while one is used.
+        num_threads: 0: one for each core.
+    """
+    pending: deque[Future[Result]] = deque()
+    rest = iter(items)
+    pool = ThreadPoolExecutor(num_threads or os.cpu_count(), thread_name_prefix="decode")
+    try:
+        while True:
+            for item in islice(rest, ahead + 1 - len(pending)):
+                pending.append(pool.submit(function, item))
+            if not pending:
+                return
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def read_batches(
     utterances: Sequence[Utterance], batch_size: int, limits: AudioLimits, num_threads: int = 0
 ) -> Iterator[Batch]:
@@ -82,16 +110,11 @@ def read_batches(
         except AudioError as error:
             return np.zeros(0, np.float32), error.reason
 
-    pending: deque[Future] = deque()
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count(), thread_name_prefix="decode")
-    rest = iter(utterances)
-    try:
+    ahead = _BATCHES_AHEAD * batch_size
+    decoded = in_threads(decode, utterances, ahead=ahead, num_threads=num_threads)
+    with contextlib.closing(decoded):
         for start in range(0, len(utterances), batch_size):
-            rows = min(batch_size, len(utterances) - start)
-            for utterance in islice(rest, (1 + _BATCHES_AHEAD) * batch_size - len(pending)):
-                pending.append(pool.submit(decode, utterance))
-            sounds, reasons = zip(*(pending.popleft().result() for _ in range(rows)), strict=True)
+            sounds, reasons = zip(*islice(decoded, batch_size), strict=True)
             waveforms, lengths = pad_waveforms(sounds)
-            yield Batch(list(range(start, start + rows)), waveforms, lengths, list(reasons))
-    finally:
-        pool.shutdown(cancel_futures=True)
+            indices = list(range(start, start + len(sounds)))
+            yield Batch(indices, waveforms, lengths, list(reasons))
