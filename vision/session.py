@@ -3,16 +3,16 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar, Unpack, overload
 
 import numpy as np
 
-from tools.config.making_options import from_keywords
+from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions
+from tools.inference.options import RunnerKeywords, RunnerOptions
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
@@ -25,6 +25,7 @@ FAMILY = "vision"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "photos"
 # A path, the bytes of an image file, a binary file object, or uint8 [H, W, 3].
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+Source = TypeVar("Source", bound=ImageSource)
 
 
 class Prediction(NamedTuple):
@@ -61,6 +62,14 @@ class ImageSession(Session):
     ):
         super().__init__(runner)
         self.preprocessing, self.classes, self.batch_size = preprocessing, classes, batch_size
+
+    @overload
+    def classify(self, image: ImageSource, *, top_k: int = 1) -> list[Prediction]: ...
+
+    @overload
+    def classify(
+        self, image: list[Source] | tuple[Source, ...], *, top_k: int = 1
+    ) -> list[list[Prediction]]: ...
 
     def classify(
         self, image: ImageSource | Sequence[ImageSource], *, top_k: int = 1
@@ -109,16 +118,17 @@ class ImageSession(Session):
         ]
 
 
-def load(model_dir: str | Path | None = None, **options) -> ImageSession:
+@takes_options(RunnerOptions)
+def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords]) -> ImageSession:
     """Opens a vision Conformer that classifies images.
+
+    The options have the names of the flags of `python -m vision.infer`: for example
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
 
     Args:
         model_dir: an exported SavedModel, or a converted model; None: the bundled model, which
             tells six kinds of waste apart.
-        options: fields of `tools.inference.options.RunnerOptions`, by the names of the flags of
-            `python -m vision.infer`: `run_eagerly=True` runs in TensorFlow itself, `batch_size`
-            images are run together, `quant_precision="int8_fp32"` with `calibration_data_dir=DIR`
-            computes in 8 bits.
+        **options: see `RunnerOptions`.
 
     Returns:
         A session with `classify`; close it, or use it in a `with` statement. The first call for a
@@ -126,6 +136,13 @@ def load(model_dir: str | Path | None = None, **options) -> ImageSession:
 
     Raises:
         tools.errors.UserError: a bad directory or option.
+
+    Example:
+        >>> import vision
+        >>> with vision.load("exports/tiny") as model:
+        ...     best = model.classify("photo.jpg", top_k=5)
+        >>> len(best), best[0].probability >= best[1].probability
+        (5, True)
     """
     place = BUNDLED_MODEL if model_dir is None else model_dir
     return open_session(place, from_keywords(RunnerOptions, options))
