@@ -1,6 +1,8 @@
 """Sessions of classifiers from Python: images of any origin, batches, refusals."""
 
 import io
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -34,7 +36,9 @@ class Colors:
 
     def run(self, inputs, signature="serving_default"):
         self.batches.append(len(inputs["images"]))
-        return {"logits": 8 * inputs["images"].mean(axis=(1, 2))}
+        self.images = inputs["images"]  # as a runtime keeps them
+        time.sleep(0.001)  # other threads may enter
+        return {"logits": 8 * self.images.mean(axis=(1, 2))}
 
 
 @pytest.fixture
@@ -95,6 +99,18 @@ def test_bad_images_are_refused_and_the_session_still_works(session, image, opti
     with refused(message):
         session.classify(image, **options)
     assert session.classify(picture(255, 0, 0))[0].name == "red"
+
+
+def test_threads_share_a_session(session):
+    def work(number):
+        image = np.zeros((12, 16, 3), "uint8")
+        image[..., number % 3] = 255
+        return session.classify([image] * 3)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(40)))
+    for number, images in enumerate(found):
+        assert [[one.name for one in best] for best in images] == [[NAMES[number % 3]]] * 3
 
 
 def test_a_closed_session_says_so(session):
