@@ -1,5 +1,7 @@
 """Opens exported vision Conformers: what programs, Python users and servers hold."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +18,7 @@ from tools.inference.options import RunnerKeywords, RunnerOptions
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
+from tools.threads import in_threads
 from vision.classes import Classes, classes_of, read_labelled, top_classes
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image
@@ -26,6 +29,7 @@ BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "photos"
 # A path, the bytes of an image file, a binary file object, or uint8 [H, W, 3].
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 Source = TypeVar("Source", bound=ImageSource)
+_BATCHES_AHEAD = 2
 
 
 class Prediction(NamedTuple):
@@ -98,20 +102,24 @@ class ImageSession(Session):
         if top_k < 1:
             raise UserError.expected("top_k >= 1", top_k, "Correct it")
         if not isinstance(image, list | tuple):
-            return self._classify([image], top_k)[0]
+            return self._classify([self._read(image)], top_k)[0]
         if not image:
             raise UserError.expected("images to classify", "an empty list", "Give at least one")
-        found = []
-        for start in range(0, len(image), self.batch_size):
-            found += self._classify(image[start : start + self.batch_size], top_k)
+        found, ahead = [], _BATCHES_AHEAD * self.batch_size
+        with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as images:
+            while batch := list(itertools.islice(images, self.batch_size)):
+                found += self._classify(batch, top_k)
         return found
 
-    def _classify(self, sources: Sequence[ImageSource], top_k: int) -> list[list[Prediction]]:
+    def _read(self, source: ImageSource) -> np.ndarray:
         try:
-            images = np.stack([read_image(source, self.preprocessing) for source in sources])
+            return read_image(source, self.preprocessing)
         except ImageError as error:
             raise UserError.expected("an image", error, "Check it") from error
-        probabilities = probabilities_of(scores_of(self.run(feed(self.pipeline, images))))
+
+    def _classify(self, images: Sequence[np.ndarray], top_k: int) -> list[list[Prediction]]:
+        inputs = feed(self.pipeline, np.stack(images))
+        probabilities = probabilities_of(scores_of(self.run(inputs)))
         return [
             [Prediction(int(n), self.classes.name(int(n)), float(row[n])) for n in numbers]
             for numbers, row in zip(top_classes(probabilities, top_k), probabilities, strict=True)

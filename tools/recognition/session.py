@@ -1,8 +1,9 @@
 """Sessions of recognizers: sounds of any origin to transcriptions."""
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from typing import BinaryIO, TypeVar, overload
 
@@ -14,7 +15,8 @@ from tools.inference.session import Inputs, Session
 from tools.recognition.decoders import Decoder, Transcription
 from tools.speech.audio import AudioInfo, AudioLimits, is_path, load, probe, stream
 from tools.speech.long_audio import Window
-from tools.speech.reading import in_threads, pad_waveforms
+from tools.speech.reading import pad_waveforms
+from tools.threads import in_threads
 
 # A path, the bytes of a sound file, a binary file object, or a waveform [S] of floats in [-1, 1].
 Sound = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -107,7 +109,8 @@ class SpeechSession(Session):
             raise UserError.expected("sounds to transcribe", "an empty list", "Give at least one")
         found: list[Transcription] = []
         at_once = _READ_AHEAD_BATCHES * self.batch_size
-        with contextlib.closing(self._loaded(sound, rate_hz, ahead=at_once)) as loaded:
+        load_one = functools.partial(self._load, rate_hz=rate_hz)
+        with contextlib.closing(in_threads(load_one, sound, ahead=at_once)) as loaded:
             while group := list(islice(loaded, at_once)):
                 found += self._transcribe(group, timestamps)
         return found
@@ -156,18 +159,6 @@ class SpeechSession(Session):
             if self.is_long(info.num_samples):
                 return info
         return load(sound, self.limits, rate_hz)
-
-    def _loaded(
-        self, sounds: Sequence[Sound], rate_hz: int | None, *, ahead: int
-    ) -> Iterator[np.ndarray | AudioInfo]:
-        """Loads sounds in their order by threads; open files are read by the caller's own."""
-
-        def prepare(sound):
-            return sound if hasattr(sound, "read") else self._load(sound, rate_hz)
-
-        with contextlib.closing(in_threads(prepare, sounds, ahead=ahead)) as prepared:
-            for one in prepared:
-                yield self._load(one, rate_hz) if hasattr(one, "read") else one
 
     def _transcribe(
         self, loaded: Sequence[np.ndarray | AudioInfo], with_words: bool

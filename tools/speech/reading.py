@@ -1,23 +1,19 @@
 """Utterances to padded batches of waveforms without TensorFlow, decoded by several threads."""
 
 import contextlib
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
 from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
+from tools.threads import in_threads
 
 MIN_PADDED_SAMPLES = 400  # one frame of every model here
 _BATCHES_AHEAD = 2
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 class Batch(NamedTuple):
@@ -65,31 +61,6 @@ def pad_waveforms(waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarr
     for row, waveform in zip(padded, waveforms, strict=True):
         row[: len(waveform)] = waveform
     return padded, lengths
-
-
-def in_threads(
-    function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int, num_threads: int = 0
-) -> Iterator[Result]:
-    """Gives the results of a function in the order of its arguments, computed by threads.
-
-    Args:
-        function: what it raises for an item is raised when it is the turn of that item.
-        items: its arguments.
-        ahead: how many results are prepared while one is used.
-        num_threads: 0: one for each core.
-    """
-    pending: deque[Future[Result]] = deque()
-    rest = iter(items)
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count(), thread_name_prefix="decode")
-    try:
-        while True:
-            for item in islice(rest, ahead + 1 - len(pending)):
-                pending.append(pool.submit(function, item))
-            if not pending:
-                return
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def read_batches(

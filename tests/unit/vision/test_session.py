@@ -1,6 +1,8 @@
 """Sessions of classifiers from Python: images of any origin, batches, refusals."""
 
 import io
+import os
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image
 
 from tests.support.errors import refused
+from vision import session as session_module
 from vision.classes import Classes
 from vision.config import PreprocessingConfig
 from vision.session import ImageSession
@@ -83,6 +86,21 @@ def test_a_list_is_run_in_batches_and_keeps_its_order(session, runner):
     assert runner.batches == [2, 2, 1]
 
 
+def test_a_list_is_read_by_threads(session, monkeypatch):
+    both, readers, real = threading.Barrier(2, timeout=60), set(), session_module.read_image
+
+    def read_image(source, preprocessing):
+        readers.add(threading.current_thread())
+        both.wait()  # goes on only where two are at work
+        return real(source, preprocessing)
+
+    monkeypatch.setattr(session_module, "read_image", read_image)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    images = [picture(255, 0, 0), png(picture(0, 0, 255))] * 3
+    assert [best[0].name for best in session.classify(images)] == ["red", "blue"] * 3
+    assert len(readers) == 2 and threading.main_thread() not in readers
+
+
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
@@ -92,6 +110,7 @@ def test_a_list_is_run_in_batches_and_keeps_its_order(session, runner):
         (np.zeros((4, 4), "uint8"), {}, "expected uint8 [H, W, 3]"),
         (np.zeros((4, 4, 3)), {}, "received float64"),
         ([picture(1, 2, 3), np.zeros((0, 4, 3), "uint8")], {}, "received uint8 [0, 4, 3]"),
+        (["nowhere.png", b"no image", "gone.png"], {}, "nowhere.png: no such file"),
         (picture(1, 2, 3), {"top_k": 0}, "top_k >= 1"),
     ],
 )

@@ -91,34 +91,6 @@ def test_reading_stays_a_few_batches_ahead_and_ends_with_its_user(corpus, monkey
     assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
 
 
-def test_threads_work_at_once_and_results_come_in_order():
-    both = threading.Barrier(2, timeout=60)
-
-    def work(number):
-        if number < 2:
-            both.wait()  # goes on only where two are at work
-        time.sleep(0.01 * (number % 3))
-        return 10 * number
-
-    found = reading.in_threads(work, range(9), ahead=3, num_threads=2)
-    assert list(found) == [10 * number for number in range(9)]
-
-
-def test_what_an_item_raises_is_raised_at_its_turn():
-    def work(number):
-        if number in (2, 3):
-            raise ValueError(number)
-        time.sleep(0.02 * (number < 2))  # the wrong ones end first
-        return number
-
-    found = reading.in_threads(work, iter(range(100)), ahead=4, num_threads=4)
-    assert [next(found), next(found)] == [0, 1]
-    with pytest.raises(ValueError, match="2"):
-        next(found)
-    assert list(found) == []
-    assert not [t for t in threading.enumerate() if t.name.startswith("decode")]
-
-
 def test_a_batch_has_at_least_the_samples_of_one_frame(tmp_path, rng):
     sounds = [0.1 * rng.normal(size=size) for size in (330, 350)]
     write_librispeech(tmp_path / "c", zip("AB", sounds, strict=True))
