@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -102,6 +103,28 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder on the disk of a place, which ends with the block.
+
+    Args:
+        path: of what is made in it; the folders above it are made.
+
+    Raises:
+        UserError: it cannot be made there, or something in it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".unfinished", dir=path.parent) as name:
+            yield Path(name)
+    except OSError as error:
+        raise UserError.expected(
+            f"room and permission to write {path}",
+            error.strerror or error,
+            "Free space or choose another place",
+        ) from error
 
 
 @contextlib.contextmanager

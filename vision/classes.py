@@ -28,8 +28,14 @@ class Classes(NamedTuple):
 
     @property
     def aliases(self) -> Sequence[tuple[str, ...]]:
-        """For each class what its folder may be called; empty where nothing is known."""
-        return list(zip(*(x for x in self if x), strict=True))
+        """For each class what its folder may be called; empty where nothing is known.
+
+        A folder may have both names in its own: `n01440764 tench`.
+        """
+        if not (self.names and self.folders):
+            return [(name,) for name in self.names or self.folders or ()]
+        pairs = zip(self.names, self.folders, strict=True)
+        return [(name, folder, f"{folder} {name}") for name, folder in pairs]
 
 
 def read_classes(path: str | Path, num_classes: int) -> Classes:
@@ -38,15 +44,8 @@ def read_classes(path: str | Path, num_classes: int) -> Classes:
     Raises:
         UserError: it cannot be read, or has other classes.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError.expected(
-            "a readable --imagenet_label_file", f"{path}: {reason}", "Correct it"
-        ) from error
     names, folders = [], []
-    for line in filter(str.strip, text.splitlines()):
+    for line in filter(str.strip, _read_text(path).splitlines()):
         words = line.split()
         if len(words) > 1 and words[0].isdecimal():
             if int(words[0]) != len(names):
@@ -69,6 +68,31 @@ def read_classes(path: str | Path, num_classes: int) -> Classes:
             "Use the label file of the model",
         )
     return Classes(names, folders or None)
+
+
+def read_own_classes(path: Path, num_classes: int) -> Classes:
+    """Reads the names of class folders that training has written, `INDEX FOLDER`, as they are.
+
+    Raises:
+        UserError: it cannot be read, or has other classes.
+    """
+    lines = _read_text(path).splitlines()
+    numbered = [line.partition(" ") for line in lines]
+    if [number for number, _, _ in numbered] != [str(x) for x in range(num_classes)]:
+        raise UserError.expected(
+            f"{num_classes} numbered classes in {path}", f"{len(lines)} lines", "Choose another"
+        )
+    return Classes([name for _, _, name in numbered])
+
+
+def _read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise UserError.expected(
+            "a readable --imagenet_label_file", f"{path}: {reason}", "Correct it"
+        ) from error
 
 
 def classes_of(pipeline: Mapping, label_file: str | None) -> Classes:

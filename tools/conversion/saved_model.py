@@ -1,8 +1,10 @@
 """Exported SavedModels in TensorFlow: writing one, and its functions."""
 
+import contextlib
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -55,6 +57,22 @@ def write_saved_model(
                 copy(path, folder / path.name)
 
 
+@contextlib.contextmanager
+def _plain_path(model_dir: Path) -> Iterator[Path]:
+    """Gives a path of a folder without the characters of patterns.
+
+    TensorFlow 2.16 looks for the files of variables by a pattern that it makes of their path; to be
+    removed when `tf.saved_model.load` reads from a folder called `[1]`.
+    """
+    if not set(str(model_dir.absolute())) & set("[]*?\\"):
+        yield model_dir
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "model"
+        link.symlink_to(model_dir.absolute(), target_is_directory=True)
+        yield link
+
+
 def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimental.ConcreteFunction]:
     """Loads the functions of a SavedModel by the names of their signatures.
 
@@ -62,7 +80,8 @@ def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimenta
         UserError: the directory is damaged.
     """
     try:
-        loaded = tf.saved_model.load(str(model_dir))
+        with _plain_path(Path(model_dir)) as path:
+            loaded = tf.saved_model.load(str(path))
     # IndexError: variables that end early (TensorFlow 2.16).
     except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
         raise UserError.expected(

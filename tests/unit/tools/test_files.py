@@ -8,7 +8,14 @@ import pytest
 
 from tests.support.errors import refused
 from tools.errors import UserError
-from tools.files import check_writable, is_made_of, new_folder, write_bytes, write_text
+from tools.files import (
+    check_writable,
+    is_made_of,
+    new_folder,
+    scratch_folder,
+    write_bytes,
+    write_text,
+)
 
 
 def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
@@ -53,6 +60,26 @@ def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with refused("room and permission to write"):
         write_text(tmp_path / "file" / "a", "")
+
+
+def test_a_scratch_folder_lies_beside_and_ends_with_its_block(tmp_path):
+    with scratch_folder(tmp_path / "new" / "a") as folder:
+        assert folder.is_relative_to(tmp_path / "new") and not list(folder.iterdir())
+        (folder / "b").write_text("one")
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize("failing", ["mkdir", "write_text"])
+def test_a_scratch_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, failing):
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(*((os, "mkdir") if failing == "mkdir" else (Path, failing)), fail)
+    path = tmp_path / "model.onnx"
+    wanted = refused(match=f"permission to write {path}.*Permission denied")
+    with wanted, scratch_folder(path) as folder:
+        (folder / "a").write_text("one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_appears_when_its_block_has_ended(tmp_path):
