@@ -27,6 +27,7 @@ from tools.weights.assignment import (
     rename,
 )
 from tools.weights.files import read_weights
+from tools.weights.state_dict import state_dict
 from wav2vec2.config import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
@@ -253,18 +254,12 @@ def _grouped(groups: int) -> Layout:
 
 
 def _tensors(content: Any) -> dict[str, np.ndarray]:
-    if not isinstance(content, Mapping) or not content:
-        raise UserError.expected("tensors by name", type(content).__name__, "Save a state_dict")
-    strangers = sorted(str(x) for x, value in content.items() if not hasattr(value, "shape"))
-    if strangers:
-        raise UserError.expected(
-            "tensors by name", f"other things, such as {strangers[0]}", "Save the state_dict alone"
-        )
+    found = state_dict(content).tensors
     # A name that is taken stays as it is, to be refused as unexpected.
     tensors: dict[str, np.ndarray] = {}
-    for name, value in content.items():
-        usual = rename(str(name), _ALIASES)
-        tensors[str(name) if usual in tensors else usual] = np.asarray(value)
+    for name, value in found.items():
+        usual = rename(name, _ALIASES)
+        tensors[name if usual in tensors else usual] = value
     return tensors
 
 
