@@ -18,7 +18,7 @@ from tools.files import check_writable, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
-from vision.input_pipeline import find_images
+from vision.input_pipeline import Listing, find_images
 from vision.opening import open_classifier
 from vision.options import InferenceOptions
 from vision.program import Classification, show_speed
@@ -29,7 +29,7 @@ def command_line(program: str) -> CommandLine:
     """The program's flags."""
     flags = CommandLine(
         program,
-        "Classifies an image, or the PNG and JPEG images right in a folder.",
+        "Classifies an image, or the images right in a folder.",
         "[FLAGS] IMAGE|FOLDER",
     )
     flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
@@ -44,13 +44,14 @@ def predict(options: InferenceOptions) -> int:
     for path in filter(None, (options.output, data.result_path)):
         check_writable(Path(path))
     (place,) = data.paths
-    paths = share(find_images(place), data.data_ratio)
+    found = find_images(place)
     with open_classifier(options.classifier) as classifier:
-        return _predict(classifier, paths, options)
+        return _predict(classifier, found, options)
 
 
-def _predict(classifier: ImageSession, paths: Sequence[str], options: InferenceOptions) -> int:
-    run = Classification(classifier, paths, options.data)
+def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions) -> int:
+    paths = share(found.paths, options.data.data_ratio)
+    run = Classification(classifier, paths, options.data, left_out=found.left_out)
     predictions: dict[str, int | list[dict]] = {}
     for indices, outputs in run:
         probabilities = probabilities_of(scores_of(outputs))

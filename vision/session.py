@@ -228,4 +228,4 @@ def _unlabelled(data_dir: Path) -> list[str]:
     try:
         return read_image_folder(data_dir).paths
     except UserError:
-        return find_images(data_dir)
+        return find_images(data_dir).paths
