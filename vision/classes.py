@@ -9,6 +9,8 @@ import numpy as np
 from tools.errors import UserError
 from vision.input_pipeline import ImageFolder, read_image_folder
 
+_NUM_LISTED = 5
+
 
 class Classes(NamedTuple):
     """Classes in the order of their numbers; both are None where nothing is known.
@@ -45,7 +47,7 @@ def read_classes(path: str | Path, num_classes: int) -> Classes:
         UserError: it cannot be read, or has other classes.
     """
     names, folders = [], []
-    for line in filter(str.strip, _read_text(path).splitlines()):
+    for line in filter(str.strip, _read_text(path, "--imagenet_label_file").splitlines()):
         words = line.split()
         if len(words) > 1 and words[0].isdecimal():
             if int(words[0]) != len(names):
@@ -70,36 +72,80 @@ def read_classes(path: str | Path, num_classes: int) -> Classes:
     return Classes(names, folders or None)
 
 
-def read_own_classes(path: Path, num_classes: int) -> Classes:
+def read_own_classes(path: Path) -> Classes:
     """Reads the names of class folders that training has written, `INDEX FOLDER`, as they are.
 
     Raises:
-        UserError: it cannot be read, or has other classes.
+        UserError: it cannot be read, or is damaged.
     """
-    lines = _read_text(path).splitlines()
-    numbered = [line.partition(" ") for line in lines]
-    if [number for number, _, _ in numbered] != [str(x) for x in range(num_classes)]:
+    numbered = [line.partition(" ") for line in _read_text(path, "list of classes").splitlines()]
+    numbers = [number for number, _, _ in numbered]
+    if not numbered or numbers != [str(x) for x in range(len(numbered))]:
         raise UserError.expected(
-            f"{num_classes} numbered classes in {path}", f"{len(lines)} lines", "Choose another"
+            f"classes numbered from 0 in {path}", _some(numbers) or "none", "Choose another"
         )
     return Classes([name for _, _, name in numbered])
 
 
-def _read_text(path: str | Path) -> str:
+def renamed(known: Classes, folders: Sequence[str]) -> str:
+    """Tells which class folders are none of the classes of their numbers; empty: all are the same.
+
+    Args:
+        known: classes, which have names.
+        folders: of a data set, in the order of their numbers.
+    """
+    if len(folders) != len(known.aliases):
+        return f"{len(folders)} classes instead of {len(known.aliases)}"
+    pairs = enumerate(zip(folders, known.aliases, strict=True))
+    return _some(
+        [f"{n}: {name} instead of {own[0]}" for n, (name, own) in pairs if name not in own]
+    )
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:_NUM_LISTED]) + (", and more" if len(words) > _NUM_LISTED else "")
+
+
+def _read_text(path: str | Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError.expected(
-            "a readable --imagenet_label_file", f"{path}: {reason}", "Correct it"
-        ) from error
+        raise UserError.expected(f"a readable {what}", f"{path}: {reason}", "Correct it") from error
 
 
 def classes_of(pipeline: Mapping, label_file: str | None) -> Classes:
-    """The classes of a label file, else those that the model knows."""
-    if label_file:
-        return read_classes(label_file, pipeline["num_classes"])
-    return Classes(pipeline["class_names"], pipeline["class_folders"])
+    """The classes that a model knows, by the names of a label file where there is one."""
+    known = Classes(pipeline["class_names"], pipeline["class_folders"])
+    return named_by(known, label_file, pipeline["num_classes"])
+
+
+def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classes:
+    """Gives the classes of a model the names of a label file; data keep the folders of both.
+
+    Args:
+        known: what the model tells of its classes.
+        label_file: see `read_classes`; none leaves the classes as they are.
+        num_classes: of the model.
+
+    Raises:
+        UserError: the file cannot be read, has other classes, or has them in another order.
+    """
+    if not label_file:
+        return known
+    given = read_classes(label_file, num_classes)
+    if not known.aliases:
+        return given
+    numbers = {name: number for number, own in enumerate(known.aliases) for name in own}
+    for number, (names, own) in enumerate(zip(given.aliases, known.aliases, strict=True)):
+        moved = [x for x in names if x in numbers and x not in own]
+        if moved:
+            raise UserError.expected(
+                f"the classes in {label_file} in the order of the model",
+                f"class {number} is {moved[0]}, which the model has as class {numbers[moved[0]]}",
+                "Use the label file of the model",
+            )
+    return given if given.folders else Classes(given.names, known.folders or known.names)
 
 
 def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:

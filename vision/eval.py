@@ -58,12 +58,18 @@ def evaluate(options: EvaluationOptions) -> int:
 def _evaluate(classifier: ImageSession, place: str, options: EvaluationOptions) -> int:
     num_classes = classifier.pipeline["num_classes"]
     images = read_labelled(place, classifier.classes, num_classes)
+    if not classifier.classes.aliases:
+        print(
+            f"the model does not name its {num_classes} classes: the folders of {place} are "
+            "numbered by the order of their names; --imagenet_label_file names them",
+            file=sys.stderr,
+        )
     images = images.sample(options.num_samples, options.seed)
     chosen = share(range(len(images.paths)), options.data.data_ratio)
     paths = [images.paths[i] for i in chosen]
     labels = np.array([images.labels[i] for i in chosen])
     signature = "heads" if "heads" in classifier.signatures else "serving_default"
-    run = Classification(classifier, paths, options.data, signature)
+    run = Classification(classifier, paths, options.data, signature, left_out=images.left_out)
     scores, rows = Scores(num_classes), []
     for indices, outputs in run:
         predicted = scores.add(outputs, labels[indices])

@@ -20,9 +20,9 @@ from vision.checkpoint import (
     initial_model,
     load_model,
 )
-from vision.classes import Classes, read_classes
+from vision.classes import Classes, named_by
 from vision.config import VisionConfig, load_config
-from vision.flags import add_config_flags, checkpoint_of, config_options
+from vision.flags import add_config_flags, add_weights_flag, checkpoint_of, config_options
 from vision.model import VisionConformer
 from vision.recipe import CONFIG_FILE, named_checkpoint, own_classes, with_recipe
 from vision.signatures import LAYOUTS, METADATA_KEY, OUTPUTS, Signatures, pipeline_description
@@ -61,7 +61,7 @@ def export_saved_model(
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     """Exports a checkpoint of training with its classes; see `tools.families.Family`."""
     config = load_config(checkpoint.path / CONFIG_FILE)
-    classes = own_classes(checkpoint.path, config.model.num_classes)
+    classes = own_classes(checkpoint.path)
     export_saved_model(load_model(config.model, checkpoint.path), config, output_dir, classes)
 
 
@@ -88,6 +88,7 @@ def main(argv: list[str]) -> int:
     )
     flags.string("checkpoint", None, "Weights: .pth, .safetensors, .keras.", short_name="c")
     flags.string("pretrained", None, "The same.", default_text="")
+    add_weights_flag(flags)
     flags.string("output_dir", None, "Where to write.", default_text="the current folder")
     formats = (*FORMATS, "MINDIR", "AIR")
     flags.enum("file_format", None, formats, "What to write: all but the last two.")
@@ -110,10 +111,9 @@ def main(argv: list[str]) -> int:
             "Export ONNX",
         )
     number = config.model.num_classes
-    label_file = values.imagenet_label_file
-    classes = read_classes(label_file, number) if label_file else own_classes(checkpoint, number)
+    classes = named_by(own_classes(checkpoint), values.imagenet_label_file, number)
     if checkpoint:
-        model = load_model(config.model, checkpoint)
+        model = load_model(config.model, checkpoint, use_ema=config.run.use_ema)
     else:
         model = initial_model(config.model, values.seed)
     name = full_name(config.model.arch) + FORMATS[file_format]

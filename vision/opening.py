@@ -79,7 +79,7 @@ def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: st
     from vision.checkpoint import load_model
     from vision.signatures import Signatures, pipeline_description
 
-    model = load_model(config.model, checkpoint, options.precision)
+    model = load_model(config.model, checkpoint, options.precision, config.run.use_ema)
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
-    classes = own_classes(checkpoint, config.model.num_classes)
-    return EagerRunner(functions, pipeline_description(config, model, classes))
+    description = pipeline_description(config, model, own_classes(checkpoint))
+    return EagerRunner(functions, description)

@@ -28,16 +28,15 @@ def with_recipe(checkpoint: str | None, config: ConfigOptions) -> ConfigOptions:
     return dataclasses.replace(config, config=str(open_checkpoint(checkpoint).path / CONFIG_FILE))
 
 
-def own_classes(checkpoint: str | Path | None, num_classes: int) -> Classes:
+def own_classes(checkpoint: str | Path | None) -> Classes:
     """Gives the classes that a checkpoint was trained on; empty where it does not tell them.
 
     Args:
         checkpoint: of any kind, or none.
-        num_classes: of its model.
 
     Raises:
-        UserError: it holds other classes.
+        UserError: it cannot be read.
     """
     if not (checkpoint and Path(checkpoint).is_dir()):
         return Classes()
-    return read_own_classes(open_checkpoint(checkpoint).path / CLASSES_FILE, num_classes)
+    return read_own_classes(open_checkpoint(checkpoint).path / CLASSES_FILE)

@@ -201,7 +201,9 @@ class VisionRun:
     ) -> VisionTask:
         """Makes the task."""
         pretrained = "" if resumed else self._config.run.pretrained
-        return VisionTask(self._config, processes, pretrained, needs_evaluation)
+        return VisionTask(
+            self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
+        )
 
     def describe(self, task: VisionTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""

@@ -174,8 +174,8 @@ def test_a_label_file_wins_over_the_classes_of_a_checkpoint(finished, tmp_path):
     named = ConfigOptions("recipe.yml", {}, words)
     assert with_recipe(str(finished[1]), named) == named
     assert with_recipe("weights.pth", ConfigOptions()) == ConfigOptions()
-    assert own_classes(finished[1], 2).names == ["blue", "red"]
-    assert own_classes("weights.pth", 2) == Classes()
+    assert own_classes(finished[1]).names == ["blue", "red"]
+    assert own_classes("weights.pth") == Classes()
     options = ClassifierOptions(str(finished[1]), precision="float32")
     with open_classifier(options) as classifier:
         assert classifier.classes.names == ["blue", "red"]
@@ -194,7 +194,7 @@ def test_folders_called_by_numbers_of_wordnet_are_those_that_were_trained_on(
     url = image_folder(names, 2)
     flags = ["--num_classes=3", "--steps=1", "--skip_eval", EAGERLY]
     _, checkpoints, _ = train(tmp_path, *flags, url=url)
-    assert own_classes(checkpoints, 3).names == [*names]
+    assert own_classes(checkpoints).names == [*names]
     capsys.readouterr()
     evaluate(
         [
@@ -247,6 +247,37 @@ def test_other_classes_get_new_heads_and_the_old_body(
     assert not any("/coupled_" in x for x in now if x.startswith("optimizer"))
 
 
+def test_a_run_goes_on_with_the_class_folders_it_began_with(
+    finished, train, image_folder, tmp_path
+):
+    """As many folders, one of them renamed: the others would change their numbers."""
+    other = image_folder(("red", "zinnober"), 2)
+    flags = [f"--checkpoint={finished[1]}", "--epochs=3", "--skip_eval"]
+    with refused("0: red instead of blue, 1: zinnober instead of red"):
+        train(tmp_path, *flags, url=other)
+
+
+@ignore_eager_input
+@pytest.mark.parametrize(
+    ("classes", "same"), [(("red", "zinnober"), False), (("blue", "red"), True)]
+)
+def test_as_many_classes_keep_the_heads_by_their_names(
+    classes, same, finished, train, image_folder, tmp_path
+):
+    other = image_folder(classes, 2)
+    flags = [f"--pretrained={finished[1]}", "--epochs=1", "--base_lr=1e-9", "--warmup_lr=0"]
+    flags += ["--min_lr=0", "--skip_eval", "--seed=5", EAGERLY]
+    _, checkpoints, best = train(tmp_path, *flags, url=other)
+    now, before = arrays(checkpoints), CheckpointStore(finished[1]).best().weights()
+    for name in ("convolution_head/kernel", "transformer_head/kernel", "class_token"):
+        path = f"vision_conformer/{name}"
+        kept = np.allclose(now[f"model/{path}"], before[path], atol=1e-6)
+        assert kept == (same or "head" not in name), name
+    log = (best / "train_log.log").read_text()
+    assert ("Removing" in log) == (not same)
+    assert same or "0: red instead of blue" in log
+
+
 @ignore_eager_input
 def test_weights_alone_begin_a_run_of_their_own(finished, train, tmp_path):
     flags = [f"--pretrained={finished[1]}", "--start_epoch=1", "--skip_eval", EAGERLY]
@@ -292,7 +323,7 @@ def test_flags_of_a_run_reach_the_loop(train, tmp_path, monkeypatch, capsys):
         "train",
         lambda task, config, _, folders, options: found.append(options) or {"x": 1},
     )
-    monkeypatch.setattr(program, "VisionTask", lambda *_: None)
+    monkeypatch.setattr(program, "VisionTask", lambda *_, **__: None)
     flags = ["--start_epoch=1", "--steps=7", "--skip_eval", "--eval_at_start", "--use_profiler"]
     for number, flag in enumerate(flags):
         train(tmp_path / str(number), flag)
