@@ -8,6 +8,7 @@ import numpy as np
 
 from tools.errors import UserError
 from vision.input_pipeline import ImageFolder, read_image_folder
+from vision.label_file import read_labels
 
 _NUM_LISTED = 5
 
@@ -41,28 +42,12 @@ class Classes(NamedTuple):
 
 
 def read_classes(path: str | Path, num_classes: int) -> Classes:
-    """Reads a label file: a class a line, `INDEX WNID NAME`, `WNID NAME` or `NAME`.
+    """Reads a label file; see `label_file.read_labels`.
 
     Raises:
         UserError: it cannot be read, or has other classes.
     """
-    names, folders = [], []
-    for line in filter(str.strip, _read_text(path, "--imagenet_label_file").splitlines()):
-        words = line.split()
-        if len(words) > 1 and words[0].isdecimal():
-            if int(words[0]) != len(names):
-                raise UserError.expected(
-                    f"class {len(names)} next in {path}", line.strip(), "Sort the label file"
-                )
-            words = words[1:]
-        if (
-            len(words) > 1
-            and len(words[0]) == 9
-            and words[0][0] == "n"
-            and words[0][1:].isdecimal()
-        ):
-            folders.append(words.pop(0))
-        names.append(" ".join(words))
+    names, folders = read_labels(path, _read_text(path, "--imagenet_label_file"))
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
             f"{num_classes} classes in {path}, all with WordNet's number or none",

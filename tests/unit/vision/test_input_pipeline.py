@@ -288,6 +288,78 @@ def test_label_files(tmp_path, shared_data):
     assert imagenet.folders[999].startswith("n")
 
 
+FORMS = {
+    "numbers": "0 tench, Tinca tinca\n1 a cock\n2 7up\n",
+    "from one": "1 tench, Tinca tinca\n2 a cock\n3 7up\n",
+    "colons": "0: tench, Tinca tinca\n1: a cock\n2: 7up",
+    "commas": "0,tench, Tinca tinca\n1,a cock\n2,7up\n",
+    "table": 'index,name\n0,"tench, Tinca tinca"\n1,a cock\n2,"7up"\n',
+    "quoted table": '"0","tench, Tinca tinca"\n"1","a cock"\n"2","7up"\n',
+    "tabs": "0\ttench, Tinca tinca\n1\ta cock\n2\t7up\n",
+    "points": "1. tench, Tinca tinca\n2. a cock\n3. 7up\n",
+    "names": "tench, Tinca tinca\na cock\n7up\n",
+    "Python": "{0: 'tench, Tinca tinca',\n 1: \"a cock\",\n 2: '7up',}\n",
+    "Python from one": "{1: 'tench, Tinca tinca', 2: 'a cock', 3: '7up'}",
+    "Python with quotes inside": "{0: 'tench, Tinca tinca',\n 1: 'a cock',\n 2: '7up'}",
+    "JSON": '{"0": "tench, Tinca tinca", "2": "7up", "1": "a cock"}',
+    "JSON by name": '{"tench, Tinca tinca": 0, "7up": 2, "a cock": 1}',
+    "JSON list": '["tench, Tinca tinca", "a cock", "7up"]',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_label_files_as_people_have_them(form, tmp_path):
+    names = ["tench, Tinca tinca", "a cock", "7up"]
+    text = FORMS[form]
+    if form == "Python with quotes inside":
+        text, names[1] = text.replace("a cock", "a devil's cock"), "a devil's cock"
+    assert read_classes(write(tmp_path / "a", text), 3) == Classes(names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 n01440764 tench\n1 n01514668 a cock\n",
+        "n01440764 tench\nn01514668 a cock\n",
+        "n01440764,tench\nn01514668,a cock\n",
+        "0: n01440764: tench\n1: n01514668: a cock\n",
+        '{"0": ["n01440764", "tench"], "1": ["n01514668", "a cock"]}',
+    ],
+)
+def test_label_files_with_numbers_of_wordnet(text, tmp_path):
+    expected = Classes(["tench", "a cock"], ["n01440764", "n01514668"])
+    assert read_classes(write(tmp_path / "a", text), 2) == expected
+
+
+@pytest.mark.parametrize("name", ["labels_gist_dict.txt", "labels_index_comma.csv"])
+def test_reported_label_files(shared_data, name):
+    path = shared_data / "reported" / "vision" / name
+    if not path.is_file():
+        pytest.skip(f"without {path}")
+    expected = read_classes(shared_data / "imagenet_classes.txt", 1000).names
+    assert read_classes(path, 1000).names == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'a': 'b', 'c': 'd'}",
+        "{0: 'a', 2: 'b'}",
+        "{2: 'a', 3: 'b'}",
+        "[1, 2]",
+        "{0: 1.5, 1: 2.5}",
+        "{nothing\nof this}",
+        "0: a\n2: b\n",
+        "2 a\n3 b\n",
+        "{0: {}, 1: 'a'}",
+        "[" * 10000,
+    ],
+)
+def test_label_files_in_disorder_are_refused(text, tmp_path):
+    with refused(str(tmp_path / "a")):
+        read_classes(write(tmp_path / "a", text), 2)
+
+
 @pytest.mark.parametrize("text", ["", "a\nb\nc\n", "1 a\n0 b\n", "n01440764 a\nb\n", "\udcff"])
 def test_bad_label_files(text, tmp_path):
     path = tmp_path / "labels"
