@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, open_checkpoint
-from tools.weights.assignment import Link, assign
+from tools.weights.assignment import Link, assign, check_finite
 from vision.classes import renamed
 from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
@@ -144,6 +144,7 @@ def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
             f"{checkpoint}: {model.num_classes}",
             "Correct --num_classes",
         )
+    check_finite({x.path: np.asarray(x) for x in model.weights}, str(checkpoint))
     return model
 
 

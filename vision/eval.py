@@ -13,7 +13,7 @@ import numpy as np
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import check_writable
+from tools.files import check_writable, result_file
 from tools.inference.selection import share
 from vision.classes import read_labelled
 from vision.flags import add_classifier_flags, evaluation_options
@@ -48,7 +48,7 @@ def evaluate(options: EvaluationOptions) -> int:
     if not Path(place).is_dir():
         raise UserError.expected("an ImageFolder", f"{place}: no such folder", "Correct it")
     if options.data.result_path:
-        check_writable(Path(options.data.result_path).with_suffix(".json"))
+        check_writable(result_file(Path(options.data.result_path), ".json"))
     if options.analysis_dir:
         check_writable(Path(options.analysis_dir) / "confusion_matrix.csv")
     with open_classifier(options.classifier, "heads") as classifier:

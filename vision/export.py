@@ -1,6 +1,5 @@
 """Exports a vision Conformer as a SavedModel, ONNX file or Keras file."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ if not __package__:  # run as a file: its own checkout comes first
 from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import load_saved_model, write_saved_model
 from tools.errors import UserError
-from tools.files import scratch_folder, write_bytes
+from tools.files import scratch_folder, to_json, write_bytes
 from tools.training.checkpoint import Checkpoint
 from vision.checkpoint import (
     full_name,
@@ -75,7 +74,7 @@ def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
 
     graph = to_onnx(load_saved_model(saved_model_dir)["serving_default"], "serving_default")
     clean(graph)
-    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(pipeline))
+    graph.metadata_props.add(key=METADATA_KEY, value=to_json(pipeline))
     write_bytes(path, graph.SerializeToString())
 
 

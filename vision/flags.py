@@ -3,7 +3,6 @@
 Programs alone import this; what they call takes options.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_keys
 from tools.config.making_options import from_flags
 from tools.errors import UserError
+from tools.files import to_json
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import RunnerOptions
 from vision.config import ConfigOptions, VisionConfig, all_arguments
@@ -66,7 +66,7 @@ def add_training_flags(flags: CommandLine) -> None:
     for name, kind in flat_keys(leaves).items():
         short = {"short_name": "a"} if name == "arch" else {}
         add = flags.boolean if kind in (bool, bool | None) else flags.string
-        shown = json.dumps(defaults.get(name, False))
+        shown = to_json(defaults.get(name, False))
         about = describe(name, leaves)
         add(name, None, about, default_text=f"the config's, else {shown}", **short)
 

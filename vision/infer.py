@@ -1,6 +1,5 @@
 """Tells what is on an image, or on the images of a folder."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ if not __package__:  # run as a file: its own checkout comes first
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.files import check_writable, write_text
+from tools.files import check_writable, to_json, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
@@ -67,10 +66,10 @@ def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions
             ]
             tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if options.top_k > 1 else numbers[0]
-    write_text(Path(options.output), json.dumps(predictions, indent=1))
+    write_text(Path(options.output), to_json(predictions, indent=1))
     facts = run.facts(len(predictions))
     if options.data.result_path:
-        report = json.dumps({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
+        report = to_json({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
         write_text(Path(options.data.result_path), report)
     show_speed(facts, run.skipped)
     return 0

@@ -1,6 +1,5 @@
 """Weights of Hugging Face's Wav2Vec2ForCTC, alone and as folders, in and out."""
 
-import json
 import logging
 import os
 import re
@@ -14,7 +13,7 @@ import safetensors
 import safetensors.numpy
 
 from tools.errors import UserError
-from tools.files import new_folder, write_text
+from tools.files import new_folder, to_json, write_text
 from tools.weights.assignment import (
     AS_IS,
     CONVOLUTION_1D,
@@ -213,7 +212,7 @@ def save_pretrained(
     }
     with new_folder(Path(folder)) as beside:
         for name, content in settings.items():
-            write_text(beside / name, json.dumps(content, indent=2) + "\n")
+            write_text(beside / name, to_json(content, indent=2) + "\n")
         save_vocabulary(vocabulary, beside)
         tensors = {k: np.ascontiguousarray(x) for k, x in pytorch_state_dict(model).items()}
         try:

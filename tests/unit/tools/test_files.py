@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.errors import refused
@@ -12,7 +13,9 @@ from tools.files import (
     check_writable,
     is_made_of,
     new_folder,
+    result_file,
     scratch_folder,
+    to_json,
     write_bytes,
     write_text,
 )
@@ -60,6 +63,37 @@ def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with refused("room and permission to write"):
         write_text(tmp_path / "file" / "a", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("a/crop_0.875", "a/crop_0.875.tsv"),
+        ("a/crop_0.96", "a/crop_0.96.tsv"),
+        ("a.json", "a.tsv"),
+        ("a.b/c.JSON", "a.b/c.tsv"),
+        ("a.tsv", "a.tsv"),
+        ("v1.2.json", "v1.2.tsv"),
+        ("plain", "plain.tsv"),
+        (".json", ".json.tsv"),
+    ],
+)
+def test_known_suffixes_alone_give_way(name, table):
+    assert result_file(Path(name), ".tsv") == Path(table)
+
+
+def test_json_has_no_nan():
+    """Anything that is read by others: numbers that are none are null, however deep they lie."""
+    content = {"a": float("nan"), "b": [1.5, (float("inf"), "NaN")], "c": {"d": -float("inf")}}
+    content["e"] = np.float64("nan")
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    read = json.loads(to_json(content, indent=1), parse_constant=refuse)
+    assert read == {"a": None, "b": [1.5, [None, "NaN"]], "c": {"d": None}, "e": None}
+    plain = {"a": [1, 2.5, None, True, "x"], "b": {}}
+    assert to_json(plain, indent=2, sort_keys=True) == json.dumps(plain, indent=2, sort_keys=True)
 
 
 def test_a_scratch_folder_lies_beside_and_ends_with_its_block(tmp_path):

@@ -46,6 +46,13 @@ def test_folders_with_the_characters_of_patterns(write, name, tmp_path):
     np.testing.assert_array_equal(load_saved_model(folder)["scale"](x=x, a=x)["y"], [[3, 3]])
 
 
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(write, factor):
+    folder = write(factor)
+    with refused("NaN or infinity in 1 of 1 variables"):
+        load_saved_model(folder)
+
+
 def test_a_relative_folder_with_the_characters_of_patterns(write, tmp_path, monkeypatch):
     write(3.0, tmp_path / "[1]")
     monkeypatch.chdir(tmp_path)
