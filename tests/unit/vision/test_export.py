@@ -286,11 +286,9 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
     pipeline = json.loads((tmp_path / "good" / "assets" / "pipeline.json").read_text())
     vision.export.export_onnx(tmp_path / "good", pipeline, tmp_path / "a.onnx")
     graph = onnx.load(tmp_path / "a.onnx")
-    name = next(x.name for x in graph.graph.initializer if list(x.dims) == [10])
-    place = next(i for i, x in enumerate(graph.graph.initializer) if x.name == name)
-    graph.graph.initializer[place].CopyFrom(
-        onnx.numpy_helper.from_array(np.full(10, np.nan, "float32"), name)
-    )
+    last = next(x for x in reversed(graph.graph.initializer) if 10 in x.dims and x.data_type == 1)
+    values = np.full(tuple(last.dims), np.nan, "float32")
+    last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(graph, tmp_path / "a.onnx")
     with refused("NaN or infinity in 1 tensors"):
         vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])

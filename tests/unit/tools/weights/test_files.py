@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tests.support.errors import refused
-from tests.support.pickles import Call, Global, State, Writer, save, save_legacy, tensor
+from tests.support.pickles import Call, Global, State, Storage, Writer, save, save_legacy, tensor
 from tools.errors import UserError
 from tools.weights.files import read_weights, write_safetensors
 from tools.weights.pth import Placeholder
@@ -204,6 +204,15 @@ def test_no_file_changes_what_the_next_one_gives(tmp_path, module, name, attribu
     assert vars(read["b"]) == {}
     save(path, {"a": Global("os", "system")})
     assert read_weights(path)["a"].name == "os.system"
+
+
+def test_no_file_makes_a_function_take_fewer_arguments(tmp_path):
+    path, rebuild = tmp_path / "a.pth", Global("torch._utils", "_rebuild_tensor_v2")
+    save(path, {"a": State(rebuild, (None, {"__defaults__": ((4,), (1,))}))})
+    with contextlib.suppress(UserError):
+        read_weights(path)
+    save(path, {"a": Call(rebuild, Storage("Float", "0", 4), 0)}, {"0": np.ones(4, "f4")})
+    refusal(path)
 
 
 def test_a_tensor_of_an_unknown_type_is_a_placeholder(tmp_path):
