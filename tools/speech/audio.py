@@ -10,10 +10,12 @@ Training, evaluation and single-file inference all go by it, through `probe`, `r
 | FLAC, WAV, AIFF, OGG, MP3             | any         | any      | 4 to 384 kHz | `python`     |
 | anything else                         |             |          |              | refused      |
 
-The python decoder (soundfile) takes the mean of the channels and resamples (SoX, "HQ"). Integers
-are scaled to [-1, 1); floats stay as they are, also out of that range. The graph decoders give the
-same values bit for bit, and what they cannot read is handed to the python decoder, which has the
-last word. A file is refused for one of `REASONS`, never used in part.
+The python decoder (soundfile) takes the mean of the channels and resamples (SoX, "HQ"). It reads a
+sound to its end where a header does not know it, as of a pipe or of an MP3 without a Xing header,
+and all sounds of a file that was joined of several of one kind, rate and number of channels.
+Integers are scaled to [-1, 1); floats stay as they are, also out of that range. The graph decoders
+give the same values bit for bit, and what they cannot read is handed to the python decoder, which
+has the last word. A file is refused for one of `REASONS`, never used in part.
 """
 
 import contextlib
@@ -29,7 +31,8 @@ import soundfile
 import soxr
 
 from tools.errors import UserError
-from tools.speech import containers
+from tools.speech import chunks, containers, flac_frames
+from tools.speech.sound_file import SoundFile
 
 Decoder = Literal["graph_flac", "graph_wav", "python"]
 
@@ -38,7 +41,7 @@ REASONS = {
     "not_a_file": "a folder, a named pipe, a device",
     "unreadable": "no permission, unknown container, damaged data, no length in the header",
     "empty": "no bytes, or no samples",
-    "truncated": "fewer bytes or samples than the header promises",
+    "truncated": "fewer bytes, frames or samples than a header promises",
     "rate": "a sampling rate below min_rate_hz or above max_rate_hz",
     "too_short": "shorter than min_seconds",
     "too_long": "longer than max_seconds, by the header alone",
@@ -48,6 +51,7 @@ REASONS = {
 GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
 BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
 _STREAM_SECONDS = 10
+_UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says
 
 
 class AudioError(UserError):
@@ -77,7 +81,7 @@ class AudioLimits:
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a header says: `num_samples` at the model's rate, `rate_hz` is the file's own."""
+    """What a file is: `num_samples` at the model's rate, `rate_hz` is the file's own."""
 
     path: str
     num_samples: int
@@ -93,12 +97,14 @@ DEFAULT_LIMITS = AudioLimits()
 
 
 def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> AudioInfo:
-    """Judges a file by its header, without decoding a sample.
+    """Judges a file by its headers, without decoding a sample.
+
+    Where a header does not tell the true length, frames or pages are counted.
 
     Raises:
         AudioError: the file cannot be used.
     """
-    with _opened(path, limits) as (info, _, _):
+    with _opened(path, limits) as (info, _):
         return info
 
 
@@ -183,13 +189,9 @@ def read(
     Raises:
         AudioError: the file cannot be used.
     """
-    with _opened(path, limits) as (info, sound, descriptor):
-        if info.container == "OGG":
-            containers.check_ogg_pages(descriptor)
-        waveform = _mono(sound, block_values)
-        if len(waveform) != sound.frames:
-            missing = f"{len(waveform)} of {sound.frames} samples"
-            raise containers.ContainerError(missing, truncated=True)
+    with _opened(path, limits) as (info, sound):
+        blocks = _mono_blocks(sound, max(1, block_values // sound.num_channels))
+        waveform = np.concatenate([np.zeros(0, np.float32), *blocks])
     if np.isfinite(waveform).all():
         waveform = _resampled(waveform, info.rate_hz, info.num_samples, limits)
     if not np.isfinite(waveform).all():
@@ -220,9 +222,7 @@ def stream(
     Raises:
         AudioError: the file cannot be used; what is damaged may come out only after some pieces.
     """
-    with _opened(path, limits) as (info, sound, descriptor):
-        if info.container == "OGG":
-            containers.check_ogg_pages(descriptor)
+    with _opened(path, limits) as (info, sound):
         same = info.rate_hz == limits.rate_hz
         resampler = (
             None if same else soxr.ResampleStream(info.rate_hz, limits.rate_hz, 1, "float32")
@@ -232,36 +232,36 @@ def stream(
             num_read += len(block)
             if not np.isfinite(block).all():
                 raise _non_finite(info.path)
-            last = num_read >= sound.frames
+            last = num_read >= sound.num_samples
             piece = block if same else resampler.resample_chunk(block, last)[:missing]
             if last and not same:  # SoX rounds the length, `probe` rounds it up
                 piece = np.pad(piece, (0, missing - len(piece)))
             missing -= len(piece)
             yield piece
-        if num_read != sound.frames:
-            raise containers.ContainerError(f"{num_read} of {sound.frames} samples", truncated=True)
+
+
+def _mono_blocks(sound: SoundFile, block_samples: int) -> Iterator[np.ndarray]:
+    for block in sound.blocks(block_samples):
+        with np.errstate(over="ignore", invalid="ignore"):  # the readers judge the outcome
+            yield block[:, 0] if sound.num_channels == 1 else block.mean(axis=1)
 
 
 @contextlib.contextmanager
 def _opened(
     source: str | os.PathLike[str] | bytes, limits: AudioLimits
-) -> Iterator[tuple[AudioInfo, soundfile.SoundFile, int]]:
+) -> Iterator[tuple[AudioInfo, SoundFile]]:
     """Opens a file and judges its header; what goes wrong while it is open becomes AudioError."""
-    in_memory = isinstance(source, bytes)
+    in_memory, kind = isinstance(source, bytes), ""
     path = "the bytes" if in_memory else os.fspath(source)
     with contextlib.ExitStack() as stack:
         try:
             descriptor = _memory_file(source) if in_memory else _descriptor(path)
             stack.callback(os.close, descriptor)
-            head = os.pread(descriptor, 44, 0)
-            if not head:
+            if not os.fstat(descriptor).st_size:
                 raise _error(path, "empty", "a sound file", "0 bytes", do="Write it again")
-            kind = containers.kind(head)
-            if kind in ("WAV", "AIFF"):
-                containers.check_chunks(descriptor)
-            with _quiet(kind):
-                sound = stack.enter_context(soundfile.SoundFile(descriptor, closefd=False))
-            yield _judged(path, sound, descriptor, head, limits=limits), sound, descriptor
+            kind, start = containers.look(descriptor)
+            sound = SoundFile(descriptor, kind, start)
+            yield _judged(path, sound, descriptor, limits=limits), sound
         except containers.ContainerError as error:
             expected, reason = "a readable sound file", "unreadable"
             if error.truncated:
@@ -303,33 +303,39 @@ def _descriptor(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 
-def _judged(
-    path: str, sound: soundfile.SoundFile, descriptor: int, head: bytes, *, limits: AudioLimits
-) -> AudioInfo:
-    rate_hz, num_frames = sound.samplerate, sound.frames
+def _judged(path: str, sound: SoundFile, descriptor: int, *, limits: AudioLimits) -> AudioInfo:
+    rate_hz, num_frames = sound.rate_hz, sound.num_samples
     if not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
         expected = f"a sampling rate of {limits.min_rate_hz} to {limits.max_rate_hz} Hz"
         do = f"Write it again, best at {limits.rate_hz} Hz"
         raise _error(path, "rate", expected, f"{rate_hz} Hz", do=do)
     if num_frames <= 0:
         raise _error(path, "empty", "a sound file", "no samples", do="Write it again")
-    if num_frames == np.iinfo(np.int64).max:  # a FLAC from a pipe; libsndfile 1.2.2 cannot read it
+    if num_frames >= _UNKNOWN_FRAMES:  # FLAC inside Ogg, from a pipe
         detail = "none, as of a stream"
         raise _error(path, "unreadable", "a length in the header", detail, do="Write it again")
     duration_seconds = num_frames / rate_hz
     num_samples = -(-num_frames * limits.rate_hz // rate_hz)
     _check_length(path, num_samples, duration_seconds, limits)
     decoder = "python"
-    if sound.subtype == "PCM_16" and sound.channels == 1 and rate_hz == limits.rate_hz:
+    is_mono = sound.num_channels == 1 and rate_hz == limits.rate_hz
+    if sound.is_plain and sound.encoding == "PCM_16" and is_mono:
+        head = os.pread(descriptor, 44, 0)
         if head[:4] == b"fLaC":
-            block_samples = containers.flac_block_samples(descriptor)
+            block_samples = flac_frames.block_samples(descriptor)
             if 0 < block_samples <= GRAPH_FLAC_MAX_BLOCK_SAMPLES:
                 decoder = "graph_flac"
-        elif containers.is_canonical_wav(head):
+        elif chunks.is_canonical_wav(head):
             decoder = "graph_wav"
-    container, encoding = sound.format, sound.subtype
     return AudioInfo(
-        path, num_samples, duration_seconds, rate_hz, sound.channels, container, encoding, decoder
+        path=path,
+        num_samples=num_samples,
+        duration_seconds=duration_seconds,
+        rate_hz=rate_hz,
+        channels=sound.num_channels,
+        container=sound.container,
+        encoding=sound.encoding,
+        decoder=decoder,
     )
 
 
@@ -342,27 +348,6 @@ def _check_length(
     if num_samples > samples_of(limits.max_seconds, limits):
         expected, received = f"at most {limits.max_seconds:g} s", f"{duration_seconds:.1f} s"
         raise _error(path, "too_long", expected, received, do="Cut it or raise the limit")
-
-
-def _quiet(container: str) -> contextlib.AbstractContextManager:
-    """Turns the stderr of the process off for a call that reads MP3, and for no longer."""
-    return containers.quiet_stderr() if container == "MP3" else contextlib.nullcontext()
-
-
-def _mono(sound: soundfile.SoundFile, block_values: int) -> np.ndarray:
-    blocks = _mono_blocks(sound, max(1, block_values // sound.channels))
-    return np.concatenate([np.zeros(0, np.float32), *blocks])
-
-
-def _mono_blocks(sound: soundfile.SoundFile, block_samples: int) -> Iterator[np.ndarray]:
-    # Not `sound.blocks`: it hands out uninitialised memory where a file ends before it should.
-    while True:
-        with _quiet(sound.format):
-            block = sound.read(block_samples, dtype="float32", always_2d=True)
-        if not len(block):
-            return
-        with np.errstate(over="ignore", invalid="ignore"):  # the readers judge the outcome
-            yield block[:, 0] if sound.channels == 1 else block.mean(axis=1)
 
 
 def _non_finite(path: str) -> AudioError:

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from tests.support.speech import wav_bytes
-from tools.speech import containers
+from tools.speech import chunks, containers, flac_frames
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,8 @@ def canonical(**changes):
 
 
 def test_a_canonical_wav_is_plain_pcm_with_its_samples_next():
-    assert containers.is_canonical_wav(canonical())
-    assert containers.is_canonical_wav(canonical(_40=b"\xff\xef\xff\x7f"))  # 0x7FFFEFFF bytes
+    assert chunks.is_canonical_wav(canonical())
+    assert chunks.is_canonical_wav(canonical(_40=b"\xff\xef\xff\x7f"))  # 0x7FFFEFFF bytes
     for changes in (
         {"_0": b"RIFX"},
         {"_16": b"\x12"},  # a longer description of the format
@@ -61,14 +61,14 @@ def test_a_canonical_wav_is_plain_pcm_with_its_samples_next():
         {"_40": b"\x00\xf0\xff\x7f"},  # "to the end of the file"
         {"_40": b"\xff\xff\xff\xff"},
     ):
-        assert not containers.is_canonical_wav(canonical(**changes)), changes
+        assert not chunks.is_canonical_wav(canonical(**changes)), changes
 
 
 def block_samples(path, data):
     path.write_bytes(data)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return containers.flac_block_samples(descriptor)
+        return flac_frames.block_samples(descriptor)
     finally:
         os.close(descriptor)
 
