@@ -10,9 +10,10 @@ Training, evaluation and single-file inference all go by it, through `probe`, `r
 | FLAC, WAV, AIFF, OGG, MP3             | any         | any      | 4 to 384 kHz | `python`     |
 | anything else                         |             |          |              | refused      |
 
-The python decoder (soundfile) takes the mean of the channels and resamples (SoX, "HQ"). It reads a
-sound to its end where a header does not know it, as of a pipe or of an MP3 without a Xing header,
-and all sounds of a file that was joined of several of one kind, rate and number of channels.
+The python decoder (soundfile) takes the mean of the channels, or the loudest of them where they
+cancel in the mean, and resamples (SoX, "HQ"). It reads a sound to its end where a header does not
+know it, as of a pipe or of an MP3 without a Xing header, and all sounds of a file that was joined
+of several of one kind, rate and number of channels.
 Integers are scaled to [-1, 1); floats stay as they are, also out of that range. The graph decoders
 give the same values bit for bit, and what they cannot read is handed to the python decoder, which
 has the last word. A file is refused for one of `REASONS`, never used in part.
@@ -32,6 +33,7 @@ import soxr
 
 from tools.errors import UserError
 from tools.speech import chunks, containers, flac_frames
+from tools.speech.channels import Mono
 from tools.speech.sound_file import SoundFile
 
 Decoder = Literal["graph_flac", "graph_wav", "python"]
@@ -190,8 +192,7 @@ def read(
         AudioError: the file cannot be used.
     """
     with _opened(path, limits) as (info, sound):
-        blocks = _mono_blocks(sound, max(1, block_values // sound.num_channels))
-        waveform = np.concatenate([np.zeros(0, np.float32), *blocks])
+        waveform = Mono(sound, info.path).whole(max(1, block_values // sound.num_channels))
     if np.isfinite(waveform).all():
         waveform = _resampled(waveform, info.rate_hz, info.num_samples, limits)
     if not np.isfinite(waveform).all():
@@ -228,7 +229,7 @@ def stream(
             None if same else soxr.ResampleStream(info.rate_hz, limits.rate_hz, 1, "float32")
         )
         num_read, missing = 0, info.num_samples
-        for block in _mono_blocks(sound, _STREAM_SECONDS * info.rate_hz):
+        for block in Mono(sound, info.path).blocks(_STREAM_SECONDS * info.rate_hz):
             num_read += len(block)
             if not np.isfinite(block).all():
                 raise _non_finite(info.path)
@@ -238,12 +239,6 @@ def stream(
                 piece = np.pad(piece, (0, missing - len(piece)))
             missing -= len(piece)
             yield piece
-
-
-def _mono_blocks(sound: SoundFile, block_samples: int) -> Iterator[np.ndarray]:
-    for block in sound.blocks(block_samples):
-        with np.errstate(over="ignore", invalid="ignore"):  # the readers judge the outcome
-            yield block[:, 0] if sound.num_channels == 1 else block.mean(axis=1)
 
 
 @contextlib.contextmanager
