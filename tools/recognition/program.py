@@ -21,7 +21,7 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
-from tools.recognition.sounds import Skipped, chosen_utterances
+from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
 from tools.speech.audio import AudioError, AudioLimits, stream
 from tools.speech.corpus import Utterance
 from tools.speech.reading import read_batches
@@ -135,7 +135,8 @@ def _run(
     ]
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
     if rows and not data.data_dir:
-        _print_texts(rows, words, data.timestamps, several=len(utterances) + len(skipped) > 1)
+        sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
+        _print_texts(rows, words, data.timestamps, several=len(sounds) > 1)
     named = {str(Path(path)) for path in data.paths}
     unusable = [f"{path} ({reason})" for path, reason in skipped if path in named]
     if unusable or not rows:

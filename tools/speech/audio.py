@@ -110,6 +110,18 @@ def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) ->
         return info
 
 
+def is_known(path: str | os.PathLike[str]) -> bool:
+    """Tells whether a file begins like one of the kinds of sound that have a name here."""
+    with contextlib.ExitStack() as stack:
+        try:
+            descriptor = _descriptor(os.fspath(path))
+            stack.callback(os.close, descriptor)
+            containers.look(descriptor)
+        except (AudioError, containers.ContainerError, OSError):
+            return False
+        return True
+
+
 def is_path(sound: object) -> bool:
     """Tells whether a sound is given by the path of its file."""
     return isinstance(sound, str | os.PathLike)

@@ -225,6 +225,10 @@ def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, caps
     captured = capsys.readouterr()
     assert captured.out == f"{files[1]}\t3200\n"
     assert "skipped other.wav: missing" in captured.err
+    run(Toy(), files[1], skipped=[("notes.txt", "not_sound")])
+    captured = capsys.readouterr()
+    assert captured.out == "3200\n"
+    assert "skipped notes.txt: not_sound" in captured.err
     run(Toy(transcript=lambda text: Transcription(text, beam_text="BEAM")), files[1])
     assert capsys.readouterr().out == "BEAM\n"
 
