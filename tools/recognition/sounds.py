@@ -80,7 +80,7 @@ def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utt
         if not found:
             what = f"none among {len(others)} files" if others else "none"
             raise UserError.expected(
-                f"sound files ({', '.join(sorted(SUFFIXES))}) in {path}", what, "Choose another"
+                f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}", what, "Choose another"
             )
         skipped += others
         for file in found:

@@ -1,6 +1,8 @@
-"""What the headers of WAV and AIFF promise: libsndfile takes half of it in silence."""
+"""What headers of WAV, AIFF, AU and NIST SPHERE promise: libsndfile takes half of it in silence."""
 
+import math
 import os
+import re
 import struct
 
 from tools.speech.containers import ContainerError, Part
@@ -9,6 +11,7 @@ from tools.speech.containers import ContainerError, Part
 # 0xFFFFFFFF.
 _STREAMED_BYTES = 0x7FFFF000
 _MAX_CHUNKS = 1000
+_SPHERE_BYTES = 1 << 16  # of a header, at most
 
 
 def is_canonical_wav(head: bytes) -> bool:
@@ -89,3 +92,38 @@ def _are_chunks(descriptor: int, position: int, stop: int, *, byte_order: str) -
 
 def _is_name(name: bytes) -> bool:
     return all(0x20 <= byte < 0x7F for byte in name)
+
+
+def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
+    """Gives the sound of an AU file.
+
+    Raises:
+        ContainerError: samples are missing.
+    """
+    begin, num_bytes = struct.unpack(">II", os.pread(descriptor, 12, start).ljust(12, b"\0")[4:])
+    if num_bytes < _STREAMED_BYTES and num_bytes > stop - start - begin:
+        missing = f"{stop - start - begin} of {num_bytes} bytes of samples"
+        raise ContainerError(missing, truncated=True)
+    return [Part(start, stop)]
+
+
+def sphere_parts(descriptor: int, start: int, stop: int) -> list[Part]:
+    """Gives the sound of a NIST SPHERE file.
+
+    Raises:
+        ContainerError: samples are missing, or the header is damaged.
+
+    Source: the header as SoX 14.4.2 and libsndfile 1.2.2 have it.
+    """
+    head = os.pread(descriptor, _SPHERE_BYTES, start).partition(b"end_head")[0]
+    header = re.match(rb"NIST_1A\n *(\d+)\n", head)
+    names = (b"sample_count", b"channel_count", b"sample_n_bytes")
+    sizes = [re.search(rb"^%s -\w+ (\d+)$" % name, head, re.MULTILINE) for name in names]
+    if header is None or None in sizes:
+        raise ContainerError("no sizes in the header")
+    header_bytes = int(header[1])
+    num_bytes = math.prod(int(size[1]) for size in sizes)
+    if num_bytes > stop - start - header_bytes:
+        missing = f"{stop - start - header_bytes} of {num_bytes} bytes of samples"
+        raise ContainerError(missing, truncated=True)
+    return [Part(start, start + header_bytes + num_bytes)]

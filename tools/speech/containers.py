@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +12,45 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-HEAD_BYTES = 12  # enough to name a kind
+HEAD_BYTES = 1024  # enough to name a kind
+# Kinds that libsndfile does not read, or whose wholeness nothing here can check, with the name
+# that ffmpeg has for each.
+DEMUXERS = {
+    "MP4": "mov",
+    "AAC": "aac",
+    "WebM": "matroska",
+    "AMR": "amr",
+    "WMA": "asf",
+    "RF64": "wav",
+    "W64": "w64",
+    "CAF": "caf",
+    "AVI": "avi",
+    "FLV": "flv",
+    "WavPack": "wv",
+    "Monkey's Audio": "ape",
+    "Ogg Speex": "ogg",
+    "Ogg FLAC": "ogg",
+    "compressed NIST SPHERE": "nistsphere",
+}
+_MAGIC = (
+    (0, b"fLaC", "FLAC"),
+    (4, b"ftyp", "MP4"),
+    (4, b"moov", "MP4"),
+    (4, b"mdat", "MP4"),
+    (0, b"\x1aE\xdf\xa3", "WebM"),
+    (0, b"#!AMR", "AMR"),
+    (0, bytes.fromhex("3026b2758e66cf11"), "WMA"),
+    (0, b"RF64", "RF64"),
+    (0, b"BW64", "RF64"),
+    (0, b"riff\x2e\x91\xcf\x11", "W64"),
+    (0, b"caff", "CAF"),
+    (0, b".snd", "AU"),
+    (0, b"FLV\1", "FLV"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MAC ", "Monkey's Audio"),
+)
+_OGG_CODECS = {b"Speex": "Ogg Speex", b"\x7fFLAC": "Ogg FLAC"}  # others than Vorbis and Opus
+_PLAYLISTS = (b"#EXTM3U", b"[playlist]", b"ffconcat")
 _STDERR_LOCK = threading.Lock()
 
 
@@ -109,24 +148,33 @@ def kind(head: bytes) -> str:
     """Names a container by its first `HEAD_BYTES`.
 
     Returns:
-        FLAC, WAV, AIFF, OGG or MP3.
+        FLAC, WAV, AIFF, AU, OGG, MP3, NIST, or one of `DEMUXERS`.
 
     Raises:
         ContainerError: it is none of them.
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
         return "WAV"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "AVI"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "AIFF"
     if head[:3] == b"ID3":
         return "MP3"
     if head[:4] == b"OggS":
-        return "OGG"
-    if head[:4] == b"fLaC":
-        return "FLAC"
+        return _OGG_CODECS.get(head[28:33], "OGG")
+    if head[:8] == b"NIST_1A\n":
+        coding = re.search(rb"\nsample_coding -s\d+ (\S+)", head)
+        is_plain = coding is None or coding[1] in (b"pcm", b"ulaw", b"mu-law", b"alaw")
+        return "NIST" if is_plain else "compressed NIST SPHERE"
+    for place, magic, name in _MAGIC:
+        if head[place : place + len(magic)] == magic:
+            return name
     if head[:1] == b"\xff" and head[1:2] >= b"\xe0":
-        return "MP3"
-    raise ContainerError("not FLAC, WAV, AIFF, OGG or MP3")
+        return "AAC" if head[1] & 0xF6 == 0xF0 else "MP3"  # ADTS: its layer is 0
+    if head.lstrip().startswith(_PLAYLISTS):
+        raise ContainerError("a playlist, not a sound")
+    raise ContainerError("not FLAC, WAV, AIFF, AU, OGG, MP3 or NIST SPHERE")
 
 
 @contextlib.contextmanager

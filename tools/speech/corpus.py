@@ -22,7 +22,10 @@ from tools.speech import audio
 from tools.speech.transcripts import normalize_transcript
 
 # The first wins where an id has several.
-SUFFIXES = tuple(".flac .wav .ogg .opus .mp3 .aif .aiff .aifc .oga .mp2 .wave".split())
+SUFFIXES = (
+    *".flac .wav .ogg .opus .mp3 .aif .aiff .aifc .oga .mp2 .wave .sph .nist".split(),
+    *".m4a .mp4 .aac .webm .mka .mkv .mov .3gp .amr .wma .rf64 .w64 .caf .au .spx .wv .ape".split(),
+)
 TRANSCRIPT_SUFFIX = ".trans.txt"
 MAX_LINE_CHARACTERS = 10_000
 MAX_TRANSCRIPT_BYTES = 1 << 26

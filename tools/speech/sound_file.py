@@ -13,6 +13,8 @@ from tools.speech.containers import ContainerError, Part, PartFile
 _PARTS: dict[str, Callable[[int, int, int], list[Part]]] = {
     "WAV": chunks.parts,
     "AIFF": chunks.parts,
+    "AU": chunks.au_parts,
+    "NIST": chunks.sphere_parts,
     "FLAC": flac_frames.parts,
     "OGG": ogg_pages.parts,
     "MP3": mp3_frames.parts,

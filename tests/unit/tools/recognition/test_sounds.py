@@ -90,7 +90,7 @@ def test_a_folder_leaves_out_what_a_file_is_refused_for(tmp_path):
 
 def test_a_folder_without_sounds_is_refused(tmp_path):
     sound(tmp_path / "other" / ".hidden.wav")
-    with refused(f" .wav, .wave) in {tmp_path}. Received: none."):
+    with refused(f"(.flac, .wav, .ogg, .opus, .mp3 ...) in {tmp_path}. Received: none."):
         find_utterances([str(tmp_path)], LIMITS)
     (tmp_path / "notes.txt").write_text("no sound")
     with refused("none among 1 files"):

@@ -23,6 +23,8 @@ from tools.speech import chunks, containers, flac_frames
         (b"ID3\4\0", "MP3"),
         (b"\xff\xe0\0\0", "MP3"),
         (b"\xff\xfb\x90\x64", "MP3"),
+        (b"NIST_1A\n   1024\nsample_coding -s3 pcm\nend_head\n", "NIST"),
+        (b"NIST_1A\n   1024\nsample_coding -s4 ulaw\nend_head\n", "NIST"),
     ],
 )
 def test_kinds_are_told_by_content(head, kind):
@@ -31,11 +33,11 @@ def test_kinds_are_told_by_content(head, kind):
 
 @pytest.mark.parametrize(
     "head",
-    [b"RIFF\0\0\0\0AVI ", b"FORM\0\0\0\x008SVX", b"\xff\xdf\0\0", b"\xff", b"RIFF", b"ID4\4"],
+    [b"RIFF\0\0\0\0ACON", b"FORM\0\0\0\x008SVX", b"\xff\xdf\0\0", b"\xff", b"RIFF", b"ID4\4"],
 )
 def test_other_kinds_are_refused(head):
     with pytest.raises(
-        containers.ContainerError, match="not FLAC, WAV, AIFF, OGG or MP3"
+        containers.ContainerError, match="not FLAC, WAV, AIFF, AU, OGG, MP3 or NIST SPHERE"
     ) as caught:
         containers.kind(head)
     assert not caught.value.truncated
