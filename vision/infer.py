@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import check_writable, write_text
+from tools.files import check_writable, one_line, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.input_pipeline import find_images
@@ -68,7 +68,7 @@ def predict(values, data: Sequence[str]) -> int:
                 }
                 for number in numbers
             ]
-            tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
+            tqdm.write(f"{one_line(paths[index])} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if values.top_k > 1 else numbers[0]
     if not predictions:
         bad = "; ".join(f"{path} ({reason})" for path, reason in run.skipped[:5])

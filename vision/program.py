@@ -12,6 +12,7 @@ from tools.config.command_line import CommandLine
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
+from tools.files import one_line
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import open_runner, restrict_devices
 from tools.inference.options import DataOptions, RunnerOptions
@@ -250,7 +251,7 @@ def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
         file=sys.stderr,
     )
     for path, reason in skipped[:_NUM_LISTED]:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if len(skipped) > _NUM_LISTED:
         print(
             f"skipped {len(skipped) - _NUM_LISTED} more; --result_path lists them all",

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.recognition.training_data import training_data
 from tools.speech.audio import AudioLimits
 from tools.speech.config import DataConfig
@@ -95,7 +96,7 @@ class SpeechTask:
         if len(kept) < len(utterances):
             self.report.append(f"{len(utterances) - len(kept)} skipped: {reason}")
             self.skipped += [
-                f"{reason}\t{u.path}: {count} of at most {limit:g}"
+                f"{reason}\t{one_line(u.path)}: {count} of at most {limit:g}"
                 for u, count, limit in zip(utterances, counts, limits, strict=True)
                 if count > limit
             ]
@@ -114,7 +115,7 @@ class SpeechTask:
             lambda: read_librispeech(self.data.data_dir, splits, limits, normalize=normalize),
         )
         for reason, details in manifest.skipped.items():
-            self.skipped += [f"{reason}\t{detail}" for detail in details]
+            self.skipped += [f"{reason}\t{one_line(detail)}" for detail in details]
         self.report.append(f"{', '.join(splits) or self.data.data_dir}: {manifest.summary()}")
         return manifest
 
@@ -134,7 +135,7 @@ class SpeechTask:
             texts = self.recognize(batch.waveforms, batch.lengths).numpy()
             for index, reason, text in zip(batch.indices, batch.reasons, texts, strict=True):
                 utterance = share[index]
-                why = f"{utterance.path}: {reason}"
+                why = f"{one_line(utterance.path)}: {reason}"
                 heard.append((None, why) if reason else (utterance.transcript, text.decode()))
         gathered = [pair for some in self.processes.gather_objects(heard) for pair in some]
         pairs = [(said, text) for said, text in gathered if said is not None]

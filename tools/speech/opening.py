@@ -11,6 +11,7 @@ from typing import Literal
 import soundfile
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.speech import chunks, containers, ffmpeg, flac_frames
 from tools.speech.sound_file import SoundFile
 
@@ -139,12 +140,17 @@ def _converted(path: str, place: str, descriptor: int, kind: str, *, limits: Aud
     """Gives the descriptor of what ffmpeg makes of a file."""
     if ffmpeg.find() is None:
         wav = os.path.splitext(path)[0] + ".wav"
-        do = f"Install ffmpeg, or convert it: ffmpeg -i {shlex.quote(path)} {shlex.quote(wav)}"
+        do = f"Install ffmpeg, or convert it: ffmpeg -i {_quoted(path)} {_quoted(wav)}"
         raise refusal(path, "unsupported", _READ_WITHOUT_FFMPEG, kind, do=do)
     try:
         return ffmpeg.decode(place, descriptor, containers.DEMUXERS[kind], limits.max_seconds)
     except ffmpeg.TooLong:
         raise _too_long(path, "more", limits) from None
+
+
+def _quoted(path: str) -> str:
+    """Writes a path as a word for bash."""
+    return shlex.quote(path) if one_line(path) == path else "$" + shlex.quote(one_line(path))
 
 
 def _memory_file(data: bytes) -> int:
@@ -247,5 +253,5 @@ def non_finite(path: str) -> AudioError:
 
 def refusal(path: str, reason: str, expected: str, received: object, *, do: str) -> AudioError:
     """Makes the error for a sound: its name, a key of `REASONS`, and the parts of the sentence."""
-    message = str(UserError.expected(expected, f"{path}: {received}", do))
+    message = str(UserError.expected(expected, f"{one_line(path)}: {received}", do))
     return AudioError(message, path=path, reason=reason)

@@ -130,6 +130,20 @@ def test_a_name_is_never_a_flag_or_an_address(tmp_path, stand_in, monkeypatch):
         assert words[words.index("-i") + 1] == str(path)
 
 
+def test_the_command_that_converts_is_right_for_any_name(tmp_path, monkeypatch):
+    bash = shutil.which("bash")
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+    for name in ("a b.m4a", "it's.m4a", "new\nline\tand tab's.m4a", "$HOME`.m4a"):
+        path = write(tmp_path, name=name)
+        with refused("Install ffmpeg", error=audio.AudioError) as caught:
+            audio.read(path)
+        words = str(caught.value).split("convert it: ffmpeg -i ")[1].removesuffix(".")
+        shown = subprocess.run(
+            [bash, "-c", f"printf '%s\\0' {words}"], capture_output=True, text=True, check=True
+        )
+        assert shown.stdout.split("\0") == [str(path), str(path.with_suffix(".wav")), ""]
+
+
 def test_playlists_are_refused(tmp_path, stand_in):
     for content in ("#EXTM3U\n/etc/passwd\n", "[playlist]\nFile1=a.mp3\n", "ffconcat version 1.0"):
         path = tmp_path / "list.m4a"
