@@ -14,7 +14,7 @@ if not __package__:  # run as a file: its own checkout comes first
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.files import check_writable, write_text
+from tools.files import check_writable, one_line, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
@@ -64,7 +64,7 @@ def _predict(classifier: ImageSession, paths: Sequence[str], options: InferenceO
                 }
                 for number in numbers
             ]
-            tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
+            tqdm.write(f"{one_line(paths[index])} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if options.top_k > 1 else numbers[0]
     write_text(Path(options.output), json.dumps(predictions, indent=1))
     facts = run.facts(len(predictions))

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_bytes
+from tools.files import one_line, write_bytes
 from vision.flags import add_config_flags, config_options
 from vision.input_pipeline import SUFFIXES, Batches, find_images
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
         write_bytes(targets[index], np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes())
     written = len(paths) - len(batches.reasons)
     for index, reason in sorted(batches.reasons.items()):
-        print(f"skipped {paths[index]}: {reason}", file=sys.stderr)
+        print(f"skipped {one_line(paths[index])}: {reason}", file=sys.stderr)
     if not written:
         raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add some")
     print(
