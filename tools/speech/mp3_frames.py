@@ -69,7 +69,9 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
     Source: ISO/IEC 11172-3, section 2.4.1; the Xing header as LAME 3.100 and mpg123 1.32 have it.
     """
     end = _before_tags(descriptor, start, stop)
-    start = _first_frame(descriptor, start, end)
+    start = _frames_after(descriptor, start, end)
+    if start is None:
+        raise ContainerError("no MPEG frames that follow one another")
     head = os.pread(descriptor, _HEAD_BYTES, start)
     declared, num_bytes = _xing(head, parse(head))
     if declared and num_bytes == end - start:
@@ -180,8 +182,12 @@ class _Window:
         return self._data[begin : begin + num_bytes]
 
 
-def _first_frame(descriptor: int, start: int, stop: int) -> int:
-    """Finds the first of frames that follow one another."""
+def _frames_after(descriptor: int, start: int, stop: int) -> int | None:
+    """Finds frames that follow one another, four of them or up to the end.
+
+    Returns:
+        The byte of the first of them; None: none begin within `_SEARCH_BYTES`.
+    """
     data = os.pread(descriptor, min(_SEARCH_BYTES + 4 * _FRAME_BYTES, stop - start), start)
     place = data.find(b"\xff")
     while 0 <= place < _SEARCH_BYTES:
@@ -193,10 +199,10 @@ def _first_frame(descriptor: int, start: int, stop: int) -> int:
                 if following is None or following.kind != header.kind:
                     break
                 behind, count = behind + following.num_bytes, count + 1
-            if count == 4 or (count and behind >= stop - start):
+            if count == 4 or behind == stop - start:
                 return start + place
         place = data.find(b"\xff", place + 1)
-    raise ContainerError("no MPEG frames that follow one another")
+    return None
 
 
 def _behind_other_data(window: _Window, position: int) -> int:
@@ -214,13 +220,9 @@ def _behind_other_data(window: _Window, position: int) -> int:
         return position + 32 + int.from_bytes(head[12:16], "little")
     if zeros := len(head) - len(head.lstrip(b"\0")):
         return position + zeros
-    try:
-        _first_frame(window.descriptor, position, window.stop)
-        follows = True
-    except ContainerError:
-        follows = window.stop - position > _SEARCH_BYTES
-    if follows:
-        raise ContainerError(f"other data between MPEG frames, at byte {position}")
+    for begin in range(position, window.stop, _SEARCH_BYTES):
+        if _frames_after(window.descriptor, begin, window.stop) is not None:
+            raise ContainerError(f"other data between MPEG frames, at byte {position}")
     return window.stop
 
 
