@@ -1,7 +1,6 @@
 """What a run of inference found and how fast it was."""
 
 import contextlib
-import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.files import one_line, write_text
+from tools.files import one_line, result_file, to_json, write_text
 from tools.inference.runner import Runner
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
@@ -126,9 +125,9 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     Raises:
         UserError: the files cannot be written.
     """
-    table = path.with_suffix(".tsv")
+    table = result_file(path, ".tsv")
     if table == path:
-        path = path.with_suffix(".json")
+        path = result_file(path, ".json")
     lines = [TSV_HEADER]
     for row in rows:
         texts = row.reference or "", row.text, row.beam_text or ""
@@ -137,4 +136,4 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     cells = [[cell.translate(_SEPARATORS) for cell in line] for line in lines]
     tsv = "".join("\t".join(line) + "\n" for line in cells)
     write_text(table, tsv)
-    write_text(path, json.dumps(summary, indent=1))
+    write_text(path, to_json(summary, indent=1))

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tools.decoding.timestamps import Word
 from tools.errors import UserError
-from tools.files import check_writable, one_line, write_text
+from tools.files import check_writable, one_line, result_file, write_text
 from tools.inference.options import DataOptions
 from tools.inference.report import (
     SpeechRow,
@@ -152,7 +152,7 @@ def _run(
         write_report(path, summary, rows)
         if data.timestamps:
             lines = (_word_line(word, path) for path, found in words for word in found)
-            write_text(path.with_suffix(".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
+            write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
     show(summary, skipped)
     return 0
 
