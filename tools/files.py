@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
+
+_HOME = re.compile(r"~[\w.-]*/")
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
+
+def expand_home(text: str) -> str:
+    """Puts the home folder in place of `~/` or `~NAME/`, which a shell does not do inside words."""
+    return os.path.expanduser(text) if _HOME.match(text) else text
+
+
+def one_line(path: object) -> str:
+    """Gives a path as output shows it: newlines, tabs and other controls escaped as in Python."""
+    return str(path).translate(_ESCAPES)
 
 
 def write_text(path: Path, text: str) -> None:

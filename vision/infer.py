@@ -13,7 +13,7 @@ if not __package__:  # run as a file: its own checkout comes first
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.files import check_writable, to_json, write_text
+from tools.files import check_writable, one_line, to_json, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
@@ -64,7 +64,7 @@ def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions
                 }
                 for number in numbers
             ]
-            tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
+            tqdm.write(f"{one_line(paths[index])} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if options.top_k > 1 else numbers[0]
     write_text(Path(options.output), to_json(predictions, indent=1))
     facts = run.facts(len(predictions))

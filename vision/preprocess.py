@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_bytes
+from tools.files import one_line, write_bytes
 from vision.flags import add_config_flags, config_options
 from vision.input_pipeline import Batches, find_images
 
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
     written = len(paths) - len(batches.reasons)
     skipped = [*left_out, *((paths[i], reason) for i, reason in sorted(batches.reasons.items()))]
     for path, reason in skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if not written:
         raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add some")
     print(f"{written} images to {values.save_path}, {len(skipped)} skipped", file=sys.stderr)

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.inference.report import Stopwatch, runner_facts
 from vision.input_pipeline import Batches
 from vision.options import ImageDataOptions
@@ -112,7 +113,7 @@ def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
         file=sys.stderr,
     )
     for path, reason in skipped[:_NUM_LISTED]:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if len(skipped) > _NUM_LISTED:
         print(
             f"skipped {len(skipped) - _NUM_LISTED} more; --result_path lists them all",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.files import result_file, to_json, write_text
+from tools.files import one_line, result_file, to_json, write_text
 from tools.inference.runner import Runner
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
@@ -120,7 +120,7 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     Args:
         path: of the JSON, and the TSV has its name with `.tsv`; or of the TSV.
         summary: JSON-able.
-        rows: in the order of the input.
+        rows: in the order of the input; controls in their paths are escaped.
 
     Raises:
         UserError: the files cannot be written.
@@ -131,7 +131,7 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     lines = [TSV_HEADER]
     for row in rows:
         texts = row.reference or "", row.text, row.beam_text or ""
-        lines.append((row.path, f"{row.duration_seconds:.3f}", *texts))
+        lines.append((one_line(row.path), f"{row.duration_seconds:.3f}", *texts))
     # The format knows no quotes: what would end a column or a line becomes a space.
     cells = [[cell.translate(_SEPARATORS) for cell in line] for line in lines]
     tsv = "".join("\t".join(line) + "\n" for line in cells)

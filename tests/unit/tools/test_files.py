@@ -11,14 +11,37 @@ from tests.support.errors import refused
 from tools.errors import UserError
 from tools.files import (
     check_writable,
+    expand_home,
     is_made_of,
     new_folder,
+    one_line,
     result_file,
     scratch_folder,
     to_json,
     write_bytes,
     write_text,
 )
+
+
+def test_a_path_is_one_line_and_one_column_of_output():
+    assert one_line("a\nb\tc\rd\x0be\x85f\u2028g\x1b[0m") == (r"a\nb\tc\rd\x0be\x85f\u2028g\x1b[0m")
+    plain = "/ä/日本 $'\\x\udcff/" + "".join(map(chr, range(0x20, 0x7F)))
+    assert one_line(plain) == plain
+    assert one_line(Path("a\nb")) == r"a\nb"
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("~/a b", "/somewhere/a b"),
+        ("~/", "/somewhere/"),
+        ("~nobody-of-that-name/a", "~nobody-of-that-name/a"),
+        *((same, same) for same in ("~", "a/~/b", "./~/b", "", "~a b/c", "--x=~/a")),
+    ],
+)
+def test_the_home_folder_is_put_in_at_the_start_alone(monkeypatch, text, expanded):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert expand_home(text) == expanded
 
 
 def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
