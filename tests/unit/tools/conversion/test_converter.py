@@ -439,3 +439,24 @@ def test_the_batch_asked_for_holds_in_every_signature(tmp_path):
     manifest = convert(native, tmp_path / "a", request)
     assert manifest["signatures"]["first"]["inputs"] == [["x", "float32", [[3, 5], [7, 9]]]]
     assert manifest["signatures"]["second"]["inputs"] == [["y", "float32", [[3, 5], 3]]]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "xla"])
+def test_a_model_that_takes_the_place_of_another_is_the_one_that_answers(name, tmp_path):
+    for factor in (2.0, 3.0):
+        module = tf.Module()
+        module.factor = tf.Variable(factor)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
+        def serving_default(x, module=module):
+            return {"y": module.factor * x}
+
+        pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}}
+        source = save_model(
+            tmp_path / f"source_{factor}", module, {"serving_default": serving_default}, pipeline
+        )
+        manifest = convert(source, tmp_path / "converted", ConversionRequest(name))
+        assert not manifest["reused"]
+        for _ in range(2):
+            found = load(tmp_path / "converted").run({"x": np.ones((1, 3), np.float32)})
+            np.testing.assert_allclose(found["y"], factor)
