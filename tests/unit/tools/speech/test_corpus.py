@@ -342,3 +342,11 @@ def test_a_corpus_of_many_files_is_read_whole_and_in_order(tmp_path):
     texts = [f"SAY {int(name[-4:])}" for name in kept]
     assert [utterance.transcript for utterance in manifest.utterances] == texts
     assert counts(manifest) == {"unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(59.9, "59.9 s"), (60.0, "1.0 min"), (60.1, "1.0 min")]
+)
+def test_a_minute_is_told_as_one(seconds, told):
+    one = corpus.Utterance("a", "a.flac", round(16000 * seconds), seconds, "A", "python")
+    assert corpus.Manifest([one]).summary() == f"1 utterances ({told})"
