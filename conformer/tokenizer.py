@@ -19,7 +19,7 @@ import numpy as np
 import sentencepiece
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 
 if TYPE_CHECKING:  # TensorFlow is imported where a graph is built: encoding needs none of it
     import tensorflow as tf
@@ -131,7 +131,7 @@ class CharacterTokenizer(Tokenizer):
         return characters.with_values(self._table.lookup(characters.values))
 
     def to_json(self) -> str:
-        return json.dumps({"kind": self.kind, "characters": self.pieces[2:]})
+        return to_json({"kind": self.kind, "characters": self.pieces[2:]})
 
     @classmethod
     def from_fields(cls, fields: dict) -> Self:
@@ -226,7 +226,7 @@ class SentencePieceTokenizer(Tokenizer):
         return tokenizer.tokenize(texts) + 1
 
     def to_json(self) -> str:
-        return json.dumps({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
+        return to_json({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
 
     @classmethod
     def from_fields(cls, fields: dict) -> Self:

@@ -52,6 +52,7 @@ class PreprocessingConfig:
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    exif_orientation: bool = False  # true: turned as EXIF says; false: as the pixels are stored
 
     def validate(self) -> None:
         """Checks that there is something to crop, and three channels to scale."""
@@ -108,6 +109,7 @@ class RunConfig:
     """What a run starts from, runs on, and where it writes."""
 
     pretrained: str = ""  # weights to start from
+    use_ema: bool | None = None  # of pretrained: averaged weights or not; null: as it has them
     exclude_epoch_state: bool = True  # of pretrained: false continues a run of this project exactly
     start_epoch: int = 0  # epochs that count as done
     heads_loss: Literal["mean", "sum"] = "mean"  # of the two heads' cross-entropies

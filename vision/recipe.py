@@ -1,9 +1,10 @@
-"""Finds the checkpoint to open, and takes from it what the options leave out."""
+"""Finds the checkpoint to open, and reads what it tells of its model."""
 
 import dataclasses
 from pathlib import Path
 
 from tools.training.checkpoint import open_checkpoint
+from vision.classes import Classes, read_own_classes
 from vision.config import ConfigOptions
 
 # What a checkpoint of training holds beside its variables.
@@ -15,19 +16,27 @@ def named_checkpoint(checkpoint: str | None, config: ConfigOptions) -> str:
     return checkpoint or (config.load().run.pretrained if config.config else "")
 
 
-def with_recipe(
-    checkpoint: str | None, config: ConfigOptions, label_file: str | None
-) -> tuple[ConfigOptions, str | None]:
-    """Takes the config's file and the label file from a checkpoint where they are not named.
+def with_recipe(checkpoint: str | None, config: ConfigOptions) -> ConfigOptions:
+    """Takes the config's file from a checkpoint of training where the options name none.
 
     Args:
-        checkpoint: of any kind, or none; that of a training holds both files.
+        checkpoint: of any kind, or none.
         config: options of the config.
-        label_file: names of the classes.
+    """
+    if config.config or not (checkpoint and Path(checkpoint).is_dir()):
+        return config
+    return dataclasses.replace(config, config=str(open_checkpoint(checkpoint).path / CONFIG_FILE))
+
+
+def own_classes(checkpoint: str | Path | None) -> Classes:
+    """Gives the classes that a checkpoint was trained on; empty where it does not tell them.
+
+    Args:
+        checkpoint: of any kind, or none.
+
+    Raises:
+        UserError: it cannot be read.
     """
     if not (checkpoint and Path(checkpoint).is_dir()):
-        return config, label_file
-    path = open_checkpoint(checkpoint).path
-    if not config.config:
-        config = dataclasses.replace(config, config=str(path / CONFIG_FILE))
-    return config, label_file or str(path / CLASSES_FILE)
+        return Classes()
+    return read_own_classes(open_checkpoint(checkpoint).path / CLASSES_FILE)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 
 DEFAULT_DIR = "wav2vec2_savedmodel"  # of an export
 LENGTHS_FILE, OUTPUTS_FILE = "lengths.json", "outputs.json"
@@ -31,7 +31,7 @@ def map_file(batch_size: int) -> str:
 
 def write_json(path: Path, content: Mapping) -> None:
     """Writes a file that `read_json` reads."""
-    write_text(path, json.dumps(content) + "\n")
+    write_text(path, to_json(content) + "\n")
 
 
 def read_json(path: Path, program: str) -> dict:

@@ -1,13 +1,12 @@
 """The symbols that a CTC model writes: Hugging Face's `vocab.json`, text to ids and back."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.speech.transcripts import normalization
 from wav2vec2.config import read_json
 
@@ -182,7 +181,7 @@ def load_vocabulary(folder: str | Path) -> Vocabulary:
 def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
     """Writes the files that `load_vocabulary` reads."""
     for name, content in vocabulary.to_files().items():
-        text = json.dumps(content, ensure_ascii=False, indent=2)
+        text = to_json(content, ensure_ascii=False, indent=2)
         write_text(Path(folder) / name, f"{text}\n")
 
 

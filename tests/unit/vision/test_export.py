@@ -4,12 +4,14 @@ import json
 
 import keras
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import tensorflow as tf
 
 import vision
 import vision.export
+import vision.infer
 from tests.support.errors import refused
 from tools.conversion.converter import convert
 from tools.conversion.pipeline import read_pipeline
@@ -257,6 +259,42 @@ def test_a_model_of_few_unnamed_classes_answers_with_all_their_numbers(build_sma
     assert sorted(classes) == [0, 1, 2]
     assert [x.decode() for x in found["class_names"].numpy()[0]] == [*map(str, classes)]
     assert found["probabilities"].numpy().sum() == pytest.approx(1)
+
+
+def test_weights_that_are_not_finite_are_refused_in_all_formats(
+    of_small, build_small, calibrated, rng, tmp_path
+):
+    """By every program that opens them; the exports are made before the weight is spoiled."""
+    model = build_small()
+    model.set_weights(calibrated.get_weights())
+    bias = model.transformer_head.bias
+    bias.assign(np.full(bias.shape, np.nan, "float32"))
+    model.save(tmp_path / "a.keras")
+    vision.save_pytorch_weights(model, tmp_path / "a.safetensors")
+    vision.export.export_saved_model(model, CONFIG, tmp_path / "saved")
+    smooth_photo(tmp_path / "a.jpg", rng)
+    arguments = [tmp_path / "a.jpg", f"--output={tmp_path / 'p.json'}"]
+    for source in (
+        ["--checkpoint", tmp_path / "a.keras"],
+        ["--checkpoint", tmp_path / "a.safetensors"],
+        ["--native_savedmodel_dir", tmp_path / "saved", "--run_eagerly"],
+        ["--native_savedmodel_dir", tmp_path / "saved"],
+    ):
+        with refused("NaN or infinity in"):
+            vision.infer.main([*map(str, [*arguments, *source]), *of_small])
+    vision.export.export_saved_model(calibrated, CONFIG, tmp_path / "good")
+    pipeline = json.loads((tmp_path / "good" / "assets" / "pipeline.json").read_text())
+    vision.export.export_onnx(tmp_path / "good", pipeline, tmp_path / "a.onnx")
+    graph = onnx.load(tmp_path / "a.onnx")
+    name = next(x.name for x in graph.graph.initializer if list(x.dims) == [10])
+    place = next(i for i, x in enumerate(graph.graph.initializer) if x.name == name)
+    graph.graph.initializer[place].CopyFrom(
+        onnx.numpy_helper.from_array(np.full(10, np.nan, "float32"), name)
+    )
+    onnx.save(graph, tmp_path / "a.onnx")
+    with refused("NaN or infinity in 1 tensors"):
+        vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])
+    assert not (tmp_path / "p.json").exists()
 
 
 def test_initial_weights_are_called_so(of_small, tmp_path, capsys):

@@ -53,12 +53,17 @@ def test_no_allowed_part_gives_the_middle(height, width, expected):
     assert {tuple(row) for row in found} == {expected}
 
 
-def read_all(paths, side=24, interpolation="bicubic", min_area=0.3):
+def read_all(paths, side=24, interpolation="bicubic", min_area=0.3, **options):
     """Reads files in one dataset; the number of a file is its seed."""
     names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     dataset = names.enumerate().interleave(
         lambda number, path: random_crops(
-            path, side, interpolation, min_area, seed=tf.stack([tf.constant(1, tf.int64), number])
+            path,
+            side,
+            interpolation,
+            min_area,
+            seed=tf.stack([tf.constant(1, tf.int64), number]),
+            **options,
         )
     )
     return [(found["image"], found["reason"].decode()) for found in dataset.as_numpy_iterator()]
@@ -124,6 +129,18 @@ def test_formats_as_in_evaluation(photograph, tmp_path):
         assert reason == ""
         difference = np.abs(found.astype(int) - by_pillow(read_rgb(paths[number]), number=number))
         assert difference[4:-4, 4:-4].max() <= 2, paths[number]
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_orientation_in_exif_is_obeyed_where_asked(photograph, tmp_path, suffix):
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter to the right
+    photograph.save(tmp_path / f"a.{suffix}", exif=exif)
+    ((found, reason),) = read_all([tmp_path / f"a.{suffix}"], exif_orientation=True)
+    with Image.open(tmp_path / f"a.{suffix}") as stored:
+        expected = by_pillow(stored.rotate(-90, expand=True))
+    difference = np.abs(found.astype(int) - expected)
+    assert reason == "" and difference[4:-4, 4:-4].max() <= 2
 
 
 def test_orientation_in_exif_is_ignored(photograph, tmp_path):

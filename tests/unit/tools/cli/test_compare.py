@@ -34,7 +34,7 @@ def random_kernels(classes=5):
     return [rng.standard_normal(size).astype(np.float32) / 4 for size in sizes]
 
 
-def save_classifier(directory, changed=None, classes=5, outputs=("logits", "double")):
+def save_classifier(directory, changed=None, classes=5, outputs=("logits", "double"), **told):
     """A SavedModel of three named layers; one entry of the kernel of `changed` is another."""
     module, kernels = tf.Module(), random_kernels(classes)
     if changed is not None:
@@ -49,7 +49,7 @@ def save_classifier(directory, changed=None, classes=5, outputs=("logits", "doub
         answers = {"logits": tf.identity(x), "double": 2.0 * x}
         return {name: answers[name] for name in outputs}
 
-    pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}}
+    pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}, **told}
     return save_model(directory, module, {"serving_default": serving_default}, pipeline)
 
 
@@ -78,6 +78,17 @@ def converted(classifier, backend, tmp_path_factory):
 def directory_of(native, backend, folder):
     request = ConversionRequest(backend, batch=(1, 4))
     return convert(native, folder / backend, request)["directory"]
+
+
+def test_models_that_name_their_answers_otherwise_differ(classifier, tmp_path, capsys):
+    """Only what both name can differ; the same numbers mean other classes then."""
+    places = {}
+    for name, classes in (("ab", [*"abcde"]), ("ba", [*"bacde"])):
+        places[name] = save_classifier(tmp_path / name, class_names=classes)
+    for pair, agree in ((("ab", "ba"), False), (("ab", "ab"), True), (("ab", None), True)):
+        rc = main([str(places.get(name, classifier)) for name in pair])
+        assert ("DIFFERS in class_names" in capsys.readouterr().out) == (not agree)
+        assert (rc == 0) == agree
 
 
 @pytest.mark.parametrize("name", backends.NAMES)

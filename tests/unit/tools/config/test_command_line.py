@@ -75,6 +75,15 @@ def test_values_and_positional_arguments_in_any_order(program):
     assert positional == ["a.wav", "b.wav", "--c.wav"]
 
 
+def test_the_home_folder_is_put_in_where_a_shell_does_not(program, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    argv = ["--output_dir=~/runs", "--tag=~/a", "--tag=b", "~/c.wav", "--set", "data.dir=~/d"]
+    values, positional = program.parse(argv)
+    assert (values.output_dir, values.tag) == ("/somewhere/runs", ["/somewhere/a", "b"])
+    assert positional == ["/somewhere/c.wav"]
+    assert values.set == {"data.dir": "~/d"}  # for the loader of the config
+
+
 def test_short_name_and_the_last_of_two_wins(program):
     assert program.parse(["-b", "16"])[0].batch_size == 16
     assert program.parse(["--batch_size=2", "-b=4"])[0].batch_size == 4

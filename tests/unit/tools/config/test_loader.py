@@ -115,6 +115,14 @@ def test_conversion_from_yaml(write, key, yaml_text, expected):
     assert type(config) is type(expected)
 
 
+def test_the_home_folder_is_put_in(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    path = write("data: {data_dir: ~/LibriSpeech, splits: [~/a, b]}\nteacher: {path: ~/model}\n")
+    config = load(Experiment, path, {"data.splits": "c,~/d"})
+    assert config.data == Data(data_dir="/somewhere/LibriSpeech", splits=("c", "/somewhere/d"))
+    assert config.teacher == Teacher("/somewhere/model")
+
+
 @pytest.mark.parametrize(
     ("key", "word", "expected"),
     [

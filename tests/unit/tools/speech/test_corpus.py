@@ -156,7 +156,7 @@ def test_sound_that_cannot_be_used(chapter):
 def test_every_container_and_case(tmp_path):
     write(
         tmp_path,
-        "".join(f"9001-1-{number:04d} {WORDS}\n" for number in range(6)),
+        "".join(f"9001-1-{number:04d} {WORDS}\n" for number in range(8)),
     )
     tone(tmp_path / "9001-1-0000.FLAC", format="FLAC")
     tone(tmp_path / "9001-1-0001.Wav", format="WAV", rate_hz=44100)
@@ -165,9 +165,11 @@ def test_every_container_and_case(tmp_path):
     tone(tmp_path / "9001-1-0004.opus", format="OGG", subtype="OPUS")
     tone(tmp_path / "9001-1-0005.wav", seconds=2)
     tone(tmp_path / "9001-1-0005.flac")
+    tone(tmp_path / "9001-1-0006.aiff")
+    tone(tmp_path / "9001-1-0007.AIF", format="AIFF")
     manifest = read(tmp_path)
-    assert [utterance.num_samples for utterance in manifest.utterances] == [16000] * 6
-    assert manifest.utterances[-1].path.endswith(".flac")
+    assert [utterance.num_samples for utterance in manifest.utterances] == [16000] * 8
+    assert manifest.utterances[5].path.endswith(".flac")
     assert not manifest.skipped
 
 
