@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import numpy as np
 import sentencepiece
 
 from tools.errors import UserError
@@ -60,6 +61,12 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         """Returns the token ids `[B, (U)]` int32 of texts `[B]`, the same as those of `encode`."""
+
+    def count_labels(self, texts: Sequence[str], at_once: int = 4096) -> np.ndarray:
+        """Counts the token ids of each text, `[N]`; the graph encodes `at_once` texts in a call."""
+        parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
+        counts = [self.encode_in_graph(part).row_lengths().numpy() for part in parts]
+        return np.concatenate(counts) if counts else np.zeros(0, np.int64)
 
     @abstractmethod
     def to_json(self) -> str:

@@ -188,3 +188,15 @@ def test_shared_images(shared_data):
             expected = error.reason
         assert reason == expected, path
     assert 3 < sum(map(bool, reasons)) < len(reasons) - 3
+
+
+def test_ten_parts_are_tried_before_the_middle_is_taken():
+    # Of nearly the whole square few parts fit; the sides of those that do not are redrawn.
+    found = crops_of(1000, 1000, 0.9, 1000)
+    middle = np.all(found == (0, 0, 1000, 1000), axis=1).mean()
+    rng = np.random.default_rng(0)
+    area = rng.uniform(0.9, 1.0, (20000, 10))
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), area.shape))
+    fits = (area * ratio <= 1.0) & (area / ratio <= 1.0)
+    assert 0.05 < np.mean(~fits.any(axis=1)) < np.mean(~fits[:, :7].any(axis=1)) - 0.05
+    assert middle == pytest.approx(np.mean(~fits.any(axis=1)), abs=0.04)

@@ -17,7 +17,7 @@ from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tests.support.sessions import sessions_are_closed
-from tools.cli.compare import Difference, main
+from tools.cli.compare import Difference, main, show_layers
 from tools.config.command_line import run
 from tools.config.loader import to_yaml
 from tools.conversion import backends
@@ -269,3 +269,22 @@ def test_errors_and_answers_add_up_over_batches():
     close = Difference("sums")
     close.add(np.array([[2.0]]), np.array([[2.5]]))
     assert (close.agrees(0.25), close.agrees(0.24)) == (True, False)
+
+
+def test_the_first_layer_beyond_the_tolerance_and_the_worst_are_shown(capsys):
+    layers = []
+    for number in range(12):
+        layers.append(Difference(f"layer_{number}"))
+        # The errors are 0, 10, ... 50, then 45, 35 ... thousandths: none comes twice but 0.
+        error = 1e-2 * number if number < 6 else 1e-2 * (10.5 - number)
+        layers[-1].add(np.ones((1, 2)), np.ones((1, 2)) + max(0.0, error))
+    show_layers("serve", layers, 0.025)
+    _, title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("serve, 12 layers, first beyond 0.025: layer_3, 3.00e-02, 3.00e-02;")
+    assert [line.split()[-1] for line in lines] == [
+        f"layer_{number}" for number in (5, 6, 4, 7, 3, 8, 2, 9)
+    ]
+    show_layers("serve", layers, 1.0)
+    assert "first beyond 1: none;" in capsys.readouterr().out
+    show_layers("serve", [], 1.0)
+    assert "does not show its layers" in capsys.readouterr().out

@@ -272,3 +272,12 @@ def test_a_file_name_that_is_no_utf_8_is_printed_as_it_is():
         check=True,
     )
     assert (result.stdout, result.stderr) == (b"\xff.wav\n", b"")
+
+
+def test_true_and_false_behind_anything_but_a_switch_are_words(program):
+    values, positional = program.parse(["a.wav", "true", "--skip_eval", "--config", "false", "no"])
+    assert positional == ["a.wav", "true", "no"]
+    assert (values.skip_eval, values.config) == (True, "false")
+    values, positional = program.parse(["--skip_eval", "False", "true"])
+    assert (values.skip_eval, positional) == (False, ["true"])
+    assert program.parse(["true"])[1] == ["true"]

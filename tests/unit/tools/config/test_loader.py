@@ -354,3 +354,16 @@ def test_unsupported_field_type_is_a_programmers_error(write):
 
     with pytest.raises(TypeError, match="bytes"):
         load(Odd, None, {"value": "x"})
+
+
+def test_several_anchors_may_be_merged_and_their_keys_given_again(write):
+    text = (
+        "optimizer: {schedule: &a {peak: 0.25}}\n"
+        "data: &b {rate_hz: 8000, shuffle: false}\n"
+        "teacher:\n  <<: {path: x}\n  <<: {weight: 2.0}\n  weight: 3.0\n"
+    )
+    config = load(Experiment, write(text))
+    assert config.teacher == Teacher("x", 3.0)
+    assert "'weight' is given twice" in failure(
+        Experiment, write("teacher: {path: x, weight: 2.0, weight: 3.0}\n")
+    )

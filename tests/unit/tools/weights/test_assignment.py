@@ -172,3 +172,16 @@ def test_links_must_cover_the_model():
 
 def test_rename_in_order():
     assert rename("block/kernel", ((r"/", "."), (r"\.kernel$", ".weight"))) == "block.weight"
+
+
+def test_a_variable_of_several_tensors_is_replaced_where_all_of_them_may_be():
+    tensors = {name: np.ones((2, 3)) for name in ("query", "key", "value")}
+    for replaceable, kept in (("query|key|value", True), ("query", False), ("query|key", False)):
+        variable = Variable("attention", 4, 6)
+        links = [Link(variable, ("query", "key", "value"), three_in_one())]
+        if kept:
+            assert assign([variable], links, tensors, replaceable=replaceable).kept
+        else:
+            with refused("another shape"):
+                assign([variable], links, tensors, replaceable=replaceable)
+        assert not variable.value.any()
