@@ -12,6 +12,14 @@ from pathlib import Path
 
 from tools.errors import UserError
 
+_CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
+
+def one_line(path: object) -> str:
+    """Gives a path as output shows it: newlines, tabs and other controls escaped as in Python."""
+    return str(path).translate(_ESCAPES)
+
 
 def write_text(path: Path, text: str) -> None:
     """Writes a text file beside its place, then renames it; makes the folders above it.
