@@ -90,13 +90,13 @@ class Vocabulary:
     def _known(self) -> dict[str, tuple[int, ...]]:
         """The ids of what symbols write, in Unicode's composed and decomposed form."""
         known: dict[str, tuple[int, ...]] = {}
-        silent = {self.blank, self.unknown, *self.controls}
         for token, index in self.token_ids.items():
-            if token not in silent and token != self.delimiter:
-                surface = self.surfaces[index].removeprefix(" " if self.phones else "")
-                # Where symbols of both cases write the same, transformers takes the upper one.
-                if not self.lower or token == token.upper() or surface not in known:
-                    known[surface] = (index,)
+            surface = self.surfaces[index].removeprefix(" " if self.phones else "")
+            if not surface or token in (self.unknown, self.delimiter):
+                continue
+            # Where symbols of both cases write the same, transformers takes the upper one.
+            if not self.lower or token == token.upper() or surface not in known:
+                known[surface] = (index,)
         for surface in list(known):
             for form in ("NFC", "NFD"):
                 known.setdefault(unicodedata.normalize(form, surface), known[surface])
