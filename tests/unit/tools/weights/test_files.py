@@ -393,3 +393,10 @@ def test_tensors_of_one_storage_are_views_of_its_parts(tmp_path):
     assert read["every_third"].tolist() == [9, 12, 15, 18, 21]
     assert read["last"].tolist() == [[20, 21], [22, 23]]
     assert np.shares_memory(read["last"], read["every_third"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pth"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 377607901\n")
+    assert "a git-lfs pointer" in refusal(path)
