@@ -347,9 +347,10 @@ def test_what_cannot_be_read_is_left_out_and_listed(flags, folder, photos, tmp_p
     assert len(json.loads(output.read_text())) == 6
     errors = capsys.readouterr().err
     assert errors.count("skipped /") == 20
-    assert "skipped 10 more" in errors
+    assert "skipped 12 more" in errors
     skipped = json.loads(report.read_text())["skipped"]
-    assert [path for path, _ in skipped] == [str(folder / f"broken{x:02d}.png") for x in range(30)]
+    names = ["below", "notes.txt", *(f"broken{x:02d}.png" for x in range(30))]
+    assert [path for path, _ in skipped] == [str(folder / name) for name in names]
     with refused(match="broken00"):
         vision.infer.main([*flags["eager"], f"-o={output}", str(folder / "broken00.png")])
 
