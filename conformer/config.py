@@ -24,6 +24,9 @@ class FeaturesConfig:
     max_hz: float | None = None
     preemphasis: float = 0.97
     top_db: float = 80.0
+    normalization: Literal["utterance", "loud_frames"] = "utterance"
+    loud_frames_db: float = 35.0
+    remove_dc_offset: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from tools.layers.masking import sequence_mask
 
 _POWER_FLOOR = 1e-10
 _STANDARD_DEVIATION_FLOOR = 1e-5
+NORMALIZATIONS = ("utterance", "loud_frames")
 
 
 def mel_filterbank(
@@ -69,8 +70,12 @@ class LogMelSpectrogram(keras.layers.Layer):
 
     Peak normalization, pre-emphasis, centred Hann frames with reflection at both ends of the
     utterance itself, power spectrum as a product with a DFT basis, mel filters, decibels limited to
-    `top_db` below the utterance's maximum, then zero mean and unit variance over all its frames and
+    `top_db` below the utterance's maximum, then zero mean and unit variance over its frames and
     bins. What lies beyond `lengths` (whatever it holds) changes nothing; features there are zero.
+
+    By default all frames count for mean and variance, so silence around the speech changes the
+    features of the speech. With `normalization="loud_frames"` only those count whose loudest bin is
+    at most `loud_frames_db` below the loudest bin of the utterance.
 
     Output length: `1 + lengths // frame_step` (0 for an empty row). Float32 under every policy.
 
@@ -84,9 +89,13 @@ class LogMelSpectrogram(keras.layers.Layer):
         max_hz: upper edge of the last one; None is half the sample rate.
         preemphasis: coefficient of the first-order difference.
         top_db: dynamic range kept below the maximum.
+        normalization: `utterance` or `loud_frames`, the frames that mean and variance are over.
+        loud_frames_db: range of the frames that count as loud.
+        remove_dc_offset: whether each frame's mean is subtracted, and the first sample counts as
+            its own predecessor in the pre-emphasis, so that a constant changes nothing.
 
     Source: the front end of the original (facts 1c), with librosa 0.11 (`feature.melspectrogram`,
-    `power_to_db`) as the reference.
+    `power_to_db`) as the reference; `remove_dc_offset` as in Kaldi's `compute-fbank-feats`.
     """
 
     def __init__(
@@ -101,6 +110,9 @@ class LogMelSpectrogram(keras.layers.Layer):
         max_hz=None,
         preemphasis=0.97,
         top_db=80.0,
+        normalization="utterance",
+        loud_frames_db=35.0,
+        remove_dc_offset=False,
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -113,6 +125,13 @@ class LogMelSpectrogram(keras.layers.Layer):
         self.max_hz = max_hz
         self.preemphasis = preemphasis
         self.top_db = top_db
+        self.normalization = normalization
+        self.loud_frames_db = loud_frames_db
+        self.remove_dc_offset = remove_dc_offset
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"Expected a normalization among {NORMALIZATIONS}. Received: {normalization}."
+            )
         self.frame_length = round(sample_rate_hz * frame_length_ms / 1000)
         self.frame_step = round(sample_rate_hz * frame_step_ms / 1000)
         if not self.frame_step <= self.frame_length <= fft_length:
@@ -125,6 +144,8 @@ class LogMelSpectrogram(keras.layers.Layer):
         )
         heard = np.flatnonzero(filters.any(axis=1))  # what no filter reads is not computed
         self._basis = windowed_dft_basis(self.frame_length, fft_length, heard)
+        if remove_dc_offset:  # (x - mean(x)) B = x (B - the mean of the rows of B)
+            self._basis = self._basis - self._basis.mean(axis=0)
         self._filters = filters[heard]
 
     def frame_lengths(self, lengths):
@@ -156,7 +177,8 @@ class LogMelSpectrogram(keras.layers.Layer):
         waveforms = ops.where(sequence_mask(lengths, samples), waveforms, 0.0)
         peak = ops.max(ops.abs(waveforms), axis=1, keepdims=True, initial=0.0)
         waveforms = waveforms / (peak + 1e-9)
-        previous = ops.pad(waveforms[:, :-1], [[0, 0], [1, 0]])
+        before = waveforms[:, :1] if self.remove_dc_offset else ops.zeros_like(waveforms[:, :1])
+        previous = ops.concatenate([before, waveforms[:, :-1]], axis=1)
         return waveforms - self.preemphasis * previous
 
     def _frames(self, waveforms, lengths):
@@ -185,18 +207,28 @@ class LogMelSpectrogram(keras.layers.Layer):
 
     def _normalize(self, decibels, frame_lengths):
         valid = sequence_mask(frame_lengths, ops.shape(decibels)[1])[:, :, None]
-        count = ops.cast(ops.maximum(frame_lengths, 1), "float32") * self.num_mel_bins
-        count = ops.reshape(count, (-1, 1, 1))
-        mean = ops.sum(ops.where(valid, decibels, 0.0), axis=(1, 2), keepdims=True) / count
+        counted = self._counted(decibels, valid)
+        count = ops.sum(ops.cast(counted, "float32"), axis=(1, 2), keepdims=True)
+        count = ops.maximum(count, 1.0) * self.num_mel_bins
+        mean = ops.sum(ops.where(counted, decibels, 0.0), axis=(1, 2), keepdims=True) / count
         centred = ops.where(valid, decibels - mean, 0.0)
-        variance = ops.sum(ops.square(centred), axis=(1, 2), keepdims=True) / count
+        squares = ops.square(ops.where(counted, centred, 0.0))
+        variance = ops.sum(squares, axis=(1, 2), keepdims=True) / count
         return centred / ops.maximum(ops.sqrt(variance), _STANDARD_DEVIATION_FLOOR)
+
+    def _counted(self, decibels, valid):
+        """Marks `[B, T, 1]` the frames that mean and variance are over."""
+        if self.normalization == "utterance":
+            return valid
+        loudest_bin = ops.max(decibels, axis=2, keepdims=True)
+        loudest = ops.max(ops.where(valid, loudest_bin, -math.inf), axis=1, keepdims=True)
+        return ops.logical_and(valid, loudest_bin >= loudest - self.loud_frames_db)
 
     def get_config(self):
         """Returns the constructor's arguments."""
         names = (
             "sample_rate_hz frame_length_ms frame_step_ms fft_length num_mel_bins min_hz max_hz "
-            "preemphasis top_db"
+            "preemphasis top_db normalization loud_frames_db remove_dc_offset"
         ).split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 

@@ -60,6 +60,7 @@ def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
     """Gives the limits of the sounds that a model takes."""
     return AudioLimits(
         rate_hz=pipeline["sample_rate_hz"],
+        min_seconds=pipeline["min_seconds"],
         max_seconds=options.max_seconds or pipeline["max_seconds"],
     )
 

@@ -32,8 +32,6 @@ from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums
 
-_TEXTS_AT_ONCE = 4096
-
 
 class ConformerTask(SpeechTask):
     """Implements `tools.training.task.Task`.
@@ -156,16 +154,7 @@ class ConformerTask(SpeechTask):
     def _learnable(self, utterances: list[Utterance]) -> list[Utterance]:
         """Drops transcripts too long for the configuration or for their sound."""
         config = self.config
-        counts = np.concatenate(
-            [
-                self.tokenizer.encode_in_graph(
-                    tf.constant([u.transcript for u in utterances[i : i + _TEXTS_AT_ONCE]])
-                )
-                .row_lengths()
-                .numpy()
-                for i in range(0, len(utterances), _TEXTS_AT_ONCE)
-            ]
-        )
+        counts = self.tokenizer.count_labels([u.transcript for u in utterances])
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
         frames = np.array([u.num_samples for u in utterances]) / step_samples / 4
         most = np.minimum(config.data.max_labels, frames * config.decoding.max_symbols_per_frame)

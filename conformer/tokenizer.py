@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
+import numpy as np
 import sentencepiece
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 
 if TYPE_CHECKING:  # TensorFlow is imported where a graph is built: encoding needs none of it
     import tensorflow as tf
@@ -64,6 +65,12 @@ class Tokenizer(ABC):
     @abstractmethod
     def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         """Returns the token ids `[B, (U)]` int32 of texts `[B]`, the same as those of `encode`."""
+
+    def count_labels(self, texts: Sequence[str], at_once: int = 4096) -> np.ndarray:
+        """Counts the token ids of each text, `[N]`; the graph encodes `at_once` texts in a call."""
+        parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
+        counts = [self.encode_in_graph(part).row_lengths().numpy() for part in parts]
+        return np.concatenate(counts) if counts else np.zeros(0, np.int64)
 
     @abstractmethod
     def to_json(self) -> str:
@@ -131,7 +138,7 @@ class CharacterTokenizer(Tokenizer):
         return characters.with_values(self._table.lookup(characters.values))
 
     def to_json(self) -> str:
-        return json.dumps({"kind": self.kind, "characters": self.pieces[2:]})
+        return to_json({"kind": self.kind, "characters": self.pieces[2:]})
 
     @classmethod
     def from_fields(cls, fields: dict) -> Self:
@@ -231,7 +238,7 @@ class SentencePieceTokenizer(Tokenizer):
         return tokenizer.tokenize(texts) + 1
 
     def to_json(self) -> str:
-        return json.dumps({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
+        return to_json({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
 
     @classmethod
     def from_fields(cls, fields: dict) -> Self:

@@ -3,17 +3,26 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
+import re
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
 
+_HOME = re.compile(r"~[\w.-]*/")
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
+
+
+def expand_home(text: str) -> str:
+    """Puts the home folder in place of `~/` or `~NAME/`, which a shell does not do inside words."""
+    return os.path.expanduser(text) if _HOME.match(text) else text
 
 
 def one_line(path: object) -> str:
@@ -33,6 +42,38 @@ def write_text(path: Path, text: str) -> None:
     """
     with _new_file(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def result_file(path: Path, suffix: str, known: tuple[str, ...] = (".json", ".tsv")) -> Path:
+    """Names a file of results: the suffix takes the place of a known one, else it comes behind.
+
+    Args:
+        path: that a user named, such as `results/crop_0.875`, in which nothing is a suffix.
+        suffix: of the file.
+        known: suffixes that give way.
+    """
+    name = path.name
+    if path.suffix.lower() in known:
+        name = name[: -len(path.suffix)]
+    return path.with_name(name + suffix)
+
+
+def to_json(content: object, **options: object) -> str:
+    """Writes JSON, which knows neither NaN nor infinity: such numbers become null.
+
+    Args:
+        content: dictionaries, lists and tuples of what JSON knows.
+        options: of `json.dumps`, such as `indent`.
+    """
+    return json.dumps(_with_finite_numbers(content), allow_nan=False, **options)
+
+
+def _with_finite_numbers(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {_with_finite_numbers(key): _with_finite_numbers(x) for key, x in content.items()}
+    if isinstance(content, list | tuple):
+        return [_with_finite_numbers(x) for x in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -110,6 +151,28 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Gives an empty folder on the disk of a place, which ends with the block.
+
+    Args:
+        path: of what is made in it; the folders above it are made.
+
+    Raises:
+        UserError: it cannot be made there, or something in it cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".unfinished", dir=path.parent) as name:
+            yield Path(name)
+    except OSError as error:
+        raise UserError.expected(
+            f"room and permission to write {path}",
+            error.strerror or error,
+            "Free space or choose another place",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,16 +1,20 @@
 """Models with the weights of a file."""
 
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import keras
 import numpy as np
 
 from tools.errors import UserError
-from tools.training.checkpoint import open_checkpoint
-from tools.weights.assignment import Link, assign
+from tools.training.checkpoint import Checkpoint, open_checkpoint
+from tools.weights.assignment import Link, assign, check_finite
+from vision.classes import renamed
 from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
+from vision.recipe import is_keras, keras_description, own_classes
 from vision.weights import load_pytorch_weights
 
 _HEADS = r".*/(convolution|transformer)_head/(kernel|bias)"
@@ -38,7 +42,10 @@ def full_name(architecture: str) -> str:
 
 
 def load_model(
-    config: ModelConfig, checkpoint: str | Path, precision: str = "float32"
+    config: ModelConfig,
+    checkpoint: str | Path,
+    precision: str = "float32",
+    use_ema: bool | None = None,
 ) -> VisionConformer:
     """Builds a model with the weights of a checkpoint.
 
@@ -47,26 +54,36 @@ def load_model(
         checkpoint: `.pth` or `.safetensors` of the PyTorch implementations, `.keras`, or a
             checkpoint of training or the folder of several, of which the best is taken.
         precision: Keras dtype policy; a `.keras` file brings its own.
+        use_ema: whether to take averaged weights; None: of a checkpoint of training where there are
+            some, of the others only where there is nothing else.
 
     Raises:
-        UserError: it cannot be read, or is of another architecture or number of classes.
+        UserError: it cannot be read, has no such weights, or is of another architecture or number
+            of classes.
     """
-    if Path(checkpoint).suffix == ".keras":
+    if is_keras(checkpoint):
         return _load_keras(config, checkpoint)
     model = build(config, precision)
-    if _load_weights(model, checkpoint):
+    if _load_weights(model, checkpoint, use_ema):
         raise UserError.expected(
             f"a checkpoint of {config.num_classes} classes", checkpoint, "Correct --num_classes"
         )
     return model
 
 
-def load_pretrained(model: VisionConformer, source: str | Path) -> list[str]:
+def load_pretrained(
+    model: VisionConformer,
+    source: str | Path,
+    folders: Sequence[str],
+    use_ema: bool | None = None,
+) -> list[str]:
     """Gives a model weights to start training from; heads of other classes stay initial.
 
     Args:
         model: built.
         source: see `load_model`; a `.keras` file counts by its weights alone.
+        folders: names of the classes of the model.
+        use_ema: see `load_model`.
 
     Returns:
         Lines for the log.
@@ -74,24 +91,45 @@ def load_pretrained(model: VisionConformer, source: str | Path) -> list[str]:
     Raises:
         UserError: it cannot be read, or is of another architecture.
     """
-    kept = _load_weights(model, source)
-    lines = [f"weights of {source}"]
+    heads = [x for x in model.weights if re.fullmatch(_HEADS, x.path)]
+    initial = [np.array(x) for x in heads]
+    kept, lines = _load_weights(model, source, use_ema), [f"weights of {source}"]
+    known = own_classes(source)
+    other = renamed(known, folders) if known.aliases else ""
+    if other and not kept:
+        for variable, value in zip(heads, initial, strict=True):
+            variable.assign(value)
+        kept = tuple(sorted(x.path for x in heads))
     if kept:
-        lines.append(f"Removing {', '.join(kept)} of it: other classes, so these start anew")
+        why = f"other classes{f' ({other})' if other else ''}"
+        lines.append(f"Removing {', '.join(kept)} of it: {why}, so these start anew")
+    elif not known.aliases:
+        lines.append(f"It does not name its {len(folders)} classes: they count as the same")
     return lines
 
 
-def _load_weights(model: VisionConformer, source: str | Path) -> tuple[str, ...]:
+def _load_weights(
+    model: VisionConformer, source: str | Path, use_ema: bool | None
+) -> tuple[str, ...]:
     """Loads and tells the paths of the heads that were left at their initial values."""
-    if Path(source).suffix != ".keras" and not Path(source).is_dir():
-        return load_pytorch_weights(model, source).kept
     if Path(source).is_dir():
-        checkpoint = open_checkpoint(source)
-        arrays = checkpoint.weights()
-    else:
+        arrays = _arrays_of_run(open_checkpoint(source), use_ema)
+    elif is_keras(source):
         arrays = {x.path: np.asarray(x) for x in _read_keras(source).weights}
+    else:
+        return load_pytorch_weights(model, source, use_ema).kept
     links = [Link(x, (x.path,)) for x in model.weights]
     return assign(model.weights, links, arrays, replaceable=_HEADS).kept
+
+
+def _arrays_of_run(checkpoint: Checkpoint, use_ema: bool | None) -> dict[str, np.ndarray]:
+    if use_ema is False:
+        return checkpoint.arrays("model")
+    if use_ema and not checkpoint.arrays("average"):
+        raise UserError.expected(
+            "averaged weights (EMA)", f"{checkpoint.path} without", "Leave --use_ema out"
+        )
+    return checkpoint.weights()
 
 
 def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
@@ -102,6 +140,10 @@ def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
             f"{checkpoint}: {model.num_classes}",
             "Correct --num_classes",
         )
+    told = (keras_description(checkpoint) or {}).get("architecture", config.arch)
+    if full_name(told) != full_name(config.arch):
+        raise UserError.expected(f"--arch {told}, of {checkpoint}", config.arch, "Correct it")
+    check_finite({x.path: np.asarray(x) for x in model.weights}, str(checkpoint))
     return model
 
 

@@ -8,6 +8,9 @@ import numpy as np
 
 from tools.errors import UserError
 from vision.input_pipeline import ImageFolder, read_image_folder
+from vision.label_file import read_labels
+
+_NUM_LISTED = 5
 
 
 class Classes(NamedTuple):
@@ -28,40 +31,23 @@ class Classes(NamedTuple):
 
     @property
     def aliases(self) -> Sequence[tuple[str, ...]]:
-        """For each class what its folder may be called; empty where nothing is known."""
-        return list(zip(*(x for x in self if x), strict=True))
+        """For each class what its folder may be called; empty where nothing is known.
+
+        A folder may have both names in its own: `n01440764 tench`.
+        """
+        if not (self.names and self.folders):
+            return [(name,) for name in self.names or self.folders or ()]
+        pairs = zip(self.names, self.folders, strict=True)
+        return [(name, folder, f"{folder} {name}") for name, folder in pairs]
 
 
 def read_classes(path: str | Path, num_classes: int) -> Classes:
-    """Reads a label file: a class a line, `INDEX WNID NAME`, `WNID NAME` or `NAME`.
+    """Reads a label file; see `label_file.read_labels`.
 
     Raises:
         UserError: it cannot be read, or has other classes.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError.expected(
-            "a readable --imagenet_label_file", f"{path}: {reason}", "Correct it"
-        ) from error
-    names, folders = [], []
-    for line in filter(str.strip, text.splitlines()):
-        words = line.split()
-        if len(words) > 1 and words[0].isdecimal():
-            if int(words[0]) != len(names):
-                raise UserError.expected(
-                    f"class {len(names)} next in {path}", line.strip(), "Sort the label file"
-                )
-            words = words[1:]
-        if (
-            len(words) > 1
-            and len(words[0]) == 9
-            and words[0][0] == "n"
-            and words[0][1:].isdecimal()
-        ):
-            folders.append(words.pop(0))
-        names.append(" ".join(words))
+    names, folders = read_labels(path, _read_text(path, "--imagenet_label_file"))
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
             f"{num_classes} classes in {path}, all with WordNet's number or none",
@@ -71,11 +57,80 @@ def read_classes(path: str | Path, num_classes: int) -> Classes:
     return Classes(names, folders or None)
 
 
+def read_own_classes(path: Path) -> Classes:
+    """Reads the names of class folders that training has written, `INDEX FOLDER`, as they are.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+    """
+    numbered = [line.partition(" ") for line in _read_text(path, "list of classes").splitlines()]
+    numbers = [number for number, _, _ in numbered]
+    if not numbered or numbers != [str(x) for x in range(len(numbered))]:
+        raise UserError.expected(
+            f"classes numbered from 0 in {path}", _some(numbers) or "none", "Choose another"
+        )
+    return Classes([name for _, _, name in numbered])
+
+
+def renamed(known: Classes, folders: Sequence[str]) -> str:
+    """Tells which class folders are none of the classes of their numbers; empty: all are the same.
+
+    Args:
+        known: classes, which have names.
+        folders: of a data set, in the order of their numbers.
+    """
+    if len(folders) != len(known.aliases):
+        return f"{len(folders)} classes instead of {len(known.aliases)}"
+    pairs = enumerate(zip(folders, known.aliases, strict=True))
+    return _some(
+        [f"{n}: {name} instead of {own[0]}" for n, (name, own) in pairs if name not in own]
+    )
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:_NUM_LISTED]) + (", and more" if len(words) > _NUM_LISTED else "")
+
+
+def _read_text(path: str | Path, what: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise UserError.expected(f"a readable {what}", f"{path}: {reason}", "Correct it") from error
+
+
 def classes_of(pipeline: Mapping, label_file: str | None) -> Classes:
-    """The classes of a label file, else those that the model knows."""
-    if label_file:
-        return read_classes(label_file, pipeline["num_classes"])
-    return Classes(pipeline["class_names"], pipeline["class_folders"])
+    """The classes that a model knows, by the names of a label file where there is one."""
+    known = Classes(pipeline["class_names"], pipeline["class_folders"])
+    return named_by(known, label_file, pipeline["num_classes"])
+
+
+def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classes:
+    """Gives the classes of a model the names of a label file; data keep the folders of both.
+
+    Args:
+        known: what the model tells of its classes.
+        label_file: see `read_classes`; none leaves the classes as they are.
+        num_classes: of the model.
+
+    Raises:
+        UserError: the file cannot be read, has other classes, or has them in another order.
+    """
+    if not label_file:
+        return known
+    given = read_classes(label_file, num_classes)
+    if not known.aliases:
+        return given
+    numbers = {name: number for number, own in enumerate(known.aliases) for name in own}
+    for number, (names, own) in enumerate(zip(given.aliases, known.aliases, strict=True)):
+        moved = [x for x in names if x in numbers and x not in own]
+        if moved:
+            raise UserError.expected(
+                f"the classes in {label_file} in the order of the model",
+                f"class {number} is {moved[0]}, which the model has as class {numbers[moved[0]]}",
+                "Use the label file of the model",
+            )
+    return given if given.folders else Classes(given.names, known.folders or known.names)
 
 
 def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:

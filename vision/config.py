@@ -52,6 +52,7 @@ class PreprocessingConfig:
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    exif_orientation: bool = False  # true: turned as EXIF says; false: as the pixels are stored
 
     def validate(self) -> None:
         """Checks that there is something to crop, and three channels to scale."""
@@ -108,6 +109,7 @@ class RunConfig:
     """What a run starts from, runs on, and where it writes."""
 
     pretrained: str = ""  # weights to start from
+    use_ema: bool | None = None  # of pretrained: averaged weights or not; null: as it has them
     exclude_epoch_state: bool = True  # of pretrained: false continues a run of this project exactly
     start_epoch: int = 0  # epochs that count as done
     heads_loss: Literal["mean", "sum"] = "mean"  # of the two heads' cross-entropies
@@ -241,9 +243,13 @@ def preprocessing_of(
     Raises:
         UserError: a value of a wrong type or out of its range.
     """
-    values = {
-        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    asked = {name: words[name] for name in leaf_keys(PreprocessingConfig) if name in words}
+    return load(PreprocessingConfig, None, preprocessing_words(known) | asked)
+
+
+def preprocessing_words(known: Mapping[str, object]) -> dict[str, str]:
+    """Writes the preprocessing of a `pipeline.json` as words of a command line, by flat key."""
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for name, value in known.items()
     }
-    asked = {name: words[name] for name in leaf_keys(PreprocessingConfig) if name in words}
-    return load(PreprocessingConfig, None, values | asked)

@@ -13,7 +13,7 @@ import numpy as np
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import check_writable
+from tools.files import check_writable, result_file
 from tools.inference.selection import share
 from vision.classes import read_labelled
 from vision.flags import add_classifier_flags, evaluation_options
@@ -48,7 +48,7 @@ def evaluate(options: EvaluationOptions) -> int:
     if not Path(place).is_dir():
         raise UserError.expected("an ImageFolder", f"{place}: no such folder", "Correct it")
     if options.data.result_path:
-        check_writable(Path(options.data.result_path).with_suffix(".json"))
+        check_writable(result_file(Path(options.data.result_path), ".json"))
     if options.analysis_dir:
         check_writable(Path(options.analysis_dir) / "confusion_matrix.csv")
     with open_classifier(options.classifier, "heads") as classifier:
@@ -58,12 +58,18 @@ def evaluate(options: EvaluationOptions) -> int:
 def _evaluate(classifier: ImageSession, place: str, options: EvaluationOptions) -> int:
     num_classes = classifier.pipeline["num_classes"]
     images = read_labelled(place, classifier.classes, num_classes)
+    if not classifier.classes.aliases:
+        print(
+            f"the model does not name its {num_classes} classes: the folders of {place} are "
+            "numbered by the order of their names; --imagenet_label_file names them",
+            file=sys.stderr,
+        )
     images = images.sample(options.num_samples, options.seed)
     chosen = share(range(len(images.paths)), options.data.data_ratio)
     paths = [images.paths[i] for i in chosen]
     labels = np.array([images.labels[i] for i in chosen])
     signature = "heads" if "heads" in classifier.signatures else "serving_default"
-    run = Classification(classifier, paths, options.data, signature)
+    run = Classification(classifier, paths, options.data, signature, left_out=images.left_out)
     scores, rows = Scores(num_classes), []
     for indices, outputs in run:
         predicted = scores.add(outputs, labels[indices])

@@ -1,9 +1,7 @@
 """Exports a vision Conformer as a SavedModel, ONNX file or Keras file."""
 
-import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 from typing import NoReturn
 
@@ -14,18 +12,24 @@ if not __package__:  # run as a file: its own checkout comes first
 from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import load_saved_model, write_saved_model
 from tools.errors import UserError
-from tools.files import write_bytes
+from tools.files import scratch_folder, to_json, write_bytes
 from tools.training.checkpoint import Checkpoint
 from vision.checkpoint import (
     full_name,
     initial_model,
     load_model,
 )
-from vision.classes import Classes, read_classes
+from vision.classes import Classes, named_by
 from vision.config import VisionConfig, load_config
-from vision.flags import add_config_flags, checkpoint_of, config_options
+from vision.flags import add_config_flags, add_weights_flag, checkpoint_of, config_options
 from vision.model import VisionConformer
-from vision.recipe import CLASSES_FILE, CONFIG_FILE, named_checkpoint, with_recipe
+from vision.recipe import (
+    CONFIG_FILE,
+    describe_keras,
+    named_checkpoint,
+    own_classes,
+    with_recipe,
+)
 from vision.signatures import LAYOUTS, METADATA_KEY, OUTPUTS, Signatures, pipeline_description
 
 FORMATS = {"SAVEDMODEL": "", "ONNX": ".onnx", "KERAS": ".keras"}
@@ -62,7 +66,7 @@ def export_saved_model(
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     """Exports a checkpoint of training with its classes; see `tools.families.Family`."""
     config = load_config(checkpoint.path / CONFIG_FILE)
-    classes = read_classes(checkpoint.path / CLASSES_FILE, config.model.num_classes)
+    classes = own_classes(checkpoint.path)
     export_saved_model(load_model(config.model, checkpoint.path), config, output_dir, classes)
 
 
@@ -76,7 +80,7 @@ def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
 
     graph = to_onnx(load_saved_model(saved_model_dir)["serving_default"], "serving_default")
     clean(graph)
-    graph.metadata_props.add(key=METADATA_KEY, value=json.dumps(pipeline))
+    graph.metadata_props.add(key=METADATA_KEY, value=to_json(pipeline))
     write_bytes(path, graph.SerializeToString())
 
 
@@ -89,6 +93,7 @@ def main(argv: list[str]) -> int:
     )
     flags.string("checkpoint", None, "Weights: .pth, .safetensors, .keras.", short_name="c")
     flags.string("pretrained", None, "The same.", default_text="")
+    add_weights_flag(flags)
     flags.string("output_dir", None, "Where to write.", default_text="the current folder")
     formats = (*FORMATS, "MINDIR", "AIR")
     flags.enum("file_format", None, formats, "What to write: all but the last two.")
@@ -102,8 +107,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected("flags alone", " ".join(rest), "See --help")
     source = config_options(values)
     checkpoint = named_checkpoint(checkpoint_of(values), source)
-    source, label_file = with_recipe(checkpoint, source, values.imagenet_label_file)
-    config = source.load()
+    config = with_recipe(checkpoint, source).load()
     file_format = values.file_format or config.run.file_format
     if file_format not in FORMATS:
         raise UserError.expected(
@@ -112,9 +116,9 @@ def main(argv: list[str]) -> int:
             "Export ONNX",
         )
     number = config.model.num_classes
-    classes = read_classes(label_file, number) if label_file else Classes()
+    classes = named_by(own_classes(checkpoint), values.imagenet_label_file, number)
     if checkpoint:
-        model = load_model(config.model, checkpoint)
+        model = load_model(config.model, checkpoint, use_ema=config.run.use_ema)
     else:
         model = initial_model(config.model, values.seed)
     name = full_name(config.model.arch) + FORMATS[file_format]
@@ -124,20 +128,17 @@ def main(argv: list[str]) -> int:
         export_saved_model(model, config, path, **options)
     else:
         path = Path(values.output_dir or ".") / name
-        with tempfile.TemporaryDirectory(dir=_existing(path)) as folder:
+        with scratch_folder(path) as folder:
             if file_format == "ONNX":
-                saved = Path(folder) / "saved_model"
+                saved = folder / "saved_model"
                 export_onnx(saved, export_saved_model(model, config, saved, **options), path)
             else:
-                model.save(Path(folder) / name)
-                write_bytes(path, (Path(folder) / name).read_bytes())
+                model.save(folder / name)
+                description = pipeline_description(config, model, **options)
+                describe_keras(folder / name, description)
+                write_bytes(path, (folder / name).read_bytes())
     print(f"exported {checkpoint or 'initial weights'} to {path}", file=sys.stderr)
     return 0
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder above a path that is there."""
-    return next(x for x in path.absolute().parents if x.is_dir())
 
 
 def cli() -> NoReturn:

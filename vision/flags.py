@@ -3,7 +3,6 @@
 Programs alone import this; what they call takes options.
 """
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_keys
 from tools.config.making_options import from_flags
 from tools.errors import UserError
+from tools.files import to_json
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import RunnerOptions
 from vision.config import ConfigOptions, VisionConfig, all_arguments
@@ -26,6 +26,7 @@ from vision.recipe_keys import AMP_LEVELS, describe, flat_keys
 
 MODEL_SECTIONS = ("model", "preprocessing")
 _MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
+_USE_EMA = "use_ema"  # of the config's section `run`
 _DEFAULTS = VisionConfig()
 
 
@@ -42,8 +43,18 @@ def add_config_flags(flags: CommandLine, *sections: str) -> None:
         section, name = key.split(".", 1)
         if section in (sections or MODEL_SECTIONS):
             short = {"short_name": "a"} if name == "arch" else {}
-            add = flags.boolean if kind is bool else flags.string
+            add = flags.boolean if kind in (bool, bool | None) else flags.string
             add(name, None, f"{section}.{name} of the config.", **short)
+
+
+def add_weights_flag(flags: CommandLine) -> None:
+    """Adds the flag for which weights of a checkpoint count."""
+    flags.boolean(
+        _USE_EMA,
+        None,
+        "Takes a checkpoint's averaged weights (EMA), or with --nouse_ema the others.",
+        default_text="a run's averages where it has some, of a file the others where it has both",
+    )
 
 
 def add_training_flags(flags: CommandLine) -> None:
@@ -54,8 +65,8 @@ def add_training_flags(flags: CommandLine) -> None:
     leaves = leaf_keys(VisionConfig)
     for name, kind in flat_keys(leaves).items():
         short = {"short_name": "a"} if name == "arch" else {}
-        add = flags.boolean if kind is bool else flags.string
-        shown = json.dumps(defaults.get(name, False))
+        add = flags.boolean if kind in (bool, bool | None) else flags.string
+        shown = to_json(defaults.get(name, False))
         about = describe(name, leaves)
         add(name, None, about, default_text=f"the config's, else {shown}", **short)
 
@@ -71,6 +82,7 @@ def add_classifier_flags(flags: CommandLine) -> None:
         default_text="",
     )
     flags.string("pretrained", None, "The same.", default_text="that of the --config")
+    add_weights_flag(flags)
     flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="")
     flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
     about = "Of a checkpoint. O0: float32, bfloat16, else float16."
@@ -85,7 +97,7 @@ def add_classifier_flags(flags: CommandLine) -> None:
 def config_options(values: SimpleNamespace) -> ConfigOptions:
     """Makes the options of a model's config, of the flags of `add_config_flags`."""
     names = {key.split(".")[1] for key in leaf_keys(VisionConfig) if key.startswith(_MODEL_KEYS)}
-    return _config_options(values, names)
+    return _config_options(values, {*names, _USE_EMA})
 
 
 def training_config_options(values: SimpleNamespace) -> ConfigOptions:

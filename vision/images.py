@@ -3,7 +3,7 @@
 Files are read by their content, whatever they are called. What is not 8-bit RGB becomes that as an
 image viewer would show it: grayscale and CMYK are converted, 16 bits are scaled to 8, what is
 transparent lies over white, and of several frames or pages the first one counts. As in torchvision,
-an orientation in EXIF is ignored.
+an orientation in EXIF is ignored, unless the preprocessing asks for it.
 """
 
 import io
@@ -20,6 +20,16 @@ from PIL import Image
 from vision.config import PreprocessingConfig
 
 FORMATS = ("JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF")
+_ORIENTATION = 0x0112  # tag of EXIF
+_ORIENTATIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 MAX_ASPECT = 100  # of the sides: the short one is resized, the long one with it
 # Pillow warns from 89 million pixels and refuses from twice that; both by the header alone.
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
@@ -62,14 +72,18 @@ def read_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarr
 
 def crop_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarray:
     """Reads, resizes and crops an image, as uint8 `[image_size, image_size, 3]`."""
-    return np.asarray(_crop(read_rgb(path), preprocessing))
+    image = read_rgb(path, preprocessing.exif_orientation)
+    return np.asarray(_crop(image, preprocessing))
 
 
-def read_rgb(source: str | Path | bytes | BinaryIO | np.ndarray) -> Image.Image:
+def read_rgb(
+    source: str | Path | bytes | BinaryIO | np.ndarray, exif_orientation: bool = False
+) -> Image.Image:
     """Reads the whole of an image, as RGB of 8 bits.
 
     Args:
         source: a path, the bytes of a file, an open binary file, or uint8 `[H, W, 3]`.
+        exif_orientation: whether a file is turned and mirrored as its EXIF says.
 
     Raises:
         ImageError: the file is no image, damaged, or too large to be one.
@@ -80,15 +94,15 @@ def read_rgb(source: str | Path | bytes | BinaryIO | np.ndarray) -> Image.Image:
         if isinstance(source, np.ndarray):
             return _of_array(source)
         if isinstance(source, bytes | bytearray | memoryview):
-            return _rgb(io.BytesIO(source), path)
+            return _rgb(io.BytesIO(source), path, exif_orientation)
         if hasattr(source, "read"):
-            return _rgb(io.BytesIO(source.read()), path)
+            return _rgb(io.BytesIO(source.read()), path, exif_orientation)
         if not is_path:
             raise ImageError(path, "expected a path, bytes, a binary file or an array")
         if not Path(path).is_file():
             raise ImageError(path, "no such file" if not Path(path).exists() else "no file")
         with open(path, "rb") as file:
-            return _rgb(file, path)
+            return _rgb(file, path, exif_orientation)
     except Image.UnidentifiedImageError:
         raise ImageError(path, f"not an image ({', '.join(FORMATS)})") from None
     except _TOO_LARGE:
@@ -107,12 +121,15 @@ def _of_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(array)
 
 
-def _rgb(file: BinaryIO, path: str) -> Image.Image:
+def _rgb(file: BinaryIO, path: str, exif_orientation: bool) -> Image.Image:
     """Opens the first frame as RGB of 8 bits."""
-    with Image.open(file, formats=FORMATS) as image:
+    with Image.open(file, formats=FORMATS) as stored:
+        image = stored
         short, long = sorted(image.size)
         if long > MAX_ASPECT * short:
             raise ImageError(path, f"sides of {image.size}, more than {MAX_ASPECT} to 1")
+        if exif_orientation:
+            image = _turned(image)
         if image.mode.startswith("I;16"):
             eighth = np.round(np.asarray(image) / 257).astype("uint8")
             return Image.fromarray(eighth).convert("RGB")
@@ -122,6 +139,17 @@ def _rgb(file: BinaryIO, path: str) -> Image.Image:
             opaque = Image.new("RGBA", image.size, "white")
             return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
         return image.convert("RGB")
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """Turns and mirrors an image as its EXIF says; one without EXIF, or a damaged one, stays."""
+    image.load()  # PNG may have its EXIF behind the pixels; of TIFF, Pillow has turned it now
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except _DAMAGED:
+        return image
+    transposition = _ORIENTATIONS.get(orientation)
+    return image if transposition is None else image.transpose(transposition)
 
 
 def _crop(image: Image.Image, preprocessing: PreprocessingConfig) -> Image.Image:

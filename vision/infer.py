@@ -1,6 +1,5 @@
 """Tells what is on an image, or on the images of a folder."""
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -14,11 +13,11 @@ if not __package__:  # run as a file: its own checkout comes first
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.files import check_writable, write_text
+from tools.files import check_writable, one_line, to_json, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
-from vision.input_pipeline import find_images
+from vision.input_pipeline import Listing, find_images
 from vision.opening import open_classifier
 from vision.options import InferenceOptions
 from vision.program import Classification, show_speed
@@ -29,7 +28,7 @@ def command_line(program: str) -> CommandLine:
     """The program's flags."""
     flags = CommandLine(
         program,
-        "Classifies an image, or the PNG and JPEG images right in a folder.",
+        "Classifies an image, or the images right in a folder.",
         "[FLAGS] IMAGE|FOLDER",
     )
     flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
@@ -44,13 +43,14 @@ def predict(options: InferenceOptions) -> int:
     for path in filter(None, (options.output, data.result_path)):
         check_writable(Path(path))
     (place,) = data.paths
-    paths = share(find_images(place), data.data_ratio)
+    found = find_images(place)
     with open_classifier(options.classifier) as classifier:
-        return _predict(classifier, paths, options)
+        return _predict(classifier, found, options)
 
 
-def _predict(classifier: ImageSession, paths: Sequence[str], options: InferenceOptions) -> int:
-    run = Classification(classifier, paths, options.data)
+def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions) -> int:
+    paths = share(found.paths, options.data.data_ratio)
+    run = Classification(classifier, paths, options.data, left_out=found.left_out)
     predictions: dict[str, int | list[dict]] = {}
     for indices, outputs in run:
         probabilities = probabilities_of(scores_of(outputs))
@@ -64,12 +64,12 @@ def _predict(classifier: ImageSession, paths: Sequence[str], options: InferenceO
                 }
                 for number in numbers
             ]
-            tqdm.write(f"{paths[index]} (class: {describe(told)})", file=sys.stdout)
+            tqdm.write(f"{one_line(paths[index])} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if options.top_k > 1 else numbers[0]
-    write_text(Path(options.output), json.dumps(predictions, indent=1))
+    write_text(Path(options.output), to_json(predictions, indent=1))
     facts = run.facts(len(predictions))
     if options.data.result_path:
-        report = json.dumps({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
+        report = to_json({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)
         write_text(Path(options.data.result_path), report)
     show_speed(facts, run.skipped)
     return 0

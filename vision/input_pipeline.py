@@ -5,8 +5,9 @@ import itertools
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,37 +16,84 @@ from tools.threads import in_threads
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image
 
-INFER_SUFFIXES = frozenset((".png", ".jpg", ".jpeg"))
-SUFFIXES = INFER_SUFFIXES | {".bmp", ".gif", ".tif", ".tiff", ".webp"}
+SUFFIXES = frozenset(
+    (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+)
 _FOREIGN = "__MACOSX"  # what unpacking leaves
 _AHEAD = 4  # batches
 
 
-def find_images(place: str | Path, suffixes: frozenset[str] = INFER_SUFFIXES) -> list[str]:
-    """Lists an image, or the images right in a folder by name.
+class Listing(NamedTuple):
+    """Images of a place by name, and what else is there.
+
+    Attributes:
+        paths: of the images.
+        left_out: `(path, reason)` of files and folders that are not hidden.
+    """
+
+    paths: list[str]
+    left_out: list[tuple[str, str]]
+
+
+def find_images(place: str | Path) -> Listing:
+    """Lists an image, or the images right in a folder.
 
     Raises:
         UserError: there is none.
     """
     path = Path(place)
     if path.is_dir():
-        found = sorted(_images(path.iterdir(), suffixes))
-        if not found:
+        found = _list_folder(path, deep=False)
+        if not found.paths:
+            some = f"{len(found.left_out)} others: " if found.left_out else "none"
             raise UserError.expected(
-                f"images ({', '.join(sorted(suffixes))}) in {path}", "none", "Choose another folder"
+                f"images ({', '.join(sorted(SUFFIXES))}) in {path}",
+                some + _some(f"{other} ({reason})" for other, reason in found.left_out),
+                "Choose another folder",
             )
-        return [str(x) for x in found]
+        return found
     if not path.exists():
         raise UserError.expected(
             "an image or a folder of images", f"{place}: nothing", "Correct it"
         )
-    return [str(place)]
+    return Listing([str(place)], [])
 
 
-def _images(paths, suffixes: frozenset[str]) -> Iterator[Path]:
-    for path in paths:
-        if path.suffix.lower() in suffixes and not path.name.startswith(".") and path.is_file():
-            yield path
+def _list_folder(folder: Path, deep: bool) -> Listing:
+    """Lists the images of a folder, and with `deep` of those below it; links are followed."""
+    images: list[Path] = []
+    left_out: list[tuple[Path, str]] = []
+    # Folders that are still to be looked into, each with the real paths of those above it.
+    waiting = [(folder, frozenset((os.path.realpath(folder),)))]
+    while waiting:
+        place, above = waiting.pop()
+        try:
+            inside = sorted(x for x in place.iterdir() if not _is_hidden(x.name))
+        except OSError as error:
+            left_out.append((place, error.strerror or str(error)))
+            continue
+        for path in inside:
+            if path.is_file():
+                if path.suffix.lower() in SUFFIXES:
+                    images.append(path)
+                else:
+                    left_out.append((path, "the suffix of no image"))
+            elif not path.is_dir():
+                left_out.append((path, "no file" if path.exists() else "a link to nothing"))
+            elif not deep:
+                left_out.append((path, "a folder"))
+            elif (real := os.path.realpath(path)) in above:
+                left_out.append((path, "a link to a folder above it"))
+            else:
+                waiting.append((path, above | {real}))
+    return Listing(
+        [str(path) for path in sorted(images)],
+        [(str(path), reason) for path, reason in sorted(left_out)],
+    )
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith((".", _FOREIGN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +105,14 @@ class ImageFolder:
         labels: class numbers of the images.
         classes: names of the folders whose images are used, by class number.
         remarks: `(folder, what is odd about it)`.
+        left_out: `(path, reason)` of files that are not hidden.
     """
 
     paths: list[str]
     labels: list[int]
     classes: dict[int, str]
     remarks: list[tuple[str, str]] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def sample(self, count: int, seed: int) -> "ImageFolder":
         """A random part of `count` images, the same for the same seed; -1, or too many: all."""
@@ -71,11 +121,13 @@ class ImageFolder:
         generator = np.random.default_rng(seed)
         chosen = sorted(generator.choice(len(self.paths), count, replace=False).tolist())
         paths, labels = [self.paths[i] for i in chosen], [self.labels[i] for i in chosen]
-        return ImageFolder(paths, labels, self.classes, self.remarks)
+        return replace(self, paths=paths, labels=labels)
 
 
 def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = ()) -> ImageFolder:
-    """Lists an ImageFolder: `root/CLASS/image`, also deeper.
+    """Lists an ImageFolder: `root/CLASS/image`, also deeper and behind links.
+
+    Hidden files and folders do not count.
 
     Args:
         root: of the tree.
@@ -92,24 +144,29 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
         raise UserError.expected(
             "a folder of class folders", f"{root}: {error.strerror}", "Correct it"
         ) from error
-    ignored = (".", _FOREIGN)
-    folders = [x for x in inside if x.is_dir() and not x.name.startswith(ignored)]
+    inside = [x for x in inside if not _is_hidden(x.name)]
+    folders = [x for x in inside if x.is_dir()]
     if not folders:
         raise UserError.expected(f"class folders in {root}", "none", "Put images into CLASS/")
     names = class_names or [[folder.name] for folder in folders]
     numbers = {name: number for number, several in enumerate(names) for name in several}
     found = ImageFolder([], [], {})
+    for path in inside:
+        if not path.exists():
+            found.left_out.append((str(path), "a link to nothing"))
+        elif path.suffix.lower() in SUFFIXES and path.is_file():
+            found.left_out.append((str(path), "beside the class folders"))
     for folder in folders:
         number = numbers.get(folder.name)
         if number is None:
             found.remarks.append((str(folder), "no class of the model"))
             continue
-        images = sorted(_images(folder.rglob("*"), SUFFIXES))
-        images = [x for x in images if _FOREIGN not in x.parts]
+        images, left_out = _list_folder(folder, deep=True)
         if not images:
             found.remarks.append((str(folder), "no images"))
-        found.paths.extend(map(str, images))
+        found.paths.extend(images)
         found.labels.extend([number] * len(images))
+        found.left_out.extend(left_out)
         found.classes[number] = folder.name
     if not found.paths:
         strange = sorted(folder.name for folder in folders if folder.name not in numbers)
@@ -119,7 +176,10 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
                 _some(strange),
                 "Rename them, or choose a model of these classes",
             )
-        raise UserError.expected(f"images in the class folders of {root}", "none", "Add some")
+        others = [f"{path} ({reason})" for path, reason in found.left_out]
+        raise UserError.expected(
+            f"images in the class folders of {root}", _some(others) or "none", "Add some"
+        )
     return found
 
 

@@ -6,11 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from tools.conversion.backends import onnxruntime
 from tools.conversion.dim_range import check_inputs, pad_to
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
+from tools.weights.assignment import check_finite
 from vision.config import VisionConfig
 from vision.model import CHANNELS
 from vision.signatures import METADATA_KEY
@@ -42,6 +44,7 @@ class OnnxRunner:
             raise UserError.expected(
                 f"an ONNX model in {path}", reason, "Export it again"
             ) from error
+        _check_weights(self.files[0])
         self._function = onnxruntime.as_function(session)
         inputs = [
             TensorSpec(x.name, "float32", tuple(n if isinstance(n, int) else None for n in x.shape))
@@ -69,6 +72,14 @@ class OnnxRunner:
         padded = pad_to(inputs, specs)
         size = len(next(iter(inputs.values())))
         return {name: array[:size] for name, array in self._function(padded).items()}
+
+
+def _check_weights(path: Path) -> None:
+    """Refuses NaN among the constants; an infinity may be meant, as in a mask."""
+    constants = onnx.load(path).graph.initializer
+    arrays = {x.name: onnx.numpy_helper.to_array(x, str(path.parent)) for x in constants}
+    bad = {name: x for name, x in arrays.items() if x.dtype.kind == "f" and np.isnan(x).any()}
+    check_finite(bad, str(path))
 
 
 def _description(inputs: list[TensorSpec], config: VisionConfig, path: str | Path) -> dict:

@@ -7,7 +7,7 @@ from tools.inference.runner import Runner
 from vision.classes import Classes, classes_of
 from vision.config import preprocessing_of
 from vision.options import ClassifierOptions
-from vision.recipe import named_checkpoint, with_recipe
+from vision.recipe import named_checkpoint, own_classes, with_recipe
 from vision.session import FAMILY, ImageSession, calibration_examples
 
 _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
@@ -37,12 +37,11 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
             " and ".join(f"--{name}" for name in named) or "none",
             "Name one model",
         )
-    label_file = options.imagenet_label_file
     if options.native_savedmodel_dir:
         runner = _open_exported(options)
     else:
         restrict_devices(options.runner.visible_devices)
-        runner, label_file = _open_file(options, checkpoint, signature)
+        runner = _open_file(options, checkpoint, signature)
     pipeline = runner.pipeline
     preprocessing = preprocessing_of(pipeline["preprocessing"], options.config.words)
     side = pipeline["preprocessing"]["image_size"]
@@ -50,7 +49,7 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
         raise UserError.expected(
             f"--image_size {side}, the model's", preprocessing.image_size, "Export another model"
         )
-    classes = classes_of(pipeline, label_file)
+    classes = classes_of(pipeline, options.imagenet_label_file)
     return ImageSession(runner, preprocessing, classes, batch_size=options.runner.batch_size)
 
 
@@ -62,28 +61,25 @@ def _open_exported(options: ClassifierOptions) -> Runner:
     return open_runner(place, options.runner, calibration_examples)
 
 
-def _open_file(
-    options: ClassifierOptions, checkpoint: str | None, signature: str
-) -> tuple[Runner, str | None]:
-    """A checkpoint in TensorFlow or an ONNX file, and its label file; neither is converted."""
+def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: str) -> Runner:
+    """A checkpoint in TensorFlow or an ONNX file; neither is converted."""
     if options.runner.quant_precision != "fp32" or options.runner.converted_savedmodel_dir:
         raise UserError.expected(
             "--native_savedmodel_dir for a converted model",
             "a checkpoint or an ONNX file",
             "Export a SavedModel with `python -m vision.export`",
         )
-    source, label_file = with_recipe(checkpoint, options.config, options.imagenet_label_file)
-    config = source.load()
+    config = with_recipe(checkpoint, options.config).load()
     if options.onnx_path:
         from vision.onnx_runner import OnnxRunner
 
-        return OnnxRunner(options.onnx_path, config), label_file
+        return OnnxRunner(options.onnx_path, config)
     # TensorFlow is imported where a checkpoint is run; a converted model starts without it.
     from tools.inference.eager import EagerRunner
     from vision.checkpoint import load_model
     from vision.signatures import Signatures, pipeline_description
 
-    model = load_model(config.model, checkpoint, options.precision)
+    model = load_model(config.model, checkpoint, options.precision, config.run.use_ema)
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
-    runner = EagerRunner(functions, pipeline_description(config, model, Classes()))
-    return runner, label_file
+    description = pipeline_description(config, model, own_classes(checkpoint))
+    return EagerRunner(functions, description)

@@ -1,6 +1,5 @@
 """Scores the text files that `tools.cli.run_bins` writes against a list of labels."""
 
-import json
 import os
 import sys
 from collections import Counter
@@ -13,7 +12,7 @@ import numpy as np
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from vision.classes import top_classes
 from vision.input_pipeline import SUFFIXES
 
@@ -129,7 +128,7 @@ def main(argv: list[str]) -> int:
     if not Path(values.benchmark_out).is_dir():
         raise UserError.expected("a folder as --benchmark_out", values.benchmark_out, "Correct it")
     result = score(Path(values.benchmark_out), read_labels(Path(values.anno_file)))
-    write_text(Path(values.result_file), json.dumps(result))
+    write_text(Path(values.result_file), to_json(result))
     print(", ".join(f"{x['key']}: {x['value']}" for x in result["value"]))
     return 0
 

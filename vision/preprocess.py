@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_bytes
+from tools.files import one_line, write_bytes
 from vision.flags import add_config_flags, config_options
-from vision.input_pipeline import SUFFIXES, Batches, find_images
+from vision.input_pipeline import Batches, find_images
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--src_path FOLDER --save_path FOLDER", " ".join(argv) or "nothing", "See --help"
         )
-    paths = find_images(values.src_path, SUFFIXES)
+    paths, left_out = find_images(values.src_path)
     places: dict[Path, str] = {}
     for path in paths:
         place = Path(values.save_path) / f"{Path(path).stem}.bin"
@@ -48,13 +48,12 @@ def main(argv: list[str]) -> int:
     for (index,), (image,) in tqdm(batches, "writing", len(paths), unit="image", delay=2):
         write_bytes(targets[index], np.ascontiguousarray(image.transpose(2, 0, 1)).tobytes())
     written = len(paths) - len(batches.reasons)
-    for index, reason in sorted(batches.reasons.items()):
-        print(f"skipped {paths[index]}: {reason}", file=sys.stderr)
+    skipped = [*left_out, *((paths[i], reason) for i, reason in sorted(batches.reasons.items()))]
+    for path, reason in skipped:
+        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if not written:
         raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add some")
-    print(
-        f"{written} images to {values.save_path}, {len(batches.reasons)} skipped", file=sys.stderr
-    )
+    print(f"{written} images to {values.save_path}, {len(skipped)} skipped", file=sys.stderr)
     return 0
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.inference.report import Stopwatch, runner_facts
 from vision.input_pipeline import Batches
 from vision.options import ImageDataOptions
@@ -21,13 +22,15 @@ class Classification:
     Attributes:
         batches: the images.
         watch: times of the model.
-        skipped: `(path, reason)` of the images that could not be read, when all was iterated.
+        skipped: `(path, reason)` of what was left out and of the images that could not be read,
+            when all was iterated.
 
     Args:
         session: the model.
         paths: of the images.
         data: how they are read and run.
         signature: of the model.
+        left_out: `(path, reason)` of files that are none of the images.
     """
 
     def __init__(
@@ -36,9 +39,11 @@ class Classification:
         paths: Sequence[str],
         data: ImageDataOptions,
         signature: str = "serving_default",
+        *,
+        left_out: Sequence[tuple[str, str]] = (),
     ):
         self._session, self._paths, self._data = session, paths, data
-        self._signature = signature
+        self._signature, self._left_out = signature, left_out
         self.batches = Batches(
             paths,
             session.preprocessing,
@@ -71,12 +76,16 @@ class Classification:
                 yield indices, outputs
                 bar.update(indices[-1] + 1 - bar.n)
         if len(self.batches.reasons) == len(self._paths):
-            bad = "; ".join(f"{path} ({reason})" for path, reason in self.skipped[:5])
+            bad = "; ".join(f"{path} ({reason})" for path, reason in self._unreadable[:5])
             raise UserError.expected("images that can be read", bad, "Check the files")
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
         """See the class."""
+        return [*self._left_out, *self._unreadable]
+
+    @property
+    def _unreadable(self) -> list[tuple[str, str]]:
         return [(self._paths[i], reason) for i, reason in sorted(self.batches.reasons.items())]
 
     def facts(self, num_images: int) -> dict:
@@ -87,7 +96,7 @@ class Classification:
             **speed,
             "decode_wait_share": min(1.0, waiting / speed["end_to_end_seconds"]),
             "num_images": num_images,
-            "num_skipped": len(self.batches.reasons),
+            "num_skipped": len(self.skipped),
             "batch_size": self._data.batch_size,
             **runner_facts(self._session.runner),
         }
@@ -104,7 +113,7 @@ def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
         file=sys.stderr,
     )
     for path, reason in skipped[:_NUM_LISTED]:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if len(skipped) > _NUM_LISTED:
         print(
             f"skipped {len(skipped) - _NUM_LISTED} more; --result_path lists them all",

@@ -63,7 +63,13 @@ def resize(image: tf.Tensor, side: int, interpolation: str) -> tf.Tensor:
 
 
 def random_crops(
-    path: tf.Tensor, side: int, interpolation: str, min_area: float, *, seed: tf.Tensor
+    path: tf.Tensor,
+    side: int,
+    interpolation: str,
+    min_area: float,
+    *,
+    seed: tf.Tensor,
+    exif_orientation: bool = False,
 ) -> tf.data.Dataset:
     """Reads one random part of an image file inside `Dataset.interleave`: never fails.
 
@@ -77,6 +83,7 @@ def random_crops(
         interpolation: of the resizing.
         min_area: see `draw_crop`.
         seed: `[2]`.
+        exif_orientation: see `read_rgb`, which reads all files then.
 
     Returns:
         A dataset of exactly one element: `image` uint8 `[side, side, 3]` and `reason` [] string,
@@ -85,7 +92,8 @@ def random_crops(
 
     def by_pillow(path_bytes: bytes) -> tuple[np.ndarray, bytes]:
         try:
-            return np.asarray(read_rgb(os.fsdecode(path_bytes))), b""
+            image = read_rgb(os.fsdecode(path_bytes), exif_orientation)
+            return np.asarray(image), b""
         except ImageError as error:
             return np.zeros([1, 1, 3], np.uint8), error.reason.encode("utf-8", "replace")
 
@@ -116,6 +124,8 @@ def random_crops(
         return sane & ((channels == 1) | (channels == 3))
 
     once = tf.data.Dataset.from_tensors(0)
+    if exif_orientation:
+        return once.map(pillow_element)
     content = once.map(lambda _: tf.io.read_file(path))
     jpeg = content.filter(is_plain_jpeg).filter(is_plain_size).map(jpeg_element)
     jpeg = jpeg.ignore_errors(log_warning=False)

@@ -2,14 +2,13 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from tools.files import write_bytes, write_text
+from tools.files import result_file, to_json, write_bytes, write_text
 from vision.classes import top_classes
 from vision.session import scores_of
 
@@ -66,8 +65,8 @@ def write_report(path: Path, summary: dict, rows: Sequence[tuple], names: Sequen
     """Writes the JSON summary, and beside it a TSV of the answers."""
     table = [("PATH", "LABEL", "PREDICTED", "LABEL_NAME", "PREDICTED_NAME")]
     table += [(p, int(x), int(y), names[x] or "", names[y] or "") for p, x, y in rows]
-    write_text(path.with_suffix(".tsv"), _table(table, "\t"))
-    write_text(path.with_suffix(".json"), json.dumps(summary, indent=1))
+    write_text(result_file(path, ".tsv"), _table(table, "\t"))
+    write_text(result_file(path, ".json"), to_json(summary, indent=1))
 
 
 def _table(rows: Sequence[Sequence], delimiter: str = ",") -> str:

@@ -173,13 +173,20 @@ def feed(pipeline: dict, images: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def scores_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The scores of both heads together, `[B, V]`; an output of another name if it is alone."""
-    for name in ("logits", "probabilities"):
-        if name in outputs:
-            return outputs[name]
-    if len(outputs) != 1:
+    """The scores of both heads together, `[B, V]`; an output of another name if it is alone.
+
+    Raises:
+        UserError: there is no such output, or a score is not finite.
+    """
+    known = [name for name in ("logits", "probabilities") if name in outputs]
+    if not known and len(outputs) != 1:
         raise UserError.expected("a model with logits", ", ".join(outputs), "Export it again")
-    return next(iter(outputs.values()))
+    scores = outputs[known[0] if known else next(iter(outputs))]
+    if not np.isfinite(scores).all():
+        raise UserError.expected(
+            "finite scores of the classes", "NaN or infinity", "Run the model in float32"
+        )
+    return scores
 
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
@@ -228,4 +235,4 @@ def _unlabelled(data_dir: Path) -> list[str]:
     try:
         return read_image_folder(data_dir).paths
     except UserError:
-        return find_images(data_dir)
+        return find_images(data_dir).paths

@@ -22,7 +22,8 @@ _NUM_ANSWERS = 5  # of `serve_bytes`, best first
 class Signatures:
     """The signatures of an exported classifier: any batch, one size of image.
 
-    Encoder and heads are functions of their own, so that an export holds each graph once.
+    Encoder and heads are functions of their own, so that an export holds each graph once. Without
+    `serve_bytes` where images are turned by EXIF, which TensorFlow does not read.
 
     Args:
         model: built, float32.
@@ -67,6 +68,8 @@ class Signatures:
                 ),
             )
         }
+        if preprocessing.exif_orientation:
+            del self.functions["serve_bytes"]
 
     def concrete(self, names: Iterable[str] | None = None) -> dict:
         """Traces some or all of the functions."""

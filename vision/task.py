@@ -1,6 +1,7 @@
 """The vision Conformer as a training task: images, model, loss of both heads and evaluation."""
 
 import functools
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,19 +12,41 @@ import tensorflow as tf
 
 from tools.config.loader import to_yaml
 from tools.errors import UserError
+from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.fused_batch_norm import fused_batch_norm
 from tools.training.task import LossSums, Position, Shard, TrainData
 from vision.checkpoint import build, load_pretrained
+from vision.classes import renamed
 from vision.config import VisionConfig
 from vision.convolution import BatchNormalization
 from vision.input_pipeline import Batches, ImageFolder, read_image_folder
 from vision.model import CHANNELS
-from vision.recipe import CLASSES_FILE, CONFIG_FILE
+from vision.recipe import CLASSES_FILE, CONFIG_FILE, own_classes
 from vision.scoring import Scores
 from vision.training_data import training_data
 
+logger = logging.getLogger(__name__)
+
+_NUM_LISTED = 20  # files that are named
 HEADS = ("convolution_logits", "transformer_logits")  # acc_head1 and acc_head2
+
+
+def _check_resumed(checkpoint: Checkpoint, folders: Sequence[str]) -> None:
+    """Checks that the class folders are those that a run has begun with."""
+    other = renamed(own_classes(checkpoint.path), folders)
+    if other:
+        raise UserError.expected(
+            f"the class folders that {checkpoint.path} was trained on",
+            other,
+            "Rename them back, or start anew from its weights with --pretrained",
+        )
+
+
+def _some(files: Sequence[tuple[str, str]]) -> str:
+    """Tells how many files there are, and the first few with their reasons."""
+    first = ", ".join(f"{path} ({reason})" for path, reason in files[:_NUM_LISTED])
+    return f"{len(files)}: {first}" + (", and more" if len(files) > _NUM_LISTED else "")
 
 
 class VisionTask:
@@ -33,6 +56,7 @@ class VisionTask:
         config: of the run.
         processes: rank 0 lists images and reads weights, the others wait for it.
         pretrained: weights to start from; see `checkpoint.load_pretrained`.
+        resumed: the checkpoint of this run that continues; its classes stay in force.
         needs_evaluation: False leaves the evaluation set unread.
     """
 
@@ -41,6 +65,8 @@ class VisionTask:
         config: VisionConfig,
         processes: Processes,
         pretrained: str = "",
+        resumed: Checkpoint | None = None,
+        *,
         needs_evaluation: bool = True,
     ):
         self.config, self.processes = config, processes
@@ -62,13 +88,16 @@ class VisionTask:
                 ", ".join(map(ascii, odd[:5])),
                 "Rename them",
             )
+        if resumed is not None:
+            from_first_rank(processes, lambda: _check_resumed(resumed, names))
         keras.utils.set_random_seed(config.training.seed)
         self.model = build(config.model, config.training.precision)
         self._check_image_size()
         self.report.append(f"Number of parameters: {self.model.count_params()}")
         if pretrained:
             self.report += from_first_rank(
-                processes, lambda: load_pretrained(self.model, pretrained)
+                processes,
+                lambda: load_pretrained(self.model, pretrained, names, config.run.use_ema),
             )
         synchronized = config.training.synchronize_batch_norm and processes.size > 1
         for layer in self.model._flatten_layers():
@@ -145,6 +174,8 @@ class VisionTask:
             f"{root}: {len(folder.paths)} images of {len(folder.classes)} classes"
             + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])
         )
+        if folder.left_out:
+            self.report.append(f"{root}: left out {_some(folder.left_out)}")
         return folder
 
     def _evaluate(self, folder: ImageFolder) -> dict[str, float]:
@@ -162,6 +193,10 @@ class VisionTask:
             scores.add(outputs, labels[indices])
             hits += [np.sum(x.argmax(axis=-1) == labels[indices]) for x in heads]
         own = [scores.num_images, scores.loss_sum, *hits, *scores.hits.values()]
+        skipped = [(paths[i], reason) for i, reason in sorted(batches.reasons.items())]
+        skipped = [x for share in self.processes.gather_objects(skipped) for x in share]
+        if skipped and self.processes.rank == 0:
+            logger.warning("left out of the score: %s", _some(skipped))
         shares = self.processes.gather_objects([float(x) for x in own])
         count, loss, *rest = np.sum(shares, axis=0)
         if not count:
@@ -177,6 +212,7 @@ class VisionTask:
             **{name: float(value / count) for name, value in accuracies},
             "loss": float(loss / count * self._loss_factor),
             "num_images": int(count),
+            "num_skipped": len(skipped),
         }
 
     @functools.cached_property

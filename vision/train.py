@@ -1,7 +1,6 @@
 """Trains a vision Conformer: `horovodrun -np N python vision/train.py --data_url ...`."""
 
 import dataclasses
-import json
 import logging
 import os
 import shlex
@@ -19,7 +18,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
@@ -111,9 +110,9 @@ def prepare_folders(
         recipe, name = Path(source).read_text(encoding="utf-8-sig"), Path(source).name
     files = {
         name: recipe,
-        "all_args.json": json.dumps(all_arguments(config), indent=2),
+        "all_args.json": to_json(all_arguments(config), indent=2),
         "cmd.txt": shlex.join(["python", "vision/train.py", *argv]) + "\n",
-        "versions.json": json.dumps(provenance(), indent=1),
+        "versions.json": to_json(provenance(), indent=1),
     }
     made: list[Path] = []
     for folder in dataclasses.astuple(folders):
@@ -201,7 +200,9 @@ class VisionRun:
     ) -> VisionTask:
         """Makes the task."""
         pretrained = "" if resumed else self._config.run.pretrained
-        return VisionTask(self._config, processes, pretrained, needs_evaluation)
+        return VisionTask(
+            self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
+        )
 
     def describe(self, task: VisionTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""

@@ -49,6 +49,7 @@ class ImageAugmentation:
             self._preprocessing.interpolation,
             self._config.min_crop,
             seed=_stream(seed, _CROP),
+            exif_orientation=self._preprocessing.exif_orientation,
         )
 
     def change(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

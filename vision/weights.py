@@ -21,6 +21,7 @@ from tools.weights.assignment import (
     rename,
 )
 from tools.weights.files import read_weights, write_safetensors
+from tools.weights.state_dict import StateDict, state_dict
 from vision.model import VisionConformer
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,15 @@ _FROM_MMPRETRAIN = (
     (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
     (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
 )
-_WRAPPERS = ("state_dict", "model")
 _BATCHES_TRACKED = ".num_batches_tracked"
 _IGNORED = r".*\.num_batches_tracked"
 _HEADS = r"(conv|trans)_cls_head\.(weight|bias)"
 
 
 def load_pytorch_weights(
-    model: VisionConformer, source: str | os.PathLike | Mapping[str, Any]
+    model: VisionConformer,
+    source: str | os.PathLike | Mapping[str, Any],
+    use_ema: bool | None = None,
 ) -> Assignment:
     """Loads an official checkpoint, one of distributed training, or one of mmpretrain.
 
@@ -91,14 +93,18 @@ def load_pytorch_weights(
 
     Args:
         model: built.
-        source: `.pth` or `.safetensors` file, or its content: arrays by name, bare or under
-            `model` or `state_dict`.
+        source: file of `torch.save` or `.safetensors`, or its content: arrays by name, bare or
+            under a key such as `model` or `state_dict`.
+        use_ema: whether to take the moving average (EMA); None: only where there is nothing else.
 
     Raises:
         UserError: the file cannot be read, or holds anything but the weights of this architecture.
     """
     content = source if isinstance(source, Mapping) else read_weights(source)
-    tensors = _official_names(_unwrap(content))
+    found = state_dict(content, use_ema)
+    if found.is_ema or found.has_both:
+        logger.warning("%s", _choice(found))
+    tensors = _official_names(found.tensors)
     report = assign(model.weights, _links(model), tensors, _IGNORED, replaceable=_HEADS)
     logger.info(
         "%d variables loaded, %d kept, %d tensors ignored",
@@ -142,6 +148,15 @@ def save_pytorch_weights(
     write_safetensors(path, pytorch_state_dict(model, naming))
 
 
+def _choice(found: StateDict) -> str:
+    """Says which weights of a checkpoint are taken."""
+    taken = "the averaged weights (EMA)" if found.is_ema else "the weights that are no average"
+    other = "no others are in the file"
+    if found.has_both:
+        other = "--nouse_ema takes the others" if found.is_ema else "--use_ema takes the average"
+    return f"taking {taken}; {other}"
+
+
 def _links(model: VisionConformer) -> list[Link]:
     return [Link(x, (rename(x.path, _OFFICIAL),), _layout(x)) for x in model.weights]
 
@@ -152,25 +167,7 @@ def _layout(variable) -> Layout:
     return {2: DENSE, 4: CONVOLUTION_2D}.get(len(variable.shape), AS_IS)
 
 
-def _unwrap(content: Any) -> dict[str, np.ndarray]:
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise UserError.expected("tensors by name", type(content).__name__, "Save a state_dict")
-    strangers = sorted(str(x) for x, value in content.items() if not hasattr(value, "shape"))
-    if strangers:
-        raise UserError.expected(
-            "tensors by name, bare or under model or state_dict",
-            f"other things, such as {strangers[0]}",
-            "Save the state_dict alone",
-        )
-    return {str(name): np.asarray(value) for name, value in content.items()}
-
-
 def _official_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    if all(name.startswith("module.") for name in tensors):
-        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
     if any(name.startswith("backbone.") for name in tensors):
         # A name that is taken stays as it is, to be refused as unexpected.
         renamed: dict[str, np.ndarray] = {}

@@ -1,7 +1,6 @@
 """Fine-tuning of wav2vec 2.0 as a training task: corpus, vocabulary, model, CTC and evaluation."""
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from tools.config.loader import to_yaml
 from tools.errors import UserError
+from tools.files import to_json
 from tools.recognition.task import SpeechTask
 from tools.recognition.training_data import TrainingSet
 from tools.speech.corpus import Utterance
@@ -84,7 +84,7 @@ class Wav2Vec2Task(SpeechTask):
             self.report.append(f"weights and sizes of {origin.path}{head}")
         files = vocabulary_files(self.vocabulary)
         self.assets = {CONFIG_FILE: to_yaml(config)} | {
-            name: json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+            name: to_json(content, ensure_ascii=False, indent=2) + "\n"
             for name, content in files.items()
         }
         if needs_evaluation:

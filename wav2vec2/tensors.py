@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 
 DEFAULT_DIR = "wav2vec2_savedmodel"  # of an export
 LENGTHS_FILE, PREPARATION_FILE, OUTPUTS_FILE = "lengths.json", "preparation.json", "outputs.json"
@@ -92,7 +92,7 @@ def read_preparation(folder: Path, lengths: Mapping[str, Sequence[int]]) -> Prep
 
 def name_of(names: Mapping[str, Sequence[str]]) -> str:
     """Names the utterances of batches, so that those of another corpus or order differ."""
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    return hashlib.sha256(to_json(names).encode()).hexdigest()
 
 
 def map_file(batch_size: int) -> str:
@@ -102,7 +102,7 @@ def map_file(batch_size: int) -> str:
 
 def write_json(path: Path, content: Mapping) -> None:
     """Writes a file that `read_json` reads."""
-    write_text(path, json.dumps(content) + "\n")
+    write_text(path, to_json(content) + "\n")
 
 
 def read_json(path: Path, program: str) -> dict:

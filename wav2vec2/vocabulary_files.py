@@ -1,6 +1,5 @@
 """Reads and writes a vocabulary as the files of a Hugging Face folder."""
 
-import json
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from tools.config.values import show
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from wav2vec2.config import CONFIG_FILE, MAX_SIZE, read_json
 from wav2vec2.vocabulary import BLANK, CONTROLS, DELIMITER, UNKNOWN, Vocabulary, some
 
@@ -104,7 +103,7 @@ def vocabulary_files(vocabulary: Vocabulary) -> dict[str, Any]:
 def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
     """Writes the files that `load_vocabulary` reads."""
     for name, content in vocabulary_files(vocabulary).items():
-        text = json.dumps(content, ensure_ascii=False, indent=2)
+        text = to_json(content, ensure_ascii=False, indent=2)
         write_text(Path(folder) / name, f"{text}\n")
 
 

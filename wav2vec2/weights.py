@@ -1,6 +1,5 @@
 """Weights of Hugging Face's Wav2Vec2ForCTC, alone and as folders, in and out."""
 
-import json
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ import safetensors.numpy
 
 from tools.config.values import show
 from tools.errors import UserError
-from tools.files import new_folder, write_text
+from tools.files import new_folder, to_json, write_text
 from tools.weights.assignment import (
     AS_IS,
     CONVOLUTION_1D,
@@ -28,6 +27,7 @@ from tools.weights.assignment import (
     rename,
 )
 from tools.weights.files import read_weights
+from tools.weights.state_dict import state_dict
 from wav2vec2.config import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
@@ -228,7 +228,7 @@ def save_pretrained(
     }
     with new_folder(Path(folder)) as beside:
         for name, content in settings.items():
-            write_text(beside / name, json.dumps(content, indent=2) + "\n")
+            write_text(beside / name, to_json(content, indent=2) + "\n")
         save_vocabulary(vocabulary, beside)
         tensors = {k: np.ascontiguousarray(x) for k, x in pytorch_state_dict(model).items()}
         try:
@@ -269,22 +269,16 @@ def _grouped(groups: int) -> Layout:
 
 
 def _tensors(content: Any) -> dict[str, np.ndarray]:
-    if not isinstance(content, Mapping) or not content:
-        raise UserError.expected("tensors by name", type(content).__name__, "Save a state_dict")
-    strangers = sorted(str(x) for x, value in content.items() if not hasattr(value, "shape"))
-    if strangers:
-        raise UserError.expected(
-            "tensors by name", f"other things, such as {strangers[0]}", "Save the state_dict alone"
-        )
+    found = state_dict(content).tensors
     # The model without its head is saved without the prefix.
-    bare = not any(str(x).startswith(_PREFIX) for x in content)
+    bare = not any(name.startswith(_PREFIX) for name in found)
     # A name that is taken stays as it is, to be refused as unexpected.
     tensors: dict[str, np.ndarray] = {}
-    for name, value in content.items():
-        usual = rename(str(name), _ALIASES)
+    for name, value in found.items():
+        usual = rename(name, _ALIASES)
         if bare and not re.fullmatch(f"{_HEAD}|{_PRETRAINING}", usual):
             usual = f"{_PREFIX}{usual}"
-        tensors[str(name) if usual in tensors else usual] = np.asarray(value)
+        tensors[name if usual in tensors else usual] = value
     return tensors
 
 

@@ -49,6 +49,7 @@ FLAGS |= {"tools/weights/pth.py"}  # stand-ins for what a checkpoint pickles
 LIGHT = ("conformer.infer", "vision.infer", "wav2vec2.infer", "conformer.session")
 LIGHT += ("vision.session", "wav2vec2.session", "tools.inference.runner", "tools.cli.run_bins")
 HEAVY = {"tensorflow", "tensorflow_io", "keras", "sklearn", "librosa", "tf2onnx", "nncf"}
+JSON = {"tools/files.py", "tools/benchmark/peer.py"}  # rule 10: the latter talks to a process
 MOST_ARGUMENTS = 4  # rule 9: by place
 NAMELESS = {"util", "utils", "common", "helper", "helpers", "misc"}
 
@@ -106,6 +107,10 @@ def other_objections(path: str, tree: ast.AST) -> Iterator[str]:
             called = node.func.id if isinstance(node.func, ast.Name) else called
             computed = node.args and not isinstance(node.args[0], ast.Constant)
             free = path in COMPUTED or path.startswith("tests/") or path.endswith("/__init__.py")
+            module = getattr(getattr(node.func, "value", None), "id", "json")
+            free_json = path in JSON or path.startswith("tests/")
+            if called in {"dump", "dumps"} and module == "json" and not free_json:
+                yield "10: JSON is written by tools.files.to_json, which knows no NaN"
             if called in {"import_module", "__import__"} and computed and not free:
                 yield "2: the table of families alone loads a module by a computed name"
         name = getattr(node, "id", getattr(node, "attr", None))
@@ -263,6 +268,8 @@ def violations_of(root: Path, path: str, source: str) -> list[str]:
         ("tools/decoding/greedy.py", "import tools.inference.runner", 3),
         ("vision/blocks.py", "class A:\n    def f(self, a, b, c, d, e=1):\n        pass", 9),
         ("tools/layers/masking.py", "import tools.config.loader", 3),
+        ("vision/infer.py", "import json\njson.dumps({})", 10),
+        ("tools/inference/report.py", "from json import dump\ndump({}, file)", 10),
     ],
 )
 def test_rule_bites(tmp_path, path, source, rule):
@@ -293,6 +300,7 @@ def test_rule_bites(tmp_path, path, source, rule):
         ("conformer/encoder.py", "from tools.layers.masking import sequence_mask"),
         ("vision/blocks.py", "class A:\n    def f(self, a, b, c, d, *, e=1):\n        pass"),
         ("vision/infer.py", "from types import SimpleNamespace\nx: SimpleNamespace"),
+        ("vision/infer.py", "import json, pickle\njson.loads('1')\npickle.dumps(1)"),
         ("vision/export.py", "from vision.flags import config_options"),
         ("vision/__init__.py", "import importlib\nimportlib.import_module(f'vision.{name}')"),
     ],

@@ -40,7 +40,6 @@ ACCEPTED = {
     ),
     "rate_8k.wav": "SEVEN",
     "digital_silence_2s.wav": "",
-    "one_frame_400_samples.wav": "",
     "constant_dc.wav": None,
     "clipped.wav": None,
     "six_channels.wav": None,  # the text of the mean of its channels

@@ -117,22 +117,31 @@ def log_mel_spectrogram(
     max_hz: float | None = None,
     preemphasis: float = 0.97,
     top_db: float = 80.0,
+    normalization: str = "utterance",
+    loud_frames_db: float = 35.0,
+    remove_dc_offset: bool = False,
 ) -> np.ndarray:
     """Normalized log-mel features `[1 + S // step, F]` of a waveform `[S]`."""
     length = round(sample_rate_hz * frame_length_ms / 1000)
     step = round(sample_rate_hz * frame_step_ms / 1000)
     x = np.asarray(waveform, "float64")
     x = x / (np.abs(x).max() + 1e-9)
-    x = np.concatenate([x[:1], x[1:] - preemphasis * x[:-1]])
+    first = x[:1] * (1.0 - preemphasis) if remove_dc_offset else x[:1]
+    x = np.concatenate([first, x[1:] - preemphasis * x[:-1]])
     centred = np.pad(x, (length // 2, length), mode="reflect")
     window = np.hanning(length + 1)[:-1]
     frames = [centred[n * step : n * step + length] for n in range(1 + len(x) // step)]
+    if remove_dc_offset:
+        frames = [frame - frame.mean() for frame in frames]
     power = np.abs(np.fft.rfft(np.stack(frames) * window, fft_length)) ** 2
     top_hz = sample_rate_hz / 2 if max_hz is None else max_hz
     mel = power @ mel_filters(sample_rate_hz, fft_length, num_mel_bins, min_hz, top_hz)
     decibels = 10.0 * np.log10(np.maximum(mel, 1e-10))
     decibels = np.maximum(decibels, decibels.max() - top_db)
-    return (decibels - decibels.mean()) / max(decibels.std(), 1e-5)
+    counted = decibels
+    if normalization == "loud_frames":
+        counted = decibels[decibels.max(axis=1) >= decibels.max() - loud_frames_db]
+    return (decibels - counted.mean()) / max(counted.std(), 1e-5)
 
 
 def subsample(weights: Weights, features: np.ndarray, drop: Drop = undropped) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Weight files in the zip form of `torch.save`, written without PyTorch."""
+"""Weight files as `torch.save` writes them, without PyTorch."""
 
 import io
 import pickle
@@ -18,6 +18,13 @@ class Call:
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
+
+
+class State:
+    """A value to which a pickle gives a state."""
+
+    def __init__(self, value, state):
+        self.value, self.state = value, state
 
 
 class Storage:
@@ -40,6 +47,10 @@ class Writer(pickle._Pickler):
             self.save(value.function)
             self.save(value.arguments)
             self.write(pickle.REDUCE)
+        elif isinstance(value, State):
+            self.save(value.value)
+            self.save(value.state)
+            self.write(pickle.BUILD)
         else:
             super().save(value, *args, **kwargs)
 
@@ -77,3 +88,20 @@ def save(path, content, storages=None, compression=zipfile.ZIP_STORED, byteorder
         for key, array in (storages or {}).items():
             archive.writestr(f"archive/data/{key}", array.tobytes())
         archive.writestr("archive/version", b"3\n")
+
+
+def save_legacy(path, content, storages, little_endian=True):
+    """Writes what `torch.save` wrote before PyTorch 1.6; see `save`."""
+    streams = [0x1950A86A20F9469CFC6C, 1001, {"little_endian": little_endian}, content]
+    with open(path, "wb") as file:
+        for stream in [*streams, [*storages]]:
+            LegacyWriter(file, protocol=2).dump(stream)
+        for array in storages.values():
+            file.write(array.size.to_bytes(8, "little") + array.tobytes())
+
+
+class LegacyWriter(Writer):
+    """Names a storage with the part of another one that it is: none."""
+
+    def persistent_id(self, value):
+        return (*value.pid, None) if isinstance(value, Storage) else None

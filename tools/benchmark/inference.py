@@ -1,6 +1,5 @@
 """Times one signature of a model in both runners, in turn, without any loading of data."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -17,7 +16,7 @@ from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 from tools.families import read_examples
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import converted, restrict_devices
 from tools.inference.options import ConversionOptions
@@ -155,7 +154,7 @@ def main(argv: list[str]) -> int:
         "results": results,
     }
     if values.json:
-        write_text(Path(values.json), json.dumps(report, indent=1))
+        write_text(Path(values.json), to_json(report, indent=1))
     return 0
 
 

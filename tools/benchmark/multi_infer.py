@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_bytes, write_text
+from tools.files import to_json, write_bytes, write_text
 
 MISSING = "-"
 MODES = ("eager", "jit")
@@ -95,7 +95,7 @@ def _problem(found: object) -> str | None:
         wrong = ["mode"]
     if not wrong and not 1 <= found["batch_size"] < 2**31:
         wrong = ["batch_size"]
-    return f"whose {wrong[0]} is {json.dumps(found[wrong[0]])[:40]}" if wrong else None
+    return f"whose {wrong[0]} is {to_json(found[wrong[0]])[:40]}" if wrong else None
 
 
 def _one_line(text: str) -> str:

@@ -5,7 +5,6 @@ and ONNX Runtime make of PyTorch's own ONNX export of it; without it our sides r
 """
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,7 +34,7 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from vision.checkpoint import full_name
@@ -208,7 +207,7 @@ def main(argv: list[str]) -> int:
             _measure(name, values, folder, peer) for name in values.architectures
         ]
     if values.json:
-        write_text(Path(values.json), json.dumps(report, indent=1))
+        write_text(Path(values.json), to_json(report, indent=1))
     return 0
 
 

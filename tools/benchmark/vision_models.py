@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.files import new_folder, to_json
 from tools.inference.selection import spread
 from vision.checkpoint import initial_model, load_model
 from vision.config import PreprocessingConfig
@@ -134,7 +134,7 @@ def make_models(
         calibrate_batch_norm(model, np.array_split(np.stack(some), NUM_NORM_BATCHES), kind)
     with new_folder(folder) as beside:
         new = Models(beside)
-        (beside / "arguments.json").write_text(json.dumps(official_arguments(model)))
+        (beside / "arguments.json").write_text(to_json(official_arguments(model)))
         save_pytorch_weights(model, new.weights)
         export_saved_model(model, config, new.native, outputs="heads")
     return models

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.metadata
-import json
 import os
 import platform
 import sys
@@ -19,7 +18,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.training.task import Position, Shard
 from vision.augmentation_config import AugmentationConfig
 from vision.config import VisionConfig
@@ -184,7 +183,7 @@ def main(argv: list[str]) -> int:
         "results": results,
     }
     if values.json:
-        write_text(Path(values.json), json.dumps(report, indent=1))
+        write_text(Path(values.json), to_json(report, indent=1))
     return 0
 
 

@@ -7,7 +7,6 @@ start from the same weights and see one batch again and again, so their first lo
 import contextlib
 import dataclasses
 import importlib.metadata
-import json
 import platform
 import tempfile
 import time
@@ -27,7 +26,7 @@ from tools.benchmark.vision_models import made_images, official_arguments
 from tools.benchmark.vision_sides import open_peer
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.training.distributed import SingleProcess
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
@@ -258,7 +257,7 @@ def main(argv: list[str]) -> int:
         report["pipeline"] = {"images_per_second": speed, "against_step": ratio}
         print(f"input pipeline    {speed:.1f} images/s, {ratio:.1f} x our step's")
     if values.json:
-        write_text(Path(values.json), json.dumps(report, indent=1))
+        write_text(Path(values.json), to_json(report, indent=1))
     return 0
 
 

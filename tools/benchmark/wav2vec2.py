@@ -6,7 +6,6 @@ without it our sides run alone.
 """
 
 import contextlib
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -45,7 +44,7 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import Calibration
 from tools.conversion.request import ConversionRequest
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from wav2vec2.config import ARCHITECTURES
@@ -259,7 +258,7 @@ def main(argv: list[str]) -> int:
             if values.mixed != "none":
                 report["mixed"] = _measure_mixed(title, models, values, calibration)
     if values.json:
-        write_text(Path(values.json), json.dumps(report, indent=1))
+        write_text(Path(values.json), to_json(report, indent=1))
     return 0
 
 

@@ -139,6 +139,13 @@ def common_signatures(sides: Sides) -> list[str]:
     return common
 
 
+def other_symbols(sides: Sides) -> str:
+    """Tells what both models name, but not alike: their classes or their vocabulary."""
+    a, b = (side.session.pipeline for side in sides)
+    known = [x for x in ("class_names", "vocabulary") if a.get(x) and b.get(x)]
+    return " and ".join(x for x in known if a[x] != b[x])
+
+
 def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batches:
     """Gives samples of data, or random ones to a signature that takes something else."""
     most_bounded = next((side for side in sides if signature in side.converted), sides[0]).session
@@ -229,8 +236,12 @@ def compare_layers(
 
 def compare(sides: Sides, values: SimpleNamespace) -> bool:
     """Prints what two models differ in, and tells whether they agree within a tolerance."""
-    pipeline, place, data, agree = sides[0].session.pipeline, values.data_dir, (), True
+    pipeline, place, data = sides[0].session.pipeline, values.data_dir, ()
     signatures = common_signatures(sides)
+    other = other_symbols(sides)
+    if other:
+        print(f"DIFFERS in {other}: equal numbers mean other answers")
+    agree = not other
     if place:
         data = read_examples(pipeline, Path(place), values.samples, False).batches
     samples = {name: samples_of(sides, name, data, values.samples) for name in signatures}

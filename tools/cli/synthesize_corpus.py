@@ -5,7 +5,6 @@ by (seed, split, number), so that a longer corpus begins like a shorter one of a
 """
 
 import itertools
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import is_made_of, new_folder
+from tools.files import is_made_of, new_folder, to_json
 from tools.speech.containers import write_flac
 from tools.speech.synthesis import MAX_PITCH, MIN_PITCH, synthesize
 
@@ -140,7 +139,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
                 bar.update()
             for path, lines in transcripts.items():
                 path.write_text("".join(lines), encoding="utf-8")
-    (folder / CORPUS_FILE).write_text(json.dumps(asdict(arguments), indent=2) + "\n")
+    (folder / CORPUS_FILE).write_text(to_json(asdict(arguments), indent=2) + "\n")
     return num_samples / RATE_HZ
 
 

@@ -4,7 +4,6 @@ The same arguments give the same files: every image has a random generator of it
 (seed, split, class, number), so that a larger set contains a smaller one.
 """
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import is_made_of, new_folder
+from tools.files import is_made_of, new_folder, to_json
 
 SPLITS = ("train", "val")
 SET_FILE = "images.json"
@@ -83,7 +82,7 @@ def write_images(folder: Path, arguments: Arguments) -> None:
                     image = draw(shape, arguments.image_size, rng)
                     image.save(folder / split / shape / f"{number:05d}.png")
                     bar.update()
-    (folder / SET_FILE).write_text(json.dumps(asdict(arguments), indent=2) + "\n")
+    (folder / SET_FILE).write_text(to_json(asdict(arguments), indent=2) + "\n")
 
 
 def main(argv: list[str]) -> int:

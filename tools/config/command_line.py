@@ -13,6 +13,7 @@ from typing import NoReturn
 from absl import flags
 
 from tools.errors import UserError
+from tools.files import expand_home
 
 FROM_CONFIG = "from the config"
 EXIT_USER_ERROR = 2
@@ -114,7 +115,8 @@ class CommandLine:
         """Reads the arguments that follow the program's name; may be called again.
 
         Returns:
-            The value of every flag as an attribute, and the positional arguments in order.
+            The value of every flag as an attribute, and the positional arguments in order, both
+            with the home folder for `~/`.
 
         Raises:
             UserError: unknown flag, missing or unreadable value, malformed --set.
@@ -135,10 +137,10 @@ class CommandLine:
         if parsed["help"].value:
             print(self.help_text())
             raise SystemExit(0)
-        values = {name: parsed[name].value for name in self._names() if name != "help"}
+        values = {name: _expanded(parsed[name].value) for name in self._names() if name != "help"}
         if "set" in values:
             values["set"] = _settings(values["set"] or [])
-        return SimpleNamespace(**values), positional
+        return SimpleNamespace(**values), _expanded(positional)
 
     def _join_booleans(self, argv: Sequence[str]) -> list[str]:
         """Joins `--flag true`, which absl would read as a flag and a positional argument."""
@@ -169,6 +171,13 @@ class CommandLine:
         values = getattr(flag.parser, "enum_values", None)
         expected = "one of " + ", ".join(values) if values else kinds.get(flag.flag_type(), "text")
         return UserError.expected(f"{expected} for --{match[1]}", match[2], f"Correct --{match[1]}")
+
+
+def _expanded(value: object) -> object:
+    """Expands `~/` at the start of texts; other values stay."""
+    if isinstance(value, list):
+        return [_expanded(item) for item in value]
+    return expand_home(value) if isinstance(value, str) else value
 
 
 def _settings(words: Sequence[str]) -> dict[str, str]:

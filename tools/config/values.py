@@ -6,6 +6,8 @@ import types
 import typing
 from typing import Any, Literal, Union
 
+from tools.files import expand_home
+
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
 NULLS = ("null", "none")
 
@@ -48,7 +50,7 @@ def show(value: object) -> str:
 
 
 def convert(value: object, field_type: Any, textual: bool) -> object:
-    """Converts a value by its field's type.
+    """Converts a value by its field's type; a text that begins with `~/` names the home folder.
 
     Args:
         value: what YAML or the caller gave.
@@ -97,7 +99,7 @@ def convert(value: object, field_type: Any, textual: bool) -> object:
             return _number(value, float)
     elif field_type is str:
         if isinstance(value, str):
-            return value
+            return expand_home(value)
     else:
         raise TypeError(f"Config fields of type {field_type} are not supported.")
     raise Mismatch(_describe(field_type))

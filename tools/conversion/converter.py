@@ -27,7 +27,7 @@ from tools.conversion.request import (
     Quantization,
 )
 from tools.errors import UserError
-from tools.files import new_folder, one_at_a_time
+from tools.files import new_folder, one_at_a_time, to_json
 
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
@@ -140,10 +140,10 @@ def _made(
             "signatures": signatures,
             "seconds": round(time.perf_counter() - started, 3),
         }
-        (folder / PIPELINE_FILE).write_text(json.dumps(pipeline, indent=1))
+        (folder / PIPELINE_FILE).write_text(to_json(pipeline, indent=1))
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {str(path.relative_to(folder)): file_hash(path) for path in paths}
-        (folder / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1))
+        (folder / MANIFEST_FILE).write_text(to_json(manifest, indent=1))
     return {**manifest, "reused": False}
 
 
@@ -182,7 +182,7 @@ def _cached(wanted: Mapping) -> Path:
     """The place in the user's cache for what a manifest begins with."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     request = wanted["request"]
-    exact = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:8]
+    exact = hashlib.sha256(to_json(request, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
     return cache / "conformer-zoo" / "converted" / name
 
@@ -257,4 +257,4 @@ def _input_ranges(
 
 def _plain(value: object) -> object:
     """The value as JSON will give it back."""
-    return json.loads(json.dumps(value))
+    return json.loads(to_json(value))

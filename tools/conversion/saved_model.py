@@ -1,8 +1,9 @@
 """Exported SavedModels in TensorFlow: writing one, and its functions."""
 
-import json
+import contextlib
 import shutil
-from collections.abc import Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -10,7 +11,7 @@ import tensorflow as tf
 from tools.conversion.pipeline import PIPELINE_FILE
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
-from tools.files import new_folder
+from tools.files import new_folder, to_json
 
 _EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
@@ -48,21 +49,53 @@ def write_saved_model(
         except tf.errors.OpError as error:
             raise OSError(error) from error
         (folder / "assets").mkdir(exist_ok=True)
-        (folder / "assets" / PIPELINE_FILE).write_text(json.dumps(pipeline, indent=1))
+        (folder / "assets" / PIPELINE_FILE).write_text(to_json(pipeline, indent=1))
         for path in output_dir.iterdir() if output_dir.exists() else ():
             if path.name not in _EXPORTED:
                 copy = shutil.copytree if path.is_dir() else shutil.copy2
                 copy(path, folder / path.name)
 
 
+@contextlib.contextmanager
+def _plain_path(model_dir: Path) -> Iterator[Path]:
+    """Gives a path of a folder without the characters of patterns.
+
+    TensorFlow 2.16 looks for the files of variables by a pattern that it makes of their path; to be
+    removed when `tf.saved_model.load` reads from a folder called `[1]`.
+    """
+    if not set(str(model_dir.absolute())) & set("[]*?\\"):
+        yield model_dir
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "model"
+        link.symlink_to(model_dir.absolute(), target_is_directory=True)
+        yield link
+
+
+def _check_finite(
+    functions: Iterable[tf.types.experimental.ConcreteFunction], model_dir: str | Path
+) -> None:
+    """Refuses a SavedModel with infinities, or values that are no numbers, among its variables."""
+    variables = {id(x): x for function in functions for x in function.variables}.values()
+    floats = [x for x in variables if x.dtype.is_floating]
+    bad = sum(not bool(tf.reduce_all(tf.math.is_finite(x))) for x in floats)
+    if bad:
+        raise UserError.expected(
+            f"finite weights in {model_dir}",
+            f"NaN or infinity in {bad} of {len(floats)} variables",
+            "Export another checkpoint, from before the training diverged",
+        )
+
+
 def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimental.ConcreteFunction]:
     """Loads the functions of a SavedModel by the names of their signatures.
 
     Raises:
-        UserError: the directory is damaged.
+        UserError: the directory is damaged, or its weights are not finite.
     """
     try:
-        loaded = tf.saved_model.load(str(model_dir))
+        with _plain_path(Path(model_dir)) as path:
+            loaded = tf.saved_model.load(str(path))
     # IndexError: variables that end early (TensorFlow 2.16).
     except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
         raise UserError.expected(
@@ -71,6 +104,7 @@ def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimenta
             "Export the model again",
         ) from error
     functions = dict(loaded.signatures)
+    _check_finite(functions.values(), model_dir)
     for function in functions.values():
         function.keep_alive = loaded  # the variables end with the object that they were loaded in
     return functions

@@ -1,7 +1,6 @@
 """What a run of inference found and how fast it was."""
 
 import contextlib
-import json
 import resource
 import time
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.files import write_text
+from tools.files import one_line, result_file, to_json, write_text
 from tools.inference.runner import Runner
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
@@ -121,20 +120,20 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     Args:
         path: of the JSON, and the TSV has its name with `.tsv`; or of the TSV.
         summary: JSON-able.
-        rows: in the order of the input.
+        rows: in the order of the input; controls in their paths are escaped.
 
     Raises:
         UserError: the files cannot be written.
     """
-    table = path.with_suffix(".tsv")
+    table = result_file(path, ".tsv")
     if table == path:
-        path = path.with_suffix(".json")
+        path = result_file(path, ".json")
     lines = [TSV_HEADER]
     for row in rows:
         texts = row.reference or "", row.text, row.beam_text or ""
-        lines.append((row.path, f"{row.duration_seconds:.3f}", *texts))
+        lines.append((one_line(row.path), f"{row.duration_seconds:.3f}", *texts))
     # The format knows no quotes: what would end a column or a line becomes a space.
     cells = [[cell.translate(_SEPARATORS) for cell in line] for line in lines]
     tsv = "".join("\t".join(line) + "\n" for line in cells)
     write_text(table, tsv)
-    write_text(path, json.dumps(summary, indent=1))
+    write_text(path, to_json(summary, indent=1))

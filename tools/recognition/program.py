@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from tools.decoding.timestamps import Word
 from tools.errors import UserError
-from tools.files import check_writable, one_line, write_text
+from tools.files import check_writable, one_line, result_file, write_text
 from tools.inference.options import DataOptions
 from tools.inference.report import (
     SpeechRow,
@@ -21,7 +21,7 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
-from tools.recognition.sounds import Skipped, chosen_utterances
+from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
 from tools.speech.audio import AudioError, AudioLimits, stream
 from tools.speech.corpus import Utterance
 from tools.speech.reading import read_batches
@@ -135,13 +135,15 @@ def _run(
     ]
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
     if rows and not data.data_dir:
-        _print_texts(rows, words, data.timestamps, several=len(utterances) + len(skipped) > 1)
+        sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
+        _print_texts(rows, words, data.timestamps, several=len(sounds) > 1)
     named = {str(Path(path)) for path in data.paths}
-    unusable = [f"{path} ({reason})" for path, reason in skipped if path in named]
+    left_out = [(one_line(path), path in named, reason) for path, reason in skipped]
+    unusable = [f"{path} ({reason})" for path, is_named, reason in left_out if is_named]
     if unusable or not rows:
         raise UserError.expected(
             "sound that can be decoded",
-            ", ".join(unusable) or "; ".join(f"{path} ({reason})" for path, reason in skipped[:5]),
+            ", ".join(unusable) or "; ".join(f"{path} ({why})" for path, _, why in left_out[:5]),
             "Check the file",
         )
     summary = summarize(rows, skipped, watch, data.batch_size, runner=session.runner)
@@ -150,7 +152,7 @@ def _run(
         write_report(path, summary, rows)
         if data.timestamps:
             lines = (_word_line(word, path) for path, found in words for word in found)
-            write_text(path.with_suffix(".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
+            write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
     show(summary, skipped)
     return 0
 
@@ -216,4 +218,4 @@ def show(summary: dict, skipped: Skipped) -> None:
         file=sys.stderr,
     )
     for path, reason in skipped:
-        print(f"skipped {path}: {reason}", file=sys.stderr)
+        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)

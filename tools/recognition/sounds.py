@@ -1,16 +1,18 @@
 """Which sounds a program is to recognize: files and folders, or a corpus."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tools.errors import UserError
 from tools.inference.options import DataOptions, check_seconds
 from tools.inference.selection import share
-from tools.speech.audio import AudioError, AudioLimits, probe
-from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech
+from tools.speech.audio import AudioError, AudioLimits, is_known, probe
+from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech, walk
 from tools.speech.transcripts import normalize_transcript
 
 Skipped = list[tuple[str, str]]  # of what is left out: a path and the reason
+NOT_SOUND = "not_sound"  # the reason of other files in a folder
 
 
 def check_options(data: DataOptions, max_seconds: float | None) -> None:
@@ -54,47 +56,65 @@ def chosen_utterances(
     return share(utterances, data.data_ratio) if utterances else [], skipped
 
 
-def find_utterances(
-    paths: Sequence[str], limits: AudioLimits
-) -> tuple[list[Utterance], list[tuple[str, str]]]:
+def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utterance], Skipped]:
     """Lists the sounds behind files and folders.
 
+    In a folder these are the files of any kind that is read, by their content, and what is named
+    like one; folders below and links are followed, hidden things are not looked at.
+
     Returns:
-        The utterances, and of folders the `(path, reason)` of what is skipped.
+        The utterances, and of folders the `(path, reason)` of what is skipped: a key of
+        `audio.REASONS`, `unreadable_folder`, or `NOT_SOUND`.
 
     Raises:
         AudioError: a file named on the command line cannot be used.
         UserError: a folder holds no sound.
     """
-    utterances, skipped = [], []
+    utterances: list[Utterance] = []
+    skipped: Skipped = []
     for path in map(Path, paths):
-        found = [path]
-        if path.is_dir():
-            files = (p for p in sorted(path.rglob("*")) if not p.name.startswith("."))
-            found = [p for p in files if p.suffix.lower() in SUFFIXES and p.is_file()]
-            if not found:
-                raise UserError.expected(
-                    f"sound files ({', '.join(sorted(SUFFIXES))}) in {path}",
-                    "none",
-                    "Choose another folder",
-                )
+        if not path.is_dir():
+            utterances.append(_utterance(str(path), limits))
+            continue
+        found, others = _sounds_below(path)
+        if not found:
+            what = f"none among {len(others)} files" if others else "none"
+            raise UserError.expected(
+                f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}", what, "Choose another"
+            )
+        skipped += others
         for file in found:
             try:
-                info = probe(str(file), limits)
+                utterances.append(_utterance(file, limits))
             except AudioError as error:
-                if not path.is_dir():
-                    raise
-                skipped.append((str(file), error.reason))
-                continue
-            utterances.append(
-                Utterance(
-                    utterance_id=file.stem,
-                    path=str(file),
-                    num_samples=info.num_samples,
-                    duration_seconds=info.duration_seconds,
-                    transcript="",
-                    # The same values as in the graph, where a damaged FLAC makes the decoder print.
-                    decoder="python",
-                )
-            )
+                skipped.append((file, error.reason))
     return utterances, skipped
+
+
+def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
+    """Lists the sounds in a folder and below, and what is none."""
+    found, others = [], []
+
+    def failed(error: OSError) -> None:
+        others.append((str(error.filename), "unreadable_folder"))
+
+    for parent, names in walk(folder, failed):
+        for file in (os.path.join(parent, name) for name in names):
+            if file.lower().endswith(SUFFIXES) or is_known(file):
+                found.append(file)
+            else:
+                others.append((file, NOT_SOUND))
+    return sorted(found, key=lambda file: Path(file).parts), others
+
+
+def _utterance(path: str, limits: AudioLimits) -> Utterance:
+    info = probe(path, limits)
+    return Utterance(
+        utterance_id=Path(path).stem,
+        path=path,
+        num_samples=info.num_samples,
+        duration_seconds=info.duration_seconds,
+        transcript="",
+        # The same values as in the graph, where a damaged FLAC makes the decoder print.
+        decoder="python",
+    )

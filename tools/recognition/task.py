@@ -1,6 +1,7 @@
 """What the training tasks of recognizers have in common: corpora in, error rates out."""
 
 import functools
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,8 @@ _MOST_NAMED = 20  # characters in a message
 Unknown = Callable[[str], str]
 # Waveforms `[B, S]` and their lengths `[B]` to texts `[B]`, in the graph.
 Recognize = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
+_log = logging.getLogger(__name__)
 
 
 def lacking_characters(utterances: Sequence[Utterance], unknown: Unknown) -> tuple[float, str]:
@@ -66,6 +69,7 @@ class SpeechTask:
         self.data, self.rate_hz, self.processes = data, rate_hz, processes
         self.report: list[str] = []
         self.skipped: list[str] = []
+        self._left_out: set[str] = set()  # of evaluation, as it was said
         self.evaluators: dict[str, Callable[[], dict[str, float]]] = {}
 
     def read_training_set(self, normalize=normalize_transcript) -> list[Utterance]:
@@ -160,7 +164,7 @@ class SpeechTask:
         if len(kept) < len(utterances):
             self.report.append(f"{len(utterances) - len(kept)} skipped: {reason}")
             self.skipped += [
-                f"{reason}\t{u.path}: {count} of at most {limit:g}"
+                f"{reason}\t{one_line(u.path)}: {count} of at most {limit:g}"
                 for u, count, limit in zip(utterances, counts, limits, strict=True)
                 if count > limit
             ]
@@ -179,7 +183,7 @@ class SpeechTask:
             lambda: read_librispeech(self.data.data_dir, splits, limits, normalize=normalize),
         )
         for reason, details in manifest.skipped.items():
-            self.skipped += [f"{reason}\t{detail}" for detail in details]
+            self.skipped += [f"{reason}\t{one_line(detail)}" for detail in details]
         self.report.append(f"{', '.join(splits) or self.data.data_dir}: {manifest.summary()}")
         return manifest
 
@@ -187,11 +191,24 @@ class SpeechTask:
         """Decodes this process's share and scores the shares of all."""
         share = utterances[self.processes.rank :: self.processes.size]
         limits = evaluation_limits(self.data, self.rate_hz)
-        heard = []
+        heard: list[tuple[str | None, str]] = []  # what was said and heard; None: why not
         for batch in read_batches(share, self.data.eval_batch_size, limits):
             texts = recognize(batch.waveforms, batch.lengths).numpy()
-            rows = zip(batch.indices, batch.lengths, texts, strict=True)
-            heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
-        pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]
+            for index, reason, text in zip(batch.indices, batch.reasons, texts, strict=True):
+                utterance = share[index]
+                why = f"{one_line(utterance.path)}: {reason}"
+                heard.append((None, why) if reason else (utterance.transcript, text.decode()))
+        gathered = [pair for some in self.processes.gather_objects(heard) for pair in some]
+        pairs = [(said, text) for said, text in gathered if said is not None]
+        left_out = [why for said, why in gathered if said is None]
+        for why in left_out:
+            if self.processes.rank == 0 and why not in self._left_out:
+                _log.warning("evaluation leaves out %s", why)
+        self._left_out.update(left_out)
         result = score([reference for reference, _ in pairs], [text for _, text in pairs])
-        return {"wer": result.wer, "cer": result.cer, "num_utterances": len(pairs)}
+        return {
+            "wer": result.wer,
+            "cer": result.cer,
+            "num_utterances": len(pairs),
+            "num_skipped": len(left_out),
+        }

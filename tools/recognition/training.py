@@ -1,7 +1,6 @@
 """The body of the speech families' training programs."""
 
 import dataclasses
-import json
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +11,7 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
@@ -188,7 +187,7 @@ class SpeechRun:
         """Writes what the run is made with, before its first step."""
         files = {
             **task.assets,
-            "versions.json": json.dumps(provenance(), indent=1),
+            "versions.json": to_json(provenance(), indent=1),
             "skipped.tsv": "\n".join(["REASON\tDETAIL", *task.skipped, ""]),
         }
         for name, text in files.items():

@@ -1,22 +1,56 @@
-"""What libsndfile leaves unsaid about sound files: kind by content, wholeness, full disks."""
+"""What libsndfile leaves unsaid about sound files: their kind by content, parts, full disks."""
 
 import contextlib
 import io
 import os
-import struct
+import re
 import threading
-import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 
-# Sizes from here on mean "to the end of the file": SoX writes 0x7FFFF000 into a pipe, ffmpeg
-# 0xFFFFFFFF.
-_STREAMED_BYTES = 0x7FFFF000
-_MAX_CHUNKS = 1000
-_REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+HEAD_BYTES = 1024  # enough to name a kind
+# Kinds that libsndfile does not read, or whose wholeness nothing here can check, with the name
+# that ffmpeg has for each.
+DEMUXERS = {
+    "MP4": "mov",
+    "AAC": "aac",
+    "WebM": "matroska",
+    "AMR": "amr",
+    "WMA": "asf",
+    "RF64": "wav",
+    "W64": "w64",
+    "CAF": "caf",
+    "AVI": "avi",
+    "FLV": "flv",
+    "WavPack": "wv",
+    "Monkey's Audio": "ape",
+    "Ogg Speex": "ogg",
+    "Ogg FLAC": "ogg",
+    "compressed NIST SPHERE": "nistsphere",
+}
+_MAGIC = (
+    (0, b"fLaC", "FLAC"),
+    (4, b"ftyp", "MP4"),
+    (4, b"moov", "MP4"),
+    (4, b"mdat", "MP4"),
+    (0, b"\x1aE\xdf\xa3", "WebM"),
+    (0, b"#!AMR", "AMR"),
+    (0, bytes.fromhex("3026b2758e66cf11"), "WMA"),
+    (0, b"RF64", "RF64"),
+    (0, b"BW64", "RF64"),
+    (0, b"riff\x2e\x91\xcf\x11", "W64"),
+    (0, b"caff", "CAF"),
+    (0, b".snd", "AU"),
+    (0, b"FLV\1", "FLV"),
+    (0, b"wvpk", "WavPack"),
+    (0, b"MAC ", "Monkey's Audio"),
+)
+_OGG_CODECS = {b"Speex": "Ogg Speex", b"\x7fFLAC": "Ogg FLAC"}  # others than Vorbis and Opus
+_PLAYLISTS = (b"#EXTM3U", b"[playlist]", b"ffconcat")
 _STDERR_LOCK = threading.Lock()
 
 
@@ -28,104 +62,119 @@ class ContainerError(Exception):
         self.truncated = truncated
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A range of a file that is a whole sound for libsndfile.
+
+    Attributes:
+        start: its first byte.
+        stop: the byte behind its last.
+        head: what is read in place of the bytes before `start`: a header put right.
+        num_samples: of each channel, where libsndfile would only guess; None: libsndfile knows.
+    """
+
+    start: int
+    stop: int
+    head: bytes = b""
+    num_samples: int | None = None
+
+
+class PartFile(io.RawIOBase):
+    """A part of an open file, for libsndfile."""
+
+    def __init__(self, descriptor: int, part: Part):
+        super().__init__()
+        self._descriptor, self._part, self._position = descriptor, part, 0
+
+    def readable(self) -> bool:
+        """Tells that it can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Tells that it can be read from anywhere."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Goes to a byte."""
+        size = len(self._part.head) + self._part.stop - self._part.start
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
+        self._position = base + offset
+        return self._position
+
+    def readinto(self, buffer) -> int:
+        """Reads bytes from where it is."""
+        head, part, position = self._part.head, self._part, self._position
+        if position < len(head):
+            data = head[position : position + len(buffer)]
+        else:
+            place = part.start + position - len(head)
+            data = os.pread(self._descriptor, min(len(buffer), max(0, part.stop - place)), place)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def look(descriptor: int) -> tuple[str, int]:
+    """Gives the kind of a file and the byte it begins at, behind ID3v2 tags.
+
+    Raises:
+        ContainerError: it is of no known kind.
+    """
+    start = 0
+    while num_bytes := id3_bytes(os.pread(descriptor, 10, start)):
+        start += num_bytes
+    try:
+        return kind(os.pread(descriptor, HEAD_BYTES, start)), start
+    except ContainerError:
+        if start:
+            return "MP3", start  # padding behind the tag
+        raise
+
+
+def id3_bytes(head: bytes) -> int:
+    """Gives the size of the ID3v2 tag that begins with 10 bytes; 0: there is none.
+
+    Source: ID3 tag version 2.4.0, main structure, section 3.1.
+    """
+    if len(head) < 10 or head[:3] != b"ID3" or max(head[6:10]) > 0x7F or 0xFF in head[3:5]:
+        return 0
+    num_bytes = 0
+    for byte in head[6:10]:
+        num_bytes = num_bytes << 7 | byte
+    return 10 + num_bytes + (10 if head[5] & 0x10 else 0)
+
+
 def kind(head: bytes) -> str:
-    """Names a container by its first 12 bytes: FLAC, WAV, AIFF, OGG, or MP3 (any ID3 tag).
+    """Names a container by its first `HEAD_BYTES`.
+
+    Returns:
+        FLAC, WAV, AIFF, AU, OGG, MP3, NIST, or one of `DEMUXERS`.
 
     Raises:
         ContainerError: it is none of them.
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
         return "WAV"
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return "AVI"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return "AIFF"
-    if head[:4] == b"fLaC":
-        return "FLAC"
-    if head[:4] == b"OggS":
-        return "OGG"
-    if head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
+    if head[:3] == b"ID3":
         return "MP3"
-    raise ContainerError("not FLAC, WAV, AIFF, OGG or MP3")
-
-
-def flac_block_samples(descriptor: int) -> int:
-    """Reads the size of a FLAC's blocks; 0 when they differ or do not follow on the metadata.
-
-    Source: RFC 9639, section 8.
-    """
-    position, is_last = 4, False
-    while not is_last:
-        head = os.pread(descriptor, 8, position)
-        if len(head) < 8:
-            return 0
-        if position == 4:  # STREAMINFO: the smallest block, the largest block
-            smallest, largest = struct.unpack(">HH", head[4:])
-        is_last = head[0] >= 0x80
-        position += 4 + int.from_bytes(head[1:4], "big")
-    is_fixed = smallest == largest and os.pread(descriptor, 2, position) == b"\xff\xf8"
-    return largest if is_fixed else 0
-
-
-def is_canonical_wav(head: bytes) -> bool:
-    """Tells by the first 44 bytes whether a WAV is plain PCM with no other chunk before "data"."""
-    is_plain = head[:4] == b"RIFF" and head[12:22] == b"fmt \x10\0\0\0\1\0"
-    return is_plain and head[36:40] == b"data" and _is_size(int.from_bytes(head[40:44], "little"))
-
-
-def check_chunks(descriptor: int) -> None:
-    """Compares what a WAV or AIFF promises with the file: libsndfile takes half in silence.
-
-    Raises:
-        ContainerError: samples are missing, or cannot be found.
-    """
-    size = os.fstat(descriptor).st_size
-    byte_order = "<" if os.pread(descriptor, 4, 0) == b"RIFF" else ">"
-    position = 12
-    for _ in range(_MAX_CHUNKS):
-        head = os.pread(descriptor, 8, position)
-        if len(head) < 8:
-            return  # no samples at all: libsndfile says so
-        name, num_bytes = struct.unpack(f"{byte_order}4sI", head)
-        position += 8
-        if name in (b"data", b"SSND"):
-            if _is_size(num_bytes) and num_bytes > size - position:
-                missing = f"{size - position} of {num_bytes} bytes of samples"
-                raise ContainerError(missing, truncated=True)
-            return
-        position += num_bytes + num_bytes % 2
-    raise ContainerError(f"more than {_MAX_CHUNKS} chunks before the samples")
-
-
-def check_ogg_pages(descriptor: int) -> None:
-    """Checks every Ogg page: libsndfile skips the damaged and does not miss the lost.
-
-    Raises:
-        ContainerError: a page is damaged or missing.
-
-    Source: RFC 3533, section 6.
-    """
-    size = os.fstat(descriptor).st_size
-    position, ends_stream = 0, False
-    following: dict[bytes, int] = {}  # the number of the next page, by stream
-    while position < size:
-        head = os.pread(descriptor, 27 + 255, position)
-        if len(head) < 27 or head[:4] != b"OggS":
-            raise ContainerError(f"no Ogg page at byte {position}", truncated=True)
-        num_segments = head[26]
-        num_bytes = 27 + num_segments + sum(head[27 : 27 + num_segments])
-        page = os.pread(descriptor, num_bytes, position)
-        checksum = int.from_bytes(page[22:26], "little")
-        if len(page) < num_bytes:
-            raise ContainerError(f"half an Ogg page at byte {position}", truncated=True)
-        if _ogg_checksum(page[:22] + bytes(4) + page[26:]) != checksum:
-            raise ContainerError(f"a damaged Ogg page at byte {position}")
-        stream, number = page[14:18], int.from_bytes(page[18:22], "little")
-        if number != following.get(stream, number):
-            raise ContainerError(f"an Ogg page is missing at byte {position}", truncated=True)
-        following[stream] = (number + 1) % 2**32
-        position += num_bytes
-        ends_stream = bool(head[5] & 4)
-    if not ends_stream:
-        raise ContainerError("the last Ogg page does not end the stream", truncated=True)
+    if head[:4] == b"OggS":
+        return _OGG_CODECS.get(head[28:33], "OGG")
+    if head[:8] == b"NIST_1A\n":
+        coding = re.search(rb"\nsample_coding -s\d+ (\S+)", head)
+        is_plain = coding is None or coding[1] in (b"pcm", b"ulaw", b"mu-law", b"alaw")
+        return "NIST" if is_plain else "compressed NIST SPHERE"
+    for place, magic, name in _MAGIC:
+        if head[place : place + len(magic)] == magic:
+            return name
+    if head[:1] == b"\xff" and head[1:2] >= b"\xe0":
+        return "AAC" if head[1] & 0xF6 == 0xF0 else "MP3"  # ADTS: its layer is 0
+    if head.lstrip().startswith(_PLAYLISTS):
+        raise ContainerError("a playlist, not a sound")
+    raise ContainerError("not FLAC, WAV, AIFF, AU, OGG, MP3 or NIST SPHERE")
 
 
 @contextlib.contextmanager
@@ -142,16 +191,6 @@ def quiet_stderr() -> Iterator[None]:
         finally:
             os.dup2(saved, 2)
             os.close(saved)
-
-
-def _is_size(num_bytes: int) -> bool:
-    return num_bytes < _STREAMED_BYTES
-
-
-def _ogg_checksum(data: bytes) -> int:
-    """Takes Ogg's CRC-32 as zlib's, with the bits of every byte reversed and no inversions."""
-    checksum = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{checksum:032b}"[::-1], 2)
 
 
 def write_flac(path: Path, waveform: np.ndarray, rate_hz: int) -> None:

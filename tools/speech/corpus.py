@@ -21,7 +21,11 @@ from tools.errors import UserError
 from tools.speech import audio
 from tools.speech.transcripts import normalize_transcript
 
-SUFFIXES = (".flac", ".wav", ".ogg", ".opus", ".mp3")  # the first wins where an id has several
+# The first wins where an id has several.
+SUFFIXES = (
+    *".flac .wav .ogg .opus .mp3 .aif .aiff .aifc .oga .mp2 .wave .sph .nist".split(),
+    *".m4a .mp4 .aac .webm .mka .mkv .mov .3gp .amr .wma .rf64 .w64 .caf .au .spx .wv .ape".split(),
+)
 TRANSCRIPT_SUFFIX = ".trans.txt"
 MAX_LINE_CHARACTERS = 10_000
 MAX_TRANSCRIPT_BYTES = 1 << 26
@@ -156,7 +160,7 @@ def _transcribed_files(
 ) -> list[tuple[_Line, str]] | None:
     """Pairs the transcripts below a folder with sound files; None when there are no transcripts."""
     pairs, has_lines = [], False
-    for parent, names in _walk(folder, skipped):
+    for parent, names in walk(folder, _listed(skipped)):
         sounds = {}
         for suffix in reversed(SUFFIXES):
             sounds |= {
@@ -188,13 +192,19 @@ def _transcribed_files(
     return pairs if has_lines else None
 
 
-def _walk(folder: Path, skipped: defaultdict[str, list[str]]) -> Iterator[tuple[str, list[str]]]:
-    """Lists every folder below once, links followed, hidden things left out, sorted."""
+def walk(
+    folder: str | os.PathLike[str], failed: Callable[[OSError], None]
+) -> Iterator[tuple[str, list[str]]]:
+    """Lists every folder below once, links followed, hidden things left out, sorted.
+
+    Args:
+        folder: where to begin.
+        failed: gets the error of each folder that cannot be listed.
+
+    Yields:
+        A folder, and the names in it that are no folders.
+    """
     seen = set()
-
-    def failed(error: OSError) -> None:
-        skipped["unreadable_folder"].append(f"{error.filename}: {error.strerror}")
-
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen:
@@ -203,6 +213,13 @@ def _walk(folder: Path, skipped: defaultdict[str, list[str]]) -> Iterator[tuple[
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield parent, sorted(name for name in names if not name.startswith("."))
+
+
+def _listed(skipped: defaultdict[str, list[str]]) -> Callable[[OSError], None]:
+    def failed(error: OSError) -> None:
+        skipped["unreadable_folder"].append(f"{error.filename}: {error.strerror}")
+
+    return failed
 
 
 def _lines(

@@ -2,9 +2,11 @@
 
 import tensorflow as tf
 
+from tools.speech.channels import LEAST_ENERGY
+
 
 def decode_wavs(files: tf.Tensor, rate_hz: int, min_samples: int = 1) -> tuple:
-    """Reads 16-bit PCM WAV files of the model's rate; channels are averaged.
+    """Reads 16-bit PCM WAV files of the model's rate; several channels as `channels.Mono` does.
 
     Args:
         files: `[B]` strings.
@@ -20,9 +22,7 @@ def decode_wavs(files: tf.Tensor, rate_hz: int, min_samples: int = 1) -> tuple:
         sound, file_rate_hz = tf.audio.decode_wav(contents)
         message = f"Expected a WAV of {rate_hz} Hz. Resample it first."
         with tf.control_dependencies([tf.debugging.assert_equal(file_rate_hz, rate_hz, message)]):
-            return tf.RaggedTensor.from_row_splits(
-                tf.reduce_mean(sound, axis=1), [0, tf.shape(sound, tf.int64)[0]]
-            )
+            return tf.RaggedTensor.from_row_splits(_mono(sound), [0, tf.shape(sound, tf.int64)[0]])
 
     spec = tf.RaggedTensorSpec([1, None], tf.float32, ragged_rank=1)
     rows = tf.map_fn(one, files, fn_output_signature=spec).merge_dims(0, 1)
@@ -30,3 +30,11 @@ def decode_wavs(files: tf.Tensor, rate_hz: int, min_samples: int = 1) -> tuple:
     missing = tf.maximum(min_samples - tf.shape(waveforms)[1], 0)
     waveforms = tf.pad(waveforms, [[0, 0], [0, missing]])
     return waveforms, tf.cast(rows.row_lengths(), tf.int32)
+
+
+def _mono(sound: tf.Tensor) -> tf.Tensor:
+    """Makes one channel, `[S]`, of several, `[S, channels]`."""
+    mean, energies = tf.reduce_mean(sound, axis=1), tf.reduce_sum(sound**2, axis=0)
+    independent = tf.reduce_sum(energies) / tf.cast(tf.size(energies), tf.float32) ** 2
+    cancel = tf.reduce_sum(mean**2) < LEAST_ENERGY * independent
+    return tf.where(cancel, tf.gather(sound, tf.argmax(energies), axis=1), mean)

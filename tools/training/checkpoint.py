@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tools.errors import UserError
+from tools.files import to_json
 from tools.weights.assignment import check_tensors
 
 _PREFIX, _UNFINISHED = "step-", ".unfinished-"
@@ -195,7 +196,7 @@ class CheckpointStore:
 
         def write(folder: Path) -> None:
             _write_arrays(folder / "arrays.npz", arrays)
-            for file_name, text in {**assets, "state.json": json.dumps(state, indent=1)}.items():
+            for file_name, text in {**assets, "state.json": to_json(state, indent=1)}.items():
                 (folder / file_name).write_text(text, encoding="utf-8")
 
         name = f"{_PREFIX}{state['step']:08d}"

@@ -1,7 +1,6 @@
 """The training loop of every family, in the order in which things happen."""
 
 import contextlib
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes
@@ -110,7 +109,7 @@ def train(
     speed = float(np.median(speeds[1:] or speeds)) if speeds else 0.0
     summary = {**results, **run.values(), "perf/samples_per_second": speed, "step": run.step}
     if processes.rank == 0:
-        write_text(folders.records / "summary.json", json.dumps(summary, indent=1))
+        write_text(folders.records / "summary.json", to_json(summary, indent=1))
     return summary
 
 

@@ -1,7 +1,6 @@
 """The body of every training program: processes, device, task, run directory, loop."""
 
 import contextlib
-import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import tensorflow as tf
 
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
+from tools.files import to_json
 from tools.training import distributed, run_log
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
@@ -128,7 +128,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
         logging.info("run directory: %s", ", ".join(map(str, places)))
         results = train(task, run.training, processes, folders, options=loop_options)
     if processes.rank == 0:
-        print(json.dumps(results))
+        print(to_json(results))
     return 0
 
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import to_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ class RunLog:
             return
         # JSON has no NaN: a value that is none is written as null.
         numbers = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = json.dumps({"step": step, "epoch": epoch, **numbers}) + "\n"
+        line = to_json({"step": step, "epoch": epoch, **numbers}) + "\n"
         try:
             self._file.write(line.encode())
         except OSError as error:

@@ -94,7 +94,8 @@ def check_tensors(
         source: of the tensors, for the message.
 
     Raises:
-        UserError: one line with what is missing, unexpected and of another shape, each sorted.
+        UserError: one line with what is missing, unexpected and of another shape, each sorted, or
+            with the tensors that have values that are not finite.
     """
     difference: dict[str, Iterable[str]] = {
         "missing": shapes.keys() - tensors.keys(),
@@ -111,6 +112,26 @@ def check_tensors(
             f"{tensors_of_model} in {source}" if source else tensors_of_model,
             "; ".join(f"{kind}: {_listed(names)}" for kind, names in difference.items() if names),
             "Choose the architecture, vocabulary or classes that the weights were trained with",
+        )
+    check_finite(tensors, source)
+
+
+def check_finite(tensors: Mapping[str, np.ndarray], source: str = "") -> None:
+    """Refuses infinities and values that are no numbers, as training that diverged leaves them.
+
+    Args:
+        tensors: arrays by name.
+        source: of the tensors, for the message.
+
+    Raises:
+        UserError: one line with the names of the tensors that have some.
+    """
+    bad = [name for name, x in tensors.items() if not np.isfinite(x).all()]
+    if bad:
+        raise UserError.expected(
+            f"finite weights in {source}" if source else "finite weights",
+            f"NaN or infinity in {len(bad)} tensors: {_listed(bad)}",
+            "Choose another checkpoint, from before the training diverged",
         )
 
 

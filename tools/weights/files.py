@@ -1,4 +1,4 @@
-"""Weight files: `.pth`, `.pt`, `.bin` and `.safetensors` in, `.safetensors` out."""
+"""Weight files: what `torch.save` writes and `.safetensors` in, `.safetensors` out."""
 
 import contextlib
 import os
@@ -14,12 +14,12 @@ import safetensors.numpy
 from tools.errors import UserError
 from tools.weights.pth import read_pth
 
-PTH_SUFFIXES = (".pth", ".pt", ".bin")
+PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_weights(path: str | os.PathLike) -> Any:
-    """Reads a weight file by its suffix.
+    """Reads a weight file by its suffix, in any case.
 
     Args:
         path: `.safetensors`, or what `torch.save` wrote.
@@ -32,9 +32,10 @@ def read_weights(path: str | os.PathLike) -> Any:
     """
     path = Path(path)
     _check_no_pointer(path)
-    if path.suffix in PTH_SUFFIXES:
+    name = path.name.lower()
+    if name.endswith(PTH_SUFFIXES):
         return read_pth(path)
-    if path.suffix != ".safetensors":
+    if not name.endswith(".safetensors"):
         suffixes = " ".join((*PTH_SUFFIXES, ".safetensors"))
         raise UserError.expected(f"a weight file ({suffixes})", path, "Name another file")
     try:

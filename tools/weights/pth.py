@@ -1,13 +1,18 @@
-"""Reading `.pth` files without PyTorch, and without running what a hostile one asks for."""
+"""Reading what `torch.save` wrote, without PyTorch and without running what a file asks for.
 
-import argparse
+Tensors, containers, numbers and strings are read. Whatever else a file names, such as objects of
+mmengine, pathlib or NumPy, becomes a `Placeholder`: nothing is imported, looked up or executed.
+"""
+
 import io
 import math
 import pickle
+import types
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -26,14 +31,63 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
+# The first of the pickles of a file of PyTorch before 1.6, and what follows it.
+_LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
+_LEGACY_START = pickle.dumps(_LEGACY_MAGIC, 2)[:-1]
+
+
+class Placeholder:
+    """Stands for an object of another package: takes whatever a pickle does to it, and is nothing.
+
+    Attributes:
+        name: of what it stands for, as `module.name`.
+    """
+
+    name = ""
+
+    def __new__(cls, *_, **__):
+        """Takes any arguments."""
+        return object.__new__(cls)
+
+    def __init__(self, *_, **__):
+        """Keeps none of them."""
+
+    def _take(self, *_):
+        pass
+
+    __setstate__ = __setitem__ = append = extend = add = _take
+
+    def __call__(self, *_, **__):
+        """Gives another one."""
+        return type(self)()
+
+    def __repr__(self):
+        """Shows the name."""
+        return f"<{self.name}>"
+
+
+def _placeholder(module: str, name: str) -> type[Placeholder]:
+    """Makes a class for one name of one file, so that no file can change what another one gets."""
+    return type("Placeholder", (Placeholder,), {"name": f"{module}.{name}"})
 
 
 class _StorageType(NamedTuple):
     name: str
 
 
-def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray:
+class _Function(NamedTuple):
+    """A function that a file may call; it has no attributes that a file could set."""
+
+    function: Callable
+
+    def __call__(self, *arguments):
+        return self.function(*arguments)
+
+
+def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray | Placeholder:
     """Views a storage, which must hold as many elements, as an array."""
+    if isinstance(storage, Placeholder):
+        return storage
     sizes = (*shape, *strides, offset)
     if len(shape) != len(strides) or not all(isinstance(x, int) and x >= 0 for x in sizes):
         raise pickle.UnpicklingError("a tensor of impossible shape")
@@ -46,41 +100,61 @@ def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray:
     return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, steps)
 
 
-def _rebuild_parameter(tensor, *_) -> np.ndarray:
+def _rebuild_parameter(tensor, *_) -> Any:
     return tensor
+
+
+def _empty_dictionary(*_) -> dict:
+    return {}
 
 
 _ALLOWED = {
     ("collections", "OrderedDict"): OrderedDict,
-    ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-    ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+    ("collections", "defaultdict"): _Function(_empty_dictionary),
+    ("torch._utils", "_rebuild_tensor"): _Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): _Function(_rebuild_tensor),
+    ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
     ("torch", "Size"): tuple,
-    ("argparse", "Namespace"): argparse.Namespace,  # the arguments of a training run
+    ("argparse", "Namespace"): types.SimpleNamespace,  # the arguments of a training run
     **{("torch", name): _StorageType(name) for name in _STORAGES},
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits containers, numbers, strings and tensors; every other name is an error."""
+    """Admits containers, numbers, strings and tensors; other names become placeholders.
 
-    def __init__(self, archive: zipfile.ZipFile, folder: str):
-        super().__init__(io.BytesIO(archive.read(f"{folder}/data.pkl")), encoding="utf-8")
-        self._archive, self._folder = archive, folder
+    Args:
+        stream: of the pickle.
+        read: gives the bytes of a storage by key; None: tensors become placeholders.
+
+    Attributes:
+        sizes: bytes of each storage by key, in the order of their first use.
+    """
+
+    def __init__(self, stream: BinaryIO, read: Callable[[str], bytes] | None):
+        super().__init__(stream, encoding="utf-8")
+        self._read, self.sizes = read, {}
         self._storages: dict[str, np.ndarray] = {}
+        self._placeholders: dict[tuple[str, str], type[Placeholder]] = {}
 
     def find_class(self, module, name):
-        try:
+        if (module, name) in _ALLOWED:
             return _ALLOWED[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"the object {module}.{name}") from None
+        return self._placeholders.setdefault((module, name), _placeholder(module, name))
 
-    def persistent_load(self, pid) -> np.ndarray:
-        kind, storage_type, key, _, size = pid
-        if kind != "storage" or not isinstance(storage_type, _StorageType):
+    def persistent_load(self, pid) -> np.ndarray | Placeholder:
+        kind, storage_type, key, _, size, *view = pid
+        if kind != "storage" or (view and view != [None]):
             raise pickle.UnpicklingError("an unknown kind of storage")
+        if not isinstance(storage_type, _StorageType):
+            return _placeholder("torch", "Storage")()
+        kind = np.dtype(_STORAGES[storage_type.name])
+        self.sizes[key] = size * kind.itemsize
+        if self._read is None:
+            return _placeholder("torch", storage_type.name)()
         if key not in self._storages:
-            data = self._archive.read(f"{self._folder}/data/{key}")
-            values = np.frombuffer(data, _STORAGES[storage_type.name])
+            values = np.frombuffer(self._read(key), kind)
             if values.size != size:
                 raise pickle.UnpicklingError(f"{values.size} of {size} elements in a storage")
             if storage_type.name == "BFloat16Storage":
@@ -92,25 +166,24 @@ class _Unpickler(pickle.Unpickler):
 def read_pth(path: Path) -> Any:
     """Reads what `torch.save` wrote, tensors as arrays.
 
-    Only the zip form, PyTorch's since 1.6; its members are stored as they are, so nothing grows
-    while it is read.
+    The zip form, PyTorch's since 1.6, whose members are stored as they are, so that nothing grows
+    while it is read; and the pickles of the versions before.
 
     Args:
         path: the file.
 
+    Returns:
+        The content; `Placeholder`s stand for what is neither tensor nor container.
+
     Raises:
-        UserError: not such a file, incomplete, or with anything in it but tensors in containers.
+        UserError: not such a file, or incomplete.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            folder = names[0].split("/")[0]
-            if any(x.compress_type != zipfile.ZIP_STORED for x in archive.infolist()):
-                raise pickle.UnpicklingError("a compressed archive")
-            order = f"{folder}/byteorder"
-            if order in names and archive.read(order) != b"little":
-                raise pickle.UnpicklingError("tensors of another byte order")
-            return _Unpickler(archive, folder).load()
+        with path.open("rb") as file:
+            if file.read(len(_LEGACY_START)) == _LEGACY_START:
+                file.seek(0)
+                return _read_legacy(file)
+        return _read_zip(path)
     except OSError as error:
         raise UserError.expected(
             "a readable weight file", f"{path}: {error.strerror or error}", "Correct the path"
@@ -119,7 +192,43 @@ def read_pth(path: Path) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError.expected(
-            "tensors in containers as torch.save writes them since 1.6 (a zip file)",
+            "tensors in containers as torch.save writes them (a zip file since 1.6)",
             f"{path}: {reason}",
             "Fetch it again, or save the state_dict alone or as .safetensors",
         ) from error
+
+
+def _read_zip(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        folder = names[0].split("/")[0]
+        if any(x.compress_type != zipfile.ZIP_STORED for x in archive.infolist()):
+            raise pickle.UnpicklingError("a compressed archive")
+        order = f"{folder}/byteorder"
+        if order in names and archive.read(order) != b"little":
+            raise pickle.UnpicklingError("tensors of another byte order")
+        stream = io.BytesIO(archive.read(f"{folder}/data.pkl"))
+        return _Unpickler(stream, lambda key: archive.read(f"{folder}/data/{key}")).load()
+
+
+def _read_legacy(file: BinaryIO) -> Any:
+    """Reads magic number, version, system, content and keys, each a pickle, then the storages.
+
+    Each storage is its number of elements, 8 bytes, and the elements.
+    """
+    magic, version, system = (_Unpickler(file, None).load() for _ in range(3))
+    if (magic, version) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
+        raise pickle.UnpicklingError("another version of the format")
+    if not (isinstance(system, dict) and system.get("little_endian", True)):
+        raise pickle.UnpicklingError("tensors of another byte order")
+    start = file.tell()
+    look = _Unpickler(file, None)
+    look.load()
+    keys, data = _Unpickler(file, None).load(), {}
+    if not isinstance(keys, list) or {*keys} != look.sizes.keys():
+        raise pickle.UnpicklingError("other storages than the tensors have")
+    for key in keys:
+        file.seek(8, io.SEEK_CUR)
+        data[key] = file.read(look.sizes[key])
+    file.seek(start)
+    return _Unpickler(file, data.__getitem__).load()

@@ -369,6 +369,8 @@ def test_a_vocabulary_of_another_size_is_one_line(run_dir, tmp_path):
         (other / file.name).write_bytes(file.read_bytes())
     text = CharacterTokenizer.from_transcripts(["ABCDEFGHIJ"]).to_json()
     (other / "vocabulary.json").write_text(text)
-    with refused("vocabulary or classes it was trained with"):
+    with refused(
+        "Choose the architecture, vocabulary or classes that the weights were trained with"
+    ):
         main(["--checkpoint", str(other), "--output_dir", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()

@@ -114,6 +114,57 @@ def test_a_fading_sound_is_cut_off_at_top_db_as_librosa_does(rng, top_db):
     assert frames.numpy().tolist() == [51, 51]
 
 
+@pytest.fixture(scope="module")
+def voice():
+    """A second of speech-like sound: a voice of 120 Hz that swells and fades, with quiet noise."""
+    time_s = np.arange(RATE_HZ) / RATE_HZ
+    voice = sum(np.sin(2 * np.pi * 120 * n * time_s) / n for n in range(1, 40))
+    noise = np.random.default_rng(7).normal(size=RATE_HZ)
+    envelope = 0.1 + np.sin(2 * np.pi * 2.5 * time_s) ** 2
+    return (0.1 * envelope * voice + 1e-4 * noise).astype("float32")
+
+
+ROBUST = {"normalization": "loud_frames", "remove_dc_offset": True}
+
+
+def features_of(waveform, **options):
+    features, _ = LogMelSpectrogram(**options)(waveform[None], np.array([len(waveform)]))
+    return np.asarray(features[0])
+
+
+@pytest.mark.parametrize("seconds", [0.5, 4.0, 20.0])
+@pytest.mark.parametrize("options", [{}, ROBUST], ids=["utterance", "loud_frames"])
+def test_silence_around_speech_leaves_the_features_of_loud_frames(voice, seconds, options):
+    """A tenth of a standard deviation; over all frames the same silence moves them by several."""
+    silence = np.zeros(int(seconds * RATE_HZ), "float32")
+    start = len(silence) // 160
+    found = features_of(np.concatenate([silence, voice, silence]), **options)[start : start + 100]
+    difference = np.abs(found[3:-3] - features_of(voice, **options)[3:97]).max()
+    assert difference < 0.1 if options else difference > 0.5
+
+
+@pytest.mark.parametrize("offset", [0.04, -0.3])
+def test_a_constant_offset_changes_nothing_where_it_is_removed(voice, offset):
+    changed = features_of(0.3 * voice + np.float32(offset), **ROBUST)
+    plain = features_of(0.3 * voice, **ROBUST)
+    # The peak, and with it the level that counts as silence, is another one.
+    loud = plain.max(axis=1) > plain.max() - 2.0
+    np.testing.assert_allclose(changed[loud], plain[loud], atol=0.02)
+    without = features_of(0.3 * voice + np.float32(offset))
+    assert np.abs(without - features_of(0.3 * voice)).max() > 0.5
+
+
+@pytest.mark.parametrize("gain_db", [-30.0, 20.0])
+def test_gain_changes_nothing(voice, gain_db):
+    changed = features_of(voice * np.float32(10 ** (gain_db / 20)), **ROBUST)
+    np.testing.assert_allclose(changed, features_of(voice, **ROBUST), atol=1e-3)
+
+
+def test_another_normalization_is_refused():
+    with pytest.raises(ValueError, match="normalization among"):
+        LogMelSpectrogram(normalization="loudest")
+
+
 def grid(count):
     """`count` numbers spread evenly over [0, 1), none at a limit of what is rounded down."""
     return (np.arange(count) + 0.5) / count

@@ -319,6 +319,10 @@ def listen(layer, waveforms):
         {"sample_rate_hz": 8000, "fft_length": 200, "min_hz": 60.0, "max_hz": 3400.0},
         {"min_hz": 300.0, "preemphasis": 0.5, "num_mel_bins": 40},
         {"max_hz": 4000.0, "num_mel_bins": 48},
+        {"normalization": "loud_frames"},
+        {"normalization": "loud_frames", "loud_frames_db": 12.0, "max_hz": 4000.0},
+        {"remove_dc_offset": True},
+        {"remove_dc_offset": True, "preemphasis": 0.5, "normalization": "loud_frames"},
     ],
     ids=lambda options: ",".join(f"{k}={v}" for k, v in options.items()) or "defaults",
 )
@@ -342,6 +346,8 @@ def test_options_of_the_features_each_change_them(speech):
         {"max_hz": 4000.0},
         {"preemphasis": 0.9},
         {"top_db": 60.0},
+        {"normalization": "loud_frames"},
+        {"remove_dc_offset": True},
     ):
         other, _ = listen(LogMelSpectrogram(**options), speech)
         assert other.shape == plain.shape

@@ -274,3 +274,12 @@ def test_encoding_needs_no_tensorflow():
     subprocess.run(
         [sys.executable, "-c", program], check=True, env={"PYTHONPATH": environment_path}
     )
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3, 5, 9])
+def test_labels_are_counted_in_slices_of_any_size(tokenizer, at_once):
+    texts = CORPUS[:5]
+    expected = [len(tokenizer.encode(text)) for text in texts]
+    assert len(set(expected)) > 2
+    assert tokenizer.count_labels(texts, at_once).tolist() == expected
+    assert tokenizer.count_labels([], at_once).tolist() == []

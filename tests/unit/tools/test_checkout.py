@@ -53,3 +53,11 @@ def test_a_package_of_the_name_tools_in_the_way_is_named_in_one_line(project, tm
     imported = start("-c", "import conformer", cwd=tmp_path, path=project)
     assert imported.returncode == 1
     assert imported.stderr.splitlines()[-1].startswith("ImportError: Expected the package tools")
+
+
+def test_a_checkout_may_be_found_by_a_link(project, tmp_path):
+    (tmp_path / "link").symlink_to(project, target_is_directory=True)
+    result = start(
+        "-c", "import tools.checkout; print('found')", cwd=tmp_path, path=tmp_path / "link"
+    )
+    assert (result.returncode, result.stdout, result.stderr) == (0, "found\n", "")

@@ -4,11 +4,44 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.support.errors import refused
 from tools.errors import UserError
-from tools.files import check_writable, is_made_of, new_folder, write_bytes, write_text
+from tools.files import (
+    check_writable,
+    expand_home,
+    is_made_of,
+    new_folder,
+    one_line,
+    result_file,
+    scratch_folder,
+    to_json,
+    write_bytes,
+    write_text,
+)
+
+
+def test_a_path_is_one_line_and_one_column_of_output():
+    assert one_line("a\nb\tc\rd\x0be\x85f\u2028g\x1b[0m") == (r"a\nb\tc\rd\x0be\x85f\u2028g\x1b[0m")
+    plain = "/ä/日本 $'\\x\udcff/" + "".join(map(chr, range(0x20, 0x7F)))
+    assert one_line(plain) == plain
+    assert one_line(Path("a\nb")) == r"a\nb"
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("~/a b", "/somewhere/a b"),
+        ("~/", "/somewhere/"),
+        ("~nobody-of-that-name/a", "~nobody-of-that-name/a"),
+        *((same, same) for same in ("~", "a/~/b", "./~/b", "", "~a b/c", "--x=~/a")),
+    ],
+)
+def test_the_home_folder_is_put_in_at_the_start_alone(monkeypatch, text, expanded):
+    monkeypatch.setenv("HOME", "/somewhere")
+    assert expand_home(text) == expanded
 
 
 def test_a_text_replaces_an_earlier_one_and_leaves_nothing_beside(tmp_path):
@@ -53,6 +86,57 @@ def test_a_place_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with refused("room and permission to write"):
         write_text(tmp_path / "file" / "a", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("a/crop_0.875", "a/crop_0.875.tsv"),
+        ("a/crop_0.96", "a/crop_0.96.tsv"),
+        ("a.json", "a.tsv"),
+        ("a.b/c.JSON", "a.b/c.tsv"),
+        ("a.tsv", "a.tsv"),
+        ("v1.2.json", "v1.2.tsv"),
+        ("plain", "plain.tsv"),
+        (".json", ".json.tsv"),
+    ],
+)
+def test_known_suffixes_alone_give_way(name, table):
+    assert result_file(Path(name), ".tsv") == Path(table)
+
+
+def test_json_has_no_nan():
+    """Anything that is read by others: numbers that are none are null, however deep they lie."""
+    content = {"a": float("nan"), "b": [1.5, (float("inf"), "NaN")], "c": {"d": -float("inf")}}
+    content["e"] = np.float64("nan")
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    read = json.loads(to_json(content, indent=1), parse_constant=refuse)
+    assert read == {"a": None, "b": [1.5, [None, "NaN"]], "c": {"d": None}, "e": None}
+    plain = {"a": [1, 2.5, None, True, "x"], "b": {}}
+    assert to_json(plain, indent=2, sort_keys=True) == json.dumps(plain, indent=2, sort_keys=True)
+
+
+def test_a_scratch_folder_lies_beside_and_ends_with_its_block(tmp_path):
+    with scratch_folder(tmp_path / "new" / "a") as folder:
+        assert folder.is_relative_to(tmp_path / "new") and not list(folder.iterdir())
+        (folder / "b").write_text("one")
+    assert not list((tmp_path / "new").iterdir())
+
+
+@pytest.mark.parametrize("failing", ["mkdir", "write_text"])
+def test_a_scratch_folder_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, failing):
+    def fail(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(*((os, "mkdir") if failing == "mkdir" else (Path, failing)), fail)
+    path = tmp_path / "model.onnx"
+    wanted = refused(match=f"permission to write {path}.*Permission denied")
+    with wanted, scratch_folder(path) as folder:
+        (folder / "a").write_text("one")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_appears_when_its_block_has_ended(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 
 import vision
 from tests.support.errors import refused
+from tools.training.checkpoint import CheckpointStore
 from vision.attention import MultiHeadAttention, TransformerBlock
 from vision.blocks import CoupledBlock, CouplingDown, CouplingUp
 from vision.checkpoint import build, initial_model, load_model, load_pretrained
@@ -167,7 +168,7 @@ def test_only_the_weights_of_a_keras_file_start_a_training(build_small, source, 
     """The file's own classes and rates do not count."""
     target = build_small(seed=4, drop_path_rate=0.5)
     before = {x.path: np.array(x) for x in target.weights}
-    _, told = load_pretrained(target, keras_file)
+    _, told = load_pretrained(target, keras_file, [str(n) for n in range(10)])
     expected = {x.path: np.array(x) for x in source.weights}
     for variable in target.weights:
         is_head = "_head/" in variable.path
@@ -191,3 +192,24 @@ def test_the_seed_chooses_the_initial_weights(config, capsys):
     np.testing.assert_array_equal(tokens[0], tokens[1])
     assert np.any(tokens[0] != tokens[2])
     assert "seed 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", [False, True])
+def test_a_run_gives_its_averaged_weights_and_the_best_of_them(config, tmp_path, folder):
+    store = CheckpointStore(tmp_path, keep_last=3)
+    trained = build(config)
+    for step, metric in ((1, 0.5), (2, 0.25), (3, 0.75)):
+        values = {x.path: np.full(x.shape, float(step)) for x in trained.weights}
+        averages = {path: x + 0.5 for path, x in values.items() if "kernel" in path}
+        saved = store.save(
+            {"step": step, "metric": metric}, {"model": values, "average": averages}, {}
+        )
+        if step == 2:
+            best = saved.path
+    source = tmp_path if folder else best
+    model = build(config)
+    load_pretrained(model, source)
+    for one in (model, load_model(config, source)):
+        for variable in one.weights:
+            wanted = 2.5 if "kernel" in variable.path else 2.0
+            np.testing.assert_array_equal(variable, wanted, err_msg=variable.path)

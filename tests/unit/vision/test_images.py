@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.support.errors import refused
 from vision.config import PreprocessingConfig, load_config
-from vision.images import ImageError, crop_image, read_image
+from vision.images import ImageError, crop_image, read_image, read_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # What MANIFEST.md calls valid or leaves to the program; all others are refused.
@@ -48,6 +48,47 @@ def test_equal_to_the_recipe_byte_for_byte(size, rng, tmp_path):
     found = read_image(path, PreprocessingConfig())
     assert found.dtype == np.float32
     assert found.transpose(2, 0, 1).tobytes() == reference(path).tobytes()
+
+
+# What EXIF's orientations 1 to 8 do to an array, by the places of the first row and column in its
+# definition: 1 top left, 2 top right, 3 bottom right, 4 bottom left, 5 left top, 6 right top ...
+TURNS = {
+    1: lambda x: x,
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: x[::-1].swapaxes(0, 1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: x[:, ::-1].swapaxes(0, 1),
+    9: lambda x: x,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("kind", ["png", "webp"])
+def test_orientation_in_exif(orientation, kind, rng, tmp_path):
+    pixels, path = rng.integers(0, 256, (5, 7, 3)).astype("uint8"), tmp_path / "a"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(pixels).save(path, kind, exif=exif, lossless=True)
+    np.testing.assert_array_equal(read_rgb(path), pixels)
+    np.testing.assert_array_equal(read_rgb(path, True), TURNS[orientation](pixels))
+    config = PreprocessingConfig(image_size=4, crop_pct=1.0, exif_orientation=True)
+    turned = crop_image(path, config)
+    Image.fromarray(TURNS[orientation](pixels)).save(tmp_path / "b", "png")
+    np.testing.assert_array_equal(turned, crop_image(tmp_path / "b", config))
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")  # as in programs
+def test_damaged_exif_leaves_an_image_as_it_is(rng, tmp_path):
+    pixels = rng.integers(0, 256, (5, 7, 3)).astype("uint8")
+    for number, exif in enumerate(
+        (b"Exif\0\0MM\0*\0\0\0\x08\0", b"Exif\0\0??", b"Exif\0\0II*\0\xff" * 3)
+    ):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(pixels).save(path, exif=exif)
+        np.testing.assert_array_equal(read_rgb(path, True), pixels)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,11 @@
 """Lists of images, class numbers, and reading ahead."""
 
+import os
 import shutil
+import tarfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +14,19 @@ from PIL import Image
 from tests.support.errors import refused
 from tools import threads
 from vision import input_pipeline
-from vision.classes import Classes, classes_of, read_classes, read_labelled, top_classes
+from vision.classes import (
+    Classes,
+    classes_of,
+    named_by,
+    read_classes,
+    read_labelled,
+    read_own_classes,
+    renamed,
+    top_classes,
+)
 from vision.config import PreprocessingConfig
 from vision.images import read_image
-from vision.input_pipeline import Batches, find_images, read_image_folder
+from vision.input_pipeline import SUFFIXES, Batches, find_images, read_image_folder
 
 
 @pytest.fixture
@@ -41,13 +53,104 @@ def test_an_image_folder(tree):
 
 
 def test_a_flat_folder_without_what_is_below(tree):
-    assert find_images(tree / "cat") == [str(tree / "cat" / "a.png")]
-    assert find_images(tree / "cat" / "a.png") == [str(tree / "cat" / "a.png")]
+    assert find_images(tree / "cat" / "a.png") == ([str(tree / "cat" / "a.png")], [])
+    for suffix in SUFFIXES:
+        (tree / "cat" / f"b{suffix.upper()}").touch()
+    found = find_images(tree / "cat")
+    names = ["a.png", *(f"b{suffix.upper()}" for suffix in SUFFIXES)]
+    assert found.paths == sorted(str(tree / "cat" / name) for name in names)
+    assert [path for path, _ in found.left_out] == [
+        str(tree / "cat" / name) for name in ("deeper", "notes.txt")
+    ]
     (tree / "cat" / "none").mkdir()
     with refused(f"in {tree / 'cat' / 'none'}"):
         find_images(tree / "cat" / "none")
     with refused(f"{tree / 'nothing'}: nothing"):
         find_images(tree / "nothing")
+
+
+def test_what_an_image_folder_leaves_out_is_told(tree):
+    """Hidden files and folders are not there; links are followed, but not round and round."""
+    cat, elsewhere = tree / "cat", tree.parent / "elsewhere"
+    shutil.copytree(cat / "deeper", cat / ".ipynb_checkpoints")
+    (cat / "deeper" / ".b.heic").touch()
+    elsewhere.mkdir()
+    shutil.copy(cat / "a.png", elsewhere / "d.jfif")
+    (elsewhere / "up").symlink_to(cat)
+    (cat / "deeper" / "itself").symlink_to(cat / "deeper")
+    (cat / "more").symlink_to(elsewhere)
+    (cat / "again").symlink_to(elsewhere)
+    (cat / "linked.png").symlink_to(elsewhere / "d.jfif")
+    for name in ("e.heic", "f.avif", "no_suffix"):
+        (cat / name).touch()
+    for place in (cat / "dangling.jpg", tree / "bird", tree / ".#hidden"):
+        place.symlink_to("/nowhere/x.jpg")
+    os.mkfifo(cat / "pipe.png")
+    found = read_image_folder(tree)
+    assert [path.removeprefix(f"{tree}/") for path in found.paths] == [
+        "cat/a.png",
+        "cat/again/d.jfif",
+        "cat/deeper/b.JPG",
+        "cat/linked.png",
+        "cat/more/d.jfif",
+        "dog/c.jpeg",
+    ]
+    assert found.labels == [0] * 5 + [1]
+    assert {path.removeprefix(f"{tree}/"): reason for path, reason in found.left_out} == {
+        "bird": "a link to nothing",
+        "top.png": "beside the class folders",
+        "cat/again/up": "a link to a folder above it",
+        "cat/dangling.jpg": "a link to nothing",
+        "cat/deeper/itself": "a link to a folder above it",
+        "cat/e.heic": "the suffix of no image",
+        "cat/f.avif": "the suffix of no image",
+        "cat/more/up": "a link to a folder above it",
+        "cat/no_suffix": "the suffix of no image",
+        "cat/notes.txt": "the suffix of no image",
+        "cat/pipe.png": "no file",
+    }
+    assert found.sample(2, 0).left_out == found.left_out
+
+
+def test_a_folder_that_cannot_be_read_is_told(tree, monkeypatch):
+    """As root reads every folder, the refusal is made here."""
+    look = Path.iterdir
+
+    def refuse(path):
+        if path.name == "deeper":
+            raise PermissionError(13, "Permission denied")
+        return look(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = read_image_folder(tree)
+    assert found.labels == [0, 1]
+    assert (str(tree / "cat" / "deeper"), "Permission denied") in found.left_out
+
+
+def test_a_folder_without_an_image_names_what_is_there(tree):
+    for path in (
+        tree / "cat" / "a.png",
+        tree / "cat" / "deeper" / "b.JPG",
+        tree / "dog" / "c.jpeg",
+    ):
+        path.rename(path.with_suffix(".heic"))
+    with refused("a.heic (the suffix of no image)"):
+        read_image_folder(tree)
+    with refused("c.heic (the suffix of no image)"):
+        find_images(tree / "dog")
+
+
+def test_the_reported_tree(shared_data, tmp_path):
+    archive = shared_data / "reported" / "vision" / "imagefolder_hidden_symlink.tgz"
+    if not archive.is_file():
+        pytest.skip(f"without {archive}")
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path, filter="fully_trusted")
+    found = read_image_folder(tmp_path / "folder")
+    names = [path.removeprefix(f"{tmp_path}/folder/") for path in found.paths]
+    assert names[0] == "glass/glass10.jpg" and len(names) == len({*names}) > 2
+    assert all(name.startswith(("paper/paper", "paper/more/")) for name in names[1:])
+    assert [Path(path).name for path, _ in found.left_out] == ["dangling.jpg", "x.heic"]
 
 
 def test_names_of_the_model_number_the_folders(tree):
@@ -181,10 +284,82 @@ def test_label_files(tmp_path, shared_data):
     assert read_classes(write(tmp_path / "b", "tench\n\ngreat white shark\r\n"), 2) == Classes(
         ["tench", "great white shark"]
     )
-    assert expected.aliases[1] == ("goldfish", "n01443537")
+    assert {"goldfish", "n01443537", "n01443537 goldfish"} <= {*expected.aliases[1]}
     imagenet = read_classes(shared_data / "imagenet_classes.txt", 1000)
     assert imagenet.name(0).startswith("tench")
     assert imagenet.folders[999].startswith("n")
+
+
+FORMS = {
+    "numbers": "0 tench, Tinca tinca\n1 a cock\n2 7up\n",
+    "from one": "1 tench, Tinca tinca\n2 a cock\n3 7up\n",
+    "colons": "0: tench, Tinca tinca\n1: a cock\n2: 7up",
+    "commas": "0,tench, Tinca tinca\n1,a cock\n2,7up\n",
+    "table": 'index,name\n0,"tench, Tinca tinca"\n1,a cock\n2,"7up"\n',
+    "quoted table": '"0","tench, Tinca tinca"\n"1","a cock"\n"2","7up"\n',
+    "tabs": "0\ttench, Tinca tinca\n1\ta cock\n2\t7up\n",
+    "points": "1. tench, Tinca tinca\n2. a cock\n3. 7up\n",
+    "names": "tench, Tinca tinca\na cock\n7up\n",
+    "Python": "{0: 'tench, Tinca tinca',\n 1: \"a cock\",\n 2: '7up',}\n",
+    "Python from one": "{1: 'tench, Tinca tinca', 2: 'a cock', 3: '7up'}",
+    "Python with quotes inside": "{0: 'tench, Tinca tinca',\n 1: 'a cock',\n 2: '7up'}",
+    "JSON": '{"0": "tench, Tinca tinca", "2": "7up", "1": "a cock"}',
+    "JSON by name": '{"tench, Tinca tinca": 0, "7up": 2, "a cock": 1}',
+    "JSON list": '["tench, Tinca tinca", "a cock", "7up"]',
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_label_files_as_people_have_them(form, tmp_path):
+    names = ["tench, Tinca tinca", "a cock", "7up"]
+    text = FORMS[form]
+    if form == "Python with quotes inside":
+        text, names[1] = text.replace("a cock", "a devil's cock"), "a devil's cock"
+    assert read_classes(write(tmp_path / "a", text), 3) == Classes(names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0 n01440764 tench\n1 n01514668 a cock\n",
+        "n01440764 tench\nn01514668 a cock\n",
+        "n01440764,tench\nn01514668,a cock\n",
+        "0: n01440764: tench\n1: n01514668: a cock\n",
+        '{"0": ["n01440764", "tench"], "1": ["n01514668", "a cock"]}',
+    ],
+)
+def test_label_files_with_numbers_of_wordnet(text, tmp_path):
+    expected = Classes(["tench", "a cock"], ["n01440764", "n01514668"])
+    assert read_classes(write(tmp_path / "a", text), 2) == expected
+
+
+@pytest.mark.parametrize("name", ["labels_gist_dict.txt", "labels_index_comma.csv"])
+def test_reported_label_files(shared_data, name):
+    path = shared_data / "reported" / "vision" / name
+    if not path.is_file():
+        pytest.skip(f"without {path}")
+    expected = read_classes(shared_data / "imagenet_classes.txt", 1000).names
+    assert read_classes(path, 1000).names == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{'a': 'b', 'c': 'd'}",
+        "{0: 'a', 2: 'b'}",
+        "{2: 'a', 3: 'b'}",
+        "[1, 2]",
+        "{0: 1.5, 1: 2.5}",
+        "{nothing\nof this}",
+        "0: a\n2: b\n",
+        "2 a\n3 b\n",
+        "{0: {}, 1: 'a'}",
+        "[" * 10000,
+    ],
+)
+def test_label_files_in_disorder_are_refused(text, tmp_path):
+    with refused(str(tmp_path / "a")):
+        read_classes(write(tmp_path / "a", text), 2)
 
 
 @pytest.mark.parametrize("text", ["", "a\nb\nc\n", "1 a\n0 b\n", "n01440764 a\nb\n", "\udcff"])
@@ -193,6 +368,39 @@ def test_bad_label_files(text, tmp_path):
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with refused(str(path)):
         read_classes(path, 2)
+
+
+@pytest.mark.parametrize("text", ["", "1 a\n2 b\n", "0 a\n0 b\n", "a\nb\n"])
+def test_a_damaged_list_of_own_classes_is_refused(text, tmp_path):
+    with refused(str(tmp_path / "classes")):
+        read_own_classes(write(tmp_path / "classes", text))
+
+
+def test_a_label_file_in_another_order_than_the_model_is_refused(tmp_path):
+    """Other names are as good, and data keep the folders of both."""
+    known = Classes(["cat", "crane", "crane"], ["n1", "n2", "n3"])
+    labels = tmp_path / "labels"
+    for text in ("crane\ncat\ncrane\n", "a\nb\nn2\n", "a\ncat\nb\n"):
+        with refused(str(labels)):
+            named_by(known, write(labels, text), 3)
+    named = named_by(known, write(labels, "Katze\nKranich\nKran\n"), 3)
+    assert named == Classes(["Katze", "Kranich", "Kran"], ["n1", "n2", "n3"])
+    assert named_by(known, write(labels, "cat\ncrane\nKran\n"), 3).names[2] == "Kran"
+    of_run = named_by(Classes(["n1", "n2"]), write(labels, "Katze\nKranich\n"), 2)
+    assert of_run == Classes(["Katze", "Kranich"], ["n1", "n2"])
+    assert {"n2", "Kranich"} <= {*of_run.aliases[1]}
+    assert named_by(known, None, 3) is known
+
+
+def test_classes_are_the_same_by_any_of_their_names():
+    known = Classes(["a cat", "a dog"], ["cat", "dog"])
+    for folders in (["cat", "a dog"], ["cat a cat", "dog"]):
+        assert renamed(known, folders) == ""
+    assert renamed(known, ["dog", "cat"]) == "0: dog instead of a cat, 1: cat instead of a dog"
+    assert renamed(known, ["cat", "hound"]) == "1: hound instead of a dog"
+    assert renamed(known, ["cat"]) == "1 classes instead of 2"
+    many = [f"class {n}" for n in range(9)]
+    assert renamed(Classes(many), many[::-1]).endswith("5: class 3 instead of class 5, and more")
 
 
 def test_a_label_file_wins_over_the_model(tmp_path):

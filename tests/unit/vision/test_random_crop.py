@@ -53,12 +53,17 @@ def test_no_allowed_part_gives_the_middle(height, width, expected):
     assert {tuple(row) for row in found} == {expected}
 
 
-def read_all(paths, side=24, interpolation="bicubic", min_area=0.3):
+def read_all(paths, side=24, interpolation="bicubic", min_area=0.3, **options):
     """Reads files in one dataset; the number of a file is its seed."""
     names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     dataset = names.enumerate().interleave(
         lambda number, path: random_crops(
-            path, side, interpolation, min_area, seed=tf.stack([tf.constant(1, tf.int64), number])
+            path,
+            side,
+            interpolation,
+            min_area,
+            seed=tf.stack([tf.constant(1, tf.int64), number]),
+            **options,
         )
     )
     return [(found["image"], found["reason"].decode()) for found in dataset.as_numpy_iterator()]
@@ -126,6 +131,18 @@ def test_formats_as_in_evaluation(photograph, tmp_path):
         assert difference[4:-4, 4:-4].max() <= 2, paths[number]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_orientation_in_exif_is_obeyed_where_asked(photograph, tmp_path, suffix):
+    exif = Image.Exif()
+    exif[274] = 6  # a quarter to the right
+    photograph.save(tmp_path / f"a.{suffix}", exif=exif)
+    ((found, reason),) = read_all([tmp_path / f"a.{suffix}"], exif_orientation=True)
+    with Image.open(tmp_path / f"a.{suffix}") as stored:
+        expected = by_pillow(stored.rotate(-90, expand=True))
+    difference = np.abs(found.astype(int) - expected)
+    assert reason == "" and difference[4:-4, 4:-4].max() <= 2
+
+
 def test_orientation_in_exif_is_ignored(photograph, tmp_path):
     photograph.save(tmp_path / "a.jpg", quality=95)
     exif = Image.Exif()
@@ -171,3 +188,15 @@ def test_shared_images(shared_data):
             expected = error.reason
         assert reason == expected, path
     assert 3 < sum(map(bool, reasons)) < len(reasons) - 3
+
+
+def test_ten_parts_are_tried_before_the_middle_is_taken():
+    # Of nearly the whole square few parts fit; the sides of those that do not are redrawn.
+    found = crops_of(1000, 1000, 0.9, 1000)
+    middle = np.all(found == (0, 0, 1000, 1000), axis=1).mean()
+    rng = np.random.default_rng(0)
+    area = rng.uniform(0.9, 1.0, (20000, 10))
+    ratio = np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3), area.shape))
+    fits = (area * ratio <= 1.0) & (area / ratio <= 1.0)
+    assert 0.05 < np.mean(~fits.any(axis=1)) < np.mean(~fits[:, :7].any(axis=1)) - 0.05
+    assert middle == pytest.approx(np.mean(~fits.any(axis=1)), abs=0.04)

@@ -147,7 +147,7 @@ def many_classes(image_folder):
     return root
 
 
-def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypatch):
+def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypatch, caplog):
     processes = Rank(0, 1)
     flags = {"data_url": many_classes, "num_classes": 8, "eval_batch_size": 6, "heads_loss": "sum"}
     task = make_task(processes, **flags)
@@ -168,6 +168,9 @@ def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypat
 
     monkeypatch.setattr(Batches, "__iter__", note)
     found = task.evaluators["eval"]()
+    names = " ".join(record.getMessage() for record in caplog.records)
+    assert "left out of the score: 3: " in names
+    assert all(f"{many_classes}/val/{x} (not an image" in names for x in ("b/0.png", "c/1.png"))
     assert sizes == [6, 6, 6, 6, 5]
     all_images = sorted((many_classes / "val").rglob("*.png"))
     paths = [path for path in all_images if path.stat().st_size > 10]
@@ -184,6 +187,7 @@ def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypat
         "acc_heads_top5": (better < 5).mean(),
         "loss": (np.log(np.exp(heads).sum(-1)) - heads[:, places, labels]).sum(0).mean(),
         "num_images": 29,
+        "num_skipped": 3,
     }
     assert [round(29 * x) for x in [*expected.values()][:3]] == [4, 3, 2]
     assert 2 < 29 * expected["acc_heads_top5"] < 29

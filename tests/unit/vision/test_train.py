@@ -18,11 +18,16 @@ from tools.training.checkpoint import CheckpointStore, RunFolders, open_checkpoi
 from tools.training.distributed import SingleProcess
 from tools.training.loop import LoopOptions
 from tools.training.program import log_to_file
+from vision.checkpoint import load_model
+from vision.classes import Classes
 from vision.config import ConfigOptions, load_config
 from vision.eval import main as evaluate
 from vision.flags import run_config_options
+from vision.infer import main as infer
 from vision.model import ARCHITECTURES
-from vision.recipe import with_recipe
+from vision.opening import open_classifier
+from vision.options import ClassifierOptions
+from vision.recipe import own_classes, with_recipe
 from vision.task import VisionTask
 from vision.train import VisionRun, main
 
@@ -162,14 +167,53 @@ def test_the_score_is_that_of_the_evaluation_program(finished, data_url, capsys)
     assert results["Loss"] == pytest.approx(2 * last["eval/loss"], rel=1e-4)
 
 
-def test_a_label_file_wins_over_the_classes_of_a_checkpoint(finished):
+def test_a_label_file_wins_over_the_classes_of_a_checkpoint(finished, tmp_path):
     """And a config's file over its config; a file of weights has neither."""
     path, words = open_checkpoint(finished[1]).path, {"image_size": "64"}
-    found = with_recipe(str(finished[1]), ConfigOptions(words=words), None)
-    assert found == (ConfigOptions(str(path / "config.yml"), {}, words), str(path / "classes.txt"))
-    named = ConfigOptions("recipe.yml", {}, words), "labels.txt"
-    assert with_recipe(str(finished[1]), *named) == named
-    assert with_recipe("weights.pth", ConfigOptions(), None) == (ConfigOptions(), None)
+    found = with_recipe(str(finished[1]), ConfigOptions(words=words))
+    assert found == ConfigOptions(str(path / "config.yml"), {}, words)
+    named = ConfigOptions("recipe.yml", {}, words)
+    assert with_recipe(str(finished[1]), named) == named
+    assert with_recipe("weights.pth", ConfigOptions()) == ConfigOptions()
+    assert own_classes(finished[1]).names == ["blue", "red"]
+    assert own_classes("weights.pth") == Classes()
+    options = ClassifierOptions(str(finished[1]), precision="float32")
+    with open_classifier(options) as classifier:
+        assert classifier.classes.names == ["blue", "red"]
+    (labels := tmp_path / "labels.txt").write_text("a sea\na rose\n")
+    options = dataclasses.replace(options, imagenet_label_file=str(labels))
+    with open_classifier(options) as classifier:
+        assert classifier.classes.names == ["a sea", "a rose"]
+
+
+@ignore_eager_input
+def test_folders_called_by_numbers_of_wordnet_are_those_that_were_trained_on(
+    image_folder, train, tmp_path, capsys
+):
+    """A number, a number and a name, or a name alone: each as the folder is called."""
+    names = ("0: x", "n00000002 red", "n00000003")
+    url = image_folder(names, 2)
+    flags = ["--num_classes=3", "--steps=1", "--skip_eval", EAGERLY]
+    _, checkpoints, _ = train(tmp_path, *flags, url=url)
+    assert own_classes(checkpoints).names == [*names]
+    capsys.readouterr()
+    evaluate(
+        [
+            f"--checkpoint={checkpoints}",
+            f"--data_dir={url / 'val'}",
+            f"--result_path={tmp_path / 'r'}",
+        ]
+    )
+    rows = (tmp_path / "r.tsv").read_text().splitlines()[1:]
+    assert [row.split("\t")[3] for row in rows] == [x for x in names for _ in range(2)]
+    infer(
+        [str(url / "val" / names[1]), f"--checkpoint={checkpoints}", f"--output={tmp_path / 'o'}"]
+    )
+    printed = [x for x in capsys.readouterr().out.splitlines() if "(class: " in x]
+    assert len(printed) == 2
+    assert all(
+        line.endswith(tuple(f"{n} {name})" for n, name in enumerate(names))) for line in printed
+    )
 
 
 def test_a_finished_run_is_not_begun_anew(finished, train, tmp_path, monkeypatch, capsys):
@@ -202,6 +246,48 @@ def test_other_classes_get_new_heads_and_the_old_body(
     head = "model/vision_conformer/transformer_head/bias"
     assert (before[head].shape, now[head].shape) == ((2,), (3,))
     assert not any("/coupled_" in x for x in now if x.startswith("optimizer"))
+
+
+def test_a_checkpoint_of_a_run_gives_its_averages_or_the_weights_beside_them(finished):
+    checkpoint = CheckpointStore(finished[1]).best()
+    config = load_config(checkpoint.path / "config.yml").model
+    name = "vision_conformer/class_token"
+    plain, average = (checkpoint.arrays(x)[name] for x in ("model", "average"))
+    assert np.any(plain != average)
+    for use_ema, wanted in ((None, average), (True, average), (False, plain)):
+        model = load_model(config, finished[1], use_ema=use_ema)
+        np.testing.assert_array_equal(model.class_token, wanted)
+
+
+def test_a_run_goes_on_with_the_class_folders_it_began_with(
+    finished, train, image_folder, tmp_path
+):
+    """As many folders, one of them renamed: the others would change their numbers."""
+    other = image_folder(("red", "zinnober"), 2)
+    flags = [f"--checkpoint={finished[1]}", "--epochs=3", "--skip_eval"]
+    with refused("0: red instead of blue, 1: zinnober instead of red"):
+        train(tmp_path, *flags, url=other)
+
+
+@ignore_eager_input
+@pytest.mark.parametrize(
+    ("classes", "same"), [(("red", "zinnober"), False), (("blue", "red"), True)]
+)
+def test_as_many_classes_keep_the_heads_by_their_names(
+    classes, same, finished, train, image_folder, tmp_path
+):
+    other = image_folder(classes, 2)
+    flags = [f"--pretrained={finished[1]}", "--epochs=1", "--base_lr=1e-9", "--warmup_lr=0"]
+    flags += ["--min_lr=0", "--skip_eval", "--seed=5", EAGERLY]
+    _, checkpoints, best = train(tmp_path, *flags, url=other)
+    now, before = arrays(checkpoints), CheckpointStore(finished[1]).best().weights()
+    for name in ("convolution_head/kernel", "transformer_head/kernel", "class_token"):
+        path = f"vision_conformer/{name}"
+        kept = np.allclose(now[f"model/{path}"], before[path], atol=1e-6)
+        assert kept == (same or "head" not in name), name
+    log = (best / "train_log.log").read_text()
+    assert ("Removing" in log) == (not same)
+    assert same or "0: red instead of blue" in log
 
 
 @ignore_eager_input
@@ -249,7 +335,7 @@ def test_flags_of_a_run_reach_the_loop(train, tmp_path, monkeypatch, capsys):
         "train",
         lambda task, config, _, folders, options: found.append(options) or {"x": 1},
     )
-    monkeypatch.setattr(program, "VisionTask", lambda *_: None)
+    monkeypatch.setattr(program, "VisionTask", lambda *_, **__: None)
     flags = ["--start_epoch=1", "--steps=7", "--skip_eval", "--eval_at_start", "--use_profiler"]
     for number, flag in enumerate(flags):
         train(tmp_path / str(number), flag)

@@ -257,3 +257,50 @@ def test_refused_input(tmp_path):
     write(tmp_path, "preprocessor_config.json", {"padding_side": "left"})
     with refused(match="Expected padding_side 'right'"):
         read_preprocessing_config(tmp_path)
+
+
+def test_keys_that_are_absent_mean_what_hugging_face_takes_for_them(tmp_path):
+    """transformers writes no key whose value is its default: Wav2Vec2Config of transformers 4."""
+    config = hugging_face_model(ModelConfig(), 0)
+    defaults = {
+        "feat_extract_norm": "group",
+        "conv_bias": False,
+        "conv_dim": [512] * 7,
+        "conv_kernel": [10, 3, 3, 3, 3, 2, 2],
+        "conv_stride": [5, 2, 2, 2, 2, 2, 2],
+        "num_hidden_layers": 12,
+        "hidden_size": 768,
+        "num_attention_heads": 12,
+        "intermediate_size": 3072,
+        "do_stable_layer_norm": False,
+        "num_conv_pos_embeddings": 128,
+        "num_conv_pos_embedding_groups": 16,
+        "layer_norm_eps": 1e-5,
+        "vocab_size": 32,
+        "feat_proj_dropout": 0.0,
+        "hidden_dropout": 0.1,
+        "attention_dropout": 0.1,
+        "activation_dropout": 0.1,
+        "final_dropout": 0.1,
+        "layerdrop": 0.1,
+        "mask_time_prob": 0.05,
+        "mask_time_length": 10,
+        "mask_time_min_masks": 2,
+        "mask_feature_prob": 0.0,
+        "mask_feature_length": 10,
+        "mask_feature_min_masks": 0,
+    }
+    assert {key: config[key] for key in defaults} == defaults
+    write(tmp_path, "config.json", {"model_type": "wav2vec2"})
+    assert read_model_config(tmp_path) == ModelConfig()
+    write(tmp_path, "preprocessor_config.json", {"feature_size": 1})
+    found = read_preprocessing_config(tmp_path)
+    assert (found.sample_rate_hz, found.normalize, found.variance_epsilon) == (16000, True, 1e-7)
+
+
+def test_defaults_of_fine_tuning():
+    config = wav2vec2.load_config()
+    assert config.training.freeze == ("feature_encoder",)
+    assert config.vocabulary.source == "pretrained"
+    assert config.preprocessing.max_seconds == 35.0
+    assert config.model.mask_padding and not config.preprocessing.trained_with_mask

@@ -10,7 +10,7 @@ import pytest
 import wav2vec2
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.speech.audio import AudioLimits, read
+from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.scoring import score
 from wav2vec2 import compile as compile_program
 from wav2vec2 import export, postprocess, preprocess
@@ -396,3 +396,26 @@ def test_broken_folders_are_one_line(exports, tmp_path, change, message):
 def test_bad_arguments_are_one_line(program, arguments, message):
     with refused(message):
         program.main(arguments)
+
+
+def test_a_file_that_was_damaged_since_is_left_out_and_counted(
+    corpus, tmp_path, monkeypatch, capsys
+):
+    def read_but_two(path, limits):
+        if any(name in str(path) for name in ids(0, 3)):
+            raise AudioError(f"{path}: cut", reason="truncated")
+        return read(path, limits)
+
+    monkeypatch.setattr(preprocess, "read", read_but_two)
+    folder = prepare(corpus, tmp_path)
+    told = capsys.readouterr().err
+    assert "4 utterances in" in told and "2 skipped" in told
+    assert sum("truncated" in line for line in told.splitlines()) == 2
+    names = json.loads((tmp_path / "batch_i_filename_map_bs2.json").read_text())
+    assert sorted(x for batch in names.values() for x in batch) == ids(1, 2, 4, 5)
+    lengths = json.loads((folder / "lengths.json").read_text())
+    assert {name: len(rows) for name, rows in lengths.items()} == {
+        name: len(batch) for name, batch in names.items()
+    }
+    texts = (tmp_path / "ground_truth_texts.txt").read_text().splitlines()
+    assert sorted(line.split()[0] for line in texts) == ids(1, 2, 4, 5)

@@ -22,7 +22,7 @@ SMALL = "onnxruntime"
 # A new length costs as much again as the run itself (the digits model, batch 1: 14 ms, then 7 ms).
 STEPS = 16
 PATIENCE = 8
-_KEPT, _REMEMBERED = 2, 1000  # see `_Specializing`
+_KEPT, REMEMBERED = 2, 1000  # see `_Specializing`
 _LARGE = 1024  # values; a smaller constant is not worth a conversion
 _HINT = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 
@@ -207,7 +207,7 @@ class _Specializing:
             if len(self._special) > _KEPT:
                 self._special.popitem(last=False)
             self._patience += PATIENCE
-        if len(self._met) > _REMEMBERED or shapes in self._special:
+        if len(self._met) > REMEMBERED or shapes in self._special:
             self._met.clear()
         return outputs
 

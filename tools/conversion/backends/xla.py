@@ -72,7 +72,8 @@ def _called(node) -> str:
 
 def open(path: Path, described: Mapping) -> Function:
     """Loads a signature; see `Backend.open`."""
-    function = _load(path.parent)[described["name"]]
+    state = path.stat()
+    function = _load(path.parent, (state.st_ino, state.st_mtime_ns))[described["name"]]
 
     def run(inputs):
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
@@ -82,5 +83,11 @@ def open(path: Path, described: Mapping) -> Function:
 
 
 @functools.lru_cache(maxsize=1)
-def _load(directory: Path):
+def _load(directory: Path, written: tuple[int, int]):
+    """Loads the SavedModel once for all its signatures.
+
+    Args:
+        directory: of the SavedModel.
+        written: tells it from an earlier one in the same place.
+    """
     return load_saved_model(directory)

@@ -78,3 +78,16 @@ def test_bad_input_is_one_line(data, tmp_path):
     (folder / "x.png").write_bytes(b"no image")
     with refused("readable images"):
         histograms(read_image_folder(tmp_path / "train"))
+
+
+def test_the_others_keep_their_labels_where_the_first_cannot_be_read(tmp_path):
+    for label, (name, color) in enumerate(COLORS.items()):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            path = tmp_path / name / f"{number}.png"
+            Image.new("RGB", (4, 4), color).save(path)
+            if number == label == 0:
+                path.write_bytes(b"no image")
+    rows, labels = histograms(read_image_folder(tmp_path))
+    assert labels.tolist() == [0, 0, 1, 1, 1]
+    assert [int(row.argmax()) // BINS**2 for row in rows] == [0, 0, 7, 7, 7]  # how much red

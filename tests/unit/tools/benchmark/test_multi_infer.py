@@ -8,6 +8,7 @@ import matplotlib.image
 import pytest
 
 from tests.support.errors import refused
+from tests.support.figures import lines_of, recorded
 from tools.benchmark.multi_infer import describe_quantization, main
 
 INT8 = {"algo": "linear", "type": "symm", "granularity": "per_tensor"}
@@ -248,3 +249,41 @@ def test_the_first_of_several_baselines_counts(gather):
     )
     assert [row["speed-up x"] for row in rows] == ["1.00", "4.00", "2.00"]
     assert [row["WER change points"] for row in rows] == ["+0.00", "-25.00", "-25.00"]
+
+
+def test_the_plot_shows_the_numbers_of_the_table(gather, monkeypatch):
+    figures = recorded(monkeypatch)
+    gather(
+        report(batch_size=8, end_to_end_samples_per_second=40.0, wer=0.0625),
+        report(batch_size=1, end_to_end_samples_per_second=12.0, samples_per_second=13.0),
+        report("jit", batch_size=8, end_to_end_samples_per_second=80.0, wer=0.125),
+        report("jit", batch_size=8, backend="xla", end_to_end_samples_per_second=None),
+        report("jit", "int8_fp32", batch_size=4, end_to_end_samples_per_second=90.0),
+    )
+    (figure,) = figures
+    whole, alone, rate = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == [
+        "end-to-end samples/s",
+        "hardware_fps",
+        "WER %",
+    ]
+    assert [axes.get_ylabel() for axes in figure.axes] == ["samples/s", "samples/s", "%"]
+    # Batches of 1, 4 and 8 have places 0, 1 and 2.
+    assert [label.get_text() for label in whole.get_xticklabels()] == ["1", "4", "8"]
+    assert lines_of(whole) == {
+        "eager fp32": [(0, 12.0), (2, 40.0)],
+        "jit fp32 openvino -": [(2, 80.0)],
+        "jit fp32 xla -": [],
+        "jit int8_fp32": [(1, 90.0)],
+    }
+    assert lines_of(alone)["eager fp32"] == [(0, 13.0), (2, 20.0)]
+    heights = {name: [y for _, y in points] for name, points in lines_of(rate).items()}
+    assert heights["eager fp32"] == [5.0, 6.25]
+    assert heights["jit fp32 openvino -"] == [12.5]
+    beside = [points[-1][0] for points in lines_of(rate).values()]
+    assert len({x % 1 for x in beside}) == 4, "equal rates stand side by side"
+    styles = {line.get_label(): line.get_linestyle() for line in whole.lines}
+    assert {name for name, style in styles.items() if style == "--"} == {"eager fp32"}
+    assert len({line.get_marker() for line in whole.lines}) == 4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == list(styles)
+    assert whole.get_ylim()[0] == alone.get_ylim()[0] == 0

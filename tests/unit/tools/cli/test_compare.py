@@ -17,7 +17,7 @@ from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tests.support.sessions import sessions_are_closed
-from tools.cli.compare import Difference, main
+from tools.cli.compare import Difference, main, show_layers
 from tools.config.command_line import run
 from tools.config.loader import to_yaml
 from tools.conversion import backends
@@ -34,7 +34,7 @@ def random_kernels(classes=5):
     return [rng.standard_normal(size).astype(np.float32) / 4 for size in sizes]
 
 
-def save_classifier(directory, changed=None, classes=5, outputs=("logits", "double")):
+def save_classifier(directory, changed=None, classes=5, outputs=("logits", "double"), **told):
     """A SavedModel of three named layers; one entry of the kernel of `changed` is another."""
     module, kernels = tf.Module(), random_kernels(classes)
     if changed is not None:
@@ -49,7 +49,7 @@ def save_classifier(directory, changed=None, classes=5, outputs=("logits", "doub
         answers = {"logits": tf.identity(x), "double": 2.0 * x}
         return {name: answers[name] for name in outputs}
 
-    pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}}
+    pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}, **told}
     return save_model(directory, module, {"serving_default": serving_default}, pipeline)
 
 
@@ -78,6 +78,17 @@ def converted(classifier, backend, tmp_path_factory):
 def directory_of(native, backend, folder):
     request = ConversionRequest(backend, batch=(1, 4))
     return convert(native, folder / backend, request)["directory"]
+
+
+def test_models_that_name_their_answers_otherwise_differ(classifier, tmp_path, capsys):
+    """Only what both name can differ; the same numbers mean other classes then."""
+    places = {}
+    for name, classes in (("ab", [*"abcde"]), ("ba", [*"bacde"])):
+        places[name] = save_classifier(tmp_path / name, class_names=classes)
+    for pair, agree in ((("ab", "ba"), False), (("ab", "ab"), True), (("ab", None), True)):
+        rc = main([str(places.get(name, classifier)) for name in pair])
+        assert ("DIFFERS in class_names" in capsys.readouterr().out) == (not agree)
+        assert (rc == 0) == agree
 
 
 @pytest.mark.parametrize("name", backends.NAMES)
@@ -258,3 +269,22 @@ def test_errors_and_answers_add_up_over_batches():
     close = Difference("sums")
     close.add(np.array([[2.0]]), np.array([[2.5]]))
     assert (close.agrees(0.25), close.agrees(0.24)) == (True, False)
+
+
+def test_the_first_layer_beyond_the_tolerance_and_the_worst_are_shown(capsys):
+    layers = []
+    for number in range(12):
+        layers.append(Difference(f"layer_{number}"))
+        # The errors are 0, 10, ... 50, then 45, 35 ... thousandths: none comes twice but 0.
+        error = 1e-2 * number if number < 6 else 1e-2 * (10.5 - number)
+        layers[-1].add(np.ones((1, 2)), np.ones((1, 2)) + max(0.0, error))
+    show_layers("serve", layers, 0.025)
+    _, title, *lines = capsys.readouterr().out.splitlines()
+    assert title.startswith("serve, 12 layers, first beyond 0.025: layer_3, 3.00e-02, 3.00e-02;")
+    assert [line.split()[-1] for line in lines] == [
+        f"layer_{number}" for number in (5, 6, 4, 7, 3, 8, 2, 9)
+    ]
+    show_layers("serve", layers, 1.0)
+    assert "first beyond 1: none;" in capsys.readouterr().out
+    show_layers("serve", [], 1.0)
+    assert "does not show its layers" in capsys.readouterr().out

@@ -5,7 +5,8 @@ import pytest
 from PIL import Image
 
 from tests.support.errors import refused
-from tools.cli.plot_schedule import curve, main
+from tests.support.figures import lines_of, recorded
+from tools.cli.plot_schedule import curve, main, read_training
 from tools.families import FAMILIES
 from tools.training.config import ScheduleConfig, TrainingConfig
 
@@ -56,3 +57,26 @@ def test_a_curve_begins_and_ends_with_the_run():
 def test_bad_input_is_one_line(arguments, message):
     with refused(match=message):
         main(arguments)
+
+
+def test_the_curves_are_those_of_the_configs(monkeypatch, project, tmp_path):
+    figures = recorded(monkeypatch)
+    configs = [str(project / f"configs/{family}/smoke.yml") for family in ("vision", "conformer")]
+    main([*configs, "--steps_per_epoch=20", f"--output={tmp_path / 'rates.png'}"])
+    (axes,) = figures[0].axes
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("epoch", "learning rate")
+    lines = lines_of(axes)
+    assert list(lines) == ["smoke: cosine", "smoke: transformer"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == list(lines)
+    for (name, points), path in zip(lines.items(), configs, strict=True):
+        family = "vision" if "cosine" in name else "conformer"
+        expected = curve(read_training(path, family, {}), 20)
+        np.testing.assert_allclose(points, np.transpose(expected))
+    assert axes.get_ylim()[0] == 0
+
+
+def test_a_long_curve_is_thinned_evenly():
+    schedule = ScheduleConfig(name="cosine", peak=0.5, warmup_epochs=1.0, final=0.1)
+    epochs, _ = curve(TrainingConfig(num_epochs=10, schedule=schedule), 2000)
+    assert 3000 < len(epochs) < 5000
+    assert len(set(np.diff(epochs).round(9))) == 1

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.support.errors import refused
+from tests.support.figures import lines_of, recorded
 from tools.cli.plot_training import curves, main, read_records
 
 RECORDS = [
@@ -77,3 +78,23 @@ def test_bad_input_is_one_line(tmp_path, content, arguments, message):
         (tmp_path / "metrics.jsonl").write_text(content)
     with refused(match=message):
         main([x.format(run=tmp_path) for x in arguments])
+
+
+def test_the_curves_are_drawn_by_step(run_folder, monkeypatch, tmp_path):
+    figures = recorded(monkeypatch)
+    main([str(run_folder), "--metrics=wer,loss", f"--output={tmp_path / 'a.png'}"])
+    wer, loss = figures[0].axes
+    assert (wer.get_title(), loss.get_title()) == ("wer", "loss")
+    assert loss.get_xlabel() == "step"
+    np.testing.assert_equal(
+        lines_of(loss),
+        {
+            "train": [(10, 3.0), (20, np.nan), (30, 1.0)],
+            "eval_unaveraged": [(20, 2.5)],
+            "eval": [(20, 2.0)],
+        },
+    )
+    # A line of one point would not be seen.
+    markers = {line.get_label(): line.get_marker() for line in loss.lines}
+    assert markers == {"train": "None", "eval_unaveraged": ".", "eval": "."}
+    assert [text.get_text() for text in loss.get_legend().get_texts()] == list(markers)

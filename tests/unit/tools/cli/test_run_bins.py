@@ -10,9 +10,10 @@ from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tests.support.sessions import sessions_are_closed
 from tools.cli import run_bins
-from tools.cli.run_bins import main
+from tools.cli.run_bins import main, random_batch
 from tools.config.command_line import run
 from tools.conversion.converter import convert
+from tools.conversion.protocol import TensorSpec
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.inference.runner import load
@@ -286,3 +287,23 @@ def test_a_loop_tells_mean_and_percentiles_of_its_rounds(native, capsys, monkeyp
         f"p95 {1e3 * expected:.3f} ms, throughput 0.29 samples/s\n"
     )
     assert next(times, None) is None
+
+
+def test_noise_fills_every_row_to_the_longest_input():
+    specs = [
+        TensorSpec("states", "float32", (None, 7)),
+        TensorSpec("lengths", "int32", (None,)),
+        TensorSpec("waveforms", "float16", (None, None)),
+        TensorSpec("tokens", "int64", (None, 3)),
+    ]
+    dimensions = {"states": (7,), "lengths": (), "waveforms": ((10, 90),), "tokens": (3,)}
+    found = random_batch(specs, dimensions, 2)
+    assert {name: (x.dtype.name, x.shape) for name, x in found.items()} == {
+        "states": ("float32", (2, 7)),
+        "lengths": ("int32", (2,)),
+        "waveforms": ("float16", (2, 30)),  # the geometric middle
+        "tokens": ("int64", (2, 3)),
+    }
+    assert found["lengths"].tolist() == [30, 30]
+    assert not found["tokens"].any(), "an index that every table has"
+    assert 0.05 < found["waveforms"].std() < 0.2

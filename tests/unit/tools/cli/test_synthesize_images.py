@@ -94,3 +94,14 @@ def test_shapes_lie_within_the_image_at_every_place():
         noise.append(np.median(inside.std(axis=0)))  # one color but for the noise
     assert np.std(centers, axis=0).min() > 3
     assert np.median(noise) == pytest.approx(8, abs=1.5)
+
+
+def test_images_of_one_number_have_nothing_in_common(images, tmp_path):
+    """Neither those of two classes nor those of two splits: their backgrounds tell."""
+    corners = {}
+    for path in (tmp_path / "made").rglob("*/00001.png"):
+        pixels = np.asarray(Image.open(path)).astype(int)
+        border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+        corners[path.relative_to(tmp_path)] = tuple(np.median(border, axis=0) // 8)
+    assert len(corners) == 2 * len(SHAPES)
+    assert len(set(corners.values())) == len(corners)

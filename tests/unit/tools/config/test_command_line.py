@@ -75,6 +75,15 @@ def test_values_and_positional_arguments_in_any_order(program):
     assert positional == ["a.wav", "b.wav", "--c.wav"]
 
 
+def test_the_home_folder_is_put_in_where_a_shell_does_not(program, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    argv = ["--output_dir=~/runs", "--tag=~/a", "--tag=b", "~/c.wav", "--set", "data.dir=~/d"]
+    values, positional = program.parse(argv)
+    assert (values.output_dir, values.tag) == ("/somewhere/runs", ["/somewhere/a", "b"])
+    assert positional == ["/somewhere/c.wav"]
+    assert values.set == {"data.dir": "~/d"}  # for the loader of the config
+
+
 def test_short_name_and_the_last_of_two_wins(program):
     assert program.parse(["-b", "16"])[0].batch_size == 16
     assert program.parse(["--batch_size=2", "-b=4"])[0].batch_size == 4
@@ -263,3 +272,12 @@ def test_a_file_name_that_is_no_utf_8_is_printed_as_it_is():
         check=True,
     )
     assert (result.stdout, result.stderr) == (b"\xff.wav\n", b"")
+
+
+def test_true_and_false_behind_anything_but_a_switch_are_words(program):
+    values, positional = program.parse(["a.wav", "true", "--skip_eval", "--config", "false", "no"])
+    assert positional == ["a.wav", "true", "no"]
+    assert (values.skip_eval, values.config) == (True, "false")
+    values, positional = program.parse(["--skip_eval", "False", "true"])
+    assert (values.skip_eval, positional) == (False, ["true"])
+    assert program.parse(["true"])[1] == ["true"]

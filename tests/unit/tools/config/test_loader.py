@@ -115,6 +115,14 @@ def test_conversion_from_yaml(write, key, yaml_text, expected):
     assert type(config) is type(expected)
 
 
+def test_the_home_folder_is_put_in(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/somewhere")
+    path = write("data: {data_dir: ~/LibriSpeech, splits: [~/a, b]}\nteacher: {path: ~/model}\n")
+    config = load(Experiment, path, {"data.splits": "c,~/d"})
+    assert config.data == Data(data_dir="/somewhere/LibriSpeech", splits=("c", "/somewhere/d"))
+    assert config.teacher == Teacher("/somewhere/model")
+
+
 @pytest.mark.parametrize(
     ("key", "word", "expected"),
     [
@@ -346,3 +354,16 @@ def test_unsupported_field_type_is_a_programmers_error(write):
 
     with pytest.raises(TypeError, match="bytes"):
         load(Odd, None, {"value": "x"})
+
+
+def test_several_anchors_may_be_merged_and_their_keys_given_again(write):
+    text = (
+        "optimizer: {schedule: &a {peak: 0.25}}\n"
+        "data: &b {rate_hz: 8000, shuffle: false}\n"
+        "teacher:\n  <<: {path: x}\n  <<: {weight: 2.0}\n  weight: 3.0\n"
+    )
+    config = load(Experiment, write(text))
+    assert config.teacher == Teacher("x", 3.0)
+    assert "'weight' is given twice" in failure(
+        Experiment, write("teacher: {path: x, weight: 2.0, weight: 3.0}\n")
+    )

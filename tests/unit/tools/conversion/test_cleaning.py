@@ -1,5 +1,8 @@
 """Every rewrite of a graph is made where it should be, and keeps the values."""
 
+import contextlib
+import os
+
 import keras
 import numpy as np
 import onnx
@@ -355,3 +358,26 @@ def test_names_of_operators_stay_different():
     assert [node.op_type for node in model.graph.node if "tower/sub" in node.name] == ["Sub"] * 2
     x = np.ones((1, 2, WIDTH), np.float32)
     np.testing.assert_array_equal(run(model, {"x": x, "mask": np.ones((1, 2), bool)}), 0.0 * x)
+
+
+@pytest.mark.parametrize("catch", [None, "TRUE"])
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_conversion_leaves_tf2onnx_as_it_was(monkeypatch, catch, fails):
+    name, update = "TF2ONNX_CATCH_ERRORS", tf2onnx.graph.Node.update_proto
+    monkeypatch.delenv(name, raising=False)
+    if catch is not None:
+        monkeypatch.setenv(name, catch)
+    seen = []
+
+    def optimize_graph(graph, *_, **__):
+        seen.append((os.environ[name], tf2onnx.graph.Node.update_proto is update))
+        if fails:
+            raise ValueError("a pass that fails")
+        return graph
+
+    monkeypatch.setattr(tf2onnx.optimizer, "optimize_graph", optimize_graph)
+    with pytest.raises(ValueError, match="fails") if fails else contextlib.nullcontext():
+        translated(lambda x, mask: 2.0 * x)
+    assert seen == [("FALSE", False)]
+    assert os.environ.get(name) == catch
+    assert tf2onnx.graph.Node.update_proto is update

@@ -439,3 +439,53 @@ def test_the_batch_asked_for_holds_in_every_signature(tmp_path):
     manifest = convert(native, tmp_path / "a", request)
     assert manifest["signatures"]["first"]["inputs"] == [["x", "float32", [[3, 5], [7, 9]]]]
     assert manifest["signatures"]["second"]["inputs"] == [["y", "float32", [[3, 5], 3]]]
+
+
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "xla"])
+def test_a_model_that_takes_the_place_of_another_is_the_one_that_answers(name, tmp_path):
+    for factor in (2.0, 3.0):
+        module = tf.Module()
+        module.factor = tf.Variable(factor)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, "x")])
+        def serving_default(x, module=module):
+            return {"y": module.factor * x}
+
+        pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}}
+        source = save_model(
+            tmp_path / f"source_{factor}", module, {"serving_default": serving_default}, pipeline
+        )
+        manifest = convert(source, tmp_path / "converted", ConversionRequest(name))
+        assert not manifest["reused"]
+        for _ in range(2):
+            found = load(tmp_path / "converted").run({"x": np.ones((1, 3), np.float32)})
+            np.testing.assert_allclose(found["y"], factor)
+
+
+def test_shapes_met_seldom_are_forgotten(native, tmp_path, monkeypatch):
+    module, compiled = backends.get("openvino"), []
+
+    class Core(module.openvino.Core):
+        def compile_model(self, network, *options):
+            compiled.append(network.is_dynamic())
+            return super().compile_model(network, *options)
+
+    convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
+    monkeypatch.setattr(module.openvino, "Core", Core)
+    monkeypatch.setattr(module, "PATIENCE", 2)
+    jit, counts = load(tmp_path / "a"), []
+    for rows in (3, 2, 2, 3, 3, 3, 3):
+        jit.run(sound(rows, 23))
+        counts.append(len(compiled) - 1)
+    assert counts == [0, 0, 1, 1, 1, 1, 2], "what is compiled ends all counts so far"
+    # Of too many shapes that come once each, the counts end as well.
+    monkeypatch.setattr(module, "REMEMBERED", 5)
+    for others, more in ((4, 1), (5, 2)):
+        del compiled[:]
+        jit = load(tmp_path / "a")
+        for samples in (10, *range(11, 11 + others)):
+            jit.run(sound(2, samples))
+        for _ in range(more):
+            assert compiled == [True]
+            jit.run(sound(2, 10))
+        assert compiled == [True, False]

@@ -107,3 +107,10 @@ def test_steps_are_few_and_stay_inside():
     for rows, samples in ((5, 150), (1, 99), (1, 201)):
         with refused(match="waveforms"):
             check_inputs(pad_to(sound(rows, samples), SPECS, steps=4), SPECS)
+
+
+def test_inputs_of_different_batches_are_one_line():
+    inputs = sound(3, 150) | {"lengths": np.full(2, 150, np.int32)}
+    assert not fit(inputs, SPECS)
+    with refused("inputs of one batch"):
+        check_inputs(inputs, SPECS)

@@ -39,6 +39,26 @@ def test_an_export_computes_and_tells_of_itself(write):
     assert read_pipeline(folder) == read_pipeline(folder, "toy") == {"family": "toy", "by": 3.0}
 
 
+@pytest.mark.parametrize("name", ["[1]", "a*b", "what?", "back\\slash"])
+def test_folders_with_the_characters_of_patterns(write, name, tmp_path):
+    folder = write(3.0, tmp_path / name / "model")
+    x = tf.ones([1, 2])
+    np.testing.assert_array_equal(load_saved_model(folder)["scale"](x=x, a=x)["y"], [[3, 3]])
+
+
+@pytest.mark.parametrize("factor", [np.nan, np.inf])
+def test_weights_that_are_not_finite_are_refused(write, factor):
+    folder = write(factor)
+    with refused("NaN or infinity in 1 of 1 variables"):
+        load_saved_model(folder)
+
+
+def test_a_relative_folder_with_the_characters_of_patterns(write, tmp_path, monkeypatch):
+    write(3.0, tmp_path / "[1]")
+    monkeypatch.chdir(tmp_path)
+    assert load_saved_model("[1]").keys() == {"scale"}
+
+
 def test_an_earlier_export_is_replaced_and_what_lies_beside_stays(write):
     folder = write(3.0)
     (folder / "CARD.md").write_text("mine")

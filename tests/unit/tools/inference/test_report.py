@@ -57,7 +57,8 @@ def test_whatever_a_text_holds_it_stays_one_cell(tmp_path):
     assert lines[2] == ""
     cells = lines[1].split("\t")
     cleaned = "\"a\" b\\t c  d,e;'f' \u2028 ÄŁ漢"
-    assert cells == [cleaned, "1.000", cleaned, cleaned, ""]
+    path = r"""\"a\"\tb\t\nc\r\nd,e;'f' \u2028 ÄŁ漢"""  # from which the name can be told
+    assert cells == [path.replace('\\"', '"'), "1.000", cleaned, cleaned, ""]
 
 
 def test_names_that_are_no_utf_8_come_back_as_they_are(tmp_path):
@@ -158,3 +159,17 @@ def test_what_ran_is_told_as_it_ran(tmp_path):
     del runner.manifest
     eager = runner_facts(runner)
     assert (eager["quantization"], eager["conversion_seconds"]) == (None, None)
+
+
+def test_all_that_is_excluded_adds_up_whatever_happens_in_it(monkeypatch):
+    clock = iter([0.0, 1.0, 4.0, 5.0, 10.0, 20.0, 30.0])
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
+    watch = Stopwatch()
+    with watch.excluded():  # 3 s
+        pass
+    with pytest.raises(ZeroDivisionError), watch.excluded():  # 5 s
+        raise ZeroDivisionError
+    with watch.running():
+        pass
+    assert watch.speed(11)["end_to_end_seconds"] == 30.0 - 8.0
+    assert watch.seconds == 10.0

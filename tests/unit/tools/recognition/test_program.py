@@ -226,8 +226,30 @@ def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, caps
     captured = capsys.readouterr()
     assert captured.out == f"{files[1]}\t3200\n"
     assert "skipped other.wav: missing" in captured.err
+    run(Toy(), files[1], skipped=[("notes.txt", "not_sound")])
+    captured = capsys.readouterr()
+    assert captured.out == "3200\n"
+    assert "skipped notes.txt: not_sound" in captured.err
     run(Toy(transcript=lambda text: Transcription(text, beam_text="BEAM")), files[1])
     assert capsys.readouterr().out == "BEAM\n"
+
+
+def test_a_sound_stays_one_line_whatever_its_name_is(corpus, tmp_path, capsys):
+    odd, plain = tmp_path / "a\nb\tc.flac", next(corpus.rglob("*0001.flac"))
+    odd.write_bytes(plain.read_bytes())
+    report = tmp_path / "report.json"
+    run(Toy(), odd, plain, result_path=report, skipped=[("x\ny", "missing")])
+    captured = capsys.readouterr()
+    name = rf"{tmp_path}/a\nb\tc.flac"
+    assert captured.out == f"{name}\t3200\n{plain}\t3200\n"
+    assert r"skipped x\ny: missing" in captured.err.splitlines()
+    assert report.with_suffix(".tsv").read_text().splitlines()[1].startswith(f"{name}\t0.200\t")
+    word = [Word("W", 0, 1)]
+    run(Toy(transcript=lambda text: Transcription(text, tuple(word))), odd, plain, timestamps=True)
+    assert capsys.readouterr().out == f"{name}\t0.00\t1.00\tW\n{plain}\t0.00\t1.00\tW\n"
+    damage(odd)
+    with refused(f"{name} (unreadable)"):
+        run(Toy(), odd, plain)
 
 
 def test_words_are_printed_and_written_with_their_times(corpus, tmp_path, capsys):

@@ -319,3 +319,22 @@ def test_what_a_transducer_cannot_do_is_refused():
         session.transcribe(sound_of("AB"), rate_hz=RATE_HZ, timestamps=True)
     with refused("a recording of up to 30 s"):
         session.recognize_long([np.zeros(RATE_HZ * 31, "float32")], RATE_HZ * 31)
+
+
+def test_a_long_list_is_answered_whole(session, runner):
+    """More sounds than are held at once, and a rest that is no whole batch."""
+    texts = [SURFACES[2 + number % 8] * (number % 2) or "A" for number in range(41)]
+    found = session.transcribe([sound_of(text) for text in texts], rate_hz=RATE_HZ)
+    assert [one.text for one in found] == texts
+    assert [one.duration_seconds for one in found] == [3 * HOP / RATE_HZ] * 41
+    assert sorted(map(len, runner.batches)) == [1] + [2] * 20
+
+
+def test_a_long_recording_of_another_rate_lasts_as_long_as_it_did(session, tmp_path):
+    text = "ABCDEFGH" * 6
+    sound = np.repeat(sound_of(text), 2)
+    (tmp_path / "long.wav").write_bytes(wav_bytes(sound, 2 * RATE_HZ))
+    for given in (tmp_path / "long.wav", wav_bytes(sound, 2 * RATE_HZ)):
+        found = session.transcribe(given)
+        assert found.duration_seconds == pytest.approx(len(sound) / 2 / RATE_HZ, abs=1e-3)
+        assert len(found.text) > 30

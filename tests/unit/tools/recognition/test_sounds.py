@@ -72,7 +72,7 @@ def test_files_and_folders_are_listed_in_the_order_given(tmp_path):
     assert [u.utterance_id for u in found] == ["alone", "a", "b", "c"]
     assert [u.num_samples for u in found] == [4000, 8000, 8000, 8000]
     assert {u.transcript for u in found} == {""}
-    assert skipped == []
+    assert skipped == [(str(folder / "notes.txt"), "not_sound")]
 
 
 def test_a_folder_leaves_out_what_a_file_is_refused_for(tmp_path):
@@ -90,8 +90,43 @@ def test_a_folder_leaves_out_what_a_file_is_refused_for(tmp_path):
 
 def test_a_folder_without_sounds_is_refused(tmp_path):
     sound(tmp_path / "other" / ".hidden.wav")
-    with refused("sound files (.flac, .mp3, .ogg, .opus, .wav)"):
+    with refused(f"(.flac, .wav, .ogg, .opus, .mp3 ...) in {tmp_path}. Received: none."):
         find_utterances([str(tmp_path)], LIMITS)
+    (tmp_path / "notes.txt").write_text("no sound")
+    with refused("none among 1 files"):
+        find_utterances([str(tmp_path)], LIMITS)
+
+
+def test_a_folder_gives_every_kind_that_a_single_file_may_be(tmp_path):
+    """By content, through links, once; what else there is is named."""
+    folder = tmp_path / "folder"
+    names = ("a.flac", "b.aiff", "c.AIF", "d.mp3", "e.opus", "f.wav")
+    for name in names:
+        path = folder / name
+        sound(path.with_suffix(".aiff") if name == "c.AIF" else path)
+        if name == "c.AIF":
+            path.with_suffix(".aiff").rename(path)
+    sound(tmp_path / "elsewhere" / "g.wav").rename(tmp_path / "elsewhere" / "g.recording")
+    sound(folder / "h.wav").rename(folder / "without_suffix")
+    (folder / "link").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(folder)
+    (folder / "linked.flac").symlink_to(folder / "a.flac")
+    (folder / "dangling.flac").symlink_to(tmp_path / "nowhere")
+    (folder / "cover.jpg").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF")
+    (folder / "empty.txt").write_bytes(b"")
+    (folder / "page.WAV").write_bytes(b"<html>")
+    found, skipped = find_utterances([str(folder)], LIMITS)
+    assert [u.path for u in found] == [
+        str(folder / name) for name in (*names, "link/g.recording", "linked.flac", "without_suffix")
+    ]
+    for utterance in found:
+        assert find_utterances([utterance.path], LIMITS)[0] == [utterance]
+    assert sorted(skipped) == [
+        (str(folder / "cover.jpg"), "not_sound"),
+        (str(folder / "dangling.flac"), "missing"),
+        (str(folder / "empty.txt"), "not_sound"),
+        (str(folder / "page.WAV"), "unreadable"),
+    ]
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_each_rank_recognizes_its_share_and_scores_those_of_all(data, toy_task):
     task.evaluate_splits(task.texts)
     whole = evaluated(task)
     # One insertion is missing and one word is wrong, of seven.
-    assert whole == {"wer": 2 / 7, "cer": 5 / 28, "num_utterances": 6}
+    assert whole == {"wer": 2 / 7, "cer": 5 / 28, "num_utterances": 6, "num_skipped": 0}
     ranks = [Rank(rank, 3) for rank in range(3)]
     for processes in ranks:
         evaluated(task, processes)
@@ -71,15 +71,24 @@ def test_a_rank_without_a_share_takes_part(data, toy_task):
     task = toy_task(data, SingleProcess())
     task.evaluate_splits(task.texts)
     assert evaluated(task, Rank(7, 8, others=[[("A", "A")]])) == {
-        "wer": 0.0, "cer": 0.0, "num_utterances": 1,
+        "wer": 0.0, "cer": 0.0, "num_utterances": 1, "num_skipped": 0,
     }  # fmt: skip
 
 
-def test_sounds_that_got_lost_are_not_scored(data, toy_task, tmp_path):
+def test_sounds_that_got_lost_are_counted_and_named(data, toy_task, tmp_path, caplog):
     task = toy_task(data, SingleProcess())
     task.evaluate_splits(task.texts)
-    next(tmp_path.glob("dev/*/*/*0002.flac")).unlink()  # the one that is wrong
-    assert evaluated(task) == {"wer": 1 / 6, "cer": 4 / 24, "num_utterances": 5}
+    lost = next(tmp_path.glob("dev/*/*/*0002.flac"))  # the one that is wrong
+    lost.unlink()
+    for _ in range(2):
+        assert evaluated(task) == {
+            "wer": 1 / 6, "cer": 4 / 24, "num_utterances": 5, "num_skipped": 1,
+        }  # fmt: skip
+    (record,) = caplog.records  # said once
+    assert record.getMessage() == f"evaluation leaves out {lost}: missing"
+    others = [[("A", "A"), (None, "a.flac: truncated")], [(None, "b.flac: missing")]]
+    assert evaluated(task, Rank(1, 2, others))["num_skipped"] == 2
+    assert len(caplog.records) == 1  # rank 0 alone says it
 
 
 def test_one_graph_recognizes_batches_of_any_size(data, toy_task):

@@ -14,11 +14,18 @@ import soundfile
 import tensorflow as tf
 
 from tests.support.errors import refused
+from tools.files import one_line
 from tools.speech import audio, graph_audio
 
 RATE_HZ = 16000
 NUM_SAMPLES = 20000
 LIMITS = audio.AudioLimits()
+
+
+@pytest.fixture(autouse=True)
+def no_ffmpeg(monkeypatch):
+    """What only ffmpeg decodes is `test_ffmpeg.py`'s."""
+    monkeypatch.setenv("PATH", "/nowhere")
 
 
 def voice(num_samples=NUM_SAMPLES, num_channels=1):
@@ -77,6 +84,9 @@ ACCEPTED = {
     "wav_44k1": ("WAV", "PCM_16", 44100, 1, "python"),
     "wav_48k": ("WAV", "PCM_16", 48000, 1, "python"),
     "aiff_16": ("AIFF", "PCM_16", RATE_HZ, 1, "python"),
+    "au_16": ("AU", "PCM_16", RATE_HZ, 1, "python"),
+    "nist_16": ("NIST", "PCM_16", RATE_HZ, 1, "python"),
+    "nist_ulaw": ("NIST", "ULAW", 8000, 2, "python"),
     "ogg_vorbis": ("OGG", "VORBIS", RATE_HZ, 1, "python"),
     "ogg_opus": ("OGG", "OPUS", RATE_HZ, 1, "python"),
     "mp3": ("MP3", "MPEG_LAYER_III", RATE_HZ, 1, "python"),
@@ -115,14 +125,14 @@ def refused_and_odd(folder):
         "only_magic_flac": (b"fLaC", "unreadable"),
         "only_magic_wav": (b"RIFF\xff\xff\xff\xffWAVE", "unreadable"),
         "only_magic_ogg": (b"OggS", "unreadable"),
-        "unsupported_rf64": (b"RF64" + good["wav_16"][4:], "unreadable"),
+        "unsupported_rf64": (b"RF64" + good["wav_16"][4:], "unsupported"),
         "flac_cut": (flac[: len(flac) * 2 // 5], "unreadable"),
         "flac_cut_short": (flac[:-5], "unreadable"),
         "flac_lost_last_frame": (flac[:last_frame], "unreadable"),
         "flac_damaged_middle": (flipped(flac, len(flac) // 2, 200), "unreadable"),
         "flac_one_byte_wrong": (flipped(flac, len(flac) // 2), "unreadable"),
         "flac_last_frame_wrong": (flipped(flac, len(flac) - 300), "unreadable"),
-        "flac_without_length": (bytes(streamed_flac), "unreadable"),
+        "flac_without_length": (bytes(streamed_flac), ""),
         "flac_junk_after_metadata": (flac[:4] + b"\x80" + flac[5:], "unreadable"),
         "flac_hour_long": (bytes(hour_flac), "too_long"),
         "flac_after_id3": (b"ID3\4\0\0\0\0\0 " + bytes(32) + flac, ""),
@@ -209,7 +219,7 @@ def by_reading(path, limits=LIMITS):
     except audio.AudioError as error:
         assert error.path == str(path)
         assert error.reason in audio.REASONS
-        assert str(path) in str(error)
+        assert one_line(path) in str(error)
         assert "\n" not in str(error)
         return np.zeros(0, np.float32), error.reason
 

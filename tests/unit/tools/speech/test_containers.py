@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from tests.support.speech import wav_bytes
-from tools.speech import containers
+from tools.speech import chunks, containers, flac_frames
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,8 @@ from tools.speech import containers
         (b"ID3\4\0", "MP3"),
         (b"\xff\xe0\0\0", "MP3"),
         (b"\xff\xfb\x90\x64", "MP3"),
+        (b"NIST_1A\n   1024\nsample_coding -s3 pcm\nend_head\n", "NIST"),
+        (b"NIST_1A\n   1024\nsample_coding -s4 ulaw\nend_head\n", "NIST"),
     ],
 )
 def test_kinds_are_told_by_content(head, kind):
@@ -31,11 +33,11 @@ def test_kinds_are_told_by_content(head, kind):
 
 @pytest.mark.parametrize(
     "head",
-    [b"RIFF\0\0\0\0AVI ", b"FORM\0\0\0\x008SVX", b"\xff\xdf\0\0", b"\xff", b"RIFF", b"ID4\4"],
+    [b"RIFF\0\0\0\0ACON", b"FORM\0\0\0\x008SVX", b"\xff\xdf\0\0", b"\xff", b"RIFF", b"ID4\4"],
 )
 def test_other_kinds_are_refused(head):
     with pytest.raises(
-        containers.ContainerError, match="not FLAC, WAV, AIFF, OGG or MP3"
+        containers.ContainerError, match="not FLAC, WAV, AIFF, AU, OGG, MP3 or NIST SPHERE"
     ) as caught:
         containers.kind(head)
     assert not caught.value.truncated
@@ -51,8 +53,8 @@ def canonical(**changes):
 
 
 def test_a_canonical_wav_is_plain_pcm_with_its_samples_next():
-    assert containers.is_canonical_wav(canonical())
-    assert containers.is_canonical_wav(canonical(_40=b"\xff\xef\xff\x7f"))  # 0x7FFFEFFF bytes
+    assert chunks.is_canonical_wav(canonical())
+    assert chunks.is_canonical_wav(canonical(_40=b"\xff\xef\xff\x7f"))  # 0x7FFFEFFF bytes
     for changes in (
         {"_0": b"RIFX"},
         {"_16": b"\x12"},  # a longer description of the format
@@ -61,14 +63,14 @@ def test_a_canonical_wav_is_plain_pcm_with_its_samples_next():
         {"_40": b"\x00\xf0\xff\x7f"},  # "to the end of the file"
         {"_40": b"\xff\xff\xff\xff"},
     ):
-        assert not containers.is_canonical_wav(canonical(**changes)), changes
+        assert not chunks.is_canonical_wav(canonical(**changes)), changes
 
 
 def block_samples(path, data):
     path.write_bytes(data)
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        return containers.flac_block_samples(descriptor)
+        return flac_frames.block_samples(descriptor)
     finally:
         os.close(descriptor)
 

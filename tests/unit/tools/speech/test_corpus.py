@@ -156,7 +156,7 @@ def test_sound_that_cannot_be_used(chapter):
 def test_every_container_and_case(tmp_path):
     write(
         tmp_path,
-        "".join(f"9001-1-{number:04d} {WORDS}\n" for number in range(6)),
+        "".join(f"9001-1-{number:04d} {WORDS}\n" for number in range(8)),
     )
     tone(tmp_path / "9001-1-0000.FLAC", format="FLAC")
     tone(tmp_path / "9001-1-0001.Wav", format="WAV", rate_hz=44100)
@@ -165,9 +165,11 @@ def test_every_container_and_case(tmp_path):
     tone(tmp_path / "9001-1-0004.opus", format="OGG", subtype="OPUS")
     tone(tmp_path / "9001-1-0005.wav", seconds=2)
     tone(tmp_path / "9001-1-0005.flac")
+    tone(tmp_path / "9001-1-0006.aiff")
+    tone(tmp_path / "9001-1-0007.AIF", format="AIFF")
     manifest = read(tmp_path)
-    assert [utterance.num_samples for utterance in manifest.utterances] == [16000] * 6
-    assert manifest.utterances[-1].path.endswith(".flac")
+    assert [utterance.num_samples for utterance in manifest.utterances] == [16000] * 8
+    assert manifest.utterances[5].path.endswith(".flac")
     assert not manifest.skipped
 
 
@@ -323,3 +325,30 @@ def test_real_corpora(shared_data):
     assert manifest.summary() == "1050 utterances (45.5 min)"
     assert {utterance.decoder for utterance in manifest.utterances} == {"graph_flac"}
     assert corpus.read_librispeech(shared_data / "librispeech_samples").num_skipped == 0
+
+
+def test_a_corpus_of_many_files_is_read_whole_and_in_order(tmp_path):
+    """Files are probed some dozens at once, and one of the later ones is damaged."""
+    folder, names = tmp_path / "1" / "1", [f"1-1-{number:04d}" for number in range(77)]
+    tone(folder / "first.flac", seconds=0.2)
+    for number, name in enumerate(names):
+        (folder / f"{name}.flac").write_bytes((folder / "first.flac").read_bytes())
+        if number == 70:
+            (folder / f"{name}.flac").write_bytes(b"fLaC")
+    (folder / "first.flac").unlink()
+    lines = "".join(f"{name} SAY {number}\n" for number, name in enumerate(names))
+    (folder / "1-1.trans.txt").write_text(lines)
+    manifest = corpus.read_librispeech(tmp_path, progress=False)
+    kept = [name for name in names if name != "1-1-0070"]
+    assert [utterance.utterance_id for utterance in manifest.utterances] == kept
+    texts = [f"SAY {int(name[-4:])}" for name in kept]
+    assert [utterance.transcript for utterance in manifest.utterances] == texts
+    assert counts(manifest) == {"unreadable": 1}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(59.9, "59.9 s"), (60.0, "1.0 min"), (60.1, "1.0 min")]
+)
+def test_a_minute_is_told_as_one(seconds, told):
+    one = corpus.Utterance("a", "a.flac", round(16000 * seconds), seconds, "A", "python")
+    assert corpus.Manifest([one]).summary() == f"1 utterances ({told})"

@@ -31,6 +31,14 @@ def test_rows_are_the_mean_of_channels_with_zeros_behind(sounds):
     np.testing.assert_allclose(waveforms, expected, atol=1e-7)
 
 
+def test_where_channels_cancel_the_loudest_is_taken(rng):
+    sound = np.round(3000 * rng.normal(size=2000)) / 32768
+    for gains, expected in (((0.8, -1.0), -1.0), ((1.0, -1.0), 1.0), ((1.0, -0.5), 0.25)):
+        channels = sound[:, None] * gains
+        waveforms, _ = decoded([wav_bytes(channels, 8000)])
+        np.testing.assert_allclose(waveforms[0], expected * sound, atol=1e-4)
+
+
 @pytest.mark.parametrize(("min_samples", "width"), [(1, 9), (9, 9), (12, 12)])
 def test_a_batch_is_as_wide_as_asked_for_at_least(sounds, min_samples, width):
     files = [wav_bytes(np.zeros(len(sound)), 8000) for sound in sounds]

@@ -224,7 +224,7 @@ def test_a_resume_with_other_random_layers_is_refused(finished, line_task, tmp_p
 def test_a_resume_with_another_model_is_refused(finished, line_task, tmp_path):
     directory = tmp_path / "other"
     shutil.copytree(finished[1], directory)
-    with refused("unknown line/norm/beta"):
+    with refused("unexpected: line/norm/beta"):
         run(line_task(), directory, resume=True)
 
 

@@ -1,5 +1,6 @@
 """Strict assignment, with variables that are a few lines."""
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -52,6 +53,22 @@ def test_layouts_turn_back(rng, layout, shape, transformed):
     links = [Link(variable, ("kernel",), layout)]
     assign([variable], links, {"kernel": tensor})
     np.testing.assert_array_equal(extract(links)["kernel"], tensor)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "float64", ml_dtypes.bfloat16])
+def test_weights_that_are_not_finite_are_refused(value, dtype):
+    """Before any variable has changed; what is ignored may hold anything."""
+    variables = [Variable("a", 3), Variable("b", 3)]
+    links = [Link(variable, (variable.path,)) for variable in variables]
+    good = np.ones(3, dtype)
+    bad = good.copy()
+    bad[1] = value
+    with refused("NaN or infinity in 1 tensors: b"):
+        assign(variables, links, {"a": good, "b": bad})
+    assert not variables[0].value.any()
+    assign(variables, links, {"a": good, "b": good, "other": bad}, "other")
+    assert variables[1].value.all()
 
 
 def test_dense_layer_means_the_same(rng):
@@ -155,3 +172,16 @@ def test_links_must_cover_the_model():
 
 def test_rename_in_order():
     assert rename("block/kernel", ((r"/", "."), (r"\.kernel$", ".weight"))) == "block.weight"
+
+
+def test_a_variable_of_several_tensors_is_replaced_where_all_of_them_may_be():
+    tensors = {name: np.ones((2, 3)) for name in ("query", "key", "value")}
+    for replaceable, kept in (("query|key|value", True), ("query", False), ("query|key", False)):
+        variable = Variable("attention", 4, 6)
+        links = [Link(variable, ("query", "key", "value"), three_in_one())]
+        if kept:
+            assert assign([variable], links, tensors, replaceable=replaceable).kept
+        else:
+            with refused("another shape"):
+                assign([variable], links, tensors, replaceable=replaceable)
+        assert not variable.value.any()

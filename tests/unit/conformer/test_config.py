@@ -1,0 +1,69 @@
+"""The defaults of the speech Conformer's config: Conformer-S as the paper trains it."""
+
+import dataclasses
+
+import conformer
+
+
+def test_defaults_are_the_smallest_model_of_the_paper():
+    """Gulati et al., Conformer (2020), table 1 and section 3.2."""
+    model = conformer.load_config().model
+    assert (model.num_layers, model.hidden_dim, model.num_heads) == (16, 144, 4)
+    assert (model.kernel_size, model.feedforward_multiplier) == (32, 4)
+    assert (model.prediction_dim, model.joint_dim, model.dropout_rate) == (320, 320, 0.1)
+    assert (model.subsampling_filters, model.ctc_weight) == (None, 0.0)
+
+
+def test_defaults_of_features_and_masks():
+    """Those of the original's config.yml; SpecAugment also in the paper, section 3.2."""
+    config = conformer.load_config()
+    features = dataclasses.asdict(config.features)
+    assert features == {
+        "sample_rate_hz": 16000,
+        "frame_length_ms": 25.0,
+        "frame_step_ms": 10.0,
+        "fft_length": 512,
+        "num_mel_bins": 80,
+        "min_hz": 0.0,
+        "max_hz": None,
+        "preemphasis": 0.97,
+        "top_db": 80.0,
+        "normalization": "utterance",
+        "loud_frames_db": 35.0,
+        "remove_dc_offset": False,
+    }
+    assert dataclasses.asdict(config.spec_augment) == {
+        "num_time_masks": 10,
+        "max_time_mask_frames": 100,
+        "max_time_mask_share": 0.05,
+        "num_frequency_masks": 1,
+        "max_frequency_mask_bins": 27,
+    }
+    assert config.waveform_augment.max_speed_change == 0.0
+    assert config.waveform_augment.noise_probability == 0.0
+
+
+def test_defaults_of_training():
+    """The paper's Adam; batches and limits that README and the configs go by."""
+    config = conformer.load_config()
+    optimizer, training = config.training.optimizer, config.training
+    assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.98, 1e-9)
+    assert (optimizer.name, optimizer.momentum, optimizer.weight_decay) == ("adamw", 0.9, 0.0)
+    assert optimizer.clip_norm is optimizer.average_decay is optimizer.layer_decay is None
+    schedule = training.schedule
+    assert (schedule.name, schedule.warmup_initial, schedule.final) == ("transformer", 0.0, 0.0)
+    assert (training.best_metric, training.larger_is_better) == ("eval/wer", False)
+    assert (training.precision, training.on_non_finite) == ("float32", "stop")
+    assert (training.loss_scale.mode, training.loss_scale.initial) == ("dynamic", 2.0**15)
+    assert training.loss_scale.growth_steps == 2000
+    kept = training.checkpoint
+    assert (kept.keep_last, kept.keep_best, kept.every_steps, kept.every_seconds) == (3, 1, 0, 0.0)
+    assert not training.synchronize_batch_norm and not training.evaluate_unaveraged
+    data = config.data
+    assert (data.min_seconds, data.max_seconds, data.max_eval_seconds) == (0.1, 20.0, 60.0)
+    assert (data.max_labels, data.train_splits, data.eval_splits) == (
+        400,
+        ("train-clean-100",),
+        ("dev-clean",),
+    )
+    assert (config.decoding.max_symbols_per_frame, config.tokenizer.kind) == (5, "characters")
