@@ -59,6 +59,10 @@ class Tokenizer(ABC):
         """Returns the token ids of a text; what the vocabulary lacks becomes id 1."""
 
     @abstractmethod
+    def unknown_characters(self, text: str) -> str:
+        """Returns the characters of a text that the vocabulary lacks, in their order."""
+
+    @abstractmethod
     def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         """Returns the token ids `[B, (U)]` int32 of texts `[B]`, the same as those of `encode`."""
 
@@ -113,6 +117,9 @@ class CharacterTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return [self._ids.get(character, UNKNOWN_ID) for character in text]
+
+    def unknown_characters(self, text: str) -> str:
+        return "".join(character for character in text if character not in self._ids)
 
     @cached_property
     def _table(self):
@@ -215,6 +222,11 @@ class SentencePieceTokenizer(Tokenizer):
 
     def encode(self, text: str) -> list[int]:
         return [index + 1 for index in self._processor.Encode(text)]
+
+    def unknown_characters(self, text: str) -> str:
+        pieces = self._processor.Encode(text, return_type="proto").pieces
+        unknown = "".join(piece.surface for piece in pieces if piece.id == UNKNOWN_ID - 1)
+        return "".join(unknown.split())
 
     def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         import tensorflow as tf

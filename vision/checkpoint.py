@@ -14,7 +14,7 @@ from tools.weights.assignment import Link, assign, check_finite
 from vision.classes import renamed
 from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
-from vision.recipe import own_classes
+from vision.recipe import is_keras, keras_description, own_classes
 from vision.weights import load_pytorch_weights
 
 _HEADS = r".*/(convolution|transformer)_head/(kernel|bias)"
@@ -61,7 +61,7 @@ def load_model(
         UserError: it cannot be read, has no such weights, or is of another architecture or number
             of classes.
     """
-    if _is_keras(checkpoint):
+    if is_keras(checkpoint):
         return _load_keras(config, checkpoint)
     model = build(config, precision)
     if _load_weights(model, checkpoint, use_ema):
@@ -108,17 +108,13 @@ def load_pretrained(
     return lines
 
 
-def _is_keras(source: str | Path) -> bool:
-    return Path(source).suffix.lower() == ".keras"
-
-
 def _load_weights(
     model: VisionConformer, source: str | Path, use_ema: bool | None
 ) -> tuple[str, ...]:
     """Loads and tells the paths of the heads that were left at their initial values."""
     if Path(source).is_dir():
         arrays = _arrays_of_run(open_checkpoint(source), use_ema)
-    elif _is_keras(source):
+    elif is_keras(source):
         arrays = {x.path: np.asarray(x) for x in _read_keras(source).weights}
     else:
         return load_pytorch_weights(model, source, use_ema).kept
@@ -144,6 +140,9 @@ def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
             f"{checkpoint}: {model.num_classes}",
             "Correct --num_classes",
         )
+    told = (keras_description(checkpoint) or {}).get("architecture", config.arch)
+    if full_name(told) != full_name(config.arch):
+        raise UserError.expected(f"--arch {told}, of {checkpoint}", config.arch, "Correct it")
     check_finite({x.path: np.asarray(x) for x in model.weights}, str(checkpoint))
     return model
 

@@ -243,9 +243,13 @@ def preprocessing_of(
     Raises:
         UserError: a value of a wrong type or out of its range.
     """
-    values = {
-        name: ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    asked = {name: words[name] for name in leaf_keys(PreprocessingConfig) if name in words}
+    return load(PreprocessingConfig, None, preprocessing_words(known) | asked)
+
+
+def preprocessing_words(known: Mapping[str, object]) -> dict[str, str]:
+    """Writes the preprocessing of a `pipeline.json` as words of a command line, by flat key."""
+    return {
+        name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for name, value in known.items()
     }
-    asked = {name: words[name] for name in leaf_keys(PreprocessingConfig) if name in words}
-    return load(PreprocessingConfig, None, values | asked)

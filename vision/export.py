@@ -23,7 +23,13 @@ from vision.classes import Classes, named_by
 from vision.config import VisionConfig, load_config
 from vision.flags import add_config_flags, add_weights_flag, checkpoint_of, config_options
 from vision.model import VisionConformer
-from vision.recipe import CONFIG_FILE, named_checkpoint, own_classes, with_recipe
+from vision.recipe import (
+    CONFIG_FILE,
+    describe_keras,
+    named_checkpoint,
+    own_classes,
+    with_recipe,
+)
 from vision.signatures import LAYOUTS, METADATA_KEY, OUTPUTS, Signatures, pipeline_description
 
 FORMATS = {"SAVEDMODEL": "", "ONNX": ".onnx", "KERAS": ".keras"}
@@ -128,6 +134,8 @@ def main(argv: list[str]) -> int:
                 export_onnx(saved, export_saved_model(model, config, saved, **options), path)
             else:
                 model.save(folder / name)
+                description = pipeline_description(config, model, **options)
+                describe_keras(folder / name, description)
                 write_bytes(path, (folder / name).read_bytes())
     print(f"exported {checkpoint or 'initial weights'} to {path}", file=sys.stderr)
     return 0

@@ -17,8 +17,9 @@ from wav2vec2.config import (
 )
 from wav2vec2.config import CONFIG_FILE as HUGGING_FACE_CONFIG_FILE
 from wav2vec2.model import Wav2Vec2, build_model
-from wav2vec2.vocabulary import VOCABULARY_FILE, Vocabulary, load_vocabulary
-from wav2vec2.weights import check_vocabulary, load_pytorch_weights, read_folder_weights
+from wav2vec2.vocabulary import Vocabulary
+from wav2vec2.vocabulary_files import VOCABULARY_FILE, load_vocabulary
+from wav2vec2.weights import load_pytorch_weights, read_folder_weights
 
 CONFIG_FILE = "config.yml"
 _HEAD = "/head/"  # in the path of a variable
@@ -59,8 +60,10 @@ def read_origin(path: str | Path) -> Origin:
     """
     path = Path(path)
     if (path / HUGGING_FACE_CONFIG_FILE).is_file():
-        vocabulary = load_vocabulary(path) if (path / VOCABULARY_FILE).is_file() else None
-        return Origin(path, read_model_config(path), read_preprocessing_config(path), vocabulary)
+        sizes, vocabulary = read_model_config(path), None
+        if (path / VOCABULARY_FILE).is_file():
+            vocabulary = load_vocabulary(path, sizes.vocabulary_size)
+        return Origin(path, sizes, read_preprocessing_config(path), vocabulary)
     if not (path / "state.json").is_file() and not any(path.glob("checkpoints/step-*")):
         raise UserError.expected(
             f"a folder with {HUGGING_FACE_CONFIG_FILE}, or the --output_dir of a training run",
@@ -69,7 +72,8 @@ def read_origin(path: str | Path) -> Origin:
         )
     path = open_checkpoint(path).path
     config = load_config(path / CONFIG_FILE)
-    return Origin(path, config.model, config.preprocessing, load_vocabulary(path))
+    vocabulary = load_vocabulary(path, config.model.vocabulary_size)
+    return Origin(path, config.model, config.preprocessing, vocabulary)
 
 
 def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> bool:
@@ -91,8 +95,6 @@ def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> boo
     if (origin.path / HUGGING_FACE_CONFIG_FILE).is_file():
         tensors = read_folder_weights(origin.path)
         new_head = new_head or not any(name.startswith("lm_head.") for name in tensors)
-    if not new_head:
-        check_vocabulary(origin.path, origin.vocabulary, origin.model)
     if tensors is not None:
         load_pytorch_weights(model, tensors, new_head)
         return new_head

@@ -30,6 +30,7 @@ from wav2vec2.tensors import (
     check_rows,
     read_batch,
     read_json,
+    read_preparation,
     write_json,
 )
 
@@ -59,6 +60,13 @@ def main(argv: list[str]) -> int:
     folder, output = Path(values.input_path), Path(values.output_path)
     lengths = read_json(folder / LENGTHS_FILE, "wav2vec2.preprocess")
     check_rows(lengths, values.batch_size, int, folder / LENGTHS_FILE)
+    preparation = read_preparation(folder, lengths)
+    if preparation.sample_rate_hz != pipeline["sample_rate_hz"]:
+        raise UserError.expected(
+            f"waveforms of {pipeline['sample_rate_hz']} Hz, as {model_dir} takes them",
+            f"{preparation.sample_rate_hz} Hz in {folder}",
+            "Run wav2vec2.preprocess with that --sample_rate_hz",
+        )
     check_place(output, OUTPUTS_FILE, "output_path")
     sizes = [
         read_batch(folder / f"{name}.bin", len(rows), 1).shape[1] for name, rows in lengths.items()
@@ -85,6 +93,7 @@ def main(argv: list[str]) -> int:
         bar = tqdm(lengths.items(), unit="batch", file=sys.stderr, delay=2)
         for name, rows in bar:
             waveforms = read_batch(folder / f"{name}.bin", len(rows), 1)
+            waveforms = preparation.sound(name, waveforms, rows)
             inputs = {"waveforms": waveforms, "lengths": np.array(rows, np.int32)}
             if not frames:
                 run_timed(runner, "serving_default", inputs, [])  # warm-up
@@ -94,7 +103,8 @@ def main(argv: list[str]) -> int:
             logits = found["logits"][: len(rows), :num_frames]
             (written / f"{name}.bin").write_bytes(logits.astype("<f4").tobytes())
             frames[name] = found["logit_lengths"][: len(rows)].tolist()
-        write_json(written / OUTPUTS_FILE, {"frames": frames, "pipeline": pipeline})
+        outputs = {"frames": frames, "pipeline": pipeline, "utterances": preparation.utterances}
+        write_json(written / OUTPUTS_FILE, outputs)
     count = sum(map(len, lengths.values()))
     print(
         f"{count} samples in {sum(seconds):.3f} s at batch size {values.batch_size}: "

@@ -83,12 +83,6 @@ class ModelConfig:
                 f"{self.hidden_dim}, {self.num_heads} and {self.position_groups}",
                 "Change one of them",
             )
-        if self.feature_norm == "group" and self.feature_bias:
-            raise UserError.expected(
-                "no feature_bias with group norm, which would take it away again",
-                "feature_bias true, feature_norm group",
-                "Set feature_bias to false or feature_norm to layer",
-            )
         if self.layer_norm_epsilon <= 0 or min(self.min_time_masks, self.min_feature_masks) < 0:
             raise UserError.expected(
                 "layer_norm_epsilon > 0, and min_time_masks and min_feature_masks >= 0",
@@ -241,6 +235,7 @@ _PREPROCESSING_KEYS = {
     "do_normalize": "normalize",
     "return_attention_mask": "trained_with_mask",
 }
+_OFF_BY_NULL = ("do_normalize", "return_attention_mask")
 _PREPROCESSING_FIXED = {"feature_size": 1, "padding_side": "right", "padding_value": 0.0}
 
 
@@ -309,6 +304,8 @@ def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
     else:
         content = read_json(path)
     keys, fixed = _PREPROCESSING_KEYS, _PREPROCESSING_FIXED
+    # Hugging Face takes null for false here.
+    content |= {x: False for x in _OFF_BY_NULL if x in content and content[x] is None}
     return _renamed_back(PreprocessingConfig, content, path, keys, fixed=fixed)
 
 

@@ -21,7 +21,8 @@ from wav2vec2.config import ARCHITECTURES, PreprocessingConfig, model_config
 from wav2vec2.model import Wav2Vec2, build_model
 from wav2vec2.signatures import Signatures, pipeline_description
 from wav2vec2.tensors import DEFAULT_DIR
-from wav2vec2.vocabulary import LIBRISPEECH, Vocabulary, load_vocabulary
+from wav2vec2.vocabulary import LIBRISPEECH, Vocabulary
+from wav2vec2.vocabulary_files import load_vocabulary
 from wav2vec2.weights import from_pretrained, load_pytorch_weights
 
 

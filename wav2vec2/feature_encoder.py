@@ -181,7 +181,8 @@ class FeatureEncoder(keras.layers.Layer):
         filters: output channels of each convolution.
         kernel_sizes: of each.
         strides: of each.
-        use_bias: whether they have biases; not with `group`.
+        use_bias: whether they have biases; the first one has none with `group`, as that norm would
+            take it away again.
 
     Source: Baevski et al., wav2vec 2.0 (2020), sections 2 and 4.2.
     """

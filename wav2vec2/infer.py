@@ -58,7 +58,13 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--native_savedmodel_dir DIR", "none", "Make one with `python -m wav2vec2.export`"
         )
-    options.beam_search()  # checks the search before the corpus is read
+    # Checks the search before the corpus is read.
+    if options.beam_search() is not None and data.timestamps:
+        raise UserError.expected(
+            "--timestamps or --beam_width: the words of a beam search have no times",
+            f"--timestamps --beam_width {options.beam_width}",
+            "Leave one of them out",
+        )
     pipeline = describe(model_dir, FAMILY)
     window_of(pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])

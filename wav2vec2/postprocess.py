@@ -18,6 +18,7 @@ from wav2vec2.tensors import (
     TEXTS_FILE,
     check_rows,
     map_file,
+    name_of,
     read_batch,
     read_json,
 )
@@ -51,10 +52,11 @@ def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[
         not isinstance(pipeline, dict)
         or pipeline.get("family") != "wav2vec2"
         or not isinstance(frames, dict)
+        or outputs.get("utterances", name_of(names)) != name_of(names)
         or {batch: isinstance(x, list) and [*map(type, x)] for batch, x in frames.items()} != rows
     ):
         raise UserError.expected(
-            f"outputs of wav2vec2 for the {len(names)} batches of the map",
+            f"outputs of wav2vec2 for the {len(names)} batches of the map and their utterances",
             f"others in {path}",
             "Run wav2vec2.preprocess and wav2vec2.compile again, with the same --batch_size",
         )

@@ -21,7 +21,15 @@ from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.corpus import Utterance, read_librispeech
 from tools.speech.transcripts import normalize_transcript
 from wav2vec2.config import PreprocessingConfig
-from wav2vec2.tensors import LENGTHS_FILE, TEXTS_FILE, check_place, map_file, write_json
+from wav2vec2.tensors import (
+    LENGTHS_FILE,
+    TEXTS_FILE,
+    Preparation,
+    check_place,
+    map_file,
+    name_of,
+    write_json,
+)
 
 
 def batches_of(
@@ -42,11 +50,11 @@ def batches_of(
                 yield size, batch
 
 
-def normalized(waveform: np.ndarray) -> np.ndarray:
-    """Gives a waveform zero mean and unit variance."""
-    centred = waveform - waveform.mean(dtype=np.float64)
-    epsilon = PreprocessingConfig().variance_epsilon
-    return (centred / np.sqrt(np.square(centred).mean() + epsilon)).astype(np.float32)
+def moments(waveform: np.ndarray) -> tuple[float, float]:
+    """Gives the mean of a waveform and its deviation: what makes them 0 and 1."""
+    mean = waveform.mean(dtype=np.float64)
+    variance = np.square(waveform - mean).mean() + PreprocessingConfig().variance_epsilon
+    return float(mean), float(np.sqrt(variance))
 
 
 def main(argv: list[str]) -> int:
@@ -63,6 +71,7 @@ def main(argv: list[str]) -> int:
     flags.boolean(
         "seed_mode", False, "As the original: longer utterances and a last, smaller batch left out."
     )
+    flags.integer("sample_rate_hz", 16000, "Of the model; sounds are resampled to it.")
     flags.number("max_seconds", 35.0, "Leaves out what is longer.")
     values, rest = flags.parse(argv)
     if rest or not values.input or not values.output:
@@ -80,7 +89,8 @@ def main(argv: list[str]) -> int:
     output = Path(values.output)
     data = Path(values.data_path) if values.data_path else output.absolute().parent.parent
     check_place(output, LENGTHS_FILE, "output")
-    limits = AudioLimits(max_seconds=values.max_seconds)
+    PreprocessingConfig(values.sample_rate_hz).validate()
+    limits = AudioLimits(rate_hz=values.sample_rate_hz, max_seconds=values.max_seconds)
     # In the case that they are written in: which one the model has, postprocess will know.
     as_written = functools.partial(normalize_transcript, case=str)
     manifest = read_librispeech(values.input, (), limits, normalize=as_written)
@@ -90,7 +100,7 @@ def main(argv: list[str]) -> int:
             num_skipped += 1
         else:
             utterances.append(utterance)
-    names, lengths, texts = {}, {}, []
+    names, lengths, means, deviations, texts = {}, {}, {}, {}, []
     with (
         new_folder(output, replace=True) as folder,
         tqdm(total=len(utterances), unit="utterance", file=sys.stderr, delay=2) as bar,
@@ -106,22 +116,26 @@ def main(argv: list[str]) -> int:
                     num_skipped += 1
                     print(f"skipped {utterance.path}: {error.reason}", file=sys.stderr)
                     continue
-                sounds.append((utterance, normalized(sound) if values.normalize else sound))
+                sounds.append(
+                    (utterance, sound, moments(sound) if values.normalize else (0.0, 1.0))
+                )
             if not sounds:
                 continue
             name = f"batch_{len(names)}"
             rows = np.zeros((len(sounds), size), "<f4")
-            for row, (_, sound) in zip(rows, sounds, strict=True):
-                row[: len(sound)] = sound
+            for row, (_, sound, (mean, deviation)) in zip(rows, sounds, strict=True):
+                row[: len(sound)] = (sound - mean) / deviation
             (folder / f"{name}.bin").write_bytes(rows.tobytes())
-            names[name] = [utterance.utterance_id for utterance, _ in sounds]
-            lengths[name] = [len(sound) for _, sound in sounds]
-            texts += [f"{x.utterance_id} {x.transcript}\n" for x, _ in sounds]
+            names[name] = [utterance.utterance_id for utterance, _, _ in sounds]
+            lengths[name] = [len(sound) for _, sound, _ in sounds]
+            means[name], deviations[name] = map(list, zip(*(x for *_, x in sounds), strict=True))
+            texts += [f"{x.utterance_id} {x.transcript}\n" for x, _, _ in sounds]
         if not names:
             raise UserError.expected(
                 f"a batch of {values.batch_size} utterances", manifest.summary(), "Add sound"
             )
         write_json(folder / LENGTHS_FILE, lengths)
+        Preparation(values.sample_rate_hz, name_of(names), means, deviations).write(folder)
     write_json(data / map_file(values.batch_size), names)
     write_text(data / TEXTS_FILE, "".join(texts))
     print(

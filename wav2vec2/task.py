@@ -21,12 +21,11 @@ from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums
 from wav2vec2.checkpoint import CONFIG_FILE, Origin, load_weights, read_origin
 from wav2vec2.config import Wav2Vec2Config
-from wav2vec2.input_pipeline import character_ids, frames_needed, label_lookup
+from wav2vec2.input_pipeline import frames_needed, label_lookup, label_pieces
 from wav2vec2.model import build_model
 from wav2vec2.signatures import best_path_text, frame_logits, normalized
-from wav2vec2.vocabulary import Vocabulary, load_vocabulary, vocabulary_of_letters
-
-_MOST_UNKNOWN = 0.5  # share of the letters above which transcripts and vocabulary do not belong
+from wav2vec2.vocabulary import Vocabulary, vocabulary_of_letters
+from wav2vec2.vocabulary_files import load_vocabulary, vocabulary_files
 
 
 class Wav2Vec2Task(SpeechTask):
@@ -64,10 +63,17 @@ class Wav2Vec2Task(SpeechTask):
         self.vocabulary_size = len(self.vocabulary)
         model = dataclasses.replace(config.model, vocabulary_size=self.vocabulary_size)
         self.config = config = dataclasses.replace(config, model=model)
-        self._ids = self._known_characters(utterances)
-        training_set = TrainingSet(
-            self._learnable(utterances), label_lookup(self._ids), self.prepare
+        self.check_characters(
+            utterances,
+            self.vocabulary.unknown_characters,
+            "Set vocabulary.source: letters, choose the weights of that language, or raise "
+            "data.max_unknown_share",
+            # Without an unknown symbol such a transcript has no labels.
+            most=0.0 if self.vocabulary.unknown_id is None else None,
         )
+        utterances = self._learnable(utterances)
+        pieces = label_pieces(self.vocabulary, (u.transcript for u in utterances))
+        training_set = TrainingSet(utterances, label_lookup(pieces), self.prepare)
         self.train_on(training_set, config.training.seed)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(model, config.training.precision)
@@ -76,13 +82,13 @@ class Wav2Vec2Task(SpeechTask):
             fresh = from_first_rank(processes, lambda: load_weights(self.model, origin, not same))
             head = f", with a new head of {self.vocabulary_size} symbols" if fresh else ""
             self.report.append(f"weights and sizes of {origin.path}{head}")
-        files = self.vocabulary.to_files()
+        files = vocabulary_files(self.vocabulary)
         self.assets = {CONFIG_FILE: to_yaml(config)} | {
             name: to_json(content, ensure_ascii=False, indent=2) + "\n"
             for name, content in files.items()
         }
         if needs_evaluation:
-            self.evaluate_splits(self.texts, normalize)
+            self.evaluate_splits(self.texts, normalize, self.vocabulary.unknown_characters)
 
     def layer_depth(self, path: str) -> int:
         """Counts the layers below a variable: features and positions 0, the blocks, the head."""
@@ -134,34 +140,16 @@ class Wav2Vec2Task(SpeechTask):
         path = tf.argmax(logits, axis=-1, output_type=tf.int32)
         return best_path_text(path, frames, self.vocabulary)
 
-    def _known_characters(self, utterances: Sequence[Utterance]) -> dict[str, int]:
-        """Maps the characters of the transcripts to ids, and tells which the vocabulary lacks."""
-        counts: dict[str, int] = {}
-        for utterance in utterances:
-            for character in utterance.transcript:
-                counts[character] = counts.get(character, 0) + 1
-        ids = character_ids(self.vocabulary, "".join(sorted(counts)))
-        unknown = [x for x, number in ids.items() if number == self.vocabulary.unknown_id]
-        if unknown:
-            share = sum(counts[x] for x in unknown) / (sum(counts.values()) - counts.get(" ", 0))
-            received = f"{share:.1%} of other characters: {' '.join(unknown[:40])}"
-            if share > _MOST_UNKNOWN:
-                raise UserError.expected(
-                    f"transcripts in the {self.vocabulary_size} symbols of the vocabulary",
-                    received,
-                    "Set vocabulary.source: letters, or choose the weights of that language",
-                )
-            self.report.append(f"unknown to the vocabulary: {received}")
-        return ids
-
     def _learnable(self, utterances: Sequence[Utterance]) -> list[Utterance]:
         """Leaves out transcripts too long for the configuration or for their sound."""
-        labels = np.array([len(u.transcript) for u in utterances])
+        labels = [self.vocabulary.ids(u.transcript) for u in utterances]
+        counts = np.array([*map(len, labels)])
+        needed = np.array([*map(frames_needed, labels)])
         most = np.full(len(labels), self.data.max_labels)
-        utterances = self.keep_fitting(utterances, labels, most)
-        needed = np.array([frames_needed(u.transcript, self._ids) for u in utterances])
+        fits = counts <= most
+        utterances = self.keep_fitting(utterances, counts, most)
         frames = np.array([self.config.model.num_frames(u.num_samples) for u in utterances])
-        return self.keep_fitting(utterances, needed, frames, "too_few_frames")
+        return self.keep_fitting(utterances, needed[fits], frames, "too_few_frames")
 
 
 def _sources(

@@ -2,16 +2,20 @@
 
     DATA/bin_om_input/bsN/batch_I.bin       waveforms [B, S] float32, zeros behind each
     DATA/bin_om_input/bsN/lengths.json      samples of each row, by the name of the batch
+    DATA/bin_om_input/bsN/preparation.json  what was done to the sound: see `Preparation`
     DATA/batch_i_filename_map_bsN.json      utterance ids of each row, by the name of the batch
     DATA/ground_truth_texts.txt             lines "ID THE WORDS"
     DATA/bin_om_output/bsN/batch_I.bin      logits [B, T, V] float32
-    DATA/bin_om_output/bsN/outputs.json     frames of each row, and what the model says of itself
+    DATA/bin_om_output/bsN/outputs.json     frames of each row, what the model says of itself, and
+                                            what names the utterances
 
 A batch may have fewer than N rows, and S is a multiple of the sample length.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +24,75 @@ from tools.errors import UserError
 from tools.files import to_json, write_text
 
 DEFAULT_DIR = "wav2vec2_savedmodel"  # of an export
-LENGTHS_FILE, OUTPUTS_FILE = "lengths.json", "outputs.json"
+LENGTHS_FILE, PREPARATION_FILE, OUTPUTS_FILE = "lengths.json", "preparation.json", "outputs.json"
 TEXTS_FILE = "ground_truth_texts.txt"
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What a folder of waveforms holds.
+
+    Attributes:
+        sample_rate_hz: of the waveforms.
+        utterances: names the utterances of all rows; see `name_of`.
+        mean: what was taken from each row, by the name of the batch.
+        deviation: what each row was then divided by, likewise.
+    """
+
+    sample_rate_hz: int
+    utterances: str
+    mean: Mapping[str, Sequence[float]]
+    deviation: Mapping[str, Sequence[float]]
+
+    def write(self, folder: Path) -> None:
+        """Writes the file of a folder."""
+        write_json(folder / PREPARATION_FILE, asdict(self))
+
+    def sound(self, batch: str, waveforms: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
+        """Gives the waveforms `[B, S]` of a batch as they were before; models prepare their own."""
+        rows = np.array([self.mean[batch], self.deviation[batch]], np.float64)[:, :, None]
+        inside = np.arange(waveforms.shape[1]) < np.array(lengths)[:, None]
+        return np.where(inside, waveforms * rows[1] + rows[0], 0.0).astype(np.float32)
+
+
+def read_preparation(folder: Path, lengths: Mapping[str, Sequence[int]]) -> Preparation:
+    """Reads what was done to the waveforms of a folder.
+
+    Args:
+        folder: of wav2vec2.preprocess.
+        lengths: samples of each row, by the name of the batch.
+
+    Raises:
+        UserError: it is not there, or of other batches.
+    """
+    path = folder / PREPARATION_FILE
+    content = read_json(path, "wav2vec2.preprocess")
+    sizes = {name: len(rows) for name, rows in lengths.items()}
+
+    def fits(moments: object) -> bool:
+        return isinstance(moments, dict) and sizes == {
+            name: len(rows) if isinstance(rows, list) and {*map(type, rows)} == {float} else 0
+            for name, rows in moments.items()
+        }
+
+    if (
+        content.keys() != {x.name for x in fields(Preparation)}
+        or type(content["sample_rate_hz"]) is not int
+        or not isinstance(content["utterances"], str)
+        or not fits(content["mean"])
+        or not fits(content["deviation"])
+    ):
+        raise UserError.expected(
+            f"rate, mean and deviation of the {len(lengths)} batches in {path}",
+            "something else",
+            "Run `python -m wav2vec2.preprocess` again",
+        )
+    return Preparation(**content)
+
+
+def name_of(names: Mapping[str, Sequence[str]]) -> str:
+    """Names the utterances of batches, so that those of another corpus or order differ."""
+    return hashlib.sha256(to_json(names).encode()).hexdigest()
 
 
 def map_file(batch_size: int) -> str:

@@ -1,18 +1,14 @@
-"""The symbols that a CTC model writes: Hugging Face's `vocab.json`, text to ids and back."""
+"""The symbols that a CTC model writes: text to ids and back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from itertools import groupby
-from pathlib import Path
-from typing import Any
 
 from tools.errors import UserError
-from tools.files import to_json, write_text
+from tools.files import one_line
 from tools.speech.transcripts import normalization
-from wav2vec2.config import read_json
 
-VOCABULARY_FILE = "vocab.json"
-TOKENIZER_FILE = "tokenizer_config.json"
-ADDED_FILE = "added_tokens.json"
 BLANK, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
 CONTROLS = ("<s>", "</s>")
 # The letters of English transcripts in the order of the checkpoints of LibriSpeech.
@@ -21,13 +17,17 @@ UNKNOWN_CHARACTER = "\u2047"  # "⁇", what other vocabularies here print for an
 
 
 class Vocabulary:
-    """V symbols: characters, a word delimiter, the blank and a few that write nothing.
+    """V symbols: characters or phones, a word delimiter, the blank and a few that write nothing.
 
     Args:
-        tokens: V different symbols in the order of their ids.
+        tokens: V different symbols in the order of their ids. None: an id without a symbol, which
+            writes the same as the unknown symbol.
         blank: which of them is CTC's blank.
         unknown: which of them stands for what the vocabulary lacks; it may be missing.
-        delimiter: which of them stands between words.
+        delimiter: which of them stands between words; None: there is none.
+        controls: those that write nothing, beside the blank; they may be missing.
+        phones: whether texts have a space between two symbols, and no word delimiter.
+        lower: whether texts are in lower case, while the symbols are in upper case.
 
     Attributes:
         tokens: the symbols.
@@ -36,86 +36,168 @@ class Vocabulary:
 
     Raises:
         UserError: a symbol twice or of half a character, or no blank or delimiter.
+
+    Source: transformers 5.23.0, Wav2Vec2CTCTokenizer and Wav2Vec2PhonemeCTCTokenizer.
     """
 
     def __init__(
         self,
-        tokens: Sequence[str],
+        tokens: Sequence[str | None],
         blank: str = BLANK,
         unknown: str = UNKNOWN,
-        delimiter: str = DELIMITER,
+        delimiter: str | None = DELIMITER,
+        *,
+        controls: Sequence[str] = CONTROLS,
+        phones: bool = False,
+        lower: bool = False,
     ):
         self.tokens = tuple(tokens)
         self.blank, self.unknown, self.delimiter = blank, unknown, delimiter
-        self._ids = {token: index for index, token in enumerate(self.tokens)}
-        if len(self._ids) < len(self.tokens) or not {blank, delimiter} <= self._ids.keys():
+        self.controls, self.phones, self.lower = tuple(controls), phones, lower
+        self.token_ids = {
+            token: index for index, token in enumerate(self.tokens) if token is not None
+        }
+        named = [blank] if delimiter is None else [blank, delimiter]
+        count = len(self.tokens) - self.tokens.count(None)
+        if len(self.token_ids) < count or not self.token_ids.keys() >= {*named}:
             raise UserError.expected(
-                f"a vocabulary of different symbols with {blank} and {delimiter}",
-                f"{len(self._ids)} different ones of {len(self.tokens)}: {_some(self.tokens)}",
+                f"a vocabulary of different symbols with {' and '.join(named)}",
+                f"{len(self.token_ids)} different ones of {count}: {some(self.token_ids)}",
                 "Correct the vocabulary",
             )
         try:
-            "".join(self.tokens).encode()
+            "".join(self.token_ids).encode()
         except UnicodeEncodeError as error:
             half = ascii(error.object[error.start : error.end])
             raise UserError.expected(
                 "symbols of whole characters", half, "Correct the vocabulary"
             ) from error
-        silent = {blank, *CONTROLS}
-        self.surfaces = tuple("" if token in silent else token for token in self.tokens)
-        for token, surface in ((delimiter, " "), (unknown, UNKNOWN_CHARACTER)):
-            if token in self._ids:
-                place = self._ids[token]
-                self.surfaces = (*self.surfaces[:place], surface, *self.surfaces[place + 1 :])
+        self.surfaces = tuple(self._surface(token) for token in self.tokens)
         self.normalize = normalization(self.surfaces)
+
+    def _surface(self, token: str | None) -> str:
+        """What a symbol writes; what stands in front of a text is taken away again."""
+        between = " " if self.phones else ""
+        if token is None or token == self.unknown:
+            return between + UNKNOWN_CHARACTER
+        if token == self.blank or token in self.controls:
+            return ""
+        if token == self.delimiter:
+            return "" if self.phones else " "
+        return between + (token.lower() if self.lower else token)
+
+    @cached_property
+    def _known(self) -> dict[str, tuple[int, ...]]:
+        """The ids of what symbols write, in Unicode's composed and decomposed form."""
+        known: dict[str, tuple[int, ...]] = {}
+        for token, index in self.token_ids.items():
+            surface = self.surfaces[index].removeprefix(" " if self.phones else "")
+            if not surface or token in (self.unknown, self.delimiter):
+                continue
+            # Where symbols of both cases write the same, transformers takes the upper one.
+            if not self.lower or token == token.upper() or surface not in known:
+                known[surface] = (index,)
+        for surface in list(known):
+            for form in ("NFC", "NFD"):
+                known.setdefault(unicodedata.normalize(form, surface), known[surface])
+        if self.delimiter is None:
+            known.setdefault(" ", ())
+        else:
+            known[" "] = known[self.delimiter] = (self.delimiter_id,)
+        return known
+
+    @cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._known))
 
     def __len__(self) -> int:
         return len(self.tokens)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Vocabulary) and self.to_files() == other.to_files()
+        return isinstance(other, Vocabulary) and self._meaning == other._meaning
 
     __hash__ = None
 
     @property
-    def blank_id(self) -> int:
-        """Id of CTC's blank."""
-        return self._ids[self.blank]
+    def _meaning(self) -> tuple:
+        special = (self.blank, self.unknown_id, self.delimiter, self.phones, self.lower)
+        return (self.tokens, self.surfaces, *special)
 
     @property
-    def delimiter_id(self) -> int:
-        """Id of the symbol between words."""
-        return self._ids[self.delimiter]
+    def blank_id(self) -> int:
+        """Id of CTC's blank."""
+        return self.token_ids[self.blank]
+
+    @property
+    def delimiter_id(self) -> int | None:
+        """Id of the symbol between words, or None."""
+        return None if self.delimiter is None else self.token_ids[self.delimiter]
 
     @property
     def unknown_id(self) -> int | None:
         """Id of what the vocabulary lacks, or None."""
-        return self._ids.get(self.unknown)
+        return self.token_ids.get(self.unknown)
 
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, after `normalize`; see `ids`."""
         return self.ids(self.normalize(text))
 
-    def ids(self, characters: str) -> list[int]:
-        """Returns the id of each character; what the vocabulary lacks is the unknown symbol.
+    def ids(self, text: str) -> list[int]:
+        """Returns the ids of a text that is normalized; what is unknown has the unknown symbol's.
 
         Raises:
-            UserError: it lacks some, and has no unknown symbol.
+            UserError: something is unknown, and there is no unknown symbol.
         """
-        known = {**self._ids, " ": self.delimiter_id}
-        ids = [known.get(x, self.unknown_id) for x in characters]
-        if None in ids:
-            missing = sorted({x for x in characters if x not in known})
+        pieces = self.pieces(text)
+        if self.unknown_id is None and (missing := sorted({x for x, ids in pieces if ids is None})):
             raise UserError.expected(
-                f"a transcript of the characters {_some(self.surfaces)}",
+                f"a transcript of the characters {some(self.surfaces)}",
                 " ".join(missing),
                 "Normalize the transcript, or add a symbol for unknown characters",
             )
+        return [x for _, ids in pieces for x in ((self.unknown_id,) if ids is None else ids)]
+
+    def unknown_characters(self, text: str) -> str:
+        """Returns the characters of a normalized text that the vocabulary lacks, in their order."""
+        return "".join(x for x, ids in self.pieces(text) if ids is None)
+
+    def pieces(self, text: str) -> list[tuple[str, tuple[int, ...] | None]]:
+        """Cuts a normalized text into pieces, each with its ids; None: the vocabulary lacks it.
+
+        A piece is the longest symbol that the text goes on with, or a character. A character that
+        is no symbol is written with symbols of its parts: letter and marks, or a syllable's jamo.
+        """
+        if self.phones:
+            found = [(phone, self._known.get(phone)) for phone in text.split(" ") if phone]
+            return [x for pair in found for x in (pair, (" ", ()))][:-1]
+        if self._longest == 1:
+            return [(x, self._known.get(x) or self._ids_of_parts(x)) for x in text]
+        found, place = [], 0
+        while place < len(text):
+            piece = self._longest_at(text, place) or text[place]
+            ids = self._known.get(piece)
+            found.append((piece, self._ids_of_parts(piece) if ids is None else ids))
+            place += len(piece)
+        return found
+
+    def _longest_at(self, text: str, place: int) -> str:
+        """The longest symbol at a place of a text; empty: there is none."""
+        sizes = range(min(self._longest, len(text) - place), 0, -1)
+        return next((x for n in sizes if (x := text[place : place + n]) in self._known), "")
+
+    def _ids_of_parts(self, character: str) -> tuple[int, ...] | None:
+        parts, place, ids = unicodedata.normalize("NFD", character), 0, ()
+        while place < len(parts):
+            part = self._longest_at(parts, place)
+            if not part:
+                return None
+            ids += self._known[part]
+            place += len(part)
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of labels, without outer spaces; blanks add nothing."""
-        return "".join(self.surfaces[x] for x in ids).strip(" ")
+        """Returns the text of labels, without outer whitespace; blanks add nothing."""
+        return "".join(self.surfaces[x] for x in ids).strip()
 
     def collapse(self, path: Iterable[int]) -> list[int]:
         """Returns the labels of a path of one symbol a frame: repeats once, blanks left out.
@@ -128,21 +210,6 @@ class Vocabulary:
         """Returns the text of a path, such as the best symbol of each frame."""
         return self.decode(self.collapse(path))
 
-    def to_files(self) -> dict[str, Any]:
-        """Returns the contents of `vocab.json` and `tokenizer_config.json` by name."""
-        present = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": self.unknown}
-        return {
-            VOCABULARY_FILE: self._ids,
-            TOKENIZER_FILE: {
-                "tokenizer_class": "Wav2Vec2CTCTokenizer",
-                "pad_token": self.blank,
-                "word_delimiter_token": self.delimiter,
-                "do_lower_case": False,
-                # A name that is not in the vocabulary would be added to it.
-                **{key: token if token in self._ids else None for key, token in present.items()},
-            },
-        }
-
 
 def vocabulary_of_letters(transcripts: Iterable[str]) -> Vocabulary:
     """Makes a vocabulary of the characters that transcripts hold, sorted, without controls."""
@@ -150,48 +217,7 @@ def vocabulary_of_letters(transcripts: Iterable[str]) -> Vocabulary:
     return Vocabulary((BLANK, UNKNOWN, DELIMITER, *letters))
 
 
-def load_vocabulary(folder: str | Path) -> Vocabulary:
-    """Reads the vocabulary of a Hugging Face folder.
-
-    The names of its special symbols are those of `tokenizer_config.json` where there is one, and
-    symbols of `added_tokens.json` belong to it.
-
-    Raises:
-        UserError: no `vocab.json`, or not the ids 0 to V - 1 of V symbols.
-    """
-    folder = Path(folder)
-    ids = read_json(folder / VOCABULARY_FILE)
-    if (folder / ADDED_FILE).exists():
-        ids |= {k: v for k, v in read_json(folder / ADDED_FILE).items() if k not in ids}
-    settings = read_json(folder / TOKENIZER_FILE) if (folder / TOKENIZER_FILE).exists() else {}
-    if not all(type(x) is int for x in ids.values()) or set(ids.values()) != set(range(len(ids))):
-        raise UserError.expected(
-            f"symbols with the ids 0 to {len(ids) - 1} in {folder / VOCABULARY_FILE}",
-            _some(ids.values()),
-            "Correct the file",
-        )
-    return Vocabulary(
-        sorted(ids, key=ids.__getitem__),
-        blank=_symbol(settings, "pad_token", BLANK),
-        unknown=_symbol(settings, "unk_token", UNKNOWN),
-        delimiter=_symbol(settings, "word_delimiter_token", DELIMITER),
-    )
-
-
-def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
-    """Writes the files that `load_vocabulary` reads."""
-    for name, content in vocabulary.to_files().items():
-        text = to_json(content, ensure_ascii=False, indent=2)
-        write_text(Path(folder) / name, f"{text}\n")
-
-
-def _symbol(settings: Mapping[str, Any], key: str, default: str) -> str:
-    """A name that is written bare, or with its properties."""
-    value = settings.get(key)
-    value = value.get("content") if isinstance(value, Mapping) else value
-    return value if isinstance(value, str) else default
-
-
-def _some(items: Iterable[object], count: int = 40) -> str:
-    items = [str(x) for x in items if x != ""]
+def some(items: Iterable[object], count: int = 40) -> str:
+    """Joins the first of many items for a message; control characters are escaped."""
+    items = [one_line(x) for x in items if x not in ("", None)]
     return " ".join(items[:count]) + (" ..." if len(items) > count else "")

@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from tools.config.values import show
 from tools.errors import UserError
 from tools.files import new_folder, to_json, write_text
 from tools.weights.assignment import (
@@ -30,19 +31,21 @@ from tools.weights.state_dict import state_dict
 from wav2vec2.config import (
     CONFIG_FILE,
     PREPROCESSOR_FILE,
-    ModelConfig,
     PreprocessingConfig,
     hugging_face_model,
     hugging_face_preprocessing,
+    read_json,
     read_model_config,
     read_preprocessing_config,
 )
 from wav2vec2.model import Wav2Vec2, build_model
-from wav2vec2.vocabulary import VOCABULARY_FILE, Vocabulary, load_vocabulary, save_vocabulary
+from wav2vec2.vocabulary import Vocabulary
+from wav2vec2.vocabulary_files import load_vocabulary, save_vocabulary
 
 logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+_INDEX = ".index.json"  # behind the name of a file that is in several
 
 # From the path of a variable to the name of a tensor.
 _NAMES = (
@@ -81,6 +84,9 @@ _GAIN = ".conv.weight_g"
 _DIRECTION = ".conv.weight_v"
 _HEAD = r"lm_head\.(weight|bias)"
 _PRETRAINING = r"(quantizer|project_q|project_hid)\..*"
+_PREFIX = "wav2vec2."  # in front of all but these
+# The norm behind it takes its bias away again; Hugging Face's classes have it all the same.
+_FIRST_BIAS = "wav2vec2.feature_extractor.conv_layers.0.conv.bias"
 
 
 def load_pytorch_weights(
@@ -104,6 +110,8 @@ def load_pytorch_weights(
     tensors = _tensors(content)
     _check_norm(model, tensors)
     ignored = f"{_PRETRAINING}|{_HEAD}" if new_head else r"(?!)"
+    if model.config.feature_bias and model.config.feature_norm == "group":
+        ignored = f"{ignored}|{re.escape(_FIRST_BIAS)}"
     links, kept = [], []
     for link in _links(model):
         name = link.keys[0]
@@ -126,6 +134,8 @@ def pytorch_state_dict(model: Wav2Vec2) -> dict[str, np.ndarray]:
     tensors = extract(_links(model))
     if model.config.time_mask_rate == model.config.feature_mask_rate == 0:
         del tensors[_MASK_EMBEDDING]
+    if model.config.feature_bias and model.config.feature_norm == "group":
+        tensors[_FIRST_BIAS] = np.zeros(model.config.feature_filters[:1], np.float32)
     return tensors
 
 
@@ -148,9 +158,8 @@ def from_pretrained(
     """
     folder = Path(folder)
     config = read_model_config(folder)
-    vocabulary = load_vocabulary(folder)
+    vocabulary = load_vocabulary(folder, config.vocabulary_size)
     preprocessing = read_preprocessing_config(folder)
-    check_vocabulary(folder, vocabulary, config)
     tensors = read_folder_weights(folder)
     model = build_model(config, precision, **options)
     load_pytorch_weights(model, tensors)
@@ -158,24 +167,31 @@ def from_pretrained(
     return model
 
 
-def check_vocabulary(folder: Path, vocabulary: Vocabulary, config: ModelConfig) -> None:
-    """Refuses a folder whose files are of different vocabularies."""
-    if len(vocabulary) != config.vocabulary_size:
-        raise UserError.expected(
-            f"{config.vocabulary_size} symbols in {folder / VOCABULARY_FILE}, as the config has",
-            len(vocabulary),
-            "Take both files from one model",
-        )
-
-
 def read_folder_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a Hugging Face folder, by name."""
-    path = next((folder / x for x in WEIGHT_FILES if (folder / x).exists()), None)
-    if path is None:
+    """Reads the tensors of a Hugging Face folder, by name: of one file, or of an index's shards."""
+    for name in WEIGHT_FILES:
+        if (folder / name).exists():
+            return read_weights(folder / name)
+        index = folder / f"{name}{_INDEX}"
+        if index.exists():
+            return {k: x for path in _shards(index) for k, x in read_weights(path).items()}
+    raise UserError.expected(
+        f"{' or '.join(WEIGHT_FILES)} in {folder}, or their index", "none", "Complete the folder"
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, beside it."""
+    files = read_json(index).get("weight_map")
+    files = set(files.values()) if isinstance(files, Mapping) else set()
+    wrong = [x for x in files if not isinstance(x, str) or Path(x).name != x]
+    if wrong or not files:
         raise UserError.expected(
-            f"{' or '.join(WEIGHT_FILES)} in {folder}", "neither", "Complete the folder"
+            f"a weight_map of tensors to files beside {index}",
+            show(wrong[0]) if wrong else "none",
+            "Correct the file",
         )
-    return read_weights(path)
+    return [index.with_name(x) for x in sorted(files)]
 
 
 def save_pretrained(
@@ -254,10 +270,14 @@ def _grouped(groups: int) -> Layout:
 
 def _tensors(content: Any) -> dict[str, np.ndarray]:
     found = state_dict(content).tensors
+    # The model without its head is saved without the prefix.
+    bare = not any(name.startswith(_PREFIX) for name in found)
     # A name that is taken stays as it is, to be refused as unexpected.
     tensors: dict[str, np.ndarray] = {}
     for name, value in found.items():
         usual = rename(name, _ALIASES)
+        if bare and not re.fullmatch(f"{_HEAD}|{_PRETRAINING}", usual):
+            usual = f"{_PREFIX}{usual}"
         tensors[name if usual in tensors else usual] = value
     return tensors
 

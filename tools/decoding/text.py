@@ -6,10 +6,10 @@ import numpy as np
 
 
 def text_of(tokens: Iterable[int] | np.ndarray, surfaces: Sequence[str]) -> str:
-    """Writes tokens as a text without spaces at its ends.
+    """Writes tokens as a text without whitespace at its ends.
 
     Args:
         tokens: `[U]` integers without blanks.
         surfaces: the text that each token adds.
     """
-    return "".join(surfaces[token] for token in tokens).strip(" ")
+    return "".join(surfaces[token] for token in tokens).strip()

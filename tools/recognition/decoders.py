@@ -123,13 +123,12 @@ class CtcDecoder:
         beam: gives the text of `[T, V]` logits by a beam search; None: there is none.
     """
 
-    has_words = True
-
     def __init__(self, pipeline: Mapping, beam: Callable[[np.ndarray], str] | None = None):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
         self._blank = pipeline["blank"]
         self._search = CtcGreedySearch(self._blank)
         self._beam = beam
+        self.has_words = beam is None  # a beam search gives none, and has another text
         self._hop_samples = pipeline["hop_samples"]
         self._window_samples = pipeline["receptive_field_samples"]
         self._rate_hz = pipeline["sample_rate_hz"]

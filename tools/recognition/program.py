@@ -164,12 +164,13 @@ def _print_texts(rows, words, with_words: bool, several: bool) -> None:
         return
     for row in rows:
         text = row.text if row.beam_text is None else row.beam_text
-        print(f"{one_line(row.path)}\t{text}" if several else text)
+        print(f"{one_line(row.path)}\t{one_line(text)}" if several else one_line(text))
 
 
 def _word_line(word: Word, path: str) -> str:
     times = f"{word.start_seconds:.2f}\t{word.end_seconds:.2f}"
-    return f"{one_line(path)}\t{times}\t{word.text}\n" if path else f"{times}\t{word.text}\n"
+    text = one_line(word.text)
+    return f"{one_line(path)}\t{times}\t{text}\n" if path else f"{times}\t{text}\n"
 
 
 def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runner) -> dict:

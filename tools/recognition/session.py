@@ -99,8 +99,8 @@ class SpeechSession(Session):
         self.check_open()
         if timestamps and not self.decoder.has_words:
             raise UserError.expected(
-                "a model whose words have times, as wav2vec 2.0's",
-                "another one",
+                "a model whose words have times, as wav2vec 2.0's with greedy search",
+                "another one, or a beam search",
                 "Leave timestamps out",
             )
         if not isinstance(sound, list | tuple):

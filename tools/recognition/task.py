@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -19,10 +20,31 @@ from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import Position, Shard, TrainData
 
+_MOST_NAMED = 20  # characters in a message
+
+# A normalized transcript to those of its characters that the vocabulary lacks.
+Unknown = Callable[[str], str]
 # Waveforms `[B, S]` and their lengths `[B]` to texts `[B]`, in the graph.
 Recognize = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _log = logging.getLogger(__name__)
+
+
+def lacking_characters(utterances: Sequence[Utterance], unknown: Unknown) -> tuple[float, str]:
+    """Counts what a vocabulary lacks.
+
+    Returns:
+        The share of the transcripts with characters that it lacks, and a line that names these.
+    """
+    found = [unknown(utterance.transcript) for utterance in utterances]
+    counts, num_with = Counter("".join(found)), sum(map(bool, found))
+    share = num_with / max(len(found), 1)
+    named = ", ".join(f"{one_line(x)} ({n})" for x, n in counts.most_common(_MOST_NAMED))
+    more = f" and {len(counts) - _MOST_NAMED} others" if len(counts) > _MOST_NAMED else ""
+    return share, (
+        f"{num_with} of {len(found)} transcripts ({share:.1%}) with characters that the "
+        f"vocabulary lacks: {named}{more}"
+    )
 
 
 class SpeechTask:
@@ -55,19 +77,53 @@ class SpeechTask:
         limits = training_limits(self.data, self.rate_hz)
         return self._manifest(self.data.train_splits, limits, normalize).utterances
 
+    def check_characters(
+        self, utterances: Sequence[Utterance], unknown: Unknown, remedy: str, *, most: float | None
+    ) -> None:
+        """Reports which characters of the training transcripts the vocabulary lacks.
+
+        Args:
+            utterances: with normalized transcripts.
+            unknown: gives the characters of a transcript that the vocabulary lacks.
+            remedy: how to get a vocabulary that has them.
+            most: share of transcripts with such characters that is accepted; None: the
+                configuration's.
+
+        Raises:
+            UserError: more of the transcripts have some.
+        """
+        share, received = lacking_characters(utterances, unknown)
+        if share > (self.data.max_unknown_share if most is None else most):
+            raise UserError.expected(
+                f"transcripts in the {self.vocabulary_size} symbols of the vocabulary",
+                received,
+                remedy,
+            )
+        if share:
+            self.report.append(received)
+
     def train_on(self, training_set: TrainingSet, seed: int) -> None:
         """Settles what `train_data` makes batches of, and the seed of their random numbers."""
         self.training_set, self._seed = training_set, seed
 
-    def evaluate_splits(self, recognize: Recognize, normalize=normalize_transcript) -> None:
+    def evaluate_splits(
+        self,
+        recognize: Recognize,
+        normalize=normalize_transcript,
+        unknown: Unknown = lambda transcript: "",
+    ) -> None:
         """Reads the evaluation splits and makes an evaluator of them.
 
         Args:
             recognize: the model with its search; it becomes one graph for batches of any size.
             normalize: applied to every transcript.
+            unknown: gives the characters of a transcript that the vocabulary lacks.
         """
         limits = evaluation_limits(self.data, self.rate_hz)
         held_out = self._manifest(self.data.eval_splits, limits, normalize).utterances
+        share, line = lacking_characters(held_out, unknown)
+        if share:
+            self.report.append(f"{line}; they count as errors of evaluation")
         held_out = sorted(held_out, key=lambda u: -u.num_samples)
         batch = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)]
         graph = tf.function(recognize, input_signature=batch, autograph=False)

@@ -16,6 +16,8 @@ class DataConfig:
     max_seconds: float = 20.0  # longer training utterances are dropped and counted
     max_eval_seconds: float = 60.0
     max_labels: int = 400  # longer transcripts are dropped and counted
+    # Share of training transcripts with characters that the vocabulary lacks; more are refused.
+    max_unknown_share: float = 0.5
     num_buckets: int = 8
     eval_batch_size: int = 16
     num_parallel_calls: int = 0  # decoders at once; 0: as many as cores
@@ -27,4 +29,8 @@ class DataConfig:
                 "data.train_splits, data.num_buckets >= 1 and data.eval_batch_size >= 1",
                 f"{list(self.train_splits)}, {self.num_buckets}, {self.eval_batch_size}",
                 "Correct the data section",
+            )
+        if not 0 <= self.max_unknown_share <= 1:
+            raise UserError.expected(
+                "data.max_unknown_share of 0 to 1", self.max_unknown_share, "Correct it"
             )

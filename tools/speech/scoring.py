@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import jiwer
 
+from tools.speech.transcripts import normalize_transcript, visible
+
 
 @dataclass(frozen=True, slots=True)
 class Score:
@@ -43,11 +45,12 @@ def _errors(process: Callable, pairs: Sequence[tuple[str, str]]) -> tuple[int, i
 
 
 def character_distance(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[int, int]:
-    """Counts the edits between texts character by character, every space as written.
+    """Counts the edits between texts character by character, in NFC, every space as written.
 
     Returns:
         Edits of all pairs together, and characters of the references.
     """
+    references, hypotheses = ([*map(visible, texts)] for texts in (references, hypotheses))
     errors = sum(len(text) for said, text in zip(references, hypotheses, strict=True) if not said)
     pairs = [pair for pair in zip(references, hypotheses, strict=True) if pair[0]]
     if pairs:
@@ -63,7 +66,8 @@ def character_distance(references: Sequence[str], hypotheses: Sequence[str]) -> 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """Compares recognized texts with what was said.
 
-    Runs of whitespace count as one space; case and punctuation count as written. Whatever is
+    Texts are compared in the form of `tools.speech.transcripts`: Unicode NFC, no invisible
+    characters, runs of whitespace as one space; case and punctuation count as written. Whatever is
     recognized where nothing was said is an insertion. Without a single reference word the rates are
     the numbers of errors.
 
@@ -78,8 +82,8 @@ def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses.")
-    references = [" ".join(text.split()) for text in references]
-    hypotheses = [" ".join(text.split()) for text in hypotheses]
+    references = [normalize_transcript(text, case=str) for text in references]
+    hypotheses = [normalize_transcript(text, case=str) for text in hypotheses]
     # jiwer refuses empty references.
     said = [pair for pair in zip(references, hypotheses, strict=True) if pair[0]]
     noise = [text for reference, text in zip(references, hypotheses, strict=True) if not reference]

@@ -2,17 +2,55 @@
 
 import functools
 import unicodedata
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+
+# Beside what Unicode calls format and control characters: what chooses between variants of the
+# character before it.
+_VARIATIONS = ("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION SELECTOR", "COMBINING GRAPHEME JOIN")
+_DOTTED_I = "i\u0307"  # Python's lower case of the Turkish dotted capital
 
 
-def normalize_transcript(text: str, case: Callable[[str], str] = str.upper) -> str:
-    """Upper case, Unicode NFC, one space between words; punctuation and digits stay as they are.
+def lower(text: str) -> str:
+    """Lower case, in which the Turkish dotted capital I is a plain i."""
+    return text.lower().replace(_DOTTED_I, "i")
+
+
+def visible(text: str, keep: Collection[str] = ()) -> str:
+    """Unicode NFC, without the characters that leave no mark; whitespace stays.
 
     Args:
         text: as it is written.
-        case: what stands in for upper case: `str.lower`, or `str`, which leaves it as it is.
+        keep: invisible characters that stay as well.
     """
-    return " ".join(unicodedata.normalize("NFC", case(text)).split())
+    if text.isascii() and text.isprintable():
+        return text
+    # What stood apart only by such a character may compose now.
+    left = "".join(x for x in text if x in keep or not _is_invisible(x))
+    return unicodedata.normalize("NFC", left)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_invisible(character: str) -> bool:
+    if character.isspace():
+        return False
+    kind = unicodedata.category(character)
+    return kind in ("Cc", "Cf") or unicodedata.name(character, "").startswith(_VARIATIONS)
+
+
+def normalize_transcript(
+    text: str, case: Callable[[str], str] = str.upper, keep: Collection[str] = ()
+) -> str:
+    """Upper case, Unicode NFC, one space between words, nothing invisible.
+
+    Punctuation and digits stay as they are. What is learnt, scored or calibrated with has this
+    form, whatever form it is written in.
+
+    Args:
+        text: as it is written.
+        case: what stands in for upper case: `lower`, or `str`, which leaves it as it is.
+        keep: invisible characters that stay, as they are symbols of a vocabulary.
+    """
+    return " ".join(visible(case(visible(text, keep)), keep).split())
 
 
 def normalization(surfaces: Iterable[str]) -> Callable[[str], str]:
@@ -20,8 +58,11 @@ def normalization(surfaces: Iterable[str]) -> Callable[[str], str]:
 
     Args:
         surfaces: what its symbols write. Its single characters have the say: where all letters
-            among them have one case, transcripts take that; else they keep theirs.
+            among them have one case, transcripts take that; else they keep theirs. Invisible
+            characters in them stay.
     """
+    surfaces = [x.strip(" ") for x in surfaces]
     letters = "".join(x for x in surfaces if len(x) == 1)
-    case = str.upper if letters.isupper() else str.lower if letters.islower() else str
-    return functools.partial(normalize_transcript, case=case)
+    case = str.upper if letters.isupper() else lower if letters.islower() else str
+    keep = frozenset(x for text in surfaces for x in text if _is_invisible(x))
+    return functools.partial(normalize_transcript, case=case, keep=keep)

@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.weights.pth import read_pth
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_weights(path: str | os.PathLike) -> Any:
@@ -30,6 +31,7 @@ def read_weights(path: str | os.PathLike) -> Any:
         UserError: another suffix, or a file that cannot be read safely and wholly.
     """
     path = Path(path)
+    _check_no_pointer(path)
     name = path.name.lower()
     if name.endswith(PTH_SUFFIXES):
         return read_pth(path)
@@ -44,6 +46,17 @@ def read_weights(path: str | os.PathLike) -> Any:
         raise UserError.expected(
             "a whole .safetensors file", f"{path}: {reason}", "Correct the path or the file"
         ) from error
+
+
+def _check_no_pointer(path: Path) -> None:
+    """Refuses what git leaves in place of a large file where git-lfs is not installed."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UserError.expected(
+                f"weights in {path}",
+                "a git-lfs pointer, which stands for the file",
+                "Fetch it with `git lfs pull`, or download the file itself",
+            )
 
 
 def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:

@@ -60,9 +60,9 @@ def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
     is_ema = average is not None and (plain is None if use_ema is None else use_ema)
     found = average if is_ema else plain
     if found is None or (use_ema is not None and use_ema != is_ema):
-        kind = {None: "weights", True: "averaged weights (EMA)", False: "weights other than EMA"}
+        kind = {None: "", True: "averaged weights (EMA), ", False: "weights other than EMA, "}
         raise UserError.expected(
-            f"{kind[use_ema]}: tensors by name, bare or under {_WRAPPERS[0]}, {_WRAPPERS[1]} ...",
+            f"{kind[use_ema]}tensors by name, bare or under {_WRAPPERS[0]}, {_WRAPPERS[1]} ...",
             _described(content),
             "Save the state_dict alone" if use_ema is None else "Leave --use_ema out",
         )

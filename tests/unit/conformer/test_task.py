@@ -276,6 +276,17 @@ def save(task, directory):
     return store.latest()
 
 
+def test_characters_that_a_vocabulary_file_lacks_are_told_or_refused(make_task, corpus, tmp_path):
+    """Of the letters of ONE TWO THREE NINE, SIX SEVEN and SIX lack S I X V: three of five."""
+    save_tokenizer(CharacterTokenizer(sorted(set("ONE TWO THREE"))), tmp_path / "v.json")
+    overrides = {"tokenizer.vocabulary_file": str(tmp_path / "v.json")}
+    lacks = "3 of 5 transcripts (60.0%) with characters that the vocabulary lacks: "
+    with refused(f"{lacks}S (3), I (3), X (2), V (1)"):
+        make_task(overrides)
+    task = make_task({**overrides, "data.max_unknown_share": 0.6})
+    assert any(line.startswith(lacks) for line in task.report)
+
+
 def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_path):
     other, same = tmp_path / "other.json", tmp_path / "same.json"
     save_tokenizer(CharacterTokenizer("ZYXWVUTSRONIHGFE "), other)

@@ -67,6 +67,12 @@ def test_vocabulary_has_the_size_asked_for(model_type):
     assert make(model_type).vocabulary_size == VOCABULARY_SIZE
 
 
+def test_unknown_characters_are_those_that_the_corpus_lacks(tokenizer):
+    known = {x for text in CORPUS for x in text}
+    for text in UNKNOWN_TEXTS:
+        assert tokenizer.unknown_characters(text) == "".join(x for x in text if x not in known)
+
+
 def test_known_text_comes_back(tokenizer):
     for text in CORPUS:
         ids = tokenizer.encode(text)

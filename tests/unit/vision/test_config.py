@@ -172,7 +172,9 @@ def test_flags_win_over_the_preprocessing_of_an_exported_model():
         **known,
         "mean": (0.1, 0.2, 0.3),
         "std": (0.4, 0.5, 0.6),
+        "exif_orientation": False,
     }
+    assert preprocessing_of({**known, "exif_orientation": True}, {}).exif_orientation
     words = {"crop_pct": "1.0", "mean": "0.5,0.6,0.7", "arch": "conformer_small"}
     found = preprocessing_of(known, words)
     assert (found.crop_pct, found.mean, found.std) == (1.0, (0.5, 0.6, 0.7), (0.4, 0.5, 0.6))

@@ -201,7 +201,7 @@ def test_program_writes_keras_and_onnx_files(
     recipe = tmp_path / "recipe.yml"
     recipe.write_text(f"pretrained: {weights}\nfile_format: KERAS\n")
     program(*of_small, "--config", recipe)
-    model = load_model(ModelConfig(num_classes=10), "small.keras")
+    model = load_model(ModelConfig("small", num_classes=10), "small.keras")
     np.testing.assert_allclose(model(batch)[0], expected[0], atol=1e-5)
     target = ["--pretrained", tmp_path / "small.keras", "--output_dir", tmp_path / "new" / "er"]
     program(*of_small, *target, "--file_format=ONNX", "--layout=NCHW")
@@ -286,21 +286,62 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
     pipeline = json.loads((tmp_path / "good" / "assets" / "pipeline.json").read_text())
     vision.export.export_onnx(tmp_path / "good", pipeline, tmp_path / "a.onnx")
     graph = onnx.load(tmp_path / "a.onnx")
-    name = next(x.name for x in graph.graph.initializer if list(x.dims) == [10])
-    place = next(i for i, x in enumerate(graph.graph.initializer) if x.name == name)
-    graph.graph.initializer[place].CopyFrom(
-        onnx.numpy_helper.from_array(np.full(10, np.nan, "float32"), name)
-    )
+    last = next(x for x in reversed(graph.graph.initializer) if 10 in x.dims and x.data_type == 1)
+    values = np.full(tuple(last.dims), np.nan, "float32")
+    last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(graph, tmp_path / "a.onnx")
     with refused("NaN or infinity in 1 tensors"):
         vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])
     assert not (tmp_path / "p.json").exists()
 
 
+def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng, tmp_path, capsys):
+    """It is run, and exported again, without a flag; what contradicts it is refused."""
+    vision.save_pytorch_weights(calibrated, tmp_path / "a.safetensors")
+    (tmp_path / "labels.txt").write_text("\n".join(NAMES))
+    labels = f"--imagenet_label_file={tmp_path / 'labels.txt'}"
+    flags = [*of_small, "--crop_pct=0.5", "--mean=0.1,0.2,0.3", labels]
+    places = [f"--output_dir={tmp_path}", "-c", tmp_path / "a.safetensors"]
+    program(*flags, *places, "--file_format=KERAS")
+    source = ["-c", tmp_path / "small.keras"]
+    program(*source, f"--output_dir={tmp_path / 'saved'}")
+    program(*source, f"--output_dir={tmp_path / 'again'}", "--file_format=KERAS")
+    pipeline = read_pipeline(tmp_path / "saved")
+    assert (pipeline["architecture"], pipeline["num_classes"]) == ("small", 10)
+    assert pipeline["class_names"] == NAMES
+    told = pipeline["preprocessing"]
+    assert (told["image_size"], told["crop_pct"], told["mean"]) == (SIDE, 0.5, [0.1, 0.2, 0.3])
+    smooth_photo(tmp_path / "a.jpg", rng)
+    answers = []
+    for model in (
+        ["--native_savedmodel_dir", tmp_path / "saved", "--run_eagerly"],
+        source,
+        ["-c", tmp_path / "again" / "small.keras"],
+    ):
+        capsys.readouterr()
+        output = f"--output={tmp_path / 'p.json'}"
+        vision.infer.main([*map(str, [tmp_path / "a.jpg", *model, "--top_k=10", output])])
+        answers.append(capsys.readouterr().out)
+    assert len({*answers}) == 1 and "thing" in answers[0]
+    with refused("--arch small"):
+        program(*source, "--arch=conformer_tiny", f"--output_dir={tmp_path / 'no'}")
+    with refused("num_classes"):
+        program(*source, "--num_classes=3", f"--output_dir={tmp_path / 'no'}")
+
+
+def test_a_keras_file_that_tells_nothing_needs_the_preprocessing(of_small, calibrated, tmp_path):
+    calibrated.save(tmp_path / "a.keras")
+    source = ["-c", tmp_path / "a.keras", f"--output_dir={tmp_path / 'new'}"]
+    with refused("tells its preprocessing"):
+        program(*source, "--arch=small", "--num_classes=10")
+    program(*source, *of_small)
+    assert read_pipeline(tmp_path / "new")["preprocessing"]["image_size"] == SIDE
+
+
 def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
     program(*of_small, "--file_format=KERAS", f"--output_dir={tmp_path}", "--seed=3")
     assert "recognize nothing" in capsys.readouterr().err
-    model = load_model(ModelConfig(num_classes=10), tmp_path / "small.keras")
+    model = load_model(ModelConfig("small", num_classes=10), tmp_path / "small.keras")
     keras.utils.set_random_seed(3)
     same = vision.build_model("small", 10, drop_path_rate=0.1)
     np.testing.assert_array_equal(model.class_token, same.class_token)

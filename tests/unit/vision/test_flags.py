@@ -84,6 +84,13 @@ def test_flags_of_the_model_are_words_of_its_config(recipe):
     assert (expected.load().model.arch, expected.load().training.seed) == ("small", 5)
 
 
+def test_which_weights_count_is_a_word_of_the_config():
+    for flags, expected in (([], None), (["--use_ema"], True), (["--nouse_ema"], False)):
+        assert inference(*flags, "a.png").classifier.config.load().run.use_ema is expected
+        values, _ = vision.train.command_line().parse(flags)
+        assert run_config_options(values).load().run.use_ema is expected
+
+
 def test_a_checkpoint_to_continue_is_one_of_the_config(recipe):
     flags = vision.train.command_line()
     values, _ = flags.parse([recipe, "--epochs=9"])

@@ -77,6 +77,7 @@ def test_what_an_image_folder_leaves_out_is_told(tree):
     elsewhere.mkdir()
     shutil.copy(cat / "a.png", elsewhere / "d.jfif")
     (elsewhere / "up").symlink_to(cat)
+    (cat / "deeper" / "itself").symlink_to(cat / "deeper")
     (cat / "more").symlink_to(elsewhere)
     (cat / "again").symlink_to(elsewhere)
     (cat / "linked.png").symlink_to(elsewhere / "d.jfif")
@@ -100,6 +101,7 @@ def test_what_an_image_folder_leaves_out_is_told(tree):
         "top.png": "beside the class folders",
         "cat/again/up": "a link to a folder above it",
         "cat/dangling.jpg": "a link to nothing",
+        "cat/deeper/itself": "a link to a folder above it",
         "cat/e.heic": "the suffix of no image",
         "cat/f.avif": "the suffix of no image",
         "cat/more/up": "a link to a folder above it",

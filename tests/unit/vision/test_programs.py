@@ -3,6 +3,8 @@
 import ast
 import csv
 import json
+import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import keras
@@ -154,6 +156,24 @@ def test_evaluation(source, flags, photos, answers, tmp_path, capsys):
         table = list(csv.DictReader(file, delimiter="\t"))
     assert [int(row["PREDICTED"]) for row in table] == order[:, 0].tolist()
     assert [row["LABEL_NAME"] for row in table] == [NAMES[x] for x in labels]
+
+
+def test_what_is_left_out_is_counted_and_named(flags, photos, tmp_path, capsys):
+    data, report = tmp_path / "data", tmp_path / "crop_0.96"
+    shutil.copytree(photos, data)
+    place = next(x for x in sorted(data.iterdir()) if x.is_dir())
+    (place / "x.heic").touch()
+    (place / "y.jpg").symlink_to("/nowhere.jpg")
+    (place / "z.png").write_text("broken")
+    vision.eval.main([*flags["eager"], f"--result_path={report}", str(data)])
+    summary = json.loads((tmp_path / "crop_0.96.json").read_text())
+    assert [Path(path).name for path, _ in summary["skipped"]] == ["x.heic", "y.jpg", "z.png"]
+    assert (summary["num_skipped"], summary["num_images"]) == (3, 24)
+    assert (tmp_path / "crop_0.96.tsv").is_file()
+    output = f"--output={tmp_path / 'p.json'}"
+    vision.infer.main([*flags["eager"], output, f"--result_path={report}", str(place)])
+    assert json.loads(report.read_text())["num_skipped"] == 3
+    assert f"skipped {place}/x.heic: the suffix of no image" in capsys.readouterr().err
 
 
 def test_a_share_of_the_images_is_scored_by_its_own_labels(flags, photos, answers, tmp_path):

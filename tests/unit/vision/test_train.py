@@ -18,6 +18,7 @@ from tools.training.checkpoint import CheckpointStore, RunFolders, open_checkpoi
 from tools.training.distributed import SingleProcess
 from tools.training.loop import LoopOptions
 from tools.training.program import log_to_file
+from vision.checkpoint import load_model
 from vision.classes import Classes
 from vision.config import ConfigOptions, load_config
 from vision.eval import main as evaluate
@@ -208,7 +209,7 @@ def test_folders_called_by_numbers_of_wordnet_are_those_that_were_trained_on(
     infer(
         [str(url / "val" / names[1]), f"--checkpoint={checkpoints}", f"--output={tmp_path / 'o'}"]
     )
-    printed = capsys.readouterr().out.splitlines()
+    printed = [x for x in capsys.readouterr().out.splitlines() if "(class: " in x]
     assert len(printed) == 2
     assert all(
         line.endswith(tuple(f"{n} {name})" for n, name in enumerate(names))) for line in printed
@@ -245,6 +246,17 @@ def test_other_classes_get_new_heads_and_the_old_body(
     head = "model/vision_conformer/transformer_head/bias"
     assert (before[head].shape, now[head].shape) == ((2,), (3,))
     assert not any("/coupled_" in x for x in now if x.startswith("optimizer"))
+
+
+def test_a_checkpoint_of_a_run_gives_its_averages_or_the_weights_beside_them(finished):
+    checkpoint = CheckpointStore(finished[1]).best()
+    config = load_config(checkpoint.path / "config.yml").model
+    name = "vision_conformer/class_token"
+    plain, average = (checkpoint.arrays(x)[name] for x in ("model", "average"))
+    assert np.any(plain != average)
+    for use_ema, wanted in ((None, average), (True, average), (False, plain)):
+        model = load_model(config, finished[1], use_ema=use_ema)
+        np.testing.assert_array_equal(model.class_token, wanted)
 
 
 def test_a_run_goes_on_with_the_class_folders_it_began_with(

@@ -8,6 +8,7 @@ import pytest
 import vision
 from tests.support.errors import refused
 from tools.weights.files import read_weights
+from tools.weights.pth import Placeholder
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +98,36 @@ def test_round_trip_of_every_name(tiny):
         lambda x: {"state_dict": x, "meta": {}},
         lambda x: {f"module.{name}": value for name, value in x.items()},
         lambda x: {"model": {f"module.{name}": value for name, value in x.items()}},
+        lambda x: {"state_dict": {f"model._orig_mod.{name}": value for name, value in x.items()}},
+        lambda x: {"net": x, "best": Placeholder()},
+        lambda x: {"state_dict_ema": {f"module.{name}": value for name, value in x.items()}},
     ],
 )
 def test_wrappers(emptied, official, wrap):
     vision.load_pytorch_weights(emptied, wrap(official))
     equal(vision.pytorch_state_dict(emptied), official)
+
+
+def test_averaged_weights_where_they_are_asked_for(emptied, official, caplog):
+    """Which ones are taken is said, wherever there is a choice or there are no others."""
+    average = {name: value + 1 for name, value in official.items()}
+    both = {"model": official, "model_ema": {"module": average}}
+    for use_ema, wanted, said in (
+        (None, official, "--use_ema takes the average"),
+        (False, official, "--use_ema takes the average"),
+        (True, average, "averaged weights (EMA); --nouse_ema takes the others"),
+    ):
+        caplog.clear()
+        vision.load_pytorch_weights(emptied, both, use_ema)
+        found = vision.pytorch_state_dict(emptied)
+        np.testing.assert_allclose(found["trans_norm.bias"], wanted["trans_norm.bias"])
+        assert said in caplog.text
+    caplog.clear()
+    vision.load_pytorch_weights(emptied, {"model_ema": average})
+    assert "no others are in the file" in caplog.text
+    caplog.clear()
+    vision.load_pytorch_weights(emptied, official)
+    assert "taking" not in caplog.text
 
 
 @pytest.mark.parametrize("naming", ["official", "mmpretrain"])

@@ -181,6 +181,13 @@ def test_preprocessing_inside_the_file_of_the_processor(tmp_path):
     assert read_preprocessing_config(tmp_path) == PreprocessingConfig()
 
 
+def test_null_is_false_in_preprocessing(tmp_path):
+    content = {"return_attention_mask": None, "do_normalize": None}
+    write(tmp_path, "preprocessor_config.json", content)
+    found = read_preprocessing_config(tmp_path)
+    assert (found.trained_with_mask, found.normalize) == (False, False)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -191,7 +198,6 @@ def test_preprocessing_inside_the_file_of_the_processor(tmp_path):
         ({"hidden_size": "768"}, "Expected an integer for hidden_size"),
         ({"feat_extract_norm": "batch"}, "Expected one of group, layer for feat_extract_norm"),
         ({"conv_kernel": [10, 3]}, "of one length"),
-        ({"conv_bias": True}, "no feature_bias with group norm"),
         ({"num_attention_heads": 7}, "hidden_dim a multiple of num_heads"),
         ({"num_conv_pos_embedding_groups": 0}, "sizes of 1 to 65536"),
         ({"hidden_size": 10**9}, "sizes of 1 to 65536"),

@@ -19,7 +19,8 @@ from tools.inference.runner import load
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.export import export_saved_model, main
 from wav2vec2.signatures import best_path_text, normalized
-from wav2vec2.vocabulary import LIBRISPEECH, load_vocabulary
+from wav2vec2.vocabulary import LIBRISPEECH
+from wav2vec2.vocabulary_files import load_vocabulary
 
 RATE_HZ = 16000
 LENGTHS = [9000, 400, 6001, 0]

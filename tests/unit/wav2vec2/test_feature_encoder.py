@@ -106,6 +106,18 @@ def test_convolution_is_the_naive_one(normalize, rng):
     np.testing.assert_allclose(layer(inputs)[0, 0], keras.ops.gelu(x, False), atol=1e-5)
 
 
+def test_biases_with_group_norm_are_those_behind_the_first_convolution(rng):
+    layer = FeatureEncoder("group", (3, 4), (5, 3), (2, 2), use_bias=True)
+    layer.build((None, None))
+    assert len(layer.weights) == 3 + 2
+    first, second = layer.blocks
+    second.bias.assign(rng.standard_normal(4))
+    waveforms = rng.standard_normal((1, 40)).astype("float32")
+    inside = np.asarray(keras.ops.gelu(first(waveforms[:, None, :, None]), False))
+    x = naive_convolution(inside[0, 0], np.asarray(second.kernel), 2) + np.asarray(second.bias)
+    np.testing.assert_allclose(layer(waveforms)[0], keras.ops.gelu(x, False), atol=1e-5)
+
+
 def test_lengths_are_those_of_the_outputs(kind):
     sizes = (10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2)
     layer = FeatureEncoder(kind, (2,) * 7, *sizes, use_bias=kind == "layer")

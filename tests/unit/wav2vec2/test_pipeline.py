@@ -10,10 +10,12 @@ import pytest
 import wav2vec2
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.speech.audio import AudioError, read
+from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.scoring import score
 from wav2vec2 import compile as compile_program
 from wav2vec2 import export, postprocess, preprocess
+from wav2vec2.config import PreprocessingConfig
+from wav2vec2.tensors import Preparation
 
 RATE_HZ = 16000
 SECONDS = (1.0, 0.5, 6.2, 0.8, 7.0, 0.6)  # in the order of the ids; one is longer than a row
@@ -28,6 +30,15 @@ def corpus(tmp_path_factory):
     texts = [f"CAB A BED {'A ' * number}".strip() for number in range(len(SECONDS))]
     pairs = zip(texts, sounds, strict=True)
     write_librispeech(root / "test-clean", pairs, speaker=1, chapter=2)
+    return root
+
+
+@pytest.fixture(scope="module")
+def quiet_corpus(tmp_path_factory):
+    """A second at -70 dB: its variance is that which normalization adds."""
+    root, rng = tmp_path_factory.mktemp("quiet"), np.random.default_rng(5)
+    sound = 3e-4 * rng.standard_normal(RATE_HZ)
+    write_librispeech(root / "test-clean", [("CAB", sound)], speaker=1, chapter=2)
     return root
 
 
@@ -135,6 +146,36 @@ def test_logits_are_those_of_each_utterance_alone(
         expected = np.asarray(model(scaled[None].astype("float32")))[0]
         assert outputs["frames"][name][0] == len(expected)
         np.testing.assert_allclose(logits[: len(expected)], expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("normalize", [True, False], ids=["normalizing", "plain"])
+@pytest.mark.parametrize("options", [[], ["--normalize=false"]], ids=["moments", "as_read"])
+def test_a_model_hears_the_sound_as_it_was_read(
+    talkative, quiet_corpus, tmp_path, normalize, options
+):
+    """Whatever it makes of it, and however quiet it is: normalized twice it were another one."""
+    model = talkative("layer")
+    model.preprocessing = PreprocessingConfig(8000, normalize=normalize, trained_with_mask=True)
+    export.export_saved_model(model, tmp_path / "model")
+    prepare(quiet_corpus, tmp_path, "--sample_rate_hz=8000", "--sample_length=8000", *options)
+    folder = run(tmp_path / "model", tmp_path, "--run_eagerly")
+    (path,) = quiet_corpus.rglob("*.flac")
+    sound = read(path, AudioLimits(rate_hz=8000))
+    assert len(sound) == 8000
+    scaled = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
+    expected = np.asarray(model((scaled if normalize else sound)[None].astype("float32")))[0]
+    found = np.fromfile(folder / "batch_0.bin", "<f4").reshape(expected.shape)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_outputs_of_other_utterances_are_refused(exports, corpus, quiet_corpus, tmp_path):
+    """The map says which ones they are; it may have been written again."""
+    prepare(quiet_corpus, tmp_path)
+    run(exports / "group", tmp_path, "--run_eagerly")
+    path = tmp_path / "batch_i_filename_map_bs2.json"
+    path.write_text(path.read_text().replace("-0000", "-0001"))
+    with refused("of the map and their utterances"):
+        judge(tmp_path)
 
 
 def test_as_the_original_padding_is_sound(folders, corpus, tmp_path):
@@ -280,9 +321,19 @@ def test_a_second_run_takes_the_place_of_the_first(corpus, tmp_path):
 def broken(data, change):
     folder = data / "bin_om_input" / "bs2"
     folder.mkdir(parents=True)
+    moments = {"batch_0": [0.0, 0.0]}, {"batch_0": [1.0, 1.0]}
+    Preparation(RATE_HZ, "", *moments).write(folder)
     (folder / "batch_0.bin").write_bytes(np.zeros(2000, "<f4").tobytes())
     (folder / "lengths.json").write_text('{"batch_0": [500, 400]}')
     change(folder)
+
+
+def change_preparation(**changes):
+    def change(folder):
+        path = folder / "preparation.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    return change
 
 
 @pytest.mark.parametrize(
@@ -296,6 +347,14 @@ def broken(data, change):
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 1001]}'), "0 to 1000 samples"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, -1]}'), "0 to 1000 samples"),
         (lambda x: (x / "batch_0.bin").unlink(), "batch_0.bin"),
+        (lambda x: (x / "preparation.json").unlink(), "preparation.json of wav2vec2.preprocess"),
+        (lambda x: (x / "preparation.json").write_text("{}"), "rate, mean and deviation"),
+        (change_preparation(mean={"batch_0": [0.0]}), "rate, mean and deviation"),
+        (change_preparation(mean={"batch_1": [0.0, 0.0]}), "rate, mean and deviation"),
+        (change_preparation(deviation={"batch_0": [1.0, "2"]}), "rate, mean and deviation"),
+        (change_preparation(sample_rate_hz="8000"), "rate, mean and deviation"),
+        (change_preparation(utterances=3), "rate, mean and deviation"),
+        (change_preparation(sample_rate_hz=8000), "waveforms of 16000 Hz"),
         (lambda x: (x / "batch_0.bin").write_bytes(b"12345"), "5 bytes"),
     ],
 )
@@ -314,6 +373,7 @@ def test_broken_folders_are_one_line(exports, tmp_path, change, message):
         (preprocess, ["--input=a", "--output=b", "--batch_size=0"], "--batch_size >= 1"),
         (preprocess, ["--input=a", "--output=b", "--max_seconds=nan"], "--max_seconds > 0"),
         (preprocess, ["--input=a", "--output=b", "--sample_length=399"], "of 400 to 10000000"),
+        (preprocess, ["--input=a", "--output=b", "--sample_rate_hz=800"], "sample_rate_hz of"),
         (
             postprocess,
             ["--input=a", "--data_path=b", "--reference_accuracy=nan"],

@@ -18,9 +18,11 @@ from tools.speech.synthesis import synthesize
 from tools.training.distributed import SingleProcess
 from tools.training.task import Position, Shard
 from wav2vec2.export import main as export
+from wav2vec2.input_pipeline import label_lookup, label_pieces
 from wav2vec2.task import Wav2Vec2Task
 from wav2vec2.train import main
-from wav2vec2.vocabulary import vocabulary_of_letters
+from wav2vec2.vocabulary import Vocabulary, vocabulary_of_letters
+from wav2vec2.vocabulary_files import save_vocabulary
 
 WORDS = ["ABBA", "BAD CAB", "FEE", "DEAD BED"]
 SHORT_WORDS = "ONE TWO SIX NO YES UP TEN MAN EGG ZOO".split()
@@ -105,7 +107,7 @@ BLANK = 6
 def blank_last(tmp_path, vocabulary):
     """The setting for a vocabulary whose blank is not the first of its symbols."""
     tokens = (*"ABCDEF", "<pad>", "|")
-    wav2vec2.vocabulary.save_vocabulary(type(vocabulary)(tokens), tmp_path / "symbols")
+    save_vocabulary(type(vocabulary)(tokens), tmp_path / "symbols")
     return {"vocabulary__folder": str(tmp_path / "symbols")}
 
 
@@ -334,12 +336,12 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
         assert weights["wav2vec2/head/bias"].shape == (symbols,)
     # A vocabulary of another size is refused, wherever the checkpoint goes.
     newest = max((tmp_path / "whole" / "checkpoints").glob("step-*"))
-    wav2vec2.vocabulary.save_vocabulary(vocabulary_of_letters(["XYZ"]), newest)
+    save_vocabulary(vocabulary_of_letters(["XYZ"]), newest)
     with refused(match=r"Expected 12 symbols in .*vocab\.json.* Received: 6\."):
         export([f"--checkpoint={tmp_path / 'whole'}", f"--output_dir={tmp_path / 'export'}"])
     # A run goes on with its own vocabulary, not with the letters of its corpus.
     assert len(json.loads((tmp_path / "parts" / "vocab.json").read_text())) == 12
-    wav2vec2.vocabulary.save_vocabulary(vocabulary_of_letters(["XYZ"]), tmp_path)
+    save_vocabulary(vocabulary_of_letters(["XYZ"]), tmp_path)
     with refused("12 symbols"):
         run("parts", "--resume", f"--set=vocabulary.folder={tmp_path}")
 
@@ -405,7 +407,7 @@ def test_another_vocabulary_of_the_same_size_gets_a_new_head_too(
 ):
     tokens = list(vocabulary.tokens)
     for name, order in {"same": tokens, "other": [*tokens[:-2], *tokens[:-3:-1]]}.items():
-        wav2vec2.vocabulary.save_vocabulary(type(vocabulary)(order), tmp_path / name)
+        save_vocabulary(type(vocabulary)(order), tmp_path / name)
     model = wav2vec2.from_pretrained(folders / "group")
     same, other = (
         make_task(folders / "group", vocabulary__folder=str(tmp_path / name))
@@ -424,27 +426,46 @@ def test_transcripts_with_more_labels_than_allowed_are_left_out(make_task):
     assert len(make_task(data__max_labels="8").training_set.utterances) == 4
 
 
-def test_letters_beyond_the_vocabulary_are_told_or_refused(make_task, corpus, folders):
+def test_characters_beyond_the_vocabulary_are_told_or_refused(make_task, corpus, folders):
     transcript = next(corpus.rglob("*.txt"))
     lines = transcript.read_text()
-    transcript.write_text(lines.replace("FEE", "ZOE"))
+    transcript.write_text(lines.replace("FEE", "ZO\u00c9"))
     task = make_task(folders / "group")
-    assert any(x.startswith("unknown to the vocabulary: 10.0%") for x in task.report)
+    lacks = "1 of 4 transcripts (25.0%) with characters that the vocabulary lacks: Z (1), O (1), "
+    assert f"{lacks}\u00c9 (1)" in task.report
+    batch = batch_of(task)
+    (row,) = np.flatnonzero(batch["label_lengths"] == 3)
+    labels = batch["labels"][row, :3]
+    assert labels.numpy().tolist() == [task.vocabulary.unknown_id] * 3
     transcript.write_text(lines.translate(str.maketrans("ABCDEF", "ЖЩЮЯЭЫ")))
-    with refused("12 symbols of the vocabulary"):
+    with refused("4 of 4 transcripts (100.0%)"):
         make_task(folders / "group")
-    # 7 of 15 letters are fewer than half, 8 are more: the space does not count.
-    known, unknown = "AB CDEFGA", "ZZZZZZZ"
-    transcript.write_text("".join(f"7-1-000{i} {x}\n" for i, x in enumerate([known, unknown])))
-    assert any("46.7%" in line for line in make_task(folders / "group").report)
-    transcript.write_text(f"7-1-0000 AB CDEFG\n7-1-0001 {unknown}Z\n")
-    with refused("53.3% of other characters: Z"):
-        make_task(folders / "group")
+    assert make_task(folders / "group", data__max_unknown_share="1").report
+    with refused("data.max_unknown_share of 0 to 1"):
+        make_task(data__max_unknown_share="1.1")
+
+
+def test_without_an_unknown_symbol_no_character_may_be_unknown(make_task, blank_last, corpus):
+    transcript = next(corpus.rglob("*.txt"))
+    transcript.write_text(transcript.read_text().replace("FEE", "GEE"))
+    with refused("vocabulary lacks: G (1)"):
+        make_task(**blank_last)
+
+
+def test_labels_in_the_graph_are_those_of_the_vocabulary():
+    symbols = ("<pad>", "|", "<unk>", *"abt", "t\u0283", "\u0301", "t\u0283ab", "(", "\\", "-")
+    for phones in (False, True):
+        vocabulary = Vocabulary(symbols, phones=phones)
+        texts = ["t\u0283a tt\u0283 \u00e1b", "(b\\ -\u0416\n)", "", "t\u0283abt\u0283", "\u00e9a"]
+        texts = [vocabulary.normalize(x) for x in texts]
+        encode = label_lookup(label_pieces(vocabulary, texts))
+        found = tf.function(encode)(tf.constant(texts)).to_list()
+        assert found == [vocabulary.ids(x) for x in texts]
 
 
 def test_transcripts_take_the_case_of_the_vocabulary(make_task, folders, tmp_path, vocabulary):
     lower = type(vocabulary)([x.lower() for x in vocabulary.tokens])
-    wav2vec2.vocabulary.save_vocabulary(lower, tmp_path)
+    save_vocabulary(lower, tmp_path)
     task = make_task(folders / "group", vocabulary__folder=str(tmp_path))
     assert [u.transcript for u in task.training_set.utterances] == [x.lower() for x in WORDS]
 

@@ -1,17 +1,15 @@
 """Text to ids and back, and the files of Hugging Face."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
 
 from tests.support.errors import refused
-from wav2vec2.vocabulary import (
-    Vocabulary,
-    load_vocabulary,
-    save_vocabulary,
-    vocabulary_of_letters,
-)
+from tools.speech.scoring import score
+from wav2vec2.vocabulary import Vocabulary, vocabulary_of_letters
+from wav2vec2.vocabulary_files import load_vocabulary, save_vocabulary
 
 LETTERS = "ETAONIHSRDLUMWCFGYPBVK'XJQZ"
 TOKENS = ("<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS)
@@ -92,12 +90,143 @@ def test_other_names_and_added_symbols(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", [{"<pad>": 0, "|": 2}, {"<pad>": 0, "|": 0}, {"<pad>": "0"}, {"eng": {"<pad>": 0}}]
+    ("content", "message"),
+    [
+        ({"<pad>": -1, "|": 2}, "symbols with ids of 0 to 65535"),
+        ({"<pad>": 1 << 16}, "symbols with ids of 0 to 65535"),
+        ({"<pad>": "0"}, "symbols with ids of 0 to 65535"),
+        ({}, "Received: none"),
+        ({"<pad>": 0, "a": 0}, "one symbol for each id"),
+        ({"a": 0, "|": 1}, "different symbols with <pad> and |"),
+        ({"deu": {"<pad>": 0}, "eng": {"<pad>": 0}}, "vocab.json: deu eng. Received: null."),
+    ],
 )
-def test_refused_ids(content, tmp_path):
+def test_refused_ids(content, message, tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(content), "utf-8")
-    with refused(match="symbols with the ids 0 to"):
+    with refused(message):
         load_vocabulary(tmp_path)
+
+
+def write(folder, vocabulary, **files):
+    """Writes a folder: symbols in the order of their ids (None: a hole), and other files."""
+    folder.mkdir(exist_ok=True)
+    ids = {x: i for i, x in enumerate(vocabulary) if x is not None}
+    for name, content in {"vocab": ids, **files}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content), "utf-8")
+    return folder
+
+
+def surfaces(vocabulary):
+    return list(vocabulary.surfaces)
+
+
+def test_logits_decide_how_many_symbols_there_are(tmp_path, caplog):
+    symbols = ("<pad>", "|", "a", None, "b")
+    folder = write(tmp_path, symbols, added_tokens={"<s>": 5, "c": 6})
+    assert load_vocabulary(folder).tokens == (*symbols, "<s>", "c")
+    assert load_vocabulary(folder, 5).tokens == symbols
+    assert "left out, as they have no logit: c" in caplog.text and "<s>" not in caplog.text
+    longer = load_vocabulary(folder, 9)
+    assert longer.tokens == (*symbols, "<s>", "c", None, None)
+    assert surfaces(longer) == ["", " ", "a", "\u2047", "b", "", "c", "\u2047", "\u2047"]
+    assert "logits without a symbol: 3" in caplog.text
+    save_vocabulary(longer, tmp_path / "again")
+    assert load_vocabulary(tmp_path / "again", 9) == longer
+
+
+def test_names_of_special_symbols_come_from_any_of_the_files(tmp_path):
+    symbols = ("<pad>", "|", "a", "[PAD]", "[B]", "?")
+    names = {"pad_token": "[PAD]", "unk_token": {"content": "?"}, "bos_token": "[B]"}
+    folder = write(tmp_path, symbols, special_tokens_map=names)
+    found = load_vocabulary(folder)
+    assert (found.blank_id, found.unknown_id) == (3, 5)
+    assert surfaces(found) == ["<pad>", " ", "a", "", "", "\u2047"]
+    # The map wins over a tokenizer_config.json, unless that one was written with all names.
+    write(tmp_path, symbols, tokenizer_config={"pad_token": "<pad>"})
+    assert load_vocabulary(folder).blank_id == 3
+    decoder = {"added_tokens_decoder": {"0": {"content": "<pad>"}, "6": {"content": "ä"}}}
+    write(tmp_path, symbols, tokenizer_config={"pad_token": "<pad>", **decoder})
+    assert load_vocabulary(folder).blank_id == 0
+    assert load_vocabulary(folder).tokens == (*symbols, "ä")
+
+
+def test_phones_have_spaces_between_them(tmp_path):
+    phones = ("<pad>", "<unk>", "t\u0283", "o", "t", "\u0283", "|")
+    settings = {"tokenizer_class": "Wav2Vec2PhonemeCTCTokenizer", "word_delimiter_token": "|"}
+    found = load_vocabulary(write(tmp_path, phones, tokenizer_config=settings))
+    assert found.decode_path([2, 2, 0, 2, 6, 6, 3, 1, 0]) == "t\u0283 t\u0283 o \u2047"
+    assert found.encode("t\u0283 o  t \u0283 to | t") == [2, 3, 4, 5, 1, 6, 4]
+    assert found.unknown_characters("t\u0283 to o") == "to"
+    settings["word_delimiter_token"] = None
+    found = load_vocabulary(write(tmp_path, phones[:-1], tokenizer_config=settings), 7)
+    assert found.delimiter_id is None
+    save_vocabulary(found, tmp_path / "again")
+    assert load_vocabulary(tmp_path / "again", 7) == found
+    # The class may stand in config.json alone.
+    kind = settings.pop("tokenizer_class")
+    write(tmp_path, phones, tokenizer_config=settings, config={"tokenizer_class": kind})
+    assert load_vocabulary(tmp_path).decode([3, 4]) == "o t"
+
+
+def test_without_a_word_delimiter_symbols_stand_side_by_side(tmp_path):
+    settings = {"word_delimiter_token": None}
+    phones = ("<pad>", "<unk>", "t\u0283", "o")
+    found = load_vocabulary(write(tmp_path, phones, tokenizer_config=settings))
+    assert found.decode([2, 3, 2]) == "t\u0283ot\u0283"
+    assert found.encode("t\u0283 o") == [2, 3]
+
+
+def test_a_space_may_be_the_delimiter(tmp_path):
+    for settings in ({}, {"word_delimiter_token": "|"}, {"word_delimiter_token": " "}):
+        found = load_vocabulary(write(tmp_path, ("<pad>", " ", "a"), tokenizer_config=settings))
+        assert (found.delimiter_id, found.decode([2, 1, 2, 1])) == (1, "a a")
+        assert found.encode("a A") == [2, 1, 2]
+
+
+def test_lower_case_is_that_of_texts_alone(tmp_path):
+    settings = {"do_lower_case": True}
+    symbols = ("<pad>", "|", "<unk>", "a", "A", "B")
+    found = load_vocabulary(write(tmp_path, symbols, tokenizer_config=settings))
+    assert found.decode([4, 1, 5, 2]) == "a b\u2047"
+    assert found.encode("Ab c") == [4, 5, 1, 2]
+    save_vocabulary(found, tmp_path / "again")
+    assert load_vocabulary(tmp_path / "again") == found
+    assert found != Vocabulary(symbols)
+
+
+def test_the_language_is_that_of_the_tokenizer(tmp_path):
+    (tmp_path / "vocab.json").write_text('{"deu": {"<pad>": 0, "|": 1, "ä": 2}, "eng": {"a": 0}}')
+    (tmp_path / "tokenizer_config.json").write_text('{"target_lang": "deu"}')
+    assert load_vocabulary(tmp_path).tokens == ("<pad>", "|", "ä")
+
+
+def test_labels_are_the_longest_symbols():
+    vocabulary = Vocabulary(
+        ("<pad>", "|", "<unk>", "t", "t\u0283", "t\u0283o", "o", "-"), blank="-"
+    )
+    assert vocabulary.encode("t\u0283ot t\u0283t o") == [5, 3, 1, 4, 3, 1, 6]
+    # The blank is no label, whatever it looks like.
+    assert vocabulary.encode("t-o") == [3, 2, 6]
+
+
+@pytest.mark.parametrize(
+    ("symbols", "text"),
+    [
+        ("e\u0302\u0301\u0323 tingv", "ti\u00ea\u0301ng vi\u1ec7t"),  # Vietnamese marks
+        ("\u1112\u1161\u11ab\u1100\u116e\u11a8 ", "\ud55c\uad6d \ud55c"),  # Korean jamo
+        ("\ud55c\uad6d ", "\u1112\u1161\u11ab \uad6d"),  # syllables, of a text in jamo
+    ],
+)
+def test_marks_and_jamo_are_labels_where_letters_and_syllables_are_none(symbols, text):
+    vocabulary = Vocabulary(("<pad>", "|", "<unk>", *dict.fromkeys(symbols.replace(" ", ""))))
+    ids = vocabulary.encode(text)
+    assert vocabulary.unknown_id not in ids
+    # Perfect labels make a perfect text, in whatever form it is written.
+    found = vocabulary.decode(ids)
+    assert unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", text)
+    assert score([text], [found]).cer == score([vocabulary.normalize(text)], [text]).wer == 0
+    # A letter whose mark is missing is one unknown character.
+    assert vocabulary.encode("\u00e7") == [2]
 
 
 def test_folder_without_vocabulary(tmp_path):

@@ -274,6 +274,24 @@ def test_words_are_printed_and_written_with_their_times(corpus, tmp_path, capsys
     assert not words.exists()
 
 
+def test_line_breaks_and_tabs_that_a_model_writes_are_escaped(corpus, tmp_path, capsys):
+    """A sound is one line, a field one field."""
+
+    def transcript(text):
+        return Transcription("A\tB\nC\u2028D\r", (Word("A\tB\nC", 0.0, 0.5),))
+
+    files, report = sorted(corpus.rglob("*.flac"))[:2], tmp_path / "report.json"
+    toy = Toy(transcript=transcript)
+    run(toy, *files)
+    assert capsys.readouterr().out == "".join(f"{x}\tA\\tB\\nC\\u2028D\\r\n" for x in files)
+    run(toy, files[0])
+    assert capsys.readouterr().out == "A\\tB\\nC\\u2028D\\r\n"
+    run(toy, *files, timestamps=True, result_path=report)
+    lines = [f"{x}\t0.00\t0.50\tA\\tB\\nC\n" for x in files]
+    assert capsys.readouterr().out == "".join(lines)
+    assert report.with_suffix(".words.tsv").read_text().endswith("".join(lines))
+
+
 def test_a_named_file_that_cannot_be_decoded_is_refused_after_the_others(corpus, tmp_path, capsys):
     files = sorted(corpus.rglob("*.flac"))
     damaged = bytearray(files[0].read_bytes())

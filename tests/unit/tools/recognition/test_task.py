@@ -188,3 +188,31 @@ def test_the_rate_is_the_models(data, toy_task):
     heard = Rank(0, 1)
     evaluated(task, heard)
     assert [text for _, text in heard.own] == ["4800", "4000", "3200", "2800", "2400", "1600"]
+
+
+def test_characters_that_the_vocabulary_lacks_are_counted(data, toy_task):
+    """B is in three of four transcripts and C in two: most by their number first."""
+    task = toy_task(data, SingleProcess())
+    found = task.read_training_set()
+
+    def unknown(text):
+        return "".join(x for x in text if x in "BC\t")
+
+    received = "3 of 4 transcripts (75.0%) with characters that the vocabulary lacks: B (3), C (2)"
+    with refused(f"Received: {received}. Use another."):
+        task.check_characters(found, unknown, "Use another", most=None)
+    task.check_characters(found, unknown, "", most=0.75)
+    assert task.report[-1] == received
+    task.data = dataclasses.replace(data, max_unknown_share=0.75)
+    task.check_characters(found, unknown, "", most=None)
+    told = len(task.report)
+    task.check_characters(found, lambda text: "", "", most=0.0)
+    assert len(task.report) == told
+
+
+def test_many_unknown_characters_are_named_in_part_and_of_evaluation_told(data, toy_task):
+    task = toy_task(data, SingleProcess())
+    task.evaluate_splits(task.texts, unknown=lambda text: "".join(map(chr, range(65, 90))))
+    (line,) = (x for x in task.report if "lacks" in x)
+    assert line.startswith("6 of 6 transcripts (100.0%)") and "T (6) and 5 others" in line
+    assert "U (6)" not in line

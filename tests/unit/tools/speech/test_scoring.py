@@ -106,3 +106,12 @@ def test_distances_count_every_space(pairs):
     references, hypotheses = [x for x, _ in pairs], [x for _, x in pairs]
     expected = sum(distance(*x) for x in pairs), sum(map(len, references))
     assert character_distance(references, hypotheses) == expected
+
+
+def test_texts_are_compared_in_one_form():
+    """Equal for a reader: marks apart or not, and what leaves no mark."""
+    said = ["CAF\u00c9 ON\u200bE \ufeffTWO", "\ud55c\uad6d"]
+    heard = ["CAFE\u0301 ONE T\u00adWO", "\u1112\u1161\u11ab\u1100\u116e\u11a8"]
+    result = score(said, heard)
+    assert (result.wer, result.cer, result.num_characters) == (0, 0, 12 + 2)
+    assert character_distance(said, heard) == (0, 12 + 2)

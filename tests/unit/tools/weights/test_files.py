@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from tests.support.errors import refused
-from tests.support.pickles import Call, Global, State, Writer, save, save_legacy, tensor
+from tests.support.pickles import Call, Global, State, Storage, Writer, save, save_legacy, tensor
 from tools.errors import UserError
 from tools.weights.files import read_weights, write_safetensors
 from tools.weights.pth import Placeholder
@@ -206,6 +206,15 @@ def test_no_file_changes_what_the_next_one_gives(tmp_path, module, name, attribu
     assert read_weights(path)["a"].name == "os.system"
 
 
+def test_no_file_makes_a_function_take_fewer_arguments(tmp_path):
+    path, rebuild = tmp_path / "a.pth", Global("torch._utils", "_rebuild_tensor_v2")
+    save(path, {"a": State(rebuild, (None, {"__defaults__": ((4,), (1,))}))})
+    with contextlib.suppress(UserError):
+        read_weights(path)
+    save(path, {"a": Call(rebuild, Storage("Float", "0", 4), 0)}, {"0": np.ones(4, "f4")})
+    refusal(path)
+
+
 def test_a_tensor_of_an_unknown_type_is_a_placeholder(tmp_path):
     path = tmp_path / "a.pth"
     save(path, {"a": tensor("ComplexFloat", "0", 4, (4,), (1,))}, {"0": np.ones(4, "c8")})
@@ -384,3 +393,10 @@ def test_tensors_of_one_storage_are_views_of_its_parts(tmp_path):
     assert read["every_third"].tolist() == [9, 12, 15, 18, 21]
     assert read["last"].tolist() == [[20, 21], [22, 23]]
     assert np.shares_memory(read["last"], read["every_third"])
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin", "model.pth"])
+def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 377607901\n")
+    assert "a git-lfs pointer" in refusal(path)
