@@ -197,18 +197,18 @@ def test_the_seed_chooses_the_initial_weights(config, capsys):
 @pytest.mark.parametrize("folder", [False, True])
 def test_a_run_gives_its_averaged_weights_and_the_best_of_them(config, tmp_path, folder):
     store = CheckpointStore(tmp_path, keep_last=3)
-    trained = build(config)
+    trained, classes = build(config), list("abcde")
+    assets = {"classes.txt": "".join(f"{number} {x}\n" for number, x in enumerate(classes))}
     for step, metric in ((1, 0.5), (2, 0.25), (3, 0.75)):
         values = {x.path: np.full(x.shape, float(step)) for x in trained.weights}
         averages = {path: x + 0.5 for path, x in values.items() if "kernel" in path}
-        saved = store.save(
-            {"step": step, "metric": metric}, {"model": values, "average": averages}, {}
-        )
+        groups = {"model": values, "average": averages}
+        saved = store.save({"step": step, "metric": metric}, groups, assets)
         if step == 2:
             best = saved.path
     source = tmp_path if folder else best
     model = build(config)
-    load_pretrained(model, source)
+    load_pretrained(model, source, classes)
     for one in (model, load_model(config, source)):
         for variable in one.weights:
             wanted = 2.5 if "kernel" in variable.path else 2.0

@@ -10,6 +10,7 @@ from PIL import Image
 import vision.training_data as training_module
 from tests.support.errors import refused
 from tools.training.task import Position, Shard
+from vision.augment import Draws
 from vision.augmentation_config import AugmentationConfig
 from vision.config import PreprocessingConfig
 from vision.data_plan import rank_places
@@ -295,3 +296,15 @@ def test_an_odd_batch_is_not_mixed(folder):
     with refused("batch_size"):
         make_data(folder, batch_size=3)
     assert make_data(folder, batch_size=3, **PLAIN).num_steps(0) == 5
+
+
+def test_what_comes_into_an_image_from_outside_has_the_mean_color():
+    preprocessing = PreprocessingConfig(image_size=16, mean=(0.2, 0.4, 0.8))
+    augment = ImageAugmentation(AugmentationConfig(auto_augment="rand-n1"), preprocessing)
+    names = [operation.name for operation in augment.rand_augment.operations]
+    number = tf.constant([names.index("TranslateX")])
+    for sign, outside in ((1.0, -1), (-1.0, 0)):
+        draws = Draws(number, tf.constant([1.0]), tf.constant([sign]))
+        found = augment.rand_augment.apply(tf.fill([16, 16, 3], tf.constant(255, tf.uint8)), draws)
+        assert found[:, outside].numpy().tolist() == [[51, 102, 204]] * 16
+        assert found[:, -1 - outside].numpy().min() == 255

@@ -398,9 +398,7 @@ def test_bad_arguments_are_one_line(program, arguments, message):
         program.main(arguments)
 
 
-def test_a_file_that_was_damaged_since_is_left_out_and_counted(
-    corpus, tmp_path, monkeypatch, capsys
-):
+def test_a_file_that_was_damaged_since_is_left_out(corpus, tmp_path, monkeypatch, capsys):
     def read_but_two(path, limits):
         if any(name in str(path) for name in ids(0, 3)):
             raise AudioError(f"{path}: cut", reason="truncated")
