@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, TypeVar, Unpack, overload
 import numpy as np
 
 from tools.config.making_options import from_keywords, takes_options
+from tools.config.values import argument
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
@@ -99,6 +100,7 @@ class ImageSession(Session):
             True
         """
         self.check_open()
+        top_k = argument("top_k", top_k, int)
         if top_k < 1:
             raise UserError.expected("top_k >= 1", top_k, "Correct it")
         if not isinstance(image, list | tuple):

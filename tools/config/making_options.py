@@ -6,8 +6,9 @@ import inspect
 import re
 import textwrap
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
+from tools.config.values import argument
 from tools.errors import UserError
 
 Options = TypeVar("Options")
@@ -28,18 +29,20 @@ def from_flags(kind: type[Options], values: object, **others: Any) -> Options:
 
 
 def from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
-    """Makes options of keyword arguments.
+    """Makes options of the keyword arguments of a `load`.
 
     Raises:
-        UserError: a name that the options do not have; the nearest one is named.
+        UserError: a name that the options do not have, where the nearest one is named; or a value
+            of another type than the field's.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     for name in keywords:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             do = f"Use {near[0]}" if near else f"Use one of {', '.join(names)}"
-            raise UserError.expected(f"an option of {kind.__name__}", name, do)
-    return kind(**keywords)
+            raise UserError.expected("an option of load", name, do)
+    types = get_type_hints(kind)
+    return kind(**{name: argument(name, value, types[name]) for name, value in keywords.items()})
 
 
 def takes_options(kind: type) -> Callable[[Function], Function]:

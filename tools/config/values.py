@@ -1,11 +1,13 @@
 """Conversion of one config value by the type of its field."""
 
 import math
+import os
 import reprlib
 import types
 import typing
 from typing import Any, Literal, Union
 
+from tools.errors import UserError
 from tools.files import expand_home
 
 BOOLEANS = {"true": True, "false": False, "1": True, "0": False}
@@ -47,6 +49,33 @@ def _describe(field_type: Any) -> str:
 def show(value: object) -> str:
     """Returns a value as a message shows it: short, on one line, with the YAML word for None."""
     return "null" if value is None else _short.repr(value)
+
+
+def argument(name: str, value: object, field_type: Any) -> Any:
+    """Checks a keyword argument of a Python caller, and gives it the type of its field.
+
+    Scalars of NumPy count as numbers and switches, an integer as a float, a path object as a str.
+
+    Args:
+        name: of the argument.
+        value: of it.
+        field_type: as of `convert`.
+
+    Raises:
+        UserError: the value is of another type.
+    """
+    kind, plain = optional(field_type) or field_type, value
+    if getattr(value, "shape", None) == () and hasattr(value, "item"):
+        plain = value.item()
+    elif isinstance(value, os.PathLike):
+        plain = os.fspath(value)
+    try:
+        if kind is float and isinstance(plain, str):  # YAML alone writes numbers so
+            raise Mismatch(_describe(kind))
+        return convert(plain, field_type, textual=False)
+    except Mismatch as mismatch:
+        shown = "None" if value is None else show(value)
+        raise UserError.expected(f"{mismatch} for {name}", shown, f"Correct {name}") from None
 
 
 def convert(value: object, field_type: Any, textual: bool) -> object:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from pathlib import Path
 
 from tools.errors import UserError
@@ -27,7 +28,7 @@ def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
     Raises:
         UserError: the directory is not such an export.
     """
-    directory = Path(model_dir)
+    directory = _directory(model_dir)
     path = directory / "assets" / PIPELINE_FILE
     if not (directory / "saved_model.pb").is_file() or not path.is_file():
         raise UserError.expected(
@@ -40,10 +41,16 @@ def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
 
 def describe(model_dir: str | Path, family: str | None = None) -> dict:
     """Reads what an exported or converted model says of itself; see `read_pipeline`."""
-    directory = Path(model_dir)
+    directory = _directory(model_dir)
     if (directory / MANIFEST_FILE).is_file():
         return _parsed(directory / PIPELINE_FILE, family)
     return read_pipeline(directory, family)
+
+
+def _directory(model_dir: str | Path) -> Path:
+    if not isinstance(model_dir, str | os.PathLike) or not str(model_dir):
+        raise UserError.expected("the path of a model's folder", repr(model_dir), "Correct it")
+    return Path(model_dir)
 
 
 def _parsed(path: Path, family: str | None) -> dict:

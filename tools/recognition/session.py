@@ -9,6 +9,7 @@ from typing import BinaryIO, TypeVar, overload
 
 import numpy as np
 
+from tools.config.values import argument
 from tools.errors import UserError
 from tools.inference.runner import Runner
 from tools.inference.session import Inputs, Session
@@ -97,6 +98,7 @@ class SpeechSession(Session):
             'ONE SEVEN NINE ZERO'
         """
         self.check_open()
+        timestamps = argument("timestamps", timestamps, bool)
         if timestamps and not self.decoder.has_words:
             raise UserError.expected(
                 "a model whose words have times, as wav2vec 2.0's with greedy search",

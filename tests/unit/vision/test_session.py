@@ -137,3 +137,9 @@ def test_a_closed_session_says_so(session):
         pass
     with refused("Received: a closed one"):
         session.classify("nowhere.png")
+
+
+@pytest.mark.parametrize("top_k", ["5", 2.0, True, None])
+def test_a_number_of_classes_that_is_no_integer_is_refused(session, top_k):
+    with refused(f"an integer for top_k. Received: {top_k!r}"):
+        session.classify(picture(9, 0, 0), top_k=top_k)

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tests.support.errors import refused
-from tools.conversion.pipeline import read_pipeline, source_hash
+from tools.conversion.pipeline import describe, read_pipeline, source_hash
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.saved_model import input_specs, load_saved_model, write_saved_model
 
@@ -91,6 +91,13 @@ def fake(tmp_path):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("{}")
     return folder
+
+
+@pytest.mark.parametrize(("place", "shown"), [(3, "3"), (b"x", "b'x'"), ("", "''")])
+def test_what_is_no_path_is_refused(place, shown):
+    for read in (describe, read_pipeline):
+        with refused(f"the path of a model's folder. Received: {shown}."):
+            read(place)
 
 
 def test_another_family_is_refused(fake):

@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from tests.support.errors import refused
@@ -261,10 +263,52 @@ def test_options_are_frozen_and_have_the_defaults_of_the_flags():
 
 
 def test_a_misspelt_option_names_the_nearest_one():
-    with refused("Received: quant_precison. Use quant_precision."):
+    with refused("an option of load. Received: quant_precison. Use quant_precision."):
         from_keywords(RunnerOptions, {"quant_precison": "bf16"})
     with refused("Use one of batch_size, data_dir"):
         from_keywords(RunnerOptions, {"xyzzy": 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("batch_size", "4", "an integer for batch_size. Received: '4'. Correct batch_size."),
+        ("batch_size", None, "an integer for batch_size. Received: None"),
+        ("batch_size", 1.5, "an integer for batch_size. Received: 1.5"),
+        ("batch_size", True, "an integer for batch_size. Received: True"),
+        ("batch_size", np.float32(2), "an integer for batch_size"),
+        ("run_eagerly", "yes", "true or false for run_eagerly. Received: 'yes'"),
+        ("run_eagerly", 1, "true or false for run_eagerly. Received: 1"),
+        ("max_seconds", "10", "a number for max_seconds. Received: '10'"),
+        ("max_seconds", True, "a number for max_seconds. Received: True"),
+        ("max_seconds", math.nan, "a number for max_seconds. Received: nan"),
+        ("backend", 3, "a string for backend. Received: 3"),
+        ("data_dir", b"x", "a string for data_dir. Received: b'x'"),
+    ],
+)
+def test_an_option_of_another_type_is_refused(name, value, expected):
+    with refused(f"Expected {expected}"):
+        from_keywords(RunnerOptions, {name: value})
+
+
+def test_values_that_mean_the_type_of_an_option_get_it():
+    given = {
+        "batch_size": np.int64(3),
+        "run_eagerly": np.bool_(True),
+        "max_seconds": 7,
+        "max_accuracy_drop": None,
+        "data_dir": Path("a/b"),
+    }
+    made = from_keywords(RunnerOptions, given)
+    assert made == RunnerOptions(batch_size=3, run_eagerly=True, max_seconds=7.0, data_dir="a/b")
+    kinds = {name: type(getattr(made, name)) for name in given}
+    assert kinds == {
+        "batch_size": int,
+        "run_eagerly": bool,
+        "max_seconds": float,
+        "max_accuracy_drop": type(None),
+        "data_dir": str,
+    }
 
 
 def test_numbers_and_switches_have_the_defaults_that_help_tells():

@@ -338,3 +338,8 @@ def test_a_long_recording_of_another_rate_lasts_as_long_as_it_did(session, tmp_p
         found = session.transcribe(given)
         assert found.duration_seconds == pytest.approx(len(sound) / 2 / RATE_HZ, abs=1e-3)
         assert len(found.text) > 30
+
+
+def test_a_switch_that_is_none_is_refused(session):
+    with refused("true or false for timestamps. Received: 'no'"):
+        session.transcribe(sound_of("A"), rate_hz=RATE_HZ, timestamps="no")
