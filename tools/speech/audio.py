@@ -132,7 +132,7 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
     if rate_hz is None:
         do = "Give the sampling rate of the array"
         raise refusal(place, "rate", "rate_hz beside an array", "none", do=do)
-    is_number = isinstance(rate_hz, numbers.Real) and rate_hz == int(rate_hz)
+    is_number = isinstance(rate_hz, numbers.Real) and rate_hz % 1 == 0  # not of NaN and infinity
     if not is_number or not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
         raise refusal(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct it")
     with np.errstate(over="ignore"):

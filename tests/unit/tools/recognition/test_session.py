@@ -199,6 +199,8 @@ def test_without_a_window_long_recordings_are_refused(runner):
         (np.zeros(8000), None, "rate_hz beside an array"),
         (np.zeros(8000), 0, "rate_hz"),
         (np.zeros(8000), 16000.5, "rate_hz"),
+        (np.zeros(8000), float("nan"), "rate_hz: an integer from 4000 to 384000"),
+        (np.zeros(8000), float("inf"), "rate_hz: an integer"),
         (np.zeros(10), RATE_HZ, "at least 0.02 s"),
         (np.zeros(0), RATE_HZ, "at least 0.02 s"),
         ("nowhere.wav", None, "no such file"),
