@@ -16,12 +16,12 @@ from PIL import Image
 from tools.config.command_line import CommandLine, run
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
-from tools.files import write_bytes
+from tools.files import check_writable, write_bytes
 from tools.inference.runner import load
 from vision.classes import classes_of
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, crop_image, normalize
-from vision.session import feed
+from vision.session import FAMILY, feed
 from vision.signatures import PREDICTED
 
 
@@ -73,9 +73,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "an image and --native_savedmodel_dir", " ".join(argv) or "nothing", "See --help"
         )
-    pipeline = read_pipeline(values.native_savedmodel_dir)
-    if pipeline.get("family") != "vision":
-        raise UserError.expected("a vision model", pipeline.get("family"), "Name another")
+    pipeline = read_pipeline(values.native_savedmodel_dir, FAMILY)
     if not PREDICTED <= values.class_index < pipeline["num_classes"]:
         raise UserError.expected(
             f"--class_index below {pipeline['num_classes']}", values.class_index, "Correct it"
@@ -86,6 +84,7 @@ def main(argv: list[str]) -> int:
         image = crop_image(paths[0], preprocessing)
     except ImageError as error:
         raise UserError.expected("an image that can be read", error, "Check the file") from error
+    check_writable(Path(values.output))
     inputs = feed(pipeline, normalize(image, preprocessing)[None])
     inputs["classes"] = np.array([values.class_index], "int32")
     outputs = load(values.native_savedmodel_dir).run(inputs, "activation_map")

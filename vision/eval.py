@@ -17,7 +17,8 @@ from tools.files import check_writable, result_file
 from tools.inference.selection import share
 from vision.classes import read_labelled
 from vision.flags import add_classifier_flags, evaluation_options
-from vision.opening import open_classifier
+from vision.input_pipeline import ImageFolder, check_readable
+from vision.opening import known_classes, open_classifier
 from vision.options import EvaluationOptions
 from vision.program import Classification, show_speed
 from vision.scoring import TOP, Scores, write_analysis, write_report
@@ -51,14 +52,21 @@ def evaluate(options: EvaluationOptions) -> int:
         check_writable(result_file(Path(options.data.result_path), ".json"))
     if options.analysis_dir:
         check_writable(Path(options.analysis_dir) / "confusion_matrix.csv")
+    known = known_classes(options.classifier)
+    images = read_labelled(place, *known) if known else None
+    if images:
+        check_readable(images.paths)
     with open_classifier(options.classifier, "heads") as classifier:
-        return _evaluate(classifier, place, options)
+        if images is None:
+            number = classifier.pipeline["num_classes"]
+            images = read_labelled(place, classifier.classes, number)
+        return _evaluate(classifier, images, options)
 
 
-def _evaluate(classifier: ImageSession, place: str, options: EvaluationOptions) -> int:
+def _evaluate(classifier: ImageSession, images: ImageFolder, options: EvaluationOptions) -> int:
     num_classes = classifier.pipeline["num_classes"]
-    images = read_labelled(place, classifier.classes, num_classes)
     if not classifier.classes.aliases:
+        (place,) = options.data.paths
         print(
             f"the model does not name its {num_classes} classes: the folders of {place} are "
             "numbered by the order of their names; --imagenet_label_file names them",

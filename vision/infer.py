@@ -17,7 +17,7 @@ from tools.files import check_writable, one_line, to_json, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
-from vision.input_pipeline import Listing, find_images
+from vision.input_pipeline import Listing, check_readable, find_images
 from vision.opening import open_classifier
 from vision.options import InferenceOptions
 from vision.program import Classification, show_speed
@@ -44,6 +44,7 @@ def predict(options: InferenceOptions) -> int:
         check_writable(Path(path))
     (place,) = data.paths
     found = find_images(place)
+    check_readable(found.paths)
     with open_classifier(options.classifier) as classifier:
         return _predict(classifier, found, options)
 

@@ -4,7 +4,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,7 @@ import numpy as np
 from tools.errors import UserError
 from tools.threads import in_threads
 from vision.config import PreprocessingConfig
-from vision.images import ImageError, read_image
+from vision.images import ImageError, read_image, read_rgb
 
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -57,6 +57,28 @@ def find_images(place: str | Path) -> Listing:
             "an image or a folder of images", f"{place}: nothing", "Correct it"
         )
     return Listing([str(place)], [])
+
+
+def check_readable(paths: Sequence[str]) -> None:
+    """Looks for an image that can be read, before a model is opened for them.
+
+    Raises:
+        UserError: there is none.
+    """
+    reasons = {}
+    for path in paths:
+        try:
+            read_rgb(path)
+            return
+        except ImageError as error:
+            reasons[path] = error.reason
+    raise unreadable(reasons)
+
+
+def unreadable(reasons: Mapping[str, str]) -> UserError:
+    """Makes the error for images that cannot be read, by their paths."""
+    bad = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(reasons.items(), 5))
+    return UserError.expected("images that can be read", bad, "Check the files")
 
 
 def _list_folder(folder: Path, deep: bool) -> Listing:

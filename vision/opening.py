@@ -37,12 +37,13 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
             " and ".join(f"--{name}" for name in named) or "none",
             "Name one model",
         )
-    if options.native_savedmodel_dir:
-        runner = _open_exported(options)
+    runner = None
+    if options.native_savedmodel_dir:  # opened last: it may have to be converted
+        pipeline = describe(options.native_savedmodel_dir, FAMILY)
     else:
         restrict_devices(options.runner.visible_devices)
         runner = _open_file(options, checkpoint, signature)
-    pipeline = runner.pipeline
+        pipeline = runner.pipeline
     preprocessing = preprocessing_of(pipeline["preprocessing"], options.config.words)
     side = pipeline["preprocessing"]["image_size"]
     if preprocessing.image_size != side:
@@ -50,15 +51,18 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
             f"--image_size {side}, the model's", preprocessing.image_size, "Export another model"
         )
     classes = classes_of(pipeline, options.imagenet_label_file)
+    if runner is None:
+        place = options.native_savedmodel_dir
+        runner = open_runner(place, options.runner, calibration_examples)
     return ImageSession(runner, preprocessing, classes, batch_size=options.runner.batch_size)
 
 
-def _open_exported(options: ClassifierOptions) -> Runner:
-    place = options.native_savedmodel_dir
-    family = describe(place).get("family")
-    if family != FAMILY:
-        raise UserError.expected("a vision model", f"{place}: {family}", "Name one")
-    return open_runner(place, options.runner, calibration_examples)
+def known_classes(options: ClassifierOptions) -> tuple[Classes, int] | None:
+    """The classes of an exported model and their number, before it is opened; None of others."""
+    if not options.native_savedmodel_dir:
+        return None
+    pipeline = describe(options.native_savedmodel_dir, FAMILY)
+    return classes_of(pipeline, options.imagenet_label_file), pipeline["num_classes"]
 
 
 def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: str) -> Runner:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tools.errors import UserError
 from tools.files import one_line
 from tools.inference.report import Stopwatch, runner_facts
-from vision.input_pipeline import Batches
+from vision.input_pipeline import Batches, unreadable
 from vision.options import ImageDataOptions
 from vision.session import ImageSession, feed
 
@@ -76,8 +75,7 @@ class Classification:
                 yield indices, outputs
                 bar.update(indices[-1] + 1 - bar.n)
         if len(self.batches.reasons) == len(self._paths):
-            bad = "; ".join(f"{path} ({reason})" for path, reason in self._unreadable[:5])
-            raise UserError.expected("images that can be read", bad, "Check the files")
+            raise unreadable(dict(self._unreadable))
 
     @property
     def skipped(self) -> list[tuple[str, str]]:

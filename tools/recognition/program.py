@@ -104,6 +104,10 @@ def run_program(
     Raises:
         UserError: nothing of it can be used, or one of the files cannot.
     """
+    if data.result_path:
+        path = Path(data.result_path)
+        check_writable(path)
+        check_writable(result_file(path, ".tsv"))
     utterances, skipped = chosen_utterances(data, limits, normalize)
     with open_session() as session:
         return _run(session, data, utterances, skipped)
@@ -112,8 +116,6 @@ def run_program(
 def _run(
     session: SpeechSession, data: DataOptions, utterances: list[Utterance], skipped: Skipped
 ) -> int:
-    if data.result_path:
-        check_writable(Path(data.result_path))
     transcripts, reasons, watch = recognize(
         session,
         utterances,

@@ -360,7 +360,7 @@ def test_the_model_is_closed_at_the_end_and_after_an_error(flags, folder, photos
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no image")
     infer = [*flags["onnx"], f"-o={tmp_path / 'p.json'}"]
-    with sessions_are_closed(4):
+    with sessions_are_closed(3):
         assert vision.infer.main([*infer, str(folder)]) == 0
         assert vision.eval.main([*flags["onnx"], str(photos)]) == 0
         with refused(match=r"images that can be read\. Received: .*a\.png \("):
@@ -371,6 +371,29 @@ def test_the_model_is_closed_at_the_end_and_after_an_error(flags, folder, photos
 
 def refuse(*_, **__):
     raise AssertionError("the model was opened first")
+
+
+def test_what_needs_no_model_is_told_before_it_is_opened(
+    flags, folder, models, tmp_path, monkeypatch
+):
+    for opening in ("vision.opening.open_runner", "vision.activation_map.load"):
+        monkeypatch.setattr(opening, refuse)
+    bad = tmp_path / "bad" / NAMES[0] / "empty.jpg"
+    bad.parent.mkdir(parents=True)
+    bad.touch()
+    infer = [*flags["jit"], f"-o={tmp_path / 'p.json'}"]
+    for place in (bad, bad.parent):
+        with refused(f"images that can be read. Received: {bad} ("):
+            vision.infer.main([*infer, str(place)])
+    with refused(f"images that can be read. Received: {bad} ("):
+        vision.eval.main([*flags["jit"], str(bad.parents[1])])
+    with refused("class folders in"):
+        vision.eval.main([*flags["jit"], str(bad.parent)])
+    with refused("/nowhere: No such file"):
+        vision.infer.main([*infer, "--imagenet_label_file=/nowhere", str(folder)])
+    with refused("a regular file, or none yet"):
+        native = f"--native_savedmodel_dir={models / 'saved'}"
+        vision.activation_map.main([native, f"-o={tmp_path}", str(folder / "1.PNG")])
 
 
 @pytest.mark.parametrize("flag", ["--output=", "--result_path="])

@@ -326,6 +326,20 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_run(corpus, tmp_p
     assert not toy.batches
 
 
+@pytest.mark.parametrize("place", ["", "report.tsv"])
+def test_a_folder_in_the_place_of_a_report_is_told_before_the_model_is_opened(
+    corpus, tmp_path, place
+):
+    (tmp_path / "report.tsv").mkdir()
+    data = DataOptions((), str(corpus), result_path=str(tmp_path / place.replace("tsv", "json")))
+
+    def opening():
+        raise AssertionError("the model was opened")
+
+    with refused("a regular file, or none yet"):
+        run_program(opening, LIMITS, data)
+
+
 def damage(path):
     """Leaves the header of a sound alone."""
     data = path.read_bytes()
