@@ -38,6 +38,12 @@ def open_runner(
         _check_converted(model_dir, options)
         return load(model_dir)
     if options.run_eagerly:
+        if options.quant_precision != RunnerOptions().quant_precision:
+            raise UserError.expected(
+                "--quant_precision fp32 with --run_eagerly: others need a converted model",
+                options.quant_precision,
+                "Leave one of them out",
+            )
         return load(model_dir)
     manifest = converted(model_dir, options, read_examples)
     if not manifest["reused"]:

@@ -247,6 +247,15 @@ def test_a_converted_model_refuses_what_it_was_not_converted_for(tmp_path, monke
         opening.open_runner(tmp_path, options(f"--{flag}"), read_examples)
 
 
+@pytest.mark.parametrize("precision", ["int8_fp32", "int8_fp16", "bf16", "fp16"])
+def test_what_runs_eagerly_has_the_precision_of_the_export(native, monkeypatch, precision):
+    monkeypatch.delattr(opening, "load")
+    with refused(f"others need a converted model. Received: {precision}. Leave one"):
+        opening.open_runner(
+            native, options("--run_eagerly", f"--quant_precision={precision}"), read_examples
+        )
+
+
 @pytest.mark.parametrize("batch_size", [0, -1])
 def test_a_batch_of_nothing_is_refused_in_either_mode(native, monkeypatch, batch_size):
     monkeypatch.delattr(opening, "load")
