@@ -42,8 +42,8 @@ def convert(
 
     Args:
         native_dir: a SavedModel with its `pipeline.json`.
-        converted_dir: new, or an artifact, which is replaced where it does not match; None is a
-            folder of the user's cache.
+        converted_dir: new, or an artifact of the same family, which is replaced where it does not
+            match; None is a folder of the user's cache.
         request: what to make.
         calibration: data to quantize with; read only where that is due.
 
@@ -61,6 +61,7 @@ def convert(
     request = request.settled(name, backend.NOT_APPLICABLE)
     wanted = {
         "format": FORMAT,
+        "family": pipeline["family"],
         "source_sha256": source_hash(native_dir),
         "request": _plain(asdict(request)),
         "machine": platform.machine(),
@@ -103,6 +104,12 @@ def _earlier(
         fixed = request.quantized and calibration is not None and calibration.required
         if not fixed or existing.get("calibration") == calibration.described:
             return existing
+    if existing is not None and existing.get("family") != wanted["family"]:
+        raise UserError.expected(
+            f"a --converted_savedmodel_dir that is new or a conversion of {wanted['family']}",
+            f"{converted_dir}, a conversion of {existing.get('family') or 'something else'}",
+            "Choose another",
+        )
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
@@ -134,7 +141,6 @@ def _made(
         signatures = _convert_signatures(native_dir, folder, pipeline, request, examples=examples)
         manifest = {
             **wanted,
-            "family": pipeline["family"],
             "not_applicable": dict(backends.get(request.backend).NOT_APPLICABLE),
             "calibration": calibration.described if calibration else None,
             "signatures": signatures,

@@ -152,6 +152,22 @@ def test_a_truncated_or_missing_file_is_one_line(converted, tmp_path):
     load(artifact)
 
 
+@pytest.mark.parametrize(
+    ("change", "there"), [({"family": "other"}, "other"), ({"family": None}, "something else")]
+)
+def test_a_conversion_of_another_family_is_left_as_it_is(
+    native, converted, backend, tmp_path, change, there
+):
+    artifact = copied(converted, tmp_path)
+    manifest = json.loads((artifact / "manifest.json").read_text()) | change
+    (artifact / "manifest.json").write_text(json.dumps(manifest | {"source_sha256": "0"}))
+    before = {path.name: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
+    with refused(f"{artifact}, a conversion of {there}. Choose another"):
+        convert(native, artifact, ConversionRequest(backend, dim_range=RANGE))
+    after = {path.name: path.read_bytes() for path in artifact.rglob("*") if path.is_file()}
+    assert after == before
+
+
 def test_what_is_no_export_or_no_place_is_one_line(native, backend, tmp_path):
     request = ConversionRequest(backend)
     with refused(match="SavedModel"):
