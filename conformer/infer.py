@@ -9,10 +9,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from conformer.session import BUNDLED_MODEL, FAMILY, limits_of, open_session
+from conformer.session import BUNDLED_MODEL, open_session, session_limits
 from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
-from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions, RunnerOptions
@@ -39,7 +38,7 @@ def main(argv: list[str]) -> int:
     check_options(data, options.max_seconds)
     restrict_devices(options.visible_devices)
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
-    limits = limits_of(describe(model_dir, FAMILY), options)
+    limits = session_limits(model_dir, options)
     return run_program(functools.partial(open_session, model_dir, options), limits, data)
 
 

@@ -7,7 +7,7 @@ from typing import Unpack
 from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
-from tools.inference.opening import open_runner
+from tools.inference.opening import check_longest, open_runner
 from tools.inference.options import RunnerKeywords, RunnerOptions, check_seconds
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
@@ -50,10 +50,21 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
     """Opens a model by options; see `load`."""
     check_seconds(options.max_seconds)
-    limits = limits_of(describe(model_dir, FAMILY), options)
+    limits = session_limits(model_dir, options)
     runner = open_runner(model_dir, options, calibration_examples)
     decoder = TransducerDecoder(runner.pipeline, "serving_default" in runner.signatures)
     return SpeechSession(runner, decoder, limits, batch_size=options.batch_size)
+
+
+def session_limits(model_dir: str | Path, options: RunnerOptions) -> AudioLimits:
+    """Gives the limits of the sounds that a session will take, before it is opened.
+
+    Raises:
+        UserError: the model does not take what the options ask for.
+    """
+    pipeline = describe(model_dir, FAMILY)
+    check_longest(model_dir, pipeline, options)
+    return limits_of(pipeline, options)
 
 
 def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:

@@ -1,12 +1,16 @@
 """Opens exported models by options, and converts them first where that is due."""
 
+import itertools
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tools.conversion.artifact import is_artifact
+import numpy as np
+
+from tools.conversion.artifact import is_artifact, read_manifest
 from tools.conversion.converter import convert
+from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import Calibration, Examples
 from tools.errors import UserError
@@ -66,6 +70,44 @@ def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
                 f"{model_dir}, which is converted already",
                 f"Name the SavedModel that it was made of, or leave --{name} out",
             )
+
+
+def check_longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -> None:
+    """Refuses `max_seconds` beyond what the model takes, before it is opened.
+
+    A converted model takes the waveforms of its dim range, a SavedModel that runs eagerly any.
+
+    Raises:
+        UserError: it is beyond.
+    """
+    seconds = options.max_seconds
+    if seconds is None:
+        return
+    longest, rate_hz = _longest(model_dir, pipeline, options), pipeline["sample_rate_hz"]
+    if longest is not None and round(seconds * rate_hz) > longest:
+        raise UserError.expected(
+            f"--max_seconds up to {longest / rate_hz:g}, which the model takes",
+            seconds,
+            "Give a smaller one, or convert with a wider --dim_range",
+        )
+
+
+def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -> int | None:
+    """Samples of the longest waveforms that a model takes; None: any, or not known yet."""
+    tensor = "waveforms"
+    manifest = read_manifest(Path(model_dir))
+    if manifest is not None:  # converted
+        signatures = manifest.get("signatures", {}).values()
+        inputs = itertools.chain(*(signature.get("inputs", ()) for signature in signatures))
+        sizes = next((shape[1:] for name, _, shape in inputs if name == tensor), ())
+    elif options.run_eagerly:
+        return None
+    else:
+        asked = parse_dim_ranges(options.dim_range) if options.dim_range else {}
+        ranges = [conversion["dim_range"] for conversion in pipeline["convert"].values()]
+        known = next((found[tensor] for found in ranges if tensor in found), ())
+        sizes = asked[tensor][1:] if tensor in asked else known
+    return max(np.ravel(sizes[0])) if sizes else None
 
 
 def converted(
