@@ -5,8 +5,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from typing import TypeVar
+
+from tools.errors import UserError
 
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
@@ -43,3 +45,21 @@ def in_threads(
             yield pending.popleft()()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def of_list(what: str, results: Iterator[Result]) -> Iterator[Result]:
+    """Gives the results for the elements of a list; a `UserError` tells of which one it is.
+
+    Args:
+        what: an element is called.
+        results: in the order of the list.
+    """
+    for number in count(1):
+        try:
+            result = next(results)
+        except StopIteration:
+            return
+        except UserError as error:
+            error.args = (f"{what} {number} of the list: {error}",)
+            raise
+        yield result

@@ -96,7 +96,13 @@ def read_rgb(
         if isinstance(source, bytes | bytearray | memoryview):
             return _rgb(io.BytesIO(source), path, exif_orientation)
         if hasattr(source, "read"):
-            return _rgb(io.BytesIO(source.read()), path, exif_orientation)
+            content = source.read()
+            if not content:
+                raise ImageError(path, "nothing left to read: rewind it with seek(0)")
+            return _rgb(io.BytesIO(content), path, exif_orientation)
+        if isinstance(source, Image.Image):
+            do = 'convert it with numpy.asarray(image.convert("RGB"))'
+            raise ImageError(path, f"an image of PIL: {do}")
         if not is_path:
             raise ImageError(path, "expected a path, bytes, a binary file or an array")
         if not Path(path).is_file():

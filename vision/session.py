@@ -19,7 +19,7 @@ from tools.inference.options import RunnerKeywords, RunnerOptions
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
-from tools.threads import in_threads
+from tools.threads import in_threads, of_list
 from vision.classes import Classes, classes_of, read_labelled, top_classes
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image
@@ -108,7 +108,8 @@ class ImageSession(Session):
         if not image:
             raise UserError.expected("images to classify", "an empty list", "Give at least one")
         found, ahead = [], _BATCHES_AHEAD * self.batch_size
-        with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as images:
+        with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as loaded:
+            images = of_list("Image", loaded)
             while batch := list(itertools.islice(images, self.batch_size)):
                 found += self._classify(batch, top_k)
         return found

@@ -11,7 +11,6 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
-from tools.conversion.pipeline import describe
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
@@ -19,7 +18,13 @@ from tools.inference.options import DataOptions
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
 from tools.speech.transcripts import normalization
-from wav2vec2.session import FAMILY, RecognitionOptions, limits_of, open_session, window_of
+from wav2vec2.session import (
+    RecognitionOptions,
+    describe_model,
+    limits_of,
+    open_session,
+    window_of,
+)
 
 _DEFAULTS = RecognitionOptions()
 
@@ -65,7 +70,7 @@ def main(argv: list[str]) -> int:
             f"--timestamps --beam_width {options.beam_width}",
             "Leave one of them out",
         )
-    pipeline = describe(model_dir, FAMILY)
+    pipeline = describe_model(model_dir)
     window_of(pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
     opening = functools.partial(open_session, model_dir, options)

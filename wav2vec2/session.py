@@ -15,7 +15,7 @@ from tools.inference.options import RunnerKeywords, RunnerOptions, check_seconds
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.session import SpeechSession
-from tools.speech.audio import AudioLimits
+from tools.speech.audio import AudioLimits, is_path
 from tools.speech.language_model import BeamSearch
 from tools.speech.long_audio import Window
 from tools.speech.transcripts import normalization
@@ -106,7 +106,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
         options = from_keywords(RecognitionOptions, options.as_keywords())
     check_seconds(options.max_seconds)
     beam = options.beam_search()
-    pipeline = describe(model_dir, FAMILY)
+    pipeline = describe_model(model_dir)
     search = None
     if beam is not None:
         vocabulary = pipeline["vocabulary"]["surfaces"]
@@ -120,6 +120,24 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
         batch_size=options.batch_size,
         window=window,
     )
+
+
+def describe_model(model_dir: str | Path) -> dict:
+    """Reads what an exported or converted model says of itself.
+
+    Raises:
+        UserError: it is none; of a folder of Hugging Face the message tells how to export it.
+    """
+    try:
+        return describe(model_dir, FAMILY)
+    except UserError:
+        if is_path(model_dir) and Path(model_dir, "config.json").is_file():
+            raise UserError.expected(
+                "an exported SavedModel",
+                f"{model_dir}, a folder of Hugging Face",
+                f"Export it first: python -m wav2vec2.export --pytorch_model_dir {model_dir}",
+            ) from None
+        raise
 
 
 def limits_of(pipeline: Mapping, options: RecognitionOptions) -> AudioLimits:

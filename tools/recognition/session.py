@@ -17,7 +17,7 @@ from tools.recognition.decoders import Decoder, Transcription
 from tools.speech.audio import AudioInfo, AudioLimits, is_path, load, probe, stream
 from tools.speech.long_audio import Window
 from tools.speech.reading import pad_waveforms
-from tools.threads import in_threads
+from tools.threads import in_threads, of_list
 
 # A path, the bytes of a sound file, a binary file object, or a waveform [S] of floats in [-1, 1].
 Sound = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
@@ -113,7 +113,8 @@ class SpeechSession(Session):
         at_once = _READ_AHEAD_BATCHES * self.batch_size
         load_one = functools.partial(self._load, rate_hz=rate_hz)
         with contextlib.closing(in_threads(load_one, sound, ahead=at_once)) as loaded:
-            while group := list(islice(loaded, at_once)):
+            sounds = of_list("Sound", loaded)
+            while group := list(islice(sounds, at_once)):
                 found += self._transcribe(group, timestamps)
         return found
 

@@ -109,6 +109,9 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
             raise refusal("the file", "unreadable", "a binary file", error, do=do) from error
         if isinstance(sound, str):
             raise refusal("the file", "unreadable", "a binary file", "a text file", do=do)
+        if not sound:
+            do = "Rewind it with seek(0)"
+            raise refusal("the file", "empty", "a sound file", "nothing left to read", do=do)
     if isinstance(sound, bytes | bytearray | memoryview):
         return read(bytes(sound), limits)
     return _checked(sound, limits, rate_hz)
@@ -124,10 +127,11 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
             place, "unreadable", expected, type(waveform).__name__, do="Give one of these"
         )
     if array.ndim != 1:
-        do = "Take the mean over the channels"
+        do = "Take the mean over the channels, or pass a list of 1-D arrays"
         raise refusal(place, "unreadable", "an array of shape [S]", f"{list(array.shape)}", do=do)
     if array.dtype.kind != "f":
-        do = "Divide 16-bit integers by 32768"
+        is_integer = array.dtype.kind in "iu"
+        do = "Divide 16-bit integers by 32768" if is_integer else "Give the samples as float32"
         raise refusal(place, "unreadable", "floats in [-1, 1]", array.dtype, do=do)
     if rate_hz is None:
         do = "Give the sampling rate of the array"

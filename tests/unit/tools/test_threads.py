@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from tools.threads import in_threads
+from tests.support.errors import refused
+from tools.errors import UserError
+from tools.threads import in_threads, of_list
 
 
 def test_threads_work_at_once_and_results_come_in_order():
@@ -64,3 +66,19 @@ def test_open_files_are_left_to_the_caller_at_their_turn():
     assert [readers[name] is caller for name in (b"0", b"1", b"2", b"3")] == [
         True, False, True, False,
     ]  # fmt: skip
+
+
+def test_an_error_tells_of_which_element_of_a_list_it_is():
+    class OfAFile(UserError):
+        path = "a.wav"
+
+    def work(number):
+        if number == 7:
+            raise OfAFile("Expected another.")
+        return number
+
+    assert list(of_list("Sound", in_threads(work, range(5), ahead=2))) == list(range(5))
+    found = of_list("Sound", in_threads(work, range(5, 9), ahead=2))
+    assert [next(found), next(found)] == [5, 6]
+    with refused("Sound 3 of the list: Expected another.", error=OfAFile):
+        next(found)
