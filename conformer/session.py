@@ -8,7 +8,7 @@ from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.inference.opening import check_longest, open_runner
-from tools.inference.options import RunnerKeywords, RunnerOptions, check_seconds
+from tools.inference.options import RunnerOptions, SpeechKeywords, check_seconds
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.session import SpeechSession
@@ -19,7 +19,7 @@ BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
 
 
 @takes_options(RunnerOptions)
-def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords]) -> SpeechSession:
+def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords]) -> SpeechSession:
     """Opens a Conformer that recognizes speech.
 
     The options have the names of the flags of `python -m conformer.infer`: for example

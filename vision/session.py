@@ -15,7 +15,7 @@ from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerKeywords, RunnerOptions
+from tools.inference.options import OF_SOUNDS, RunnerKeywords, RunnerOptions
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
@@ -129,7 +129,7 @@ class ImageSession(Session):
         ]
 
 
-@takes_options(RunnerOptions)
+@takes_options(RunnerOptions, OF_SOUNDS)
 def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords]) -> ImageSession:
     """Opens a vision Conformer that classifies images.
 
@@ -139,7 +139,7 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
     Args:
         model_dir: an exported SavedModel, or a converted model; None: the bundled model, which
             tells six kinds of waste apart.
-        **options: see `RunnerOptions`.
+        **options: see `RunnerOptions`; those of sounds are refused.
 
     Returns:
         A session with `classify`; close it, or use it in a `with` statement. The first call for a
@@ -156,7 +156,7 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
         (5, True)
     """
     place = BUNDLED_MODEL if model_dir is None else model_dir
-    return open_session(place, from_keywords(RunnerOptions, options))
+    return open_session(place, from_keywords(RunnerOptions, options, OF_SOUNDS))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:

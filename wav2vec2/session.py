@@ -11,7 +11,7 @@ from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerKeywords, RunnerOptions, check_seconds
+from tools.inference.options import RunnerOptions, SpeechKeywords, check_seconds
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.session import SpeechSession
@@ -59,7 +59,7 @@ class RecognitionOptions(RunnerOptions):
         return BeamSearch(self.beam_width, self.lm_path, self.lm_weight, self.word_bonus)
 
 
-class RecognitionKeywords(RunnerKeywords, total=False):
+class RecognitionKeywords(SpeechKeywords, total=False):
     """The fields of `RecognitionOptions` for type checkers."""
 
     chunk_seconds: float

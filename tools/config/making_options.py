@@ -5,7 +5,7 @@ import difflib
 import inspect
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeVar, get_type_hints
 
 from tools.config.values import argument
@@ -28,14 +28,21 @@ def from_flags(kind: type[Options], values: object, **others: Any) -> Options:
     return kind(**given | others)
 
 
-def from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
+def from_keywords(
+    kind: type[Options], keywords: Mapping[str, Any], without: Container[str] = ()
+) -> Options:
     """Makes options of the keyword arguments of a `load`.
+
+    Args:
+        kind: of options.
+        keywords: by the names of fields.
+        without: fields that this `load` does not have.
 
     Raises:
         UserError: a name that the options do not have, where the nearest one is named; or a value
             of another type than the field's.
     """
-    names = [field.name for field in dataclasses.fields(kind)]
+    names = [field.name for field in dataclasses.fields(kind) if field.name not in without]
     for name in keywords:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1)
@@ -45,7 +52,7 @@ def from_keywords(kind: type[Options], keywords: Mapping[str, Any]) -> Options:
     return kind(**{name: argument(name, value, types[name]) for name, value in keywords.items()})
 
 
-def takes_options(kind: type) -> Callable[[Function], Function]:
+def takes_options(kind: type, without: Container[str] = ()) -> Callable[[Function], Function]:
     """Makes `help` of a function with `**options` list the fields of a dataclass.
 
     The function's signature gets the fields as keywords with their defaults. The line `**options`
@@ -53,6 +60,7 @@ def takes_options(kind: type) -> Callable[[Function], Function]:
 
     Args:
         kind: of options.
+        without: fields that the function does not have.
     """
 
     def describe(function: Function) -> Function:
@@ -64,12 +72,13 @@ def takes_options(kind: type) -> Callable[[Function], Function]:
                 annotation=field.type,
             )
             for field in dataclasses.fields(kind)
+            if field.name not in without
         ]  # fmt: skip
         function.__signature__ = signature.replace(parameters=[*own, *keywords])
         if function.__doc__:  # there is none under `python -OO`
             function.__doc__ = re.sub(
                 r"^( *)\*\*options:.*\n",
-                lambda line: textwrap.indent(_descriptions(kind), line[1]),
+                lambda line: textwrap.indent(_descriptions(kind, without), line[1]),
                 function.__doc__,
                 flags=re.MULTILINE,
             )
@@ -78,11 +87,12 @@ def takes_options(kind: type) -> Callable[[Function], Function]:
     return describe
 
 
-def _descriptions(kind: type) -> str:
+def _descriptions(kind: type, without: Container[str]) -> str:
     """The sections "Attributes" of a dataclass and of those that it extends, as one."""
     found = []
     for one in reversed(kind.__mro__):
         doc = inspect.cleandoc(vars(one).get("__doc__") or "")
         _, _, section = doc.partition("\nAttributes:\n")
-        found.append(textwrap.dedent(section.partition("\n\n")[0]).rstrip())
-    return "".join(f"{section}\n" for section in found if section)
+        section = textwrap.dedent(section.partition("\n\n")[0]).rstrip()
+        found += re.split(r"\n(?=\w)", section)
+    return "".join(f"{x}\n" for x in found if x and x.partition(":")[0] not in without)

@@ -23,8 +23,8 @@ class ConversionOptions:
             that is installed.
         quant_precision: of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16.
         enable_dim_range: whether a range of shapes is served, or one shape, padded up to.
-        dim_range: these ranges, as `waveforms=1:8,16000:560000`; None: batches up to twice
-            `batch_size`, the lengths that the model takes.
+        dim_range: ranges of shapes, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first; None:
+            batches up to twice `batch_size`, the sizes that the model takes.
         max_seconds: of the longest sound; None: as long as the model takes.
         calibration_data_dir: data to quantize with, read as for inference.
         calibration_samples: how many of them, spread over the whole.
@@ -110,6 +110,9 @@ class ConversionOptions:
         return fixed
 
 
+OF_SOUNDS = ("max_seconds",)  # fields of `RunnerOptions` that mean nothing to images
+
+
 @dataclass(frozen=True, slots=True)
 class RunnerOptions(ConversionOptions):
     """How a model is run.
@@ -129,7 +132,7 @@ class RunnerOptions(ConversionOptions):
 
 
 class RunnerKeywords(TypedDict, total=False):
-    """The fields of `RunnerOptions` for type checkers: keywords of the functions that take them."""
+    """The fields of `RunnerOptions` for type checkers, but for those of sounds."""
 
     batch_size: int
     data_dir: str | None
@@ -138,7 +141,6 @@ class RunnerKeywords(TypedDict, total=False):
     quant_precision: str
     enable_dim_range: bool
     dim_range: str | None
-    max_seconds: float | None
     calibration_data_dir: str | None
     calibration_samples: int
     quantize_algo: str
@@ -150,6 +152,12 @@ class RunnerKeywords(TypedDict, total=False):
     minimum_segment_size: int
     run_eagerly: bool
     visible_devices: str | None
+
+
+class SpeechKeywords(RunnerKeywords, total=False):
+    """The fields of `RunnerOptions` for type checkers: keywords of the functions that take them."""
+
+    max_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

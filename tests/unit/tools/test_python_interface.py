@@ -13,8 +13,9 @@ from setuptools import Distribution
 import conformer
 import vision
 import wav2vec2
+from tests.support.errors import refused
 from tools.config.making_options import takes_options
-from tools.inference.options import RunnerKeywords, RunnerOptions
+from tools.inference.options import RunnerKeywords, RunnerOptions, SpeechKeywords
 from tools.recognition.session import SpeechSession
 from vision.session import ImageSession
 from wav2vec2.session import RecognitionKeywords, RecognitionOptions
@@ -45,7 +46,8 @@ def test_type_checkers_see_what_a_package_offers(package):
 def test_help_tells_every_option_with_its_default(package):
     first, *keywords = inspect.signature(package.load).parameters.values()
     assert first.name == "model_dir"
-    fields = dataclasses.fields(OPTIONS[package])
+    of_sounds = {"max_seconds"} if package is vision else set()
+    fields = [x for x in dataclasses.fields(OPTIONS[package]) if x.name not in of_sounds]
     assert [(x.name, x.default, x.annotation) for x in keywords] == [
         (x.name, x.default, x.type) for x in fields
     ]
@@ -59,12 +61,22 @@ def test_help_tells_every_option_with_its_default(package):
 
 @pytest.mark.parametrize(
     ("keywords", "options"),
-    [(RunnerKeywords, RunnerOptions), (RecognitionKeywords, RecognitionOptions)],
+    [(SpeechKeywords, RunnerOptions), (RecognitionKeywords, RecognitionOptions)],
 )
 def test_keywords_for_type_checkers_are_the_options(keywords, options):
     hints = {field.name: field.type for field in dataclasses.fields(options)}
     assert typing.get_type_hints(keywords) == hints
     assert keywords.__required_keys__ == frozenset()
+
+
+def test_images_have_no_options_of_sounds():
+    text = pydoc.plain(pydoc.render_doc(vision.load))
+    assert not [word for word in ("sound", "waveform", "second") if word in text]
+    assert RunnerKeywords.__annotations__.keys() == SpeechKeywords.__annotations__.keys() - {
+        "max_seconds"
+    }
+    with refused("an option of load. Received: max_seconds. Use one of"):
+        vision.load(max_seconds=3.0)
 
 
 def test_options_are_described_where_the_docstring_names_them():
