@@ -2,6 +2,7 @@
 
 import runpy
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 runpy.run_path(str(Path(__file__).resolve().parents[1] / "tools" / "checkout.py"))
 
@@ -15,14 +16,14 @@ _EXPORTS = {
     "load_config": "conformer.config",
     "open_session": "conformer.session",
 }
+__all__ = list(_EXPORTS)
 
-__all__ = [
-    "build_model",
-    "calibration_examples",
-    "export_checkpoint",
-    "load",
-    "load_config",
-    "open_session",
-]
-
-__getattr__ = lazy_exports(__name__, _EXPORTS)
+if TYPE_CHECKING:  # the table, for type checkers
+    from conformer.config import load_config as load_config
+    from conformer.export import export_checkpoint as export_checkpoint
+    from conformer.model import build_model as build_model
+    from conformer.session import calibration_examples as calibration_examples
+    from conformer.session import load as load
+    from conformer.session import open_session as open_session
+else:
+    __getattr__ = lazy_exports(__name__, _EXPORTS)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Unpack
 
-from tools.config.making_options import from_keywords
+from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions, check_seconds
+from tools.inference.options import RunnerKeywords, RunnerOptions, check_seconds
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.session import SpeechSession
@@ -17,16 +18,17 @@ FAMILY = "conformer"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
 
 
-def load(model_dir: str | Path | None = None, **options) -> SpeechSession:
+@takes_options(RunnerOptions)
+def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords]) -> SpeechSession:
     """Opens a Conformer that recognizes speech.
+
+    The options have the names of the flags of `python -m conformer.infer`: for example
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
 
     Args:
         model_dir: an exported SavedModel, or a converted model; None: the bundled model, which
             knows spoken English digits.
-        options: fields of `tools.inference.options.RunnerOptions`, by the names of the flags of
-            `python -m conformer.infer`: `run_eagerly=True` runs in TensorFlow itself, `batch_size`
-            sounds are run together, `quant_precision="int8_fp32"` with `calibration_data_dir=DIR`
-            computes in 8 bits.
+        **options: see `RunnerOptions`.
 
     Returns:
         A session with `transcribe`; close it, or use it in a `with` statement. The first call for a

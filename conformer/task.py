@@ -25,6 +25,7 @@ from tools.decoding.graph import detokenize
 from tools.errors import UserError
 from tools.layers.batch_norm import BatchNormalization
 from tools.recognition.task import SpeechTask
+from tools.recognition.training_data import TrainingSet
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.training.checkpoint import Checkpoint
@@ -61,15 +62,16 @@ class ConformerTask(SpeechTask):
             from_first_rank(processes, lambda: self._vocabulary(utterances, resumed or pretrained))
         )
         self.vocabulary_size = self.tokenizer.vocabulary_size
-        self.encode = self.tokenizer.encode_in_graph
-        self.utterances = self._learnable(utterances)
+        utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
-        self.prepare = functools.partial(
+        prepared = functools.partial(
             prepare,
             augment=config.waveform_augment,
             num_uniforms=self.model.augment.num_uniforms,
         )
+        training_set = TrainingSet(utterances, self.tokenizer.encode_in_graph, prepared)
+        self.train_on(training_set, config.training.seed)
         if pretrained is not None:
             load_weights(self.model, pretrained)
         if config.training.synchronize_batch_norm and processes.size > 1:
@@ -78,7 +80,7 @@ class ConformerTask(SpeechTask):
                     layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
         self.assets = {VOCABULARY_FILE: self.tokenizer.to_json(), CONFIG_FILE: to_yaml(config)}
         if needs_evaluation:
-            self.evaluate_splits()
+            self.evaluate_splits(self.texts)
 
     def layer_depth(self, path: str) -> int:
         """Counts the layers below a variable: subsampling 0, then the blocks, then all the rest."""

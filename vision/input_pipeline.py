@@ -1,17 +1,17 @@
 """Images to evaluate: which files there are, and reading them ahead in threads."""
 
+import contextlib
 import itertools
 import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from tools.errors import UserError
+from tools.threads import in_threads
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image
 
@@ -162,29 +162,25 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[list[int], np.ndarray]]:
         """Gives indices and float32 `[B, H, W, 3]`."""
         indices, images = [], []
-        with ThreadPoolExecutor(self._num_threads, "images") as pool:
-            waiting, rest = deque(), iter(enumerate(self._paths))
-            try:
-                while True:
-                    for index, path in rest:
-                        job = pool.submit(read_image, path, self._preprocessing)
-                        waiting.append((index, job))
-                        if len(waiting) >= self._ahead:
-                            break
-                    if not waiting:
-                        break
-                    index, job = waiting.popleft()
-                    started = time.perf_counter()
-                    try:
-                        images.append(job.result())
-                        indices.append(index)
-                    except ImageError as error:
-                        self.reasons[index] = error.reason
-                    self.waiting_seconds += time.perf_counter() - started
-                    if len(images) == self._batch_size:
-                        yield indices, np.stack(images)
-                        indices, images = [], []
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        threads = {"ahead": self._ahead - 1, "num_threads": self._num_threads}
+        with contextlib.closing(in_threads(self._read, self._paths, **threads)) as found:
+            for index in range(len(self._paths)):
+                started = time.perf_counter()
+                image = next(found)
+                self.waiting_seconds += time.perf_counter() - started
+                if isinstance(image, ImageError):
+                    self.reasons[index] = image.reason
+                    continue
+                indices.append(index)
+                images.append(image)
+                if len(images) == self._batch_size:
+                    yield indices, np.stack(images)
+                    indices, images = [], []
         if images:
             yield indices, np.stack(images)
+
+    def _read(self, path: str) -> np.ndarray | ImageError:
+        try:
+            return read_image(path, self._preprocessing)
+        except ImageError as error:
+            return error

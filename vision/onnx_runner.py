@@ -65,8 +65,8 @@ class OnnxRunner:
     ) -> dict[str, np.ndarray]:
         """Runs a batch and returns the outputs by name."""
         specs = self.signatures[signature]
+        check_inputs(inputs, specs, pads=True)
         padded = pad_to(inputs, specs)
-        check_inputs(padded, specs)
         size = len(next(iter(inputs.values())))
         return {name: array[:size] for name, array in self._function(padded).items()}
 

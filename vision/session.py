@@ -1,21 +1,24 @@
 """Opens exported vision Conformers: what programs, Python users and servers hold."""
 
+import contextlib
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar, Unpack, overload
 
 import numpy as np
 
-from tools.config.making_options import from_keywords
+from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions
+from tools.inference.options import RunnerKeywords, RunnerOptions
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
+from tools.threads import in_threads
 from vision.classes import Classes, classes_of, read_labelled, top_classes
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image
@@ -25,6 +28,8 @@ FAMILY = "vision"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "photos"
 # A path, the bytes of an image file, a binary file object, or uint8 [H, W, 3].
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+Source = TypeVar("Source", bound=ImageSource)
+_BATCHES_AHEAD = 2
 
 
 class Prediction(NamedTuple):
@@ -62,6 +67,14 @@ class ImageSession(Session):
         super().__init__(runner)
         self.preprocessing, self.classes, self.batch_size = preprocessing, classes, batch_size
 
+    @overload
+    def classify(self, image: ImageSource, *, top_k: int = 1) -> list[Prediction]: ...
+
+    @overload
+    def classify(
+        self, image: list[Source] | tuple[Source, ...], *, top_k: int = 1
+    ) -> list[list[Prediction]]: ...
+
     def classify(
         self, image: ImageSource | Sequence[ImageSource], *, top_k: int = 1
     ) -> list[Prediction] | list[list[Prediction]]:
@@ -89,36 +102,41 @@ class ImageSession(Session):
         if top_k < 1:
             raise UserError.expected("top_k >= 1", top_k, "Correct it")
         if not isinstance(image, list | tuple):
-            return self._classify([image], top_k)[0]
+            return self._classify([self._read(image)], top_k)[0]
         if not image:
             raise UserError.expected("images to classify", "an empty list", "Give at least one")
-        found = []
-        for start in range(0, len(image), self.batch_size):
-            found += self._classify(image[start : start + self.batch_size], top_k)
+        found, ahead = [], _BATCHES_AHEAD * self.batch_size
+        with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as images:
+            while batch := list(itertools.islice(images, self.batch_size)):
+                found += self._classify(batch, top_k)
         return found
 
-    def _classify(self, sources: Sequence[ImageSource], top_k: int) -> list[list[Prediction]]:
+    def _read(self, source: ImageSource) -> np.ndarray:
         try:
-            images = np.stack([read_image(source, self.preprocessing) for source in sources])
+            return read_image(source, self.preprocessing)
         except ImageError as error:
             raise UserError.expected("an image", error, "Check it") from error
-        probabilities = probabilities_of(scores_of(self.run(feed(self.pipeline, images))))
+
+    def _classify(self, images: Sequence[np.ndarray], top_k: int) -> list[list[Prediction]]:
+        inputs = feed(self.pipeline, np.stack(images))
+        probabilities = probabilities_of(scores_of(self.run(inputs)))
         return [
             [Prediction(int(n), self.classes.name(int(n)), float(row[n])) for n in numbers]
             for numbers, row in zip(top_classes(probabilities, top_k), probabilities, strict=True)
         ]
 
 
-def load(model_dir: str | Path | None = None, **options) -> ImageSession:
+@takes_options(RunnerOptions)
+def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords]) -> ImageSession:
     """Opens a vision Conformer that classifies images.
+
+    The options have the names of the flags of `python -m vision.infer`: for example
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
 
     Args:
         model_dir: an exported SavedModel, or a converted model; None: the bundled model, which
             tells six kinds of waste apart.
-        options: fields of `tools.inference.options.RunnerOptions`, by the names of the flags of
-            `python -m vision.infer`: `run_eagerly=True` runs in TensorFlow itself, `batch_size`
-            images are run together, `quant_precision="int8_fp32"` with `calibration_data_dir=DIR`
-            computes in 8 bits.
+        **options: see `RunnerOptions`.
 
     Returns:
         A session with `classify`; close it, or use it in a `with` statement. The first call for a
@@ -126,6 +144,13 @@ def load(model_dir: str | Path | None = None, **options) -> ImageSession:
 
     Raises:
         tools.errors.UserError: a bad directory or option.
+
+    Example:
+        >>> import vision
+        >>> with vision.load("exports/tiny") as model:
+        ...     best = model.classify("photo.jpg", top_k=5)
+        >>> len(best), best[0].probability >= best[1].probability
+        (5, True)
     """
     place = BUNDLED_MODEL if model_dir is None else model_dir
     return open_session(place, from_keywords(RunnerOptions, options))

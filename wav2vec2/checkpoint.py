@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.errors import UserError
-from tools.training.checkpoint import assign, open_checkpoint
+from tools.training.checkpoint import open_checkpoint, restore
 from wav2vec2.config import (
     ARCHITECTURE_FIELDS,
     ModelConfig,
@@ -103,7 +103,7 @@ def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> boo
             {path: x for path, x in some.items() if _HEAD not in path}
             for some in (variables, arrays)
         )
-    assign(variables, arrays, str(origin.path))
+    restore(variables, arrays, str(origin.path))
     return new_head
 
 

@@ -4,13 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Unpack
 
-from tools.config.making_options import from_keywords
+from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions, check_seconds
+from tools.inference.options import RunnerKeywords, RunnerOptions, check_seconds
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.session import SpeechSession
@@ -58,14 +59,27 @@ class RecognitionOptions(RunnerOptions):
         return BeamSearch(self.beam_width, self.lm_path, self.lm_weight, self.word_bonus)
 
 
-def load(model_dir: str | Path, **options) -> SpeechSession:
+class RecognitionKeywords(RunnerKeywords, total=False):
+    """The fields of `RecognitionOptions` for type checkers."""
+
+    chunk_seconds: float
+    overlap_seconds: float
+    beam_width: int
+    lm_path: str | None
+    lm_weight: float
+    word_bonus: float
+
+
+@takes_options(RecognitionOptions)
+def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> SpeechSession:
     """Opens a wav2vec 2.0 model that recognizes speech.
+
+    The options have the names of the flags of `python -m wav2vec2.infer`: for example
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
 
     Args:
         model_dir: an exported SavedModel, or a converted model.
-        options: fields of `RecognitionOptions`, by the names of the flags of
-            `python -m wav2vec2.infer`: `run_eagerly=True` runs in TensorFlow itself, `batch_size`
-            sounds or chunks are run together, `beam_width=100` adds a beam search.
+        **options: see `RecognitionOptions`.
 
     Returns:
         A session with `transcribe`, for recordings of up to eight hours; close it, or use it in a
@@ -73,6 +87,15 @@ def load(model_dir: str | Path, **options) -> SpeechSession:
 
     Raises:
         tools.errors.UserError: a bad directory or option.
+
+    Example:
+        >>> import wav2vec2
+        >>> with wav2vec2.load("exports/w2v", run_eagerly=True) as model:
+        ...     heard = model.transcribe("lecture.wav", timestamps=True)
+        >>> heard.duration_seconds
+        60.0
+        >>> heard.text.split() == [word.text for word in heard.words]
+        True
     """
     return open_session(model_dir, from_keywords(RecognitionOptions, options))
 

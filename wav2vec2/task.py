@@ -12,6 +12,7 @@ import tensorflow as tf
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.recognition.task import SpeechTask
+from tools.recognition.training_data import TrainingSet
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.speech.transcripts import normalize_transcript
@@ -64,8 +65,10 @@ class Wav2Vec2Task(SpeechTask):
         model = dataclasses.replace(config.model, vocabulary_size=self.vocabulary_size)
         self.config = config = dataclasses.replace(config, model=model)
         self._ids = self._known_characters(utterances)
-        self.encode = label_lookup(self._ids)
-        self.utterances = self._learnable(utterances)
+        training_set = TrainingSet(
+            self._learnable(utterances), label_lookup(self._ids), self.prepare
+        )
+        self.train_on(training_set, config.training.seed)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(model, config.training.precision)
         if origin is not None and resumed is None:
@@ -79,7 +82,7 @@ class Wav2Vec2Task(SpeechTask):
             for name, content in files.items()
         }
         if needs_evaluation:
-            self.evaluate_splits(normalize)
+            self.evaluate_splits(self.texts, normalize)
 
     def layer_depth(self, path: str) -> int:
         """Counts the layers below a variable: features and positions 0, the blocks, the head."""

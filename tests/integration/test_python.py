@@ -3,10 +3,12 @@
 import doctest
 import json
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 import conformer
 import conformer.session
@@ -15,6 +17,7 @@ import vision
 import vision.session
 import wav2vec2
 from tests.support.errors import refused
+from tools.conversion import artifact, backends
 
 HEAVY = ("tensorflow", "keras", "sklearn")
 TRY = """
@@ -26,9 +29,19 @@ print(json.dumps([str(found), [name for name in {heavy!r} if name in sys.modules
 """
 
 
+@pytest.fixture
+def in_a_users_folder(project, tmp_path, monkeypatch):
+    """Gives the working directory the names that the examples use."""
+    (tmp_path / "conformer").symlink_to(project / "conformer")
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "tiny").symlink_to(project / "vision" / "pretrained" / "photos")
+    with Image.open(project / "vision" / "pretrained" / "photos" / "curve.png") as image:
+        image.convert("RGB").save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.mark.parametrize("module", [conformer.session, vision.session, tools.recognition.session])
-def test_the_documented_examples_hold(module, project, monkeypatch):
-    monkeypatch.chdir(project)
+def test_the_documented_examples_hold(module, in_a_users_folder):
     results = doctest.testmod(module)
     assert results.attempted >= 2
     assert results.failed == 0
@@ -76,3 +89,78 @@ def test_what_is_no_model_is_refused_before_anything_is_loaded(load, tmp_path, p
     other = "vision/pretrained/photos" if load is conformer.load else "conformer/pretrained/digits"
     with refused(match="an export of|a vision model"):
         load(project / other)
+
+
+@pytest.fixture(params=[conformer, vision, wav2vec2], ids=lambda family: family.__name__)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def described(family):
+    """What an export of a family says of itself before it is loaded."""
+    return {
+        "family": family.__name__,
+        "sample_rate_hz": 16000,
+        "min_seconds": 0.025,
+        "max_seconds": 30.0,
+        "hop_samples": 320,
+        "convert": {"serving_default": {"dim_range": {}}},
+    }
+
+
+@pytest.fixture
+def half_an_export(described, tmp_path):
+    """A SavedModel whose graph ends early and whose weights are missing."""
+    (tmp_path / "model" / "assets").mkdir(parents=True)
+    (tmp_path / "model" / "saved_model.pb").write_bytes(b"\x08\x01\x12")
+    (tmp_path / "model" / "assets" / "pipeline.json").write_text(json.dumps(described))
+    return tmp_path / "model"
+
+
+def test_a_half_written_export_is_refused(family, half_an_export, tmp_path):
+    place = tmp_path / "converted"
+    for options in ({"run_eagerly": True}, {"converted_savedmodel_dir": str(place)}):
+        with refused(f"a readable SavedModel in {half_an_export}"):
+            family.load(half_an_export, **options)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"], "nothing else is left"
+
+
+WHOLE = {
+    "format": artifact.FORMAT,
+    "request": {"precision": "fp32", "backend": "onnxruntime"},
+    "machine": platform.machine(),
+    "versions": backends.get("onnxruntime").versions(),
+    "signatures": {"serving_default": {"backend": "onnxruntime", "files": ["a.onnx"]}},
+    "files": {"a.onnx": "0123"},
+}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "message"),
+    [
+        (json.dumps(WHOLE)[:40], "a converted model with a manifest.json"),
+        ("[]", "a converted model with a manifest.json"),
+        ('{"format": 0}', f"with format {artifact.FORMAT}. Received: format 0. Convert it again."),
+        *(
+            (
+                json.dumps({name: part for name, part in WHOLE.items() if name != left_out}),
+                f"a whole manifest.json. Received: one without {left_out}. Convert it again.",
+            )
+            for left_out in list(WHOLE)[1:]
+        ),
+        (json.dumps(WHOLE), "the a.onnx that was written. Received: another one or none."),
+    ],
+)
+def test_a_half_written_artifact_is_refused(family, described, tmp_path, manifest, message):
+    (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "pipeline.json").write_text(json.dumps(described))
+    with refused(message):
+        family.load(tmp_path)
+
+
+def test_a_cache_that_cannot_be_written_is_refused(family, half_an_export, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with refused(f"room and permission to write {tmp_path / 'file'}"):
+        family.load(half_an_export)

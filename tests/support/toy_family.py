@@ -19,7 +19,7 @@ from tools.conversion.protocol import Examples
 from tools.conversion.saved_model import write_saved_model
 from tools.inference.opening import open_runner
 from tools.inference.session import Session
-from tools.training.checkpoint import RunFolders, assign
+from tools.training.checkpoint import RunFolders, restore
 from tools.training.config import OptimizerConfig, ScheduleConfig, TrainingConfig
 from tools.training.data import Epochs, row_names
 from tools.training.program import ProgramOptions, add_program_flags, run_training
@@ -155,7 +155,7 @@ def train(argv) -> int:
 
 def export_checkpoint(checkpoint, output_dir):
     model = build_model()
-    assign({v.path: v for v in model.weights}, checkpoint.weights(), str(checkpoint.path))
+    restore({v.path: v for v in model.weights}, checkpoint.weights(), str(checkpoint.path))
     spec = tf.TensorSpec([None, WIDTH], tf.float32, "points")
     function = tf.function(lambda points: {"logits": model(points)}, input_signature=[spec])
     pipeline = {"family": "toy", "convert": {"serving_default": {"dim_range": {}}}}

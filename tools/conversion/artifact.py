@@ -12,6 +12,7 @@ from tools.conversion.protocol import Function, TensorSpec
 from tools.errors import UserError
 
 FORMAT = 3
+_PARTS = {"request", "machine", "versions", "signatures", "files"}  # of a manifest
 
 
 class Artifact(NamedTuple):
@@ -40,6 +41,9 @@ def open_artifact(converted_dir: str | Path) -> Artifact:
         )
     if manifest.get("format") != FORMAT:
         raise _again(directory, f"format {FORMAT}", f"format {manifest.get('format')}")
+    missing = sorted(_PARTS - manifest.keys())
+    if missing:
+        raise _again(directory, f"a whole {MANIFEST_FILE}", f"one without {missing[0]}")
     names = {described["backend"] for described in manifest["signatures"].values()}
     opened = {name: backends.get(name) for name in names}
     here = {"machine": platform.machine()}

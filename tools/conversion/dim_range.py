@@ -82,48 +82,92 @@ def show_shape(shape: Sequence) -> str:
     return f"[{', '.join(map(str, sizes))}]"
 
 
-def check_inputs(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> None:
+def check_inputs(
+    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], *, pads: bool = False
+) -> None:
     """Compares arrays with what a model takes.
 
+    Args:
+        inputs: by name.
+        specs: of a signature.
+        pads: whether sizes below a fixed one are padded up to it.
+
     Raises:
-        UserError: a tensor is missing or unknown, of another type, or of a shape outside the range.
+        UserError: a tensor is missing, unknown, no array, of another type, or of a shape outside
+            the range, or two tensors are of different batches.
     """
-    if inputs.keys() != {spec.name for spec in specs}:
+    mapped = isinstance(inputs, Mapping)
+    if not mapped or inputs.keys() != {spec.name for spec in specs}:
         raise UserError.expected(
             f"the inputs {', '.join(spec.name for spec in specs)}",
-            ", ".join(inputs) or "none",
+            (", ".join(map(str, inputs)) or "none") if mapped else type(inputs).__name__,
             "Name every one of them",
         )
+    arrays = {name: _array(name, value) for name, value in inputs.items()}
     # The tensor of most dimensions first: its range tells most.
     for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
-        array = inputs[name]
-        fits = len(array.shape) == len(shape) and all(map(_fits, array.shape, shape))
-        if not fits:
+        array = arrays[name]
+        same_rank = array.ndim == len(shape)
+        if not same_rank or not all(map(_fits, array.shape, shape, [pads] * array.ndim)):
+            ranged = same_rank and (pads or any(isinstance(size, tuple) for size in shape))
             raise UserError.expected(
                 f"{name} of shape {show_shape(shape)}",
                 show_shape(array.shape),
-                "Convert again with a --dim_range that holds it, or change the input",
+                "Convert again with a --dim_range that holds it, or change the input"
+                if ranged
+                else "Change the input",
             )
-        if array.dtype != dtype:
+        if not _is_of(array, dtype):
             raise UserError.expected(f"{name} of type {dtype}", array.dtype, "Cast it")
+    if not _one_batch(arrays, specs):
+        shapes = ", ".join(f"{name} {show_shape(array.shape)}" for name, array in arrays.items())
+        raise UserError.expected("inputs of one batch", shapes, "Give as many rows of each")
 
 
 def fit(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
-    """Tells, faster than `check_inputs`, whether arrays are what a model takes."""
-    if len(inputs) != len(specs):
+    """Tells, faster than `check_inputs`, whether arrays are what a model takes.
+
+    False where only `check_inputs` can tell: of tensors of a framework, and of strings.
+    """
+    if not isinstance(inputs, dict) or len(inputs) != len(specs):
         return False
     for name, dtype, shape in specs:
         array = inputs.get(name)
-        if array is None or array.dtype != dtype or array.ndim != len(shape):
+        if not isinstance(array, np.ndarray) or array.ndim != len(shape):
+            return False
+        if dtype == "string" or array.dtype != dtype:
             return False
         for size, allowed in zip(array.shape, shape, strict=True):
             if not _fits(size, allowed):
                 return False
-    return True
+    return _one_batch(inputs, specs)
 
 
-def _fits(size: int, allowed: int | tuple[int, int] | None) -> bool:
-    low, high = allowed if isinstance(allowed, tuple) else (allowed, allowed)
+def _array(name: str, value: object) -> np.ndarray:
+    """An array, or a framework's tensor as one."""
+    if not hasattr(value, "__array__"):
+        raise UserError.expected(
+            f"{name} as an array", type(value).__name__, "Give an array of NumPy"
+        )
+    return np.asarray(value)
+
+
+def _is_of(array: np.ndarray, dtype: str) -> bool:
+    if dtype != "string":
+        return array.dtype.name == dtype
+    texts = array.dtype.kind == "O" and all(isinstance(x, bytes | str) for x in array.flat)
+    return texts or array.dtype.kind in "SU"
+
+
+def _one_batch(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
+    """Whether all inputs that allow the batches of the first one have as many rows as it has."""
+    allowed = [spec.shape[0] for spec in specs if spec.shape]
+    rows = {len(inputs[x.name]) for x in specs if x.shape and x.shape[0] == allowed[0]}
+    return len(rows) <= 1
+
+
+def _fits(size: int, allowed: int | tuple[int, int] | None, pads: bool = False) -> bool:
+    low, high = allowed if isinstance(allowed, tuple) else (0 if pads else allowed, allowed)
     return allowed is None or low <= size <= high
 
 
@@ -132,7 +176,7 @@ def pad_to(
 ) -> dict[str, np.ndarray]:
     """Pads arrays with zeros at their ends up to sizes that are fixed.
 
-    An array that is larger than its size is left for `check_inputs` to refuse.
+    An array that is larger than its size stays as it is, for `check_inputs` to refuse.
 
     Args:
         inputs: by name.
@@ -143,6 +187,7 @@ def pad_to(
     shapes = {spec.name: spec.shape for spec in specs}
     padded = {}
     for name, array in inputs.items():
+        array = np.asarray(array)
         missing = [
             (0, max(0, _target(size, allowed, steps) - size))
             for size, allowed in zip(array.shape, shapes.get(name, ()), strict=False)

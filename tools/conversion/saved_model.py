@@ -77,8 +77,10 @@ def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimenta
 
 
 def input_specs(function: tf.types.experimental.ConcreteFunction) -> tuple[TensorSpec, ...]:
-    """Lists the inputs of a signature by name."""
+    """Lists the inputs of a signature, of a SavedModel or before it is one, by name."""
+    by_place, by_name = function.structured_input_signature
+    specs = {spec.name: spec for spec in by_place} | by_name
     return tuple(
         TensorSpec(name, spec.dtype.name, tuple(spec.shape.as_list()))
-        for name, spec in sorted(function.structured_input_signature[1].items())
+        for name, spec in sorted(specs.items())
     )

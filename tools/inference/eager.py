@@ -5,6 +5,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tools.conversion.dim_range import check_inputs, fit
 from tools.conversion.pipeline import read_pipeline, source_files
 from tools.conversion.saved_model import input_specs, load_saved_model
 
@@ -23,6 +24,9 @@ class EagerRunner:
 
     def run(self, inputs, signature="serving_default"):
         """Runs a batch and returns the outputs by name."""
+        specs = self.signatures[signature]
+        if not fit(inputs, specs):
+            check_inputs(inputs, specs)
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         try:
             return {k: v.numpy() for k, v in self._functions[signature](**tensors).items()}

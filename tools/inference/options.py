@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, DimRanges, Quantization
@@ -19,12 +19,14 @@ class ConversionOptions:
         batch_size: inputs that are run together.
         data_dir: data set that is run; it calibrates where `calibration_data_dir` is not given.
         converted_savedmodel_dir: place of the converted model; None: a folder of the user's cache.
-        backend: runtime of the converted model, or `auto`.
-        quant_precision: fp32, fp16, bf16, int8_fp32 or int8_fp16.
+        backend: runtime of the converted model: openvino, onnxruntime or xla; auto: the best one
+            that is installed.
+        quant_precision: of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16.
         enable_dim_range: whether a range of shapes is served, or one shape, padded up to.
-        dim_range: these ranges, as `waveforms=1:8,16000:560000`.
+        dim_range: these ranges, as `waveforms=1:8,16000:560000`; None: batches up to twice
+            `batch_size`, the lengths that the model takes.
         max_seconds: of the longest sound; None: as long as the model takes.
-        calibration_data_dir: data to quantize with.
+        calibration_data_dir: data to quantize with, read as for inference.
         calibration_samples: how many of them, spread over the whole.
         quantize_algo: `linear` (extremes) or `eqnm` (least error).
         quantize_type: zero points of activations, `symm` or `asym`.
@@ -33,7 +35,7 @@ class ConversionOptions:
         max_accuracy_drop: layers go back to float until the accuracy on the calibration data has
             dropped by no more than this.
         opt_config: optional rewrites of the graph, with commas, or `none`.
-        minimum_segment_size: fewest operators worth an accelerator.
+        minimum_segment_size: fewest operators that are handed to TensorRT.
     """
 
     batch_size: int = 1
@@ -113,7 +115,8 @@ class RunnerOptions(ConversionOptions):
     """How a model is run.
 
     Attributes:
-        run_eagerly: in TensorFlow on the SavedModel; else converted.
+        run_eagerly: in TensorFlow on the SavedModel; else converted, which the first call for a
+            model does.
         visible_devices: GPUs that may be used, as `0,1`; `-1`: none; None: all.
     """
 
@@ -123,6 +126,30 @@ class RunnerOptions(ConversionOptions):
     def as_keywords(self) -> dict[str, Any]:
         """Gives the fields by name, for options of a kind that has more of them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
+
+class RunnerKeywords(TypedDict, total=False):
+    """The fields of `RunnerOptions` for type checkers: keywords of the functions that take them."""
+
+    batch_size: int
+    data_dir: str | None
+    converted_savedmodel_dir: str | None
+    backend: str
+    quant_precision: str
+    enable_dim_range: bool
+    dim_range: str | None
+    max_seconds: float | None
+    calibration_data_dir: str | None
+    calibration_samples: int
+    quantize_algo: str
+    quantize_type: str
+    quantize_granularity: str
+    keep_in_float: str
+    max_accuracy_drop: float | None
+    opt_config: str
+    minimum_segment_size: int
+    run_eagerly: bool
+    visible_devices: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,8 @@ class Runner(Protocol):
         """Runs a batch and returns the outputs by name.
 
         Raises:
-            RuntimeError: the runtime refuses the inputs.
+            UserError: the inputs are not what the signature takes.
+            RuntimeError: the runtime fails on them.
         """
 
 
@@ -63,8 +64,8 @@ class JitRunner:
         steps = self.manifest["signatures"][signature]["steps"]
         if not steps and fit(inputs, specs):  # a decoder calls this a hundred times for a batch
             return self._functions[signature](inputs)
+        check_inputs(inputs, specs, pads=True)
         padded = pad_to(inputs, specs, steps)
-        check_inputs(padded, specs)
         outputs = self._functions[signature](padded)
         name = specs[0].name
         size = len(inputs[name])

@@ -62,7 +62,12 @@ class Session:
 
         Raises:
             UserError: the session is closed, or the inputs are not what the model takes.
+            RuntimeError: the runtime fails on them.
         """
+        self.check_open()
+        if signature not in self.signatures:
+            names = ", ".join(sorted(self.signatures))
+            raise UserError.expected(f"a signature among {names}", signature, "Name one of them")
         with self._lock:
             return self._run(inputs, signature)
 

@@ -1,9 +1,11 @@
 """Sessions of recognizers: sounds of any origin to transcriptions."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Iterable, Sequence
-from typing import BinaryIO
+from itertools import islice
+from typing import BinaryIO, TypeVar, overload
 
 import numpy as np
 
@@ -11,12 +13,14 @@ from tools.errors import UserError
 from tools.inference.runner import Runner
 from tools.inference.session import Inputs, Session
 from tools.recognition.decoders import Decoder, Transcription
-from tools.speech.audio import AudioLimits, is_path, load, probe, stream
+from tools.speech.audio import AudioInfo, AudioLimits, is_path, load, probe, stream
 from tools.speech.long_audio import Window
 from tools.speech.reading import pad_waveforms
+from tools.threads import in_threads
 
 # A path, the bytes of a sound file, a binary file object, or a waveform [S] of floats in [-1, 1].
 Sound = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
+Source = TypeVar("Source", bound=Sound)
 _READ_AHEAD_BATCHES = 8
 
 
@@ -50,6 +54,20 @@ class SpeechSession(Session):
             # The model's own search was not converted; it takes what the front end takes.
             listen = self.signatures["listen"]
             self.signatures = {**self.signatures, "serving_default": listen}
+
+    @overload
+    def transcribe(
+        self, sound: Sound, *, rate_hz: int | None = None, timestamps: bool = False
+    ) -> Transcription: ...
+
+    @overload
+    def transcribe(
+        self,
+        sound: list[Source] | tuple[Source, ...],
+        *,
+        rate_hz: int | None = None,
+        timestamps: bool = False,
+    ) -> list[Transcription]: ...
 
     def transcribe(
         self,
@@ -86,13 +104,15 @@ class SpeechSession(Session):
                 "Leave timestamps out",
             )
         if not isinstance(sound, list | tuple):
-            return self._transcribe([sound], rate_hz, timestamps)[0]
+            return self._transcribe([self._load(sound, rate_hz)], timestamps)[0]
         if not sound:
             raise UserError.expected("sounds to transcribe", "an empty list", "Give at least one")
         found: list[Transcription] = []
         at_once = _READ_AHEAD_BATCHES * self.batch_size
-        for start in range(0, len(sound), at_once):
-            found += self._transcribe(sound[start : start + at_once], rate_hz, timestamps)
+        load_one = functools.partial(self._load, rate_hz=rate_hz)
+        with contextlib.closing(in_threads(load_one, sound, ahead=at_once)) as loaded:
+            while group := list(islice(loaded, at_once)):
+                found += self._transcribe(group, timestamps)
         return found
 
     def recognize(self, inputs: Inputs, with_words: bool = False) -> list[Transcription]:
@@ -132,23 +152,29 @@ class SpeechSession(Session):
         at_once = round(self.pipeline["max_seconds"] * self.limits.rate_hz)
         return self._window is not None and num_samples > at_once
 
-    def _transcribe(self, sounds, rate_hz, with_words) -> list[Transcription]:
+    def _load(self, sound: Sound, rate_hz: int | None) -> np.ndarray | AudioInfo:
+        """Gives a waveform; of a file that has to be taken in pieces, what its header says."""
+        if self._window is not None and is_path(sound):
+            info = probe(sound, self.limits)
+            if self.is_long(info.num_samples):
+                return info
+        return load(sound, self.limits, rate_hz)
+
+    def _transcribe(
+        self, loaded: Sequence[np.ndarray | AudioInfo], with_words: bool
+    ) -> list[Transcription]:
         found: dict[int, Transcription] = {}
         waveforms: dict[int, np.ndarray] = {}
-        for number, sound in enumerate(sounds):
-            if self._window is not None and is_path(sound):
-                info = probe(sound, self.limits)
-                if self.is_long(info.num_samples):
-                    with contextlib.closing(stream(sound, self.limits)) as pieces:
-                        heard = self.recognize_long(pieces, info.num_samples, with_words)
-                    found[number] = heard.lasting(info.duration_seconds)
-                    continue
-            waveform = load(sound, self.limits, rate_hz)
-            if self.is_long(len(waveform)):
-                heard = self.recognize_long([waveform], len(waveform), with_words)
-                found[number] = heard.lasting(len(waveform) / self.limits.rate_hz)
+        for number, sound in enumerate(loaded):
+            if isinstance(sound, AudioInfo):
+                with contextlib.closing(stream(sound.path, self.limits)) as pieces:
+                    heard = self.recognize_long(pieces, sound.num_samples, with_words)
+                found[number] = heard.lasting(sound.duration_seconds)
+            elif self.is_long(len(sound)):
+                heard = self.recognize_long([sound], len(sound), with_words)
+                found[number] = heard.lasting(len(sound) / self.limits.rate_hz)
             else:
-                waveforms[number] = waveform
+                waveforms[number] = sound
         order = sorted(waveforms, key=lambda number: -len(waveforms[number]))
         for start in range(0, len(order), self.batch_size):
             numbers = order[start : start + self.batch_size]
@@ -156,7 +182,7 @@ class SpeechSession(Session):
             heard = self.recognize({"waveforms": padded, "lengths": lengths}, with_words)
             for number, length, one in zip(numbers, lengths, heard, strict=True):
                 found[number] = one.lasting(int(length) / self.limits.rate_hz)
-        return [found[number] for number in range(len(sounds))]
+        return [found[number] for number in range(len(loaded))]
 
     def _run(self, inputs: Inputs, signature: str) -> dict[str, np.ndarray]:
         if signature == "serving_default":

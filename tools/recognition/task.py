@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tools.errors import UserError
-from tools.recognition.training_data import training_data
+from tools.recognition.training_data import TrainingSet, training_data
 from tools.speech.audio import AudioLimits
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Manifest, Utterance, read_librispeech
@@ -17,13 +17,15 @@ from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import Position, Shard, TrainData
 
+# Waveforms `[B, S]` and their lengths `[B]` to texts `[B]`, in the graph.
+Recognize = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+
 
 class SpeechTask:
     """The part of `tools.training.task.Task` that no family of recognizers has for itself.
 
-    A family brings `config`, `utterances` to train on, `model`, `assets`, `vocabulary_size`,
-    `layer_depth`, `loss`, `example_logits`, `texts`: waveforms `[B, S]` and lengths `[B]` to
-    texts `[B]`, and `encode` and `prepare` as `training_data` has them.
+    A family calls `train_on` and, where there is evaluation, `evaluate_splits`. It adds the rest of
+    the protocol, and for `--dry_run` `config`, `vocabulary_size` and `example_logits`.
 
     Args:
         data: the section of that name.
@@ -31,6 +33,7 @@ class SpeechTask:
         processes: rank 0 reads the corpora, the others wait for it.
 
     Attributes:
+        training_set: what `train_on` was given.
         report: lines about the data, for the log.
         skipped: what training and evaluation leave out, `REASON<TAB>DETAIL`.
         evaluators: by name.
@@ -47,22 +50,31 @@ class SpeechTask:
         limits = training_limits(self.data, self.rate_hz)
         return self._manifest(self.data.train_splits, limits, normalize).utterances
 
-    def evaluate_splits(self, normalize=normalize_transcript) -> None:
-        """Reads the evaluation splits and makes an evaluator of them."""
+    def train_on(self, training_set: TrainingSet, seed: int) -> None:
+        """Settles what `train_data` makes batches of, and the seed of their random numbers."""
+        self.training_set, self._seed = training_set, seed
+
+    def evaluate_splits(self, recognize: Recognize, normalize=normalize_transcript) -> None:
+        """Reads the evaluation splits and makes an evaluator of them.
+
+        Args:
+            recognize: the model with its search; it becomes one graph for batches of any size.
+            normalize: applied to every transcript.
+        """
         limits = evaluation_limits(self.data, self.rate_hz)
         held_out = self._manifest(self.data.eval_splits, limits, normalize).utterances
         held_out = sorted(held_out, key=lambda u: -u.num_samples)
-        self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
+        batch = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None], tf.int32)]
+        graph = tf.function(recognize, input_signature=batch, autograph=False)
+        self.evaluators["eval"] = functools.partial(self._evaluate, held_out, graph)
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
         """Gives the batches of one process."""
         return training_data(
-            self.utterances,
-            self.encode,
-            self.prepare,
+            self.training_set,
             self.data,
             rate_hz=self.rate_hz,
-            seed=self.config.training.seed,
+            seed=self._seed,
             shard=shard,
             position=position,
             num_epochs=num_epochs,
@@ -114,20 +126,13 @@ class SpeechTask:
         self.report.append(f"{', '.join(splits) or self.data.data_dir}: {manifest.summary()}")
         return manifest
 
-    @functools.cached_property
-    def recognize(self):
-        """`texts` as one graph for batches of any size."""
-        waveforms = tf.TensorSpec([None, None], tf.float32)
-        lengths = tf.TensorSpec([None], tf.int32)
-        return tf.function(self.texts, input_signature=[waveforms, lengths], autograph=False)
-
-    def _evaluate(self, utterances: Sequence[Utterance]) -> dict[str, float]:
+    def _evaluate(self, utterances: Sequence[Utterance], recognize: Recognize) -> dict[str, float]:
         """Decodes this process's share and scores the shares of all."""
         share = utterances[self.processes.rank :: self.processes.size]
         limits = evaluation_limits(self.data, self.rate_hz)
         heard = []
         for batch in read_batches(share, self.data.eval_batch_size, limits):
-            texts = self.recognize(batch.waveforms, batch.lengths).numpy()
+            texts = recognize(batch.waveforms, batch.lengths).numpy()
             rows = zip(batch.indices, batch.lengths, texts, strict=True)
             heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
         pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]

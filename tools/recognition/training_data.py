@@ -1,6 +1,7 @@
 """The training batches of a recognizer: the data plan, decoding, padding and labels."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import tensorflow as tf
@@ -13,13 +14,30 @@ from tools.speech.reading import training_limits
 from tools.training.data import Epochs, row_names
 from tools.training.task import Position, Shard, TrainData
 
+Encode = Callable[[tf.Tensor], tf.RaggedTensor]
+Prepare = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSet:
+    """What a recognizer trains on.
+
+    Attributes:
+        utterances: the whole set, the same on every process.
+        encode: transcripts `[B]` to labels `[B, (U)]`, in the graph.
+        prepare: a waveform `[S]` and two integers that seed its random numbers, to the waveform
+            `[S']` to train with and the `[N]` uniform numbers in `[0, 1)` that the model gets.
+    """
+
+    utterances: Sequence[Utterance]
+    encode: Encode
+    prepare: Prepare
+
 
 # No function of the pipeline branches in Python on a tensor, and AutoGraph would take seconds.
 @tf.autograph.experimental.do_not_convert
 def training_data(
-    utterances: Sequence[Utterance],
-    encode: Callable[[tf.Tensor], tf.RaggedTensor],
-    prepare: Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]],
+    training_set: TrainingSet,
     data: DataConfig,
     *,
     rate_hz: int,
@@ -34,10 +52,7 @@ def training_data(
     processes and after any interruption.
 
     Args:
-        utterances: the whole training set, the same on every process.
-        encode: transcripts `[B]` to labels `[B, (U)]`, in the graph.
-        prepare: a waveform `[S]` and two integers that seed its random numbers, to the waveform
-            `[S']` to train with and the `[N]` uniform numbers in `[0, 1)` that the model gets.
+        training_set: utterances, and what becomes of them.
         data: sizes and limits.
         rate_hz: sample rate of the model.
         seed: of the run.
@@ -49,6 +64,7 @@ def training_data(
         Batches of `waveforms [B,S]`, `lengths [B]`, `labels [B,U]`, `label_lengths [B]`,
         `uniforms [B,N]`, `index [B]` (-1: masked row) and `reason [B]` (why dropped).
     """
+    utterances = training_set.utterances
     num_samples = np.array([u.num_samples for u in utterances], np.int64)
 
     def make_plan(epoch: int, done) -> list[np.ndarray]:
@@ -80,7 +96,7 @@ def training_data(
 
     def prepared(row):
         random_seed = tf.stack([row["epoch_seed"], row["index"]])
-        waveform, uniforms = prepare(row["waveform"], random_seed)
+        waveform, uniforms = training_set.prepare(row["waveform"], random_seed)
         return {
             "waveforms": waveform,
             "lengths": tf.size(waveform),
@@ -92,7 +108,7 @@ def training_data(
     def labelled(batch):
         heard = batch["lengths"] > 0
         texts = tf.where(heard, tf.gather(transcripts, tf.maximum(batch["index"], 0)), "")
-        labels = encode(texts)
+        labels = training_set.encode(texts)
         lengths = tf.where(heard, tf.cast(labels.row_lengths(), tf.int32), 0)
         return {**batch, "labels": labels.to_tensor(), "label_lengths": lengths}
 

@@ -1,9 +1,7 @@
 """Utterances to padded batches of waveforms without TensorFlow, decoded by several threads."""
 
-import os
-from collections import deque
+import contextlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import NamedTuple
 
@@ -12,6 +10,7 @@ import numpy as np
 from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
+from tools.threads import in_threads
 
 MIN_PADDED_SAMPLES = 400  # one frame of every model here
 _BATCHES_AHEAD = 2
@@ -82,16 +81,11 @@ def read_batches(
         except AudioError as error:
             return np.zeros(0, np.float32), error.reason
 
-    pending: deque[Future] = deque()
-    pool = ThreadPoolExecutor(num_threads or os.cpu_count(), thread_name_prefix="decode")
-    rest = iter(utterances)
-    try:
+    ahead = _BATCHES_AHEAD * batch_size
+    decoded = in_threads(decode, utterances, ahead=ahead, num_threads=num_threads)
+    with contextlib.closing(decoded):
         for start in range(0, len(utterances), batch_size):
-            rows = min(batch_size, len(utterances) - start)
-            for utterance in islice(rest, (1 + _BATCHES_AHEAD) * batch_size - len(pending)):
-                pending.append(pool.submit(decode, utterance))
-            sounds, reasons = zip(*(pending.popleft().result() for _ in range(rows)), strict=True)
+            sounds, reasons = zip(*islice(decoded, batch_size), strict=True)
             waveforms, lengths = pad_waveforms(sounds)
-            yield Batch(list(range(start, start + rows)), waveforms, lengths, list(reasons))
-    finally:
-        pool.shutdown(cancel_futures=True)
+            indices = list(range(start, start + len(sounds)))
+            yield Batch(indices, waveforms, lengths, list(reasons))

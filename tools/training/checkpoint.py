@@ -13,10 +13,12 @@ import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tools.errors import UserError
+from tools.weights.assignment import check_tensors
 
 _PREFIX, _UNFINISHED = "step-", ".unfinished-"
 
@@ -94,48 +96,18 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
         ) from error
 
 
-def check_arrays(
-    expected: Mapping[str, tuple[int, ...]], arrays: Mapping[str, np.ndarray], what: str
-) -> None:
-    """Checks that arrays have exactly the expected names and shapes.
-
-    Args:
-        expected: shapes by name.
-        arrays: values by name.
-        what: their source, for the message.
-
-    Raises:
-        UserError: one line with the sorted difference.
-    """
-    difference = [f"missing {name}" for name in expected.keys() - arrays.keys()]
-    difference += [f"unknown {name}" for name in arrays.keys() - expected.keys()]
-    difference += [
-        f"{name} {tuple(arrays[name].shape)} for {expected[name]}"
-        for name in expected.keys() & arrays.keys()
-        if tuple(arrays[name].shape) != expected[name]
-    ]
-    if difference:
-        shown = "; ".join(sorted(difference)[:6])
-        more = f" and {len(difference) - 6} more" if len(difference) > 6 else ""
-        raise UserError.expected(
-            f"the variables of this model in {what}",
-            f"{shown}{more}",
-            "Use the configuration and vocabulary or classes it was trained with",
-        )
-
-
-def assign(variables: Mapping[str, object], arrays: Mapping[str, np.ndarray], what: str) -> None:
-    """Assigns every variable exactly once and uses every array, or raises before the first one.
+def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], source: str) -> None:
+    """Gives every variable the array of its name, or changes nothing at all.
 
     Args:
         variables: Keras or TensorFlow variables by name.
         arrays: their values by the same names, in any float type.
-        what: the source, for the message.
+        source: of the arrays, for the message.
 
     Raises:
         UserError: names or shapes differ.
     """
-    check_arrays({name: tuple(v.shape) for name, v in variables.items()}, arrays, what)
+    check_tensors({name: tuple(v.shape) for name, v in variables.items()}, arrays, source)
     for name, variable in variables.items():
         variable.assign(arrays[name].astype(np.asarray(variable).dtype))
 

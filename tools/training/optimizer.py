@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tools.training.average import WeightAverage
-from tools.training.checkpoint import check_arrays
 from tools.training.config import OptimizerConfig
+from tools.weights.assignment import check_tensors
 
 # In the name of a variable; vectors and scalars, whatever their name, are not decayed either.
 _WITHOUT_DECAY = ("bias", "embedding", "token")
@@ -176,7 +176,7 @@ class Optimizer:
         expected = {"num_updates": ()}
         for name in self._moments:
             expected |= self._expected(f"{name}/")
-        check_arrays(expected, slots, what)
+        check_tensors(expected, slots, what)
         self.read_variables()
         self._num_updates.assign(int(slots["num_updates"]))
         for name, vector in self._moments.items():
@@ -190,7 +190,7 @@ class Optimizer:
         values = {v.path: v.numpy() for v in self.statistics}
         if arrays := groups.get("average"):
             shapes = {path: tuple(average.shape) for path, average in statistics.items()}
-            check_arrays(self._expected("") | shapes, arrays, what)
+            check_tensors(self._expected("") | shapes, arrays, what)
             self._average.vector.assign(self._join(arrays, ""))
             values = arrays
         for path, average in statistics.items():

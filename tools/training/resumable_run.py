@@ -5,7 +5,7 @@ import time
 import numpy as np
 
 from tools.errors import UserError
-from tools.training.checkpoint import Checkpoint, assign
+from tools.training.checkpoint import Checkpoint, restore
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.optimizer import Optimizer
@@ -187,10 +187,10 @@ class ResumableRun:
 
     def _assign(self, checkpoint: Checkpoint) -> None:
         source = str(checkpoint.path)
-        assign(self._weights(), checkpoint.arrays("model"), source)
+        restore(self._weights(), checkpoint.arrays("model"), source)
         groups = {name: checkpoint.arrays(name) for name in ("optimizer", "average")}
         self.optimizer.load_state(groups, source)
         # A run that had no loss scale leaves this one's at its start.
         scales = checkpoint.arrays("loss_scale")
         if self.loss_scale.active and scales:
-            assign(self.loss_scale.variables, scales, source)
+            restore(self.loss_scale.variables, scales, source)

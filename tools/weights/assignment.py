@@ -1,4 +1,7 @@
-"""Strict assignment of named tensors to variables, and the way back."""
+"""Strict assignment of named tensors to variables, and the way back.
+
+`check_tensors` is the one place that decides whether tensors are those of a model.
+"""
 
 import logging
 import re
@@ -52,6 +55,11 @@ class Link(NamedTuple):
     keys: tuple[str, ...]
     layout: Layout = AS_IS
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of its tensors, by name."""
+        parts = self.layout.write(np.empty(tuple(self.variable.shape), bool))
+        return {key: part.shape for key, part in zip(self.keys, parts, strict=True)}
+
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
@@ -73,6 +81,37 @@ def rename(name: str, substitutions: Substitutions) -> str:
     for pattern, replacement in substitutions:
         name = re.sub(pattern, replacement, name)
     return name
+
+
+def check_tensors(
+    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], source: str = ""
+) -> None:
+    """Checks that tensors have exactly the names and shapes that a model needs.
+
+    Args:
+        shapes: by name.
+        tensors: arrays by name.
+        source: of the tensors, for the message.
+
+    Raises:
+        UserError: one line with what is missing, unexpected and of another shape, each sorted.
+    """
+    difference: dict[str, Iterable[str]] = {
+        "missing": shapes.keys() - tensors.keys(),
+        "unexpected": tensors.keys() - shapes.keys(),
+        "another shape": [
+            f"{name} {list(tensors[name].shape)} for {list(shape)}"
+            for name, shape in shapes.items()
+            if name in tensors and tuple(tensors[name].shape) != shape
+        ],
+    }
+    if any(difference.values()):
+        tensors_of_model = f"the {len(shapes)} tensors of this model"
+        raise UserError.expected(
+            f"{tensors_of_model} in {source}" if source else tensors_of_model,
+            "; ".join(f"{kind}: {_listed(names)}" for kind, names in difference.items() if names),
+            "Choose the architecture, vocabulary or classes that the weights were trained with",
+        )
 
 
 def assign(
@@ -98,37 +137,24 @@ def assign(
         ValueError: the links do not cover the variables, each once.
     """
     _check_cover(variables, links)
-    difference: dict[str, list[str]] = {"missing": [], "unexpected": [], "another shape": []}
-    used = Counter(key for link in links for key in link.keys)
+    used = {key for link in links for key in link.keys}
     skipped = {x for x in tensors if x not in used and re.fullmatch(ignored, x)}
-    difference["missing"] += [x for x in used if x not in tensors]
-    difference["unexpected"] += [x for x in tensors if x not in used and x not in skipped]
-    values, kept = [], []
+    shapes, taken, kept = {}, [], []
     for link in links:
-        if any(key not in tensors for key in link.keys):
-            continue
-        value = _read(link, tensors)
-        if value is not None and value.shape == tuple(link.variable.shape):
-            values.append((link.variable, value))
-        elif all(re.fullmatch(replaceable, key) for key in link.keys):
+        own = link.shapes()
+        if _differ(own, tensors) and all(re.fullmatch(replaceable, key) for key in link.keys):
             kept.append(link.variable.path)
             skipped.update(link.keys)
         else:
-            shapes = " ".join(str(list(tensors[key].shape)) for key in link.keys)
-            wanted = [list(x.shape) for x in link.layout.write(np.empty(link.variable.shape, bool))]
-            names = " + ".join(link.keys)
-            difference["another shape"].append(f"{names} {shapes} for {' '.join(map(str, wanted))}")
-    if any(difference.values()):
-        raise UserError.expected(
-            f"the {len(used)} tensors of this model",
-            "; ".join(f"{kind}: {_listed(names)}" for kind, names in difference.items() if names),
-            "Choose the architecture that the weights were trained with",
-        )
-    for variable, value in values:
-        variable.assign(value.astype(variable.dtype))
+            shapes |= own
+            taken.append(link)
+    check_tensors(shapes, {x: tensors[x] for x in tensors if x not in skipped})
+    values = [link.layout.read(*(tensors[key] for key in link.keys)) for link in taken]
+    for link, value in zip(taken, values, strict=True):
+        link.variable.assign(value.astype(link.variable.dtype))
     if kept:
         logger.info("%d variables keep their initial values: %s", len(kept), _listed(kept))
-    assigned = tuple(variable.path for variable, _ in values)
+    assigned = tuple(link.variable.path for link in taken)
     return Assignment(assigned, tuple(sorted(kept)), tuple(sorted(skipped)))
 
 
@@ -141,11 +167,11 @@ def extract(links: Sequence[Link]) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _read(link: Link, tensors: Mapping[str, np.ndarray]) -> np.ndarray | None:
-    try:
-        return link.layout.read(*(tensors[key] for key in link.keys))
-    except ValueError:  # of another rank
-        return None
+def _differ(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether tensors are all there, and one has another shape."""
+    if any(name not in tensors for name in shapes):
+        return False
+    return any(tuple(tensors[name].shape) != shape for name, shape in shapes.items())
 
 
 def _check_cover(variables: Iterable[Any], links: Sequence[Link]) -> None:
@@ -156,7 +182,7 @@ def _check_cover(variables: Iterable[Any], links: Sequence[Link]) -> None:
         raise ValueError(f"not linked once: {wrong + twice}, beside the model: {len(times)}")
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Iterable[str]) -> str:
     """The first names in order, and how many there are beyond."""
     names = sorted(names)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""

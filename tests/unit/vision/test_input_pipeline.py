@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.support.errors import refused
+from tools import threads
 from vision import input_pipeline
 from vision.classes import Classes, classes_of, read_classes, read_labelled, top_classes
 from vision.config import PreprocessingConfig
@@ -126,11 +127,11 @@ def test_leaving_early_leaves_no_readers(monkeypatch):
             super().shutdown(wait=wait)
 
     monkeypatch.setattr(input_pipeline, "read_image", read)
-    monkeypatch.setattr(input_pipeline, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", Pool)
     batches = iter(Batches(["x"] * 50, config, 2, num_threads=1))
     next(batches)
     batches.close()
-    assert not [x for x in threading.enumerate() if x.name.startswith("images")]
+    assert not [x for x in threading.enumerate() if x.name.startswith("decode")]
     assert len(started) <= 3
 
 
@@ -148,15 +149,13 @@ def test_waiting_is_the_time_until_an_image_is_there(monkeypatch):
             return np.zeros((16, 16, 3), "float32")
 
     class Pool:
-        def __init__(self, *_):
+        def __init__(self, *_, **__):
             pass
 
-        __enter__ = lambda self: self  # noqa: E731
-        __exit__ = lambda self, *_: None  # noqa: E731
         submit = lambda self, *_: Read()  # noqa: E731
         shutdown = lambda self, **_: None  # noqa: E731
 
-    monkeypatch.setattr(input_pipeline, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(threads, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr(input_pipeline.time, "perf_counter", look)
     batches = Batches(["x"] * 5, PreprocessingConfig(image_size=16), 2)
     for _ in batches:

@@ -1,12 +1,17 @@
 """Sessions of classifiers from Python: images of any origin, batches, refusals."""
 
 import io
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.errors import refused
+from vision import session as session_module
 from vision.classes import Classes
 from vision.config import PreprocessingConfig
 from vision.session import ImageSession
@@ -34,7 +39,9 @@ class Colors:
 
     def run(self, inputs, signature="serving_default"):
         self.batches.append(len(inputs["images"]))
-        return {"logits": 8 * inputs["images"].mean(axis=(1, 2))}
+        self.images = inputs["images"]  # as a runtime keeps them
+        time.sleep(0.001)  # other threads may enter
+        return {"logits": 8 * self.images.mean(axis=(1, 2))}
 
 
 @pytest.fixture
@@ -79,6 +86,21 @@ def test_a_list_is_run_in_batches_and_keeps_its_order(session, runner):
     assert runner.batches == [2, 2, 1]
 
 
+def test_a_list_is_read_by_threads(session, monkeypatch):
+    both, readers, real = threading.Barrier(2, timeout=60), set(), session_module.read_image
+
+    def read_image(source, preprocessing):
+        readers.add(threading.current_thread())
+        both.wait()  # goes on only where two are at work
+        return real(source, preprocessing)
+
+    monkeypatch.setattr(session_module, "read_image", read_image)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    images = [picture(255, 0, 0), png(picture(0, 0, 255))] * 3
+    assert [best[0].name for best in session.classify(images)] == ["red", "blue"] * 3
+    assert len(readers) == 2 and threading.main_thread() not in readers
+
+
 @pytest.mark.parametrize(
     ("image", "options", "message"),
     [
@@ -88,6 +110,7 @@ def test_a_list_is_run_in_batches_and_keeps_its_order(session, runner):
         (np.zeros((4, 4), "uint8"), {}, "expected uint8 [H, W, 3]"),
         (np.zeros((4, 4, 3)), {}, "received float64"),
         ([picture(1, 2, 3), np.zeros((0, 4, 3), "uint8")], {}, "received uint8 [0, 4, 3]"),
+        (["nowhere.png", b"no image", "gone.png"], {}, "nowhere.png: no such file"),
         (picture(1, 2, 3), {"top_k": 0}, "top_k >= 1"),
     ],
 )
@@ -95,6 +118,18 @@ def test_bad_images_are_refused_and_the_session_still_works(session, image, opti
     with refused(message):
         session.classify(image, **options)
     assert session.classify(picture(255, 0, 0))[0].name == "red"
+
+
+def test_threads_share_a_session(session):
+    def work(number):
+        image = np.zeros((12, 16, 3), "uint8")
+        image[..., number % 3] = 255
+        return session.classify([image] * 3)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(40)))
+    for number, images in enumerate(found):
+        assert [[one.name for one in best] for best in images] == [[NAMES[number % 3]]] * 3
 
 
 def test_a_closed_session_says_so(session):

@@ -1,5 +1,6 @@
 """Recognition with a model of random weights: files good and bad, folders, corpora, chunks."""
 
+import doctest
 import functools
 import itertools
 import json
@@ -10,6 +11,7 @@ import soundfile
 
 import conformer.infer
 import wav2vec2.infer
+import wav2vec2.session
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.config.making_options import from_flags
@@ -161,6 +163,16 @@ def test_words_with_their_times(main, folders, corpus, tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == words
     told = report.with_suffix(".words.tsv").read_text().splitlines()
     assert told == ["PATH\tSTART\tEND\tWORD", *(f"{path}\t{row}" for row in words)]
+
+
+def test_the_documented_example_holds(model_dir, tmp_path, monkeypatch):
+    (tmp_path / "exports").mkdir()
+    (tmp_path / "exports" / "w2v").symlink_to(model_dir)
+    soundfile.write(tmp_path / "lecture.wav", noise(60), RATE_HZ)
+    monkeypatch.chdir(tmp_path)
+    results = doctest.testmod(wav2vec2.session)
+    assert results.attempted >= 4
+    assert results.failed == 0
 
 
 class Echo:

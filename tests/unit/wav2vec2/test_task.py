@@ -256,10 +256,10 @@ def test_transcripts_too_long_for_their_sound_are_left_out_and_said(make_task, c
     transcript = next(corpus.rglob("*.txt"))
     lines = transcript.read_text()
     transcript.write_text(lines.replace("ABBA", "ABACADABACADABACADAB"))
-    assert len(make_task().utterances) == 4
+    assert len(make_task().training_set.utterances) == 4
     transcript.write_text(lines.replace("ABBA", "AABCADABACADABACADAB"))
     task = make_task()
-    assert len(task.utterances) == 3
+    assert len(task.training_set.utterances) == 3
     assert "1 skipped: too_few_frames" in task.report
     assert any(x.startswith("too_few_frames\t") and "21 of at most 20" in x for x in task.skipped)
 
@@ -419,9 +419,9 @@ def test_another_vocabulary_of_the_same_size_gets_a_new_head_too(
 
 def test_transcripts_with_more_labels_than_allowed_are_left_out(make_task):
     task = make_task(data__max_labels="7")
-    assert [u.transcript for u in task.utterances] == ["ABBA", "BAD CAB", "FEE"]
+    assert [u.transcript for u in task.training_set.utterances] == ["ABBA", "BAD CAB", "FEE"]
     assert any("8 of at most 7" in line for line in task.skipped)
-    assert len(make_task(data__max_labels="8").utterances) == 4
+    assert len(make_task(data__max_labels="8").training_set.utterances) == 4
 
 
 def test_letters_beyond_the_vocabulary_are_told_or_refused(make_task, corpus, folders):
@@ -446,7 +446,7 @@ def test_transcripts_take_the_case_of_the_vocabulary(make_task, folders, tmp_pat
     lower = type(vocabulary)([x.lower() for x in vocabulary.tokens])
     wav2vec2.vocabulary.save_vocabulary(lower, tmp_path)
     task = make_task(folders / "group", vocabulary__folder=str(tmp_path))
-    assert [u.transcript for u in task.utterances] == [x.lower() for x in WORDS]
+    assert [u.transcript for u in task.training_set.utterances] == [x.lower() for x in WORDS]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Sessions of recognizers on a stand-in for a model: sounds of any origin, batches, threads."""
 
 import io
+import itertools
+import os
 import threading
 import time
 
@@ -10,6 +12,7 @@ import pytest
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
 from tools.errors import UserError
+from tools.recognition import session as session_module
 from tools.recognition.decoders import CtcDecoder, TransducerDecoder
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
@@ -76,11 +79,23 @@ def runner():
     return Spelling()
 
 
+LIMITS = AudioLimits(rate_hz=RATE_HZ, min_seconds=0.02, max_seconds=30.0)
+
+
 @pytest.fixture
 def session(runner):
-    limits = AudioLimits(rate_hz=RATE_HZ, min_seconds=0.02, max_seconds=30.0)
     window = Window.of_seconds(0.6, 0.2, HOP, RATE_HZ)
-    return SpeechSession(runner, CtcDecoder(PIPELINE), limits, batch_size=2, window=window)
+    return SpeechSession(runner, CtcDecoder(PIPELINE), LIMITS, batch_size=2, window=window)
+
+
+@pytest.fixture(params=["ctc", "transducer"])
+def either(request, session):
+    """A session of each kind of recognizer."""
+    if request.param == "ctc":
+        return session
+    runner = Pieces()
+    decoder = TransducerDecoder(runner.pipeline, in_graph=False)
+    return SpeechSession(runner, decoder, LIMITS, batch_size=2)
 
 
 def test_a_sound_is_the_same_whatever_it_comes_in(session, tmp_path):
@@ -125,6 +140,27 @@ def test_a_list_is_run_in_batches_by_length_and_keeps_its_order(session, runner,
     assert runner.batches == samples
 
 
+def test_a_list_is_decoded_by_threads_and_open_files_are_read_by_the_caller(session, monkeypatch):
+    """Files may share a handle, as those of an archive do."""
+    both, places, real = threading.Barrier(2, timeout=60), {}, session_module.load
+
+    def load(sound, limits, rate_hz):
+        is_open = hasattr(sound, "read")
+        places.setdefault(is_open, set()).add(threading.current_thread())
+        if not is_open:
+            both.wait()  # goes on only where two are at work
+        return real(sound, limits, rate_hz)
+
+    monkeypatch.setattr(session_module, "load", load)
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    texts = "ABCDEFGHABCD"
+    forms = itertools.cycle([io.BytesIO, bytes, lambda data: data])
+    sounds = [form(wav_bytes(sound_of(text))) for form, text in zip(forms, texts, strict=False)]
+    assert [one.text for one in session.transcribe(sounds)] == list(texts)
+    assert places[True] == {threading.main_thread()}
+    assert len(places[False]) == 2 and threading.main_thread() not in places[False]
+
+
 def test_long_recordings_are_taken_in_chunks(session, runner, tmp_path):
     text = "ABCDEFGH" * 6
     sound = sound_of(text)  # 2.9 s, the model takes one
@@ -167,6 +203,8 @@ def test_without_a_window_long_recordings_are_refused(runner):
         (np.zeros(0), RATE_HZ, "at least 0.02 s"),
         ("nowhere.wav", None, "no such file"),
         ([sound_of("A"), "nowhere.wav"], RATE_HZ, "nowhere.wav: no such file"),
+        (["nowhere.wav", closed(), np.zeros(10)], None, "nowhere.wav: no such file"),
+        ([closed(), "nowhere.wav", np.zeros(10)], None, "Open it as rb"),
         (b"", None, "0 bytes"),
         (b"no sound at all", None, "the bytes: not FLAC"),
         (np.full(8000, 1e300), RATE_HZ, "finite samples"),
@@ -178,24 +216,24 @@ def test_without_a_window_long_recordings_are_refused(runner):
         ([[0.1, 0.2]], RATE_HZ, "a path, bytes, a binary file or an array"),
     ],
 )
-def test_bad_sounds_are_refused_and_the_session_still_works(session, sound, rate_hz, message):
+def test_bad_sounds_are_refused_and_the_session_still_works(either, sound, rate_hz, message):
     with refused(message):
-        session.transcribe(sound, rate_hz=rate_hz)
-    assert session.transcribe(sound_of("BA"), rate_hz=RATE_HZ).text == "BA"
+        either.transcribe(sound, rate_hz=rate_hz)
+    assert either.transcribe(sound_of("BA", 1), rate_hz=RATE_HZ).text == "BA"
 
 
-def test_a_closed_session_says_so(session):
-    with session as opened:
-        assert opened.transcribe(sound_of("A"), rate_hz=RATE_HZ).text == "A"
+def test_a_closed_session_says_so(either):
+    with either as opened:
+        assert opened.transcribe(sound_of("AB", 1), rate_hz=RATE_HZ).text == "AB"
     for call in (
-        lambda: session.transcribe("nowhere.wav"),
-        lambda: session.transcribe([]),
-        lambda: session.run({}),
-        lambda: session.runner,
+        lambda: either.transcribe("nowhere.wav"),
+        lambda: either.transcribe([]),
+        lambda: either.run({}),
+        lambda: either.runner,
     ):
         with refused("Received: a closed one"):
             call()
-    session.close()  # once more
+    either.close()  # once more
 
 
 def test_threads_share_a_session(session, runner):

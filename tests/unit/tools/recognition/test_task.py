@@ -53,7 +53,7 @@ def evaluated(task, processes=None):
 
 def test_each_rank_recognizes_its_share_and_scores_those_of_all(data, toy_task):
     task = toy_task(data, SingleProcess())
-    task.evaluate_splits()
+    task.evaluate_splits(task.texts)
     whole = evaluated(task)
     # One insertion is missing and one word is wrong, of seven.
     assert whole == {"wer": 2 / 7, "cer": 5 / 28, "num_utterances": 6}
@@ -69,7 +69,7 @@ def test_each_rank_recognizes_its_share_and_scores_those_of_all(data, toy_task):
 
 def test_a_rank_without_a_share_takes_part(data, toy_task):
     task = toy_task(data, SingleProcess())
-    task.evaluate_splits()
+    task.evaluate_splits(task.texts)
     assert evaluated(task, Rank(7, 8, others=[[("A", "A")]])) == {
         "wer": 0.0, "cer": 0.0, "num_utterances": 1,
     }  # fmt: skip
@@ -77,25 +77,24 @@ def test_a_rank_without_a_share_takes_part(data, toy_task):
 
 def test_sounds_that_got_lost_are_not_scored(data, toy_task, tmp_path):
     task = toy_task(data, SingleProcess())
-    task.evaluate_splits()
+    task.evaluate_splits(task.texts)
     next(tmp_path.glob("dev/*/*/*0002.flac")).unlink()  # the one that is wrong
     assert evaluated(task) == {"wer": 1 / 6, "cer": 4 / 24, "num_utterances": 5}
 
 
 def test_one_graph_recognizes_batches_of_any_size(data, toy_task):
     task = toy_task(data, SingleProcess())
-    for rows, samples in ((1, 400), (3, 800)):
-        lengths = np.arange(rows, dtype=np.int32)
-        texts = task.recognize(np.zeros((rows, samples), np.float32), lengths)
-        assert texts.numpy().tolist() == [str(n).encode() for n in range(rows)]
-    assert task.recognize.experimental_get_tracing_count() == 1
+    task.evaluate_splits(task.texts)
+    for processes in (SingleProcess(), Rank(0, 5), Rank(1, 5)):  # batches of two rows and of one
+        evaluated(task, processes)
+    assert task.graphs == 1
 
 
 def test_limits_of_training_and_evaluation_are_kept_apart(data, toy_task):
     limits = {"max_seconds": 0.2, "max_eval_seconds": 0.5, "min_seconds": 0.17}
     task = toy_task(dataclasses.replace(data, **limits), SingleProcess())
-    assert [u.num_samples for u in task.utterances] == [3000]
-    task.evaluate_splits()
+    assert [u.num_samples for u in task.training_set.utterances] == [3000]
+    task.evaluate_splits(task.texts)
     assert evaluated(task)["num_utterances"] == 5
     reasons = [line.split("\t")[0] for line in task.skipped]
     assert sorted(reasons) == ["too_long", "too_long", "too_long", "too_short"]
@@ -109,7 +108,7 @@ def test_transcripts_are_written_as_the_recognizer_writes(data, toy_task):
     task = toy_task(data, SingleProcess())
     lower = task.read_training_set(normalize=str.lower)
     assert sorted(u.transcript for u in lower) == sorted(t.lower() for t in TRAINING.values())
-    task.evaluate_splits(normalize=lambda text: text.removesuffix(" AND"))
+    task.evaluate_splits(task.texts, normalize=lambda text: text.removesuffix(" AND"))
     assert evaluated(task)["wer"] == 1 / 6
 
 
@@ -119,7 +118,7 @@ def test_training_batches_are_of_the_runs_seed_and_the_ranks_share(data, toy_tas
         seen = []
         for batch in task.train_data(Shard(rank, size, 1), Position(), 2).dataset:
             (index,), (ids,) = batch["index"].numpy().tolist(), batch["labels"].numpy().tolist()
-            assert "".join(map(chr, ids)) == task.utterances[index].transcript
+            assert "".join(map(chr, ids)) == task.training_set.utterances[index].transcript
             seen.append(index)
         return seen
 
@@ -129,12 +128,13 @@ def test_training_batches_are_of_the_runs_seed_and_the_ranks_share(data, toy_tas
 
 def test_what_has_too_many_labels_is_left_out_and_listed(data, toy_task):
     task = toy_task(dataclasses.replace(data, max_labels=7), SingleProcess())
-    counts = np.array([len(u.transcript) for u in task.utterances])
-    kept = task.keep_fitting(task.utterances, counts, np.array([2, 1, 4, 3.0]), "too_dense")
+    utterances = task.training_set.utterances
+    counts = np.array([len(u.transcript) for u in utterances])
+    kept = task.keep_fitting(utterances, counts, np.array([2, 1, 4, 3.0]), "too_dense")
     # Exactly as many as the limit fit.
     assert [u.transcript for u in kept] == ["AB", "A", "ABC"]
     assert task.report[-1] == "1 skipped: too_dense"
-    path = task.utterances[2].path
+    path = utterances[2].path
     assert task.skipped == [f"too_dense\t{path}: 5 of at most 4"]
     assert task.keep_fitting(kept, np.array([2, 1, 3]), np.array([9, 9, 9])) == kept
     assert len(task.report) == 2
@@ -160,20 +160,21 @@ class Told(SingleProcess):
 def test_rank_0_alone_reads_the_corpus(data, toy_task, tmp_path):
     told = []
     first = toy_task(data, Told(0, told))
-    first.evaluate_splits()
+    first.evaluate_splits(first.texts)
     assert len(told) == 2
     elsewhere = dataclasses.replace(data, data_dir=str(tmp_path / "nowhere"))
     other = toy_task(elsewhere, Told(1, told))
-    other.evaluate_splits()
-    assert other.utterances == first.utterances
+    other.evaluate_splits(other.texts)
+    assert other.training_set.utterances == first.training_set.utterances
     assert (other.report, other.skipped) == (first.report, first.skipped)
     assert not told
 
 
 def test_the_rate_is_the_models(data, toy_task):
     task = toy_task(data, SingleProcess(), rate_hz=RATE_HZ // 2)
-    assert sorted(u.num_samples for u in task.utterances) == sorted(n // 2 for n in TRAINING)
-    task.evaluate_splits()
+    samples = [u.num_samples for u in task.training_set.utterances]
+    assert sorted(samples) == sorted(n // 2 for n in TRAINING)
+    task.evaluate_splits(task.texts)
     assert evaluated(task)["num_utterances"] == 6
     heard = Rank(0, 1)
     evaluated(task, heard)

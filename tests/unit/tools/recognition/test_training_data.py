@@ -13,7 +13,7 @@ import soundfile
 from conformer.config import DataConfig, WaveformAugmentConfig
 from conformer.input_pipeline import prepare
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
-from tools.recognition.training_data import training_data
+from tools.recognition.training_data import TrainingSet, training_data
 from tools.speech.audio import probe, read
 from tools.speech.corpus import Utterance
 from tools.speech.reading import evaluation_limits, read_batches
@@ -75,10 +75,9 @@ def make_data(
 ):  # fmt: skip
     augment = augment or WaveformAugmentConfig()
     tokenizer = tokenizer or CharacterTokenizer.from_transcripts(WORDS)
+    prepared = functools.partial(prepare, augment=augment, num_uniforms=6)
     return training_data(
-        utterances,
-        tokenizer.encode_in_graph,
-        functools.partial(prepare, augment=augment, num_uniforms=6),
+        TrainingSet(utterances, tokenizer.encode_in_graph, prepared),
         DATA,
         rate_hz=RATE_HZ,
         seed=seed,

@@ -88,9 +88,19 @@ def test_one_sorted_difference_and_nothing_changed():
         assign(variables, links, tensors, ignored="zz")
     assert str(caught.value) == (
         "Expected the 4 tensors of this model. Received: missing: c, d; unexpected: y, z; "
-        "another shape: b [3] for [2]. Choose the architecture that the weights were trained with."
+        "another shape: b [3] for [2]. Choose the architecture, vocabulary or classes that the "
+        "weights were trained with."
     )
     assert not any(np.any(v.value) for v in variables)
+
+
+def test_each_of_several_tensors_has_its_own_shape():
+    """Parts that only together have the size of the variable are refused."""
+    variable = Variable("attention", 4, 6)
+    links = [Link(variable, ("q", "k", "v"), three_in_one())]
+    tensors = {"q": np.ones((3, 4)), "k": np.ones((1, 4)), "v": np.ones((2, 4))}
+    with refused("another shape: k [1, 4] for [2, 4], q [3, 4] for [2, 4]."):
+        assign([variable], links, tensors)
 
 
 def test_patterns_are_of_whole_names():
