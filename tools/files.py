@@ -1,7 +1,9 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
+
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -132,16 +136,78 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
-    """Waits for a lock file and gives its descriptor; the lock ends when that is closed."""
+@contextlib.contextmanager
+def alone_in(folder: Path, new: bool = False) -> Iterator[None]:
+    """Holds a folder while the block runs: another process that wants to hold it is refused.
+
+    The lock is the kernel's, on a hidden file in the folder: it ends with the process, however that
+    ends. A folder that is made here is removed again where the block leaves nothing in it.
+
+    Args:
+        folder: made where it does not exist.
+        new: whether it must not exist.
+
+    Raises:
+        FileExistsError: it exists, and must not.
+        UserError: another process holds it, or it cannot be written.
+    """
+    lock = folder / ".lock"
+    makes = new or not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=not new)
+        descriptor = _lock(lock, wait=False)
+    except BlockingIOError:
+        raise UserError.expected(
+            "a folder that no other process writes",
+            f"{folder}, which is in use",
+            "Wait until that process has ended, or name another folder",
+        ) from None
+    except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
+        raise UserError.expected(
+            "room and permission for a folder", f"{folder}: {error.strerror}", "Name another"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
+            if makes:
+                folder.rmdir()  # nothing but an empty one
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone_in_new(name: str, *roots: Path) -> Iterator[list[Path]]:
+    """Makes a new folder in each of some roots, and holds them; see `alone_in`.
+
+    Args:
+        name: of the folders; where one of them exists already, all get a number behind it.
+        roots: made where they do not exist.
+    """
+    with contextlib.ExitStack() as held:
+        for number in itertools.count(1):
+            places = [root / (f"{name}-{number}" if number > 1 else name) for root in roots]
+            try:
+                for place in places:
+                    held.enter_context(alone_in(place, new=True))
+                break
+            except FileExistsError:
+                held.close()
+        yield places
+
+
+def _lock(path: Path, wait: bool = True) -> int:
+    """Locks a file and gives its descriptor; the lock ends when that is closed.
+
+    Raises:
+        BlockingIOError: another process holds it, and this one does not wait.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that holds {path}", file=sys.stderr)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock_descriptor(descriptor, path, wait)
             with contextlib.suppress(FileNotFoundError):
                 # Its last holder removes the file: who comes later has locked another one.
                 if os.path.samestat(os.stat(path), os.fstat(descriptor)):
@@ -150,6 +216,25 @@ def _lock(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _lock_descriptor(descriptor: int, path: Path, wait: bool) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            print(f"waiting for another process that holds {path}", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        print(
+            f"the file system of {path.parent} has no locks ({error.strerror}): "
+            "let no other process write there",
+            file=sys.stderr,
+        )
 
 
 def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool:

@@ -1,5 +1,6 @@
 """Trains a vision Conformer: `horovodrun -np N python vision/train.py --data_url ...`."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -7,7 +8,8 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +21,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import alone_in_new, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
@@ -74,31 +76,27 @@ def resolve_config(options: ConfigOptions) -> VisionConfig:
     return config
 
 
-def run_folders(config: VisionConfig, processes: Processes) -> RunFolders:
-    """Names the three folders of the run, the same on every process; none may exist."""
+@contextlib.contextmanager
+def run_folders(config: VisionConfig) -> Iterator[RunFolders]:
+    """Makes the three folders of the run, of one name that none has yet, and holds them."""
     name = f"{time.strftime('%y-%m-%d_%H%M%S')}_{full_name(config.model.arch)}_0"
     if config.run.model_postfix not in ("", "0"):
         name += f"_{config.run.model_postfix}"
-    run, roots = config.run, PROJECT / "runs"
+    run, default = config.run, PROJECT / "runs"
     places = {
         "summaries": run.summary_root_dir,
         "checkpoints": run.ckpt_root_dir,
         "best_checkpoints": run.best_ckpt_root_dir,
     }
-    paths = [Path(root or roots / kind).absolute() / name for kind, root in places.items()]
-    paths = processes.broadcast_object(paths)
-    if len(set(paths)) < len(paths):
+    roots = [Path(root or default / kind).absolute() for kind, root in places.items()]
+    if len(set(roots)) < len(roots):
         raise UserError.expected(
             "three different folders as summary_root_dir, ckpt_root_dir and best_ckpt_root_dir",
-            ", ".join(str(path.parent) for path in paths),
+            ", ".join(map(str, roots)),
             "Name three",
         )
-    for path in paths:
-        if path.exists():
-            raise UserError.expected(
-                "a folder that does not exist yet", path, "Wait a second, or set --model_postfix"
-            )
-    return RunFolders(*paths)
+    with alone_in_new(name, *roots) as made:
+        yield RunFolders(*made)
 
 
 def prepare_folders(
@@ -115,17 +113,6 @@ def prepare_folders(
         "cmd.txt": shlex.join(["python", "vision/train.py", *argv]) + "\n",
         "versions.json": json.dumps(provenance(), indent=1),
     }
-    made: list[Path] = []
-    for folder in dataclasses.astuple(folders):
-        try:
-            folder.mkdir(parents=True)
-            made.append(folder)
-        except OSError as error:
-            for empty in made:
-                empty.rmdir()
-            raise UserError.expected(
-                "room and permission for a new folder", f"{folder}: {error.strerror}", "Correct it"
-            ) from error
     for file_name, text in files.items():
         write_text(folders.best_checkpoints / file_name, text)
 
@@ -188,9 +175,9 @@ class VisionRun:
         if processes.local_size == 1 and self._config.run.device_id:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(self._config.run.device_id))
 
-    def folders(self, processes: Processes) -> RunFolders:
-        """Names the three folders of the run."""
-        return run_folders(self._config, processes)
+    def folders(self) -> AbstractContextManager[RunFolders]:
+        """Takes the three folders of the run."""
+        return run_folders(self._config)
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues, by the config."""
@@ -208,7 +195,7 @@ class VisionRun:
         return describe(task, self._config, processes)
 
     def prepare(self, folders: RunFolders, task: VisionTask) -> None:
-        """Makes the folders and writes what the run is made with."""
+        """Writes what the run is made with."""
         prepare_folders(folders, self._config, self._source, self._argv)
 
     def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:

@@ -4,6 +4,7 @@ It trains, exports, converts and is opened as a session with nothing but what `t
 every family. Points are of class 1 where their sum is positive.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -123,8 +124,8 @@ class ToyRun:
     def check(self, processes):
         pass
 
-    def folders(self, processes):
-        return RunFolders.inside(self.directory)
+    def folders(self):
+        return contextlib.nullcontext(RunFolders.inside(self.directory))
 
     def resumed(self, folders):
         return None

@@ -1,10 +1,11 @@
 """The body of the speech families' training programs."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import write_text
+from tools.files import alone_in, alone_in_new, write_text
 from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
@@ -150,22 +151,33 @@ class SpeechRun:
     def check(self, processes: Processes) -> None:
         """Accepts any number of processes."""
 
-    def folders(self, processes: Processes) -> RunFolders:
-        """Settles on the run directory, the same on every process."""
+    @contextlib.contextmanager
+    def folders(self) -> Iterator[RunFolders]:
+        """Takes the run directory."""
         options = self._options
-        name = f"{Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        chosen = options.output_dir or str(PROJECT / "runs" / name)
-        directory = Path(processes.broadcast_object(chosen)).resolve()
-        has_checkpoints = any(directory.glob("checkpoints/step-*"))
-        if has_checkpoints and not options.resume:
-            raise UserError.expected(
-                "an --output_dir without checkpoints", directory, "Add --resume or choose another"
-            )
-        if options.resume and not has_checkpoints:
-            raise UserError.expected(
-                "an --output_dir with checkpoints to --resume", directory, "Leave --resume out"
-            )
-        return RunFolders.inside(directory)
+        if not options.output_dir:
+            if options.resume:
+                raise UserError.expected("an --output_dir to --resume", "none", "Add it")
+            name = f"{Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+            with alone_in_new(name, PROJECT / "runs") as [directory]:
+                yield RunFolders.inside(directory)
+            return
+        directory = Path(options.output_dir).resolve()
+        with alone_in(directory):
+            has_checkpoints = any(directory.glob("checkpoints/step-*"))
+            if has_checkpoints and not options.resume:
+                raise UserError.expected(
+                    "an --output_dir without checkpoints",
+                    directory,
+                    "Add --resume or choose another",
+                )
+            if options.resume and not has_checkpoints:
+                raise UserError.expected(
+                    "an --output_dir with checkpoints to --resume",
+                    directory,
+                    "Leave --resume out",
+                )
+            yield RunFolders.inside(directory)
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues."""

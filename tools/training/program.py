@@ -5,10 +5,12 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import keras
 import tensorflow as tf
 
 from tools.config.command_line import CommandLine
@@ -70,8 +72,8 @@ class TrainingRun(Protocol):
     def check(self, processes: Processes) -> None:
         """Refuses a number of processes that the config does not fit."""
 
-    def folders(self, processes: Processes) -> RunFolders:
-        """Settles on the folders of the run, the same on every process; makes none."""
+    def folders(self) -> AbstractContextManager[RunFolders]:
+        """Takes the folders of the run for rank 0 alone, until the block has ended."""
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues; without `folders` nothing will be written."""
@@ -104,16 +106,29 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     _log_to_terminal(processes)
     # Before ranks talk to each other, which starts TensorFlow.
     logging.info(distributed.claim_devices(processes, options.use_gpu))
-    folders = None if options.dry_run else run.folders(processes)
+    with contextlib.ExitStack() as held:
+        folders = None
+        if not options.dry_run:
+            folders = from_first_rank(processes, lambda: held.enter_context(run.folders()))
+        results = _train_in(run, options, processes, folders)
+    if folders is not None and processes.rank == 0:
+        print(json.dumps(results))
+    return 0
+
+
+def _train_in(
+    run: TrainingRun, options: ProgramOptions, processes: Processes, folders: RunFolders | None
+) -> dict[str, float]:
+    """Makes the task and trains it; without folders it tells about it in place of that."""
     resumed = run.resumed(folders)
     if run.training.deterministic:
-        tf.keras.utils.set_random_seed(run.training.seed)
+        keras.utils.set_random_seed(run.training.seed)
         tf.config.experimental.enable_op_determinism()
     task = run.make_task(processes, resumed, not options.skip_eval)
     if folders is None:
         if processes.rank == 0:
             print(run.describe(task, processes))
-        return 0
+        return {}
     from_first_rank(processes, lambda: run.prepare(folders, task))
     loop_options = LoopOptions(
         resumed=resumed,
@@ -126,10 +141,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     with log_to_file(run.log_file(folders, processes), processes), _eager(run.run_eagerly):
         places = dict.fromkeys((folders.records, folders.checkpoints, folders.best_checkpoints))
         logging.info("run directory: %s", ", ".join(map(str, places)))
-        results = train(task, run.training, processes, folders, options=loop_options)
-    if processes.rank == 0:
-        print(json.dumps(results))
-    return 0
+        return train(task, run.training, processes, folders, options=loop_options)
 
 
 def _log_to_terminal(processes: Processes) -> None:

@@ -1,10 +1,12 @@
 """The training program of recognizers: what its flags become, and what it writes before a step."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import re
 
+import keras
 import pytest
 import tensorflow as tf
 
@@ -134,7 +136,7 @@ def test_a_deterministic_run_asks_tensorflow_for_it(program, corpus, tmp_path, m
     monkeypatch.setattr(
         tf.config.experimental, "enable_op_determinism", lambda: asked.append("operations")
     )
-    monkeypatch.setattr(tf.keras.utils, "set_random_seed", asked.append)
+    monkeypatch.setattr(keras.utils, "set_random_seed", asked.append)
     arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}"]
     program.main(arguments)
     assert asked == []
@@ -169,40 +171,53 @@ def test_a_run_tells_what_it_is_made_with_before_its_first_step(program, corpus,
     assert "tensorflow" in json.dumps(versions)
 
 
-def directory_of(program, *given, processes=None):
-    """The run directory that a command line settles on."""
+@contextlib.contextmanager
+def directory_of(program, *given):
+    """The run directory that a command line takes."""
     options = from_flags(RunOptions, program.command_line().parse(given)[0])
     config = Config(DataConfig("", ("train",)), TrainingConfig())
-    return SpeechRun(program, config, options).folders(processes or SingleProcess()).records
+    with SpeechRun(program, config, options).folders() as folders:
+        yield folders.records
 
 
 def test_run_directories_with_and_without_checkpoints(program, tmp_path):
     program, _ = program
-    config = "--config=configs/digits.yml"
     output = f"--output_dir={tmp_path}"
-    assert directory_of(program, config, output) == tmp_path.resolve()
-    with refused("with checkpoints to --resume"):
-        directory_of(program, config, output, "--resume")
+    with directory_of(program, output) as found:
+        assert found == tmp_path.resolve()
+    with refused("with checkpoints to --resume"), directory_of(program, output, "--resume"):
+        pass
     (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
-    with refused("without checkpoints"):
-        directory_of(program, config, output)
-    found = directory_of(program, config, output, "--resume")
-    assert found == tmp_path.resolve()
-    found = directory_of(program, config)
-    assert re.fullmatch(r".*/runs/digits-\d{8}-\d{6}", str(found))
+    with refused("without checkpoints"), directory_of(program, output):
+        pass
+    with directory_of(program, output, "--resume") as found:
+        assert found == tmp_path.resolve()
 
 
-def test_every_rank_takes_the_directory_of_rank_0(program, tmp_path):
+def test_runs_of_one_second_have_directories_of_their_own(program, tmp_path, monkeypatch):
     program, _ = program
+    monkeypatch.setattr(training, "PROJECT", tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "20260131-235959")
+    config = "--config=configs/digits.yml"
+    with directory_of(program, config) as first, directory_of(program, config) as second:
+        assert first == tmp_path / "runs" / "digits-20260131-235959"
+        assert second == tmp_path / "runs" / "digits-20260131-235959-2"
+        (first / "config.yml").touch()
+    assert list((tmp_path / "runs").iterdir()) == [first], "what was left empty is removed"
+    with refused("an --output_dir to --resume"), directory_of(program, "--resume"):
+        pass
 
-    class Rank1(SingleProcess):
-        rank, size = 1, 2
 
-        def broadcast_object(self, value):
-            return str(tmp_path / "told")
-
-    found = directory_of(program, "--config=a.yml", "--output_dir=own", processes=Rank1())
-    assert found == (tmp_path / "told").resolve()
+def test_a_run_directory_in_use_is_refused_whatever_is_in_it(program, tmp_path):
+    program, _ = program
+    output = f"--output_dir={tmp_path}"
+    with directory_of(program, output):
+        with refused("in use"), directory_of(program, output):
+            pass
+        (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
+        for more in ([], ["--resume"]):
+            with refused("in use"), directory_of(program, output, *more):
+                pass
 
 
 def test_a_resumed_run_continues_from_its_last_checkpoint(program, corpus, tmp_path, monkeypatch):
@@ -242,7 +257,8 @@ def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, ca
 def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkeypatch):
     program, calls = program
     manifest = read_librispeech(corpus, ("train",))
-    told = iter([str(tmp_path / "run"), (manifest, None), (None, None)])
+    folders = training.RunFolders.inside(tmp_path / "run")
+    told = iter([(folders, None), (manifest, None), (None, None)])
 
     class Rank1(SingleProcess):
         rank, size = 1, 2
@@ -254,5 +270,5 @@ def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkey
     monkeypatch.setattr(distributed, "claim_devices", lambda *_: "")
     assert program.main([f"--data_dir={corpus}", f"--output_dir={tmp_path / 'own'}"]) == 0
     assert capsys.readouterr().out == ""
-    assert calls["train"][3] == training.RunFolders.inside((tmp_path / "run").resolve())
+    assert calls["train"][3] == folders
     assert not (tmp_path / "run").exists() and not (tmp_path / "own").exists()
