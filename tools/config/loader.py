@@ -12,6 +12,7 @@ import yaml
 
 from tools.config.values import Mismatch, convert, optional, show
 from tools.errors import UserError
+from tools.ranges import check_range
 
 Config = TypeVar("Config")
 COMMAND_LINE = "on the command line"
@@ -150,6 +151,8 @@ class _Builder:
                 default = self.convert(key, self.overrides[key], kind, COMMAND_LINE)
             if default is MISSING:
                 self.missing.append(key)
+            if default is not MISSING:
+                check_range(field, key, default)
             values[field.name] = default
         if len(self.missing) > num_missing:
             return None
