@@ -25,14 +25,19 @@ from tools.files import alone_in_new, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
+from tools.training.resuming import check_config
 from tools.training.run_log import provenance
 from tools.training.step import freeze
 from tools.training.task import Position, Shard
 from vision.checkpoint import full_name
-from vision.config import ConfigOptions, VisionConfig, all_arguments
+from vision.config import ConfigOptions, VisionConfig, all_arguments, load_config
 from vision.flags import add_training_flags, run_config_options
+from vision.recipe import CONFIG_FILE
 from vision.task import VisionTask
 
+# Beside the training images: what a resumed run cannot change. Rates of dropout may differ.
+_SWITCHES = "arch num_classes disable_approximate_gelu fusion_drop_path use_pytorch_maxpool".split()
+DEFINES_A_RUN = ("preprocessing", *(f"model.{name}" for name in _SWITCHES))
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -54,14 +59,17 @@ def command_line() -> CommandLine:
 
 
 def resolve_config(options: ConfigOptions) -> VisionConfig:
-    """Reads the config of a run; IMAGENET_DIR fills in for the data.
+    """Reads the config of a run; for the data fills in the resumed run's, else IMAGENET_DIR.
 
     Raises:
         UserError: the config is wrong, there is no data set, or no epoch is left to train.
     """
     config = options.load()
     if not config.data.data_url:
-        data = dataclasses.replace(config.data, data_url=os.environ.get("IMAGENET_DIR", ""))
+        resumed = resumed_checkpoint(config)
+        before = None if resumed is None else load_config(resumed.path / CONFIG_FILE)
+        found = before.data.data_url if before else os.environ.get("IMAGENET_DIR", "")
+        data = dataclasses.replace(config.data, data_url=found)
         config = dataclasses.replace(config, data=data)
     if not config.data.data_url:
         raise UserError.expected(
@@ -189,6 +197,11 @@ class VisionRun:
         """Makes the task."""
         pretrained = "" if resumed else self._config.run.pretrained
         return VisionTask(self._config, processes, pretrained, needs_evaluation)
+
+    def check_resumed(self, resumed: Checkpoint, task: VisionTask) -> None:
+        """Compares the model and the preprocessing with those of the checkpoint."""
+        before = load_config(resumed.path / CONFIG_FILE)
+        check_config(resumed, before, self._config, keys=DEFINES_A_RUN)
 
     def describe(self, task: VisionTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""

@@ -62,6 +62,7 @@ class ToyTask:
 
     def __init__(self, config: ToyConfig):
         self.config, self.report = config, ["made-up points"]
+        self.data_digest = "points"
         self.points, self.labels = points(config.num_points)
         keras.utils.set_random_seed(1)
         self.model = build_model()
@@ -132,6 +133,9 @@ class ToyRun:
 
     def make_task(self, processes, resumed, needs_evaluation):
         return ToyTask(self.config)
+
+    def check_resumed(self, resumed, task):
+        pass
 
     def describe(self, task, processes):
         return json.dumps(dataclasses.asdict(self.config))

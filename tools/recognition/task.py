@@ -1,6 +1,7 @@
 """What the training tasks of recognizers have in common: corpora in, error rates out."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -15,7 +16,10 @@ from tools.speech.reading import evaluation_limits, read_batches, training_limit
 from tools.speech.scoring import score
 from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
+from tools.training.resuming import data_digest
 from tools.training.task import Position, Shard, TrainData
+
+logger = logging.getLogger(__name__)
 
 # Waveforms `[B, S]` and their lengths `[B]` to texts `[B]`, in the graph.
 Recognize = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
@@ -37,6 +41,7 @@ class SpeechTask:
         report: lines about the data, for the log.
         skipped: what training and evaluation leave out, `REASON<TAB>DETAIL`.
         evaluators: by name.
+        data_digest: of the training set.
     """
 
     def __init__(self, data: DataConfig, rate_hz: int, processes: Processes):
@@ -53,6 +58,8 @@ class SpeechTask:
     def train_on(self, training_set: TrainingSet, seed: int) -> None:
         """Settles what `train_data` makes batches of, and the seed of their random numbers."""
         self.training_set, self._seed = training_set, seed
+        rows = ((u.utterance_id, u.num_samples, u.transcript) for u in training_set.utterances)
+        self.data_digest = data_digest(rows)
 
     def evaluate_splits(self, recognize: Recognize, normalize=normalize_transcript) -> None:
         """Reads the evaluation splits and makes an evaluator of them.
@@ -127,14 +134,28 @@ class SpeechTask:
         return manifest
 
     def _evaluate(self, utterances: Sequence[Utterance], recognize: Recognize) -> dict[str, float]:
-        """Decodes this process's share and scores the shares of all."""
+        """Decodes this process's share and scores the shares of all.
+
+        Raises:
+            UserError: none of the files can be read.
+        """
         share = utterances[self.processes.rank :: self.processes.size]
         limits = evaluation_limits(self.data, self.rate_hz)
-        heard = []
+        heard, lost = [], []
         for batch in read_batches(share, self.data.eval_batch_size, limits):
             texts = recognize(batch.waveforms, batch.lengths).numpy()
             rows = zip(batch.indices, batch.lengths, texts, strict=True)
             heard += [(share[i].transcript, text.decode()) for i, n, text in rows if n > 0]
+            named = zip(batch.indices, batch.reasons, strict=True)
+            lost += [f"{share[i].path}: {reason}" for i, reason in named if reason]
+        if lost:
+            logger.warning("not evaluated: %d files, %s", len(lost), ", ".join(lost[:5]))
         pairs = [pair for some in self.processes.gather_objects(heard) for pair in some]
+        if not pairs:
+            raise UserError.expected(
+                "evaluation sounds that can be read",
+                ", ".join(lost[:5]) or "none",
+                "Check the files, or add --skip_eval",
+            )
         result = score([reference for reference, _ in pairs], [text for _, text in pairs])
         return {"wer": result.wer, "cer": result.cer, "num_utterances": len(pairs)}

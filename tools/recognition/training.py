@@ -18,9 +18,11 @@ from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
+from tools.training.resuming import check_config
 from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
+CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 # Flags that are short names of config keys; one that is not given leaves the YAML alone.
@@ -45,6 +47,7 @@ class TrainingProgram:
             and `training`.
         make_task: of the config, the processes, `--pretrained` ("" without), the checkpoint that
             continues, and whether there will be evaluation.
+        defines_a_run: sections or keys of the config that a resumed run cannot change.
     """
 
     name: str
@@ -53,6 +56,7 @@ class TrainingProgram:
     pretrained_help: str
     load_config: Callable[[str | Path, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
+    defines_a_run: tuple[str, ...] = ()
 
     def command_line(self) -> CommandLine:
         """The program's flags."""
@@ -80,13 +84,17 @@ class TrainingProgram:
         values, rest = self.command_line().parse(argv)
         if rest:
             raise UserError.expected("flags only", " ".join(rest), "See --help")
-        config = values.config or PROJECT / "configs" / self.default_config
-        options = from_flags(RunOptions, values, config=config)
+        options = from_flags(RunOptions, values)
+        config = values.config or options.saved_config or PROJECT / "configs" / self.default_config
+        options = dataclasses.replace(options, config=config)
         run = SpeechRun(self, self._config(options), options)
         return run_training(run, from_flags(ProgramOptions, values))
 
     def _config(self, options: "RunOptions") -> Any:
-        """Merges command line over YAML over defaults; DATA_DIR fills in for both."""
+        """Merges command line over YAML over defaults.
+
+        The corpus of a run that is resumed fills in for them, of another run DATA_DIR.
+        """
         overrides = dict(options.set)
         for flag, key in _CONFIG_FLAGS.items():
             if getattr(options, flag) is not None:
@@ -95,7 +103,11 @@ class TrainingProgram:
             overrides["training.precision"] = "mixed_float16" if options.mxp else "float32"
         config = self.load_config(options.config, overrides)
         if not config.data.data_dir:
-            data = dataclasses.replace(config.data, data_dir=os.environ.get("DATA_DIR", ""))
+            if options.saved_config is not None:
+                found = self.load_config(options.saved_config, {}).data.data_dir
+            else:
+                found = os.environ.get("DATA_DIR", "")
+            data = dataclasses.replace(config.data, data_dir=found)
             config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:
             raise UserError.expected(
@@ -109,7 +121,8 @@ class RunOptions:
     """What a run is made of, and where it writes.
 
     Attributes:
-        config: YAML file; its name is that of a new run directory.
+        config: YAML file; its name is that of a new run directory. A run that is resumed has its
+            own where none is named.
         data_dir: root of the corpus.
         batch_size: utterances of one process's batch.
         epochs: passes over the training set.
@@ -121,7 +134,7 @@ class RunOptions:
         pretrained: what to start from.
     """
 
-    config: str | Path
+    config: str | Path = ""
     data_dir: str | None = None
     batch_size: int | None = None
     epochs: int | None = None
@@ -131,6 +144,15 @@ class RunOptions:
     output_dir: str | None = None
     resume: bool = False
     pretrained: str | None = None
+
+    @property
+    def saved_config(self) -> Path | None:
+        """The config of the run that is resumed, where there is one."""
+        if not (self.resume and self.output_dir):
+            return None
+        directory = Path(self.output_dir)
+        saved = sorted(directory.glob(f"checkpoints/step-*/{CONFIG_FILE}"), reverse=True)
+        return next((x for x in (directory / CONFIG_FILE, *saved) if x.is_file()), None)
 
 
 class SpeechRun:
@@ -181,7 +203,7 @@ class SpeechRun:
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues."""
-        return folders.store().latest() if self._options.resume and folders else None
+        return folders.store().latest_whole() if self._options.resume and folders else None
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
@@ -191,6 +213,13 @@ class SpeechRun:
         return self._program.make_task(
             self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
         )
+
+    def check_resumed(self, resumed: Checkpoint, task: SpeechTask) -> None:
+        """Compares the config with that of the checkpoint."""
+        if self._program.defines_a_run:
+            before = self._program.load_config(resumed.path / CONFIG_FILE, {})
+            keys = self._program.defines_a_run
+            check_config(resumed, before, task.config, keys=keys)
 
     def describe(self, task: SpeechTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""

@@ -20,6 +20,7 @@ from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
+from tools.training.resuming import check_data
 from tools.training.task import Task
 
 
@@ -76,12 +77,15 @@ class TrainingRun(Protocol):
         """Takes the folders of the run for rank 0 alone, until the block has ended."""
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
-        """Finds the checkpoint that continues; without `folders` nothing will be written."""
+        """Finds the checkpoint that continues, on rank 0; without `folders` nothing is written."""
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
     ) -> Task:
         """Makes the task."""
+
+    def check_resumed(self, resumed: Checkpoint, task: Task) -> None:
+        """Refuses a config that changes what defines the run of a checkpoint."""
 
     def describe(self, task: Task, processes: Processes) -> str:
         """Says what `--dry_run` prints."""
@@ -112,7 +116,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
             folders = from_first_rank(processes, lambda: held.enter_context(run.folders()))
         results = _train_in(run, options, processes, folders)
     if folders is not None and processes.rank == 0:
-        print(json.dumps(results))
+        print(json.dumps(run_log.json_numbers(results)))
     return 0
 
 
@@ -120,7 +124,7 @@ def _train_in(
     run: TrainingRun, options: ProgramOptions, processes: Processes, folders: RunFolders | None
 ) -> dict[str, float]:
     """Makes the task and trains it; without folders it tells about it in place of that."""
-    resumed = run.resumed(folders)
+    resumed = from_first_rank(processes, lambda: run.resumed(folders))
     if run.training.deterministic:
         keras.utils.set_random_seed(run.training.seed)
         tf.config.experimental.enable_op_determinism()
@@ -129,7 +133,14 @@ def _train_in(
         if processes.rank == 0:
             print(run.describe(task, processes))
         return {}
-    from_first_rank(processes, lambda: run.prepare(folders, task))
+
+    def prepare() -> None:
+        if resumed is not None:
+            check_data(resumed, task)
+            run.check_resumed(resumed, task)
+        run.prepare(folders, task)
+
+    from_first_rank(processes, prepare)
     loop_options = LoopOptions(
         resumed=resumed,
         start_epoch=run.start_epoch,

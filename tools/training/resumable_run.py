@@ -34,6 +34,7 @@ class ResumableRun:
     Attributes:
         step: training steps so far, those without an update included.
         position: in the data.
+        saved_step: of the newest checkpoint; None: there is none.
     """
 
     def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
@@ -52,6 +53,7 @@ class ResumableRun:
         self.position = Position()
         self.step = self.skipped_steps = self._skipped_in_a_row = 0
         self._saved_at_seconds = time.monotonic()
+        self.saved_step: int | None = None
 
     def restore(self, checkpoint: Checkpoint | None, start_epoch: int) -> None:
         """Continues from a checkpoint, and gives every process the same variables."""
@@ -60,6 +62,7 @@ class ResumableRun:
         self.position = Position(start_epoch)
         if checkpoint is not None:
             state = checkpoint.state
+            self.saved_step = state["step"]
             self.step, self.skipped_steps = state["step"], state["skipped_steps"]
             done = tuple(tuple(segment) for segment in state["position"]["done"])
             self.position = Position(state["position"]["epoch"], done)
@@ -116,6 +119,14 @@ class ResumableRun:
             "Look at these inputs, lower the learning rate, or set training.on_non_finite: skip",
         )
 
+    def stopping(self, signal: str) -> str:
+        """What is said when a signal comes."""
+        stands = "no checkpoint" if self.saved_step is None else f"that of step {self.saved_step}"
+        return (
+            f"{signal}: the run saves a checkpoint after this step and ends; if it is killed "
+            f"before, {stands} stands"
+        )
+
     def values(self) -> dict[str, float]:
         """What the log tells of this state."""
         values = {"train/skipped_steps": self.skipped_steps}
@@ -164,12 +175,14 @@ class ResumableRun:
             "random_counters": [int(s[1]) for s in seed_generators(self.task.model)],
             "metric": metric,
             "larger_is_better": self.config.larger_is_better,
+            "data": self.task.data_digest,
             "config": {"seed": self.config.seed, "world_size": self.processes.size},
         }
         from_first_rank(
             self.processes, lambda: self.store.save(state, self._groups(), self.task.assets)
         )
         self._saved_at_seconds = time.monotonic()
+        self.saved_step = self.step
 
     def _agree_on_statistics(self):
         statistics = [v.value for v in self.optimizer.statistics]

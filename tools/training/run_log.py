@@ -1,12 +1,13 @@
 """The records of a run: `metrics.jsonl`, TensorBoard, progress bar, and what it was run with."""
 
+import contextlib
 import importlib.metadata
 import json
 import logging
 import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -46,8 +47,13 @@ def _is_until(line: str, last_step: int) -> bool:
     """Tells whether a line of `metrics.jsonl` is whole and of no later step."""
     try:
         return json.loads(line)["step"] <= last_step
-    except ValueError:  # a kill cut it off
+    except (ValueError, TypeError, LookupError):  # a kill or a full disk cut it off
         return False
+
+
+def json_numbers(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns values with null, as None, for those that JSON has no numbers for."""
+    return {name: x if math.isfinite(x) else None for name, x in values.items()}
 
 
 class RunLog:
@@ -83,7 +89,7 @@ class RunLog:
             return
         path = directory / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
             write_text(path, "".join(f"{x}\n" for x in lines if _is_until(x, first_step)))
         self._file = path.open("ab", buffering=0)  # nothing left to write when the disk is full
         self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
@@ -100,20 +106,25 @@ class RunLog:
         """Records values of a step."""
         if self._file is None:
             return
-        # JSON has no NaN: a value that is none is written as null.
-        numbers = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = json.dumps({"step": step, "epoch": epoch, **numbers}) + "\n"
-        try:
+        line = json.dumps({"step": step, "epoch": epoch, **json_numbers(values)}) + "\n"
+        with self._refused():
             self._file.write(line.encode())
-        except OSError as error:
+            with self._board.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Makes one line of what the disk, or TensorBoard's writer, says."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            problem = getattr(error, "strerror", None) or getattr(error, "message", error)
             raise UserError.expected(
-                f"room and permission to write {self._file.name}",
-                error.strerror or error,
+                f"room and permission to write the records of {Path(self._file.name).parent}",
+                " ".join(str(problem).split()),
                 "Free space and continue from the last checkpoint",
             ) from error
-        with self._board.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar; log files that are open for it get it too."""
@@ -126,4 +137,5 @@ class RunLog:
         self._bar.close()
         if self._file is not None:
             self._file.close()
-            self._board.close()
+            with self._refused():
+                self._board.close()

@@ -61,7 +61,7 @@ def train(recipe, data_url):
     def run(place, *arguments, url=data_url):
         flags = [f"--{root}={place / root}" for root in ROOTS]
         main([f"--config={recipe}", f"--data_url={url}", *flags, *arguments])
-        return [max((place / root).iterdir()) for root in ROOTS]
+        return [max((place / root).iterdir(), default=None) for root in ROOTS]
 
     return run
 

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import logging
 import re
+import shutil
 
 import keras
 import pytest
@@ -12,6 +13,7 @@ import tensorflow as tf
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
+from tools.config.loader import load, to_yaml
 from tools.config.making_options import from_flags
 from tools.recognition import training
 from tools.recognition.training import RunOptions, SpeechRun, TrainingProgram
@@ -220,18 +222,91 @@ def test_a_run_directory_in_use_is_refused_whatever_is_in_it(program, tmp_path):
                 pass
 
 
-def test_a_resumed_run_continues_from_its_last_checkpoint(program, corpus, tmp_path, monkeypatch):
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A config that can be read from YAML."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
+
+
+@pytest.fixture
+def resumable(program, corpus, toy_task, tmp_path):
+    """A program with a run that has ended, in `run`; its last step is 10."""
     program, calls = program
-    (tmp_path / "run" / "checkpoints" / "step-00000010").mkdir(parents=True)
 
-    class Store:
-        def latest(self):
-            return "the last one"
+    def load_config(path, overrides):
+        return load(Whole, path, overrides)
 
-    monkeypatch.setattr(training.RunFolders, "store", lambda self: Store())
-    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}", "--resume"]
-    program.main(arguments)
-    assert calls["task"][3] == calls["train"][4].resumed == "the last one"
+    def make_task(config, *_, needs_evaluation):
+        calls["config"] = config
+        task = toy_task(config.data, SingleProcess())
+        task.config = config
+        return task
+
+    data = DataConfig(str(corpus), ("train",), num_buckets=1)
+    config = Whole(data, TrainingConfig(batch_size=2, num_epochs=3))
+    run = tmp_path / "run"
+    digest = toy_task(data, SingleProcess()).data_digest
+    store = training.RunFolders.inside(run).store()
+    assets = {"config.yml": to_yaml(config)}
+    store.save({"step": 10, "metric": None, "data": digest}, {}, assets)
+    keys = ("training.seed", "data.train_splits")
+    resumable = dataclasses.replace(
+        program, load_config=load_config, make_task=make_task, defines_a_run=keys
+    )
+    return lambda *more: resumable.main([f"--output_dir={run}", "--resume", *more]), calls, config
+
+
+def other_corpus(corpus, words="TWO ONE"):
+    """A corpus of the same files with other words."""
+    other = corpus.parent / "other"
+    shutil.copytree(corpus, other)
+    for path in other.rglob("*.trans.txt"):
+        path.write_text(path.read_text().replace("ONE", words))
+    return other
+
+
+def test_a_resumed_run_continues_from_its_last_checkpoint(resumable):
+    main, calls, _ = resumable
+    main()
+    assert calls["train"][4].resumed.step == 10
+    assert calls["train"][4].resumed.path.name == "step-00000010"
+
+
+def test_a_resumed_run_keeps_its_corpus_and_its_config(resumable, corpus, monkeypatch):
+    main, calls, config = resumable
+    monkeypatch.setenv("DATA_DIR", str(other_corpus(corpus)))
+    main("--epochs=5")
+    now = dataclasses.replace(config.training, num_epochs=5)
+    assert calls["config"] == dataclasses.replace(config, training=now)
+
+
+def test_a_config_that_names_no_corpus_leaves_that_of_the_run(resumable, corpus, tmp_path):
+    main, calls, _ = resumable
+    (tmp_path / "own.yml").write_text("data: {train_splits: [train], num_buckets: 1}")
+    main(f"--config={tmp_path / 'own.yml'}")
+    assert calls["config"].data.data_dir == str(corpus)
+    assert calls["config"].training.batch_size == TrainingConfig().batch_size
+
+
+def test_a_corpus_may_be_moved_and_not_changed(resumable, corpus, tmp_path):
+    main, calls, _ = resumable
+    shutil.copytree(corpus, tmp_path / "moved")
+    main(f"--data_dir={tmp_path / 'moved'}")
+    assert calls["train"][0].data.data_dir == str(tmp_path / "moved")
+    del calls["train"]
+    before = (tmp_path / "run" / "config.yml").exists()
+    with refused("the training data of"):
+        main(f"--data_dir={other_corpus(corpus)}")
+    assert "train" not in calls and (tmp_path / "run" / "config.yml").exists() == before
+
+
+def test_what_defines_a_run_cannot_change(resumable):
+    main, calls, _ = resumable
+    with refused(match=r"training\.seed 0.*Received: 7"):
+        main("--seed=7")
+    assert "train" not in calls
 
 
 def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, capsys):
@@ -258,7 +333,7 @@ def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkey
     program, calls = program
     manifest = read_librispeech(corpus, ("train",))
     folders = training.RunFolders.inside(tmp_path / "run")
-    told = iter([(folders, None), (manifest, None), (None, None)])
+    told = iter([(folders, None), (None, None), (manifest, None), (None, None)])
 
     class Rank1(SingleProcess):
         rank, size = 1, 2

@@ -39,10 +39,13 @@ def test_a_resumed_run_takes_later_lines_back(tmp_path):
     assert [line["step"] for line in read(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("left", ["", '{"step": 3, "epo', '{"step": 3', "\0\0\0", "\n"])
+@pytest.mark.parametrize(
+    "left",
+    ["", '{"step": 3, "epo', '{"step": 3', "\0\0\0", "\n", "1\n", '{"epoch": 1}\n', "\udcff"],
+)
 def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path, left):
     log(tmp_path, [1, 2])
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
         file.write(left)
     log(tmp_path, [4], first_step=3)
     assert [line["step"] for line in read(tmp_path)] == [1, 2, 4]
