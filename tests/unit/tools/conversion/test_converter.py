@@ -13,6 +13,7 @@ from tests.support.saved_models import save_model
 from tools.conversion import backends
 from tools.conversion.converter import convert
 from tools.conversion.request import ConversionRequest
+from tools.errors import UserError
 from tools.inference.runner import load
 
 RANGE = {"waveforms": ((1, 3), (10, 40))}
@@ -439,3 +440,16 @@ def test_the_batch_asked_for_holds_in_every_signature(tmp_path):
     manifest = convert(native, tmp_path / "a", request)
     assert manifest["signatures"]["first"]["inputs"] == [["x", "float32", [[3, 5], [7, 9]]]]
     assert manifest["signatures"]["second"]["inputs"] == [["y", "float32", [[3, 5], 3]]]
+
+
+@pytest.mark.parametrize(("free", "error"), [(0, UserError), (1 << 30, RuntimeError)])
+def test_a_disk_that_a_runtime_finds_full_is_one_line(native, tmp_path, monkeypatch, free, error):
+    def full(*_):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(backends.get("onnxruntime"), "save", full)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(error, match="No space left" if free == 0 else "iostream"):
+        convert(native, tmp_path / "model", ConversionRequest("onnxruntime"))
+    assert list(tmp_path.iterdir()) == []
