@@ -3,17 +3,20 @@
 import contextlib
 import errno
 import fcntl
+import glob
 import itertools
 import json
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
 
+_FRESH_SECONDS = 3600.0  # an unfinished file of another machine may still be written
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
@@ -61,6 +64,7 @@ def _new_file(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise UserError.expected("a regular file, or none yet", path, "Choose another place")
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(path)
         yield beside
         beside.replace(path)
     except OSError as error:
@@ -86,8 +90,13 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
     old = beside.with_suffix(".old")
+    descriptor = None
     try:
         beside.mkdir(parents=True)
+        descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that it is being written
+        _remove_left_overs(path)
         yield beside
         if replace and path.exists():
             path.rename(old)
@@ -104,8 +113,33 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             "Free space or name another folder",
         ) from error
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_left_overs(path: Path) -> None:
+    """Removes what killed processes left beside a place; what is still being written stays."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        with contextlib.suppress(OSError):
+            if _is_left(left):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_left(left: Path) -> bool:
+    """Tells whether nobody writes an unfinished file or folder any more."""
+    if time.time() - left.stat().st_mtime < _FRESH_SECONDS:
+        return False
+    if not left.is_dir():
+        number = left.name.split(".")[-2]
+        return number.isdigit() and not Path(f"/proc/{number}").exists()
+    descriptor = os.open(left, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

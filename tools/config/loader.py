@@ -66,7 +66,7 @@ def _nearest(key: str, valid: list[str]) -> str | None:
     def likeness(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, key, candidate).ratio()
         last = difflib.SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio()
-        return max(last, whole) + 0.1 * whole
+        return max(0.9 * last, whole) + 0.1 * whole
 
     best = max(valid, key=likeness)
     return best if likeness(best) > 0.7 else None

@@ -212,6 +212,7 @@ def test_wrong_words_on_the_command_line(key, word):
         ("data: {zzzzzzzz: 1}", "data.zzzzzzzz", "data.splits, data.image_size"),
         ("data.rate_hz: 1", "data.rate_hz", "Write rate_hz indented under data."),
         ("data: {true: 1}", "data.True", "Use "),
+        ("dato: 1", "dato", "Use data."),
     ],
 )
 def test_unknown_keys_name_the_nearest(write, text, key, near):
@@ -346,3 +347,23 @@ def test_unsupported_field_type_is_a_programmers_error(write):
 
     with pytest.raises(TypeError, match="bytes"):
         load(Odd, None, {"value": "x"})
+
+
+@dataclass(frozen=True)
+class Mode:
+    mode: str = "fast"
+
+
+@dataclass(frozen=True)
+class Model:
+    layers: int = 1
+
+
+@dataclass(frozen=True)
+class Whole:
+    model: Model = field(default_factory=Model)
+    scale: Mode = field(default_factory=Mode)
+
+
+def test_a_misspelt_section_is_no_key_of_another_one(write):
+    assert "Use model." in failure(Whole, write("modle: {layers: 2}"))
