@@ -9,7 +9,7 @@ from tools.config.loader import load
 from tools.errors import UserError
 from tools.ranges import number
 from tools.speech.config import SPEECH_METRICS, DataConfig
-from tools.training.config import TrainingConfig, check_best_metric
+from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
 _MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
 
@@ -126,6 +126,11 @@ class DecodingConfig:
     max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
 
 
+def _training() -> TrainingConfig:
+    """A loss that is a sum over frames has large gradients: its scale starts low."""
+    return TrainingConfig(loss_scale=LossScaleConfig(initial=16.0))
+
+
 @dataclass(frozen=True, slots=True)
 class ConformerConfig:
     """Everything that defines a model and its training."""
@@ -137,7 +142,7 @@ class ConformerConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=_training)
 
     def validate(self) -> None:
         """Checks that the metric of the best checkpoint is one that evaluation gives."""

@@ -12,7 +12,7 @@ from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
 from tools.ranges import check_ranges, number
 from tools.speech.config import SPEECH_METRICS, DataConfig
-from tools.training.config import TrainingConfig, check_best_metric
+from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
 Section = TypeVar("Section")
 
@@ -139,8 +139,11 @@ class VocabularyConfig:
 
 
 def _fine_tuning() -> TrainingConfig:
-    """The convolutions over the waveform stay as pre-training left them."""
-    return TrainingConfig(freeze=("feature_encoder",))
+    """The convolutions over the waveform stay as pre-training left them.
+
+    A loss that is a sum over frames has large gradients: its scale starts low.
+    """
+    return TrainingConfig(freeze=("feature_encoder",), loss_scale=LossScaleConfig(initial=16.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from tools.training.checkpoint import Checkpoint, restore
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.optimizer import Optimizer
-from tools.training.precision import LossScale
+from tools.training.precision import SMALLEST_SCALE, LossScale
 from tools.training.run_log import RunLog
 from tools.training.step import (
     StepResult,
@@ -101,8 +101,10 @@ class ResumableRun:
             return
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        # The dynamic scale cures a float16 overflow; at scale 1 there is nothing left to cure.
-        overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > 1.0
+        # The dynamic scale cures a gradient that overflows in float16, until it cannot fall any
+        # further, and hardly ever a loss.
+        floor = SMALLEST_SCALE if np.isfinite(float(result.loss)) else 1.0
+        overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > floor
         tolerated = overflow or self.config.on_non_finite == "skip"
         if tolerated and self._skipped_in_a_row <= self.config.max_skipped_steps:
             return

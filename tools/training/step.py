@@ -67,7 +67,10 @@ class TrainStep:
         before = [tf.identity(v) for v in statistics]
         with tf.GradientTape() as tape:
             sums = self.task.loss(batch, training=True)
-            scaled = sums.loss_sum * self.loss_scale.scale
+            # Of the mean over this process's rows, as many on every process: the sum of long rows
+            # would leave float16's range, whatever the batch.
+            factor = self.loss_scale.scale / tf.cast(tf.size(sums.examples), tf.float32)
+            scaled = sums.loss_sum * factor
         gradient = self.optimizer.flatten(
             tape.gradient(scaled, [v.value for v in self.optimizer.variables])
         )
@@ -75,7 +78,7 @@ class TrainStep:
         scalars = tf.stack([sums.loss_sum, sums.weight, *(sums.metrics[n] for n in names), stop])
         gradient, scalars = self.processes.sum([gradient, scalars])
         weight = tf.maximum(scalars[1], 1.0)
-        gradient = gradient / (weight * self.loss_scale.scale)
+        gradient = gradient / (weight * factor)
         norm = tf.norm(gradient)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(scalars[0])
         if self.clip_norm is not None:

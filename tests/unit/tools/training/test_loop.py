@@ -657,6 +657,21 @@ def test_ranks_that_resume_share_the_loss_scale(line_task, tmp_path):
     assert [x["train/loss_scale"] for x in run_ranks(2, work)] == [2048.0, 2048.0]
 
 
+def test_an_overflow_of_one_rank_is_skipped_by_all_and_all_recover(line_task, tmp_path):
+    tasks = [line_task(dtype="mixed_float16") for _ in range(2)]
+    for task in tasks:
+        task.targets[7] = 1e5  # of one row, so of one rank at a time
+    options = {"precision": "mixed_float16", "batch_size": 2, "num_epochs": 4}
+    config = make_config(loss_scale=LossScaleConfig(initial=16.0), **options)
+    first, second = run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r))
+    assert first["train/skipped_steps"] == second["train/skipped_steps"] > 0
+    assert first["train/loss_scale"] == second["train/loss_scale"] < 16.0
+    assert first["step"] > first["train/skipped_steps"]
+    for mine, theirs in zip(*(task.model.weights for task in tasks), strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    assert np.isfinite(tasks[0].model.weights[0].numpy()).all()
+
+
 def test_a_bad_number_of_any_rank_is_told_by_the_first(line_task, tmp_path):
     tasks = [line_task(broken=[int(whole_order()[1])]) for _ in range(2)]  # a row of rank 1
 
