@@ -131,7 +131,7 @@ def _saved(run: ResumableRun, signals: StopSignals, log: RunLog) -> SystemExit:
     """Saves what a run that was told to stop has reached, says so, and returns what ends it."""
     if run.saved_step != run.step:
         run.save(None)
-    log.say(f"ended by {signals.name}: saved the checkpoint of step {run.step}, to resume from")
+    log.say_last(f"ended by {signals.name}: saved the checkpoint of step {run.step} to resume from")
     return signals.end()
 
 

@@ -74,6 +74,7 @@ class RunLog:
         print_every_steps: int = 0,
     ):
         self._file = self._board = None
+        self._last_line = ""
         self._step, self._print_every_steps = first_step, print_every_steps
         self._bar = tqdm(
             initial=first_step,
@@ -132,9 +133,18 @@ class RunLog:
             tqdm.write(line, file=sys.stderr)
             logger.debug(line)
 
+    def say_last(self, line: str) -> None:
+        """Prints a line below the progress bar when the records end."""
+        self._last_line = line
+
     def close(self) -> None:
         """Ends the records."""
+        last_line, self._last_line = self._last_line, ""
+        shown = not self._bar.disable
         self._bar.close()
+        if last_line and shown:
+            print(last_line, file=sys.stderr)
+            logger.debug(last_line)
         if self._file is not None:
             self._file.close()
             with self._refused():
