@@ -13,6 +13,7 @@ from tests.support.saved_models import save_model
 from tools.conversion import backends
 from tools.conversion.converter import convert
 from tools.conversion.request import ConversionRequest
+from tools.errors import UserError
 from tools.inference.runner import load
 
 RANGE = {"waveforms": ((1, 3), (10, 40))}
@@ -489,3 +490,16 @@ def test_shapes_met_seldom_are_forgotten(native, tmp_path, monkeypatch):
             assert compiled == [True]
             jit.run(sound(2, 10))
         assert compiled == [True, False]
+
+
+@pytest.mark.parametrize(("free", "error"), [(0, UserError), (1 << 30, RuntimeError)])
+def test_a_disk_that_a_runtime_finds_full_is_one_line(native, tmp_path, monkeypatch, free, error):
+    def full(*_):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(backends.get("onnxruntime"), "save", full)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(error, match="No space left" if free == 0 else "iostream"):
+        convert(native, tmp_path / "model", ConversionRequest("onnxruntime"))
+    assert list(tmp_path.iterdir()) == []
