@@ -275,7 +275,11 @@ def edited(folder, tmp_path, name, change):
     ("name", "change", "message"),
     [
         ("vocab.json", None, "vocab.json"),
-        ("vocab.json", lambda x: {k: v for k, v in x.items() if k != "<pad>"}, "symbols with <pad>"),
+        (
+            "vocab.json",
+            lambda x: {k: v for k, v in x.items() if k != "<pad>"},
+            "symbols with <pad>",
+        ),
         ("config.json", lambda x: x | {"feat_extract_norm": "layer"}, "feature_norm"),
         ("config.json", lambda x: x | {"vocab_size": 11}, r"\[12\] for \[11\]"),
         ("preprocessor_config.json", lambda x: x | {"feature_size": 2}, "feature_size"),
