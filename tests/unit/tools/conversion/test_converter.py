@@ -288,7 +288,7 @@ def test_xla_leaves_a_saved_model_that_compiles(native, tmp_path):
 
 @pytest.fixture
 def compiled(native, tmp_path, monkeypatch):
-    """Converts to the folder `a`; whether each network that OpenVINO compiles later has free sizes."""
+    """Converts to `a`; whether each network that OpenVINO compiles after that has free sizes."""
     module, found = backends.get("openvino"), []
 
     class Core(module.openvino.Core):
