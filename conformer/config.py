@@ -7,47 +7,82 @@ from typing import Literal
 
 from tools.config.loader import load
 from tools.errors import UserError
-from tools.speech.config import DataConfig
-from tools.training.config import TrainingConfig
+from tools.ranges import number
+from tools.speech.config import SPEECH_METRICS, DataConfig
+from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
+
+_MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
 
 
 @dataclass(frozen=True, slots=True)
 class FeaturesConfig:
     """Arguments of `features.LogMelSpectrogram`."""
 
-    sample_rate_hz: int = 16000
-    frame_length_ms: float = 25.0
-    frame_step_ms: float = 10.0
-    fft_length: int = 512
-    num_mel_bins: int = 80
-    min_hz: float = 0.0
-    max_hz: float | None = None
-    preemphasis: float = 0.97
-    top_db: float = 80.0
+    sample_rate_hz: int = number(16000, at_least=4000, at_most=384000)
+    frame_length_ms: float = number(25.0, above=0, at_most=1000)
+    frame_step_ms: float = number(10.0, above=0, at_most=1000)
+    fft_length: int = number(512, at_least=2, at_most=_MAX_SIZE)
+    num_mel_bins: int = number(80, at_least=1, at_most=1024)
+    min_hz: float = number(0.0, at_least=0)
+    max_hz: float | None = number(None, above=0)  # null: half the sample rate
+    preemphasis: float = number(0.97, at_least=0, below=1)
+    top_db: float = number(80.0, above=0, at_most=1000)
     normalization: Literal["utterance", "loud_frames"] = "utterance"
-    loud_frames_db: float = 35.0
+    loud_frames_db: float = number(35.0, above=0, at_most=1000)
     remove_dc_offset: bool = False
+
+    def validate(self) -> None:
+        """Checks that a frame has samples and fits the transform, and that there are mel bins."""
+        frame, step = (
+            round(x * self.sample_rate_hz / 1000)
+            for x in (self.frame_length_ms, self.frame_step_ms)
+        )
+        if not 1 <= step <= frame <= self.fft_length:
+            raise UserError.expected(
+                "features.frame_step_ms of at least a sample, frame_length_ms no shorter, and "
+                "fft_length no shorter than a frame",
+                f"{step}, {frame} and {self.fft_length} samples",
+                "Correct the features section",
+            )
+        half = self.sample_rate_hz / 2
+        highest = half if self.max_hz is None else self.max_hz
+        if not self.min_hz < highest <= half:
+            raise UserError.expected(
+                f"features.min_hz below features.max_hz, and that at most {half:g}",
+                f"{self.min_hz:g} and {highest:g}",
+                "Correct the features section",
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class SpecAugmentConfig:
     """Arguments of `features.SpecAugment`."""
 
-    num_time_masks: int = 10
-    max_time_mask_frames: int = 100
-    max_time_mask_share: float = 0.05
-    num_frequency_masks: int = 1
-    max_frequency_mask_bins: int = 27
+    num_time_masks: int = number(10, at_least=0, at_most=1000)
+    max_time_mask_frames: int = number(100, at_least=0)
+    max_time_mask_share: float = number(0.05, at_least=0, at_most=1)
+    num_frequency_masks: int = number(1, at_least=0, at_most=1000)
+    max_frequency_mask_bins: int = number(27, at_least=0)
 
 
 @dataclass(frozen=True, slots=True)
 class WaveformAugmentConfig:
     """Changes of the training waveform, drawn anew for every utterance and epoch."""
 
-    max_speed_change: float = 0.0  # 0.1: speed factors from 0.9 to 1.1
-    noise_probability: float = 0.0
-    min_noise_snr_db: float = 10.0
-    max_noise_snr_db: float = 40.0
+    # 0.1: speed factors from 0.9 to 1.1
+    max_speed_change: float = number(0.0, at_least=0, at_most=0.5)
+    noise_probability: float = number(0.0, at_least=0, at_most=1)
+    min_noise_snr_db: float = number(10.0, at_least=-100, at_most=100)
+    max_noise_snr_db: float = number(40.0, at_least=-100, at_most=100)
+
+    def validate(self) -> None:
+        """Checks that the two ratios are in order."""
+        if self.min_noise_snr_db > self.max_noise_snr_db:
+            raise UserError.expected(
+                "waveform_augment.min_noise_snr_db up to max_noise_snr_db",
+                f"{self.min_noise_snr_db} and {self.max_noise_snr_db}",
+                "Change one of them",
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +90,7 @@ class TokenizerConfig:
     """Which symbols the model writes."""
 
     kind: Literal["characters", "sentencepiece"] = "characters"
-    vocabulary_size: int = 1000  # sentencepiece only
+    vocabulary_size: int = number(1000, at_least=2, at_most=1 << 20)  # sentencepiece only
     vocabulary_file: str = ""  # empty: made from the training transcripts
 
 
@@ -63,18 +98,19 @@ class TokenizerConfig:
 class ModelConfig:
     """Sizes of the transducer; the defaults are Conformer-S."""
 
-    num_layers: int = 16
-    hidden_dim: int = 144
-    num_heads: int = 4
-    kernel_size: int = 32
-    feedforward_multiplier: int = 4
-    subsampling_filters: int | None = None  # null: hidden_dim
-    dropout_rate: float = 0.1
-    prediction_dim: int = 320
-    joint_dim: int = 320
+    num_layers: int = number(16, at_least=1, at_most=1000)
+    hidden_dim: int = number(144, at_least=1, at_most=_MAX_SIZE)
+    num_heads: int = number(4, at_least=1, at_most=_MAX_SIZE)
+    kernel_size: int = number(32, at_least=1, at_most=_MAX_SIZE)
+    feedforward_multiplier: int = number(4, at_least=1, at_most=1000)
+    # null: hidden_dim
+    subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
+    dropout_rate: float = number(0.1, at_least=0, below=1)
+    prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
+    joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of a CTC loss on the encoder beside the transducer's: small corpora align with it much
     # sooner. Its head is trained along and left out of exports; 0 makes none.
-    ctc_weight: float = 0.0
+    ctc_weight: float = number(0.0, at_least=0, at_most=1)
 
     def validate(self) -> None:
         """Checks that the heads divide the width and that sinusoids come in pairs."""
@@ -84,24 +120,18 @@ class ModelConfig:
                 f"{self.hidden_dim} and {self.num_heads}",
                 "Change one of them",
             )
-        sizes = (self.feedforward_multiplier, self.prediction_dim, self.joint_dim)
-        if min(*sizes, 1 if self.subsampling_filters is None else self.subsampling_filters) < 1:
-            raise UserError.expected(
-                "sizes of at least 1 in the model section", f"{self}", "Correct the model section"
-            )
-        if self.num_layers < 1 or self.kernel_size < 1 or not 0 <= self.dropout_rate < 1:
-            raise UserError.expected(
-                "model.num_layers >= 1, model.kernel_size >= 1, 0 <= model.dropout_rate < 1",
-                f"{self.num_layers}, {self.kernel_size}, {self.dropout_rate}",
-                "Correct the model section",
-            )
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingConfig:
     """Greedy search."""
 
-    max_symbols_per_frame: int = 5
+    max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
+
+
+def _training() -> TrainingConfig:
+    """A loss that is a sum over frames has large gradients: its scale starts low."""
+    return TrainingConfig(loss_scale=LossScaleConfig(initial=16.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +145,11 @@ class ConformerConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
-    training: TrainingConfig = field(default_factory=TrainingConfig)
+    training: TrainingConfig = field(default_factory=_training)
+
+    def validate(self) -> None:
+        """Checks that the metric of the best checkpoint is one that evaluation gives."""
+        check_best_metric(self.training, SPEECH_METRICS)
 
 
 def load_config(

@@ -47,9 +47,9 @@ class ConvolutionSubsampling(keras.layers.Layer):
             convolution.build((batch, None, bins + 2, channels))
             self.convolutions.append(convolution)
             channels, bins = self.filters, (bins + 1) // 2
-        self.projection = keras.layers.Dense(
-            self.hidden_dim, dtype=self.dtype_policy, name="projection"
-        )
+        # In float32 under every policy: the gradient of its bias, a sum over all frames of a batch,
+        # is the first to leave float16's range.
+        self.projection = keras.layers.Dense(self.hidden_dim, dtype="float32", name="projection")
         self.projection.build((batch, None, bins * channels))
         self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)
         self.built = True

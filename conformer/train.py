@@ -15,6 +15,15 @@ from tools.recognition.training import TrainingProgram
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.training.distributed import Processes
 
+# Beside the training set and the vocabulary; weights of losses and rates of dropout may differ.
+_SIZES = "num_layers hidden_dim num_heads kernel_size feedforward_multiplier subsampling_filters"
+DEFINES_A_RUN = (
+    "features",
+    "tokenizer.kind",
+    "tokenizer.vocabulary_size",
+    *(f"model.{name}" for name in f"{_SIZES} prediction_dim joint_dim".split()),
+)
+
 
 def make_task(
     config: ConformerConfig,
@@ -37,6 +46,7 @@ PROGRAM = TrainingProgram(
     "Run or checkpoint directory to start from (weights, vocabulary).",
     load_config,
     make_task,
+    defines_a_run=DEFINES_A_RUN,
 )
 main = PROGRAM.main
 

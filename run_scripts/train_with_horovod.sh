@@ -15,9 +15,15 @@ source "$project/env.sh"
 
 command=(python "$project/${PROGRAM:=conformer/train.py}")
 [[ $PROGRAM == conformer/train.py ]] || : "${CONFIG:?wanted with this PROGRAM, such as configs/wav2vec2/base_100h.yml}"
-command+=(--config "${CONFIG:-$project/configs/conformer/conformer_s_100h.yml}")
-command+=(--data_dir "$DATA_DIR")
-if [[ -z ${CONFIG:-} && ! -d $DATA_DIR/train-clean-100 && -d $DATA_DIR/train-clean ]]; then
+resumes=false # with the config and the corpus of the run, whatever the environment says
+for word in "$@"; do
+  [[ $word != --resume && $word != --resume=[tT1]* ]] || resumes=true
+done
+if [[ $resumes == false || -n ${CONFIG:-} ]]; then
+  command+=(--config "${CONFIG:-$project/configs/conformer/conformer_s_100h.yml}")
+fi
+[[ $resumes == true ]] || command+=(--data_dir "$DATA_DIR")
+if [[ $resumes == false && -z ${CONFIG:-} && ! -d $DATA_DIR/train-clean-100 && -d $DATA_DIR/train-clean ]]; then
   echo "no train-clean-100 in $DATA_DIR: training on its train-clean, in characters" >&2
   command+=(--set data.train_splits=train-clean --set tokenizer.kind=characters)
 fi

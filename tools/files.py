@@ -1,7 +1,10 @@
 """Files and folders that appear whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
+import glob
+import itertools
 import json
 import math
 import os
@@ -9,12 +12,15 @@ import re
 import shutil
 import sys
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
 
+_FRESH_SECONDS = 3600.0  # an unfinished file of another machine may still be written
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _HOME = re.compile(r"~[\w.-]*/")
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
@@ -106,6 +112,7 @@ def _new_file(path: Path) -> Iterator[Path]:
         if path.exists() and not path.is_file():
             raise UserError.expected("a regular file, or none yet", path, "Choose another place")
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_overs(path)
         yield beside
         beside.replace(path)
     except OSError as error:
@@ -131,8 +138,13 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
     """
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
     old = beside.with_suffix(".old")
+    descriptor = None
     try:
         beside.mkdir(parents=True)
+        descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that it is being written
+        _remove_left_overs(path)
         yield beside
         if replace and path.exists():
             path.rename(old)
@@ -149,8 +161,33 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
             "Free space or name another folder",
         ) from error
     finally:
+        if descriptor is not None:
+            os.close(descriptor)
         shutil.rmtree(beside, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _remove_left_overs(path: Path) -> None:
+    """Removes what killed processes left beside a place; what is still being written stays."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
+        with contextlib.suppress(OSError):
+            if _is_left(left):
+                shutil.rmtree(left) if left.is_dir() else left.unlink()
+
+
+def _is_left(left: Path) -> bool:
+    """Tells whether nobody writes an unfinished file or folder any more."""
+    if time.time() - left.stat().st_mtime < _FRESH_SECONDS:
+        return False
+    if not left.is_dir():
+        number = left.name.split(".")[-2]
+        return number.isdigit() and not Path(f"/proc/{number}").exists()
+    descriptor = os.open(left, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -203,16 +240,78 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _lock(path: Path) -> int:
-    """Waits for a lock file and gives its descriptor; the lock ends when that is closed."""
+@contextlib.contextmanager
+def alone_in(folder: Path, new: bool = False) -> Iterator[None]:
+    """Holds a folder while the block runs: another process that wants to hold it is refused.
+
+    The lock is the kernel's, on a hidden file in the folder: it ends with the process, however that
+    ends. A folder that is made here is removed again where the block leaves nothing in it.
+
+    Args:
+        folder: made where it does not exist.
+        new: whether it must not exist.
+
+    Raises:
+        FileExistsError: it exists, and must not.
+        UserError: another process holds it, or it cannot be written.
+    """
+    lock = folder / ".lock"
+    makes = new or not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=not new)
+        descriptor = _lock(lock, wait=False)
+    except BlockingIOError:
+        raise UserError.expected(
+            "a folder that no other process writes",
+            f"{folder}, which is in use",
+            "Wait until that process has ended, or name another folder",
+        ) from None
+    except OSError as error:
+        if new and isinstance(error, FileExistsError):
+            raise
+        raise UserError.expected(
+            "room and permission for a folder", f"{folder}: {error.strerror}", "Name another"
+        ) from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            lock.unlink(missing_ok=True)
+            if makes:
+                folder.rmdir()  # nothing but an empty one
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def alone_in_new(name: str, *roots: Path) -> Iterator[list[Path]]:
+    """Makes a new folder in each of some roots, and holds them; see `alone_in`.
+
+    Args:
+        name: of the folders; where one of them exists already, all get a number behind it.
+        roots: made where they do not exist.
+    """
+    with contextlib.ExitStack() as held:
+        for number in itertools.count(1):
+            places = [root / (f"{name}-{number}" if number > 1 else name) for root in roots]
+            try:
+                for place in places:
+                    held.enter_context(alone_in(place, new=True))
+                break
+            except FileExistsError:
+                held.close()
+        yield places
+
+
+def _lock(path: Path, wait: bool = True) -> int:
+    """Locks a file and gives its descriptor; the lock ends when that is closed.
+
+    Raises:
+        BlockingIOError: another process holds it, and this one does not wait.
+    """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"waiting for another process that holds {path}", file=sys.stderr)
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _lock_descriptor(descriptor, path, wait)
             with contextlib.suppress(FileNotFoundError):
                 # Its last holder removes the file: who comes later has locked another one.
                 if os.path.samestat(os.stat(path), os.fstat(descriptor)):
@@ -221,6 +320,25 @@ def _lock(path: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _lock_descriptor(descriptor: int, path: Path, wait: bool) -> None:
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise
+            print(f"waiting for another process that holds {path}", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        print(
+            f"the file system of {path.parent} has no locks ({error.strerror}): "
+            "let no other process write there",
+            file=sys.stderr,
+        )
 
 
 def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tools.errors import UserError
+from tools.ranges import number
 
 MAX_MAGNITUDE = 10  # the scale on which RandAugment states how strong its operations are
 # Above this standard deviation, magnitudes are uniform below the given one.
@@ -112,38 +113,27 @@ class AugmentationConfig:
     auto_augment: str = "rand-m9-mstd0.5-inc1"  # "none": off
     # Of the operations that move pixels; the crop is resized as in evaluation.
     aa_interpolation: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
-    min_crop: float = 0.08  # of the image's area, up to all of it
-    hflip: float = 0.5  # probability
-    color_jitter: float = (
-        0.0  # of brightness, contrast, color; only without auto_augment (timm: .4)
-    )
-    re_prob: float = 0.25  # of erasing
+    min_crop: float = number(0.08, above=0, at_most=1)  # of the image's area, up to all of it
+    hflip: float = number(0.5, at_least=0, at_most=1)  # probability
+    # Of brightness, contrast, color; only without auto_augment (timm: .4).
+    color_jitter: float = number(0.0, at_least=0)
+    re_prob: float = number(0.25, at_least=0, at_most=1)  # of erasing
     re_mode: Literal["pixel", "const", "rand"] = "pixel"  # noise, the mean color, one random color
-    re_count: int = 1  # most boxes per image
-    mixup: float = 0.8  # both numbers of the beta distribution of shares; 0: off
-    cutmix: float = 1.0
-    mixup_prob: float = 1.0  # of mixing at all
-    switch_prob: float = 0.5  # of cutmix where both are on
+    re_count: int = number(1, at_least=1, at_most=100)  # most boxes per image
+    # Both numbers of the beta distribution of shares; 0: off.
+    mixup: float = number(0.8, at_least=0)
+    cutmix: float = number(1.0, at_least=0)
+    mixup_prob: float = number(1.0, at_least=0, at_most=1)  # of mixing at all
+    switch_prob: float = number(0.5, at_least=0, at_most=1)  # of cutmix where both are on
     mixup_mode: Literal["batch", "pair", "elem"] = "batch"  # what shares the random numbers
-    mixup_off_epoch: int = 0  # mixing ends before this epoch; 0: never
-    label_smoothing: float = 0.1
-    repeated_augmentation: int = 1  # variants of an image in an epoch of unchanged length (DeiT: 3)
+    mixup_off_epoch: int = number(0, at_least=0)  # mixing ends before this epoch; 0: never
+    label_smoothing: float = number(0.1, at_least=0, at_most=1)
+    # Variants of an image in an epoch of unchanged length (DeiT: 3).
+    repeated_augmentation: int = number(1, at_least=1, at_most=100)
 
     def validate(self) -> None:
-        """Checks the ranges."""
+        """Checks the policy."""
         parse_rand_augment(self.auto_augment)
-        shares = ("hflip", "re_prob", "mixup_prob", "switch_prob", "label_smoothing")
-        for name in shares:
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError.expected(f"{name} from 0 to 1", getattr(self, name), "Correct it")
-        for name in ("mixup", "cutmix", "color_jitter", "mixup_off_epoch"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError.expected(f"{name} of 0 or more", getattr(self, name), "Correct it")
-        if not 0 < self.min_crop <= 1:
-            raise UserError.expected("min_crop above 0 and up to 1", self.min_crop, "Correct it")
-        for name in ("re_count", "repeated_augmentation"):
-            if not 1 <= getattr(self, name) <= 100:
-                raise UserError.expected(f"{name} from 1 to 100", getattr(self, name), "Correct it")
 
     @property
     def mixes(self) -> bool:

@@ -1,6 +1,5 @@
 """Configuration of the vision Conformer; the keys have the names of the MindSpore recipe."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,14 +7,18 @@ from typing import Literal
 
 from tools.config.loader import COMMAND_LINE, leaf_keys, leaf_values, load, read_mapping
 from tools.errors import UserError
+from tools.ranges import number
 from tools.training.config import (
     CheckpointConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainingConfig,
+    check_best_metric,
 )
 from vision.augmentation_config import AugmentationConfig
 from vision.recipe_keys import in_flat_words, read_flat, to_dotted, to_flat
+
+METRICS = ("acc_head1", "acc_head2", "acc_heads", "acc_heads_top5", "loss")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,49 +26,34 @@ class ModelConfig:
     """Which model; the switches are set as the PyTorch weights need them."""
 
     arch: str = "conformer_tiny_patch16"
-    num_classes: int = 1000
-    drop: float = 0.0  # dropout in the transformer branch
-    drop_block: float = 0.0  # dropout on attention weights, whatever the name says
-    drop_path: float = 0.1
+    num_classes: int = number(1000, at_least=1, at_most=1 << 20)
+    drop: float = number(0.0, at_least=0, below=1)  # dropout in the transformer branch
+    # Dropout on attention weights, whatever the name says.
+    drop_block: float = number(0.0, at_least=0, below=1)
+    drop_path: float = number(0.1, at_least=0, below=1)
     disable_approximate_gelu: bool = True  # false: GELU in its tanh form, as in MindSpore
     fusion_drop_path: bool = False  # true: also in convolution blocks, as in mmpretrain
     zero_init_last_batch_norm: bool = False  # true: convolution blocks start as shortcuts
     use_pytorch_maxpool: bool = True  # false: the stem pads the far side only, as in MindSpore
-
-    def validate(self) -> None:
-        """Checks ranges."""
-        rates = {name: getattr(self, name) for name in ("drop", "drop_block", "drop_path")}
-        if self.num_classes < 1 or not all(0 <= rate < 1 for rate in rates.values()):
-            raise UserError.expected(
-                "num_classes >= 1, and drop, drop_block and drop_path from 0 to below 1",
-                f"{self.num_classes}, and {', '.join(map(str, rates.values()))}",
-                "Correct the model",
-            )
 
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingConfig:
     """How an image file becomes the input of the model."""
 
-    image_size: int = 224
-    crop_pct: float = 0.875  # the side of the crop in that of the resized image; MindSpore: 0.96
+    image_size: int = number(224, at_least=1, at_most=1 << 14)
+    # The side of the crop in that of the resized image; MindSpore: 0.96.
+    crop_pct: float = number(0.875, above=0, at_most=1)
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = number((0.485, 0.456, 0.406), at_least=-1000, at_most=1000)
+    std: tuple[float, ...] = number((0.229, 0.224, 0.225), above=0, at_most=1000)
     exif_orientation: bool = False  # true: turned as EXIF says; false: as the pixels are stored
 
     def validate(self) -> None:
-        """Checks that there is something to crop, and three channels to scale."""
-        if self.image_size < 1 or not 0 < self.crop_pct <= 1:
+        """Checks that there are three channels to scale."""
+        if len(self.mean) != 3 or len(self.std) != 3:
             raise UserError.expected(
-                "image_size >= 1 and crop_pct above 0 and up to 1",
-                f"{self.image_size} and {self.crop_pct}",
-                "Correct the preprocessing",
-            )
-        finite = all(map(math.isfinite, (*self.mean, *self.std)))
-        if not finite or len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise UserError.expected(
-                "a finite mean and a positive std for each of three channels",
+                "a mean and a std for each of three channels",
                 f"{list(self.mean)} and {list(self.std)}",
                 "Correct the preprocessing",
             )
@@ -84,24 +72,20 @@ class DataConfig:
     data_url: str = ""  # the folder of both directories; --data_url and IMAGENET_DIR fill it
     train_dir: str = "train"
     val_dir: str = "val"
-    train_num_samples: int = -1  # a random part, the same for the same seed; -1: all
-    val_num_samples: int = -1
-    num_parallel_workers: int = 0  # images prepared at once; 0: by the cores
-    eval_batch_size: int = 0  # 0: that of training
+    # A random part, the same for the same seed; -1: all.
+    train_num_samples: int = number(-1, at_least=-1)
+    val_num_samples: int = number(-1, at_least=-1)
+    # Images prepared at once; 0: by the cores.
+    num_parallel_workers: int = number(0, at_least=0, at_most=10_000)
+    eval_batch_size: int = number(0, at_least=0, at_most=1 << 20)  # 0: that of training
 
     def validate(self) -> None:
-        """Checks ranges."""
+        """Checks that no set is empty."""
         for name in ("train_num_samples", "val_num_samples"):
-            if getattr(self, name) == 0 or getattr(self, name) < -1:
+            if getattr(self, name) == 0:
                 raise UserError.expected(
                     f"{name} of at least 1, or -1 for all", getattr(self, name), f"Correct {name}"
                 )
-        if min(self.num_parallel_workers, self.eval_batch_size) < 0:
-            raise UserError.expected(
-                "num_parallel_workers and eval_batch_size of 0 or more",
-                f"{self.num_parallel_workers} and {self.eval_batch_size}",
-                "Correct them",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +95,12 @@ class RunConfig:
     pretrained: str = ""  # weights to start from
     use_ema: bool | None = None  # of pretrained: averaged weights or not; null: as it has them
     exclude_epoch_state: bool = True  # of pretrained: false continues a run of this project exactly
-    start_epoch: int = 0  # epochs that count as done
+    start_epoch: int = number(0, at_least=0)  # epochs that count as done
     heads_loss: Literal["mean", "sum"] = "mean"  # of the two heads' cross-entropies
     device_target: Literal["GPU", "CPU"] = "GPU"  # GPU: where there is one
-    device_id: int = 0  # of a single process
-    device_num: int = 1  # processes; above 1 it is checked against those that were started
+    device_id: int = number(0, at_least=0, at_most=1000)  # of a single process
+    # Processes; above 1 it is checked against those that were started.
+    device_num: int = number(1, at_least=1)
     pynative_mode: bool = False  # run without graphs, for debugging
     file_format: Literal["SAVEDMODEL", "ONNX", "KERAS", "MINDIR", "AIR"] = (
         "SAVEDMODEL"  # of exports
@@ -126,13 +111,7 @@ class RunConfig:
     model_postfix: str = ""  # of the run's folders; 0: none
 
     def validate(self) -> None:
-        """Checks ranges."""
-        if min(self.start_epoch, self.device_id, self.device_num - 1) < 0:
-            raise UserError.expected(
-                "start_epoch and device_id of 0 or more, device_num of 1 or more",
-                f"{self.start_epoch}, {self.device_id} and {self.device_num}",
-                "Correct them",
-            )
+        """Checks that the postfix makes no folder."""
         if "/" in self.model_postfix:
             raise UserError.expected(
                 "a model_postfix without /", self.model_postfix, "Name other folders by *_root_dir"
@@ -169,6 +148,10 @@ class VisionConfig:
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     run: RunConfig = field(default_factory=RunConfig)
     training: TrainingConfig = field(default_factory=_training)
+
+    def validate(self) -> None:
+        """Checks that the metric of the best checkpoint is one that evaluation gives."""
+        check_best_metric(self.training, METRICS)
 
 
 def load_config(

@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.fused_batch_norm import fused_batch_norm
+from tools.training.resuming import data_digest
 from tools.training.task import LossSums, Position, Shard, TrainData
 from vision.checkpoint import build, load_pretrained
 from vision.classes import renamed
@@ -73,6 +74,9 @@ class VisionTask:
         self.report: list[str] = []
         data = config.data
         self.folder = self._images(data.train_dir, data.train_num_samples, ())
+        root = Path(data.data_url) / data.train_dir
+        paths = (Path(path).relative_to(root) for path in self.folder.paths)
+        self.data_digest = data_digest(zip(map(str, paths), self.folder.labels, strict=True))
         names = [self.folder.classes[number] for number in sorted(self.folder.classes)]
         if len(names) != config.model.num_classes:
             raise UserError.expected(

@@ -1,12 +1,14 @@
 """Trains a vision Conformer: `horovodrun -np N python vision/train.py --data_url ...`."""
 
+import contextlib
 import dataclasses
 import logging
 import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,18 +20,23 @@ from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import to_json, write_text
+from tools.files import alone_in_new, to_json, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
+from tools.training.resuming import check_config
 from tools.training.run_log import provenance
 from tools.training.step import freeze
 from tools.training.task import Position, Shard
 from vision.checkpoint import full_name
-from vision.config import ConfigOptions, VisionConfig, all_arguments
+from vision.config import ConfigOptions, VisionConfig, all_arguments, load_config
 from vision.flags import add_training_flags, run_config_options
+from vision.recipe import CONFIG_FILE
 from vision.task import VisionTask
 
+# Beside the training images: what a resumed run cannot change. Rates of dropout may differ.
+_SWITCHES = "arch num_classes disable_approximate_gelu fusion_drop_path use_pytorch_maxpool".split()
+DEFINES_A_RUN = ("preprocessing", *(f"model.{name}" for name in _SWITCHES))
 PROJECT = Path(__file__).resolve().parent.parent
 
 
@@ -51,14 +58,17 @@ def command_line() -> CommandLine:
 
 
 def resolve_config(options: ConfigOptions) -> VisionConfig:
-    """Reads the config of a run; IMAGENET_DIR fills in for the data.
+    """Reads the config of a run; for the data fills in the resumed run's, else IMAGENET_DIR.
 
     Raises:
         UserError: the config is wrong, there is no data set, or no epoch is left to train.
     """
     config = options.load()
     if not config.data.data_url:
-        data = dataclasses.replace(config.data, data_url=os.environ.get("IMAGENET_DIR", ""))
+        resumed = resumed_checkpoint(config)
+        before = None if resumed is None else load_config(resumed.path / CONFIG_FILE)
+        found = before.data.data_url if before else os.environ.get("IMAGENET_DIR", "")
+        data = dataclasses.replace(config.data, data_url=found)
         config = dataclasses.replace(config, data=data)
     if not config.data.data_url:
         raise UserError.expected(
@@ -73,31 +83,27 @@ def resolve_config(options: ConfigOptions) -> VisionConfig:
     return config
 
 
-def run_folders(config: VisionConfig, processes: Processes) -> RunFolders:
-    """Names the three folders of the run, the same on every process; none may exist."""
+@contextlib.contextmanager
+def run_folders(config: VisionConfig) -> Iterator[RunFolders]:
+    """Makes the three folders of the run, of one name that none has yet, and holds them."""
     name = f"{time.strftime('%y-%m-%d_%H%M%S')}_{full_name(config.model.arch)}_0"
     if config.run.model_postfix not in ("", "0"):
         name += f"_{config.run.model_postfix}"
-    run, roots = config.run, PROJECT / "runs"
+    run, default = config.run, PROJECT / "runs"
     places = {
         "summaries": run.summary_root_dir,
         "checkpoints": run.ckpt_root_dir,
         "best_checkpoints": run.best_ckpt_root_dir,
     }
-    paths = [Path(root or roots / kind).absolute() / name for kind, root in places.items()]
-    paths = processes.broadcast_object(paths)
-    if len(set(paths)) < len(paths):
+    roots = [Path(root or default / kind).absolute() for kind, root in places.items()]
+    if len(set(roots)) < len(roots):
         raise UserError.expected(
             "three different folders as summary_root_dir, ckpt_root_dir and best_ckpt_root_dir",
-            ", ".join(str(path.parent) for path in paths),
+            ", ".join(map(str, roots)),
             "Name three",
         )
-    for path in paths:
-        if path.exists():
-            raise UserError.expected(
-                "a folder that does not exist yet", path, "Wait a second, or set --model_postfix"
-            )
-    return RunFolders(*paths)
+    with alone_in_new(name, *roots) as made:
+        yield RunFolders(*made)
 
 
 def prepare_folders(
@@ -114,17 +120,6 @@ def prepare_folders(
         "cmd.txt": shlex.join(["python", "vision/train.py", *argv]) + "\n",
         "versions.json": to_json(provenance(), indent=1),
     }
-    made: list[Path] = []
-    for folder in dataclasses.astuple(folders):
-        try:
-            folder.mkdir(parents=True)
-            made.append(folder)
-        except OSError as error:
-            for empty in made:
-                empty.rmdir()
-            raise UserError.expected(
-                "room and permission for a new folder", f"{folder}: {error.strerror}", "Correct it"
-            ) from error
     for file_name, text in files.items():
         write_text(folders.best_checkpoints / file_name, text)
 
@@ -187,9 +182,9 @@ class VisionRun:
         if processes.local_size == 1 and self._config.run.device_id:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(self._config.run.device_id))
 
-    def folders(self, processes: Processes) -> RunFolders:
-        """Names the three folders of the run."""
-        return run_folders(self._config, processes)
+    def folders(self) -> AbstractContextManager[RunFolders]:
+        """Takes the three folders of the run."""
+        return run_folders(self._config)
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues, by the config."""
@@ -204,12 +199,17 @@ class VisionRun:
             self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
         )
 
+    def check_resumed(self, resumed: Checkpoint, task: VisionTask) -> None:
+        """Compares the model and the preprocessing with those of the checkpoint."""
+        before = load_config(resumed.path / CONFIG_FILE)
+        check_config(resumed, before, self._config, keys=DEFINES_A_RUN)
+
     def describe(self, task: VisionTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""
         return describe(task, self._config, processes)
 
     def prepare(self, folders: RunFolders, task: VisionTask) -> None:
-        """Makes the folders and writes what the run is made with."""
+        """Writes what the run is made with."""
         prepare_folders(folders, self._config, self._source, self._argv)
 
     def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:

@@ -10,8 +10,9 @@ from typing import Any, Literal, TypeVar, get_type_hints
 from tools.config.loader import load
 from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
-from tools.speech.config import DataConfig
-from tools.training.config import TrainingConfig
+from tools.ranges import check_ranges, number
+from tools.speech.config import SPEECH_METRICS, DataConfig
+from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
 Section = TypeVar("Section")
 
@@ -23,40 +24,48 @@ RATES_HZ = (4000, 384000)  # of sound files, as `tools.speech.audio` takes them
 MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
 
 
+def _size(default: int | tuple[int, ...]) -> Any:
+    return number(default, at_least=1, at_most=MAX_SIZE)
+
+
+def _rate(default: float) -> Any:
+    return number(default, at_least=0, below=1)
+
+
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Sizes and rates of the model; the defaults are base."""
 
     feature_norm: Literal["group", "layer"] = "group"  # behind the first, or every, convolution
     feature_bias: bool = False
-    feature_filters: tuple[int, ...] = (512,) * 7
-    feature_kernel_sizes: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
-    feature_strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
-    num_layers: int = 12
-    hidden_dim: int = 768
-    num_heads: int = 12
-    feedforward_dim: int = 3072
+    feature_filters: tuple[int, ...] = _size((512,) * 7)
+    feature_kernel_sizes: tuple[int, ...] = _size((10, 3, 3, 3, 3, 2, 2))
+    feature_strides: tuple[int, ...] = _size((5, 2, 2, 2, 2, 2, 2))
+    num_layers: int = _size(12)
+    hidden_dim: int = _size(768)
+    num_heads: int = _size(12)
+    feedforward_dim: int = _size(3072)
     pre_norm: bool = False  # layer norm in front of attention and feed-forward, not behind them
-    position_kernel_size: int = 128
-    position_groups: int = 16
-    layer_norm_epsilon: float = 1e-5
-    vocabulary_size: int = 32  # blank included
+    position_kernel_size: int = _size(128)
+    position_groups: int = _size(16)
+    layer_norm_epsilon: float = number(1e-5, above=0, at_most=1)
+    vocabulary_size: int = number(32, at_least=2)  # blank included
     # Whether frames of padding are left out of moments, convolutions and attention, so that an
     # utterance gets the same logits in any batch. False: they are taken for sound, as the
     # checkpoints with group norm were trained and are run elsewhere.
     mask_padding: bool = True
-    feature_dropout_rate: float = 0.0
-    dropout_rate: float = 0.1
-    attention_dropout_rate: float = 0.1
-    activation_dropout_rate: float = 0.1
-    head_dropout_rate: float = 0.1
-    layer_drop_rate: float = 0.1
-    time_mask_rate: float = 0.05  # share of the frames under masks, were there no overlaps
-    time_mask_frames: int = 10
-    min_time_masks: int = 2
-    feature_mask_rate: float = 0.0
-    feature_mask_channels: int = 10
-    min_feature_masks: int = 0
+    feature_dropout_rate: float = _rate(0.0)
+    dropout_rate: float = _rate(0.1)
+    attention_dropout_rate: float = _rate(0.1)
+    activation_dropout_rate: float = _rate(0.1)
+    head_dropout_rate: float = _rate(0.1)
+    layer_drop_rate: float = _rate(0.1)
+    time_mask_rate: float = _rate(0.05)  # share of the frames under masks, were there no overlaps
+    time_mask_frames: int = _size(10)
+    min_time_masks: int = number(2, at_least=0)
+    feature_mask_rate: float = _rate(0.0)
+    feature_mask_channels: int = _size(10)
+    min_feature_masks: int = number(0, at_least=0)
 
     def validate(self) -> None:
         """Checks that the sizes make a model."""
@@ -68,38 +77,17 @@ class ModelConfig:
                 "Correct the model section",
             )
         divided = (self.num_heads, self.position_groups)
-        sizes = (*divided, self.num_layers, self.hidden_dim, self.feedforward_dim)
-        sizes += (self.position_kernel_size, self.time_mask_frames, self.feature_mask_channels)
-        sizes += tuple(y for x in stages for y in x)
-        if not 1 <= min(sizes) <= max(sizes) <= MAX_SIZE or self.vocabulary_size < 2:
-            raise UserError.expected(
-                f"sizes of 1 to {MAX_SIZE} and a vocabulary_size of at least 2",
-                ", ".join(f"{x.name}={getattr(self, x.name)}" for x in fields(self)),
-                "Correct the model section",
-            )
         if any(self.hidden_dim % x for x in divided):
             raise UserError.expected(
                 "hidden_dim a multiple of num_heads and of position_groups",
                 f"{self.hidden_dim}, {self.num_heads} and {self.position_groups}",
                 "Change one of them",
             )
-        if self.layer_norm_epsilon <= 0 or min(self.min_time_masks, self.min_feature_masks) < 0:
-            raise UserError.expected(
-                "layer_norm_epsilon > 0, and min_time_masks and min_feature_masks >= 0",
-                f"{self.layer_norm_epsilon}, {self.min_time_masks} and {self.min_feature_masks}",
-                "Correct the model section",
-            )
         if self.feature_mask_rate > 0 and self.feature_mask_channels > self.hidden_dim:
             raise UserError.expected(
                 f"feature_mask_channels up to hidden_dim, {self.hidden_dim}",
                 self.feature_mask_channels,
                 "Correct it, or set feature_mask_rate to 0",
-            )
-        rates = {x.name: getattr(self, x.name) for x in fields(self) if x.name.endswith("_rate")}
-        wrong = [f"{name}={rate}" for name, rate in rates.items() if not 0 <= rate < 1]
-        if wrong:
-            raise UserError.expected(
-                "rates of at least 0 and below 1", ", ".join(wrong), "Correct the model section"
             )
 
     @property
@@ -126,26 +114,12 @@ class ModelConfig:
 class PreprocessingConfig:
     """How a recording becomes the input of the model."""
 
-    sample_rate_hz: int = 16000
+    sample_rate_hz: int = number(16000, at_least=RATES_HZ[0], at_most=RATES_HZ[1])
     normalize: bool = True  # each utterance to zero mean and unit variance
-    variance_epsilon: float = 1e-7
-    max_seconds: float = 35.0  # attention is quadratic in the length
+    variance_epsilon: float = number(1e-7, above=0, at_most=1)
+    max_seconds: float = number(35.0, above=0)  # attention is quadratic in the length
     # Whether the model was trained with the padding masked; what Hugging Face goes by.
     trained_with_mask: bool = False
-
-    def validate(self) -> None:
-        """Checks that there can be such a sound."""
-        low, high = RATES_HZ
-        if not low <= self.sample_rate_hz <= high:
-            raise UserError.expected(
-                f"sample_rate_hz of {low} to {high}", self.sample_rate_hz, "Correct it"
-            )
-        if self.variance_epsilon <= 0 or not 0 < self.max_seconds < math.inf:
-            raise UserError.expected(
-                "variance_epsilon > 0 and max_seconds > 0",
-                f"{self.variance_epsilon} and {self.max_seconds}",
-                "Correct the preprocessing section",
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +133,11 @@ class VocabularyConfig:
 
 
 def _fine_tuning() -> TrainingConfig:
-    """The convolutions over the waveform stay as pre-training left them."""
-    return TrainingConfig(freeze=("feature_encoder",))
+    """The convolutions over the waveform stay as pre-training left them.
+
+    A loss that is a sum over frames has large gradients: its scale starts low.
+    """
+    return TrainingConfig(freeze=("feature_encoder",), loss_scale=LossScaleConfig(initial=16.0))
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +154,10 @@ class Wav2Vec2Config:
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=_fine_tuning)
+
+    def validate(self) -> None:
+        """Checks that the metric of the best checkpoint is one that evaluation gives."""
+        check_best_metric(self.training, SPEECH_METRICS)
 
 
 # Fields of `ModelConfig` that the shapes and the meaning of weights depend on.
@@ -383,6 +364,7 @@ def _renamed_back(
                 f"{mismatch} for {key} in {path}", show(content[key]), f"Correct {key}"
             ) from None
     config = section(**values)
+    check_ranges(config)
     if hasattr(config, "validate"):
         config.validate()
     return config

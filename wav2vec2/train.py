@@ -21,6 +21,8 @@ PROGRAM = TrainingProgram(
     "Hugging Face folder, run or checkpoint to start from (weights, sizes, vocabulary).",
     load_config,
     Wav2Vec2Task,
+    # Beside the training set; sizes, preprocessing and vocabulary are those of the checkpoint.
+    defines_a_run=("preprocessing", "model.mask_padding"),
 )
 main = PROGRAM.main
 

@@ -18,6 +18,7 @@ TOKENIZER_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 PHONEME_TOKENIZER = "Wav2Vec2PhonemeCTCTokenizer"
+_SIZE = "num_logits"  # the model's; Hugging Face's tokenizers pass over it
 _NAMES = {"bos_token": CONTROLS[0], "eos_token": CONTROLS[1], "unk_token": UNKNOWN}
 
 
@@ -33,7 +34,8 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
             make up the number. None: as many as the ids need.
 
     Raises:
-        UserError: no `vocab.json`, or it is no vocabulary with a blank.
+        UserError: no `vocab.json`, or it is no vocabulary with a blank, or one that this project
+            wrote for a model of another size.
 
     Source: transformers 5.23.0, Wav2Vec2CTCTokenizer and Wav2Vec2PhonemeCTCTokenizer.
     """
@@ -56,6 +58,14 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
             f"others with the id of {some(twice)}",
             "Correct the file",
         )
+    written = settings.get(_SIZE)  # by this project alone
+    if None not in (written, num_logits) and written != num_logits:
+        raise UserError.expected(
+            f"{num_logits} symbols in {folder / VOCABULARY_FILE}, as the model has",
+            show(written),
+            "Take both from one model",
+        )
+    num_logits = written if num_logits is None else num_logits
     size = max(numbers) + 1 if num_logits is None else num_logits
     tokens = [by_number.get(number) for number in range(size)]
     _tell_difference(ids, tokens, folder)
@@ -92,6 +102,7 @@ def vocabulary_files(vocabulary: Vocabulary) -> dict[str, Any]:
         "pad_token": vocabulary.blank,
         "word_delimiter_token": vocabulary.delimiter,
         "do_lower_case": vocabulary.lower,
+        _SIZE: len(vocabulary),
         # A name that is not in the vocabulary would be added to it.
         **{key: token if token in ids else None for key, token in present.items()},
     }

@@ -164,8 +164,11 @@ def test_a_half_written_artifact_is_refused(family, described, tmp_path, manifes
         family.load(tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_refused(family, half_an_export, monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_is_told_before_a_conversion(
+    family, half_an_export, monkeypatch, tmp_path, capsys
+):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with refused(f"room and permission to write {tmp_path / 'file'}"):
+    with refused():
         family.load(half_an_export)
+    assert f"room and permission to write {tmp_path / 'file'}" in capsys.readouterr().err

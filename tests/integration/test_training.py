@@ -161,7 +161,7 @@ def test_dry_run_prints_what_would_happen(train_arguments, capsys, tmp_path):
         (["--steps=-1"], "--steps"),
         (["--set=data.train_splits=[]"], "train_splits"),
         (["--set=data.num_buckets=0"], "num_buckets"),
-        (["--set=model.subsampling_filters=-3"], "model section"),
+        (["--set=model.subsampling_filters=-3"], "model.subsampling_filters at least 1"),
         (["--set=training.optimizer.average_decay=2"], "average_decay"),
         (["--set=training.optimizer.clip_norm=-1"], "clip_norm"),
         (["--set=model.num_layer=3"], "num_layers"),

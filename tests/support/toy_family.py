@@ -4,6 +4,7 @@ It trains, exports, converts and is opened as a session with nothing but what `t
 every family. Points are of class 1 where their sum is positive.
 """
 
+import contextlib
 import dataclasses
 import json
 from pathlib import Path
@@ -61,6 +62,7 @@ class ToyTask:
 
     def __init__(self, config: ToyConfig):
         self.config, self.report = config, ["made-up points"]
+        self.data_digest = "points"
         self.points, self.labels = points(config.num_points)
         keras.utils.set_random_seed(1)
         self.model = build_model()
@@ -123,14 +125,17 @@ class ToyRun:
     def check(self, processes):
         pass
 
-    def folders(self, processes):
-        return RunFolders.inside(self.directory)
+    def folders(self):
+        return contextlib.nullcontext(RunFolders.inside(self.directory))
 
     def resumed(self, folders):
         return None
 
     def make_task(self, processes, resumed, needs_evaluation):
         return ToyTask(self.config)
+
+    def check_resumed(self, resumed, task):
+        pass
 
     def describe(self, task, processes):
         return json.dumps(dataclasses.asdict(self.config))

@@ -21,7 +21,7 @@ def read_records(path: Path) -> list[dict]:
     """Reads the records of a run, of its directory or its metrics.jsonl."""
     path = path / RECORDS if path.is_dir() else path
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise UserError.expected(
             f"a run's folder with {RECORDS}", f"{path}: {error.strerror}", "Correct it"

@@ -12,6 +12,7 @@ import yaml
 
 from tools.config.values import Mismatch, convert, optional, show
 from tools.errors import UserError
+from tools.ranges import check_range
 
 Config = TypeVar("Config")
 COMMAND_LINE = "on the command line"
@@ -65,7 +66,7 @@ def _nearest(key: str, valid: list[str]) -> str | None:
     def likeness(candidate: str) -> float:
         whole = difflib.SequenceMatcher(None, key, candidate).ratio()
         last = difflib.SequenceMatcher(None, key.split(".")[-1], candidate.split(".")[-1]).ratio()
-        return max(last, whole) + 0.1 * whole
+        return max(0.9 * last, whole) + 0.1 * whole
 
     best = max(valid, key=likeness)
     return best if likeness(best) > 0.7 else None
@@ -150,6 +151,8 @@ class _Builder:
                 default = self.convert(key, self.overrides[key], kind, COMMAND_LINE)
             if default is MISSING:
                 self.missing.append(key)
+            if default is not MISSING:
+                check_range(field, key, default)
             values[field.name] = default
         if len(self.missing) > num_missing:
             return None

@@ -1,11 +1,15 @@
 """From a SavedModel to an artifact: a runtime's files, and a manifest of what made them."""
 
+import atexit
+import errno
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -27,8 +31,9 @@ from tools.conversion.request import (
     Quantization,
 )
 from tools.errors import UserError
-from tools.files import new_folder, one_at_a_time, to_json
+from tools.files import check_writable, new_folder, one_at_a_time, to_json
 
+_FULL_BYTES = 1 << 22  # left on a disk that had no room for a file of a model
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
 
@@ -37,6 +42,9 @@ def convert(
     converted_dir: str | Path | None,
     request: ConversionRequest,
     calibration: Calibration | None = None,
+    *,
+    anew: bool = False,
+    may_be_temporary: bool = False,
 ) -> dict:
     """Converts a SavedModel, unless the same was done before.
 
@@ -46,6 +54,8 @@ def convert(
             match; None is a folder of the user's cache.
         request: what to make.
         calibration: data to quantize with; read only where that is due.
+        anew: converts also where the same was done before.
+        may_be_temporary: converts into a temporary folder where the cache cannot be written.
 
     Returns:
         The manifest, with the `directory`, and `reused` true where nothing had to be done.
@@ -71,13 +81,22 @@ def convert(
             "tools.conversion": _own_version(),
         },
     }
-    converted_dir = Path(converted_dir) if converted_dir is not None else _cached(wanted)
-    arguments = (converted_dir, wanted, request, calibration)
-    manifest = _earlier(*arguments)
+    in_cache = converted_dir is None
+    converted_dir = _cached(wanted) if in_cache else Path(converted_dir)
+
+    def earlier() -> dict | None:
+        return None if anew else _earlier(converted_dir, wanted, request, calibration)
+
+    if in_cache and _is_damaged(converted_dir):
+        print(f"{converted_dir} is damaged: converts again", file=sys.stderr)
+        anew = True
+    manifest = earlier()
     if manifest is None:
+        if in_cache and may_be_temporary:
+            converted_dir = _writable(converted_dir)
         with one_at_a_time(converted_dir):
             # Another process may have made the same while this one waited.
-            manifest = _earlier(*arguments) or _made(
+            manifest = earlier() or _made(
                 native_dir,
                 pipeline,
                 converted_dir,
@@ -193,8 +212,32 @@ def _cached(wanted: Mapping) -> Path:
     return cache / "conformer-zoo" / "converted" / name
 
 
+def _writable(place: Path) -> Path:
+    """The place, or one in a temporary folder where nothing can be written there."""
+    try:
+        check_writable(place.with_name(f".{place.name}.try"))
+        return place
+    except UserError as error:
+        folder = Path(tempfile.mkdtemp(prefix="converted-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        print(f"{error} Converts into {folder} until this program ends.", file=sys.stderr)
+        return folder / place.name
+
+
+def _is_damaged(place: Path) -> bool:
+    """Tells whether a folder holds something that is no whole conversion."""
+    manifest = read_manifest(place)
+    if manifest is None:
+        return _holds_something(place)
+    files = manifest.get("files")
+    return not isinstance(files, dict) or not all((place / name).is_file() for name in files)
+
+
 def _holds_something(place: Path) -> bool:
-    return place.exists() and (not place.is_dir() or any(place.iterdir()))
+    try:
+        return place.exists() and (not place.is_dir() or any(place.iterdir()))
+    except PermissionError:
+        return False  # what cannot be read will not be written either, and that is told
 
 
 def _convert_signatures(native_dir, folder, pipeline, request, *, examples) -> dict[str, dict]:
@@ -232,7 +275,12 @@ def _convert_signatures(native_dir, folder, pipeline, request, *, examples) -> d
             options=request.opt_config or (),
         )
         own = backends.get(backend.SMALL) if source.small else backend
-        saved = own.save(source, request, folder, examples)
+        try:
+            saved = own.save(source, request, folder, examples)
+        except RuntimeError as error:  # what OpenVINO makes of a full disk
+            if shutil.disk_usage(folder).free > _FULL_BYTES:
+                raise
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         described[name] = {
             "name": name,
             "backend": own.NAME,

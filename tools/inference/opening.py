@@ -49,14 +49,29 @@ def open_runner(
                 "Leave one of them out",
             )
         return load(model_dir)
-    manifest = converted(model_dir, options, read_examples)
+    manifest = _converted_aloud(model_dir, options, read_examples)
+    try:
+        return load(manifest["directory"])
+    except UserError as error:
+        if options.converted_savedmodel_dir or not manifest["reused"]:
+            raise
+        # The cache is ours: what is damaged there is made again.
+        print(f"{error} Converts again.", file=sys.stderr)
+        manifest = _converted_aloud(model_dir, options, read_examples, anew=True)
+        return load(manifest["directory"])
+
+
+def _converted_aloud(
+    model_dir: str | Path, options: RunnerOptions, read_examples: ReadExamples, anew: bool = False
+) -> dict:
+    manifest = converted(model_dir, options, read_examples, anew=anew, may_be_temporary=True)
     if not manifest["reused"]:
         print(
             f"converted {model_dir} for {manifest['request']['backend']} in "
             f"{manifest['seconds']:.1f} s: {manifest['directory']}",
             file=sys.stderr,
         )
-    return load(manifest["directory"])
+    return manifest
 
 
 def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
@@ -111,13 +126,17 @@ def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -
 
 
 def converted(
-    native_dir: str | Path, options: ConversionOptions, read_examples: ReadExamples
+    native_dir: str | Path,
+    options: ConversionOptions,
+    read_examples: ReadExamples,
+    **how: bool,
 ) -> dict:
     """Converts a SavedModel by options, unless that was done before; see `convert`."""
     pipeline = read_pipeline(native_dir)
     request = options.request(pipeline)
     calibration = _calibration(options, pipeline, read_examples)
-    return convert(native_dir, options.converted_savedmodel_dir, request, calibration)
+    place = options.converted_savedmodel_dir
+    return convert(native_dir, place, request, calibration, **how)
 
 
 def _calibration(

@@ -18,6 +18,7 @@ from tools.speech.reading import evaluation_limits, read_batches, training_limit
 from tools.speech.scoring import score
 from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
+from tools.training.resuming import data_digest
 from tools.training.task import Position, Shard, TrainData
 
 _MOST_NAMED = 20  # characters in a message
@@ -63,6 +64,7 @@ class SpeechTask:
         report: lines about the data, for the log.
         skipped: what training and evaluation leave out, `REASON<TAB>DETAIL`.
         evaluators: by name.
+        data_digest: of the training set.
     """
 
     def __init__(self, data: DataConfig, rate_hz: int, processes: Processes):
@@ -105,6 +107,8 @@ class SpeechTask:
     def train_on(self, training_set: TrainingSet, seed: int) -> None:
         """Settles what `train_data` makes batches of, and the seed of their random numbers."""
         self.training_set, self._seed = training_set, seed
+        rows = ((u.utterance_id, u.num_samples, u.transcript) for u in training_set.utterances)
+        self.data_digest = data_digest(rows)
 
     def evaluate_splits(
         self,
@@ -188,7 +192,11 @@ class SpeechTask:
         return manifest
 
     def _evaluate(self, utterances: Sequence[Utterance], recognize: Recognize) -> dict[str, float]:
-        """Decodes this process's share and scores the shares of all."""
+        """Decodes this process's share and scores the shares of all.
+
+        Raises:
+            UserError: none of the files can be read.
+        """
         share = utterances[self.processes.rank :: self.processes.size]
         limits = evaluation_limits(self.data, self.rate_hz)
         heard: list[tuple[str | None, str]] = []  # what was said and heard; None: why not
@@ -205,6 +213,12 @@ class SpeechTask:
             if self.processes.rank == 0 and why not in self._left_out:
                 _log.warning("evaluation leaves out %s", why)
         self._left_out.update(left_out)
+        if not pairs:
+            raise UserError.expected(
+                "evaluation sounds that can be read",
+                ", ".join(left_out[:5]) or "none",
+                "Check the files, or add --skip_eval",
+            )
         result = score([reference for reference, _ in pairs], [text for _, text in pairs])
         return {
             "wer": result.wer,

@@ -1,9 +1,10 @@
 """The body of the speech families' training programs."""
 
+import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,16 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import to_json, write_text
+from tools.files import alone_in, alone_in_new, to_json, write_text
 from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
+from tools.training.resuming import check_config
 from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
+CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 # Flags that are short names of config keys; one that is not given leaves the YAML alone.
@@ -43,6 +46,7 @@ class TrainingProgram:
             and `training`.
         make_task: of the config, the processes, `--pretrained` ("" without), the checkpoint that
             continues, and whether there will be evaluation.
+        defines_a_run: sections or keys of the config that a resumed run cannot change.
     """
 
     name: str
@@ -51,6 +55,7 @@ class TrainingProgram:
     pretrained_help: str
     load_config: Callable[[str | Path, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
+    defines_a_run: tuple[str, ...] = ()
 
     def command_line(self) -> CommandLine:
         """The program's flags."""
@@ -78,13 +83,17 @@ class TrainingProgram:
         values, rest = self.command_line().parse(argv)
         if rest:
             raise UserError.expected("flags only", " ".join(rest), "See --help")
-        config = values.config or PROJECT / "configs" / self.default_config
-        options = from_flags(RunOptions, values, config=config)
+        options = from_flags(RunOptions, values)
+        config = values.config or options.saved_config or PROJECT / "configs" / self.default_config
+        options = dataclasses.replace(options, config=config)
         run = SpeechRun(self, self._config(options), options)
         return run_training(run, from_flags(ProgramOptions, values))
 
     def _config(self, options: "RunOptions") -> Any:
-        """Merges command line over YAML over defaults; DATA_DIR fills in for both."""
+        """Merges command line over YAML over defaults.
+
+        The corpus of a run that is resumed fills in for them, of another run DATA_DIR.
+        """
         overrides = dict(options.set)
         for flag, key in _CONFIG_FLAGS.items():
             if getattr(options, flag) is not None:
@@ -93,7 +102,11 @@ class TrainingProgram:
             overrides["training.precision"] = "mixed_float16" if options.mxp else "float32"
         config = self.load_config(options.config, overrides)
         if not config.data.data_dir:
-            data = dataclasses.replace(config.data, data_dir=os.environ.get("DATA_DIR", ""))
+            if options.saved_config is not None:
+                found = self.load_config(options.saved_config, {}).data.data_dir
+            else:
+                found = os.environ.get("DATA_DIR", "")
+            data = dataclasses.replace(config.data, data_dir=found)
             config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:
             raise UserError.expected(
@@ -107,7 +120,8 @@ class RunOptions:
     """What a run is made of, and where it writes.
 
     Attributes:
-        config: YAML file; its name is that of a new run directory.
+        config: YAML file; its name is that of a new run directory. A run that is resumed has its
+            own where none is named.
         data_dir: root of the corpus.
         batch_size: utterances of one process's batch.
         epochs: passes over the training set.
@@ -119,7 +133,7 @@ class RunOptions:
         pretrained: what to start from.
     """
 
-    config: str | Path
+    config: str | Path = ""
     data_dir: str | None = None
     batch_size: int | None = None
     epochs: int | None = None
@@ -129,6 +143,15 @@ class RunOptions:
     output_dir: str | None = None
     resume: bool = False
     pretrained: str | None = None
+
+    @property
+    def saved_config(self) -> Path | None:
+        """The config of the run that is resumed, where there is one."""
+        if not (self.resume and self.output_dir):
+            return None
+        directory = Path(self.output_dir)
+        saved = sorted(directory.glob(f"checkpoints/step-*/{CONFIG_FILE}"), reverse=True)
+        return next((x for x in (directory / CONFIG_FILE, *saved) if x.is_file()), None)
 
 
 class SpeechRun:
@@ -149,26 +172,37 @@ class SpeechRun:
     def check(self, processes: Processes) -> None:
         """Accepts any number of processes."""
 
-    def folders(self, processes: Processes) -> RunFolders:
-        """Settles on the run directory, the same on every process."""
+    @contextlib.contextmanager
+    def folders(self) -> Iterator[RunFolders]:
+        """Takes the run directory."""
         options = self._options
-        name = f"{Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-        chosen = options.output_dir or str(PROJECT / "runs" / name)
-        directory = Path(processes.broadcast_object(chosen)).resolve()
-        has_checkpoints = any(directory.glob("checkpoints/step-*"))
-        if has_checkpoints and not options.resume:
-            raise UserError.expected(
-                "an --output_dir without checkpoints", directory, "Add --resume or choose another"
-            )
-        if options.resume and not has_checkpoints:
-            raise UserError.expected(
-                "an --output_dir with checkpoints to --resume", directory, "Leave --resume out"
-            )
-        return RunFolders.inside(directory)
+        if not options.output_dir:
+            if options.resume:
+                raise UserError.expected("an --output_dir to --resume", "none", "Add it")
+            name = f"{Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+            with alone_in_new(name, PROJECT / "runs") as [directory]:
+                yield RunFolders.inside(directory)
+            return
+        directory = Path(options.output_dir).resolve()
+        with alone_in(directory):
+            has_checkpoints = any(directory.glob("checkpoints/step-*"))
+            if has_checkpoints and not options.resume:
+                raise UserError.expected(
+                    "an --output_dir without checkpoints",
+                    directory,
+                    "Add --resume or choose another",
+                )
+            if options.resume and not has_checkpoints:
+                raise UserError.expected(
+                    "an --output_dir with checkpoints to --resume",
+                    directory,
+                    "Leave --resume out",
+                )
+            yield RunFolders.inside(directory)
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
         """Finds the checkpoint that continues."""
-        return folders.store().latest() if self._options.resume and folders else None
+        return folders.store().latest_whole() if self._options.resume and folders else None
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
@@ -178,6 +212,13 @@ class SpeechRun:
         return self._program.make_task(
             self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
         )
+
+    def check_resumed(self, resumed: Checkpoint, task: SpeechTask) -> None:
+        """Compares the config with that of the checkpoint."""
+        if self._program.defines_a_run:
+            before = self._program.load_config(resumed.path / CONFIG_FILE, {})
+            keys = self._program.defines_a_run
+            check_config(resumed, before, task.config, keys=keys)
 
     def describe(self, task: SpeechTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""

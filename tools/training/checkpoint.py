@@ -6,6 +6,7 @@ size or the precision.
 """
 
 import json
+import logging
 import math
 import os
 import shutil
@@ -20,6 +21,8 @@ import numpy as np
 from tools.errors import UserError
 from tools.files import to_json
 from tools.weights.assignment import check_tensors
+
+logger = logging.getLogger(__name__)
 
 _PREFIX, _UNFINISHED = "step-", ".unfinished-"
 
@@ -50,6 +53,15 @@ class Checkpoint:
                 f"the arrays of a checkpoint in {self.path}", error, "Choose another checkpoint"
             ) from error
 
+    def check(self) -> None:
+        """Reads all of it once.
+
+        Raises:
+            UserError: something in it is missing or damaged.
+        """
+        for group in ("model", "optimizer", "average", "loss_scale"):
+            self.arrays(group)
+
     def weights(self) -> dict[str, np.ndarray]:
         """Reads the weights to evaluate with: the moving average where there is one."""
         return {**self.arrays("model"), **self.arrays("average")}
@@ -69,7 +81,7 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
 
     Args:
         path: of a checkpoint or of what holds some.
-        newest: takes the newest of several, as one who continues does.
+        newest: takes the newest of several that is whole, as one who continues does.
 
     Raises:
         UserError: there is none.
@@ -78,7 +90,7 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
     if not (path / "state.json").is_file():
         inside = path / "checkpoints"
         store = CheckpointStore(inside if inside.is_dir() else path)
-        checkpoint = store.latest() if newest else store.best() or store.latest()
+        checkpoint = store.latest_whole() if newest else store.best() or store.latest()
         if checkpoint is None:
             raise UserError.expected(
                 "a run directory or a checkpoint directory",
@@ -86,6 +98,10 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
                 "Give a folder that a training run has written",
             )
         return checkpoint
+    return _read_checkpoint(path)
+
+
+def _read_checkpoint(path: Path) -> Checkpoint:
     try:
         state = json.loads((path / "state.json").read_text(encoding="utf-8"))
         if not isinstance(state, dict) or not isinstance(state.get("step"), int):
@@ -157,18 +173,54 @@ class CheckpointStore:
         self.directory = directory
         self.keep_last = keep_last
         self.keep_best = keep_best
+        self._passed_over: set[Path] = set()
         self._best = None if best_directory is None else CheckpointStore(best_directory, 0)
         if self._best is not None:
             self._best.keep_best, self.keep_best = keep_best, 0
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint, oldest first."""
-        paths = self.directory.glob(_PREFIX + "*/state.json")
-        return sorted((open_checkpoint(path.parent) for path in paths), key=lambda c: c.step)
+        """Every checkpoint whose state can be read, oldest first; others are named once.
+
+        Raises:
+            UserError: there are checkpoints, and the state of none can be read.
+        """
+        found, problem = [], None
+        for path in sorted(self.directory.glob(_PREFIX + "*")):
+            try:
+                found.append(_read_checkpoint(path))
+            except UserError as error:
+                problem = error
+                self._pass_over(path, error)
+        if problem is not None and not found:
+            raise problem
+        return sorted(found, key=lambda c: c.step)
 
     def latest(self) -> Checkpoint | None:
         """The newest checkpoint."""
         return next(reversed(self.all()), None)
+
+    def latest_whole(self) -> Checkpoint | None:
+        """The newest checkpoint that can be read to its end; newer ones are named.
+
+        Raises:
+            UserError: there are checkpoints, and none is whole.
+        """
+        problem = None
+        for checkpoint in reversed(self.all()):
+            try:
+                checkpoint.check()
+                return checkpoint
+            except UserError as error:
+                problem = error
+                self._pass_over(checkpoint.path, error)
+        if problem is not None:
+            raise problem
+        return None
+
+    def _pass_over(self, path: Path, problem: UserError) -> None:
+        if path not in self._passed_over:
+            self._passed_over.add(path)
+            logger.warning("damaged checkpoint %s is passed over: %s", path, problem)
 
     def best(self) -> Checkpoint | None:
         """The checkpoint of the best metric, the newest of equals."""

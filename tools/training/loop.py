@@ -17,6 +17,7 @@ from tools.training.metrics import Window
 from tools.training.resumable_run import ResumableRun
 from tools.training.run_log import RunLog
 from tools.training.schedule import learning_rate
+from tools.training.stopping import Interrupted, StopSignals, stop_signals
 from tools.training.task import Position, Task
 
 _PROFILED_STEPS = range(2, 8)  # of this process; the first one warms up
@@ -63,7 +64,8 @@ def train(
     written = folders.records if processes.rank == 0 else None
     log = RunLog(written, run.step, min(stop, total_steps), config.print_every_steps)
     profiler = _Profiler(written if options.use_profiler else None)
-    with contextlib.closing(log), contextlib.closing(profiler):
+    signals = stop_signals(processes, run.stopping)
+    with contextlib.closing(log), contextlib.closing(profiler), signals as signals:
         for line in task.report:
             log.say(line)
         batches, window, results, speeds = iter(data.dataset), Window(), {}, []
@@ -79,7 +81,7 @@ def train(
                 profiler.before_step()
                 batch = window.wait(batches)
                 rate = learning_rate(config.schedule, run.step + 1, total_steps, steps_per_epoch)
-                result = run.train_step(batch, rate)
+                result = run.train_step(batch, rate, signals.received)
                 run.advance(result, data.names(batch))
                 window.add(result)
                 seen = (seen or 0.0) + float(result.weight)
@@ -92,6 +94,8 @@ def train(
                     )
                 if run.save_is_due():
                     run.save(None)
+                if result.stop:
+                    raise _saved(run, signals, log)
             else:
                 run.position = Position(epoch + 1)
             if seen == 0.0:
@@ -99,8 +103,17 @@ def train(
                     "training data", "nothing usable in an epoch", "See what was dropped above"
                 )
             last, metric = run.step >= stop or epoch == epochs[-1], None
+            if signals.received_by_any():
+                raise _saved(run, signals, log)
             if not options.skip_eval and (last or (epoch + 1) % config.eval_every_epochs == 0):
-                results = run.evaluate(log, epoch, f"epoch {epoch + 1}, step {run.step}")
+                try:
+                    with signals.interruptible():
+                        results = run.evaluate(log, epoch, f"epoch {epoch + 1}, step {run.step}")
+                except UserError:
+                    run.save(None)  # an evaluation that fails takes no training with it
+                    raise
+                except Interrupted:
+                    raise _saved(run, signals, log) from None
                 metric = results.get(config.best_metric)
             run.save(metric)
             if last:
@@ -111,6 +124,14 @@ def train(
     if processes.rank == 0:
         write_text(folders.records / "summary.json", to_json(summary, indent=1))
     return summary
+
+
+def _saved(run: ResumableRun, signals: StopSignals, log: RunLog) -> SystemExit:
+    """Saves what a run that was told to stop has reached, says so, and returns what ends it."""
+    if run.saved_step != run.step:
+        run.save(None)
+    log.say_last(f"ended by {signals.name}: saved the checkpoint of step {run.step} to resume from")
+    return signals.end()
 
 
 class _Profiler:

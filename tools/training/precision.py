@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from tools.training.config import LossScaleConfig
 
-_LARGEST_SCALE = 2.0**24
+_LARGEST_SCALE, SMALLEST_SCALE = 2.0**24, 2.0**-24
 
 
 class LossScale:
@@ -30,5 +30,5 @@ class LossScale:
             return
         grown = self.finite_steps + 1 >= self.growth_steps
         up = tf.where(grown, tf.minimum(self.scale * 2.0, _LARGEST_SCALE), self.scale)
-        self.scale.assign(tf.where(finite, up, tf.maximum(self.scale * 0.5, 1.0)))
+        self.scale.assign(tf.where(finite, up, tf.maximum(self.scale * 0.5, SMALLEST_SCALE)))
         self.finite_steps.assign(tf.where(finite & ~grown, self.finite_steps + 1, 0))

@@ -4,10 +4,12 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import keras
 import tensorflow as tf
 
 from tools.config.command_line import CommandLine
@@ -18,6 +20,7 @@ from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
+from tools.training.resuming import check_data
 from tools.training.task import Task
 
 
@@ -70,16 +73,19 @@ class TrainingRun(Protocol):
     def check(self, processes: Processes) -> None:
         """Refuses a number of processes that the config does not fit."""
 
-    def folders(self, processes: Processes) -> RunFolders:
-        """Settles on the folders of the run, the same on every process; makes none."""
+    def folders(self) -> AbstractContextManager[RunFolders]:
+        """Takes the folders of the run for rank 0 alone, until the block has ended."""
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
-        """Finds the checkpoint that continues; without `folders` nothing will be written."""
+        """Finds the checkpoint that continues, on rank 0; without `folders` nothing is written."""
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
     ) -> Task:
         """Makes the task."""
+
+    def check_resumed(self, resumed: Checkpoint, task: Task) -> None:
+        """Refuses a config that changes what defines the run of a checkpoint."""
 
     def describe(self, task: Task, processes: Processes) -> str:
         """Says what `--dry_run` prints."""
@@ -104,17 +110,37 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     _log_to_terminal(processes)
     # Before ranks talk to each other, which starts TensorFlow.
     logging.info(distributed.claim_devices(processes, options.use_gpu))
-    folders = None if options.dry_run else run.folders(processes)
-    resumed = run.resumed(folders)
+    with contextlib.ExitStack() as held:
+        folders = None
+        if not options.dry_run:
+            folders = from_first_rank(processes, lambda: held.enter_context(run.folders()))
+        results = _train_in(run, options, processes, folders)
+    if folders is not None and processes.rank == 0:
+        print(to_json(results))
+    return 0
+
+
+def _train_in(
+    run: TrainingRun, options: ProgramOptions, processes: Processes, folders: RunFolders | None
+) -> dict[str, float]:
+    """Makes the task and trains it; without folders it tells about it in place of that."""
+    resumed = from_first_rank(processes, lambda: run.resumed(folders))
     if run.training.deterministic:
-        tf.keras.utils.set_random_seed(run.training.seed)
+        keras.utils.set_random_seed(run.training.seed)
         tf.config.experimental.enable_op_determinism()
     task = run.make_task(processes, resumed, not options.skip_eval)
     if folders is None:
         if processes.rank == 0:
             print(run.describe(task, processes))
-        return 0
-    from_first_rank(processes, lambda: run.prepare(folders, task))
+        return {}
+
+    def prepare() -> None:
+        if resumed is not None:
+            check_data(resumed, task)
+            run.check_resumed(resumed, task)
+        run.prepare(folders, task)
+
+    from_first_rank(processes, prepare)
     loop_options = LoopOptions(
         resumed=resumed,
         start_epoch=run.start_epoch,
@@ -126,10 +152,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     with log_to_file(run.log_file(folders, processes), processes), _eager(run.run_eagerly):
         places = dict.fromkeys((folders.records, folders.checkpoints, folders.best_checkpoints))
         logging.info("run directory: %s", ", ".join(map(str, places)))
-        results = train(task, run.training, processes, folders, options=loop_options)
-    if processes.rank == 0:
-        print(to_json(results))
-    return 0
+        return train(task, run.training, processes, folders, options=loop_options)
 
 
 def _log_to_terminal(processes: Processes) -> None:

@@ -9,7 +9,7 @@ from tools.training.checkpoint import Checkpoint, restore
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.optimizer import Optimizer
-from tools.training.precision import LossScale
+from tools.training.precision import SMALLEST_SCALE, LossScale
 from tools.training.run_log import RunLog
 from tools.training.step import (
     StepResult,
@@ -34,6 +34,7 @@ class ResumableRun:
     Attributes:
         step: training steps so far, those without an update included.
         position: in the data.
+        saved_step: of the newest checkpoint; None: there is none.
     """
 
     def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
@@ -52,6 +53,7 @@ class ResumableRun:
         self.position = Position()
         self.step = self.skipped_steps = self._skipped_in_a_row = 0
         self._saved_at_seconds = time.monotonic()
+        self.saved_step: int | None = None
 
     def restore(self, checkpoint: Checkpoint | None, start_epoch: int) -> None:
         """Continues from a checkpoint, and gives every process the same variables."""
@@ -60,6 +62,7 @@ class ResumableRun:
         self.position = Position(start_epoch)
         if checkpoint is not None:
             state = checkpoint.state
+            self.saved_step = state["step"]
             self.step, self.skipped_steps = state["step"], state["skipped_steps"]
             done = tuple(tuple(segment) for segment in state["position"]["done"])
             self.position = Position(state["position"]["epoch"], done)
@@ -98,8 +101,10 @@ class ResumableRun:
             return
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        # The dynamic scale cures a float16 overflow; at scale 1 there is nothing left to cure.
-        overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > 1.0
+        # The dynamic scale cures a gradient that overflows in float16, until it cannot fall any
+        # further, and hardly ever a loss.
+        floor = SMALLEST_SCALE if np.isfinite(float(result.loss)) else 1.0
+        overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > floor
         tolerated = overflow or self.config.on_non_finite == "skip"
         if tolerated and self._skipped_in_a_row <= self.config.max_skipped_steps:
             return
@@ -114,6 +119,14 @@ class ResumableRun:
             f"{self.step}, from {', '.join(culprits) or 'no single row'} "
             f"({self._skipped_in_a_row} in a row)",
             "Look at these inputs, lower the learning rate, or set training.on_non_finite: skip",
+        )
+
+    def stopping(self, signal: str) -> str:
+        """What is said when a signal comes."""
+        stands = "no checkpoint" if self.saved_step is None else f"that of step {self.saved_step}"
+        return (
+            f"{signal}: the run saves a checkpoint after this step and ends; if it is killed "
+            f"before, {stands} stands"
         )
 
     def values(self) -> dict[str, float]:
@@ -164,12 +177,14 @@ class ResumableRun:
             "random_counters": [int(s[1]) for s in seed_generators(self.task.model)],
             "metric": metric,
             "larger_is_better": self.config.larger_is_better,
+            "data": self.task.data_digest,
             "config": {"seed": self.config.seed, "world_size": self.processes.size},
         }
         from_first_rank(
             self.processes, lambda: self.store.save(state, self._groups(), self.task.assets)
         )
         self._saved_at_seconds = time.monotonic()
+        self.saved_step = self.step
 
     def _agree_on_statistics(self):
         statistics = [v.value for v in self.optimizer.statistics]

@@ -1,12 +1,12 @@
 """The records of a run: `metrics.jsonl`, TensorBoard, progress bar, and what it was run with."""
 
+import contextlib
 import importlib.metadata
 import json
 import logging
-import math
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import tensorflow as tf
@@ -46,7 +46,7 @@ def _is_until(line: str, last_step: int) -> bool:
     """Tells whether a line of `metrics.jsonl` is whole and of no later step."""
     try:
         return json.loads(line)["step"] <= last_step
-    except ValueError:  # a kill cut it off
+    except (ValueError, TypeError, LookupError):  # a kill or a full disk cut it off
         return False
 
 
@@ -68,6 +68,7 @@ class RunLog:
         print_every_steps: int = 0,
     ):
         self._file = self._board = None
+        self._last_line = ""
         self._step, self._print_every_steps = first_step, print_every_steps
         self._bar = tqdm(
             initial=first_step,
@@ -83,7 +84,7 @@ class RunLog:
             return
         path = directory / "metrics.jsonl"
         if path.exists():
-            lines = path.read_text(encoding="utf-8").split("\n")
+            lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
             write_text(path, "".join(f"{x}\n" for x in lines if _is_until(x, first_step)))
         self._file = path.open("ab", buffering=0)  # nothing left to write when the disk is full
         self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
@@ -100,20 +101,25 @@ class RunLog:
         """Records values of a step."""
         if self._file is None:
             return
-        # JSON has no NaN: a value that is none is written as null.
-        numbers = {k: v if math.isfinite(v) else None for k, v in values.items()}
-        line = to_json({"step": step, "epoch": epoch, **numbers}) + "\n"
-        try:
+        line = to_json({"step": step, "epoch": epoch, **values}) + "\n"
+        with self._refused():
             self._file.write(line.encode())
-        except OSError as error:
+            with self._board.as_default(step=step):
+                for name, value in values.items():
+                    tf.summary.scalar(name, value)
+
+    @contextlib.contextmanager
+    def _refused(self) -> Iterator[None]:
+        """Makes one line of what the disk, or TensorBoard's writer, says."""
+        try:
+            yield
+        except (OSError, tf.errors.OpError) as error:
+            problem = getattr(error, "strerror", None) or getattr(error, "message", error)
             raise UserError.expected(
-                f"room and permission to write {self._file.name}",
-                error.strerror or error,
+                f"room and permission to write the records of {Path(self._file.name).parent}",
+                " ".join(str(problem).split()),
                 "Free space and continue from the last checkpoint",
             ) from error
-        with self._board.as_default(step=step):
-            for name, value in values.items():
-                tf.summary.scalar(name, value)
 
     def say(self, line: str) -> None:
         """Prints a line above the progress bar; log files that are open for it get it too."""
@@ -121,9 +127,19 @@ class RunLog:
             tqdm.write(line, file=sys.stderr)
             logger.debug(line)
 
+    def say_last(self, line: str) -> None:
+        """Prints a line below the progress bar when the records end."""
+        self._last_line = line
+
     def close(self) -> None:
         """Ends the records."""
+        last_line, self._last_line = self._last_line, ""
+        shown = not self._bar.disable
         self._bar.close()
+        if last_line and shown:
+            print(last_line, file=sys.stderr)
+            logger.debug(last_line)
         if self._file is not None:
             self._file.close()
-            self._board.close()
+            with self._refused():
+                self._board.close()

@@ -25,6 +25,7 @@ class StepResult(NamedTuple):
     finite: tf.Tensor  # whether the update was made
     metrics: Mapping[str, tf.Tensor]
     examples: tf.Tensor  # [B] losses of this process's rows
+    stop: tf.Tensor | bool = False  # whether any process asked to stop
 
 
 class TrainStep:
@@ -48,30 +49,36 @@ class TrainStep:
 
     def compile(self, batch_spec: Mapping[str, tf.TensorSpec]) -> None:
         """Fixes the shapes and types of batches, so that the step is traced once."""
-        rate_spec = tf.TensorSpec([], tf.float32)
+        rate_spec, stop_spec = tf.TensorSpec([], tf.float32), tf.TensorSpec([], tf.float32)
         # No loss branches in Python on a tensor, and reading the source takes as long as tracing.
         self._run = tf.function(
-            self._step, input_signature=[batch_spec, rate_spec], autograph=False
+            self._step, input_signature=[batch_spec, rate_spec, stop_spec], autograph=False
         )
 
-    def __call__(self, batch: Mapping[str, tf.Tensor], learning_rate: float) -> StepResult:
-        """Trains on this process's batch."""
-        return self._run(batch, tf.constant(learning_rate, tf.float32))
+    def __call__(
+        self, batch: Mapping[str, tf.Tensor], learning_rate: float, stop: bool = False
+    ) -> StepResult:
+        """Trains on this process's batch, and tells every process whether one asks to stop."""
+        numbers = (tf.constant(float(x), tf.float32) for x in (learning_rate, stop))
+        return self._run(batch, *numbers)
 
-    def _step(self, batch, learning_rate):
+    def _step(self, batch, learning_rate, stop):
         statistics = [v.value for v in self.optimizer.statistics]
         before = [tf.identity(v) for v in statistics]
         with tf.GradientTape() as tape:
             sums = self.task.loss(batch, training=True)
-            scaled = sums.loss_sum * self.loss_scale.scale
+            # Of the mean over this process's rows, as many on every process: the sum of long rows
+            # would leave float16's range, whatever the batch.
+            factor = self.loss_scale.scale / tf.cast(tf.size(sums.examples), tf.float32)
+            scaled = sums.loss_sum * factor
         gradient = self.optimizer.flatten(
             tape.gradient(scaled, [v.value for v in self.optimizer.variables])
         )
         names = sorted(sums.metrics)
-        scalars = tf.stack([sums.loss_sum, sums.weight, *(sums.metrics[n] for n in names)])
+        scalars = tf.stack([sums.loss_sum, sums.weight, *(sums.metrics[n] for n in names), stop])
         gradient, scalars = self.processes.sum([gradient, scalars])
         weight = tf.maximum(scalars[1], 1.0)
-        gradient = gradient / (weight * self.loss_scale.scale)
+        gradient = gradient / (weight * factor)
         norm = tf.norm(gradient)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(scalars[0])
         if self.clip_norm is not None:
@@ -90,7 +97,13 @@ class TrainStep:
         self.loss_scale.update(finite)
         metrics = {name: scalars[2 + i] / weight for i, name in enumerate(names)}
         return StepResult(
-            scalars[0] / weight, scalars[1], norm, finite, metrics, tf.stop_gradient(sums.examples)
+            scalars[0] / weight,
+            scalars[1],
+            norm,
+            finite,
+            metrics,
+            tf.stop_gradient(sums.examples),
+            scalars[-1] > 0,
         )
 
 

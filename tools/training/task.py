@@ -81,12 +81,14 @@ class Task(Protocol):
         assets: text files that belong to every checkpoint (configuration, vocabulary), by name.
         evaluators: by name, functions `() -> {metric: value}` that every process calls together.
         report: lines about the data, for the log.
+        data_digest: tells training sets apart; see `tools.training.resuming`.
     """
 
     model: keras.Model
     assets: Mapping[str, str]
     evaluators: Mapping[str, Callable[[], Mapping[str, float]]]
     report: list[str]
+    data_digest: str
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
         """Gives the batches of one process."""

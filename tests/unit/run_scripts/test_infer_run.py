@@ -71,6 +71,34 @@ def test_a_table_of_every_batch_size_precision_and_mode(start, tmp_path):
     assert table == f"python -m tools.benchmark.multi_infer --output_dir {tmp_path} {reports}"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-b", "2,3", "-p", "fp32", "-e", "1", "--net_name", "vision", "--x", "1"],
+        ["--net_name", "vision", "--x", "1", "-b2,3", "-pfp32", "-e1"],
+        ["--x", "1", "-e", "1", "--net_name=vision", "-p", "fp32", "-b", "2,3"],
+    ],
+)
+def test_flags_come_in_any_order(start, tmp_path, words):
+    found = start("multi_infer_run.sh", *words, INFER_CKPT="/m", OUTPUT_DIR=str(tmp_path))
+    *runs, table = found.stdout.splitlines()
+    assert len(runs) == 2
+    for size, run in zip((2, 3), runs, strict=True):
+        assert "vision.eval --run_eagerly=1 --quant_precision=fp32 " in run
+        assert f"--batch_size {size} " in run and run.endswith(" --x 1")
+    reports = " ".join(f"{tmp_path}/eager_fp32_bsz_{size}.json" for size in (2, 3))
+    assert table.endswith(reports)
+
+
+@pytest.mark.parametrize(
+    "words", [["--batch_size=2"], ["-b"], ["-x"], ["--run_eagerly"], ["--result_path", "/r"]]
+)
+def test_what_would_make_reports_untrue_to_their_names_is_refused(start, tmp_path, words):
+    found = start("multi_infer_run.sh", "--net_name", "vision", *words, OUTPUT_DIR=str(tmp_path))
+    assert (found.returncode, found.stdout) == (2, "")
+    assert "Expected -b" in found.stderr or "usage:" in found.stderr
+
+
 def test_a_family_that_is_none_is_one_line(start):
     for script in ("infer_run.sh", "multi_infer_run.sh"):
         found = start(script, "--net_name", "wav2vec3")

@@ -64,6 +64,16 @@ def test_a_corpus_of_digits_is_trained_on_in_characters(run_script, clone, told,
     assert found.stdout == told("python", *command(clone, tmp_path))
 
 
+def test_a_resumed_run_keeps_its_config_and_its_corpus(run_script, clone, told, corpus):
+    start = {"DATA_DIR": str(corpus), "NP": "1", "OUTPUT_DIR": "/o"}
+    program = ["python", f"{clone}/conformer/train.py"]
+    for flag in ("--resume", "--resume=true"):
+        found = run_script(clone, "train_with_horovod.sh", [flag], **start)
+        assert found.stdout == told(*program, "--output_dir", "/o", flag)
+    found = run_script(clone, "train_with_horovod.sh", ["--resume"], CONFIG="/c.yml", **start)
+    assert found.stdout == told(*program, "--config", "/c.yml", "--output_dir", "/o", "--resume")
+
+
 def test_another_program_wants_a_config(run_script, clone, told, corpus):
     start = {"DATA_DIR": str(corpus), "PROGRAM": "wav2vec2/train.py"}
     found = run_script(clone, "train_with_horovod.sh", [], **start)

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +231,35 @@ def test_whether_a_place_can_be_written_is_told_in_advance(tmp_path):
         with refused():
             check_writable(bad)
     assert [x.name for x in path.parent.iterdir()] == ["a"]
+
+
+def test_what_killed_processes_left_is_removed_and_what_is_written_stays(tmp_path):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    place = tmp_path / "a[1]"
+    left = [tmp_path / ".a[1].0a1b2c3d.unfinished", tmp_path / f".a[1].{ended.pid}.unfinished"]
+    others = [
+        tmp_path / f".a[1].{os.getppid()}.unfinished",  # its process lives
+        tmp_path / ".a1.0a1b2c3d.unfinished",  # of another place
+        tmp_path / ".a[1].0a1b2c3e.unfinished",  # fresh
+        tmp_path / ".a[1].0a1b2c3f.old",  # holds what was there before
+    ]
+    for path in (left[0], *others[1:]):
+        path.mkdir()
+        (path / "file").touch()
+    left[1].touch()
+    others[0].touch()
+    for path in (*left, *others[:2], others[3]):
+        os.utime(path, (0, 0))
+    with new_folder(place) as first:
+        os.utime(first, (0, 0))
+        with new_folder(place, replace=True):
+            assert first.exists(), "it is being written"
+        shutil.rmtree(place)
+    assert sorted(tmp_path.iterdir()) == sorted([place, *others])
+    (tmp_path / "b").mkdir()
+    stale = tmp_path / f".text.{ended.pid}.unfinished"
+    stale.touch()
+    os.utime(stale, (0, 0))
+    write_text(tmp_path / "text", "t")
+    assert not stale.exists()

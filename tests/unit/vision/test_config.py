@@ -237,7 +237,7 @@ def test_all_arguments_read_back_as_a_flat_file(tmp_path, flags, overrides):
         ({"train_num_samples": 0}, "train_num_samples"),
         ({"drop_path": None}, "drop_path"),
         ({"model_postfix": "a/b"}, "model_postfix without /"),
-        ({"preprocessing.mean": [0.5, 0.5, float("inf")]}, "a finite mean"),
+        ({"preprocessing.mean": [0.5, 0.5, float("inf")]}, "preprocessing.mean at least -1000"),
     ],
 )
 def test_a_flat_recipe_that_is_wrong_is_refused_in_a_line(flat_file, changes, message):
@@ -248,18 +248,18 @@ def test_a_flat_recipe_that_is_wrong_is_refused_in_a_line(flat_file, changes, me
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"beta": [2, 0.9]}, r"Expected beta\[0\], beta\[1\] and momentum.*Received: beta\[0\] 2"),
-        ({"eps": 0}, r"eps > 0.*Received: .*eps 0"),
-        ({"epochs": 0}, r"Expected epochs >= 1\. Received: 0\. Set epochs"),
+        ({"beta": [2, 0.9]}, r"Expected beta\[0\] at least 0 and below 1\. Received: 2"),
+        ({"eps": 0}, r"Expected eps above 0\. Received: 0"),
+        ({"epochs": 0}, r"Expected epochs at least 1\. Received: 0\. Correct epochs"),
         ({"min_lr": 1}, r"Expected warmup_lr and min_lr from 0 to the peak"),
-        ({"warmup_length": -1}, r"warmup_length >= 0 .* and base_lr > 0"),
-        ({"lr_gamma": 0}, r"lr_adjust > 0 and lr_gamma above 0"),
-        ({"ema_decay": 1}, r"Expected ema_decay in \[0, 1\)"),
-        ({"clip_grad_norm": 0}, r"clip_grad_norm > 0"),
-        ({"loss_scale": 0}, r"a finite loss_scale > 0"),
-        ({"ckpt_keep_num": 0}, r"ckpt_keep_num >= 1; best_ckpt_num, ckpt_save_every_step"),
-        ({"summary_loss_collect_freq": 0}, "Expected summary_loss_collect_freq >= 1"),
-        ({"print_loss_every": -1}, "Expected print_loss_every >= 0"),
+        ({"warmup_length": -1}, "Expected warmup_length at least 0"),
+        ({"lr_gamma": 0}, "Expected lr_gamma above 0 and at most 1"),
+        ({"ema_decay": 1}, "Expected ema_decay at least 0 and below 1"),
+        ({"clip_grad_norm": 0}, "Expected clip_grad_norm above 0"),
+        ({"loss_scale": 0}, "Expected loss_scale above 0"),
+        ({"ckpt_keep_num": 0}, "Expected ckpt_keep_num at least 1"),
+        ({"summary_loss_collect_freq": 0}, "Expected summary_loss_collect_freq at least 1"),
+        ({"print_loss_every": -1}, "Expected print_loss_every at least 0"),
     ],
 )
 @pytest.mark.parametrize("by", ["file", "flags"])
@@ -278,7 +278,7 @@ def test_the_engine_speaks_of_sections_to_whom_wrote_them(flat_file, tmp_path):
     for given in ((path, {}, {"epochs": "5"}), (flat_file(), {"training.schedule.final": 1}, {})):
         with refused(match=r"schedule\.final from 0"):
             load_config(*given)
-    with refused(match=r"Expected training\.num_epochs >= 1"):
+    with refused(match=r"Expected training\.num_epochs at least 1"):
         load_config(path, {"training.num_epochs": 0}, {"min_lr": "0"})
 
 

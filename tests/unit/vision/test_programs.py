@@ -420,7 +420,7 @@ def test_a_result_that_cannot_be_written_ends_before_the_work(
         (["--checkpoint=a.pth", "--pretrained=b.pth"], "both"),
         (["--checkpoint=a.pth", "--batch_size=0"], "batch_size >= 1"),
         (["--checkpoint=a.pth", "--top_k=0"], "top_k >= 1"),
-        (["--checkpoint=a.pth", "--num_classes=0"], "num_classes >= 1"),
+        (["--checkpoint=a.pth", "--num_classes=0"], "num_classes at least 1"),
         (["--checkpoint=a.pth", "--quant_precision=int8_fp32"], "native_savedmodel_dir"),
     ],
 )

@@ -66,7 +66,7 @@ def train(recipe, data_url):
     def run(place, *arguments, url=data_url):
         flags = [f"--{root}={place / root}" for root in ROOTS]
         main([f"--config={recipe}", f"--data_url={url}", *flags, *arguments])
-        return [max((place / root).iterdir()) for root in ROOTS]
+        return [max((place / root).iterdir(), default=None) for root in ROOTS]
 
     return run
 
@@ -497,19 +497,44 @@ def test_bad_input_is_one_line(train, tmp_path, change, message):
 
 def test_a_folder_that_cannot_be_made_leaves_no_others(train, tmp_path):
     (tmp_path / "file").touch()
-    with refused("new folder"):
+    with refused("room and permission for a folder"):
         train(tmp_path, f"--best_ckpt_root_dir={tmp_path / 'file'}")
     assert not any(any((tmp_path / root).iterdir()) for root in ROOTS[:2])
 
 
-def test_folders_must_differ_and_be_new(train, tmp_path, monkeypatch):
+def test_folders_must_differ_and_are_new(train, tmp_path, monkeypatch):
     same = [f"--{root}={tmp_path}" for root in ROOTS]
     with refused("three different folders"):
         train(tmp_path, *same)
-    monkeypatch.setattr("time.strftime", lambda _: "26-01-31_235959")
-    (tmp_path / ROOTS[1] / "26-01-31_235959_conformer_test_0_second").mkdir(parents=True)
-    with refused(match=r"does not exist yet.*_second"):
-        train(tmp_path, "--model_postfix=second")
+    monkeypatch.setattr("time.strftime", lambda *_: "26-01-31_235959")
+    monkeypatch.setattr(training_program, "train", lambda *_, **__: {})
+    name = "26-01-31_235959_conformer_test_0_second"
+    (tmp_path / ROOTS[1] / name).mkdir(parents=True)
+    train(tmp_path, "--model_postfix=second")
+    assert (tmp_path / ROOTS[2] / f"{name}-2" / "cmd.txt").exists()
+    assert [path.name for path in (tmp_path / ROOTS[1]).iterdir()] == [name], "left empty: removed"
+
+
+def test_a_late_rank_takes_the_folders_that_rank_0_made(train, tmp_path, monkeypatch):
+    """The folders are there before other ranks have heard of them."""
+    made = []
+
+    class Rank1(OneOfTwo):
+        def broadcast_object(self, value):
+            if made:
+                raise _Heard
+            made.append(tmp_path / "summaries")
+            made[0].mkdir()
+            return RunFolders(*made * 3), None
+
+    monkeypatch.setattr(distributed, "start", lambda _: Rank1())
+    monkeypatch.setattr(distributed, "claim_devices", lambda *_: "")
+    with pytest.raises(_Heard):
+        train(tmp_path)
+
+
+class _Heard(Exception):
+    """Ends a run whose folders are settled."""
 
 
 def log_of(processes, folder):

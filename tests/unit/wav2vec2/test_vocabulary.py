@@ -131,7 +131,9 @@ def test_logits_decide_how_many_symbols_there_are(tmp_path, caplog):
     assert surfaces(longer) == ["", " ", "a", "\u2047", "b", "", "c", "\u2047", "\u2047"]
     assert "logits without a symbol: 3" in caplog.text
     save_vocabulary(longer, tmp_path / "again")
-    assert load_vocabulary(tmp_path / "again", 9) == longer
+    assert load_vocabulary(tmp_path / "again", 9) == load_vocabulary(tmp_path / "again") == longer
+    with refused("Expected 8 symbols in"):
+        load_vocabulary(tmp_path / "again", 8)
 
 
 def test_names_of_special_symbols_come_from_any_of_the_files(tmp_path):

@@ -220,6 +220,7 @@ def test_wrong_words_on_the_command_line(key, word):
         ("data: {zzzzzzzz: 1}", "data.zzzzzzzz", "data.splits, data.image_size"),
         ("data.rate_hz: 1", "data.rate_hz", "Write rate_hz indented under data."),
         ("data: {true: 1}", "data.True", "Use "),
+        ("dato: 1", "dato", "Use data."),
     ],
 )
 def test_unknown_keys_name_the_nearest(write, text, key, near):
@@ -367,3 +368,23 @@ def test_several_anchors_may_be_merged_and_their_keys_given_again(write):
     assert "'weight' is given twice" in failure(
         Experiment, write("teacher: {path: x, weight: 2.0, weight: 3.0}\n")
     )
+
+
+@dataclass(frozen=True)
+class Mode:
+    mode: str = "fast"
+
+
+@dataclass(frozen=True)
+class Model:
+    layers: int = 1
+
+
+@dataclass(frozen=True)
+class Whole:
+    model: Model = field(default_factory=Model)
+    scale: Mode = field(default_factory=Mode)
+
+
+def test_a_misspelt_section_is_no_key_of_another_one(write):
+    assert "Use model." in failure(Whole, write("modle: {layers: 2}"))

@@ -13,6 +13,7 @@ from tests.support.saved_models import save_model
 from tools.conversion import backends
 from tools.conversion.converter import convert
 from tools.conversion.request import ConversionRequest
+from tools.errors import UserError
 from tools.inference.runner import load
 
 RANGE = {"waveforms": ((1, 3), (10, 40))}
@@ -301,16 +302,25 @@ def test_xla_leaves_a_saved_model_that_compiles(native, tmp_path):
     np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
 
 
-def test_shapes_met_often_are_compiled_once_more_for_themselves(native, tmp_path, monkeypatch):
-    module, compiled = backends.get("openvino"), []
+@pytest.fixture
+def compiled(native, tmp_path, monkeypatch):
+    """Converts to `a`; whether each network that OpenVINO compiles after that has free sizes."""
+    module, found = backends.get("openvino"), []
 
     class Core(module.openvino.Core):
         def compile_model(self, network, *options):
-            compiled.append(network.is_dynamic())
+            found.append(network.is_dynamic())
             return super().compile_model(network, *options)
 
     convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
     monkeypatch.setattr(module.openvino, "Core", Core)
+    return found
+
+
+def test_shapes_met_often_are_compiled_once_more_for_themselves(
+    native, compiled, tmp_path, monkeypatch
+):
+    module = backends.get("openvino")
     monkeypatch.setattr(module, "PATIENCE", 0)  # often is once
     jit = load(tmp_path / "a")
     for rows, samples in ((2, 23), (3, 40), (2, 23), (1, 10), (2, 23)):
@@ -478,16 +488,8 @@ def test_a_model_that_takes_the_place_of_another_is_the_one_that_answers(name, t
             np.testing.assert_allclose(found["y"], factor)
 
 
-def test_shapes_met_seldom_are_forgotten(native, tmp_path, monkeypatch):
-    module, compiled = backends.get("openvino"), []
-
-    class Core(module.openvino.Core):
-        def compile_model(self, network, *options):
-            compiled.append(network.is_dynamic())
-            return super().compile_model(network, *options)
-
-    convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
-    monkeypatch.setattr(module.openvino, "Core", Core)
+def test_shapes_met_seldom_are_forgotten(compiled, tmp_path, monkeypatch):
+    module = backends.get("openvino")
     monkeypatch.setattr(module, "PATIENCE", 2)
     jit, counts = load(tmp_path / "a"), []
     for rows in (3, 2, 2, 3, 3, 3, 3):
@@ -505,3 +507,16 @@ def test_shapes_met_seldom_are_forgotten(native, tmp_path, monkeypatch):
             assert compiled == [True]
             jit.run(sound(2, 10))
         assert compiled == [True, False]
+
+
+@pytest.mark.parametrize(("free", "error"), [(0, UserError), (1 << 30, RuntimeError)])
+def test_a_disk_that_a_runtime_finds_full_is_one_line(native, tmp_path, monkeypatch, free, error):
+    def full(*_):
+        raise RuntimeError("basic_ios::clear: iostream error")
+
+    monkeypatch.setattr(backends.get("onnxruntime"), "save", full)
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=free))
+    with pytest.raises(error, match="No space left" if free == 0 else "iostream"):
+        convert(native, tmp_path / "model", ConversionRequest("onnxruntime"))
+    assert list(tmp_path.iterdir()) == []

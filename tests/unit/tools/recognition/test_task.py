@@ -91,6 +91,17 @@ def test_sounds_that_got_lost_are_counted_and_named(data, toy_task, tmp_path, ca
     assert len(caplog.records) == 1  # rank 0 alone says it
 
 
+def test_nothing_evaluated_is_no_score(data, toy_task, tmp_path, caplog):
+    task = toy_task(data, SingleProcess())
+    task.evaluate_splits(task.texts)
+    for path in tmp_path.glob("dev/*/*/*.flac"):
+        path.unlink()
+    with refused("evaluation sounds that can be read"):
+        evaluated(task)
+    assert "not evaluated: 6 files" in caplog.text and "0002.flac: " in caplog.text
+    assert evaluated(task, Rank(1, 2, others=[[("A", "A")], []]))["num_utterances"] == 1
+
+
 def test_one_graph_recognizes_batches_of_any_size(data, toy_task):
     task = toy_task(data, SingleProcess())
     task.evaluate_splits(task.texts)

@@ -1,15 +1,19 @@
 """The training program of recognizers: what its flags become, and what it writes before a step."""
 
+import contextlib
 import dataclasses
 import json
 import logging
 import re
+import shutil
 
+import keras
 import pytest
 import tensorflow as tf
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
+from tools.config.loader import load, to_yaml
 from tools.config.making_options import from_flags
 from tools.recognition import training
 from tools.recognition.training import RunOptions, SpeechRun, TrainingProgram
@@ -134,7 +138,7 @@ def test_a_deterministic_run_asks_tensorflow_for_it(program, corpus, tmp_path, m
     monkeypatch.setattr(
         tf.config.experimental, "enable_op_determinism", lambda: asked.append("operations")
     )
-    monkeypatch.setattr(tf.keras.utils, "set_random_seed", asked.append)
+    monkeypatch.setattr(keras.utils, "set_random_seed", asked.append)
     arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}"]
     program.main(arguments)
     assert asked == []
@@ -169,54 +173,140 @@ def test_a_run_tells_what_it_is_made_with_before_its_first_step(program, corpus,
     assert "tensorflow" in json.dumps(versions)
 
 
-def directory_of(program, *given, processes=None):
-    """The run directory that a command line settles on."""
+@contextlib.contextmanager
+def directory_of(program, *given):
+    """The run directory that a command line takes."""
     options = from_flags(RunOptions, program.command_line().parse(given)[0])
     config = Config(DataConfig("", ("train",)), TrainingConfig())
-    return SpeechRun(program, config, options).folders(processes or SingleProcess()).records
+    with SpeechRun(program, config, options).folders() as folders:
+        yield folders.records
 
 
 def test_run_directories_with_and_without_checkpoints(program, tmp_path):
     program, _ = program
-    config = "--config=configs/digits.yml"
     output = f"--output_dir={tmp_path}"
-    assert directory_of(program, config, output) == tmp_path.resolve()
-    with refused("with checkpoints to --resume"):
-        directory_of(program, config, output, "--resume")
+    with directory_of(program, output) as found:
+        assert found == tmp_path.resolve()
+    with refused("with checkpoints to --resume"), directory_of(program, output, "--resume"):
+        pass
     (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
-    with refused("without checkpoints"):
-        directory_of(program, config, output)
-    found = directory_of(program, config, output, "--resume")
-    assert found == tmp_path.resolve()
-    found = directory_of(program, config)
-    assert re.fullmatch(r".*/runs/digits-\d{8}-\d{6}", str(found))
+    with refused("without checkpoints"), directory_of(program, output):
+        pass
+    with directory_of(program, output, "--resume") as found:
+        assert found == tmp_path.resolve()
 
 
-def test_every_rank_takes_the_directory_of_rank_0(program, tmp_path):
+def test_runs_of_one_second_have_directories_of_their_own(program, tmp_path, monkeypatch):
     program, _ = program
+    monkeypatch.setattr(training, "PROJECT", tmp_path)
+    monkeypatch.setattr("time.strftime", lambda _: "20260131-235959")
+    config = "--config=configs/digits.yml"
+    with directory_of(program, config) as first, directory_of(program, config) as second:
+        assert first == tmp_path / "runs" / "digits-20260131-235959"
+        assert second == tmp_path / "runs" / "digits-20260131-235959-2"
+        (first / "config.yml").touch()
+    assert list((tmp_path / "runs").iterdir()) == [first], "what was left empty is removed"
+    with refused("an --output_dir to --resume"), directory_of(program, "--resume"):
+        pass
 
-    class Rank1(SingleProcess):
-        rank, size = 1, 2
 
-        def broadcast_object(self, value):
-            return str(tmp_path / "told")
+def test_a_run_directory_in_use_is_refused_whatever_is_in_it(program, tmp_path):
+    program, _ = program
+    output = f"--output_dir={tmp_path}"
+    with directory_of(program, output):
+        with refused("in use"), directory_of(program, output):
+            pass
+        (tmp_path / "checkpoints" / "step-00000010").mkdir(parents=True)
+        for more in ([], ["--resume"]):
+            with refused("in use"), directory_of(program, output, *more):
+                pass
 
-    found = directory_of(program, "--config=a.yml", "--output_dir=own", processes=Rank1())
-    assert found == (tmp_path / "told").resolve()
+
+@dataclasses.dataclass(frozen=True)
+class Whole:
+    """A config that can be read from YAML."""
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    training: TrainingConfig = dataclasses.field(default_factory=TrainingConfig)
 
 
-def test_a_resumed_run_continues_from_its_last_checkpoint(program, corpus, tmp_path, monkeypatch):
+@pytest.fixture
+def resumable(program, corpus, toy_task, tmp_path):
+    """A program with a run that has ended, in `run`; its last step is 10."""
     program, calls = program
-    (tmp_path / "run" / "checkpoints" / "step-00000010").mkdir(parents=True)
 
-    class Store:
-        def latest(self):
-            return "the last one"
+    def load_config(path, overrides):
+        return load(Whole, path, overrides)
 
-    monkeypatch.setattr(training.RunFolders, "store", lambda self: Store())
-    arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}", "--resume"]
-    program.main(arguments)
-    assert calls["task"][3] == calls["train"][4].resumed == "the last one"
+    def make_task(config, *_, needs_evaluation):
+        calls["config"] = config
+        task = toy_task(config.data, SingleProcess())
+        task.config = config
+        return task
+
+    data = DataConfig(str(corpus), ("train",), num_buckets=1)
+    config = Whole(data, TrainingConfig(batch_size=2, num_epochs=3))
+    run = tmp_path / "run"
+    digest = toy_task(data, SingleProcess()).data_digest
+    store = training.RunFolders.inside(run).store()
+    assets = {"config.yml": to_yaml(config)}
+    store.save({"step": 10, "metric": None, "data": digest}, {}, assets)
+    keys = ("training.seed", "data.train_splits")
+    resumable = dataclasses.replace(
+        program, load_config=load_config, make_task=make_task, defines_a_run=keys
+    )
+    return lambda *more: resumable.main([f"--output_dir={run}", "--resume", *more]), calls, config
+
+
+def other_corpus(corpus, words="TWO ONE"):
+    """A corpus of the same files with other words."""
+    other = corpus.parent / "other"
+    shutil.copytree(corpus, other)
+    for path in other.rglob("*.trans.txt"):
+        path.write_text(path.read_text().replace("ONE", words))
+    return other
+
+
+def test_a_resumed_run_continues_from_its_last_checkpoint(resumable):
+    main, calls, _ = resumable
+    main()
+    assert calls["train"][4].resumed.step == 10
+    assert calls["train"][4].resumed.path.name == "step-00000010"
+
+
+def test_a_resumed_run_keeps_its_corpus_and_its_config(resumable, corpus, monkeypatch):
+    main, calls, config = resumable
+    monkeypatch.setenv("DATA_DIR", str(other_corpus(corpus)))
+    main("--epochs=5")
+    now = dataclasses.replace(config.training, num_epochs=5)
+    assert calls["config"] == dataclasses.replace(config, training=now)
+
+
+def test_a_config_that_names_no_corpus_leaves_that_of_the_run(resumable, corpus, tmp_path):
+    main, calls, _ = resumable
+    (tmp_path / "own.yml").write_text("data: {train_splits: [train], num_buckets: 1}")
+    main(f"--config={tmp_path / 'own.yml'}")
+    assert calls["config"].data.data_dir == str(corpus)
+    assert calls["config"].training.batch_size == TrainingConfig().batch_size
+
+
+def test_a_corpus_may_be_moved_and_not_changed(resumable, corpus, tmp_path):
+    main, calls, _ = resumable
+    shutil.copytree(corpus, tmp_path / "moved")
+    main(f"--data_dir={tmp_path / 'moved'}")
+    assert calls["train"][0].data.data_dir == str(tmp_path / "moved")
+    del calls["train"]
+    before = (tmp_path / "run" / "config.yml").exists()
+    with refused("the training data of"):
+        main(f"--data_dir={other_corpus(corpus)}")
+    assert "train" not in calls and (tmp_path / "run" / "config.yml").exists() == before
+
+
+def test_what_defines_a_run_cannot_change(resumable):
+    main, calls, _ = resumable
+    with refused(match=r"training\.seed 0.*Received: 7"):
+        main("--seed=7")
+    assert "train" not in calls
 
 
 def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, capsys):
@@ -242,7 +332,8 @@ def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, ca
 def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkeypatch):
     program, calls = program
     manifest = read_librispeech(corpus, ("train",))
-    told = iter([str(tmp_path / "run"), (manifest, None), (None, None)])
+    folders = training.RunFolders.inside(tmp_path / "run")
+    told = iter([(folders, None), (None, None), (manifest, None), (None, None)])
 
     class Rank1(SingleProcess):
         rank, size = 1, 2
@@ -254,5 +345,5 @@ def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkey
     monkeypatch.setattr(distributed, "claim_devices", lambda *_: "")
     assert program.main([f"--data_dir={corpus}", f"--output_dir={tmp_path / 'own'}"]) == 0
     assert capsys.readouterr().out == ""
-    assert calls["train"][3] == training.RunFolders.inside((tmp_path / "run").resolve())
+    assert calls["train"][3] == folders
     assert not (tmp_path / "run").exists() and not (tmp_path / "own").exists()

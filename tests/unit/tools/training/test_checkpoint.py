@@ -248,6 +248,40 @@ def test_a_damaged_state_is_one_line(store, content):
             open_checkpoint(path)
 
 
+def test_a_damaged_state_is_passed_over_by_name(store, tmp_path, caplog):
+    damaged = save(store, 1)
+    save(store, 2)
+    (damaged.path / "state.json").write_bytes(b'{"step": 1')
+    assert [checkpoint.step for checkpoint in store.all()] == [2]
+    assert open_checkpoint(tmp_path).step == store.latest_whole().step == 2
+    assert str(damaged.path) in caplog.text
+    save(store, 3)
+    assert caplog.text.count("is passed over") == 2, "once for each store"
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.999])
+def test_the_newest_that_is_whole_continues(store, tmp_path, caplog, keep):
+    save(store, 1)
+    file = save(store, 2).path / "arrays.npz"
+    assert open_checkpoint(tmp_path, newest=True).step == 2
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(keep * len(whole))])
+    assert open_checkpoint(tmp_path, newest=True).step == 1
+    assert str(file.parent) in caplog.text
+    (store.directory / "step-00000001" / "arrays.npz").unlink()
+    with refused("the arrays of a checkpoint"):
+        store.latest_whole()
+
+
+def test_a_flipped_bit_is_damage(store):
+    save(store, 1)
+    file = save(store, 2).path / "arrays.npz"
+    content = bytearray(file.read_bytes())
+    content[content.index(b"NUMPY") + 130] ^= 4
+    file.write_bytes(content)
+    assert store.latest_whole().step == 1
+
+
 def test_a_missing_asset_is_one_line(store):
     with refused("config.yml"):
         save(store, 1).asset("config.yml")

@@ -1,8 +1,10 @@
 """The loop on a task of one dense layer: records, checkpoints, bad numbers, and resuming."""
 
+import contextlib
 import itertools
 import json
 import shutil
+import signal
 
 import keras
 import numpy as np
@@ -12,7 +14,7 @@ import tensorflow as tf
 from tests.support.errors import refused
 from tests.support.processes import run_ranks
 from tools.errors import UserError
-from tools.training import resumable_run
+from tools.training import loop, resumable_run
 from tools.training.checkpoint import CheckpointStore, RunFolders, open_checkpoint
 from tools.training.config import (
     CheckpointConfig,
@@ -341,6 +343,91 @@ def test_a_checkpoint_that_cannot_be_written_ends_every_rank(line_task, tmp_path
     assert isinstance(second, SystemExit), "it does not go on alone"
 
 
+def test_an_evaluation_that_fails_takes_no_training_with_it(line_task, tmp_path):
+    def fail():
+        raise UserError.expected("evaluation sounds", "none", "Check them")
+
+    task = line_task()
+    task.evaluators["eval"] = fail
+    with refused("evaluation sounds"):
+        run(task, tmp_path, make_config(batch_size=6))
+    assert saved_steps(tmp_path) == [2]
+    assert open_checkpoint(tmp_path).state["metric"] is None
+
+
+class Signals(list):
+    """What a task has seen; raises a signal with the given entry."""
+
+    def __init__(self, number, at):
+        super().__init__()
+        self.number, self.at = number, at
+
+    def append(self, item):
+        super().append(item)
+        if len(self) == self.at:
+            signal.raise_signal(self.number)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_saves_the_next_step_and_the_rest_follows(
+    finished, line_task, tmp_path, capfd, number, code
+):
+    task = line_task(random_layers())
+    task.seen = Signals(number, at=4)  # while step 4 is counted
+    with pytest.raises(SystemExit) as ended:
+        run(task, tmp_path, make_config())
+    assert ended.value.code == code
+    assert saved_steps(tmp_path) == [3, 5]
+    printed = capfd.readouterr().err
+    assert f"{number.name}: " in printed and "that of step 3 stands" in printed
+    last = printed.strip().splitlines()[-1]
+    assert last.startswith(f"ended by {number.name}: saved the checkpoint of step 5")
+    assert signal.getsignal(number) == signal.SIG_DFL, "nothing of it stays"
+    run(line_task(random_layers()), tmp_path, make_config(), resume=True)
+    expected = arrays(finished[1])
+    for name, value in arrays(tmp_path).items():
+        np.testing.assert_array_equal(value, expected[name], name)
+
+
+def test_a_signal_ends_an_evaluation_after_the_epoch_was_saved(line_task, tmp_path):
+    task = line_task()
+    task.evaluated = Signals(signal.SIGTERM, at=1)
+    with pytest.raises(SystemExit, match="143"):
+        run(task, tmp_path, make_config())
+    assert saved_steps(tmp_path) == [3] and len(task.evaluated) == 1
+    assert open_checkpoint(tmp_path).state["position"] == {"epoch": 1, "done": []}
+    assert "eval/wer" not in (tmp_path / "metrics.jsonl").read_text()
+
+
+def test_an_ignored_signal_stays_ignored(line_task, tmp_path):
+    task = line_task()
+    task.seen = Signals(signal.SIGHUP, at=1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        assert run(task, tmp_path, max_steps=3, skip_eval=True)["step"] == 3
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("when", ["step", "epoch"])
+def test_a_signal_to_one_rank_saves_and_ends_all(line_task, tmp_path, monkeypatch, when):
+    class Told(loop.StopSignals):
+        polls = 0
+
+        @property
+        def received(self):
+            self.polls += 1
+            return self._processes.rank == 1 and self.polls == (2 if when == "step" else 4)
+
+    monkeypatch.setattr(loop, "stop_signals", lambda *given: contextlib.nullcontext(Told(*given)))
+    tasks, config = [line_task(), line_task()], make_config(batch_size=2)
+    ended = run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r))
+    assert [type(x) for x in ended] == [SystemExit] * 2, ended
+    assert [x.code for x in ended] == [143, 143]
+    assert saved_steps(tmp_path) == ([2] if when == "step" else [3])
+    assert tasks[0].evaluated == []
+
+
 def test_evaluation_when_asked_and_at_the_end(line_task, tmp_path):
     task = line_task()
     run(task, tmp_path / "a", make_config(eval_every_epochs=2))
@@ -569,6 +656,21 @@ def test_ranks_that_resume_share_the_loss_scale(line_task, tmp_path):
         return run(tasks[processes.rank], tmp_path, config(8.0, 2), processes, **options)
 
     assert [x["train/loss_scale"] for x in run_ranks(2, work)] == [2048.0, 2048.0]
+
+
+def test_an_overflow_of_one_rank_is_skipped_by_all_and_all_recover(line_task, tmp_path):
+    tasks = [line_task(dtype="mixed_float16") for _ in range(2)]
+    for task in tasks:
+        task.targets[7] = 1e5  # of one row, so of one rank at a time
+    options = {"precision": "mixed_float16", "batch_size": 2, "num_epochs": 4}
+    config = make_config(loss_scale=LossScaleConfig(initial=16.0), **options)
+    first, second = run_ranks(2, lambda r: run(tasks[r.rank], tmp_path, config, r))
+    assert first["train/skipped_steps"] == second["train/skipped_steps"] > 0
+    assert first["train/loss_scale"] == second["train/loss_scale"] < 16.0
+    assert first["step"] > first["train/skipped_steps"]
+    for mine, theirs in zip(*(task.model.weights for task in tasks), strict=True):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    assert np.isfinite(tasks[0].model.weights[0].numpy()).all()
 
 
 def test_a_bad_number_of_any_rank_is_told_by_the_first(line_task, tmp_path):

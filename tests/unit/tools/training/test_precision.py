@@ -25,7 +25,8 @@ def test_dynamic_scale_halves_at_once_and_doubles_after_a_row_of_good_steps():
 
 
 def test_dynamic_scale_stays_within_bounds():
-    assert scales("----", initial=2.0) == [1, 1, 1, 1]
+    assert scales("---", initial=2.0) == [1, 0.5, 0.25], "a gradient may need less than it is"
+    assert scales("--", initial=2.0**-23) == [2.0**-24, 2.0**-24]
     assert scales("++", initial=2.0**23, growth_steps=1) == [2.0**24, 2.0**24]
 
 

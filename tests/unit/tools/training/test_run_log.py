@@ -39,10 +39,13 @@ def test_a_resumed_run_takes_later_lines_back(tmp_path):
     assert [line["step"] for line in read(tmp_path)] == [1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize("left", ["", '{"step": 3, "epo', '{"step": 3', "\0\0\0", "\n"])
+@pytest.mark.parametrize(
+    "left",
+    ["", '{"step": 3, "epo', '{"step": 3', "\0\0\0", "\n", "1\n", '{"epoch": 1}\n', "\udcff"],
+)
 def test_a_line_that_a_kill_cut_off_is_dropped(tmp_path, left):
     log(tmp_path, [1, 2])
-    with (tmp_path / "metrics.jsonl").open("a") as file:
+    with (tmp_path / "metrics.jsonl").open("a", errors="surrogateescape") as file:
         file.write(left)
     log(tmp_path, [4], first_step=3)
     assert [line["step"] for line in read(tmp_path)] == [1, 2, 4]
@@ -88,11 +91,29 @@ def test_a_file_that_cannot_grow_is_one_line(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        with refused(match=r"metrics\.jsonl.*File too large.*from the last checkpoint"):
+        with refused(match=rf"{tmp_path}.*File too large.*from the last checkpoint"):
             records.write(1, 0, {"train/loss": 1.0})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     records.close()
+
+
+@pytest.mark.parametrize("at", ["write", "close"])
+def test_what_tensorboard_cannot_write_is_one_line(tmp_path, monkeypatch, at):
+    def full(*_, **__):
+        raise tf.errors.ResourceExhaustedError(None, None, "events.out:\nNo space left on device")
+
+    records = RunLog(tmp_path, 0, 1)
+    if at == "write":
+        monkeypatch.setattr(tf.summary, "scalar", full)
+    else:
+        writer = tf.summary.create_file_writer(str(tmp_path / "other"))
+        monkeypatch.setattr(type(writer), "close", full)
+    with refused(match=rf"{tmp_path}.*No space left on device.*from the last checkpoint"):
+        records.write(1, 0, {"train/loss": 1.0})
+        records.close()
+    if at == "write":
+        records.close()
 
 
 def scalars(directory):

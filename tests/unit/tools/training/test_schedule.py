@@ -6,6 +6,7 @@ import math
 import pytest
 
 from tests.support.errors import refused
+from tools.config.loader import load
 from tools.training.config import ScheduleConfig
 from tools.training.schedule import learning_rate
 
@@ -119,5 +120,5 @@ def test_a_run_no_longer_than_its_warm_up():
     ],
 )
 def test_impossible_schedules_are_refused(arguments):
-    with refused("schedule"):
-        ScheduleConfig(**arguments).validate()
+    with refused("Expected "):
+        load(ScheduleConfig, None, arguments)

@@ -219,6 +219,29 @@ def test_mixed_precision_takes_nearly_the_step_of_float32(line_task, precision, 
         np.testing.assert_allclose(mine.numpy(), full.numpy(), atol=tolerance)
 
 
+def test_the_mean_is_scaled_where_the_sum_would_overflow(line_task):
+    tasks = [line_task(num_rows=64, dtype=dtype) for dtype in ("mixed_float16", "float32")]
+    for task in tasks:
+        task.targets += 3000.0  # the sum's gradient of the bias is -384000, the mean's -6000
+    fixed = {"mode": "fixed", "initial": 1.0}
+    steps = [make_step(tasks[0], precision="mixed_float16", **fixed), make_step(tasks[1])]
+    batch = tasks[0].batch(range(64))
+    ours, expected = (step(batch, 0.1) for step in steps)
+    assert bool(ours.finite)
+    np.testing.assert_allclose(ours.gradient_norm, expected.gradient_norm, rtol=2e-3)
+
+
+def test_a_scale_below_1_takes_what_is_beyond_float16(line_task):
+    tasks = [line_task(dtype=dtype) for dtype in ("mixed_float16", "float32")]
+    for task in tasks:
+        task.targets[:] = 2e5
+    steps = [make_step(tasks[0], precision="mixed_float16", initial=1.0), make_step(tasks[1])]
+    made = [bool(steps[0](tasks[0].batch([0]), 0.0).finite) for _ in range(6)]
+    assert not any(made[:3]) and made[-1], made  # 4e5 fits at an eighth, or a sixteenth
+    ours, expected = (step(tasks[0].batch([0]), 0.0) for step in steps)
+    np.testing.assert_allclose(ours.gradient_norm, expected.gradient_norm, rtol=2e-3)
+
+
 def test_a_float16_overflow_halves_the_scale_until_it_fits(line_task, variables_of):
     task = line_task(dtype="mixed_float16")
     step = make_step(task, precision="mixed_float16", initial=2.0**20)
