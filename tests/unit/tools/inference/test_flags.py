@@ -222,7 +222,7 @@ def test_eager_runs_open_the_saved_model_itself(native, monkeypatch):
 def test_other_runs_open_what_was_converted_and_say_so_once(native, monkeypatch, capsys, reused):
     request = {"backend": "openvino"}
     manifest = {"directory": "made", "reused": reused, "request": request, "seconds": 1.23}
-    monkeypatch.setattr(opening, "convert", lambda *_: manifest)
+    monkeypatch.setattr(opening, "convert", lambda *_, **__: manifest)
     monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
     assert opening.open_runner(native, options(), read_examples) == ("runner of", "made")
     captured = capsys.readouterr()
