@@ -370,7 +370,7 @@ def test_flags_of_processes_and_devices(train, tmp_path, monkeypatch, flags, exp
         found["use_gpu"] = use_gpu
         return "devices"
 
-    def end(*_):
+    def end(*_, **__):
         raise Ended
 
     monkeypatch.setattr(distributed, "start", start)
