@@ -164,6 +164,9 @@ SECTIONS = {
         "max_hz": 3500.0,
         "preemphasis": 0.9,
         "top_db": 70.0,
+        "normalization": "loud_frames",
+        "loud_frames_db": 30.0,
+        "remove_dc_offset": True,
     },
     "spec_augment": {
         "num_time_masks": 3,
