@@ -141,5 +141,6 @@ def _nncf():
         import nncf.onnx.quantization.quantizer_parameters
     finally:
         del EnumTypeWrapper.__or__
-    nncf.set_log_level(logging.ERROR)
+    # Its own function would set the level of every handler that others have added, too.
+    logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf

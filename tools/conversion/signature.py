@@ -4,7 +4,7 @@ import contextlib
 import functools
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -73,11 +73,9 @@ def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx
         function: of `saved_model.load_saved_model`.
         name: of the signature.
     """
-    for chatty in ("tf2onnx", "tensorflow"):  # progress, and what TensorFlow deprecates in tf2onnx
-        logging.getLogger(chatty).setLevel(logging.ERROR)
-    frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-    inputs = [tensor.name for tensor in frozen.inputs]
-    with _few_copies():
+    with _errors_alone("tf2onnx", "tensorflow"), _few_copies():
+        frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
+        inputs = [tensor.name for tensor in frozen.inputs]
         model, _ = from_graph_def(
             frozen.graph.as_graph_def(),
             name=name,
@@ -93,6 +91,20 @@ def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx
     for node in model.graph.node:
         node.name = WRAPPERS.sub("", node.name)
     return model
+
+
+@contextlib.contextmanager
+def _errors_alone(*names: str) -> Iterator[None]:
+    """Keeps loggers from telling progress, and what TensorFlow deprecates in tf2onnx."""
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 @contextlib.contextmanager

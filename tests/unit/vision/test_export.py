@@ -91,6 +91,7 @@ def test_what_the_model_says_of_itself(saved, calibrated):
         "interpolation": "bicubic",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "exif_orientation": False,
     }
     heads = ["convolution_head", "transformer_head"]
     assert pipeline["convert"] == {"serving_default": {"dim_range": {}, "keep_in_float": heads}}
@@ -223,7 +224,7 @@ def test_program_writes_the_outputs_that_are_asked_for(
 ):
     """As a SavedModel, with the layout and the names of classes that are asked for."""
     given = []
-    monkeypatch.setattr(vision.export, "load_model", lambda *_: calibrated)
+    monkeypatch.setattr(vision.export, "load_model", lambda *_, **__: calibrated)
     monkeypatch.setattr(vision.export, "write_saved_model", lambda *x: given.extend(x))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "labels.txt").write_text("\n".join(NAMES))

@@ -289,7 +289,11 @@ def test_counters_of_another_model_are_refused():
 
 def small_model():
     inner = keras.Sequential(
-        [keras.layers.Dense(3, name="dense"), keras.layers.BatchNormalization(name="norm")],
+        # Without a bend between them, a normalization would take the bias away again.
+        [
+            keras.layers.Dense(3, "elu", name="dense"),
+            keras.layers.BatchNormalization(name="norm"),
+        ],
         name="block_0",
     )
     model = keras.Sequential(
