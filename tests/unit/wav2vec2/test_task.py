@@ -266,6 +266,19 @@ def test_transcripts_too_long_for_their_sound_are_left_out_and_said(make_task, c
     assert any(x.startswith("too_few_frames\t") and "21 of at most 20" in x for x in task.skipped)
 
 
+def test_each_sound_is_judged_by_its_own_frames_where_others_have_too_many_labels(
+    make_task, tmp_path, rng
+):
+    frames = {"ABABABABA": 60, "ABAB": 4, "AABB": 5, "AB": 60}
+    sounds = [(text, 0.1 * rng.normal(size=400 + 320 * (n - 1))) for text, n in frames.items()]
+    write_librispeech(tmp_path / "other" / "train", sounds)
+    limits = {"data__max_labels": "8", "data__min_seconds": "0.01"}
+    task = make_task(data__data_dir=str(tmp_path / "other"), **limits)
+    assert {u.transcript for u in task.training_set.utterances} == {"ABAB", "AB"}
+    told = [x.rsplit(": ", 1)[1] for x in task.skipped]
+    assert told == ["9 of at most 8", "6 of at most 5"]
+
+
 def test_every_variable_that_trains_has_a_gradient(make_task):
     task = make_task(model__feature_mask_rate="0.1", model__time_mask_rate="0.3")
     batch, variables = batch_of(task), task.model.trainable_variables
