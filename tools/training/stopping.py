@@ -37,7 +37,8 @@ class StopSignals:
         """Notes a signal; the next one ends the process at once."""
         self._number = number
         for one in _SIGNALS:
-            signal.signal(one, signal.SIG_DFL)
+            if signal.getsignal(one) == self.handle:  # not where it is ignored, as under nohup
+                signal.signal(one, signal.SIG_DFL)
         if self._processes.rank == 0:
             line = f"\n{self._notice(signal.Signals(number).name)}\n"
             os.write(2, line.encode(errors="replace"))  # a handler must not enter a stream again

@@ -368,6 +368,16 @@ class Signals(list):
             signal.raise_signal(self.number)
 
 
+@pytest.fixture
+def handlers():
+    """Signals have their default handlers, also where the tests run under nohup."""
+    before = {x: signal.signal(x, signal.SIG_DFL) for x in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_saves_the_next_step_and_the_rest_follows(
     finished, line_task, tmp_path, capfd, number, code
@@ -389,6 +399,7 @@ def test_a_signal_saves_the_next_step_and_the_rest_follows(
         np.testing.assert_array_equal(value, expected[name], name)
 
 
+@pytest.mark.usefixtures("handlers")
 def test_a_signal_ends_an_evaluation_after_the_epoch_was_saved(line_task, tmp_path):
     task = line_task()
     task.evaluated = Signals(signal.SIGTERM, at=1)
@@ -399,14 +410,17 @@ def test_a_signal_ends_an_evaluation_after_the_epoch_was_saved(line_task, tmp_pa
     assert "eval/wer" not in (tmp_path / "metrics.jsonl").read_text()
 
 
+@pytest.mark.usefixtures("handlers")
 def test_an_ignored_signal_stays_ignored(line_task, tmp_path):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
     task = line_task()
     task.seen = Signals(signal.SIGHUP, at=1)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    try:
-        assert run(task, tmp_path, max_steps=3, skip_eval=True)["step"] == 3
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    assert run(task, tmp_path / "a", max_steps=3, skip_eval=True)["step"] == 3
+    task = line_task()
+    task.seen = Signals(signal.SIGTERM, at=1)
+    with pytest.raises(SystemExit, match="143"):
+        run(task, tmp_path / "b")
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 @pytest.mark.parametrize("when", ["step", "epoch"])
