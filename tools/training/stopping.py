@@ -1,6 +1,7 @@
 """SIGTERM and SIGHUP during training: noted, so that the run saves and ends between two steps."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator
 from tools.training.distributed import Processes
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+_DISABLED = 2  # SS_DISABLE of sigaltstack(2)
 
 
 class Interrupted(Exception):
@@ -77,13 +79,36 @@ def stop_signals(processes: Processes, notice: Callable[[str], str]) -> Iterator
     A signal that was ignored before, as SIGHUP is under `nohup`, stays ignored.
     """
     signals = StopSignals(processes, notice)
-    before = {}
-    if threading.current_thread() is threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
+        yield signals
+        return
+    with _no_signal_stack():
+        before = {}
         for number in _SIGNALS:
             if signal.getsignal(number) == signal.SIG_DFL:
                 before[number] = signal.signal(number, signals.handle)
+        try:
+            yield signals
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+class _SignalStack(ctypes.Structure):
+    _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+
+
+@contextlib.contextmanager
+def _no_signal_stack() -> Iterator[None]:
+    """Lets signals come on the thread's own stack.
+
+    Python's faulthandler (3.11) sets a stack of 11 KiB for them. The registers of a process that
+    has used AMX do not fit in it: the first signal would end that process by a segmentation fault.
+    """
+    set_stack, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
+    set_stack(ctypes.byref(_SignalStack(flags=_DISABLED)), ctypes.byref(before))
     try:
-        yield signals
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if before.flags != _DISABLED:
+            set_stack(ctypes.byref(before), None)
