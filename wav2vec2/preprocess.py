@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder, write_text
+from tools.ranges import check_ranges
 from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.corpus import Utterance, read_librispeech
 from tools.speech.transcripts import normalize_transcript
@@ -89,7 +90,7 @@ def main(argv: list[str]) -> int:
     output = Path(values.output)
     data = Path(values.data_path) if values.data_path else output.absolute().parent.parent
     check_place(output, LENGTHS_FILE, "output")
-    PreprocessingConfig(values.sample_rate_hz).validate()
+    check_ranges(PreprocessingConfig(values.sample_rate_hz))
     limits = AudioLimits(rate_hz=values.sample_rate_hz, max_seconds=values.max_seconds)
     # In the case that they are written in: which one the model has, postprocess will know.
     as_written = functools.partial(normalize_transcript, case=str)

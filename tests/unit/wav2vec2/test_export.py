@@ -281,7 +281,7 @@ def edited(folder, tmp_path, name, change):
             "symbols with <pad>",
         ),
         ("config.json", lambda x: x | {"feat_extract_norm": "layer"}, "feature_norm"),
-        ("config.json", lambda x: x | {"vocab_size": 11}, r"\[12\] for \[11\]"),
+        ("config.json", lambda x: x | {"vocab_size": 11}, "Expected 11 symbols in .*vocab.json"),
         ("preprocessor_config.json", lambda x: x | {"feature_size": 2}, "feature_size"),
     ],
 )
@@ -319,7 +319,7 @@ def test_a_folder_is_no_training_run(folders, tmp_path):
 def test_rates_that_no_sound_has_are_refused(folders, tmp_path, rate_hz):
     change = {"sampling_rate": rate_hz}
     folder = edited(folders / "group", tmp_path, "preprocessor_config.json", lambda x: x | change)
-    with refused(match=rf"sample_rate_hz of 4000 to 384000\. Received: {rate_hz}"):
+    with refused(match=rf"sample_rate_hz at least 4000 and at most 384000\. Received: {rate_hz}"):
         main(["--pytorch_model_dir", str(folder), f"--output_dir={tmp_path / 'new'}"])
 
 

@@ -373,7 +373,11 @@ def test_broken_folders_are_one_line(exports, tmp_path, change, message):
         (preprocess, ["--input=a", "--output=b", "--batch_size=0"], "--batch_size >= 1"),
         (preprocess, ["--input=a", "--output=b", "--max_seconds=nan"], "--max_seconds > 0"),
         (preprocess, ["--input=a", "--output=b", "--sample_length=399"], "of 400 to 10000000"),
-        (preprocess, ["--input=a", "--output=b", "--sample_rate_hz=800"], "sample_rate_hz of"),
+        (
+            preprocess,
+            ["--input=a", "--output=b", "--sample_rate_hz=800"],
+            "sample_rate_hz at least",
+        ),
         (
             postprocess,
             ["--input=a", "--data_path=b", "--reference_accuracy=nan"],

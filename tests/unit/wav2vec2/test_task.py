@@ -454,7 +454,7 @@ def test_characters_beyond_the_vocabulary_are_told_or_refused(make_task, corpus,
     with refused("4 of 4 transcripts (100.0%)"):
         make_task(folders / "group")
     assert make_task(folders / "group", data__max_unknown_share="1").report
-    with refused("data.max_unknown_share of 0 to 1"):
+    with refused("data.max_unknown_share at least 0"):
         make_task(data__max_unknown_share="1.1")
 
 
