@@ -100,6 +100,14 @@ def check_writable(path: Path) -> None:
         raise _Enough
 
 
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError.expected(
+        f"room and permission to write {path}",
+        error.strerror or error,
+        "Free space or choose another place",
+    )
+
+
 class _Enough(Exception):
     """Ends a block that is to write nothing."""
 
@@ -118,11 +126,7 @@ def _new_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         with contextlib.suppress(OSError):
             beside.unlink()
-        raise UserError.expected(
-            f"room and permission to write {path}",
-            error.strerror or error,
-            "Free space or choose another place",
-        ) from error
+        raise _cannot_write(path, error) from error
 
 
 @contextlib.contextmanager
@@ -205,11 +209,7 @@ def scratch_folder(path: Path) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix=".", suffix=".unfinished", dir=path.parent) as name:
             yield Path(name)
     except OSError as error:
-        raise UserError.expected(
-            f"room and permission to write {path}",
-            error.strerror or error,
-            "Free space or choose another place",
-        ) from error
+        raise _cannot_write(path, error) from error
 
 
 @contextlib.contextmanager
@@ -227,11 +227,7 @@ def one_at_a_time(path: Path) -> Iterator[None]:
         lock.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _lock(lock)
     except OSError as error:
-        raise UserError.expected(
-            f"room and permission to write {path}",
-            error.strerror or error,
-            "Free space or choose another place",
-        ) from error
+        raise _cannot_write(path, error) from error
     try:
         yield
     finally:

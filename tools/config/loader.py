@@ -151,7 +151,7 @@ class _Builder:
                 default = self.convert(key, self.overrides[key], kind, COMMAND_LINE)
             if default is MISSING:
                 self.missing.append(key)
-            if default is not MISSING:
+            else:
                 check_range(field, key, default)
             values[field.name] = default
         if len(self.missing) > num_missing:
