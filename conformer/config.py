@@ -8,7 +8,7 @@ from typing import Literal
 from tools.config.loader import load
 from tools.errors import UserError
 from tools.ranges import number
-from tools.speech.config import SPEECH_METRICS, DataConfig
+from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
 from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
 _MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
@@ -63,26 +63,6 @@ class SpecAugmentConfig:
     max_time_mask_share: float = number(0.05, at_least=0, at_most=1)
     num_frequency_masks: int = number(1, at_least=0, at_most=1000)
     max_frequency_mask_bins: int = number(27, at_least=0)
-
-
-@dataclass(frozen=True, slots=True)
-class WaveformAugmentConfig:
-    """Changes of the training waveform, drawn anew for every utterance and epoch."""
-
-    # 0.1: speed factors from 0.9 to 1.1
-    max_speed_change: float = number(0.0, at_least=0, at_most=0.5)
-    noise_probability: float = number(0.0, at_least=0, at_most=1)
-    min_noise_snr_db: float = number(10.0, at_least=-100, at_most=100)
-    max_noise_snr_db: float = number(40.0, at_least=-100, at_most=100)
-
-    def validate(self) -> None:
-        """Checks that the two ratios are in order."""
-        if self.min_noise_snr_db > self.max_noise_snr_db:
-            raise UserError.expected(
-                "waveform_augment.min_noise_snr_db up to max_noise_snr_db",
-                f"{self.min_noise_snr_db} and {self.max_noise_snr_db}",
-                "Change one of them",
-            )
 
 
 @dataclass(frozen=True, slots=True)

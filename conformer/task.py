@@ -11,7 +11,6 @@ import tensorflow as tf
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig
 from conformer.graph_recognition import greedy
-from conformer.input_pipeline import prepare
 from conformer.model import BLANK, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
@@ -25,7 +24,7 @@ from tools.decoding.graph import detokenize
 from tools.errors import UserError
 from tools.layers.batch_norm import BatchNormalization
 from tools.recognition.task import SpeechTask
-from tools.recognition.training_data import TrainingSet
+from tools.recognition.training_data import TrainingSet, prepare
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.training.checkpoint import Checkpoint
@@ -72,7 +71,7 @@ class ConformerTask(SpeechTask):
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
         prepared = functools.partial(
             prepare,
-            augment=config.waveform_augment,
+            augment=self.augmentation(config.waveform_augment),
             num_uniforms=self.model.augment.num_uniforms,
         )
         training_set = TrainingSet(utterances, self.tokenizer.encode_in_graph, prepared)

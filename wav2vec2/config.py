@@ -11,7 +11,7 @@ from tools.config.loader import load
 from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
 from tools.ranges import check_ranges, number
-from tools.speech.config import SPEECH_METRICS, DataConfig
+from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
 from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
 Section = TypeVar("Section")
@@ -150,6 +150,7 @@ class Wav2Vec2Config:
     """
 
     data: DataConfig = field(default_factory=DataConfig)
+    waveform_augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
     vocabulary: VocabularyConfig = field(default_factory=VocabularyConfig)
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -1,6 +1,8 @@
 """Fine-tuning of wav2vec 2.0 as a training task: corpus, vocabulary, model, CTC and evaluation."""
 
 import dataclasses
+import functools
+import math
 import re
 from collections.abc import Mapping, Sequence
 
@@ -12,7 +14,7 @@ from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.files import to_json
 from tools.recognition.task import SpeechTask
-from tools.recognition.training_data import TrainingSet
+from tools.recognition.training_data import TrainingSet, prepare
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.speech.transcripts import normalize_transcript
@@ -73,10 +75,16 @@ class Wav2Vec2Task(SpeechTask):
         )
         utterances = self._learnable(utterances)
         pieces = label_pieces(self.vocabulary, (u.transcript for u in utterances))
-        training_set = TrainingSet(utterances, label_lookup(pieces), self.prepare)
-        self.train_on(training_set, config.training.seed)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(model, config.training.precision)
+        longest = config.waveform_augment.longest_seconds(config.data.max_seconds) * self.rate_hz
+        prepared = functools.partial(
+            prepare,
+            augment=self.augmentation(config.waveform_augment),
+            num_uniforms=self.model.num_uniforms(math.ceil(longest)),
+        )
+        training_set = TrainingSet(utterances, label_lookup(pieces), prepared)
+        self.train_on(training_set, config.training.seed)
         if origin is not None and resumed is None:
             same = self.vocabulary == origin.vocabulary
             fresh = from_first_rank(processes, lambda: load_weights(self.model, origin, not same))
@@ -129,11 +137,6 @@ class Wav2Vec2Task(SpeechTask):
         arguments = (batch["waveforms"], batch["lengths"])
         return frame_logits(self.model, self.config.preprocessing, *arguments)[0]
 
-    def prepare(self, waveform: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Leaves the waveform as it is, and draws the random numbers of its masks."""
-        longest = round(self.data.max_seconds * self.rate_hz)
-        return waveform, tf.random.stateless_uniform([self.model.num_uniforms(longest)], seed)
-
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Writes the best paths of waveforms `[B, S]` with lengths `[B]` as texts `[B]`."""
         logits, frames = frame_logits(self.model, self.config.preprocessing, waveforms, lengths)
@@ -148,7 +151,9 @@ class Wav2Vec2Task(SpeechTask):
         most = np.full(len(labels), self.data.max_labels)
         fits = counts <= most
         utterances = self.keep_fitting(utterances, counts, most)
-        frames = np.array([self.config.model.num_frames(u.num_samples) for u in utterances])
+        fastest = 1.0 + self.config.waveform_augment.max_speed_change
+        shortest = [int(u.num_samples / fastest) for u in utterances]
+        frames = np.array([self.config.model.num_frames(samples) for samples in shortest])
         return self.keep_fitting(utterances, needed[fits], frames, "too_few_frames")
 
 

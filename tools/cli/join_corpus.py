@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -25,50 +26,76 @@ from tools.speech.corpus import Utterance, read_librispeech
 RATE_HZ = 16000
 
 
+@dataclass(frozen=True, slots=True)
+class Joining:
+    """How utterances are joined.
+
+    Attributes:
+        max_parts: the number of parts is drawn evenly from 2 to this.
+        max_seconds: of all parts and the gaps between them.
+        repeat_share: probability that all parts have the same transcript.
+        max_gap_seconds: digital silence between two parts is drawn evenly from 0 to this.
+    """
+
+    max_parts: int = 3
+    max_seconds: float = 10.0
+    repeat_share: float = 0.0
+    max_gap_seconds: float = 0.0
+
+
 def draw(
-    utterances: list[Utterance], max_seconds: float, max_parts: int, rng: np.random.Generator
-) -> list[Utterance]:
-    """Draws utterances of one speaker that are no longer together than `max_seconds`.
+    utterances: list[Utterance], joining: Joining, rng: np.random.Generator
+) -> tuple[list[Utterance], list[float]]:
+    """Draws utterances of one speaker that are no longer together than `joining.max_seconds`.
 
     Args:
         utterances: of that speaker.
-        max_seconds: of all parts.
-        max_parts: the number of parts is drawn evenly from 2 to this.
+        joining: what is drawn.
         rng: what decides.
 
     Returns:
-        At least one utterance; fewer than drawn where the next one would be too long.
+        At least one utterance, fewer than drawn where the next one would be too long; and the
+        seconds of silence before each, of which the first is 0.
     """
-    parts: list[Utterance] = []
-    seconds = 0.0
-    for index in rng.integers(len(utterances), size=rng.integers(2, max_parts + 1)):
-        seconds += utterances[index].duration_seconds
-        if parts and seconds > max_seconds:
+    indices = rng.integers(len(utterances), size=rng.integers(2, joining.max_parts + 1))
+    if joining.repeat_share and rng.uniform() < joining.repeat_share:
+        first = utterances[indices[0]]
+        same = [n for n, x in enumerate(utterances) if x.transcript == first.transcript]
+        indices = [same[index % len(same)] for index in indices]
+    parts, gaps, seconds = [], [], 0.0
+    for index in indices:
+        gap = rng.uniform(0, joining.max_gap_seconds) if joining.max_gap_seconds and parts else 0.0
+        seconds += gap + utterances[index].duration_seconds
+        if parts and seconds > joining.max_seconds:
             break
         parts.append(utterances[index])
-    return parts
+        gaps.append(gap)
+    return parts, gaps
 
 
 def write_split(
     folder: Path,
     by_speaker: dict[str, list[Utterance]],
     num_utterances: int,
-    max_seconds: float,
+    joining: Joining,
     *,
-    max_parts: int,
     seed: int,
 ) -> float:
     """Writes a split into an existing empty folder; returns its length in seconds."""
     speakers = sorted(by_speaker)
     shares = np.array([len(by_speaker[speaker]) for speaker in speakers], float)
-    limits = AudioLimits(RATE_HZ, max_seconds=max_seconds)
+    limits = AudioLimits(RATE_HZ, max_seconds=joining.max_seconds)
     lines: dict[str, list[str]] = defaultdict(list)
     num_samples = 0
     for index in tqdm(range(num_utterances), desc="joining", unit="utterance", delay=1):
         rng = np.random.default_rng([seed, index])
         speaker = speakers[rng.choice(len(speakers), p=shares / shares.sum())]
-        parts = draw(by_speaker[speaker], max_seconds, max_parts, rng)
-        waveform = np.concatenate([read(part.path, limits) for part in parts])
+        parts, gaps = draw(by_speaker[speaker], joining, rng)
+        pieces = [
+            np.pad(read(part.path, limits), (round(gap * RATE_HZ), 0))
+            for part, gap in zip(parts, gaps, strict=True)
+        ]
+        waveform = np.concatenate(pieces)
         chapter = folder / speaker / "0"
         chapter.mkdir(parents=True, exist_ok=True)
         utterance_id = f"{speaker}-0-{len(lines[speaker]):05d}"
@@ -94,6 +121,12 @@ def main(argv: list[str]) -> int:
     command_line.integer("num_utterances", 1000, "Utterances to make.")
     command_line.integer("max_parts", 3, "Parts of one utterance, at most.")
     command_line.number("max_seconds", 10.0, "Length of an utterance, at most.")
+    command_line.number(
+        "repeat_share", 0.0, "Share of the utterances whose parts all say the same words."
+    )
+    command_line.number(
+        "max_gap_seconds", 0.0, "Digital silence between two parts, at most; drawn evenly."
+    )
     command_line.integer("seed", 0, "Seed of everything drawn.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:
@@ -107,6 +140,13 @@ def main(argv: list[str]) -> int:
             f"{flags.num_utterances}, {flags.max_parts}, {flags.seed} and {flags.max_seconds}",
             "Correct the flag",
         )
+    if not (0 <= flags.repeat_share <= 1 and 0 <= flags.max_gap_seconds <= flags.max_seconds):
+        raise UserError.expected(
+            "--repeat_share from 0 to 1, and --max_gap_seconds from 0 to --max_seconds",
+            f"{flags.repeat_share} and {flags.max_gap_seconds}",
+            "Correct the flag",
+        )
+    joining = Joining(flags.max_parts, flags.max_seconds, flags.repeat_share, flags.max_gap_seconds)
     output_dir = Path(flags.output_dir).absolute()
     if output_dir.exists():
         raise UserError.expected(
@@ -117,10 +157,7 @@ def main(argv: list[str]) -> int:
     for utterance in read_librispeech(flags.split_dir, (), limits).utterances:
         by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
     with new_folder(output_dir) as folder:
-        size, longest = flags.num_utterances, limits.max_seconds
-        seconds = write_split(
-            folder, by_speaker, size, longest, max_parts=flags.max_parts, seed=flags.seed
-        )
+        seconds = write_split(folder, by_speaker, flags.num_utterances, joining, seed=flags.seed)
     print(
         f"{flags.output_dir}: {flags.num_utterances} utterances, {seconds / 60:.1f} minutes.",
         file=sys.stderr,

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -12,16 +13,19 @@ from tools.errors import UserError
 from tools.files import one_line
 from tools.recognition.training_data import TrainingSet, training_data
 from tools.speech.audio import AudioLimits
-from tools.speech.config import DataConfig
+from tools.speech.augmentation import WaveformAugmentation
+from tools.speech.config import DataConfig, WaveformAugmentConfig
 from tools.speech.corpus import Manifest, Utterance, read_librispeech
 from tools.speech.reading import evaluation_limits, read_batches, training_limits
 from tools.speech.scoring import score
+from tools.speech.sound_bank import read_bank
 from tools.speech.transcripts import normalize_transcript
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.resuming import data_digest
 from tools.training.task import Position, Shard, TrainData
 
 _MOST_NAMED = 20  # characters in a message
+_LONGEST_SOUNDS = {"noise_dirs": math.inf, "impulse_response_dirs": 2.0}  # in seconds
 
 # A normalized transcript to those of its characters that the vocabulary lacks.
 Unknown = Callable[[str], str]
@@ -103,6 +107,27 @@ class SpeechTask:
             )
         if share:
             self.report.append(received)
+
+    def augmentation(self, config: WaveformAugmentConfig) -> WaveformAugmentation:
+        """Makes the changes of the training waveforms; reads the sounds that they need.
+
+        Raises:
+            UserError: a folder is missing or has nothing that can be used.
+        """
+        banks = {"noise_dirs": None, "impulse_response_dirs": None}
+        for name in banks:
+            folders = getattr(config, name)
+            if folders:
+                banks[name] = bank = read_bank(
+                    folders,
+                    self.rate_hz,
+                    key=f"waveform_augment.{name}",
+                    max_minutes=config.max_noise_minutes,
+                    max_seconds=_LONGEST_SOUNDS[name],
+                )
+                self.report.append(bank.report)
+                self.skipped += bank.skipped
+        return WaveformAugmentation(config, self.rate_hz, *banks.values())
 
     def train_on(self, training_set: TrainingSet, seed: int) -> None:
         """Settles what `train_data` makes batches of, and the seed of their random numbers."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import tensorflow as tf
 
+from tools.speech.augmentation import WaveformAugmentation
 from tools.speech.batches import UtteranceDecoder, pad_to_frame
 from tools.speech.bucketing import Segment, epoch_plan, rank_rows
 from tools.speech.config import DataConfig
@@ -14,8 +15,11 @@ from tools.speech.reading import training_limits
 from tools.training.data import Epochs, row_names
 from tools.training.task import Position, Shard, TrainData
 
+# The numbers of an utterance that `WaveformAugmentation` gets.
+_NUM_CHANGES = 3
+
 Encode = Callable[[tf.Tensor], tf.RaggedTensor]
-Prepare = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
+Prepare = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +30,32 @@ class TrainingSet:
         utterances: the whole set, the same on every process.
         encode: transcripts `[B]` to labels `[B, (U)]`, in the graph.
         prepare: a waveform `[S]` and two integers that seed its random numbers, to the waveform
-            `[S']` to train with and the `[N]` uniform numbers in `[0, 1)` that the model gets.
+            `[S']` to train with, the `[N]` uniform numbers in `[0, 1)` that the model gets, and
+            whether the words of the transcript are in the waveform.
     """
 
     utterances: Sequence[Utterance]
     encode: Encode
     prepare: Prepare
+
+
+def prepare(
+    waveform: tf.Tensor, seed: tf.Tensor, augment: WaveformAugmentation, num_uniforms: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Changes a waveform as configured, and draws the numbers that its model gets.
+
+    Args:
+        waveform: `[S]` float32.
+        seed: `[2]` integers.
+        augment: the changes.
+        num_uniforms: N.
+
+    Returns:
+        See `TrainingSet.prepare`.
+    """
+    uniforms = tf.random.stateless_uniform([_NUM_CHANGES + num_uniforms], seed)
+    waveform, has_words = augment(waveform, uniforms[:_NUM_CHANGES], seed)
+    return waveform, uniforms[_NUM_CHANGES:], has_words
 
 
 # No function of the pipeline branches in Python on a tensor, and AutoGraph would take seconds.
@@ -96,17 +120,18 @@ def training_data(
 
     def prepared(row):
         random_seed = tf.stack([row["epoch_seed"], row["index"]])
-        waveform, uniforms = training_set.prepare(row["waveform"], random_seed)
+        waveform, uniforms, has_words = training_set.prepare(row["waveform"], random_seed)
         return {
             "waveforms": waveform,
             "lengths": tf.size(waveform),
             "index": row["index"],
             "reason": row["reason"],
             "uniforms": uniforms,
+            "has_words": has_words,
         }
 
     def labelled(batch):
-        heard = batch["lengths"] > 0
+        heard = (batch["lengths"] > 0) & batch.pop("has_words")
         texts = tf.where(heard, tf.gather(transcripts, tf.maximum(batch["index"], 0)), "")
         labels = training_set.encode(texts)
         lengths = tf.where(heard, tf.cast(labels.row_lengths(), tf.int32), 0)

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 
 from conformer.config import DataConfig, WaveformAugmentConfig
-from conformer.input_pipeline import prepare
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
-from tools.recognition.training_data import TrainingSet, training_data
+from tools.recognition.training_data import TrainingSet, prepare, training_data
 from tools.speech.audio import probe, read
+from tools.speech.augmentation import WaveformAugmentation
 from tools.speech.corpus import Utterance
 from tools.speech.reading import evaluation_limits, read_batches
 from tools.training.task import Position, Shard
@@ -75,7 +75,9 @@ def make_data(
 ):  # fmt: skip
     augment = augment or WaveformAugmentConfig()
     tokenizer = tokenizer or CharacterTokenizer.from_transcripts(WORDS)
-    prepared = functools.partial(prepare, augment=augment, num_uniforms=6)
+    prepared = functools.partial(
+        prepare, augment=WaveformAugmentation(augment, RATE_HZ), num_uniforms=6
+    )
     return training_data(
         TrainingSet(utterances, tokenizer.encode_in_graph, prepared),
         DATA,

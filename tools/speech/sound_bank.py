@@ -1,0 +1,141 @@
+"""Sounds of folders in memory: background noise and room responses to train with."""
+
+import contextlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from tools.errors import UserError
+from tools.files import one_line
+from tools.speech.audio import AudioError, AudioLimits, is_known, stream
+from tools.speech.corpus import walk
+
+_MAX_SECONDS = 100 * 3600.0  # of one file; its first part is read
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class SoundBank:
+    """Sounds of one rate, one behind the other.
+
+    Attributes:
+        samples: `[N]` float16 tensor, each sound scaled to a peak of 1.
+        starts: `[F + 1]` int32 tensor: where each sound begins, and the end.
+        report: what was read and what was left out, in one line.
+        skipped: what was left out, `REASON<TAB>DETAIL`.
+    """
+
+    samples: tf.Tensor
+    starts: tf.Tensor
+    report: str
+    skipped: tuple[str, ...]
+
+    def sound(self, uniform: tf.Tensor) -> tf.Tensor:
+        """Gives one of the sounds, `[S]` float32, chosen by a number in `[0, 1)`."""
+        start, stop = self._bounds(uniform)
+        return tf.cast(self.samples[start:stop], tf.float32)
+
+    def stretch(self, uniforms: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
+        """Gives a stretch of one of the sounds, which is repeated where it is too short.
+
+        Args:
+            uniforms: `[2]` in `[0, 1)`, which sound and where in it.
+            num_samples: S.
+
+        Returns:
+            `[S]` float32.
+        """
+        start, stop = self._bounds(uniforms[0])
+        length = stop - start
+        first = tf.cast(uniforms[1] * tf.cast(length, tf.float32), tf.int32)
+        places = start + (first + tf.range(num_samples)) % length
+        return tf.cast(tf.gather(self.samples, places), tf.float32)
+
+    def _bounds(self, uniform):
+        count = tf.size(self.starts) - 1
+        number = tf.minimum(tf.cast(uniform * tf.cast(count, tf.float32), tf.int32), count - 1)
+        return self.starts[number], self.starts[number + 1]
+
+
+def read_bank(
+    folders: Sequence[str], rate_hz: int, *, key: str, max_minutes: float, max_seconds: float
+) -> SoundBank:
+    """Reads the sounds of folders, whatever their rates and numbers of channels.
+
+    Args:
+        folders: with sounds at any depth.
+        rate_hz: that all are resampled to.
+        key: of the configuration, for messages.
+        max_minutes: of all sounds together; of each file its first part is read, an equal share.
+        max_seconds: of one sound, at most.
+
+    Raises:
+        UserError: a folder is missing or has no sound that can be used.
+    """
+    paths, reasons = [], []
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise UserError.expected(f"a folder for {key}", folder, f"Correct {key}")
+        found = [os.path.join(parent, name) for parent, names in walk(folder, _failed(reasons))
+                 for name in names]  # fmt: skip
+        sounds = [path for path in found if is_known(path)]
+        if not sounds:
+            raise UserError.expected(
+                f"sound files in each folder of {key}", folder, f"Correct {key}"
+            )
+        reasons += [("no_sound", path) for path in found if path not in set(sounds)]
+        paths += sounds
+    share = min(max_seconds, 60.0 * max_minutes / len(paths))
+    limits = AudioLimits(rate_hz, min_seconds=0.0, max_seconds=_MAX_SECONDS)
+    kept, num_cut = [], 0
+    for path in paths:
+        try:
+            waveform, is_cut = _first(path, max(1, round(share * rate_hz)), limits)
+        except AudioError as error:
+            reasons.append((error.reason, path))
+            continue
+        peak = np.abs(waveform).max(initial=0.0)
+        if not peak > 0:
+            reasons.append(("silent", path))
+            continue
+        kept.append((waveform / peak).astype(np.float16))
+        num_cut += is_cut
+    if not kept:
+        received = "; ".join(f"{one_line(path)} ({reason})" for reason, path in reasons[:5])
+        raise UserError.expected(f"sounds that can be used for {key}", received, f"Correct {key}")
+    samples = np.concatenate(kept)
+    starts = np.cumsum([0, *map(len, kept)]).astype(np.int32)
+    counts = Counter(reason for reason, _ in reasons)
+    line = f"{key}: {len(kept)} sounds ({len(samples) / rate_hz / 60:.1f} min)"
+    line += f", {num_cut} of them cut to {share:.1f} s" if num_cut else ""
+    if reasons:
+        named = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+        line += f"; skipped {len(reasons)}: {named}"
+    skipped = tuple(f"{reason}\t{one_line(path)}" for reason, path in reasons)
+    return SoundBank(tf.constant(samples), tf.constant(starts), line, skipped)
+
+
+def _first(path: str, num_samples: int, limits: AudioLimits) -> tuple[np.ndarray, bool]:
+    """Reads the first samples of a file, and tells whether there are more."""
+    pieces, missing = [], num_samples
+    with contextlib.closing(stream(path, limits)) as blocks:
+        for block in blocks:
+            if missing <= 0:
+                return np.concatenate(pieces), True
+            pieces.append(block[:missing])
+            if len(block) > missing:
+                return np.concatenate(pieces), True
+            missing -= len(block)
+    return np.concatenate([np.zeros(0, np.float32), *pieces]), False
+
+
+def _failed(reasons: list[tuple[str, str]]):
+    def failed(error: OSError) -> None:
+        reasons.append(("unreadable_folder", f"{error.filename}"))
+
+    return failed
