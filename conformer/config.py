@@ -27,8 +27,12 @@ class FeaturesConfig:
     max_hz: float | None = number(None, above=0)  # null: half the sample rate
     preemphasis: float = number(0.97, at_least=0, below=1)
     top_db: float = number(80.0, above=0, at_most=1000)
-    normalization: Literal["utterance", "loud_frames"] = "utterance"
+    normalization: Literal["utterance", "loud_frames", "running_loud_frames"] = "utterance"
     loud_frames_db: float = number(35.0, above=0, at_most=1000)
+    # Start values of running_loud_frames.
+    start_offset_db: float = number(35.0, at_least=0, at_most=1000)
+    start_deviation_db: float = number(13.0, above=0, at_most=1000)
+    start_frames: float = number(20.0, above=0, at_most=100_000)
     remove_dc_offset: bool = False
 
     def validate(self) -> None:

@@ -6,11 +6,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from conformer.running_statistics import running_statistics
 from tools.layers.masking import sequence_mask
 
 _POWER_FLOOR = 1e-10
+_RUNNING_POWER_FLOOR = 1e-14  # of waveforms that are not scaled to their peak
 _STANDARD_DEVIATION_FLOOR = 1e-5
-NORMALIZATIONS = ("utterance", "loud_frames")
+_DECIBELS_PER_NEPER = 10.0 / math.log(10.0)
+NORMALIZATIONS = ("utterance", "loud_frames", "running_loud_frames")
 
 
 def mel_filterbank(
@@ -75,7 +78,9 @@ class LogMelSpectrogram(keras.layers.Layer):
 
     By default all frames count for mean and variance, so silence around the speech changes the
     features of the speech. With `normalization="loud_frames"` only those count whose loudest bin is
-    at most `loud_frames_db` below the loudest bin of the utterance.
+    at most `loud_frames_db` below the loudest bin of the utterance. `"running_loud_frames"` takes
+    the frames so far instead, so that features can be computed while somebody speaks: see
+    `running_statistics`; there is no peak normalization, and `top_db` is below the maximum so far.
 
     Output length: `1 + lengths // frame_step` (0 for an empty row). Float32 under every policy.
 
@@ -89,8 +94,13 @@ class LogMelSpectrogram(keras.layers.Layer):
         max_hz: upper edge of the last one; None is half the sample rate.
         preemphasis: coefficient of the first-order difference.
         top_db: dynamic range kept below the maximum.
-        normalization: `utterance` or `loud_frames`, the frames that mean and variance are over.
+        normalization: `utterance`, `loud_frames` or `running_loud_frames`: the frames that mean
+            and variance are over.
         loud_frames_db: range of the frames that count as loud.
+        start_offset_db: of `running_loud_frames`: the mean of the loud frames of a corpus, below
+            the loudest bin of each utterance.
+        start_deviation_db: its standard deviation of them.
+        start_frames: frames that these two stand for.
         remove_dc_offset: whether each frame's mean is subtracted, and the first sample counts as
             its own predecessor in the pre-emphasis, so that a constant changes nothing.
 
@@ -112,6 +122,9 @@ class LogMelSpectrogram(keras.layers.Layer):
         top_db=80.0,
         normalization="utterance",
         loud_frames_db=35.0,
+        start_offset_db=35.0,
+        start_deviation_db=13.0,
+        start_frames=20.0,
         remove_dc_offset=False,
         **kwargs,
     ):
@@ -127,6 +140,9 @@ class LogMelSpectrogram(keras.layers.Layer):
         self.top_db = top_db
         self.normalization = normalization
         self.loud_frames_db = loud_frames_db
+        self.start_offset_db = start_offset_db
+        self.start_deviation_db = start_deviation_db
+        self.start_frames = start_frames
         self.remove_dc_offset = remove_dc_offset
         if normalization not in NORMALIZATIONS:
             raise ValueError(
@@ -170,13 +186,16 @@ class LogMelSpectrogram(keras.layers.Layer):
         cosines, sines = ops.split(ops.square(spectrum), 2, axis=-1)
         power = ops.matmul(cosines + sines, self._filters)
         frame_lengths = self.frame_lengths(lengths)
+        if self.normalization == "running_loud_frames":
+            return self._normalize_so_far(power, frame_lengths), frame_lengths
         return self._normalize(self._decibels(power, frame_lengths), frame_lengths), frame_lengths
 
     def _emphasize(self, waveforms, lengths):
         samples = ops.shape(waveforms)[1]
         waveforms = ops.where(sequence_mask(lengths, samples), waveforms, 0.0)
-        peak = ops.max(ops.abs(waveforms), axis=1, keepdims=True, initial=0.0)
-        waveforms = waveforms / (peak + 1e-9)
+        if self.normalization != "running_loud_frames":
+            peak = ops.max(ops.abs(waveforms), axis=1, keepdims=True, initial=0.0)
+            waveforms = waveforms / (peak + 1e-9)
         before = waveforms[:, :1] if self.remove_dc_offset else ops.zeros_like(waveforms[:, :1])
         previous = ops.concatenate([before, waveforms[:, :-1]], axis=1)
         return waveforms - self.preemphasis * previous
@@ -200,7 +219,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         )
 
     def _decibels(self, power, frame_lengths):
-        decibels = (10.0 / math.log(10.0)) * ops.log(ops.maximum(power, _POWER_FLOOR))
+        decibels = _DECIBELS_PER_NEPER * ops.log(ops.maximum(power, _POWER_FLOOR))
         valid = sequence_mask(frame_lengths, ops.shape(power)[1])[:, :, None]
         loudest = ops.max(ops.where(valid, decibels, -math.inf), axis=(1, 2), keepdims=True)
         return ops.maximum(decibels, ops.where(ops.isfinite(loudest), loudest, 0.0) - self.top_db)
@@ -216,6 +235,20 @@ class LogMelSpectrogram(keras.layers.Layer):
         variance = ops.sum(squares, axis=(1, 2), keepdims=True) / count
         return centred / ops.maximum(ops.sqrt(variance), _STANDARD_DEVIATION_FLOOR)
 
+    def _normalize_so_far(self, power, frame_lengths):
+        decibels = _DECIBELS_PER_NEPER * ops.log(ops.maximum(power, _RUNNING_POWER_FLOOR))
+        loudest, mean, deviation = running_statistics(
+            decibels,
+            loud_frames_db=self.loud_frames_db,
+            start_offset_db=self.start_offset_db,
+            start_deviation_db=self.start_deviation_db,
+            weight=self.start_frames,
+        )
+        decibels = ops.maximum(decibels, loudest - self.top_db)
+        normalized = (decibels - mean) / ops.maximum(deviation, _STANDARD_DEVIATION_FLOOR)
+        valid = sequence_mask(frame_lengths, ops.shape(power)[1])[:, :, None]
+        return ops.where(valid, normalized, 0.0)
+
     def _counted(self, decibels, valid):
         """Marks `[B, T, 1]` the frames that mean and variance are over."""
         if self.normalization == "utterance":
@@ -228,7 +261,8 @@ class LogMelSpectrogram(keras.layers.Layer):
         """Returns the constructor's arguments."""
         names = (
             "sample_rate_hz frame_length_ms frame_step_ms fft_length num_mel_bins min_hz max_hz "
-            "preemphasis top_db normalization loud_frames_db remove_dc_offset"
+            "preemphasis top_db normalization loud_frames_db start_offset_db start_deviation_db "
+            "start_frames remove_dc_offset"
         ).split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 

@@ -160,6 +160,69 @@ def test_gain_changes_nothing(voice, gain_db):
     np.testing.assert_allclose(changed, features_of(voice, **ROBUST), atol=1e-3)
 
 
+RUNNING = {"normalization": "running_loud_frames", "remove_dc_offset": True}
+
+
+def running_reference(decibels, weight, offset_db, deviation_db, range_db, *, top_db):
+    """The definition: at each frame, statistics of the frames up to it that are loud by now."""
+    found = []
+    levels = np.floor(decibels.max(axis=1))
+    for frame in range(len(decibels)):
+        loudest = decibels[: frame + 1].max()
+        counted = decibels[: frame + 1][levels[: frame + 1] >= np.floor(loudest) - range_db]
+        values = np.concatenate([counted.ravel(), [loudest - offset_db]])
+        weights = np.concatenate([np.full(counted.size, 1 / decibels.shape[1]), [weight]])
+        mean = np.average(values, weights=weights)
+        squares = (values - mean) ** 2
+        squares[-1] += deviation_db**2
+        variance = np.average(squares, weights=weights)
+        limited = np.maximum(decibels[frame], loudest - top_db)
+        found.append((limited - mean) / np.sqrt(variance))
+    return np.array(found)
+
+
+def test_running_statistics_are_those_of_the_loud_frames_so_far(voice):
+    waveform = np.concatenate([1e-3 * voice[:4000], voice[:8000], 0.02 * voice[:4000]])
+    options = {"loud_frames_db": 20.0, "start_frames": 7.0, "start_offset_db": 25.0}
+    options |= {"normalization": "running_loud_frames", "start_deviation_db": 9.0}
+    found = features_of(waveform, **options, top_db=60.0)
+    emphasized = np.append(waveform[:1], waveform[1:] - 0.97 * waveform[:-1])
+    power = librosa.feature.melspectrogram(
+        y=emphasized.astype("float32"), sr=RATE_HZ, n_fft=512, hop_length=160, win_length=400,
+        n_mels=80, pad_mode="reflect",
+    )  # fmt: skip
+    decibels = 10 * np.log10(np.maximum(power, 1e-14)).T
+    expected = running_reference(decibels, 7.0, 25.0, 9.0, 20.0, top_db=60.0)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
+
+
+def test_running_features_do_not_know_what_comes(voice):
+    first, other = voice[:8000], 3.0 * voice[4000:12000]
+    found = features_of(np.concatenate([first, other]), **RUNNING)
+    for second in (np.zeros(8000, "float32"), 1e-3 * other):
+        again = features_of(np.concatenate([first, second]), **RUNNING)
+        np.testing.assert_allclose(again[:48], found[:48], atol=1e-4)
+    assert np.abs(features_of(first, **ROBUST)[:40] - found[:40]).max() > 0.2
+
+
+def test_running_features_come_to_those_of_the_utterance(voice):
+    """As the start value loses its weight."""
+    waveform = np.tile(voice, 3)
+    found = features_of(waveform, **RUNNING, start_frames=0.01)
+    expected = features_of(waveform, **ROBUST)
+    assert np.abs(found[-60:] - expected[-60:]).max() < 0.1
+
+
+@pytest.mark.parametrize("gain_db", [-30.0, 20.0])
+def test_running_features_keep_under_gain_and_behind_silence(voice, gain_db):
+    """Whole decibels decide what is loud: a gain may move single frames over the limit."""
+    expected = features_of(voice, **RUNNING)
+    changed = features_of(voice * np.float32(10 ** (gain_db / 20)), **RUNNING)
+    assert np.abs(changed - expected)[expected > -2].max() < 0.1
+    behind = features_of(np.concatenate([np.zeros(32000, "float32"), voice]), **RUNNING)[200:]
+    assert np.abs(behind - expected)[2:][expected[2:] > -2].max() < 0.1
+
+
 def test_another_normalization_is_refused():
     with pytest.raises(ValueError, match="normalization among"):
         LogMelSpectrogram(normalization="loudest")
