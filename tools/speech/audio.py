@@ -17,9 +17,9 @@ cancel in the mean, and resamples (SoX, "HQ"). It reads a sound to its end where
 know it, as of a pipe or of an MP3 without a Xing header, and all sounds of a file that was joined
 of several of one kind, rate and number of channels. What only ffmpeg decodes is refused where that
 is not installed; it decodes to a temporary file, for `probe` as for `read`.
-Integers are scaled to [-1, 1); floats stay as they are, also out of that range. The graph decoders
-give the same values bit for bit, and what they cannot read is handed to the python decoder, which
-has the last word. A file is refused for one of `REASONS`, never used in part.
+Integers are scaled to [-1, 1); floats stay as they are, and those beyond 32 are refused. The graph
+decoders give the same values bit for bit, and what they cannot read is handed to the python
+decoder, which has the last word. A file is refused for one of `REASONS`, never used in part.
 """
 
 import numbers
@@ -39,8 +39,8 @@ from tools.speech.opening import (
     AudioLimits,
     Decoder,
     check_length,
+    check_samples,
     is_known,
-    non_finite,
     opened,
     refusal,
     samples_of,
@@ -141,8 +141,7 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
         raise refusal(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct it")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
-    if not np.isfinite(array).all():
-        raise non_finite(place)
+    check_samples(place, array)
     num_samples = -(-len(array) * limits.rate_hz // int(rate_hz))
     check_length(place, num_samples, len(array) / rate_hz, limits)
     return _resampled(array, int(rate_hz), num_samples, limits)
@@ -168,11 +167,8 @@ def read(
     """
     with opened(path, limits) as (info, sound):
         waveform = Mono(sound, info.path).whole(max(1, block_values // sound.num_channels))
-    if np.isfinite(waveform).all():
-        waveform = _resampled(waveform, info.rate_hz, info.num_samples, limits)
-    if not np.isfinite(waveform).all():
-        raise non_finite(info.path)
-    return waveform
+    check_samples(info.path, waveform)
+    return _resampled(waveform, info.rate_hz, info.num_samples, limits)
 
 
 def _resampled(
@@ -206,8 +202,7 @@ def stream(
         num_read, missing = 0, info.num_samples
         for block in Mono(sound, info.path).blocks(_STREAM_SECONDS * info.rate_hz):
             num_read += len(block)
-            if not np.isfinite(block).all():
-                raise non_finite(info.path)
+            check_samples(info.path, block)
             last = num_read >= sound.num_samples
             piece = block if same else resampler.resample_chunk(block, last)[:missing]
             if last and not same:  # SoX rounds the length, `probe` rounds it up

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import soundfile
 
 from tools.errors import UserError
@@ -28,7 +29,9 @@ REASONS = {
     "too_short": "shorter than min_seconds",
     "too_long": "longer than max_seconds",
     "non_finite": "a NaN or an infinity among the samples",
+    "implausible": "float samples beyond 32, which is 30 dB above full scale",
 }
+LARGEST_SAMPLE = 32.0
 
 GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
 _READ_WITHOUT_FFMPEG = "FLAC, WAV, AIFF, AU, OGG, MP3 or plain NIST SPHERE"
@@ -246,9 +249,26 @@ def samples_of(seconds: float, limits: AudioLimits) -> int:
     return round(seconds * limits.rate_hz)
 
 
-def non_finite(path: str) -> AudioError:
-    """Makes the error for samples that are not finite."""
-    return refusal(path, "non_finite", "finite samples", "NaN or infinity", do="Write it again")
+def check_samples(path: str, samples: np.ndarray) -> None:
+    """Refuses samples that no recording has.
+
+    Loud mixes of floats go beyond full scale (1.0) by some decibels. A larger sample than
+    `LARGEST_SAMPLE` is damage, or the file has another scale, such as that of 16-bit integers.
+
+    Raises:
+        AudioError: a sample is not finite, or larger than that.
+    """
+    largest = np.abs(samples).max(initial=0.0)
+    if not np.isfinite(largest):
+        raise refusal(path, "non_finite", "finite samples", "NaN or infinity", do="Write it again")
+    if largest > LARGEST_SAMPLE:
+        raise refusal(
+            path,
+            "implausible",
+            f"float samples in [-1, 1], or at most {LARGEST_SAMPLE:g}",
+            f"{largest:.4g}",
+            do="Scale them to [-1, 1], or repair the sample if it is one alone",
+        )
 
 
 def refusal(path: str, reason: str, expected: str, received: object, *, do: str) -> AudioError:

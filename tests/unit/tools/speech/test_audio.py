@@ -104,9 +104,10 @@ def refused_and_odd(folder):
     assert len(pages) > 3
     pcm = (voice()[:, 0] * 32767).astype(np.int16)
     floats = voice()[:, 0].astype(np.float32)
-    not_a_number, infinite = floats.copy(), floats.copy()
+    not_a_number, infinite, one_too_large = floats.copy(), floats.copy(), floats.copy()
     not_a_number[777] = np.nan
     infinite[:2] = np.inf, -np.inf
+    one_too_large[777] = 1e10
     float_format = (3, 1, RATE_HZ, 4 * RATE_HZ, 4, 32)
     last_frame = flac.rindex(b"\xff\xf8\x75")  # the one that says its own length, at 16 kHz
     streamed_flac = bytearray(flac)
@@ -160,6 +161,9 @@ def refused_and_odd(folder):
         "wav_over_range": (wav(8 * floats, fmt=float_format), ""),
         "wav_nan": (wav(not_a_number, fmt=float_format), "non_finite"),
         "wav_infinite": (wav(infinite, fmt=float_format), "non_finite"),
+        "wav_one_sample_1e10": (wav(one_too_large, fmt=float_format), "implausible"),
+        "wav_scale_of_integers": (wav(32768 * floats, fmt=float_format), "implausible"),
+        "wav_30_db_above": (wav(32 * floats / np.abs(floats).max(), fmt=float_format), ""),
         "wav_silence": (wav(np.zeros(32000, np.int16)), ""),
         "wav_constant": (wav(np.full(16000, 8192, np.int16)), ""),
         "wav_full_scale": (wav(np.array([-32768, 32767] * 400, np.int16)), ""),
@@ -306,6 +310,24 @@ def test_channels_are_averaged(tmp_path):
 
 def test_floats_out_of_range_stay_as_they_are(folder, cases):
     assert np.abs(audio.read(folder / "wav_over_range")).max() > 3
+
+
+def test_arrays_and_streams_refuse_implausible_samples_as_files_do(folder, cases):
+    for scale, reason in ((32.0, None), (-32.1, "implausible")):
+        waveform = np.full(8000, 0.5, np.float32)
+        waveform[4000] = scale
+        encoded(folder / "scaled.wav", encoding="FLOAT", samples=waveform)
+        readers = (
+            lambda waveform=waveform: audio.load(waveform, rate_hz=RATE_HZ),
+            lambda: np.concatenate([*audio.stream(folder / "scaled.wav")]),
+        )
+        for read in readers:
+            if reason is None:
+                assert read()[4000] == scale
+                continue
+            with refused(match="32.1.*Scale them", error=audio.AudioError) as caught:
+                read()
+            assert caught.value.reason == reason
 
 
 def test_overflow_in_the_channel_mean_is_not_finite(tmp_path):
