@@ -36,7 +36,13 @@ WORDS = [
 ]
 
 
-AUGMENT = WaveformAugmentConfig(max_speed_change=0.1, noise_probability=0.7)
+AUGMENT = WaveformAugmentConfig(
+    max_speed_change=0.1,
+    noise_probability=0.7,
+    silence_probability=0.5,
+    max_silence_seconds=0.2,
+    empty_share=0.3,
+)
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +139,18 @@ def test_every_utterance_once_an_epoch_on_any_number_of_ranks(whole, thirds):
         assert data.num_steps(0) == data.num_steps(1) >= -(-len(WORDS) // global_batch_size)
         assert data.remaining_steps == 2 * data.num_steps(0)
     assert len({data.num_steps(0) for data, _ in thirds}) == 1
+
+
+def test_utterances_without_their_words_have_no_labels(whole, thirds, other_seed):
+    """Other ones in each epoch, the same ones on any number of ranks."""
+    said = {key: row["label_lengths"] for key, row in other_seed.items()}
+    empty = {k for k, row in whole[2].items() if row["label_lengths"] == 0 and said[k] > 0}
+    assert 2 <= len(empty) <= 12
+    assert {index for epoch, index in empty if epoch == 0} != {n for e, n in empty if e == 1}
+    for key, row in [*whole[2].items(), *(pair for _, rows in thirds for pair in rows.items())]:
+        assert row["lengths"] > 0
+        assert row["label_lengths"] == (0 if key in empty else said[key])
+        assert "has_words" not in row
 
 
 def test_rows_hold_the_sound_and_the_words(utterances, other_seed):
