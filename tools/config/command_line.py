@@ -15,7 +15,7 @@ from absl import flags
 from tools.errors import UserError
 from tools.files import expand_home
 
-FROM_CONFIG = "from the config"
+FROM_CONFIG, NONE = "from the config", "none"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
@@ -24,7 +24,8 @@ EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 class CommandLine:
     """The flags of one program; nothing is registered until an instance is made.
 
-    A default of None means "not given": the config decides. `short_name` adds a one-letter form.
+    A default of None means "not given": in a program with `--config` the config decides.
+    `short_name` adds a one-letter form.
 
     Args:
         program: name shown by --help and in messages.
@@ -99,7 +100,8 @@ class CommandLine:
             argument = "" if flag.boolean else f"={kind}"
             shown = self._default_texts[name]
             if shown is None:
-                shown = FROM_CONFIG if flag.default is None else str(flag.default) or '""'
+                absent = FROM_CONFIG if "config" in self._names() else NONE
+                shown = absent if flag.default is None else str(flag.default) or '""'
             no = "[no]" if flag.boolean and name != "help" else ""
             lines.append(f"  --{no}{name}{argument}{short}")
             lines.append(

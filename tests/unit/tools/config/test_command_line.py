@@ -191,6 +191,12 @@ def test_help_shows_every_flag_with_its_default(program, capsys, argv):
         assert f"      {line}\n" in text
 
 
+def test_without_a_config_nothing_comes_from_one():
+    line = CommandLine("convert", "Converts a model.")
+    line.string("model", None, "SavedModel.")
+    assert "SavedModel. Default: none." in line.help_text()
+
+
 def exit_code(main, argv=("program",)) -> object:
     with pytest.raises(SystemExit) as caught:
         run(main, argv)
