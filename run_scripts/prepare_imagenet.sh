@@ -19,6 +19,10 @@ fail() {
 (($# == 1 || $# == 2)) || fail "Expected ARCHIVES [TARGET]. Received: $*."
 archives=$1 target=${2:-$IMAGENET_DIR}
 num_classes=${NUM_CLASSES:-1000} per_class=${IMAGES_PER_VAL_CLASS:-50}
+for number in "$num_classes" "$per_class"; do
+  [[ $number =~ ^(0|[1-9][0-9]*)$ ]] ||
+    fail "Expected whole numbers as NUM_CLASSES and IMAGES_PER_VAL_CLASS. Received: $number. Correct it."
+done
 train=$archives/ILSVRC2012_img_train.tar
 val=$archives/ILSVRC2012_img_val.tar
 devkit=$archives/ILSVRC2012_devkit_t12.tar.gz

@@ -105,6 +105,8 @@ def cut(name):
     ("changes", "settings", "message"),
     [
         ({}, {"NUM_CLASSES": "4"}, "Expected 4 classes"),
+        ({}, {"NUM_CLASSES": "four"}, "Received: four. Correct it."),
+        ({}, {"IMAGES_PER_VAL_CLASS": "-1"}, "Received: -1. Correct it."),
         ({}, {"IMAGES_PER_VAL_CLASS": "50"}, "Expected 50 images in val/n01000001. Received: 2"),
         ({"num_images": 5}, {}, "Expected 6 validation images. Received: 5"),
         ({"truth": (1, 1, 2, 2, 1, 1)}, {}, "the same classes"),
