@@ -11,6 +11,7 @@ if not __package__:  # run as a file: its own checkout comes first
 from tools.config.command_line import CommandLine, run
 from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
+from tools.recognition.characters import lacking_characters, never_written
 from tools.speech.scoring import character_distance, score
 from tools.speech.transcripts import normalization
 from wav2vec2.tensors import (
@@ -135,8 +136,12 @@ def main(argv: list[str]) -> int:
     missing = sorted(texts.keys() - said.keys())
     if missing:
         raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")
-    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    surfaces = pipeline["vocabulary"]["surfaces"]
+    normalize = normalization(surfaces)
     references = [normalize(said[utterance]) for utterance in texts]
+    share, line = lacking_characters(references, never_written(surfaces))
+    if share:
+        print(f"{line}; they count as errors", file=sys.stderr)
     hypotheses = [x if values.seed_mode else x.strip(" ") for x in texts.values()]
     errors, characters = character_distance(references, hypotheses)
     accuracy = 1.0 - errors / max(characters, 1)

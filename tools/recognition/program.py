@@ -19,6 +19,7 @@ from tools.inference.report import (
     write_report,
 )
 from tools.inference.runner import Runner
+from tools.recognition.characters import lacking_characters, never_written
 from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
@@ -116,6 +117,11 @@ def run_program(
 def _run(
     session: SpeechSession, data: DataOptions, utterances: list[Utterance], skipped: Skipped
 ) -> int:
+    if data.data_dir:
+        unknown = never_written(session.pipeline["vocabulary"]["surfaces"])
+        share, line = lacking_characters((u.transcript for u in utterances), unknown)
+        if share:
+            print(f"{line}; they count as errors", file=sys.stderr)
     transcripts, reasons, watch = recognize(
         session,
         utterances,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tools.config.command_line import CommandLine
-from tools.config.loader import to_yaml
+from tools.config.loader import leaf_values, to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.files import alone_in, alone_in_new, to_json, write_text
@@ -53,7 +53,7 @@ class TrainingProgram:
     description: str
     default_config: str
     pretrained_help: str
-    load_config: Callable[[str | Path, Mapping[str, object]], Any]
+    load_config: Callable[[str | Path | None, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
     defines_a_run: tuple[str, ...] = ()
 
@@ -214,11 +214,21 @@ class SpeechRun:
         )
 
     def check_resumed(self, resumed: Checkpoint, task: SpeechTask) -> None:
-        """Compares the config with that of the checkpoint."""
-        if self._program.defines_a_run:
-            before = self._program.load_config(resumed.path / CONFIG_FILE, {})
-            keys = self._program.defines_a_run
-            check_config(resumed, before, task.config, keys=keys)
+        """Compares the config with that of the checkpoint.
+
+        A task may have taken values of the checkpoint in place of those of the config. Then values
+        that are set to something else are refused. Defaults are not; with `--pretrained`, as the
+        run began, those of the YAML file are not either.
+        """
+        keys, load_config = self._program.defines_a_run, self._program.load_config
+        if not keys:
+            return
+        before = load_config(resumed.path / CONFIG_FILE, {})
+        check_config(resumed, before, task.config, keys=keys)
+        defaults, asked = (leaf_values(x) for x in (load_config(None, {}), self._config))
+        is_free = bool(self._options.pretrained)
+        unset = {x for x in asked if is_free or asked[x] == defaults[x]} - self._options.set.keys()
+        check_config(resumed, before, self._config, keys=keys, unset=unset)
 
     def describe(self, task: SpeechTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""
