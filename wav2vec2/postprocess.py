@@ -1,5 +1,6 @@
 """Texts of raw logits against what was said: the original's accuracy, and true error rates."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -82,7 +83,7 @@ def recognized(
         every_frame: whether those of padding are decoded as well.
 
     Raises:
-        UserError: a row has not so many frames.
+        UserError: a row has not so many frames, or a logit is not finite.
     """
     surfaces, texts = pipeline["vocabulary"]["surfaces"], {}
     search = CtcGreedySearch(pipeline["blank"])
@@ -99,6 +100,12 @@ def recognized(
         lengths = [most] * len(utterances) if every_frame else frames[batch]
         state = search.advance(search.start(len(utterances)), logits, lengths)
         for utterance, found in zip(utterances, search.finish(state), strict=True):
+            if not math.isfinite(found.log_probability):
+                raise UserError.expected(
+                    f"finite logits of {utterance} in {folder / batch}.bin",
+                    "NaN or infinity",
+                    "Run wav2vec2.compile again, in float32",
+                )
             texts[utterance] = "".join(surfaces[token] for token in found.tokens)
     return texts
 

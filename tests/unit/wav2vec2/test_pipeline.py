@@ -237,6 +237,16 @@ def test_characters_that_the_model_cannot_write_are_named(pipeline, tmp_path, ca
     assert capsys.readouterr().err == f"{lacks}Ä (2), Z (1); they count as errors\n"
 
 
+def test_logits_that_are_not_finite_are_refused(pipeline, tmp_path):
+    make_outputs(tmp_path, pipeline, "CAB BED ")
+    path = next(tmp_path.rglob("batch_0.bin"))
+    logits = np.fromfile(path, "<f4")
+    logits[-1] = np.nan
+    path.write_bytes(logits.tobytes())
+    with refused(f"finite logits of b in {path}. Received: NaN or infinity."):
+        judge(tmp_path, "--seed_mode")
+
+
 def test_outer_spaces_are_errors_of_the_original_alone(pipeline, tmp_path, capsys):
     """One letter of 14 characters is wrong, and a space stands around each of the two texts."""
     make_outputs(tmp_path, pipeline, " CAB BED ", padding="<pad>")
