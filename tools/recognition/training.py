@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
 CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
+_MOST_NAMED = 20  # left-out utterances that `--dry_run` names
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 # Flags that are short names of config keys; one that is not given leaves the YAML alone.
@@ -262,6 +263,15 @@ def describe(task: SpeechTask, config, processes: Processes) -> str:
         f"steps per epoch: {data.num_steps(0)}",
         f"global batch: {shard.global_batch_size}",
         *task.report,
+        *_skipped_lines(task.skipped),
         to_yaml(task.config),
     ]
     return "\n".join(lines)
+
+
+def _skipped_lines(skipped: Sequence[str]) -> Iterator[str]:
+    """Names the first of what is left out, as `skipped.tsv` of a run names all of it."""
+    for line in skipped[:_MOST_NAMED]:
+        yield "skipped: " + line.replace("\t", " ", 1)
+    if len(skipped) > _MOST_NAMED:
+        yield f"skipped: {len(skipped) - _MOST_NAMED} more, in skipped.tsv of a run"

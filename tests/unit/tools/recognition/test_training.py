@@ -368,6 +368,23 @@ def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, ca
         "  num_epochs: 3",
     ):
         assert line in lines
+    (skipped,) = (line for line in lines if line.startswith("skipped: "))
+    assert skipped.startswith(f"skipped: empty_transcript {corpus}") and "\t" not in skipped
+
+
+def test_a_dry_run_names_twenty_of_what_it_would_skip(program, corpus, toy_task, capsys):
+    program, _ = program
+
+    def make_task(config, processes, *_, needs_evaluation):
+        task = toy_task(config.data, processes)
+        task.config, task.skipped = config, [f"too_long\tsound {n}" for n in range(23)]
+        return task
+
+    program = dataclasses.replace(program, make_task=make_task)
+    assert program.main([f"--data_dir={corpus}", "--dry_run"]) == 0
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("skipped: ")]
+    assert lines[:20] == [f"skipped: too_long sound {n}" for n in range(20)]
+    assert lines[20:] == ["skipped: 3 more, in skipped.tsv of a run"]
 
 
 def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkeypatch):
