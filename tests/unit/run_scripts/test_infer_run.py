@@ -113,7 +113,15 @@ def test_flags_come_in_any_order(start, tmp_path, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["--batch_size=2"], ["-b"], ["-x"], ["--run_eagerly"], ["--result_path", "/r"]]
+    "words",
+    [
+        ["--batch_size=2"],
+        ["-b"],
+        ["-x"],
+        ["--run_eagerly"],
+        ["--norun_eagerly"],
+        ["--result_path", "/r"],
+    ],
 )
 def test_what_would_make_reports_untrue_to_their_names_is_refused(start, tmp_path, words):
     found = start("multi_infer_run.sh", "--net_name", "vision", *words, OUTPUT_DIR=str(tmp_path))

@@ -10,10 +10,10 @@ from tools.recognition.characters import never_written
     [
         (["", " ", *"ABC"], "AB CAD", "D"),
         ([" AB", "C"], "CAB B", ""),  # subwords
-        (["E", "\u0301"], "\u00c9E\u00c8", "\u00c8"),  # by letter and acute accent
+        (["\u0301", "E"], "\u00c9E\u00c8", "\u00c8"),  # by letter and acute accent
         (["E\u0301"], "\u00c9", ""),  # a symbol that is decomposed
         (["\u00c9"], "\u00c9E", "E"),
-        (["\u1112", "\u1161", "\u11ab"], "\ud55c\uae00", "\uae00"),  # jamo
+        (["\u11ab", "\u1161", "\u1112"], "\ud55c\uae00", "\uae00"),  # jamo
         ([], "A A", "AA"),
     ],
 )
