@@ -15,6 +15,7 @@ from tools.inference.report import (
     SpeechRow,
     Stopwatch,
     runner_facts,
+    skipped_lines,
     speech_speed,
     write_report,
 )
@@ -157,7 +158,7 @@ def _run(
     summary = summarize(rows, skipped, watch, data.batch_size, runner=session.runner)
     if data.result_path:
         path = Path(data.result_path)
-        write_report(path, summary, rows)
+        write_report(path, {**summary, "skipped": skipped}, rows)
         if data.timestamps:
             lines = (_word_line(word, path) for path, found in words for word in found)
             write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
@@ -225,5 +226,5 @@ def show(summary: dict, skipped: Skipped) -> None:
         "loading and warm-up excluded",
         file=sys.stderr,
     )
-    for path, reason in skipped:
-        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
+    for line in skipped_lines(skipped):
+        print(line, file=sys.stderr)

@@ -213,6 +213,15 @@ def test_characters_that_no_symbol_writes_are_named_where_texts_are_scored(corpu
     assert "lacks" not in capsys.readouterr().err
 
 
+def test_what_is_left_out_is_listed_and_the_first_twenty_are_named(corpus, tmp_path, capsys):
+    report, left_out = tmp_path / "report.json", [(f"x\n{n}.txt", "not_sound") for n in range(23)]
+    run(Toy(), next(corpus.rglob("*.flac")), skipped=left_out, result_path=report)
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("skipped ")]
+    assert lines[:20] == [rf"skipped x\n{n}.txt: not_sound" for n in range(20)]
+    assert lines[20:] == ["skipped 3 more; --result_path lists them all"]
+    assert json.loads(report.read_text())["skipped"] == [list(x) for x in left_out]
+
+
 def test_a_beam_search_is_scored_beside_the_usual_text(corpus, tmp_path, capsys):
     report = tmp_path / "report.json"
 
