@@ -58,14 +58,18 @@ def command_line() -> CommandLine:
 
 
 def resolve_config(options: ConfigOptions) -> VisionConfig:
-    """Reads the config of a run; for the data fills in the resumed run's, else IMAGENET_DIR.
+    """Reads the config of a run, without a file that of the run that it resumes.
+
+    For the data it fills in the resumed run's, else IMAGENET_DIR.
 
     Raises:
         UserError: the config is wrong, there is no data set, or no epoch is left to train.
     """
     config = options.load()
+    resumed = None if options.config and config.data.data_url else resumed_checkpoint(config)
+    if resumed is not None and not options.config:
+        config = dataclasses.replace(options, config=resumed.path / CONFIG_FILE).load()
     if not config.data.data_url:
-        resumed = resumed_checkpoint(config)
         before = None if resumed is None else load_config(resumed.path / CONFIG_FILE)
         found = before.data.data_url if before else os.environ.get("IMAGENET_DIR", "")
         data = dataclasses.replace(config.data, data_url=found)

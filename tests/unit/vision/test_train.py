@@ -131,6 +131,25 @@ def test_the_records_of_a_run(finished):
 
 
 @ignore_eager_input
+def test_a_run_that_is_resumed_without_a_config_keeps_its_own(finished, recipe, data_url):
+    def resolved(*arguments):
+        flags = [f"--checkpoint={finished[1]}", *arguments]
+        return program.resolve_config(run_config_options(program.command_line().parse(flags)[0]))
+
+    own = load_config(finished[1] / "step-00000006" / "config.yml")
+    resuming = dataclasses.replace(own.run, pretrained=str(finished[1]), exclude_epoch_state=False)
+    assert resolved() == dataclasses.replace(own, run=resuming)
+    longer = dataclasses.replace(own.training, num_epochs=7)
+    assert resolved("--epochs=7") == dataclasses.replace(own, run=resuming, training=longer)
+    # Weights alone begin a run of their own.
+    weights = program.command_line().parse([f"--pretrained={finished[1]}", "--data_url=d"])[0]
+    assert program.resolve_config(run_config_options(weights)).model == load_config().model
+    # A file that is named counts, and takes the data of the run where it has none.
+    named = resolved(f"--config={recipe}", "--epochs=3")
+    assert named.training == dataclasses.replace(load_config(recipe).training, num_epochs=3)
+    assert named.data.data_url == str(data_url)
+
+
 def test_a_continued_run_equals_one_that_never_stopped(finished, train, tmp_path):
     """Weights, moments, averages, order of images and random numbers, dropout's too.
 
