@@ -20,7 +20,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import alone_in_new, to_json, write_text
+from tools.files import alone_in_new, environment_path, to_json, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
@@ -71,7 +71,7 @@ def resolve_config(options: ConfigOptions) -> VisionConfig:
         config = dataclasses.replace(options, config=resumed.path / CONFIG_FILE).load()
     if not config.data.data_url:
         before = None if resumed is None else load_config(resumed.path / CONFIG_FILE)
-        found = before.data.data_url if before else os.environ.get("IMAGENET_DIR", "")
+        found = before.data.data_url if before else environment_path("IMAGENET_DIR")
         data = dataclasses.replace(config.data, data_url=found)
         config = dataclasses.replace(config, data=data)
     if not config.data.data_url:

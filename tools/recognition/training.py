@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_values, to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import alone_in, alone_in_new, to_json, write_text
+from tools.files import alone_in, alone_in_new, environment_path, to_json, write_text
 from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
@@ -106,7 +105,7 @@ class TrainingProgram:
             if options.saved_config is not None:
                 found = self.load_config(options.saved_config, {}).data.data_dir
             else:
-                found = os.environ.get("DATA_DIR", "")
+                found = environment_path("DATA_DIR")
             data = dataclasses.replace(config.data, data_dir=found)
             config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:

@@ -481,7 +481,8 @@ def test_configs_differ_by_the_model_alone(project):
 
 
 def test_the_data_set_of_the_environment_fills_in(recipe, monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGENET_DIR", "/of/the/environment")
+    monkeypatch.setenv("HOME", "/of")
+    monkeypatch.setenv("IMAGENET_DIR", "~/the/environment")
     flags = program.command_line()
     for arguments, expected in (([], "/of/the/environment"), (["--data_url=/named"], "/named")):
         values, _ = flags.parse([f"--config={recipe}", *arguments])
