@@ -33,9 +33,16 @@ if [[ -e $target ]] && { [[ ! -d $target ]] || [[ -n $(ls -A -- "$target") ]]; }
   fail "Expected a new folder. Received: $target, which holds something. Name another."
 fi
 
-mkdir -p -- "$(dirname -- "$target")"
-beside=$(mktemp -d -- "$(dirname -- "$target")/.imagenet.XXXXXX.unfinished")
+parent=$(dirname -- "$target")
+mkdir -p -- "$parent"
+for left in "$parent"/.imagenet.*.unfinished; do # of runs that were killed: nobody holds its lock
+  [[ -d $left && -n $(find "$left" -maxdepth 0 -mmin +60) ]] || continue
+  if flock --nonblock -- "$left" true 2> /dev/null; then rm -rf -- "$left"; fi
+done
+beside=$(mktemp -d -- "$parent/.imagenet.XXXXXX.unfinished")
 trap 'rm -rf -- "$beside"' EXIT
+exec {lock}< "$beside"
+flock --nonblock "$lock" 2> /dev/null || true # a file system may have no locks
 mkdir "$beside/train" "$beside/val" "$beside/work"
 count() { find "$1" -mindepth 1 -maxdepth 1 "${@:2}" | wc -l; }
 

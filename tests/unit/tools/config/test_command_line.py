@@ -225,6 +225,20 @@ def test_run_reports_user_errors_on_one_line(capsys):
     assert captured.out == ""
 
 
+def test_run_reports_a_path_that_the_system_refuses_on_one_line(tmp_path, capsys):
+    path = tmp_path / f"a\n{'a' * 300}"
+    assert exit_code(lambda _: path.stat()) == 2
+    shown = str(path).replace("\n", "\\n")
+    received = f"Received: {shown}: File name too long. Check the path and its permissions.\n"
+    assert capsys.readouterr().err == f"Error: Expected a usable path. {received}"
+
+    def main(argv):
+        raise OSError("not about a path")
+
+    with pytest.raises(OSError, match="not about a path"):
+        run(main, ["program"])
+
+
 def test_run_on_interrupt(capsys):
     def main(argv):
         raise KeyboardInterrupt
