@@ -59,13 +59,17 @@ class ConformerTask(SpeechTask):
             from_first_rank(processes, lambda: self._vocabulary(utterances, resumed or pretrained))
         )
         self.vocabulary_size = self.tokenizer.vocabulary_size
-        self.check_characters(
-            utterances,
-            self.tokenizer.unknown_characters,
+        remedy = (
             "Leave --pretrained and tokenizer.vocabulary_file out for a vocabulary of these "
-            "transcripts, or raise data.max_unknown_share",
-            most=None,
+            "transcripts, or raise data.max_unknown_share"
         )
+        if any(text != text.upper() for text in self.tokenizer.surfaces):
+            remedy = (
+                "Transcripts are read in upper case, and this vocabulary has lower-case letters. "
+                + remedy
+            )
+        unknown = self.tokenizer.unknown_characters
+        self.check_characters(utterances, unknown, remedy, most=None)
         utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
@@ -84,7 +88,7 @@ class ConformerTask(SpeechTask):
                     layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
         self.assets = {VOCABULARY_FILE: self.tokenizer.to_json(), CONFIG_FILE: to_yaml(config)}
         if needs_evaluation:
-            self.evaluate_splits(self.texts, unknown=self.tokenizer.unknown_characters)
+            self.evaluate_splits(self.texts, unknown=unknown)
 
     def layer_depth(self, path: str) -> int:
         """Counts the layers below a variable: subsampling 0, then the blocks, then all the rest."""

@@ -28,11 +28,16 @@ batch_size=4 precision=fp32 run_eagerly=0 net=conformer
 flags=()
 while (($#)); do
   case $1 in
-    -b) batch_size=${2-} ;;
-    -p) precision=${2-} ;;
+    -b | --batch_size) batch_size=${2-} ;;
+    -p | --quant_precision) precision=${2-} ;;
     -e) run_eagerly=${2-} ;;
     --net_name) net=${2-} ;;
     --net_name=*) net=${1#*=} ;;
+    --batch_size=*) batch_size=${1#*=} ;;
+    --quant_precision=*) precision=${1#*=} ;;
+    --run_eagerly=*) run_eagerly=${1#*=} ;;
+    --run_eagerly) run_eagerly=1 ;;
+    --norun_eagerly) run_eagerly=0 ;;
     -[bpe]?*) # -b16
       set -- "${1:0:2}" "${1:2}" "${@:2}"
       continue
@@ -41,11 +46,16 @@ while (($#)); do
     -*) usage ;;
     *) flags+=("$1") ;;
   esac
-  [[ $1 != -[bpe] && $1 != --net_name ]] || shift
+  case $1 in -[bpe] | --net_name | --batch_size | --quant_precision) shift ;; esac
   shift || usage
 done
 
 [[ $net =~ ^[a-z0-9_]+$ && -e $project/$net/session.py ]] || usage
+case ${run_eagerly,,} in
+  1 | t | true) run_eagerly=1 ;;
+  0 | f | false) run_eagerly=0 ;;
+  *) usage ;;
+esac
 program=$net.infer data_dir=$DATA_DIR
 if [[ $net == vision ]]; then program=vision.eval data_dir=$IMAGENET_DIR/val; fi
 model=()

@@ -33,7 +33,7 @@ while (($#)); do
       set -- "${1:0:2}" "${1:2}" "${@:2}"
       continue
       ;;
-    --batch_size* | --quant_precision* | --run_eagerly* | --result_path*)
+    --batch_size* | --quant_precision* | --run_eagerly* | --norun_eagerly | --result_path*)
       # A report is named by what it holds.
       echo "Error: Expected -b, -p, -e or OUTPUT_DIR. Received: $1. Use them in its place." >&2
       exit 2

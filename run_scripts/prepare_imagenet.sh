@@ -19,6 +19,10 @@ fail() {
 (($# == 1 || $# == 2)) || fail "Expected ARCHIVES [TARGET]. Received: $*."
 archives=$1 target=${2:-$IMAGENET_DIR}
 num_classes=${NUM_CLASSES:-1000} per_class=${IMAGES_PER_VAL_CLASS:-50}
+for number in "$num_classes" "$per_class"; do
+  [[ $number =~ ^(0|[1-9][0-9]*)$ ]] ||
+    fail "Expected whole numbers as NUM_CLASSES and IMAGES_PER_VAL_CLASS. Received: $number. Correct it."
+done
 train=$archives/ILSVRC2012_img_train.tar
 val=$archives/ILSVRC2012_img_val.tar
 devkit=$archives/ILSVRC2012_devkit_t12.tar.gz
@@ -29,9 +33,16 @@ if [[ -e $target ]] && { [[ ! -d $target ]] || [[ -n $(ls -A -- "$target") ]]; }
   fail "Expected a new folder. Received: $target, which holds something. Name another."
 fi
 
-mkdir -p -- "$(dirname -- "$target")"
-beside=$(mktemp -d -- "$(dirname -- "$target")/.imagenet.XXXXXX.unfinished")
+parent=$(dirname -- "$target")
+mkdir -p -- "$parent"
+for left in "$parent"/.imagenet.*.unfinished; do # of runs that were killed: nobody holds its lock
+  [[ -d $left && -n $(find "$left" -maxdepth 0 -mmin +60) ]] || continue
+  if flock --nonblock -- "$left" true 2> /dev/null; then rm -rf -- "$left"; fi
+done
+beside=$(mktemp -d -- "$parent/.imagenet.XXXXXX.unfinished")
 trap 'rm -rf -- "$beside"' EXIT
+exec {lock}< "$beside"
+flock --nonblock "$lock" 2> /dev/null || true # a file system may have no locks
 mkdir "$beside/train" "$beside/val" "$beside/work"
 count() { find "$1" -mindepth 1 -maxdepth 1 "${@:2}" | wc -l; }
 

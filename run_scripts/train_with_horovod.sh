@@ -13,6 +13,13 @@ project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"
 
+refuse() {
+  echo "Error: Expected $1. Received: $2. Correct it." >&2
+  exit 2
+}
+[[ ${NP:=8} =~ ^[1-9][0-9]*$ ]] || refuse "NP, a number of processes of 1 or more" "$NP"
+[[ ${STEPS:-0} =~ ^[0-9]+$ ]] || refuse "STEPS, a whole number" "$STEPS"
+
 command=(python "$project/${PROGRAM:=conformer/train.py}")
 [[ $PROGRAM == conformer/train.py ]] || : "${CONFIG:?wanted with this PROGRAM, such as configs/wav2vec2/base_100h.yml}"
 resumes=false # with the config and the corpus of the run, whatever the environment says
@@ -30,7 +37,7 @@ fi
 [[ -z ${STEPS:-} ]] || command+=(--steps "$STEPS")
 [[ -z ${OUTPUT_DIR:-} ]] || command+=(--output_dir "$OUTPUT_DIR")
 
-if ((${NP:=8} == 1)); then
+if ((NP == 1)); then
   exec "${command[@]}" "$@"
 fi
 exec horovodrun -np "$NP" "${command[@]}" "$@"

@@ -31,6 +31,11 @@ def expand_home(text: str) -> str:
     return os.path.expanduser(text) if _HOME.match(text) else text
 
 
+def environment_path(name: str) -> str:
+    """Gives the path in an environment variable, with the home folder for `~/`; empty: none."""
+    return expand_home(os.environ.get(name, ""))
+
+
 def one_line(path: object) -> str:
     """Gives a path as output shows it: newlines, tabs and other controls escaped as in Python."""
     return str(path).translate(_ESCAPES)

@@ -55,13 +55,14 @@ def load_model(
             checkpoint of training or the folder of several, of which the best is taken.
         precision: Keras dtype policy; a `.keras` file brings its own.
         use_ema: whether to take averaged weights; None: of a checkpoint of training where there are
-            some, of the others only where there is nothing else.
+            some, of the others only where there is nothing else. A `.keras` file has no choice.
 
     Raises:
         UserError: it cannot be read, has no such weights, or is of another architecture or number
             of classes.
     """
     if is_keras(checkpoint):
+        _check_one_kind(checkpoint, use_ema)
         return _load_keras(config, checkpoint)
     model = build(config, precision)
     if _load_weights(model, checkpoint, use_ema):
@@ -115,11 +116,22 @@ def _load_weights(
     if Path(source).is_dir():
         arrays = _arrays_of_run(open_checkpoint(source), use_ema)
     elif is_keras(source):
+        _check_one_kind(source, use_ema)
         arrays = {x.path: np.asarray(x) for x in _read_keras(source).weights}
     else:
         return load_pytorch_weights(model, source, use_ema).kept
     links = [Link(x, (x.path,)) for x in model.weights]
     return assign(model.weights, links, arrays, replaceable=_HEADS).kept
+
+
+def _check_one_kind(path: str | Path, use_ema: bool | None) -> None:
+    """Refuses to choose between weights of a Keras file, which has but one kind."""
+    if use_ema is not None:
+        raise UserError.expected(
+            "use_ema with a .pth or .safetensors file or a training run",
+            f"{path}, which holds one set of weights",
+            "Leave use_ema out",
+        )
 
 
 def _arrays_of_run(checkpoint: Checkpoint, use_ema: bool | None) -> dict[str, np.ndarray]:

@@ -3,7 +3,6 @@
 Programs alone import this; what they call takes options.
 """
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +11,7 @@ from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_keys
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import to_json
+from tools.files import environment_path, to_json
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import RunnerOptions
 from vision.config import ConfigOptions, VisionConfig, all_arguments
@@ -170,7 +169,7 @@ def evaluation_options(values: SimpleNamespace, places: Sequence[str]) -> Evalua
     recipe = config_options(values).load() if values.config else _DEFAULTS
     data_url = values.data_url
     if not (places or values.data_dir or data_url):
-        data_url = recipe.data.data_url or os.environ.get("IMAGENET_DIR", "")
+        data_url = recipe.data.data_url or environment_path("IMAGENET_DIR")
     val_dir = values.val_dir or recipe.data.val_dir or "val"
     named = [*places, values.data_dir, data_url and str(Path(data_url) / val_dir)]
     place = _only_place([x for x in named if x], "one ImageFolder, by --data_dir or --data_url")

@@ -8,8 +8,13 @@ from pathlib import Path
 
 from tools.errors import UserError
 
-# `0 tench`, `0: tench`, `0,tench`, `0. tench`, `"0","tench"`
-_NUMBERED = re.compile(r"""["']?(\d+)["']?(?:\s*[:,;]\s*|[.)]\s+|\s+)(.+)""")
+# `0 tench`, `0: tench`, `0,tench`, `0. tench`, `0 - tench`, `"0","tench"`
+_NUMBERED = re.compile(
+    r"""["']?(?P<number>\d+)["']?(?:\s*[:,;=]\s*|[.)]\s+|\s+-\s+|\s+)(?P<name>.+)"""
+)
+_NUMBERED_BEHIND = re.compile(  # `tench,0`
+    r"""(?P<name>.+?)\s*[:,;=\t]\s*["']?(?P<number>\d+)["']?"""
+)
 _WORDNET = re.compile(r"""["']?(n\d{8})["']?[\s,;:]+(.+)""")
 
 
@@ -19,8 +24,8 @@ def read_labels(path: str | Path, text: str) -> tuple[list[str], list[str]]:
     Args:
         path: for messages.
         text: a class a line, `INDEX WNID NAME`, `WNID NAME`, `INDEX NAME` or `NAME`, where the
-            index counts from 0 or 1 and `:`, `,` or `.` may stand behind it; or a list, or a
-            dictionary by index or by name, as JSON or as Python writes it.
+            index counts from 0 or 1 and `:`, `,` or `.` may stand behind it; `NAME,INDEX`; or a
+            list, or a dictionary by index or by name, as JSON or as Python writes it.
 
     Returns:
         Names, and WordNet's numbers of those that have one.
@@ -52,13 +57,19 @@ def _labels(path: str | Path, text: str) -> list[str]:
 
 def _of_lines(path: str | Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    numbered = [_NUMBERED.fullmatch(line) for line in lines]
-    if len(lines) > 1 and not numbered[0] and all(numbered[1:]):  # names of columns
-        lines, numbered = lines[1:], numbered[1:]
-    if not all(numbered):
-        return lines
-    _check_order(path, [int(found[1]) for found in numbered], lines)
-    return [found[2] for found in numbered]
+    for pattern in (_NUMBERED, _NUMBERED_BEHIND):
+        rows, numbered = lines, [pattern.fullmatch(line) for line in lines]
+        if len(rows) > 1 and not numbered[0] and all(numbered[1:]):  # names of columns
+            rows, numbered = rows[1:], numbered[1:]
+        if not all(numbered):
+            continue
+        numbers = [int(found["number"]) for found in numbered]
+        # Names such as `Boeing, 747` end with a number that is no index.
+        counted = [[*range(first, first + len(numbers))] for first in (0, 1)]
+        if pattern is _NUMBERED or sorted(numbers) in counted:
+            _check_order(path, numbers, rows)
+            return [found["name"] for found in numbered]
+    return lines
 
 
 def _check_order(path: str | Path, numbers: list[int], lines: list[str]) -> None:

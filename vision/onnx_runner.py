@@ -1,6 +1,7 @@
 """An ONNX file behind the protocol of a runner, ours or another exporter's."""
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from tools.config.values import show
 from tools.conversion.backends import onnxruntime
 from tools.conversion.dim_range import check_inputs, pad_to
 from tools.conversion.protocol import TensorSpec
@@ -56,6 +58,7 @@ class OnnxRunner:
             self.pipeline = json.loads(metadata[METADATA_KEY])
         else:
             self.pipeline = _description(inputs, config, path)
+            _say_preprocessing(self.pipeline["preprocessing"], path)
             ranks = {x.name: len(x.shape) for x in session.get_outputs()}
             if set(ranks.values()) != {2}:
                 found = ", ".join(f"{name} of {rank} dimensions" for name, rank in ranks.items())
@@ -80,6 +83,15 @@ def _check_weights(path: Path) -> None:
     arrays = {x.name: onnx.numpy_helper.to_array(x, str(path.parent)) for x in constants}
     bad = {name: x for name, x in arrays.items() if x.dtype.kind == "f" and np.isnan(x).any()}
     check_finite(bad, str(path))
+
+
+def _say_preprocessing(preprocessing: Mapping, path: str | Path) -> None:
+    values = ", ".join(f"{name} {show(value)}" for name, value in preprocessing.items())
+    print(
+        f"{path} does not tell how its images are prepared. The values of the config are used: "
+        f"{values}",
+        file=sys.stderr,
+    )
 
 
 def _description(inputs: list[TensorSpec], config: VisionConfig, path: str | Path) -> dict:

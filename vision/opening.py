@@ -37,6 +37,12 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
             " and ".join(f"--{name}" for name in named) or "none",
             "Name one model",
         )
+    if exported and "use_ema" in options.config.words:
+        raise UserError.expected(
+            "--use_ema with a --checkpoint, which may hold two sets of weights",
+            f"{exported}, which holds one",
+            "Leave --use_ema out",
+        )
     runner = None
     if options.native_savedmodel_dir:  # opened last: it may have to be converted
         pipeline = describe(options.native_savedmodel_dir, FAMILY)

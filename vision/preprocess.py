@@ -1,7 +1,11 @@
-"""Writes images as raw input of the model: one `STEM.bin` of float32 CHW for each."""
+"""Writes images as raw input of the model: one `STEM.bin` of float32 CHW for each.
+
+A file beside them tells how they were made, so that they are not run through another model.
+"""
 
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 if not __package__:  # run as a file: its own checkout comes first
@@ -12,7 +16,8 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import one_line, write_bytes
+from tools.files import one_line, to_json, write_bytes, write_text
+from tools.inference.raw_tensors import PREPARATION_FILE
 from vision.flags import add_config_flags, config_options
 from vision.input_pipeline import Batches, find_images
 
@@ -53,6 +58,8 @@ def main(argv: list[str]) -> int:
         print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if not written:
         raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add some")
+    made_by = {"layout": "NCHW", "preprocessing": asdict(preprocessing)}
+    write_text(Path(values.save_path) / PREPARATION_FILE, to_json(made_by, indent=1) + "\n")
     print(f"{written} images to {values.save_path}, {len(skipped)} skipped", file=sys.stderr)
     return 0
 

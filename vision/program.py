@@ -6,13 +6,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
-from tools.files import one_line
-from tools.inference.report import Stopwatch, runner_facts
+from tools.inference.report import Stopwatch, runner_facts, skipped_lines
 from vision.input_pipeline import Batches, unreadable
 from vision.options import ImageDataOptions
 from vision.session import ImageSession, feed
-
-_NUM_LISTED = 20
 
 
 class Classification:
@@ -110,10 +107,5 @@ def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
         "loading and warm-up excluded",
         file=sys.stderr,
     )
-    for path, reason in skipped[:_NUM_LISTED]:
-        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
-    if len(skipped) > _NUM_LISTED:
-        print(
-            f"skipped {len(skipped) - _NUM_LISTED} more; --result_path lists them all",
-            file=sys.stderr,
-        )
+    for line in skipped_lines(skipped):
+        print(line, file=sys.stderr)

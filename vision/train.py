@@ -20,7 +20,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import alone_in_new, to_json, write_text
+from tools.files import alone_in_new, environment_path, to_json, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
@@ -58,16 +58,20 @@ def command_line() -> CommandLine:
 
 
 def resolve_config(options: ConfigOptions) -> VisionConfig:
-    """Reads the config of a run; for the data fills in the resumed run's, else IMAGENET_DIR.
+    """Reads the config of a run, without a file that of the run that it resumes.
+
+    For the data it fills in the resumed run's, else IMAGENET_DIR.
 
     Raises:
         UserError: the config is wrong, there is no data set, or no epoch is left to train.
     """
     config = options.load()
+    resumed = None if options.config and config.data.data_url else resumed_checkpoint(config)
+    if resumed is not None and not options.config:
+        config = dataclasses.replace(options, config=resumed.path / CONFIG_FILE).load()
     if not config.data.data_url:
-        resumed = resumed_checkpoint(config)
         before = None if resumed is None else load_config(resumed.path / CONFIG_FILE)
-        found = before.data.data_url if before else os.environ.get("IMAGENET_DIR", "")
+        found = before.data.data_url if before else environment_path("IMAGENET_DIR")
         data = dataclasses.replace(config.data, data_url=found)
         config = dataclasses.replace(config, data=data)
     if not config.data.data_url:

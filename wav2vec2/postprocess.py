@@ -1,5 +1,6 @@
 """Texts of raw logits against what was said: the original's accuracy, and true error rates."""
 
+import math
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ if not __package__:  # run as a file: its own checkout comes first
 from tools.config.command_line import CommandLine, run
 from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
+from tools.recognition.characters import lacking_characters, never_written
 from tools.speech.scoring import character_distance, score
 from tools.speech.transcripts import normalization
 from wav2vec2.tensors import (
@@ -81,7 +83,7 @@ def recognized(
         every_frame: whether those of padding are decoded as well.
 
     Raises:
-        UserError: a row has not so many frames.
+        UserError: a row has not so many frames, or a logit is not finite.
     """
     surfaces, texts = pipeline["vocabulary"]["surfaces"], {}
     search = CtcGreedySearch(pipeline["blank"])
@@ -98,6 +100,12 @@ def recognized(
         lengths = [most] * len(utterances) if every_frame else frames[batch]
         state = search.advance(search.start(len(utterances)), logits, lengths)
         for utterance, found in zip(utterances, search.finish(state), strict=True):
+            if not math.isfinite(found.log_probability):
+                raise UserError.expected(
+                    f"finite logits of {utterance} in {folder / batch}.bin",
+                    "NaN or infinity",
+                    "Run wav2vec2.compile again, in float32",
+                )
             texts[utterance] = "".join(surfaces[token] for token in found.tokens)
     return texts
 
@@ -135,8 +143,12 @@ def main(argv: list[str]) -> int:
     missing = sorted(texts.keys() - said.keys())
     if missing:
         raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")
-    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    surfaces = pipeline["vocabulary"]["surfaces"]
+    normalize = normalization(surfaces)
     references = [normalize(said[utterance]) for utterance in texts]
+    share, line = lacking_characters(references, never_written(surfaces))
+    if share:
+        print(f"{line}; they count as errors", file=sys.stderr)
     hypotheses = [x if values.seed_mode else x.strip(" ") for x in texts.values()]
     errors, characters = character_distance(references, hypotheses)
     accuracy = 1.0 - errors / max(characters, 1)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
-from tools.files import new_folder, write_text
+from tools.files import new_folder, one_line, write_text
 from tools.ranges import check_ranges
 from tools.speech.audio import AudioError, AudioLimits, read
 from tools.speech.corpus import Utterance, read_librispeech
@@ -115,7 +115,7 @@ def main(argv: list[str]) -> int:
                     sound = read(utterance.path, limits)
                 except AudioError as error:
                     num_skipped += 1
-                    print(f"skipped {utterance.path}: {error.reason}", file=sys.stderr)
+                    print(f"skipped {one_line(utterance.path)}: {error.reason}", file=sys.stderr)
                     continue
                 sounds.append(
                     (utterance, sound, moments(sound) if values.normalize else (0.0, 1.0))

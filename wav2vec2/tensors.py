@@ -22,9 +22,10 @@ import numpy as np
 
 from tools.errors import UserError
 from tools.files import to_json, write_text
+from tools.inference.raw_tensors import PREPARATION_FILE
 
 DEFAULT_DIR = "wav2vec2_savedmodel"  # of an export
-LENGTHS_FILE, PREPARATION_FILE, OUTPUTS_FILE = "lengths.json", "preparation.json", "outputs.json"
+LENGTHS_FILE, OUTPUTS_FILE = "lengths.json", "outputs.json"
 TEXTS_FILE = "ground_truth_texts.txt"
 
 

@@ -10,7 +10,7 @@ if not __package__:  # run as a file: its own checkout comes first
 
 from tools.config.command_line import run
 from tools.recognition.training import TrainingProgram
-from wav2vec2.config import load_config
+from wav2vec2.config import ARCHITECTURE_FIELDS, load_config
 from wav2vec2.task import Wav2Vec2Task
 
 PROGRAM = TrainingProgram(
@@ -21,8 +21,12 @@ PROGRAM = TrainingProgram(
     "Hugging Face folder, run or checkpoint to start from (weights, sizes, vocabulary).",
     load_config,
     Wav2Vec2Task,
-    # Beside the training set; sizes, preprocessing and vocabulary are those of the checkpoint.
-    defines_a_run=("preprocessing", "model.mask_padding"),
+    # Beside the training set and the vocabulary; rates of dropout and of masks may differ.
+    defines_a_run=(
+        "preprocessing",
+        "model.mask_padding",
+        *(f"model.{name}" for name in ARCHITECTURE_FIELDS),
+    ),
 )
 main = PROGRAM.main
 

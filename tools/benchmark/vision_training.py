@@ -185,7 +185,7 @@ def _parse(argv: Sequence[str]):
     flags.integer("loop", 10, "Rounds, the sides in turn.")
     flags.boolean("pipeline", False, "Also times the input pipeline with the full recipe.")
     flags.string("data_dir", None, "ImageFolder for the pipeline.", default_text="made-up images")
-    flags.string("json", None, "Report to write.")
+    flags.string("json", None, "Report to write.", default_text="none")
     values, rest = flags.parse(argv)
     if rest or min(values.loop, values.batch_size) < 1:
         raise UserError.expected(

@@ -26,7 +26,7 @@ from tools.errors import UserError
 from tools.families import open_session
 from tools.files import write_bytes, write_text
 from tools.inference.options import RunnerOptions
-from tools.inference.raw_tensors import run_timed
+from tools.inference.raw_tensors import check_preparation, run_timed
 from tools.inference.session import Session
 
 Specs = Sequence[TensorSpec]
@@ -247,6 +247,8 @@ def _run(session: Session, values: SimpleNamespace) -> int:
     dimensions = sample_dimensions(specs, values.shape)
     if values.input:
         files = find_files(values.input, specs)
+        for folder in {path.parent for paths in files.values() for path in paths}:
+            check_preparation(folder, session.pipeline)
         batches = batches_of(files, specs, dimensions, values.batchsize)
         first = read_batch(*batches[0], specs)
     else:

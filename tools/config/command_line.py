@@ -7,15 +7,16 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NoReturn
 
 from absl import flags
 
 from tools.errors import UserError
-from tools.files import expand_home
+from tools.files import expand_home, one_line
 
-FROM_CONFIG = "from the config"
+FROM_CONFIG, NONE = "from the config", "none"
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
@@ -24,7 +25,8 @@ EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
 class CommandLine:
     """The flags of one program; nothing is registered until an instance is made.
 
-    A default of None means "not given": the config decides. `short_name` adds a one-letter form.
+    A default of None means "not given": in a program with `--config` the config decides.
+    `short_name` adds a one-letter form.
 
     Args:
         program: name shown by --help and in messages.
@@ -99,7 +101,8 @@ class CommandLine:
             argument = "" if flag.boolean else f"={kind}"
             shown = self._default_texts[name]
             if shown is None:
-                shown = FROM_CONFIG if flag.default is None else str(flag.default) or '""'
+                absent = FROM_CONFIG if "config" in self._names() else NONE
+                shown = absent if flag.default is None else str(flag.default) or '""'
             no = "[no]" if flag.boolean and name != "help" else ""
             lines.append(f"  --{no}{name}{argument}{short}")
             lines.append(
@@ -196,8 +199,8 @@ def _settings(words: Sequence[str]) -> dict[str, str]:
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
     """Runs a program: `run(main)` is all that follows `if __name__ == "__main__":`.
 
-    Bad user input becomes one line on stderr and exit code 2, Ctrl-C one line and 130; a reader
-    that left (`| head`) ends the program silently.
+    Bad user input, paths that the system refuses included, becomes one line on stderr and exit code
+    2, Ctrl-C one line and 130; a reader that left (`| head`) ends the program silently.
 
     Args:
         main: takes the arguments after the program's name, returns an exit code or None for 0.
@@ -207,6 +210,7 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold any bytes
     try:
+        _check_checkout(main)
         code = main(list(argv[1:])) or 0
         sys.stdout.flush()  # here, so that a broken pipe is met inside the try
     except UserError as error:
@@ -218,7 +222,32 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
     except BrokenPipeError:
         _discard_stdout()
         code = EXIT_BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        received = f"{one_line(os.fsdecode(error.filename))}: {error.strerror}"
+        do = "Check the path and its permissions"
+        print("Error:", UserError.expected("a usable path", received, do), file=sys.stderr)
+        code = EXIT_USER_ERROR
     sys.exit(code)
+
+
+def _check_checkout(main: Callable) -> None:
+    """Refuses a program of `tools` that was started as a file and found another checkout's `tools`.
+
+    Programs of the families put their own checkout first.
+    """
+    code = getattr(main, "__code__", None)
+    if code is None:
+        return
+    program, own = Path(code.co_filename).absolute(), Path(__file__).parents[1]
+    package = program.parent.parent
+    if (package / "checkout.py").is_file() and not package.samefile(own):
+        raise UserError.expected(
+            f"a program of {own}, which Python finds",
+            program,
+            f"Run python -m tools.{program.parent.name}.{program.stem} in {package.parent}",
+        )
 
 
 def _discard_stdout() -> None:

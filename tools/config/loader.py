@@ -72,12 +72,13 @@ def _nearest(key: str, valid: list[str]) -> str | None:
     return best if likeness(best) > 0.7 else None
 
 
-def _unknown(key: str, config_class: type, origin: str) -> UserError:
-    """Returns the error for a key that no section has."""
+def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = False) -> UserError:
+    """Returns the error for a key that no section has; `is_section`: it holds keys and values."""
     leaves = list(leaf_keys(config_class))
     sections = {leaf.rpartition(".")[0] for leaf in leaves if "." in leaf}
     # A misspelt section is nearest to a section of its depth, a misspelt leaf to a leaf.
-    near = _nearest(key, leaves + [name for name in sections if name.count(".") == key.count(".")])
+    alike = [name for name in sections if name.count(".") == key.count(".")]
+    near = _nearest(key, alike if is_section else leaves + alike)
     parent, _, name = key.rpartition(".")
     if near == key and key in leaves:
         do = f"Write {name} indented under {parent.replace('.', ', ')}"
@@ -86,6 +87,8 @@ def _unknown(key: str, config_class: type, origin: str) -> UserError:
         below = (leaf.removeprefix(inside) for leaf in leaves if leaf.startswith(inside))
         children = dict.fromkeys(inside + name.partition(".")[0] for name in below)
         do = "Use one of: " + ", ".join(children)
+        if is_section and not parent:
+            do += ", or give it to the program that it is for"
     else:
         do = f"Use {near}"
     return UserError.expected(f"a known key {origin}", key, do)
@@ -128,7 +131,8 @@ class _Builder:
         kinds = _field_types(section)
         for key in given:
             if key not in kinds:
-                raise _unknown(f"{prefix}{key}", self.root, self.origin)
+                is_section = isinstance(given[key], Mapping)
+                raise _unknown(f"{prefix}{key}", self.root, self.origin, is_section=is_section)
         values, num_missing = {}, len(self.missing)
         for field in dataclasses.fields(section):
             key, kind = prefix + field.name, kinds[field.name]

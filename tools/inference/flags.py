@@ -23,7 +23,8 @@ def add_inference_flags(flags: CommandLine, default_model: str = "the bundled on
         "run_eagerly", False, "TensorFlow's own runtime on the SavedModel; else a converted one."
     )
     flags.integer("warmup_count", 1, "Batches run before the clock starts.")
-    flags.string("result_path", None, "JSON report to write, with a TSV of the answers beside it.")
+    about = "JSON report to write, with a TSV of the answers beside it."
+    flags.string("result_path", None, about, default_text="none")
     add_conversion_flags(flags)
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import resource
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from tools.files import one_line, result_file, to_json, write_text
 from tools.inference.runner import Runner
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
+_MOST_NAMED = 20  # files that were left out
 _SEPARATORS = str.maketrans("\t\n\r", "   ")
 
 
@@ -112,6 +113,17 @@ def speech_speed(recognition_seconds: float, rows: Sequence[SpeechRow]) -> dict[
         "rtfx": audio_seconds / seconds,
         "audio_seconds": audio_seconds,
     }
+
+
+def skipped_lines(skipped: Sequence[tuple[str, str]]) -> Iterator[str]:
+    """Tells people what was left out: the first `(path, reason)`s, and how many there are beyond.
+
+    The report of a program lists all.
+    """
+    for path, reason in skipped[:_MOST_NAMED]:
+        yield f"skipped {one_line(path)}: {reason}"
+    if len(skipped) > _MOST_NAMED:
+        yield f"skipped {len(skipped) - _MOST_NAMED} more; --result_path lists them all"
 
 
 def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> None:

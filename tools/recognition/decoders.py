@@ -1,5 +1,6 @@
 """Decoders: the outputs of a recognizer to transcriptions, whatever runs the model."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,6 +12,7 @@ from tools.decoding.greedy import GreedySearch
 from tools.decoding.protocol import Call, Hypothesis
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
+from tools.errors import UserError
 from tools.speech.long_audio import Window, stitched
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
@@ -58,7 +60,11 @@ class Decoder(Protocol):
         """
 
     def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
-        """Reads the outputs of `answer`."""
+        """Reads the outputs of `answer`.
+
+        Raises:
+            UserError: a score in them is not finite.
+        """
 
 
 class TransducerDecoder:
@@ -112,7 +118,20 @@ class TransducerDecoder:
     def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
         """See `Decoder.transcriptions`; there are no words."""
         rows = zip(outputs["text"], outputs["log_probability"], strict=True)
-        return [Transcription(text.decode(), (), float(probability)) for text, probability in rows]
+        return [Transcription(text.decode(), (), _finite(value)) for text, value in rows]
+
+
+def _finite(log_probability: float) -> float:
+    """Refuses what came of scores that are not finite: the text would mean nothing.
+
+    Raises:
+        UserError: it is NaN or an infinity.
+    """
+    if not math.isfinite(log_probability):
+        raise UserError.expected(
+            "finite scores of the symbols", "NaN or infinity", "Run the model in float32"
+        )
+    return float(log_probability)
 
 
 class CtcDecoder:
@@ -203,7 +222,7 @@ class CtcDecoder:
     ) -> Transcription:
         words = words_of(pieces_of(found, self._surfaces, self._seconds)) if with_words else ()
         text = text_of(found.tokens, self._surfaces)
-        return Transcription(text, tuple(words), found.log_probability, beam_text)
+        return Transcription(text, tuple(words), _finite(found.log_probability), beam_text)
 
     def _seconds(self, frame: int) -> float:
         """The time of a frame, which stands for the hop in the middle of the samples it sees."""

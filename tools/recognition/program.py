@@ -15,10 +15,12 @@ from tools.inference.report import (
     SpeechRow,
     Stopwatch,
     runner_facts,
+    skipped_lines,
     speech_speed,
     write_report,
 )
 from tools.inference.runner import Runner
+from tools.recognition.characters import lacking_characters, never_written
 from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
@@ -116,6 +118,11 @@ def run_program(
 def _run(
     session: SpeechSession, data: DataOptions, utterances: list[Utterance], skipped: Skipped
 ) -> int:
+    if data.data_dir:
+        unknown = never_written(session.pipeline["vocabulary"]["surfaces"])
+        share, line = lacking_characters((u.transcript for u in utterances), unknown)
+        if share:
+            print(f"{line}; they count as errors", file=sys.stderr)
     transcripts, reasons, watch = recognize(
         session,
         utterances,
@@ -151,7 +158,7 @@ def _run(
     summary = summarize(rows, skipped, watch, data.batch_size, runner=session.runner)
     if data.result_path:
         path = Path(data.result_path)
-        write_report(path, summary, rows)
+        write_report(path, {**summary, "skipped": skipped}, rows)
         if data.timestamps:
             lines = (_word_line(word, path) for path, found in words for word in found)
             write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
@@ -219,5 +226,5 @@ def show(summary: dict, skipped: Skipped) -> None:
         "loading and warm-up excluded",
         file=sys.stderr,
     )
-    for path, reason in skipped:
-        print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
+    for line in skipped_lines(skipped):
+        print(line, file=sys.stderr)

@@ -3,7 +3,6 @@
 import functools
 import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from tools.errors import UserError
 from tools.files import one_line
+from tools.recognition.characters import Unknown, lacking_characters
 from tools.recognition.training_data import TrainingSet, training_data
 from tools.speech.audio import AudioLimits
 from tools.speech.augmentation import WaveformAugmentation
@@ -24,32 +24,12 @@ from tools.training.distributed import Processes, from_first_rank
 from tools.training.resuming import data_digest
 from tools.training.task import Position, Shard, TrainData
 
-_MOST_NAMED = 20  # characters in a message
 _LONGEST_SOUNDS = {"noise_dirs": math.inf, "impulse_response_dirs": 2.0}  # in seconds
 
-# A normalized transcript to those of its characters that the vocabulary lacks.
-Unknown = Callable[[str], str]
 # Waveforms `[B, S]` and their lengths `[B]` to texts `[B]`, in the graph.
 Recognize = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _log = logging.getLogger(__name__)
-
-
-def lacking_characters(utterances: Sequence[Utterance], unknown: Unknown) -> tuple[float, str]:
-    """Counts what a vocabulary lacks.
-
-    Returns:
-        The share of the transcripts with characters that it lacks, and a line that names these.
-    """
-    found = [unknown(utterance.transcript) for utterance in utterances]
-    counts, num_with = Counter("".join(found)), sum(map(bool, found))
-    share = num_with / max(len(found), 1)
-    named = ", ".join(f"{one_line(x)} ({n})" for x, n in counts.most_common(_MOST_NAMED))
-    more = f" and {len(counts) - _MOST_NAMED} others" if len(counts) > _MOST_NAMED else ""
-    return share, (
-        f"{num_with} of {len(found)} transcripts ({share:.1%}) with characters that the "
-        f"vocabulary lacks: {named}{more}"
-    )
 
 
 class SpeechTask:
@@ -98,7 +78,7 @@ class SpeechTask:
         Raises:
             UserError: more of the transcripts have some.
         """
-        share, received = lacking_characters(utterances, unknown)
+        share, received = lacking_characters((u.transcript for u in utterances), unknown)
         if share > (self.data.max_unknown_share if most is None else most):
             raise UserError.expected(
                 f"transcripts in the {self.vocabulary_size} symbols of the vocabulary",
@@ -150,7 +130,7 @@ class SpeechTask:
         """
         limits = evaluation_limits(self.data, self.rate_hz)
         held_out = self._manifest(self.data.eval_splits, limits, normalize).utterances
-        share, line = lacking_characters(held_out, unknown)
+        share, line = lacking_characters((u.transcript for u in held_out), unknown)
         if share:
             self.report.append(f"{line}; they count as errors of evaluation")
         held_out = sorted(held_out, key=lambda u: -u.num_samples)

@@ -2,17 +2,16 @@
 
 import contextlib
 import dataclasses
-import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tools.config.command_line import CommandLine
-from tools.config.loader import to_yaml
+from tools.config.loader import leaf_values, to_yaml
 from tools.config.making_options import from_flags
 from tools.errors import UserError
-from tools.files import alone_in, alone_in_new, to_json, write_text
+from tools.files import alone_in, alone_in_new, environment_path, to_json, write_text
 from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
@@ -22,6 +21,7 @@ from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
 CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
+_MOST_NAMED = 20  # left-out utterances that `--dry_run` names
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
 # Flags that are short names of config keys; one that is not given leaves the YAML alone.
@@ -53,7 +53,7 @@ class TrainingProgram:
     description: str
     default_config: str
     pretrained_help: str
-    load_config: Callable[[str | Path, Mapping[str, object]], Any]
+    load_config: Callable[[str | Path | None, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
     defines_a_run: tuple[str, ...] = ()
 
@@ -105,7 +105,7 @@ class TrainingProgram:
             if options.saved_config is not None:
                 found = self.load_config(options.saved_config, {}).data.data_dir
             else:
-                found = os.environ.get("DATA_DIR", "")
+                found = environment_path("DATA_DIR")
             data = dataclasses.replace(config.data, data_dir=found)
             config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:
@@ -214,11 +214,21 @@ class SpeechRun:
         )
 
     def check_resumed(self, resumed: Checkpoint, task: SpeechTask) -> None:
-        """Compares the config with that of the checkpoint."""
-        if self._program.defines_a_run:
-            before = self._program.load_config(resumed.path / CONFIG_FILE, {})
-            keys = self._program.defines_a_run
-            check_config(resumed, before, task.config, keys=keys)
+        """Compares the config with that of the checkpoint.
+
+        A task may have taken values of the checkpoint in place of those of the config. Then values
+        that are set to something else are refused. Defaults are not; with `--pretrained`, as the
+        run began, those of the YAML file are not either.
+        """
+        keys, load_config = self._program.defines_a_run, self._program.load_config
+        if not keys:
+            return
+        before = load_config(resumed.path / CONFIG_FILE, {})
+        check_config(resumed, before, task.config, keys=keys)
+        defaults, asked = (leaf_values(x) for x in (load_config(None, {}), self._config))
+        is_free = bool(self._options.pretrained)
+        unset = {x for x in asked if is_free or asked[x] == defaults[x]} - self._options.set.keys()
+        check_config(resumed, before, self._config, keys=keys, unset=unset)
 
     def describe(self, task: SpeechTask, processes: Processes) -> str:
         """Says what `--dry_run` prints."""
@@ -252,6 +262,15 @@ def describe(task: SpeechTask, config, processes: Processes) -> str:
         f"steps per epoch: {data.num_steps(0)}",
         f"global batch: {shard.global_batch_size}",
         *task.report,
+        *_skipped_lines(task.skipped),
         to_yaml(task.config),
     ]
     return "\n".join(lines)
+
+
+def _skipped_lines(skipped: Sequence[str]) -> Iterator[str]:
+    """Names the first of what is left out, as `skipped.tsv` of a run names all of it."""
+    for line in skipped[:_MOST_NAMED]:
+        yield "skipped: " + line.replace("\t", " ", 1)
+    if len(skipped) > _MOST_NAMED:
+        yield f"skipped: {len(skipped) - _MOST_NAMED} more, in skipped.tsv of a run"

@@ -61,6 +61,11 @@ class Checkpoint:
         """
         for group in ("model", "optimizer", "average", "loss_scale"):
             self.arrays(group)
+        for name, num_bytes in self.state.get("asset_bytes", {}).items():
+            received = len(self.asset(name).encode())
+            if received != num_bytes:
+                expected = f"{num_bytes} bytes in {self.path / name}"
+                raise UserError.expected(expected, received, "Choose another checkpoint")
 
     def weights(self) -> dict[str, np.ndarray]:
         """Reads the weights to evaluate with: the moving average where there is one."""
@@ -70,7 +75,7 @@ class Checkpoint:
         """Reads a text asset."""
         try:
             return (self.path / name).read_text(encoding="utf-8")
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
             raise UserError.expected(
                 f"a file {name} in the checkpoint {self.path}", error, "Choose another checkpoint"
             ) from error
@@ -246,9 +251,12 @@ class CheckpointStore:
             for key, variable in variables.items()
         }
 
+        sizes = {file_name: len(text.encode()) for file_name, text in assets.items()}
+        state_text = to_json({**state, "asset_bytes": sizes}, indent=1)
+
         def write(folder: Path) -> None:
             _write_arrays(folder / "arrays.npz", arrays)
-            for file_name, text in {**assets, "state.json": to_json(state, indent=1)}.items():
+            for file_name, text in {**assets, "state.json": state_text}.items():
                 (folder / file_name).write_text(text, encoding="utf-8")
 
         name = f"{_PREFIX}{state['step']:08d}"

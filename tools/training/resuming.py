@@ -1,7 +1,7 @@
 """What defines a run, and so must be the same where it is resumed."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tools.config.loader import leaf_values
 from tools.errors import UserError
@@ -32,7 +32,14 @@ def check_data(resumed: Checkpoint, task: Task) -> None:
         )
 
 
-def check_config(resumed: Checkpoint, before: object, now: object, *, keys: Iterable[str]) -> None:
+def check_config(
+    resumed: Checkpoint,
+    before: object,
+    now: object,
+    *,
+    keys: Iterable[str],
+    unset: Collection[str] = (),
+) -> None:
     """Refuses a config that changes what defines a run.
 
     Args:
@@ -40,6 +47,7 @@ def check_config(resumed: Checkpoint, before: object, now: object, *, keys: Iter
         before: its config.
         now: that of the run that resumes it.
         keys: sections or values, dotted, that must be equal.
+        unset: values of `now`, dotted, that nobody has set; they may differ.
 
     Raises:
         UserError: one of them differs.
@@ -47,7 +55,7 @@ def check_config(resumed: Checkpoint, before: object, now: object, *, keys: Iter
     old, new = leaf_values(before), leaf_values(now)
     for name, value in old.items():
         defines = any(name == key or name.startswith(f"{key}.") for key in keys)
-        if defines and new[name] != value:
+        if defines and name not in unset and new[name] != value:
             raise UserError.expected(
                 f"{name} {value}, which the run of {resumed.path} is made with",
                 new[name],

@@ -28,6 +28,8 @@ _EMA_WRAPPERS = (
 )
 # What distributed training, compilation and Lightning put in front of every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+# What averaged models of PyTorch and of mmengine count beside weights that begin with `module.`.
+_COUNTERS = ("n_averaged", "steps")
 _DEPTH = 3  # of containers of weights in each other
 _NUM_LISTED = 3
 
@@ -64,7 +66,7 @@ def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
         raise UserError.expected(
             f"{kind[use_ema]}tensors by name, bare or under {_WRAPPERS[0]}, {_WRAPPERS[1]} ...",
             _described(content),
-            "Save the state_dict alone" if use_ema is None else "Leave --use_ema out",
+            _remedy(use_ema),
         )
     strangers = sorted(str(x) for x, value in found.items() if not _is_array(value))
     if strangers:
@@ -73,6 +75,12 @@ def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
         )
     tensors = {str(name): np.asarray(value) for name, value in found.items()}
     return StateDict(_without_prefixes(tensors), is_ema, None not in (plain, average))
+
+
+def _remedy(use_ema: bool | None) -> str:
+    if use_ema is None:
+        return "Save the state_dict alone"
+    return f"Leave --{'use_ema' if use_ema else 'nouse_ema'} out"
 
 
 def _is_array(value: Any) -> bool:
@@ -91,11 +99,12 @@ def _find(content: Any, wrappers: tuple[str, ...], depth: int = 0) -> Mapping | 
 
 
 def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Takes away what is in front of all names, from the outside to the inside."""
-    prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in tensors)), None)
-    if prefix is None:
+    """Takes away what is in front of all names, from the outside to the inside, and counters."""
+    names = tensors.keys() - _COUNTERS
+    prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), None)
+    if prefix is None or not names:
         return tensors
-    return _without_prefixes({name.removeprefix(prefix): x for name, x in tensors.items()})
+    return _without_prefixes({x.removeprefix(prefix): tensors[x] for x in tensors if x in names})
 
 
 def _described(content: Any) -> str:

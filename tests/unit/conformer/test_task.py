@@ -287,6 +287,15 @@ def test_characters_that_a_vocabulary_file_lacks_are_told_or_refused(make_task, 
     assert any(line.startswith(lacks) for line in task.report)
 
 
+def test_a_vocabulary_file_of_lower_case_is_refused_by_that_name(make_task, corpus, tmp_path):
+    refusal = "Transcripts are read in upper case, and this vocabulary has lower-case letters."
+    for letters, has_lower_case in (("one two three six seven nine", True), ("QWZ", False)):
+        save_tokenizer(CharacterTokenizer(sorted({*letters})), tmp_path / "v.json")
+        with refused("Leave --pretrained and tokenizer.vocabulary_file out") as caught:
+            make_task({"tokenizer.vocabulary_file": str(tmp_path / "v.json")})
+        assert (refusal in str(caught.value)) == has_lower_case
+
+
 def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_path):
     other, same = tmp_path / "other.json", tmp_path / "same.json"
     save_tokenizer(CharacterTokenizer("ZYXWVUTSRONIHGFE "), other)

@@ -48,6 +48,28 @@ def test_every_family_runs_in_either_mode(start, clone, net, mode):
     assert start(script, "-b16", "--net_name", net, "--x=1", **variables).stdout == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "mode"),
+    [
+        (["--batch_size=16", "--quant_precision=bf16", "--run_eagerly=False"], "jit"),
+        (["--batch_size", "16", "--quant_precision", "bf16", "--run_eagerly"], "eager"),
+        (["-b", "16", "-p", "bf16", "-e", "true"], "eager"),
+        (["-e1", "-p", "bf16", "--norun_eagerly", "-b8", "--batch_size=16"], "jit"),
+    ],
+)
+def test_a_report_is_named_by_what_is_run_in_whatever_words(start, words, mode):
+    told = start("infer_run.sh", *words, "--x=1").stdout
+    assert f"--run_eagerly={int(mode == 'eager')} --quant_precision=bf16 " in told
+    assert "--batch_size 16 " in told and told.count("batch_size") == 1
+    assert told.endswith(f"/infer_conformer_{mode}_bf16_bsz_16.json --x=1\n")
+
+
+@pytest.mark.parametrize("words", [["-e", "maybe"], ["--batch_size"], ["-p"]])
+def test_flags_without_a_usable_value_are_refused(start, words):
+    found = start("infer_run.sh", *words)
+    assert (found.returncode, "usage:" in found.stderr) == (2, True)
+
+
 @pytest.mark.parametrize("net", PROGRAMS)
 def test_the_bundled_model_is_that_of_one_family(start, clone, net):
     told = start("infer_run.sh", f"--net_name={net}").stdout
@@ -91,7 +113,15 @@ def test_flags_come_in_any_order(start, tmp_path, words):
 
 
 @pytest.mark.parametrize(
-    "words", [["--batch_size=2"], ["-b"], ["-x"], ["--run_eagerly"], ["--result_path", "/r"]]
+    "words",
+    [
+        ["--batch_size=2"],
+        ["-b"],
+        ["-x"],
+        ["--run_eagerly"],
+        ["--norun_eagerly"],
+        ["--result_path", "/r"],
+    ],
 )
 def test_what_would_make_reports_untrue_to_their_names_is_refused(start, tmp_path, words):
     found = start("multi_infer_run.sh", "--net_name", "vision", *words, OUTPUT_DIR=str(tmp_path))

@@ -1,5 +1,6 @@
 """prepare_imagenet.sh on archives of a few bytes in the layout of the official ones."""
 
+import fcntl
 import io
 import os
 import shutil
@@ -93,6 +94,37 @@ def test_every_image_comes_to_the_folder_of_its_class(prepare, archives, tmp_pat
     assert sorted(x.name for x in target.parent.iterdir()) == ["imagenet"]
 
 
+def test_what_killed_runs_left_is_removed_and_what_is_being_made_stays(prepare, archives, tmp_path):
+    place = tmp_path / "place"
+    killed, held, fresh = (place / f".imagenet.{x}.unfinished" for x in ("killed", "held", "fresh"))
+    for folder in (killed, held, fresh):
+        (folder / "train").mkdir(parents=True)
+    for folder in (killed, held):
+        os.utime(folder, (1e9, 1e9))
+    descriptor = os.open(held, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        assert prepare(archives(), place / "imagenet").returncode == 0
+    finally:
+        os.close(descriptor)
+    assert sorted(x.name for x in place.iterdir()) == sorted([held.name, fresh.name, "imagenet"])
+
+
+def test_a_set_in_the_making_is_locked(prepare, archives, tmp_path):
+    """Seen by the program that moves the validation images."""
+    place, seen = tmp_path / "place", tmp_path / "seen"
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    (tools / "python").write_text(
+        f'#!/usr/bin/env bash\nflock --nonblock "$2" true; echo $? > {seen}\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    (tools / "python").chmod(0o755)
+    found = prepare(archives(), place / "imagenet", PATH=f"{tools}:{os.environ['PATH']}")
+    assert found.returncode == 0, found.stderr
+    assert seen.read_text() == "1\n"
+
+
 def cut(name):
     def change(folder):
         path = folder / name
@@ -105,6 +137,8 @@ def cut(name):
     ("changes", "settings", "message"),
     [
         ({}, {"NUM_CLASSES": "4"}, "Expected 4 classes"),
+        ({}, {"NUM_CLASSES": "four"}, "Received: four. Correct it."),
+        ({}, {"IMAGES_PER_VAL_CLASS": "-1"}, "Received: -1. Correct it."),
         ({}, {"IMAGES_PER_VAL_CLASS": "50"}, "Expected 50 images in val/n01000001. Received: 2"),
         ({"num_images": 5}, {}, "Expected 6 validation images. Received: 5"),
         ({"truth": (1, 1, 2, 2, 1, 1)}, {}, "the same classes"),

@@ -49,6 +49,16 @@ def test_variables_become_flags(run_script, clone, told, corpus):
     assert found.stdout == told("python", *command(clone, corpus, "/c.yml"), *more)
 
 
+@pytest.mark.parametrize(("name", "value"), [("NP", "two"), ("NP", "0"), ("STEPS", "-1")])
+def test_numbers_are_checked_before_anything_starts(run_script, clone, corpus, name, value):
+    start = {"DATA_DIR": str(corpus), name: value}
+    found = run_script(clone, "train_with_horovod.sh", [], **start)
+    assert (found.returncode, found.stdout) == (2, "")
+    message = found.stderr.splitlines()[-1]  # behind that of env.sh
+    assert message.startswith(f"Error: Expected {name}, ")
+    assert message.endswith(f" Received: {value}. Correct it.")
+
+
 def test_a_corpus_of_digits_is_trained_on_in_characters(run_script, clone, told, tmp_path):
     (tmp_path / "train-clean").mkdir()
     settings = ["--set", "data.train_splits=train-clean", "--set", "tokenizer.kind=characters"]

@@ -42,6 +42,19 @@ def test_a_program_started_as_a_file_runs_its_own_checkout(project, other, tmp_p
     assert "SavedModel to run." in first.stdout
 
 
+def test_a_program_of_tools_refuses_to_run_on_another_checkout(project, other, tmp_path):
+    program = other / "tools" / "cli" / "list_families.py"
+    mixed = start(program, cwd=tmp_path, path=project)
+    assert (mixed.returncode, mixed.stdout) == (2, "")
+    assert mixed.stderr == (
+        f"Error: Expected a program of {project / 'tools'}, which Python finds. "
+        f"Received: {program}. Run python -m tools.cli.list_families in {other}.\n"
+    )
+    for words in ((program,), ("-m", "tools.cli.list_families")):
+        own = start(*words, cwd=other, path=other)
+        assert (own.returncode, own.stderr) == (0, "")
+
+
 def test_a_package_of_the_name_tools_in_the_way_is_named_in_one_line(project, tmp_path):
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "__init__.py").touch()

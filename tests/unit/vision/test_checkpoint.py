@@ -186,6 +186,15 @@ def test_a_keras_file_of_other_classes_or_another_model_is_refused(config, keras
         load_model(config, tmp_path / "b.keras")
 
 
+@pytest.mark.parametrize("use_ema", [False, True])
+def test_a_keras_file_has_no_choice_of_weights(config, build_small, keras_file, use_ema):
+    message = f"Received: {keras_file}, which holds one set of weights. Leave use_ema out."
+    with refused(message):
+        load_model(dataclasses.replace(config, num_classes=4), keras_file, use_ema=use_ema)
+    with refused(message):
+        load_pretrained(build_small(), keras_file, [str(n) for n in range(10)], use_ema)
+
+
 def test_the_seed_chooses_the_initial_weights(config, capsys):
     models = [initial_model(config, seed) for seed in (1, 1, 2)]
     tokens = [np.array(model.class_token) for model in models]

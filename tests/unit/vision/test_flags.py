@@ -44,7 +44,8 @@ def recipe(tmp_path):
 
 
 def test_flags_that_are_not_given_are_the_defaults_of_the_options(monkeypatch):
-    monkeypatch.setenv("IMAGENET_DIR", "/of/the/environment")
+    monkeypatch.setenv("HOME", "/of")
+    monkeypatch.setenv("IMAGENET_DIR", "~/the/environment")
     data = ImageDataOptions(paths=("a.png",))
     assert inference("a.png") == InferenceOptions(ClassifierOptions(), data)
     data = ImageDataOptions(paths=("/of/the/environment/val",))

@@ -299,6 +299,10 @@ FORMS = {
     "quoted table": '"0","tench, Tinca tinca"\n"1","a cock"\n"2","7up"\n',
     "tabs": "0\ttench, Tinca tinca\n1\ta cock\n2\t7up\n",
     "points": "1. tench, Tinca tinca\n2. a cock\n3. 7up\n",
+    "dashes": "0 - tench, Tinca tinca\n1 - a cock\n2 - 7up\n",
+    "equals": "0=tench, Tinca tinca\n1=a cock\n2 = 7up\n",
+    "number behind": "tench, Tinca tinca,0\na cock,1\n7up,2\n",
+    "table with the number behind": 'name;class\n"tench, Tinca tinca";1\n"a cock";2\n7up;3\n',
     "names": "tench, Tinca tinca\na cock\n7up\n",
     "Python": "{0: 'tench, Tinca tinca',\n 1: \"a cock\",\n 2: '7up',}\n",
     "Python from one": "{1: 'tench, Tinca tinca', 2: 'a cock', 3: '7up'}",
@@ -316,6 +320,15 @@ def test_label_files_as_people_have_them(form, tmp_path):
     if form == "Python with quotes inside":
         text, names[1] = text.replace("a cock", "a devil's cock"), "a devil's cock"
     assert read_classes(write(tmp_path / "a", text), 3) == Classes(names)
+
+
+def test_a_number_at_the_end_of_a_name_is_no_index(tmp_path):
+    names = ["Boeing, 737", "Boeing, 747", "thing 0"]
+    assert read_classes(write(tmp_path / "a", "\n".join(names)), 3) == Classes(names)
+    names = ["Boeing, 737", "Boeing, 747"]
+    assert read_classes(write(tmp_path / "a", "\n".join(names)), 2) == Classes(names)
+    with refused("class 2 next in"):
+        read_classes(write(tmp_path / "a", "tench,1\na cock,0\n"), 2)
 
 
 @pytest.mark.parametrize(

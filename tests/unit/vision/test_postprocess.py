@@ -126,7 +126,13 @@ def test_images_become_raw_files(rng, tmp_path, capsys):
         pixels[name] = (crop.astype("float32") / np.float32(255) - mean) / std
     (folder / "broken.jpg").write_text("<html>")
     assert vision.preprocess.main([f"--src_path={folder}", f"--save_path={target}"]) == 0
-    assert sorted(x.name for x in target.iterdir()) == ["a.bin", "b.bin"]
+    assert sorted(x.name for x in target.glob("*.bin")) == ["a.bin", "b.bin"]
+    made_by = json.loads((target / "preparation.json").read_text())
+    assert made_by["layout"] == "NCHW"
+    assert made_by["preprocessing"] == {
+        "image_size": 224, "crop_pct": 0.875, "interpolation": "bicubic",
+        "mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225], "exif_orientation": False,
+    }  # fmt: skip
     for name, expected in pixels.items():
         content = (target / name).with_suffix(".bin").read_bytes()
         assert len(content) == 602112

@@ -456,13 +456,30 @@ def test_other_onnx_models_are_refused(shape, answer, message, folder, tmp_path)
         vision.infer_onnx.main([*arguments, str(folder)])
 
 
-def test_another_exporters_onnx_model_classifies(folder, answers, tmp_path):
+def test_another_exporters_onnx_model_classifies(folder, answers, tmp_path, capsys):
     onnx_model(tmp_path / "other.onnx", ["N", 3, SIDE, SIDE], ["N", 3])
     output = tmp_path / "p.json"
     arguments = [f"--onnx_path={tmp_path / 'other.onnx'}", f"-o={output}"]
     vision.infer_onnx.main([*arguments, str(folder)])
     squares = [(picture(path) ** 2).sum((0, 1)) for path in answers[0][:6]]
     assert list(json.loads(output.read_text()).values()) == np.argmax(squares, -1).tolist()
+    said = [x for x in capsys.readouterr().err.splitlines() if "images are prepared" in x]
+    assert len(said) == 1
+    assert said[0].startswith(f"{tmp_path / 'other.onnx'} does not tell how")
+    assert f"image_size {SIDE}, crop_pct 0.875, interpolation 'bicubic', mean (0.485," in said[0]
+
+
+def test_a_model_that_describes_itself_needs_no_word_about_it(flags, folder, tmp_path, capsys):
+    vision.infer_onnx.main([*flags["onnx"], f"-o={tmp_path / 'p.json'}", str(folder)])
+    assert "images are prepared" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--use_ema", "--nouse_ema"])
+@pytest.mark.parametrize("source", ["eager", "jit", "onnx"])
+def test_an_exported_model_has_no_choice_of_weights(source, flag, flags, folder, tmp_path):
+    main = program_of(source, vision.infer, vision.infer_onnx)
+    with refused("--use_ema with a --checkpoint, which may hold two sets of weights. Received: "):
+        main([*flags[source], flag, f"-o={tmp_path / 'p.json'}", str(folder)])
 
 
 def test_an_onnx_model_of_one_batch_size_answers_for_the_rest_of_a_folder(

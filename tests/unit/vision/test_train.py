@@ -131,6 +131,25 @@ def test_the_records_of_a_run(finished):
 
 
 @ignore_eager_input
+def test_a_run_that_is_resumed_without_a_config_keeps_its_own(finished, recipe, data_url):
+    def resolved(*arguments):
+        flags = [f"--checkpoint={finished[1]}", *arguments]
+        return program.resolve_config(run_config_options(program.command_line().parse(flags)[0]))
+
+    own = load_config(finished[1] / "step-00000006" / "config.yml")
+    resuming = dataclasses.replace(own.run, pretrained=str(finished[1]), exclude_epoch_state=False)
+    assert resolved() == dataclasses.replace(own, run=resuming)
+    longer = dataclasses.replace(own.training, num_epochs=7)
+    assert resolved("--epochs=7") == dataclasses.replace(own, run=resuming, training=longer)
+    # Weights alone begin a run of their own.
+    weights = program.command_line().parse([f"--pretrained={finished[1]}", "--data_url=d"])[0]
+    assert program.resolve_config(run_config_options(weights)).model == load_config().model
+    # A file that is named counts, and takes the data of the run where it has none.
+    named = resolved(f"--config={recipe}", "--epochs=3")
+    assert named.training == dataclasses.replace(load_config(recipe).training, num_epochs=3)
+    assert named.data.data_url == str(data_url)
+
+
 def test_a_continued_run_equals_one_that_never_stopped(finished, train, tmp_path):
     """Weights, moments, averages, order of images and random numbers, dropout's too.
 
@@ -462,7 +481,8 @@ def test_configs_differ_by_the_model_alone(project):
 
 
 def test_the_data_set_of_the_environment_fills_in(recipe, monkeypatch, tmp_path):
-    monkeypatch.setenv("IMAGENET_DIR", "/of/the/environment")
+    monkeypatch.setenv("HOME", "/of")
+    monkeypatch.setenv("IMAGENET_DIR", "~/the/environment")
     flags = program.command_line()
     for arguments, expected in (([], "/of/the/environment"), (["--data_url=/named"], "/named")):
         values, _ = flags.parse([f"--config={recipe}", *arguments])

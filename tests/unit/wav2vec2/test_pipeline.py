@@ -226,6 +226,27 @@ def test_rates_by_hand(pipeline, tmp_path, capsys, case):
     assert f"Err {5 / 14:.4f}" in told and f"difference {0.5 - 5 / 14:+.4f}" in told
 
 
+def test_characters_that_the_model_cannot_write_are_named(pipeline, tmp_path, capsys):
+    make_outputs(tmp_path, pipeline, "CAB BED ")
+    judge(tmp_path)
+    assert capsys.readouterr().err == ""
+    texts = next(tmp_path.rglob("ground_truth_texts.txt"))
+    texts.write_text("a CAB BED\nb CÄB BÄZ\n", encoding="utf-8")
+    judge(tmp_path)
+    lacks = "1 of 2 transcripts (50.0%) with characters that the vocabulary lacks: "
+    assert capsys.readouterr().err == f"{lacks}Ä (2), Z (1); they count as errors\n"
+
+
+def test_logits_that_are_not_finite_are_refused(pipeline, tmp_path):
+    make_outputs(tmp_path, pipeline, "CAB BED ")
+    path = next(tmp_path.rglob("batch_0.bin"))
+    logits = np.fromfile(path, "<f4")
+    logits[-1] = np.nan
+    path.write_bytes(logits.tobytes())
+    with refused(f"finite logits of b in {path}. Received: NaN or infinity."):
+        judge(tmp_path, "--seed_mode")
+
+
 def test_outer_spaces_are_errors_of_the_original_alone(pipeline, tmp_path, capsys):
     """One letter of 14 characters is wrong, and a space stands around each of the two texts."""
     make_outputs(tmp_path, pipeline, " CAB BED ", padding="<pad>")

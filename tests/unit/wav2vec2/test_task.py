@@ -357,6 +357,13 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
     save_vocabulary(vocabulary_of_letters(["XYZ"]), tmp_path)
     with refused("12 symbols"):
         run("parts", "--resume", f"--set=vocabulary.folder={tmp_path}")
+    # Sizes and preprocessing are those of the checkpoint: others are refused by name.
+    for setting, message in (
+        ("model.num_layers=5", "Expected model.num_layers 2, which the run of"),
+        ("preprocessing.normalize=false", "Expected preprocessing.normalize True, which the run"),
+    ):
+        with refused(message):
+            run("parts", "--resume", f"--set={setting}")
 
 
 def test_learns_ten_utterances_by_heart_and_exports_them(run, project, tmp_path, capsys):

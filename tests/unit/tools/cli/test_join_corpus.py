@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
-from tools.cli.join_corpus import draw, main
+from tools.cli.join_corpus import Joining, draw, main
 from tools.speech.audio import AudioLimits, read
 from tools.speech.corpus import read_librispeech
 
@@ -67,6 +67,9 @@ def test_the_same_seed_gives_the_same_and_a_longer_one_begins_like_it(split, tmp
         (["--max_parts=1"], "max_parts"),
         (["--seed=-1"], "seed"),
         (["--max_seconds=nan"], "max_seconds"),
+        (["--repeat_share=1.1"], "repeat_share"),
+        (["--max_gap_seconds=-0.1"], "max_gap_seconds"),
+        (["--max_gap_seconds=1.1"], "max_gap_seconds"),
         (["more"], "more"),
         (["--output_dir="], "--output_dir"),
     ],
@@ -85,7 +88,8 @@ def test_other_content_is_left_alone(split, tmp_path):
 def drawn(seconds, max_seconds, max_parts, count):
     utterances = [SimpleNamespace(duration_seconds=x) for x in seconds]
     rng = np.random.default_rng(0)
-    rows = [draw(utterances, max_seconds, max_parts, rng) for _ in range(count)]
+    joining = Joining(max_parts=max_parts, max_seconds=max_seconds)
+    rows = [draw(utterances, joining, rng)[0] for _ in range(count)]
     return [[part.duration_seconds for part in row] for row in rows]
 
 
@@ -101,6 +105,39 @@ def test_parts_end_where_the_next_would_be_too_long():
     assert {len(row) for row in rows} == {1, 2, 3, 4}  # 4 + 4 is cut to one, 1 + 1 + 1 + 1 not
     # One that is too long by itself stays alone.
     assert drawn([9.0], 5.0, 4, 3) == [[9.0]] * 3
+
+
+def test_a_share_repeats_its_words_with_the_recordings_there_are(split):
+    """Two recordings of each of two texts: all parts of a repeated one have its text."""
+    rng = np.random.default_rng(3)
+    utterances = [
+        SimpleNamespace(duration_seconds=0.1, transcript=text, path=number)
+        for number, text in enumerate(["ONE", "TWO", "ONE", "TWO"])
+    ]
+    rows = [draw(utterances, Joining(6, 10.0, repeat_share=0.5), rng)[0] for _ in range(400)]
+    alike = [row for row in rows if len({x.transcript for x in row}) == 1]
+    by_chance = sum(2.0 ** -(n - 1) for n in range(2, 7)) / 5
+    assert len(alike) / 400 == pytest.approx(0.5 + 0.5 * by_chance, abs=0.08)
+    assert {x.path for row in alike for x in row} == {0, 1, 2, 3}
+    assert sum(len({x.path for x in row}) == 2 for row in alike) > 50
+
+
+def test_gaps_are_silence_between_the_parts(split, tmp_path):
+    sources = {u.transcript: read(u.path) for u in read_librispeech(split, ()).utterances}
+    gaps = []
+    for utterance in join(split, tmp_path / "joined", "--max_gap_seconds=0.2"):
+        assert utterance.duration_seconds <= 1.0
+        words, sound = utterance.transcript.split(), read(utterance.path)
+        parts = [sources[" ".join(pair)] for pair in zip(words[::2], words[1::2], strict=True)]
+        np.testing.assert_array_equal(sound[: len(parts[0])], parts[0])
+        position = len(parts[0])
+        for part in parts[1:]:
+            gap = int(np.argmax(sound[position:] != 0))
+            gaps.append(gap / 16000)
+            np.testing.assert_array_equal(sound[position + gap :][: len(part)], part)
+            position += gap + len(part)
+        assert position == len(sound)
+    assert 0 <= min(gaps) < 0.05 < 0.15 < max(gaps) <= 0.2
 
 
 def test_speakers_are_drawn_by_their_share(tmp_path):

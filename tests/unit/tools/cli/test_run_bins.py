@@ -1,5 +1,6 @@
 """Raw tensor files through a model: what is written is what the runner computes, for any batch."""
 
+import json
 import shutil
 
 import numpy as np
@@ -91,6 +92,19 @@ def test_files_hold_what_the_runner_gives(native, tmp_path, rng, capsys, outfmt,
         np.testing.assert_array_equal(doubled, expected["doubled"])
         sums = read_outputs(tmp_path / "out", f"{stem}_1", outfmt, expected["sums"])
         np.testing.assert_allclose(sums, expected["sums"], rtol=1e-5)
+
+
+def test_tensors_that_were_made_for_another_model_are_refused(native, tmp_path, rng):
+    write_samples(tmp_path, [20], rng)
+    places = f"{tmp_path}/lengths,{tmp_path}/waveforms"
+    arguments = [f"--model={native}", f"--input={places}", f"--output={tmp_path}/out"]
+    family = json.loads((native / "assets" / "pipeline.json").read_text())["family"]
+    record = tmp_path / "waveforms" / "preparation.json"
+    record.write_text(json.dumps({"family": "another"}))
+    with refused(f"tensors made with family {family}, as the model takes them"):
+        main(arguments)
+    record.write_text(json.dumps({"family": family}))
+    assert main(arguments) == 0
 
 
 @pytest.mark.parametrize("outfmt", ["TXT", "BIN"])

@@ -191,6 +191,12 @@ def test_help_shows_every_flag_with_its_default(program, capsys, argv):
         assert f"      {line}\n" in text
 
 
+def test_without_a_config_nothing_comes_from_one():
+    line = CommandLine("convert", "Converts a model.")
+    line.string("model", None, "SavedModel.")
+    assert "SavedModel. Default: none." in line.help_text()
+
+
 def exit_code(main, argv=("program",)) -> object:
     with pytest.raises(SystemExit) as caught:
         run(main, argv)
@@ -217,6 +223,20 @@ def test_run_reports_user_errors_on_one_line(capsys):
     captured = capsys.readouterr()
     assert captured.err == "Error: Expected a  file. Received: a b c. Do it.\n"
     assert captured.out == ""
+
+
+def test_run_reports_a_path_that_the_system_refuses_on_one_line(tmp_path, capsys):
+    path = tmp_path / f"a\n{'a' * 300}"
+    assert exit_code(lambda _: path.stat()) == 2
+    shown = str(path).replace("\n", "\\n")
+    received = f"Received: {shown}: File name too long. Check the path and its permissions.\n"
+    assert capsys.readouterr().err == f"Error: Expected a usable path. {received}"
+
+    def main(argv):
+        raise OSError("not about a path")
+
+    with pytest.raises(OSError, match="not about a path"):
+        run(main, ["program"])
 
 
 def test_run_on_interrupt(capsys):

@@ -221,6 +221,9 @@ def test_wrong_words_on_the_command_line(key, word):
         ("data.rate_hz: 1", "data.rate_hz", "Write rate_hz indented under data."),
         ("data: {true: 1}", "data.True", "Use "),
         ("dato: 1", "dato", "Use data."),
+        # What holds keys and values is no leaf, however alike.
+        ("optimizer: {clip_norms: {a: 1}}", "optimizer.clip_norms", "optimizer.clip_norm, opt"),
+        ("rate_hz: {a: 1}", "rate_hz", "teacher, or give it to the program that it is for."),
     ],
 )
 def test_unknown_keys_name_the_nearest(write, text, key, near):

@@ -1,5 +1,6 @@
 """Tensors from files: checked and padded before the clock starts, timed without either."""
 
+import json
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from tests.support.errors import refused
 from tools.conversion.protocol import TensorSpec
-from tools.inference.raw_tensors import run_timed
+from tools.inference.raw_tensors import check_preparation, run_timed
 
 
 class Recorder:
@@ -84,3 +85,29 @@ def test_what_a_runtime_cannot_run_is_one_line(clock, error):
     with refused("bad shape"):
         run_timed(Recorder(clock, error), "score", inputs(), seconds)
     assert seconds == []
+
+
+MODEL = {"layout": "NHWC", "preprocessing": {"image_size": 64, "mean": [0.5, 0.5]}, "classes": None}
+
+
+@pytest.mark.parametrize(
+    ("made_by", "message"),
+    [
+        (None, ""),
+        ({"layout": "NHWC", "preprocessing": {"mean": [0.5, 0.5]}}, ""),
+        ({"unknown": 1, "preprocessing": {"unknown": 2}}, ""),  # a model may tell less
+        ({"layout": "NCHW"}, "made with layout NHWC, as the model takes them. Received: layout NC"),
+        ({"preprocessing": {"image_size": 64, "mean": [0, 0.5]}}, "preprocessing.mean [0.5, 0.5]"),
+        ([1], "a readable"),
+        ("{", "a readable"),
+    ],
+)
+def test_tensors_tell_how_they_were_made(made_by, message, tmp_path):
+    if made_by is not None:
+        text = made_by if isinstance(made_by, str) else json.dumps(made_by)
+        (tmp_path / "preparation.json").write_text(text)
+    if not message:
+        check_preparation(tmp_path, MODEL)
+        return
+    with refused(message):
+        check_preparation(tmp_path, MODEL)

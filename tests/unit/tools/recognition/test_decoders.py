@@ -6,8 +6,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.errors import refused
 from tools.decoding.graph import detokenize, greedy_decode
-from tools.recognition.decoders import TransducerDecoder
+from tools.recognition.decoders import CtcDecoder, TransducerDecoder
 
 VOCABULARY_SIZE, SURE = 6, 3.0
 PADDING = 99.0  # a frame of the padding, where the network would emit for ever
@@ -171,3 +172,26 @@ def test_a_batch_of_none_has_no_rows():
     assert {name: value.shape for name, value in found.items()} == {
         "text": (0,), "token_ids": (0, 0), "token_lengths": (0,), "log_probability": (0,),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_have_no_text(value):
+    """As those of a model that leaves the range of float16."""
+    pipeline = {
+        "blank": 0,
+        "vocabulary": {"surfaces": ["", "A"]},
+        "hop_samples": 320,
+        "receptive_field_samples": 400,
+        "sample_rate_hz": 16000,
+    }
+    logits = np.zeros((2, 3, 2), np.float32)
+    logits[1, 2] = np.nan
+    outputs = {"logits": logits, "logit_lengths": np.array([3, 2])}
+    first, _ = CtcDecoder(pipeline).transcriptions(outputs)  # the last frame is padding
+    assert first.log_probability == pytest.approx(3 * np.log(0.5))
+    outputs["logit_lengths"] = np.array([3, 3])
+    with refused("finite scores of the symbols"):
+        CtcDecoder(pipeline).transcriptions(outputs)
+    outputs = {"text": np.array([b"A"], object), "log_probability": np.float32([value])}
+    with refused("finite scores of the symbols"):
+        TransducerDecoder(pipeline, in_graph=True).transcriptions(outputs)

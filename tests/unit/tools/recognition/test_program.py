@@ -32,6 +32,7 @@ class Toy:
     def __init__(self, clock=None, transcript=Transcription, of_long=None, at_once=None):
         self.clock, self.transcript, self.batches = clock, transcript, []
         self.of_long, self.at_once = of_long, at_once
+        self.pipeline = {"vocabulary": {"surfaces": ["", *"0123456789 MORE"]}}
 
     def __enter__(self):
         return self
@@ -197,6 +198,28 @@ def test_a_report_holds_what_was_measured(corpus, tmp_path, clock, capsys):
         ["0.300", "4801", "4800"],
         ["0.750", "12000", "12000"],
     ]
+
+
+def test_characters_that_no_symbol_writes_are_named_where_texts_are_scored(corpus, capsys):
+    """Of 8000, 3200, 16000 MORE, 4801 and 12000 three have a 2 or an M."""
+    toy = Toy()
+    toy.pipeline = {"vocabulary": {"surfaces": ["", *"013456789", " ORE"]}}
+    lacks = "3 of 5 transcripts (60.0%) with characters that the vocabulary lacks: "
+    run(toy, data_dir=corpus)
+    assert f"{lacks}2 (2), M (1); they count as errors\n" in capsys.readouterr().err
+    run(toy, *corpus.rglob("*.flac"))
+    assert "lacks" not in capsys.readouterr().err
+    run(Toy(), data_dir=corpus)
+    assert "lacks" not in capsys.readouterr().err
+
+
+def test_what_is_left_out_is_listed_and_the_first_twenty_are_named(corpus, tmp_path, capsys):
+    report, left_out = tmp_path / "report.json", [(f"x\n{n}.txt", "not_sound") for n in range(23)]
+    run(Toy(), next(corpus.rglob("*.flac")), skipped=left_out, result_path=report)
+    lines = [x for x in capsys.readouterr().err.splitlines() if x.startswith("skipped ")]
+    assert lines[:20] == [rf"skipped x\n{n}.txt: not_sound" for n in range(20)]
+    assert lines[20:] == ["skipped 3 more; --result_path lists them all"]
+    assert json.loads(report.read_text())["skipped"] == [list(x) for x in left_out]
 
 
 def test_a_beam_search_is_scored_beside_the_usual_text(corpus, tmp_path, capsys):

@@ -109,6 +109,10 @@ def test_the_environment_names_a_corpus_where_nothing_else_does(
     monkeypatch.setenv("DATA_DIR", str(corpus))
     program.main([output])
     assert calls["task"][0].data.data_dir == str(corpus)
+    monkeypatch.setenv("HOME", str(corpus.parent))
+    monkeypatch.setenv("DATA_DIR", f"~/{corpus.name}")
+    program.main([output])
+    assert calls["task"][0].data.data_dir == str(corpus)
     monkeypatch.setenv("DATA_DIR", "/nowhere")
     program.main([output, f"--data_dir={corpus}"])
     assert calls["task"][0].data.data_dir == str(corpus)
@@ -309,6 +313,47 @@ def test_what_defines_a_run_cannot_change(resumable):
     assert "train" not in calls
 
 
+@pytest.fixture
+def adopting(resumable, monkeypatch):
+    """The same, of a task that takes all of the checkpoint's config."""
+    main, calls, _ = resumable
+    check = training.SpeechRun.check_resumed
+
+    def check_adopted(run, resumed, task):
+        task.config = load(Whole, resumed.path / "config.yml", {})
+        check(run, resumed, task)
+
+    monkeypatch.setattr(training.SpeechRun, "check_resumed", check_adopted)
+    return main, calls
+
+
+def test_what_a_task_takes_from_its_checkpoint_cannot_be_set_to_something_else(adopting, tmp_path):
+    main, calls = adopting
+    with refused(match=r"training\.seed 0.*Received: 7"):
+        main("--set=training.seed=7")
+    path = tmp_path / "own.yml"
+    path.write_text("{data: {train_splits: [train], num_buckets: 1}, training: {seed: 7}}")
+    with refused(match=r"training\.seed 0.*Received: 7"):
+        main(f"--config={path}")
+    with refused(match=r"training\.seed 0.*Received: 7"):
+        main(f"--config={path}", "--pretrained=weights", "--set=training.seed=7")
+    assert "train" not in calls
+    main(f"--config={path}", "--pretrained=weights")
+    assert calls["train"][4].resumed.step == 10
+
+
+def test_a_default_asks_for_nothing(adopting, tmp_path):
+    main, calls = adopting
+    saved = next(tmp_path.rglob("config.yml"))
+    saved.write_text(saved.read_text().replace("seed: 0", "seed: 5"))
+    path = tmp_path / "own.yml"
+    path.write_text("data: {train_splits: [train], num_buckets: 1}")
+    main(f"--config={path}")
+    assert calls["train"][4].resumed.step == 10
+    with refused(match=r"training\.seed 5.*Received: 0"):
+        main(f"--config={path}", "--set=training.seed=0")
+
+
 def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, capsys):
     program, calls = program
     arguments = [f"--data_dir={corpus}", f"--output_dir={tmp_path / 'run'}", "--dry_run"]
@@ -327,6 +372,23 @@ def test_a_dry_run_tells_shapes_and_writes_nothing(program, corpus, tmp_path, ca
         "  num_epochs: 3",
     ):
         assert line in lines
+    (skipped,) = (line for line in lines if line.startswith("skipped: "))
+    assert skipped.startswith(f"skipped: empty_transcript {corpus}") and "\t" not in skipped
+
+
+def test_a_dry_run_names_twenty_of_what_it_would_skip(program, corpus, toy_task, capsys):
+    program, _ = program
+
+    def make_task(config, processes, *_, needs_evaluation):
+        task = toy_task(config.data, processes)
+        task.config, task.skipped = config, [f"too_long\tsound {n}" for n in range(23)]
+        return task
+
+    program = dataclasses.replace(program, make_task=make_task)
+    assert program.main([f"--data_dir={corpus}", "--dry_run"]) == 0
+    lines = [x for x in capsys.readouterr().out.splitlines() if x.startswith("skipped: ")]
+    assert lines[:20] == [f"skipped: too_long sound {n}" for n in range(20)]
+    assert lines[20:] == ["skipped: 3 more, in skipped.tsv of a run"]
 
 
 def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkeypatch):

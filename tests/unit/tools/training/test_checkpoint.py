@@ -1,6 +1,7 @@
 """Checkpoints appear whole or not at all, whatever happens to the disk or the writer."""
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -271,6 +272,24 @@ def test_the_newest_that_is_whole_continues(store, tmp_path, caplog, keep):
     (store.directory / "step-00000001" / "arrays.npz").unlink()
     with refused("the arrays of a checkpoint"):
         store.latest_whole()
+
+
+@pytest.mark.parametrize("content", [None, b"", b'["\xc3', b"[1]"])
+def test_a_checkpoint_with_a_damaged_text_file_is_passed_over(store, caplog, content):
+    save(store, 1)
+    file = save(store, 2).path / "vocabulary.json"
+    assert store.latest_whole().step == 2
+    file.unlink() if content is None else file.write_bytes(content)
+    assert store.latest_whole().step == 1
+    assert str(file.parent) in caplog.text and "vocabulary.json" in caplog.text
+
+
+def test_a_checkpoint_that_does_not_tell_the_sizes_of_its_files_is_taken(store):
+    file = save(store, 1).path / "state.json"
+    state = json.loads(file.read_text())
+    del state["asset_bytes"]
+    file.write_text(json.dumps(state))
+    assert store.latest_whole().step == 1
 
 
 def test_a_flipped_bit_is_damage(store):

@@ -48,8 +48,19 @@ def test_averages_count_where_they_are_asked_for_or_alone(key):
     for use_ema in (None, True):
         found = state_dict(alone, use_ema)
         assert (found.is_ema, found.has_both) == (True, False)
-    with refused("weights other than EMA"):
+    with refused(match=r"weights other than EMA.*Leave --nouse_ema out\.$"):
         state_dict(alone, use_ema=False)
+
+
+@pytest.mark.parametrize("counter", ["n_averaged", "steps"])
+def test_what_averaged_models_count_is_none_of_the_weights(counter):
+    """As torch.optim.swa_utils and mmengine write them."""
+    average = {counter: np.zeros((), int)} | {f"module.{name}": x for name, x in AVERAGE.items()}
+    found = state_dict({"state_dict": PLAIN, "ema_state_dict": average}, use_ema=True)
+    assert found.tensors == AVERAGE
+    assert names(average) == [*AVERAGE]
+    assert names({counter: np.zeros(2), "a.weight": np.zeros(2)}) == ["a.weight", counter]
+    assert names({counter: np.zeros(2)}) == [counter]
 
 
 def test_a_part_of_the_names_keeps_its_prefix():
