@@ -201,7 +201,8 @@ def test_running_features_do_not_know_what_comes(voice):
     found = features_of(np.concatenate([first, other]), **RUNNING)
     for second in (np.zeros(8000, "float32"), 1e-3 * other):
         again = features_of(np.concatenate([first, second]), **RUNNING)
-        np.testing.assert_allclose(again[:48], found[:48], atol=1e-4)
+        # To the bit: a division by the peak of the whole would change the last ones.
+        np.testing.assert_array_equal(again[:48], found[:48])
     assert np.abs(features_of(first, **ROBUST)[:40] - found[:40]).max() > 0.2
 
 
