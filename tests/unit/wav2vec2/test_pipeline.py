@@ -363,7 +363,7 @@ def change_preparation(**changes):
         (lambda x: (x / "lengths.json").unlink(), "lengths.json"),
         (lambda x: (x / "lengths.json").write_text("no"), "no JSON"),
         (lambda x: (x / "lengths.json").write_text("{}"), "none"),
-        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 whole numbers"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 whole"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, "2"]}'), "whole numbers"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 1001]}'), "0 to 1000 samples"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, -1]}'), "0 to 1000 samples"),
