@@ -1,6 +1,8 @@
 """Raw tensor files through a model: what is written is what the runner computes, for any batch."""
 
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from tools.cli import run_bins
 from tools.cli.run_bins import main, random_batch
 from tools.config.command_line import run
 from tools.conversion.converter import convert
+from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
@@ -91,6 +94,21 @@ def test_files_hold_what_the_runner_gives(native, tmp_path, rng, capsys, outfmt,
         np.testing.assert_array_equal(doubled, expected["doubled"])
         sums = read_outputs(tmp_path / "out", f"{stem}_1", outfmt, expected["sums"])
         np.testing.assert_allclose(sums, expected["sums"], rtol=1e-5)
+
+
+def test_the_lines_of_the_readme_hold(native, tmp_path, rng, monkeypatch):
+    """The order of folders is that of the inputs; the range holds the shortest spoken digit."""
+    readme = (Path(__file__).parents[4] / "README.md").read_text()
+    places = re.search(r"--signature listen --input (\S+)", readme)[1]
+    write_samples(tmp_path, [20, 30], rng)
+    monkeypatch.chdir(tmp_path)
+    main([f"--model={native}", f"--input={places}", "--output=out"])
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    ranges = re.findall(r'--dim_range "(waveforms=\S+)"', readme)
+    assert ranges
+    for text in ranges:
+        _, (shortest, _) = parse_dim_ranges(text)["waveforms"]
+        assert shortest <= 6758
 
 
 @pytest.mark.parametrize("outfmt", ["TXT", "BIN"])
