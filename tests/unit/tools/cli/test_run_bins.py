@@ -313,15 +313,19 @@ def test_noise_fills_every_row_to_the_longest_input():
         TensorSpec("lengths", "int32", (None,)),
         TensorSpec("waveforms", "float16", (None, None)),
         TensorSpec("tokens", "int64", (None, 3)),
+        TensorSpec("classes", "int32", (None,)),
     ]
     dimensions = {"states": (7,), "lengths": (), "waveforms": ((10, 90),), "tokens": (3,)}
+    dimensions["classes"] = ()
     found = random_batch(specs, dimensions, 2)
     assert {name: (x.dtype.name, x.shape) for name, x in found.items()} == {
         "states": ("float32", (2, 7)),
         "lengths": ("int32", (2,)),
         "waveforms": ("float16", (2, 30)),  # the geometric middle
         "tokens": ("int64", (2, 3)),
+        "classes": ("int32", (2,)),
     }
     assert found["lengths"].tolist() == [30, 30]
-    assert not found["tokens"].any(), "an index that every table has"
+    for name in ("tokens", "classes"):
+        assert not found[name].any(), "an index that every table has"
     assert 0.05 < found["waveforms"].std() < 0.2
