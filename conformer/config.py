@@ -115,7 +115,7 @@ class DecodingConfig:
 
 def _training() -> TrainingConfig:
     """A loss that is a sum over frames has large gradients: its scale starts low."""
-    return TrainingConfig(loss_scale=LossScaleConfig(initial=16.0))
+    return TrainingConfig(loss_scale=LossScaleConfig(initial=4.0))
 
 
 @dataclass(frozen=True, slots=True)

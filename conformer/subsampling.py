@@ -6,6 +6,33 @@ from keras import ops
 from tools.layers.masking import sequence_mask
 
 
+class Convolution(keras.layers.Conv2D):
+    """A convolution whose bias and activation are float32 under every policy.
+
+    The gradient of the bias is a sum over all frames and bins of a batch, the first to leave
+    float16's range: where SpecAugment put zeros, all of them are active once a bias is above zero.
+
+    Args:
+        product_dtype: of the product with the kernel, and of the output.
+    """
+
+    def __init__(self, *args, product_dtype, **kwargs):
+        super().__init__(*args, dtype="float32", **kwargs)
+        self.product_dtype = product_dtype
+
+    def call(self, inputs):
+        """Convolves `[B, T, F, C]`."""
+        inputs, kernel = (ops.cast(x, self.product_dtype) for x in (inputs, self.kernel))
+        x = ops.cast(self.convolution_op(inputs, kernel), "float32")
+        return ops.cast(self.activation(x + self.bias), self.product_dtype)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        config = {**super().get_config(), "product_dtype": self.product_dtype}
+        del config["dtype"]
+        return config
+
+
 class ConvolutionSubsampling(keras.layers.Layer):
     """Two 3x3 convolutions of stride 2 with ReLU, then a projection of all channels and bins.
 
@@ -35,20 +62,19 @@ class ConvolutionSubsampling(keras.layers.Layer):
         self.convolutions = []
         channels = 1
         for index in range(2):
-            convolution = keras.layers.Conv2D(
+            convolution = Convolution(
                 self.filters,
                 3,
                 strides=2,
                 padding="valid",
                 activation="relu",
-                dtype=self.dtype_policy,
+                product_dtype=self.compute_dtype,
                 name=f"convolution_{index}",
             )
             convolution.build((batch, None, bins + 2, channels))
             self.convolutions.append(convolution)
             channels, bins = self.filters, (bins + 1) // 2
-        # In float32 under every policy: the gradient of its bias, a sum over all frames of a batch,
-        # is the first to leave float16's range.
+        # In float32 under every policy, for the sake of the gradient of its bias as well.
         self.projection = keras.layers.Dense(self.hidden_dim, dtype="float32", name="projection")
         self.projection.build((batch, None, bins * channels))
         self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)

@@ -9,6 +9,7 @@ import json
 import math
 import os
 import re
+import select
 import shutil
 import sys
 import tempfile
@@ -370,3 +371,18 @@ def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool
     raise UserError.expected(
         "an empty or new --output_dir", f"{folder} with {content}", "Name another or remove it"
     )
+
+
+def drop_lost_output() -> None:
+    """Points stdout and stderr to nowhere where nobody reads them any more.
+
+    As of a terminal that was closed, or of a launcher that was killed: a write would raise OSError.
+    """
+    outputs = select.poll()
+    for descriptor in (1, 2):
+        outputs.register(descriptor, 0)  # errors and hang-ups are always told
+    for descriptor, event in outputs.poll(0):
+        if event & (select.POLLERR | select.POLLHUP):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, descriptor)
+            os.close(null)

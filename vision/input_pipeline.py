@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.threads import in_threads
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image, read_rgb
@@ -159,17 +160,17 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
     Raises:
         UserError: there is no class, or no image.
     """
-    root = Path(root)
+    root, place = Path(root), one_line(root)
     try:
         inside = sorted(root.iterdir())
     except OSError as error:
         raise UserError.expected(
-            "a folder of class folders", f"{root}: {error.strerror}", "Correct it"
+            "a folder of class folders", f"{place}: {error.strerror}", "Correct it"
         ) from error
     inside = [x for x in inside if not _is_hidden(x.name)]
     folders = [x for x in inside if x.is_dir()]
     if not folders:
-        raise UserError.expected(f"class folders in {root}", "none", "Put images into CLASS/")
+        raise UserError.expected(f"class folders in {place}", "none", "Put images into CLASS/")
     names = class_names or [[folder.name] for folder in folders]
     numbers = {name: number for number, several in enumerate(names) for name in several}
     found = ImageFolder([], [], {})
@@ -200,7 +201,7 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
             )
         others = [f"{path} ({reason})" for path, reason in found.left_out]
         raise UserError.expected(
-            f"images in the class folders of {root}", _some(others) or "none", "Add some"
+            f"images in the class folders of {place}", _some(others) or "none", "Add some"
         )
     return found
 

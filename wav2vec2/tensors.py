@@ -157,6 +157,9 @@ def read_batch(path: Path, rows: int, row_values: int) -> np.ndarray:
     return np.frombuffer(raw, "<f4").reshape(rows, -1)
 
 
+_KINDS = {int: "whole numbers", str: "texts"}
+
+
 def check_rows(batches: Mapping[str, Sequence], batch_size: int, kind: type, path: Path) -> None:
     """Refuses batches that are none, larger than they should be, or not of one kind of items."""
     sizes = [
@@ -165,7 +168,7 @@ def check_rows(batches: Mapping[str, Sequence], batch_size: int, kind: type, pat
     ]
     if not sizes or not 1 <= min(sizes) <= max(sizes) <= batch_size:
         raise UserError.expected(
-            f"batches of 1 to {batch_size} rows, {kind.__name__} each, in {path}",
+            f"batches of 1 to {batch_size} {_KINDS[kind]} in {path}",
             f"{min(sizes)} to {max(sizes)}" if sizes else "none",
             "Correct --batch_size",
         )

@@ -13,7 +13,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import LENGTHS, TensorSpec
 from tools.errors import UserError
 from tools.families import read_examples
 from tools.files import to_json, write_text
@@ -53,7 +53,7 @@ def random_inputs(
     inputs = {}
     for name, dtype, _ in specs:
         if np.issubdtype(np.dtype(dtype), np.integer):
-            inputs[name] = np.full(shapes[name], longest if len(shapes[name]) == 1 else 0, dtype)
+            inputs[name] = np.full(shapes[name], longest if name == LENGTHS else 0, dtype)
         else:
             inputs[name] = (0.1 * rng.standard_normal(shapes[name])).astype(dtype)
     return inputs

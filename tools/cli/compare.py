@@ -27,7 +27,7 @@ from tools.conversion import backends
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import pad_to
 from tools.conversion.pipeline import read_pipeline
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import LENGTHS, TensorSpec
 from tools.conversion.rewrites.graph import WRAPPERS
 from tools.conversion.saved_model import load_saved_model
 from tools.errors import UserError
@@ -167,7 +167,7 @@ def _random(specs: Sequence[TensorSpec], pipeline: Mapping, seed: int) -> Batch:
         values = rng.integers(0, 256 if dtype == "uint8" else 2, (1, *sizes))
         if np.dtype(dtype).kind == "f":
             values = 0.1 * rng.standard_normal((1, *sizes))
-        elif not sizes:
+        elif name == LENGTHS:
             values = np.full(1, longest)
         sample[name] = values.astype(dtype)
         longest = max([longest, *sizes[:1]])

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from tools.config.command_line import CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import LENGTHS, TensorSpec
 from tools.errors import UserError
 from tools.families import open_session
 from tools.files import write_bytes, write_text
@@ -177,8 +177,8 @@ def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, n
     inputs = {}
     for name, dtype, _ in specs:
         noise = 0.1 * rng.standard_normal(shapes[name])
-        lengths = np.full(shapes[name], longest if noise.ndim == 1 else 0)
-        inputs[name] = (lengths if np.dtype(dtype).kind in "iu" else noise).astype(dtype)
+        whole = np.full(shapes[name], longest if name == LENGTHS else 0)
+        inputs[name] = (whole if np.dtype(dtype).kind in "iu" else noise).astype(dtype)
     return inputs
 
 

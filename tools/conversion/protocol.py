@@ -17,6 +17,9 @@ Function = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
 Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
 
 
+LENGTHS = "lengths"  # the input that counts what is used of the longest of the others
+
+
 class TensorSpec(NamedTuple):
     """Name, dtype and shape of a tensor.
 

@@ -5,12 +5,14 @@ import os
 import re
 import struct
 
-from tools.speech.containers import ContainerError, Part
+from tools.speech.containers import ContainerError, Part, before_tags, id3_bytes
 
 # Sizes from here on mean "to the end of the file": SoX writes 0x7FFFF000 into a pipe, ffmpeg
 # 0xFFFFFFFF.
 _STREAMED_BYTES = 0x7FFFF000
 _MAX_CHUNKS = 1000
+_CHUNK_BYTES = 1 << 20
+_MOST_REST_BYTES = 1024  # behind a sound that are neither tags nor zeros: no samples, so few
 _SPHERE_BYTES = 1 << 16  # of a header, at most
 
 
@@ -43,11 +45,13 @@ def _form(descriptor: int, start: int, stop: int) -> tuple[Part, int | None]:
     """Gives the sound that begins at a byte, and where the next one begins, if any does."""
     form = os.pread(descriptor, 12, start)
     byte_order = "<" if form[:4] == b"RIFF" else ">"
-    position, has_samples = start + 12, False
+    position, padding, has_samples = start + 12, 0, False
     for _ in range(_MAX_CHUNKS):
+        for begin in (position, position - padding):  # which some programs forget
+            head = os.pread(descriptor, 12, begin)
+            if has_samples and head[:4] == form[:4] and head[8:] == form[8:]:
+                return Part(start, begin), begin
         head = os.pread(descriptor, 12, position)
-        if has_samples and head[:4] == form[:4] and head[8:] == form[8:]:
-            return Part(start, position), position
         if len(head) < 8:
             break  # the end; without samples libsndfile says so
         name, num_bytes = struct.unpack(f"{byte_order}4sI", head[:8])
@@ -59,20 +63,39 @@ def _form(descriptor: int, start: int, stop: int) -> tuple[Part, int | None]:
             if num_bytes > stop - behind:
                 missing = f"{stop - behind} of {num_bytes} bytes of samples"
                 raise ContainerError(missing, truncated=True)
-            if name == b"data" and not num_bytes and stop > behind:
-                if _are_chunks(descriptor, behind, stop, byte_order=byte_order):
+            if not num_bytes and stop > behind:
+                if name == b"SSND" or _are_chunks(descriptor, behind, stop, byte_order=byte_order):
                     break
                 # As written into a pipe that could not go back to its header.
                 size = struct.pack(f"{byte_order}I", min(stop - behind, 0xFFFFFFFF))
                 header = os.pread(descriptor, behind - 4 - start, start) + size
                 return Part(behind, stop, header), None
-        elif has_samples and not _is_name(name):
-            break  # something else behind the samples
-        position = behind + num_bytes + num_bytes % 2
+        elif has_samples and not (_is_name(name) and num_bytes <= stop - behind):
+            _check_rest(descriptor, position, stop)
+            break
+        padding = num_bytes % 2
+        position = behind + num_bytes + padding
     else:
         if not has_samples:
             raise ContainerError(f"more than {_MAX_CHUNKS} chunks before the samples")
     return Part(start, stop), None
+
+
+def _check_rest(descriptor: int, start: int, stop: int) -> None:
+    """Looks whether what lies behind all that a header knows can be samples.
+
+    Raises:
+        ContainerError: it can: it is neither tags nor zeros, and long.
+    """
+    start += id3_bytes(os.pread(descriptor, 10, start))
+    stop = before_tags(descriptor, start, stop)
+    if stop - start <= _MOST_REST_BYTES:
+        return
+    for position in range(start, stop, _CHUNK_BYTES):
+        data = os.pread(descriptor, min(_CHUNK_BYTES, stop - position), position)
+        if data.strip(b"\0"):
+            rest = f"{stop - start} more bytes behind the samples that the header knows"
+            raise ContainerError(rest)
 
 
 def _are_chunks(descriptor: int, position: int, stop: int, *, byte_order: str) -> bool:
@@ -95,35 +118,50 @@ def _is_name(name: bytes) -> bool:
 
 
 def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the sound of an AU file.
+    """Gives the AU sounds of a file, one behind the other.
 
     Raises:
-        ContainerError: samples are missing.
+        ContainerError: samples are missing, or more are there.
     """
-    begin, num_bytes = struct.unpack(">II", os.pread(descriptor, 12, start).ljust(12, b"\0")[4:])
-    if num_bytes < _STREAMED_BYTES and num_bytes > stop - start - begin:
-        missing = f"{stop - start - begin} of {num_bytes} bytes of samples"
-        raise ContainerError(missing, truncated=True)
-    return [Part(start, stop)]
+    found, magic = [], b".snd"
+    while os.pread(descriptor, 4, start) == magic or not found:
+        head = os.pread(descriptor, 12, start).ljust(12, b"\0")
+        begin, num_bytes = struct.unpack(">II", head[4:])
+        if num_bytes >= _STREAMED_BYTES:
+            return [*found, Part(start, stop)]
+        if not num_bytes:  # as written into a pipe that could not go back to its header
+            return [*found, Part(start + 12, stop, head[:8] + b"\xff" * 4)]
+        if num_bytes > stop - start - begin:
+            missing = f"{stop - start - begin} of {num_bytes} bytes of samples"
+            raise ContainerError(missing, truncated=True)
+        found.append(Part(start, start + begin + num_bytes))
+        start = found[-1].stop
+    _check_rest(descriptor, start, stop)
+    return found
 
 
 def sphere_parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the sound of a NIST SPHERE file.
+    """Gives the NIST SPHERE sounds of a file, one behind the other.
 
     Raises:
-        ContainerError: samples are missing, or the header is damaged.
+        ContainerError: samples are missing, more are there, or a header is damaged.
 
     Source: the header as SoX 14.4.2 and libsndfile 1.2.2 have it.
     """
-    head = os.pread(descriptor, _SPHERE_BYTES, start).partition(b"end_head")[0]
-    header = re.match(rb"NIST_1A\n *(\d+)\n", head)
-    names = (b"sample_count", b"channel_count", b"sample_n_bytes")
-    sizes = [re.search(rb"^%s -\w+ (\d+)$" % name, head, re.MULTILINE) for name in names]
-    if header is None or None in sizes:
-        raise ContainerError("no sizes in the header")
-    header_bytes = int(header[1])
-    num_bytes = math.prod(int(size[1]) for size in sizes)
-    if num_bytes > stop - start - header_bytes:
-        missing = f"{stop - start - header_bytes} of {num_bytes} bytes of samples"
-        raise ContainerError(missing, truncated=True)
-    return [Part(start, start + header_bytes + num_bytes)]
+    found, magic = [], b"NIST_1A\n"
+    while os.pread(descriptor, len(magic), start) == magic or not found:
+        head = os.pread(descriptor, _SPHERE_BYTES, start).partition(b"end_head")[0]
+        header = re.match(rb"NIST_1A\n *(\d+)\n", head)
+        names = (b"sample_count", b"channel_count", b"sample_n_bytes")
+        sizes = [re.search(rb"^%s -\w+ (\d+)$" % name, head, re.MULTILINE) for name in names]
+        if header is None or None in sizes:
+            raise ContainerError("no sizes in the header")
+        header_bytes = int(header[1])
+        num_bytes = math.prod(int(size[1]) for size in sizes)
+        if num_bytes > stop - start - header_bytes:
+            missing = f"{stop - start - header_bytes} of {num_bytes} bytes of samples"
+            raise ContainerError(missing, truncated=True)
+        found.append(Part(start, start + header_bytes + num_bytes))
+        start = found[-1].stop
+    _check_rest(descriptor, start, stop)
+    return found

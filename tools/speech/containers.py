@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import mmap
 import os
 import re
 import threading
@@ -30,13 +31,37 @@ DEMUXERS = {
     "Monkey's Audio": "ape",
     "Ogg Speex": "ogg",
     "Ogg FLAC": "ogg",
+    "Ogg video": "ogg",
     "compressed NIST SPHERE": "nistsphere",
+    "compressed WAV": "wav",
+    "MPEG-TS": "mpegts",
+    "RealMedia": "rm",
+    "VOC": "voc",
+    "TTA": "tta",
+    "AC-3": "ac3",
+    "DTS": "dts",
+    "DSF": "dsf",
+    "Shorten": "shn",
+    "Musepack": "mpc8",
+    "TAK": "tak",
 }
+# How a file of such a kind begins, where ffmpeg ends in silence at the next one that is joined.
+_BEGINNINGS = {
+    "MP4": rb"\0\0\0[\x10-\x80]ftyp[ -~]{4}",
+    "AMR": rb"#!AMR(-WB)?\n",
+    "WMA": re.escape(bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")),
+    "RF64": rb"(RF64|BW64)\xff{4}WAVE",
+    "W64": rb"riff\x2e\x91\xcf\x11\xa5\xd6\x28\xdb\x04\xc1",
+    "CAF": rb"caff\0\x01\0\0desc",
+    "AVI": rb"RIFF.{4}AVI LIST",
+    "FLV": rb"FLV\x01[\x01\x04\x05]\0\0\0\x09",
+    "compressed WAV": rb"RIFF.{4}WAVEfmt ",
+}
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # that an MP4 may begin with
+# Codecs in WAV that libsndfile decodes, by their numbers: PCM, ADPCM, float, G.711, GSM and NMS.
+_WAV_CODECS = {1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40}
 _MAGIC = (
     (0, b"fLaC", "FLAC"),
-    (4, b"ftyp", "MP4"),
-    (4, b"moov", "MP4"),
-    (4, b"mdat", "MP4"),
     (0, b"\x1aE\xdf\xa3", "WebM"),
     (0, b"#!AMR", "AMR"),
     (0, bytes.fromhex("3026b2758e66cf11"), "WMA"),
@@ -48,8 +73,22 @@ _MAGIC = (
     (0, b"FLV\1", "FLV"),
     (0, b"wvpk", "WavPack"),
     (0, b"MAC ", "Monkey's Audio"),
+    (0, b".RMF", "RealMedia"),
+    (0, b"Creative Voice File", "VOC"),
+    (0, b"TTA1", "TTA"),
+    (0, b"\x0b\x77", "AC-3"),
+    (0, b"\x7f\xfe\x80\1", "DTS"),
+    (0, b"DSD ", "DSF"),
+    (0, b"ajkg", "Shorten"),
+    (0, b"MPCK", "Musepack"),
+    (0, b"tBaK", "TAK"),
 )
-_OGG_CODECS = {b"Speex": "Ogg Speex", b"\x7fFLAC": "Ogg FLAC"}  # others than Vorbis and Opus
+_OGG_CODECS = {  # others than Vorbis and Opus
+    b"Speex": "Ogg Speex",
+    b"\x7fFLAC": "Ogg FLAC",
+    b"\x80theo": "Ogg video",
+    b"fishe": "Ogg video",
+}
 _PLAYLISTS = (b"#EXTM3U", b"[playlist]", b"ffconcat")
 _STDERR_LOCK = threading.Lock()
 
@@ -154,7 +193,7 @@ def kind(head: bytes) -> str:
         ContainerError: it is none of them.
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
-        return "WAV"
+        return "WAV" if _wav_codec(head) in _WAV_CODECS else "compressed WAV"
     if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
         return "AVI"
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
@@ -170,11 +209,60 @@ def kind(head: bytes) -> str:
     for place, magic, name in _MAGIC:
         if head[place : place + len(magic)] == magic:
             return name
+    if head[4:8] in _BOXES and head[:1] == b"\0":
+        return "MP4"
+    if head[:377:188] == b"GGG":  # the first byte of every packet
+        return "MPEG-TS"
     if head[:1] == b"\xff" and head[1:2] >= b"\xe0":
         return "AAC" if head[1] & 0xF6 == 0xF0 else "MP3"  # ADTS: its layer is 0
     if head.lstrip().startswith(_PLAYLISTS):
         raise ContainerError("a playlist, not a sound")
     raise ContainerError("not FLAC, WAV, AIFF, AU, OGG, MP3 or NIST SPHERE")
+
+
+def _wav_codec(head: bytes) -> int:
+    """Reads the number of a WAV's codec; PCM where the first bytes do not tell it."""
+    place = head.find(b"fmt ", 12) + 8
+    if place < 8 or head[:4] == b"RIFX":
+        return 1
+    codec = int.from_bytes(head[place : place + 2], "little")
+    if codec == 0xFFFE:  # extensible: within a GUID
+        codec = int.from_bytes(head[place + 24 : place + 26], "little")
+    return codec or 1
+
+
+def check_alone(descriptor: int, kind: str) -> None:
+    """Refuses several files of a kind of `DEMUXERS` that are joined, of which ffmpeg reads one.
+
+    Raises:
+        ContainerError: they are.
+    """
+    if kind not in _BEGINNINGS:
+        return
+    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
+        if len(re.findall(_BEGINNINGS[kind], data, re.DOTALL)) > 1:
+            raise ContainerError(f"several {kind} files joined, of which only the first is read")
+
+
+def before_tags(descriptor: int, start: int, stop: int) -> int:
+    """Gives the byte behind the last that is no tag: before ID3v1, APE and Lyrics3 tags.
+
+    Source: ID3v1; APEv2, tag footer; Lyrics3 v2.00.
+    """
+    while True:
+        tail = os.pread(descriptor, min(128, stop - start), max(start, stop - 128))
+        if tail[:3] == b"TAG" and len(tail) == 128:
+            num_bytes = 128
+        elif tail[-32:-24] == b"APETAGEX":
+            has_header = tail[-9] & 0x80
+            num_bytes = int.from_bytes(tail[-20:-16], "little") + (32 if has_header else 0)
+        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
+            num_bytes = int(tail[-15:-9]) + 15
+        else:
+            return stop
+        if not 0 < num_bytes <= stop - start:
+            return stop
+        stop -= num_bytes
 
 
 @contextlib.contextmanager

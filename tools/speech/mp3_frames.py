@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from tools.speech.containers import ContainerError, Part, id3_bytes
+from tools.speech.containers import ContainerError, Part, before_tags, id3_bytes
 
 _CHUNK_BYTES = 1 << 20
 _FRAME_BYTES = 2881  # the longest: MPEG 2.5, layer II, 160 kbit/s at 8 kHz
@@ -68,7 +68,7 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
 
     Source: ISO/IEC 11172-3, section 2.4.1; the Xing header as LAME 3.100 and mpg123 1.32 have it.
     """
-    end = _before_tags(descriptor, start, stop)
+    end = before_tags(descriptor, start, stop)
     start = _frames_after(descriptor, start, end)
     if start is None:
         raise ContainerError("no MPEG frames that follow one another")
@@ -224,24 +224,3 @@ def _behind_other_data(window: _Window, position: int) -> int:
         if _frames_after(window.descriptor, begin, window.stop) is not None:
             raise ContainerError(f"other data between MPEG frames, at byte {position}")
     return window.stop
-
-
-def _before_tags(descriptor: int, start: int, stop: int) -> int:
-    """Gives the byte behind the last frame: before ID3v1, APE and Lyrics3 tags.
-
-    Source: ID3v1; APEv2, tag footer; Lyrics3 v2.00.
-    """
-    while True:
-        tail = os.pread(descriptor, min(128, stop - start), max(start, stop - 128))
-        if tail[:3] == b"TAG" and len(tail) == 128:
-            num_bytes = 128
-        elif tail[-32:-24] == b"APETAGEX":
-            has_header = tail[-9] & 0x80
-            num_bytes = int.from_bytes(tail[-20:-16], "little") + (32 if has_header else 0)
-        elif tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
-            num_bytes = int(tail[-15:-9]) + 15
-        else:
-            return stop
-        if not 0 < num_bytes <= stop - start:
-            return stop
-        stop -= num_bytes

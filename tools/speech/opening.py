@@ -145,6 +145,7 @@ def _converted(path: str, place: str, descriptor: int, kind: str, *, limits: Aud
         wav = os.path.splitext(path)[0] + ".wav"
         do = f"Install ffmpeg, or convert it: ffmpeg -i {_quoted(path)} {_quoted(wav)}"
         raise refusal(path, "unsupported", _READ_WITHOUT_FFMPEG, kind, do=do)
+    containers.check_alone(descriptor, kind)
     try:
         return ffmpeg.decode(place, descriptor, containers.DEMUXERS[kind], limits.max_seconds)
     except ffmpeg.TooLong:

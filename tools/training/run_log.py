@@ -13,7 +13,7 @@ import tensorflow as tf
 from tqdm import tqdm
 
 from tools.errors import UserError
-from tools.files import to_json, write_text
+from tools.files import drop_lost_output, to_json, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +91,7 @@ class RunLog:
 
     def advance(self, shown: Mapping[str, str]) -> None:
         """Moves the progress bar by a step."""
+        drop_lost_output()
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
         self._step += 1

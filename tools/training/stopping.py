@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 
+from tools.files import drop_lost_output
 from tools.training.distributed import Processes
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
@@ -42,6 +43,7 @@ class StopSignals:
             if signal.getsignal(one) == self.handle:  # not where it is ignored, as under nohup
                 signal.signal(one, signal.SIG_DFL)
         if self._processes.rank == 0:
+            drop_lost_output()  # SIGHUP comes because the terminal is gone
             line = f"\n{self._notice(signal.Signals(number).name)}\n"
             os.write(2, line.encode(errors="replace"))  # a handler must not enter a stream again
         if self._interrupts:

@@ -54,7 +54,7 @@ def test_defaults_of_training():
     assert (schedule.name, schedule.warmup_initial, schedule.final) == ("transformer", 0.0, 0.0)
     assert (training.best_metric, training.larger_is_better) == ("eval/wer", False)
     assert (training.precision, training.on_non_finite) == ("float32", "stop")
-    assert (training.loss_scale.mode, training.loss_scale.initial) == ("dynamic", 16.0)
+    assert (training.loss_scale.mode, training.loss_scale.initial) == ("dynamic", 4.0)
     assert training.loss_scale.growth_steps == 2000
     kept = training.checkpoint
     assert (kept.keep_last, kept.keep_best, kept.every_steps, kept.every_seconds) == (3, 1, 0, 0.0)

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import conformer
 from conformer.features import LogMelSpectrogram
+from conformer.subsampling import ConvolutionSubsampling
 from conformer.transducer_loss import transducer_loss
 from tests.support import conformer_reference as reference
 from tests.support.errors import refused
@@ -146,6 +147,33 @@ def test_mixed_precision_stays_near_float32_with_its_heads_in_float32(
     inside = np.arange(logits.shape[1]) < np.asarray(counts)[:, None]
     difference = np.abs(logits - expected)[inside]
     assert 0 < difference.max() < tolerance * np.abs(expected).max()
+
+
+def test_gradients_of_the_biases_below_the_encoder_do_not_overflow():
+    """They are sums over all frames and bins, in silence of equal terms: far beyond 65504."""
+    gradients = {}
+    features, scale = np.zeros((1, 400, 80), np.float32), 2000.0
+    for precision in ("float32", "mixed_float16"):
+        keras.utils.set_random_seed(1)
+        layer = ConvolutionSubsampling(4, 8, dropout_rate=0.0, dtype=precision, name="below")
+        layer.build((None, None, 80))
+        for convolution in layer.convolutions:
+            convolution.kernel.assign(np.abs(convolution.kernel))
+            convolution.bias.assign(np.full(4, 1e-3))
+        layer.projection.kernel.assign(np.abs(layer.projection.kernel))
+        variables = [v.value for v in layer.trainable_variables]
+        with tf.GradientTape() as tape:
+            outputs, _ = layer(features, np.array([400]))
+            loss = scale * tf.reduce_sum(tf.cast(outputs, tf.float32))
+        found = tape.gradient(loss, variables)
+        gradients[precision] = {
+            v.path: np.asarray(x)
+            for v, x in zip(layer.trainable_variables, found, strict=True)
+            if v.path.endswith("bias")
+        }
+    for path, expected in gradients["float32"].items():
+        assert np.abs(expected).max() > 65504, path
+        np.testing.assert_allclose(gradients["mixed_float16"][path], expected, rtol=0.02)
 
 
 def test_variable_paths_are_unique(tiny_model):

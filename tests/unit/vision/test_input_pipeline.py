@@ -165,6 +165,15 @@ def test_names_of_the_model_number_the_folders(tree):
     assert read_labelled(tree, Classes(), 2).labels == [0, 0, 1]
 
 
+def test_a_newline_in_the_name_of_a_folder_is_escaped(tmp_path):
+    folder = tmp_path / "a\nb"
+    with refused(match=r"a\\nb: No such file"):
+        read_image_folder(folder)
+    folder.mkdir()
+    with refused(match=r"class folders in .*a\\nb"):
+        read_image_folder(folder)
+
+
 def test_shared_trees(shared_data):
     trees = shared_data / "bad_inputs" / "image_trees"
     for name, message in (("flat", "class folders"), ("no_images", "images in the class folders")):

@@ -283,8 +283,8 @@ def test_outputs_of_other_batches_are_one_line(pipeline, tmp_path, change):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("batch_i_filename_map_bs2.json", '{"batch_0": ["a", ["b"]]}', "1 to 2 rows, str each"),
-        ("batch_i_filename_map_bs2.json", '{"batch_0": ["a", "b", "c"]}', "1 to 2 rows"),
+        ("batch_i_filename_map_bs2.json", '{"batch_0": ["a", ["b"]]}', "1 to 2 texts"),
+        ("batch_i_filename_map_bs2.json", '{"batch_0": ["a", "b", "c"]}', "1 to 2 texts"),
         ("ground_truth_texts.txt", "a CAB\n", "b in "),
         ("bin_om_output/bs2/batch_0.bin", "12345", "5 bytes"),
     ],
@@ -363,8 +363,8 @@ def change_preparation(**changes):
         (lambda x: (x / "lengths.json").unlink(), "lengths.json"),
         (lambda x: (x / "lengths.json").write_text("no"), "no JSON"),
         (lambda x: (x / "lengths.json").write_text("{}"), "none"),
-        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 rows"),
-        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, "2"]}'), "int each"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 whole"),
+        (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, "2"]}'), "whole numbers"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 1001]}'), "0 to 1000 samples"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, -1]}'), "0 to 1000 samples"),
         (lambda x: (x / "batch_0.bin").unlink(), "batch_0.bin"),

@@ -146,6 +146,19 @@ def test_two_saved_models_are_compared_without_layers(classifier, changed, capsy
     assert "layers" not in capsys.readouterr().out
 
 
+def test_numbers_that_count_nothing_are_small(tmp_path):
+    """Such as the number of a class beside images: as large as a side it would be in no table."""
+    module = tf.Module()
+    specs = [tf.TensorSpec([None, 8], tf.float32, "images"), tf.TensorSpec([None], tf.int32, "row")]
+
+    @tf.function(input_signature=specs)
+    def look_up(images, row):
+        return {"found": tf.gather(tf.range(2), row), "sums": tf.reduce_sum(images, 1)}
+
+    model = save_model(tmp_path / "model", module, {"look_up": look_up}, {"family": "toy"})
+    assert main([str(model), str(model)]) == 0
+
+
 def test_both_models_are_closed_at_the_end_and_after_an_error(classifier, tmp_path):
     with sessions_are_closed(3):
         assert main([str(classifier), str(classifier), "--samples=1"]) == 0

@@ -1,7 +1,9 @@
 """Raw tensor files through a model: what is written is what the runner computes, for any batch."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from tools.cli import run_bins
 from tools.cli.run_bins import main, random_batch
 from tools.config.command_line import run
 from tools.conversion.converter import convert
+from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
@@ -105,6 +108,21 @@ def test_tensors_that_were_made_for_another_model_are_refused(native, tmp_path, 
         main(arguments)
     record.write_text(json.dumps({"family": family}))
     assert main(arguments) == 0
+
+
+def test_the_lines_of_the_readme_hold(native, tmp_path, rng, monkeypatch):
+    """The order of folders is that of the inputs; the range holds the shortest spoken digit."""
+    readme = (Path(__file__).parents[4] / "README.md").read_text()
+    places = re.search(r"--signature listen --input (\S+)", readme)[1]
+    write_samples(tmp_path, [20, 30], rng)
+    monkeypatch.chdir(tmp_path)
+    main([f"--model={native}", f"--input={places}", "--output=out"])
+    assert len(list((tmp_path / "out").iterdir())) == 4
+    ranges = re.findall(r'--dim_range "(waveforms=\S+)"', readme)
+    assert ranges
+    for text in ranges:
+        _, (shortest, _) = parse_dim_ranges(text)["waveforms"]
+        assert shortest <= 6758
 
 
 @pytest.mark.parametrize("outfmt", ["TXT", "BIN"])
@@ -309,15 +327,19 @@ def test_noise_fills_every_row_to_the_longest_input():
         TensorSpec("lengths", "int32", (None,)),
         TensorSpec("waveforms", "float16", (None, None)),
         TensorSpec("tokens", "int64", (None, 3)),
+        TensorSpec("classes", "int32", (None,)),
     ]
     dimensions = {"states": (7,), "lengths": (), "waveforms": ((10, 90),), "tokens": (3,)}
+    dimensions["classes"] = ()
     found = random_batch(specs, dimensions, 2)
     assert {name: (x.dtype.name, x.shape) for name, x in found.items()} == {
         "states": ("float32", (2, 7)),
         "lengths": ("int32", (2,)),
         "waveforms": ("float16", (2, 30)),  # the geometric middle
         "tokens": ("int64", (2, 3)),
+        "classes": ("int32", (2,)),
     }
     assert found["lengths"].tolist() == [30, 30]
-    assert not found["tokens"].any(), "an index that every table has"
+    for name in ("tokens", "classes"):
+        assert not found[name].any(), "an index that every table has"
     assert 0.05 < found["waveforms"].std() < 0.2

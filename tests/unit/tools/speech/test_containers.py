@@ -16,6 +16,9 @@ from tools.speech import chunks, containers, flac_frames
     [
         (b"RIFF\0\0\0\0WAVE", "WAV"),
         (b"RIFX\0\0\0\0WAVE", "WAV"),
+        (b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x11\0", "WAV"),
+        (b"RIFF\0\0\0\0WAVEfmt \x28\0\0\0\xfe\xff" + bytes(22) + b"\3\0", "WAV"),
+        (b"RIFF\0\0\0\0WAVEfmt \x28\0\0\0\xfe\xff" + bytes(22) + b"\x55\0", "compressed WAV"),
         (b"FORM\0\0\0\0AIFF", "AIFF"),
         (b"FORM\0\0\0\0AIFC", "AIFF"),
         (b"fLaC\0\0\0\x22", "FLAC"),

@@ -26,6 +26,18 @@ HEADS = {
     "AVI": (b"RIFF\0\0\0\0AVI LIST", "avi"),
     "Ogg Speex": (b"OggS\0\2" + bytes(22) + b"Speex   1.2", "ogg"),
     "Ogg FLAC": (b"OggS\0\2" + bytes(22) + b"\x7fFLAC\1\0", "ogg"),
+    "Ogg video": (b"OggS\0\2" + bytes(22) + b"\x80theora", "ogg"),
+    "MPEG-TS": ((b"G" + bytes(187)) * 3, "mpegts"),
+    "RealMedia": (b".RMF\0\0\0\x12", "rm"),
+    "VOC": (b"Creative Voice File\x1a", "voc"),
+    "TTA": (b"TTA1\1\0", "tta"),
+    "AC-3": (b"\x0b\x77", "ac3"),
+    "DTS": (b"\x7f\xfe\x80\1", "dts"),
+    "DSF": (b"DSD \x1c", "dsf"),
+    "Shorten": (b"ajkg\2", "shn"),
+    "Musepack": (b"MPCKSH", "mpc8"),
+    "TAK": (b"tBaK", "tak"),
+    "compressed WAV": (b"RIFF\0\0\0\0WAVEfmt \x12\0\0\0\x45\0", "wav"),
     "compressed NIST SPHERE": (
         b"NIST_1A\n   1024\nsample_count -i 99\nsample_coding -s26 pcm,embedded-shorten-v2.00\n",
         "nistsphere",
@@ -119,6 +131,23 @@ def test_kinds_are_decoded_where_ffmpeg_is(tmp_path, stand_in, kind):
         assert flags[:2] == ["file,pipe", HEADS[kind][1]]
         assert words.index("-protocol_whitelist") < words.index("-f") < words.index("-i")
         assert os.path.isabs(flags[2])
+
+
+def test_files_that_ffmpeg_reads_one_of_are_refused(tmp_path, stand_in):
+    kinds = ("MP4", "AMR", "WMA", "RF64", "CAF", "AVI", "compressed WAV")
+    heads = {kind: HEADS[kind][0] for kind in kinds}
+    heads["W64"] = bytes.fromhex("726966662e91cf11a5d628db04c10000")
+    heads["FLV"] = b"FLV\1\4\0\0\0\x09"
+    heads["MP4 behind a free box"] = b"\0\0\0\x08free" + heads["MP4"]
+    path = tmp_path / "sound"
+    for name, head in heads.items():
+        path.write_bytes(head + bytes(2000))
+        assert len(audio.read(path)) == len(stand_in.sound)
+        path.write_bytes(2 * (head + bytes(2000)))
+        message = f"several {name.partition(' behind')[0]} files joined"
+        for source in (path, path.read_bytes()):
+            with refused(message, error=audio.AudioError):
+                audio.read(source)
 
 
 def test_a_name_is_never_a_flag_or_an_address(tmp_path, stand_in, monkeypatch):
@@ -226,6 +255,8 @@ def test_a_sphere_file_is_read_without_ffmpeg(tmp_path, no_ffmpeg, encoding, end
     assert data[:8] == b"NIST_1A\n"
     expected = odd.decode(odd.encode(sound, RATE_HZ, "WAV", encoding))
     path = tmp_path / "SA1.WAV"
+    path.write_bytes(data + data)
+    np.testing.assert_array_equal(audio.read(path), np.concatenate([expected, expected]))
     for content in (data, data + b"behind it", odd.id3v2(b"before") + data):
         path.write_bytes(content)
         assert audio.probe(path).num_samples == 20000
@@ -233,6 +264,7 @@ def test_a_sphere_file_is_read_without_ffmpeg(tmp_path, no_ffmpeg, encoding, end
         np.testing.assert_array_equal(np.concatenate(list(audio.stream(path))), expected)
     for content, reason in (
         (data[:-10], "truncated"),
+        (data.replace(b"sample_count -i 20000", b"sample_count -i 10000"), "unreadable"),
         (data.replace(b"sample_count", b"other_fields"), "unreadable"),
         (data[:300], "truncated"),
     ):
@@ -246,13 +278,20 @@ def test_an_au_file_is_read_without_ffmpeg(tmp_path, no_ffmpeg):
     sound = odd.voice(20000, 2)
     data, path = odd.encode(sound, RATE_HZ, "AU", "PCM_16"), tmp_path / "sound.au"
     expected = odd.decode(odd.encode(sound, RATE_HZ, "WAV", "PCM_16"))
-    for content in (data, data[:8] + b"\xff\xff\xff\xff" + data[12:]):  # as of a pipe
-        path.write_bytes(content)
+    for size in (data[8:12], b"\xff\xff\xff\xff", bytes(4)):  # the last two as of a pipe
+        path.write_bytes(data[:8] + size + data[12:])
         np.testing.assert_array_equal(audio.read(path), expected)
+        path.write_bytes(data + path.read_bytes())
+        np.testing.assert_array_equal(audio.read(path), np.concatenate([expected, expected]))
+    path.write_bytes(data[:8] + (10000).to_bytes(4, "big") + data[12:])
+    with refused("70000 more bytes behind the samples", error=audio.AudioError):
+        audio.read(path)
     for cut in (-10, 30, 20, 5):
         path.write_bytes(data[:cut])
-        with refused("sound.au", error=audio.AudioError):
-            audio.read(path)
+        message = "bytes of samples" if len(data[:cut]) > 24 else "sound.au"
+        for way in (audio.probe, audio.read):
+            with refused(message, error=audio.AudioError):
+                way(path)
 
 
 def test_files_beside_the_project(shared_data, no_ffmpeg):

@@ -233,6 +233,33 @@ def test_joined_wavs_are_read_one_behind_the_other(read):
     np.testing.assert_array_equal(read(b"".join(aiff)), expected)
 
 
+@pytest.mark.parametrize("encoding", ["PCM_16", "PCM_U8", "FLOAT"])
+def test_samples_that_a_header_does_not_know_are_noticed(read_refused, read, encoding):
+    """As where a recorder ends before it writes the sizes again."""
+    fmt, data = chunks(odd.voice(30001), encoding)
+    for size in (1000, 1001, len(data) - 2000):
+        for riff_bytes in (size + 36, None):
+            stale = odd.wav(fmt, data, data_bytes=size, riff_bytes=riff_bytes)
+            read_refused(stale, "unreadable", "more bytes behind the samples")
+            read_refused(stale + odd.id3v1(), "unreadable", "more bytes behind the samples")
+    expected = odd.decode(odd.wav(fmt, data))
+    for behind in (
+        odd.id3v1(),
+        odd.id3v2(b"x" * 3000),
+        odd.ape(b"x" * 3000),
+        bytes(9999),
+        b"x" * 999,
+    ):
+        np.testing.assert_array_equal(read(odd.wav(fmt, data) + behind), expected)
+
+
+def test_joined_wavs_are_found_where_no_byte_pads_an_odd_one(read):
+    one, two = (odd.wav(*chunks(odd.voice(n), "PCM_U8")) for n in (3001, 2001))
+    one, two = one[:-1], two[:-1]
+    expected = np.concatenate([odd.decode(one), odd.decode(two)])
+    np.testing.assert_array_equal(read(one + two), expected)
+
+
 def test_corpora_hold_the_true_durations(tmp_path):
     from tools.speech.corpus import read_librispeech
 

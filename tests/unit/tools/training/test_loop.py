@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import shutil
 import signal
 
@@ -397,6 +398,56 @@ def test_a_signal_saves_the_next_step_and_the_rest_follows(
     expected = arrays(finished[1])
     for name, value in arrays(tmp_path).items():
         np.testing.assert_array_equal(value, expected[name], name)
+
+
+@contextlib.contextmanager
+def unread(opened, monkeypatch):
+    """Makes stderr something that is read until the function that this gives is called."""
+    reader, writer = opened()
+    before = os.dup(2)
+    os.dup2(writer, 2)
+    os.close(writer)
+    try:
+        with open(2, "w", buffering=1, closefd=False) as stderr, monkeypatch.context() as patch:
+            patch.setattr("sys.stderr", stderr)
+            yield lambda: os.close(reader)
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("opened", [os.openpty, os.pipe])
+def test_a_closed_terminal_ends_a_run_that_saves(line_task, tmp_path, monkeypatch, opened):
+    class Hangup(Signals):
+        def append(self, item):
+            if len(self) == 3:
+                close()
+            super().append(item)
+
+    task = line_task()
+    task.seen = Hangup(signal.SIGHUP, at=4)
+    with unread(opened, monkeypatch) as close, pytest.raises(SystemExit, match="129"):
+        run(task, tmp_path, make_config())
+    assert saved_steps(tmp_path) == [3, 5]
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("opened", [os.openpty, os.pipe])
+def test_a_run_goes_on_where_nobody_reads_it_any_more(line_task, tmp_path, monkeypatch, opened):
+    """As after a launcher was killed, or under `disown`."""
+
+    class Lost(list):
+        def append(self, item):
+            super().append(item)
+            if len(self) == 2:
+                close()
+
+    task = line_task()
+    task.seen = Lost()
+    with unread(opened, monkeypatch) as close:
+        last = run(task, tmp_path, make_config(print_every_steps=1))
+    assert last["step"] == STEPS_PER_EPOCH * EPOCHS
 
 
 @pytest.mark.usefixtures("handlers")
