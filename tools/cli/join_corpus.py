@@ -121,6 +121,9 @@ def main(argv: list[str]) -> int:
     command_line.integer("num_utterances", 1000, "Utterances to make.")
     command_line.integer("max_parts", 3, "Parts of one utterance, at most.")
     command_line.number("max_seconds", 10.0, "Length of an utterance, at most.")
+    command_line.integer(
+        "max_words", None, "Draws utterances of no more words.", default_text="no limit"
+    )
     command_line.number(
         "repeat_share", 0.0, "Share of the utterances whose parts all say the same words."
     )
@@ -146,6 +149,8 @@ def main(argv: list[str]) -> int:
             f"{flags.repeat_share} and {flags.max_gap_seconds}",
             "Correct the flag",
         )
+    if flags.max_words is not None and flags.max_words < 1:
+        raise UserError.expected("--max_words >= 1", flags.max_words, "Correct the flag")
     joining = Joining(flags.max_parts, flags.max_seconds, flags.repeat_share, flags.max_gap_seconds)
     output_dir = Path(flags.output_dir).absolute()
     if output_dir.exists():
@@ -155,7 +160,12 @@ def main(argv: list[str]) -> int:
     limits = AudioLimits(RATE_HZ, max_seconds=flags.max_seconds)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in read_librispeech(flags.split_dir, (), limits).utterances:
-        by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
+        if flags.max_words is None or len(utterance.transcript.split()) <= flags.max_words:
+            by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
+    if not by_speaker:
+        raise UserError.expected(
+            f"utterances of at most {flags.max_words} words", "none", "Raise --max_words"
+        )
     with new_folder(output_dir) as folder:
         seconds = write_split(folder, by_speaker, flags.num_utterances, joining, seed=flags.seed)
     print(

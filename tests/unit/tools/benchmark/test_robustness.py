@@ -128,6 +128,19 @@ def test_rows_count_the_errors_of_their_change():
     assert again == rows, "the same seed"
 
 
+def test_every_change_of_a_row_is_made_of_every_utterance(monkeypatch):
+    def same(waveform, rate_hz, rng):
+        return waveform
+
+    def silent(waveform, rate_hz, rng):
+        return 0 * waveform
+
+    monkeypatch.setattr(robustness, "CHANGES", {"both": (same, silent)})
+    row = robustness.measure(session_of(), SOUNDS, TEXTS)["both"]
+    assert row["texts"] == [*TEXTS, "", "", ""]
+    assert (row["num_words"], row["deletions"]) == (12, 6)
+
+
 def test_rows_that_cannot_be_measured_say_why():
     rows = robustness.measure(session_of(max_seconds=15.0), SOUNDS[:1], TEXTS[:1])
     assert rows["20 s of zeros before"] == {"reason": "20.4 s, and the model takes 15 s"}

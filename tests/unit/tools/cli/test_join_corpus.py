@@ -68,6 +68,7 @@ def test_the_same_seed_gives_the_same_and_a_longer_one_begins_like_it(split, tmp
         (["--seed=-1"], "seed"),
         (["--max_seconds=nan"], "max_seconds"),
         (["--repeat_share=1.1"], "repeat_share"),
+        (["--max_words=0"], "max_words"),
         (["--max_gap_seconds=-0.1"], "max_gap_seconds"),
         (["--max_gap_seconds=1.1"], "max_gap_seconds"),
         (["more"], "more"),
@@ -125,8 +126,9 @@ def test_a_share_repeats_its_words_with_the_recordings_there_are(split):
 def test_gaps_are_silence_between_the_parts(split, tmp_path):
     sources = {u.transcript: read(u.path) for u in read_librispeech(split, ()).utterances}
     gaps = []
-    for utterance in join(split, tmp_path / "joined", "--max_gap_seconds=0.2"):
-        assert utterance.duration_seconds <= 1.0
+    joined = join(split, tmp_path / "joined", "--max_gap_seconds=0.2", "--max_parts=5")
+    assert len(joined) == 30, "none is longer than a second"
+    for utterance in joined:
         words, sound = utterance.transcript.split(), read(utterance.path)
         parts = [sources[" ".join(pair)] for pair in zip(words[::2], words[1::2], strict=True)]
         np.testing.assert_array_equal(sound[: len(parts[0])], parts[0])
@@ -138,6 +140,17 @@ def test_gaps_are_silence_between_the_parts(split, tmp_path):
             position += gap + len(part)
         assert position == len(sound)
     assert 0 <= min(gaps) < 0.05 < 0.15 < max(gaps) <= 0.2
+
+
+def test_long_utterances_can_be_left_out(tmp_path):
+    utterances = [("A", np.full(1600, 0.1)), ("A B C", np.full(1600, 0.2))]
+    write_librispeech(tmp_path / "split", utterances)
+    for words, found in ((1, {"A"}), (3, {"A", "B", "C"})):
+        joined = join(tmp_path / "split", tmp_path / f"joined{words}", f"--max_words={words}")
+        assert {word for u in joined for word in u.transcript.split()} == found
+    write_librispeech(tmp_path / "other", utterances[1:])
+    with refused(match="utterances of at most 2 words"):
+        join(tmp_path / "other", tmp_path / "none", "--max_words=2")
 
 
 def test_speakers_are_drawn_by_their_share(tmp_path):
