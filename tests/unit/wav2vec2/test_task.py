@@ -184,6 +184,32 @@ def test_every_row_of_every_epoch_has_uniforms_of_its_own(make_task):
     assert {len(x) for x in drawn.values()} == {2 + 2}
 
 
+def test_waveforms_change_as_configured_and_their_masks_cover_what_is_added(make_task):
+    rooms = {"silence_probability": "1", "max_silence_seconds": "2", "empty_share": "0.4"}
+    task = make_task(
+        data__max_seconds="3", **{f"waveform_augment__{k}": v for k, v in rooms.items()}
+    )
+    plain = make_task(data__max_seconds="3")
+    found = [
+        {
+            (number, int(index)): (int(samples), int(labels), len(uniforms))
+            for number, batch in enumerate(one.train_data(Shard(0, 1, 4), Position(), 4).dataset)
+            for index, samples, labels, uniforms in zip(
+                *(batch[x].numpy() for x in ("index", "lengths", "label_lengths", "uniforms")),
+                strict=True,
+            )
+        }
+        for one in (task, plain)
+    ]
+    added = {key: found[0][key][0] - found[1][key][0] for key in found[1]}
+    assert min(added.values()) >= 0
+    assert max(added.values()) > 1600
+    silent = [key for key in found[1] if found[0][key][1] == 0]
+    assert 0 < len(silent) < len(found[1])
+    # 349 frames of 7 s in place of 149 of 3 s.
+    assert {x[2] for x in found[0].values()} == {task.model.num_uniforms(7 * 16000)}
+
+
 def test_the_seed_of_the_run_is_that_of_the_initial_weights(make_task):
     one, same, other = (make_task(training__seed=x) for x in ("5", "5", "6"))
     pairs = list(zip(one.model.weights, same.model.weights, strict=True))
@@ -264,6 +290,8 @@ def test_transcripts_too_long_for_their_sound_are_left_out_and_said(make_task, c
     assert len(task.training_set.utterances) == 3
     assert "1 skipped: too_few_frames" in task.report
     assert any(x.startswith("too_few_frames\t") and "21 of at most 20" in x for x in task.skipped)
+    faster = make_task(waveform_augment__max_speed_change="0.5")
+    assert len(faster.training_set.utterances) < 3, "frames of the fastest"
 
 
 def test_each_sound_is_judged_by_its_own_frames_where_others_have_too_many_labels(

@@ -262,6 +262,18 @@ def test_a_share_has_noise_instead_of_words():
     assert max(levels) <= 0.32
 
 
+def test_no_waveform_becomes_longer_than_stated():
+    config = {"max_speed_change": 0.2, "silence_probability": 1.0, "max_silence_seconds": 0.5}
+    config |= {"pause_probability": 1.0, "max_pause_seconds": 0.25}
+    word = 0.3 * tone(200.0, 4000)
+    words = np.concatenate([word, np.zeros(3200, "float32"), word])
+    sounds, _ = draws(words, 200, **config)
+    longest = WaveformAugmentConfig(**config).longest_seconds(len(words) / RATE_HZ) * RATE_HZ
+    assert longest == pytest.approx(11200 / 0.8 + 20000)
+    assert 0.75 * longest < max(map(len, sounds)) <= longest + 1
+    assert WaveformAugmentConfig().longest_seconds(2.0) == 2.0
+
+
 def test_a_bank_gives_every_sound_and_repeats_short_ones():
     sounds = bank(np.full(3, 1.0), np.arange(1, 5) / 8, np.full(2, 0.25))
     for uniform, expected in (
