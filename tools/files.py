@@ -37,6 +37,12 @@ def environment_path(name: str) -> str:
     return expand_home(os.environ.get(name, ""))
 
 
+def folders_above(path: str | os.PathLike[str]) -> frozenset[str]:
+    """The real paths of the folders that hold a place, by its name and by where links lead."""
+    named, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
+    return frozenset((*map(os.path.realpath, named.parents), *map(str, real.parents)))
+
+
 def one_line(path: object) -> str:
     """Gives a path as output shows it: newlines, tabs and other controls escaped as in Python."""
     return str(path).translate(_ESCAPES)

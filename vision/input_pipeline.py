@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.errors import UserError
-from tools.files import one_line
+from tools.files import folders_above, one_line
 from tools.threads import in_threads
 from vision.config import PreprocessingConfig
 from vision.images import ImageError, read_image, read_rgb
@@ -87,7 +87,7 @@ def _list_folder(folder: Path, deep: bool) -> Listing:
     images: list[Path] = []
     left_out: list[tuple[Path, str]] = []
     # Folders that are still to be looked into, each with the real paths of those above it.
-    waiting = [(folder, frozenset((os.path.realpath(folder),)))]
+    waiting = [(folder, folders_above(folder) | {os.path.realpath(folder)})]
     while waiting:
         place, above = waiting.pop()
         try:
@@ -162,13 +162,13 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
     """
     root, place = Path(root), one_line(root)
     try:
-        inside = sorted(root.iterdir())
+        inside, above = sorted(root.iterdir()), folders_above(root) | {os.path.realpath(root)}
     except OSError as error:
         raise UserError.expected(
             "a folder of class folders", f"{place}: {error.strerror}", "Correct it"
         ) from error
     inside = [x for x in inside if not _is_hidden(x.name)]
-    folders = [x for x in inside if x.is_dir()]
+    folders = [x for x in inside if x.is_dir() and os.path.realpath(x) not in above]
     if not folders:
         raise UserError.expected(f"class folders in {place}", "none", "Put images into CLASS/")
     names = class_names or [[folder.name] for folder in folders]
@@ -177,6 +177,8 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
     for path in inside:
         if not path.exists():
             found.left_out.append((str(path), "a link to nothing"))
+        elif path.is_dir() and path not in folders:
+            found.left_out.append((str(path), "a link to a folder above it"))
         elif path.suffix.lower() in SUFFIXES and path.is_file():
             found.left_out.append((str(path), "beside the class folders"))
     for folder in folders:

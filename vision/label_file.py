@@ -8,13 +8,15 @@ from pathlib import Path
 
 from tools.errors import UserError
 
-# `0 tench`, `0: tench`, `0,tench`, `0. tench`, `0 - tench`, `"0","tench"`
+# `0 tench`, `0: tench`, `0,tench`, `0. tench`, `(0) tench`, `0 - tench`, `0 -> tench`, `"0","a"`
 _NUMBERED = re.compile(
-    r"""["']?(?P<number>\d+)["']?(?:\s*[:,;=]\s*|[.)]\s+|\s+-\s+|\s+)(?P<name>.+)"""
+    r"""[("']?(?P<number>\d+)["']?"""
+    r"""(?:\s*(?:[:,;|]|[-=]>|=)\s*|[.)]\s+|\s+-\s+|\s+)(?P<name>.+)"""
 )
-_NUMBERED_BEHIND = re.compile(  # `tench,0`
-    r"""(?P<name>.+?)\s*[:,;=\t]\s*["']?(?P<number>\d+)["']?"""
+_NUMBERED_BEHIND = re.compile(  # `tench,0`, `tench 0`
+    r"""(?P<name>.+?)(?:(?P<sign>\s*[:,;=|\t]\s*)|\s+)["']?(?P<number>\d+)["']?"""
 )
+_ITEM = "- "  # of a list in YAML
 _WORDNET = re.compile(r"""["']?(n\d{8})["']?[\s,;:]+(.+)""")
 
 
@@ -23,9 +25,10 @@ def read_labels(path: str | Path, text: str) -> tuple[list[str], list[str]]:
 
     Args:
         path: for messages.
-        text: a class a line, `INDEX WNID NAME`, `WNID NAME`, `INDEX NAME` or `NAME`, where the
-            index counts from 0 or 1 and `:`, `,` or `.` may stand behind it; `NAME,INDEX`; or a
-            list, or a dictionary by index or by name, as JSON or as Python writes it.
+        text: a class a line, `INDEX WNID NAME`, `WNID INDEX NAME`, `WNID NAME`, `INDEX NAME` or
+            `NAME`, where the index counts from 0 or 1 and `:`, `,`, `.`, `|` or `->` may stand
+            behind it; `NAME INDEX`; or a list, also of YAML, or a dictionary by index or by name,
+            as JSON or as Python writes it.
 
     Returns:
         Names, and WordNet's numbers of those that have one.
@@ -33,13 +36,15 @@ def read_labels(path: str | Path, text: str) -> tuple[list[str], list[str]]:
     Raises:
         UserError: classes are missing, or in another order.
     """
-    names, wordnet = [], []
-    for label in _labels(path, text):
-        found = _WORDNET.fullmatch(label)
-        if found:
-            wordnet.append(found[1])
-        names.append(" ".join(_unquoted(found[2] if found else label).split()))
-    return names, wordnet
+    labels = _labels(path, text)
+    found = [_WORDNET.fullmatch(label) for label in labels]
+    wordnet = [x[1] for x in found if x]
+    if labels and all(found):
+        labels = [x[2] for x in found]
+        labels = _without_numbers(path, labels) or labels
+    else:
+        labels = [x[2] if x else label for x, label in zip(found, labels, strict=True)]
+    return [" ".join(_unquoted(label).split()) for label in labels], wordnet
 
 
 def _labels(path: str | Path, text: str) -> list[str]:
@@ -57,19 +62,33 @@ def _labels(path: str | Path, text: str) -> list[str]:
 
 def _of_lines(path: str | Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    headed = len(lines) > 1 and lines[0].endswith(":")
+    if lines and all(line.startswith(_ITEM) for line in lines[headed:]):
+        return [line.removeprefix(_ITEM) for line in lines[headed:]]
+    # The first line may be names of columns.
+    return _without_numbers(path, lines) or _without_numbers(path, lines[1:]) or lines
+
+
+def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
+    """The names in numbered lines; none where the lines are not numbered."""
     for pattern in (_NUMBERED, _NUMBERED_BEHIND):
-        rows, numbered = lines, [pattern.fullmatch(line) for line in lines]
-        if len(rows) > 1 and not numbered[0] and all(numbered[1:]):  # names of columns
-            rows, numbered = rows[1:], numbered[1:]
-        if not all(numbered):
+        numbered = [found for line in lines if (found := pattern.fullmatch(line))]
+        if len(numbered) < len(lines):
             continue
-        numbers = [int(found["number"]) for found in numbered]
-        # Names such as `Boeing, 747` end with a number that is no index.
-        counted = [[*range(first, first + len(numbers))] for first in (0, 1)]
-        if pattern is _NUMBERED or sorted(numbers) in counted:
-            _check_order(path, numbers, rows)
-            return [found["name"] for found in numbered]
-    return lines
+        names, numbers = [x["name"] for x in numbered], [int(x["number"]) for x in numbered]
+        if pattern is _NUMBERED or _is_index(numbered, numbers):
+            _check_order(path, numbers, lines)
+            return names
+    return []
+
+
+def _is_index(numbered: list[re.Match], numbers: list[int]) -> bool:
+    """Whether numbers behind names count them; `Boeing 747` and `room 0`, `room 1` are names."""
+    if not all(x["sign"] for x in numbered):
+        names = {x["name"] for x in numbered}
+        if not 1 < len(names) == len(numbered):
+            return False
+    return sorted(numbers) in ([*range(first, first + len(numbers))] for first in (0, 1))
 
 
 def _check_order(path: str | Path, numbers: list[int], lines: list[str]) -> None:
@@ -83,6 +102,8 @@ def _check_order(path: str | Path, numbers: list[int], lines: list[str]) -> None
 
 
 def _of_literal(path: str | Path, content: list | dict) -> list[str]:
+    if isinstance(content, list) and all(_is_pair(x) for x in content):
+        content = dict(content)  # `[[0, "tench"], ...]`
     if isinstance(content, dict):
         if content and all(isinstance(x, int) for x in content.values()):
             content = {number: name for name, number in content.items()}  # `{"tench": 0, ...}`
@@ -97,6 +118,13 @@ def _of_literal(path: str | Path, content: list | dict) -> list[str]:
     if not all(isinstance(x, str) for x in labels):
         raise _unfit(path, "values that are no names")
     return labels
+
+
+def _is_pair(item: object) -> bool:
+    """Whether an item of a list is a name with its number."""
+    if not isinstance(item, list | tuple) or len(item) != 2:
+        return False
+    return [type(x) for x in item] in ([int, str], [str, int])
 
 
 def _parsed(text: str) -> list | dict | None:

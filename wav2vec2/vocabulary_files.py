@@ -19,6 +19,7 @@ SPECIAL_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 PHONEME_TOKENIZER = "Wav2Vec2PhonemeCTCTokenizer"
 _SIZE = "num_logits"  # the model's; Hugging Face's tokenizers pass over it
+_SPACE = "replace_word_delimiter_char"  # what stands for the word delimiter in a text
 _NAMES = {"bos_token": CONTROLS[0], "eos_token": CONTROLS[1], "unk_token": UNKNOWN}
 
 
@@ -35,7 +36,7 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
 
     Raises:
         UserError: no `vocab.json`, or it is no vocabulary with a blank, or one that this project
-            wrote for a model of another size.
+            wrote for a model of another size, or texts have something else for a space.
 
     Source: transformers 5.23.0, Wav2Vec2CTCTokenizer and Wav2Vec2PhonemeCTCTokenizer.
     """
@@ -70,6 +71,12 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
     tokens = [by_number.get(number) for number in range(size)]
     _tell_difference(ids, tokens, folder)
     phones = settings.get("tokenizer_class") == PHONEME_TOKENIZER
+    if not phones and settings.get(_SPACE, " ") != " ":
+        raise UserError.expected(
+            f'a {_SPACE} of " " in {folder / TOKENIZER_FILE}',
+            show(settings[_SPACE]),
+            "Choose another model",
+        )
     delimiter = _symbol(settings, "word_delimiter_token", None if phones else DELIMITER)
     if delimiter not in tokens and not phones:
         delimiter = " "

@@ -18,6 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tools.errors import UserError
+from tools.files import folders_above
 from tools.speech import audio
 from tools.speech.transcripts import normalize_transcript
 
@@ -197,6 +198,8 @@ def walk(
 ) -> Iterator[tuple[str, list[str]]]:
     """Lists every folder below once, links followed, hidden things left out, sorted.
 
+    A link to a folder that holds this one is not followed.
+
     Args:
         folder: where to begin.
         failed: gets the error of each folder that cannot be listed.
@@ -204,10 +207,10 @@ def walk(
     Yields:
         A folder, and the names in it that are no folders.
     """
-    seen = set()
+    seen, above = set(), folders_above(folder)
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
         status = os.stat(parent)
-        if (status.st_dev, status.st_ino) in seen:
+        if (status.st_dev, status.st_ino) in seen or os.path.realpath(parent) in above:
             folders.clear()  # a link to a folder above
             continue
         seen.add((status.st_dev, status.st_ino))

@@ -1,11 +1,13 @@
 """Finds the weights of a model in the content of a checkpoint of another framework."""
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from tools.errors import UserError
+from tools.weights.pth import Placeholder
 
 # Under which keys training programs keep the weights, and their moving average (EMA).
 _WRAPPERS = (
@@ -70,8 +72,11 @@ def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
         )
     strangers = sorted(str(x) for x, value in found.items() if not _is_array(value))
     if strangers:
+        first = next({x: value} for x, value in found.items() if str(x) == strangers[0])
         raise UserError.expected(
-            "tensors by name", f"other things, such as {strangers[0]}", "Save the state_dict alone"
+            "tensors by name",
+            f"other things, such as {_described(first)}",
+            "Save the state_dict alone",
         )
     tensors = {str(name): np.asarray(value) for name, value in found.items()}
     return StateDict(_without_prefixes(tensors), is_ema, None not in (plain, average))
@@ -108,7 +113,12 @@ def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _described(content: Any) -> str:
+    if isinstance(content, Placeholder):
+        return f"an object of {content.name}"
     if not isinstance(content, Mapping):
         return type(content).__name__
-    keys = [str(key) for key in content]
-    return ", ".join(keys[:_NUM_LISTED]) + (" ..." if len(keys) > _NUM_LISTED else "") or "nothing"
+    found = [
+        f"{key} ({_described(value)})" if isinstance(value, Placeholder) else str(key)
+        for key, value in itertools.islice(content.items(), _NUM_LISTED)
+    ]
+    return ", ".join(found) + (" ..." if len(content) > _NUM_LISTED else "") or "nothing"

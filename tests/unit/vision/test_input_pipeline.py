@@ -112,6 +112,27 @@ def test_what_an_image_folder_leaves_out_is_told(tree):
     assert found.sample(2, 0).left_out == found.left_out
 
 
+def test_a_link_to_a_folder_above_a_class_brings_no_other_class_into_it(tree):
+    elsewhere = tree.parent / "elsewhere"
+    elsewhere.mkdir()
+    shutil.copy(tree / "cat" / "a.png", elsewhere / "d.png")
+    for place in (tree / "dog" / "up", tree / "all", elsewhere / "back"):
+        place.symlink_to(tree)
+    (tree / "dog" / "more").symlink_to(elsewhere)
+    (tree / "eel").symlink_to(elsewhere)
+    (tree.parent / "link").symlink_to(tree)
+    for place in (tree, tree.parent / "link"):
+        found = read_image_folder(place)
+        names = [path.removeprefix(f"{place}/") for path in found.paths]
+        assert names == "cat/a.png cat/deeper/b.JPG dog/c.jpeg dog/more/d.png eel/d.png".split()
+        assert found.classes == {0: "cat", 1: "dog", 2: "eel"}
+        assert [
+            path.removeprefix(f"{place}/")
+            for path, reason in found.left_out
+            if reason == "a link to a folder above it"
+        ] == ["all", "dog/more/back", "dog/up", "eel/back"]
+
+
 def test_a_folder_that_cannot_be_read_is_told(tree, monkeypatch):
     """As root reads every folder, the refusal is made here."""
     look = Path.iterdir
@@ -319,6 +340,15 @@ FORMS = {
     "JSON": '{"0": "tench, Tinca tinca", "2": "7up", "1": "a cock"}',
     "JSON by name": '{"tench, Tinca tinca": 0, "7up": 2, "a cock": 1}',
     "JSON list": '["tench, Tinca tinca", "a cock", "7up"]',
+    "JSON pairs": '[[0, "tench, Tinca tinca"], [1, "a cock"], [2, "7up"]]',
+    "Python pairs by name": "[('tench, Tinca tinca', 0), ('a cock', 1), ('7up', 2)]",
+    "arrows": "0 -> tench, Tinca tinca\n1 -> a cock\n2 -> 7up\n",
+    "double arrows": "0 => tench, Tinca tinca\n1=>a cock\n2 => 7up\n",
+    "bars": "0|tench, Tinca tinca\n1 | a cock\n2|7up\n",
+    "brackets": "(0) tench, Tinca tinca\n(1) a cock\n(2) 7up\n",
+    "number behind a space": "tench, Tinca tinca 0\na cock 1\n7up 2\n",
+    "YAML list": "- 'tench, Tinca tinca'\n- a cock\n- \"7up\"\n",
+    "YAML list with a head": "names:\n  - tench, Tinca tinca\n  - a cock\n  - 7up\n",
 }
 
 
@@ -336,6 +366,8 @@ def test_a_number_at_the_end_of_a_name_is_no_index(tmp_path):
     assert read_classes(write(tmp_path / "a", "\n".join(names)), 3) == Classes(names)
     names = ["Boeing, 737", "Boeing, 747"]
     assert read_classes(write(tmp_path / "a", "\n".join(names)), 2) == Classes(names)
+    for names in (["room 0", "room 1"], ["0", "1"], ["mark 2", "type 5"], ["cat", "dog 1"]):
+        assert read_classes(write(tmp_path / "a", "\n".join(names)), 2) == Classes(names)
     with refused("class 2 next in"):
         read_classes(write(tmp_path / "a", "tench,1\na cock,0\n"), 2)
 
@@ -347,6 +379,9 @@ def test_a_number_at_the_end_of_a_name_is_no_index(tmp_path):
         "n01440764 tench\nn01514668 a cock\n",
         "n01440764,tench\nn01514668,a cock\n",
         "0: n01440764: tench\n1: n01514668: a cock\n",
+        "n01440764 1 tench\nn01514668 2 a cock\n",
+        "n01440764,0,tench\nn01514668,1,a cock\n",
+        "n01440764 tench 0\nn01514668 a cock 1\n",
         '{"0": ["n01440764", "tench"], "1": ["n01514668", "a cock"]}',
     ],
 )

@@ -185,6 +185,16 @@ def test_a_space_may_be_the_delimiter(tmp_path):
         assert found.encode("a A") == [2, 1, 2]
 
 
+def test_something_else_between_words_than_a_space_is_refused(tmp_path):
+    settings = {"replace_word_delimiter_char": " "}
+    found = load_vocabulary(write(tmp_path, TOKENS, tokenizer_config=settings))
+    assert found.decode([5, 4, 6]) == "E T"
+    settings["replace_word_delimiter_char"] = "_"
+    write(tmp_path, TOKENS, tokenizer_config=settings)
+    with refused(match="replace_word_delimiter_char .*Received: '_'"):
+        load_vocabulary(tmp_path)
+
+
 def test_lower_case_is_that_of_texts_alone(tmp_path):
     settings = {"do_lower_case": True}
     symbols = ("<pad>", "|", "<unk>", "a", "A", "B")

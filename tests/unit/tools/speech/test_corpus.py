@@ -212,6 +212,21 @@ def test_links_are_followed_but_not_in_circles(chapter, tmp_path):
     assert len(corpus.read_librispeech(tmp_path / "linked", ["train"]).utterances) == 3
 
 
+def test_a_link_to_a_folder_above_brings_in_nothing(chapter, tmp_path):
+    """Neither by its name nor from where another link leads: a split keeps its own sounds."""
+    write(chapter, GOOD)
+    other = tmp_path / "corpus" / "test-clean" / "8" / "1"
+    tone(other / "8-1-0000.flac")
+    (other / "8-1.trans.txt").write_text("8-1-0000 ONE\n")
+    (chapter / "up").symlink_to(tmp_path / "corpus")
+    splits = corpus.read_librispeech(tmp_path / "corpus", ["dev-clean"]).utterances
+    assert {utterance.utterance_id for utterance in splits} == {
+        f"9001-1-000{number}" for number in range(3)
+    }
+    (tmp_path / "linked").symlink_to(tmp_path / "corpus" / "dev-clean")
+    assert len(corpus.read_librispeech(tmp_path / "linked").utterances) == 3
+
+
 def test_folders_that_cannot_be_listed_are_left_out(chapter, monkeypatch):
     write(chapter, GOOD)
     secret, scandir = chapter / "secret", os.scandir

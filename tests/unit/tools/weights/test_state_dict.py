@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from tests.support.errors import refused
+from tools.weights.pth import Placeholder
 from tools.weights.state_dict import state_dict
+
+
+class Network(Placeholder):
+    """What stands for a pickled model."""
+
+    name = "models.Network"
+
 
 PLAIN, AVERAGE = {"a.weight": np.zeros(2), "b": np.zeros(())}, {"a.weight": np.ones(2)}
 
@@ -76,6 +84,9 @@ def test_a_part_of_the_names_keeps_its_prefix():
         (np.zeros(1), "ndarray"),
         ({"epoch": 1, "lr": 0.1, "a": "x", "b": 2}, "epoch, lr, a ..."),
         ({"model": {"a": np.zeros(1), "b": "x"}}, "other things, such as b"),
+        (Network(), "an object of models.Network"),
+        ({"model": Network(), "epoch": 1}, "model (an object of models.Network), epoch."),
+        ({"a": np.zeros(1), "b": Network()}, "such as b (an object of models.Network)"),
     ],
 )
 def test_content_without_weights_is_refused(content, received):
