@@ -186,10 +186,9 @@ def test_every_row_of_every_epoch_has_uniforms_of_its_own(make_task):
 
 def test_waveforms_change_as_configured_and_their_masks_cover_what_is_added(make_task):
     rooms = {"silence_probability": "1", "max_silence_seconds": "2", "empty_share": "0.4"}
-    task = make_task(
-        data__max_seconds="3", **{f"waveform_augment__{k}": v for k, v in rooms.items()}
-    )
-    plain = make_task(data__max_seconds="3")
+    masks = {"model__time_mask_rate": "0.9", "model__time_mask_frames": "1"}
+    rooms = {f"waveform_augment__{key}": value for key, value in rooms.items()}
+    task, plain = (make_task(data__max_seconds="3", **masks, **more) for more in (rooms, {}))
     found = [
         {
             (number, int(index)): (int(samples), int(labels), len(uniforms))
@@ -208,6 +207,7 @@ def test_waveforms_change_as_configured_and_their_masks_cover_what_is_added(make
     assert 0 < len(silent) < len(found[1])
     # 349 frames of 7 s in place of 149 of 3 s.
     assert {x[2] for x in found[0].values()} == {task.model.num_uniforms(7 * 16000)}
+    assert task.model.num_uniforms(7 * 16000) > task.model.num_uniforms(3 * 16000)
 
 
 def test_the_seed_of_the_run_is_that_of_the_initial_weights(make_task):
