@@ -30,6 +30,9 @@ def test_defaults_of_features_and_masks():
         "top_db": 80.0,
         "normalization": "utterance",
         "loud_frames_db": 35.0,
+        "start_offset_db": 35.0,  # the three of the digits' training set
+        "start_deviation_db": 13.0,
+        "start_frames": 20.0,
         "remove_dc_offset": False,
     }
     assert dataclasses.asdict(config.spec_augment) == {
@@ -39,8 +42,11 @@ def test_defaults_of_features_and_masks():
         "num_frequency_masks": 1,
         "max_frequency_mask_bins": 27,
     }
-    assert config.waveform_augment.max_speed_change == 0.0
-    assert config.waveform_augment.noise_probability == 0.0
+    changes = dataclasses.asdict(config.waveform_augment)
+    off = {x for x in changes if x.endswith(("_probability", "_share", "_dirs", "_change"))}
+    off |= {"min_gain_db", "max_gain_db", "max_dc_offset"}
+    assert changes.pop("impulse_response_probability") == 0.5, "of folders, which there are none of"
+    assert not any(changes.get(name) for name in off)
 
 
 def test_defaults_of_training():

@@ -1,0 +1,84 @@
+"""Splits utterances off a split of a corpus, to choose checkpoints by.
+
+The two new splits hold links to the sounds, and transcripts of their own.
+"""
+
+import os
+import random
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import new_folder
+from tools.speech.audio import AudioLimits
+from tools.speech.config import MAX_SECONDS
+from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
+
+
+def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
+    """Writes a split of links: SPEAKER/CHAPTER/ID.SUFFIX beside SPEAKER-CHAPTER.trans.txt."""
+    chapters = defaultdict(list)
+    for utterance in utterances:
+        chapters[Path(utterance.path).absolute().parent].append(utterance)
+    for source, members in chapters.items():
+        chapter = folder / source.parent.name / source.name
+        chapter.mkdir(parents=True)
+        for utterance in members:
+            path = Path(utterance.path).absolute()
+            (chapter / path.name).symlink_to(path)
+        lines = [f"{x.utterance_id} {x.transcript}\n" for x in members]
+        name = f"{source.parent.name}-{source.name}{TRANSCRIPT_SUFFIX}"
+        (chapter / name).write_text("".join(lines), encoding="utf-8")
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    command_line = CommandLine(
+        "split_corpus",
+        "Splits utterances off at random: OUTPUT_DIR/SPLIT-fit to train on, and "
+        "OUTPUT_DIR/SPLIT-held to evaluate on. Both are links to the sounds of SPLIT.",
+        "--split_dir=CORPUS/SPLIT --output_dir=DIR [FLAGS]",
+    )
+    command_line.string("split_dir", None, "Split of a corpus, in the layout of LibriSpeech.")
+    command_line.string("output_dir", None, "Folder for the two new splits.")
+    command_line.integer("held_out", 100, "Utterances to evaluate on.")
+    command_line.integer("seed", 0, "Seed of what is drawn.")
+    flags, rest = command_line.parse(argv)
+    if rest or not flags.split_dir or not flags.output_dir:
+        raise UserError.expected(
+            "--split_dir DIR --output_dir DIR", " ".join(argv) or "nothing", "See --help"
+        )
+    limits = AudioLimits(min_seconds=0.0, max_seconds=MAX_SECONDS)
+    manifest = read_librispeech(flags.split_dir, (), limits, normalize=str)
+    print(f"{flags.split_dir}: {manifest.summary()}", file=sys.stderr)
+    utterances = manifest.utterances
+    if not 1 <= flags.held_out < len(utterances):
+        raise UserError.expected(
+            f"--held_out from 1 to {len(utterances) - 1}, of {len(utterances)} utterances",
+            flags.held_out,
+            "Correct the flag",
+        )
+    order = list(utterances)
+    random.Random(flags.seed).shuffle(order)
+    chosen = {utterance.path for utterance in order[: flags.held_out]}
+    name = Path(flags.split_dir).absolute().name
+    for part, is_held in (("fit", False), ("held", True)):
+        place = Path(flags.output_dir) / f"{name}-{part}"
+        if place.exists():
+            raise UserError.expected(
+                f"no folder {place}", "one from an earlier run", "Remove it or choose another"
+            )
+        members = [x for x in utterances if (x.path in chosen) == is_held]
+        with new_folder(place) as folder:
+            write_links(folder, members)
+        print(f"{place}: {len(members)} utterances", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
