@@ -194,6 +194,9 @@ SECTIONS = {
         "top_db": 70.0,
         "normalization": "loud_frames",
         "loud_frames_db": 30.0,
+        "start_offset_db": 20.0,
+        "start_deviation_db": 10.0,
+        "start_frames": 5.0,
         "remove_dc_offset": True,
     },
     "spec_augment": {

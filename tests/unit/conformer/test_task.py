@@ -388,7 +388,8 @@ def test_the_training_rows_carry_the_numbers_that_spec_augment_needs(make_task):
 
 
 # The tests of whole runs use another one, `smoke`.
-CONFIGS = ["conformer_l", "conformer_m", "conformer_s", "conformer_s_100h", "digits", "quickstart"]
+CONFIGS = ["conformer_l", "conformer_m", "conformer_s", "conformer_s_100h"]
+CONFIGS += ["digits", "digits_rooms", "quickstart"]
 
 
 def test_silence_has_no_frames_whatever_the_padding_holds():

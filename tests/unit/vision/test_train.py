@@ -130,7 +130,6 @@ def test_the_records_of_a_run(finished):
     assert CheckpointStore(best).best().step == top["step"]
 
 
-@ignore_eager_input
 def test_a_run_that_is_resumed_without_a_config_keeps_its_own(finished, recipe, data_url):
     def resolved(*arguments):
         flags = [f"--checkpoint={finished[1]}", *arguments]
@@ -150,6 +149,7 @@ def test_a_run_that_is_resumed_without_a_config_keeps_its_own(finished, recipe, 
     assert named.data.data_url == str(data_url)
 
 
+@ignore_eager_input
 def test_a_continued_run_equals_one_that_never_stopped(finished, train, tmp_path):
     """Weights, moments, averages, order of images and random numbers, dropout's too.
 

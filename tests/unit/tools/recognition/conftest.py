@@ -24,7 +24,7 @@ class ToyTask(SpeechTask):
         return tf.strings.unicode_decode(texts, "UTF-8")
 
     def prepare(self, waveform, seed):
-        return waveform, tf.random.stateless_uniform([2], seed)
+        return waveform, tf.random.stateless_uniform([2], seed), True
 
     def texts(self, waveforms, lengths):
         self.graphs += 1
