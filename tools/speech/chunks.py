@@ -60,9 +60,7 @@ def _form(descriptor: int, start: int, stop: int) -> tuple[Part, int | None]:
             has_samples = True
             if num_bytes >= _STREAMED_BYTES:
                 break
-            if num_bytes > stop - behind:
-                missing = f"{stop - behind} of {num_bytes} bytes of samples"
-                raise ContainerError(missing, truncated=True)
+            _check_held(num_bytes, stop - behind)
             if not num_bytes and stop > behind:
                 if name == b"SSND" or _are_chunks(descriptor, behind, stop, byte_order=byte_order):
                     break
@@ -117,6 +115,12 @@ def _is_name(name: bytes) -> bool:
     return all(0x20 <= byte < 0x7F for byte in name)
 
 
+def _check_held(num_bytes: int, held: int) -> None:
+    """Refuses a sound whose header promises more bytes of samples than the file holds."""
+    if num_bytes > held:
+        raise ContainerError(f"{held} of {num_bytes} bytes of samples", truncated=True)
+
+
 def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
     """Gives the AU sounds of a file, one behind the other.
 
@@ -131,9 +135,7 @@ def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
             return [*found, Part(start, stop)]
         if not num_bytes:  # as written into a pipe that could not go back to its header
             return [*found, Part(start + 12, stop, head[:8] + b"\xff" * 4)]
-        if num_bytes > stop - start - begin:
-            missing = f"{stop - start - begin} of {num_bytes} bytes of samples"
-            raise ContainerError(missing, truncated=True)
+        _check_held(num_bytes, stop - start - begin)
         found.append(Part(start, start + begin + num_bytes))
         start = found[-1].stop
     _check_rest(descriptor, start, stop)
@@ -158,9 +160,7 @@ def sphere_parts(descriptor: int, start: int, stop: int) -> list[Part]:
             raise ContainerError("no sizes in the header")
         header_bytes = int(header[1])
         num_bytes = math.prod(int(size[1]) for size in sizes)
-        if num_bytes > stop - start - header_bytes:
-            missing = f"{stop - start - header_bytes} of {num_bytes} bytes of samples"
-            raise ContainerError(missing, truncated=True)
+        _check_held(num_bytes, stop - start - header_bytes)
         found.append(Part(start, start + header_bytes + num_bytes))
         start = found[-1].stop
     _check_rest(descriptor, start, stop)

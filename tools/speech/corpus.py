@@ -10,7 +10,7 @@ import os
 import re
 import stat
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +62,12 @@ class Utterance:
     decoder: audio.Decoder
 
 
+def counts_of(skipped: Mapping[str, Sequence[str]]) -> str:
+    """Counts what was left out: "; skipped 3: missing_audio 2, too_long 1", or nothing."""
+    counts = ", ".join(f"{reason} {len(details)}" for reason, details in sorted(skipped.items()))
+    return f"; skipped {sum(map(len, skipped.values()))}: {counts}" if counts else ""
+
+
 @dataclass
 class Manifest:
     """The usable utterances of a corpus, in the order of their paths, and what was left out."""
@@ -79,12 +85,7 @@ class Manifest:
         seconds = sum(utterance.duration_seconds for utterance in self.utterances)
         length = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
         line = f"{len(self.utterances)} utterances ({length})"
-        if self.num_skipped:
-            counts = (
-                f"{reason} {len(details)}" for reason, details in sorted(self.skipped.items())
-            )
-            line += f"; skipped {self.num_skipped}: {', '.join(counts)}"
-        return line
+        return line + counts_of(self.skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,7 @@ def _transcribed_files(
 ) -> list[tuple[_Line, str]] | None:
     """Pairs the transcripts below a folder with sound files; None when there are no transcripts."""
     pairs, has_lines = [], False
-    for parent, names in walk(folder, _listed(skipped)):
+    for parent, names in walk(folder, listed(skipped)):
         sounds = {}
         for suffix in reversed(SUFFIXES):
             sounds |= {
@@ -218,7 +219,9 @@ def walk(
         yield parent, sorted(name for name in names if not name.startswith("."))
 
 
-def _listed(skipped: defaultdict[str, list[str]]) -> Callable[[OSError], None]:
+def listed(skipped: defaultdict[str, list[str]]) -> Callable[[OSError], None]:
+    """Makes what `walk` calls for a folder that cannot be listed: it adds to `skipped`."""
+
     def failed(error: OSError) -> None:
         skipped["unreadable_folder"].append(f"{error.filename}: {error.strerror}")
 

@@ -1,9 +1,8 @@
 """Sounds of folders in memory: background noise and room responses to train with."""
 
 import contextlib
-import logging
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,10 +12,9 @@ import tensorflow as tf
 from tools.errors import UserError
 from tools.files import one_line
 from tools.speech.audio import AudioError, AudioLimits, is_known, stream
-from tools.speech.corpus import walk
+from tools.speech.corpus import counts_of, listed, walk
 
 _MAX_SECONDS = 100 * 3600.0  # of one file; its first part is read
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,18 +75,22 @@ def read_bank(
     Raises:
         UserError: a folder is missing or has no sound that can be used.
     """
-    paths, reasons = [], []
+    paths, skipped = [], defaultdict(list)
     for folder in folders:
         if not os.path.isdir(folder):
             raise UserError.expected(f"a folder for {key}", folder, f"Correct {key}")
-        found = [os.path.join(parent, name) for parent, names in walk(folder, _failed(reasons))
-                 for name in names]  # fmt: skip
+        found = [
+            os.path.join(parent, name)
+            for parent, names in walk(folder, listed(skipped))
+            for name in names
+        ]
         sounds = [path for path in found if is_known(path)]
         if not sounds:
             raise UserError.expected(
                 f"sound files in each folder of {key}", folder, f"Correct {key}"
             )
-        reasons += [("no_sound", path) for path in found if path not in set(sounds)]
+        if len(sounds) < len(found):
+            skipped["no_sound"] += [path for path in found if not is_known(path)]
         paths += sounds
     share = min(max_seconds, 60.0 * max_minutes / len(paths))
     limits = AudioLimits(rate_hz, min_seconds=0.0, max_seconds=_MAX_SECONDS)
@@ -97,27 +99,28 @@ def read_bank(
         try:
             waveform, is_cut = _first(path, max(1, round(share * rate_hz)), limits)
         except AudioError as error:
-            reasons.append((error.reason, path))
+            skipped[error.reason].append(path)
             continue
         peak = np.abs(waveform).max(initial=0.0)
         if not peak > 0:
-            reasons.append(("silent", path))
+            skipped["silent"].append(path)
             continue
         kept.append((waveform / peak).astype(np.float16))
         num_cut += is_cut
+    left_out = [(why, one_line(path)) for why, several in skipped.items() for path in several]
     if not kept:
-        received = "; ".join(f"{one_line(path)} ({reason})" for reason, path in reasons[:5])
+        received = "; ".join(f"{path} ({reason})" for reason, path in left_out[:5])
         raise UserError.expected(f"sounds that can be used for {key}", received, f"Correct {key}")
     samples = np.concatenate(kept)
     starts = np.cumsum([0, *map(len, kept)]).astype(np.int32)
-    counts = Counter(reason for reason, _ in reasons)
     line = f"{key}: {len(kept)} sounds ({len(samples) / rate_hz / 60:.1f} min)"
     line += f", {num_cut} of them cut to {share:.1f} s" if num_cut else ""
-    if reasons:
-        named = ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
-        line += f"; skipped {len(reasons)}: {named}"
-    skipped = tuple(f"{reason}\t{one_line(path)}" for reason, path in reasons)
-    return SoundBank(tf.constant(samples), tf.constant(starts), line, skipped)
+    return SoundBank(
+        tf.constant(samples),
+        tf.constant(starts),
+        line + counts_of(skipped),
+        tuple(f"{reason}\t{path}" for reason, path in left_out),
+    )
 
 
 def _first(path: str, num_samples: int, limits: AudioLimits) -> tuple[np.ndarray, bool]:
@@ -132,10 +135,3 @@ def _first(path: str, num_samples: int, limits: AudioLimits) -> tuple[np.ndarray
                 return np.concatenate(pieces), True
             missing -= len(block)
     return np.concatenate([np.zeros(0, np.float32), *pieces]), False
-
-
-def _failed(reasons: list[tuple[str, str]]):
-    def failed(error: OSError) -> None:
-        reasons.append(("unreadable_folder", f"{error.filename}"))
-
-    return failed
