@@ -43,7 +43,7 @@ def test_first_sizes_are_few_and_hold_every_length(low, high):
     found = Sizes(low, high).sizes
     assert 1 <= len(found) <= MOST_SIZES
     assert found[0] >= low and found[-1] == high and (np.diff(found) > 0).all()
-    for length in {low, high, (low + high) // 2, max(low, high // 16)}:
+    for length in {low, high, (low + high) // 2, max(low, 3 * high // 16)}:
         size = Sizes(low, high).padded(length)
         assert length <= size <= high
         if length >= high // 16:
@@ -51,20 +51,20 @@ def test_first_sizes_are_few_and_hold_every_length(low, high):
 
 
 def test_sizes_move_to_the_lengths_seen_and_stay_while_they_fit():
-    lengths = np.random.default_rng(0).integers(100000, 120000, 500).tolist()
+    lengths = np.random.default_rng(0).integers(105000, 107000, 500).tolist()
     followed = Sizes(400, 560000)
     first = followed.sizes.tolist()
-    before = [followed.padded(length) for length in lengths[:127]]
-    assert followed.sizes.tolist() == first
-    followed.padded(lengths[127])
+    before = [followed.padded(length) for length in lengths[:63]]
+    assert followed.sizes.tolist() == first, "16 lengths save less than new sizes cost"
+    followed.padded(lengths[63])
     fitted = followed.sizes.tolist()
     assert fitted != first and len(fitted) <= MOST_SIZES and fitted[-1] == 560000
-    after = [followed.padded(length) for length in lengths[:127]]
+    after = [followed.padded(length) for length in lengths[:63]]
     assert all(size >= length for size, length in zip(after, lengths, strict=False))
     assert sum(after) < 0.97 * sum(before)
     for length in lengths:
         followed.padded(length)
-    assert followed.sizes.tolist() == fitted, "new sizes would save less than 2 %"
+    assert followed.sizes.tolist() == fitted, "new sizes would save less than 5 %"
 
 
 def test_announced_lengths_give_the_sizes_in_use_and_room_for_longer_ones():
@@ -74,3 +74,19 @@ def test_announced_lengths_give_the_sizes_in_use_and_room_for_longer_ones():
     assert followed.padded(45000) == 50000
     assert len(followed.sizes) <= MOST_SIZES and followed.padded(555000) == 560000
     assert followed.expect([560000]) == [560000]
+
+
+def test_one_length_alone_is_soon_not_padded():
+    followed = Sizes(400, 560000)
+    found = [followed.padded(150000) for _ in range(70)]
+    assert found[0] > 150000 and found[64:] == [150000] * 6
+    assert followed.padded(300000) >= 300000
+
+
+def test_lengths_of_all_kinds_keep_the_first_sizes():
+    """Other sizes would save a part of their cost, and need memory beside those in use."""
+    followed = Sizes(400, 560000)
+    first = followed.sizes.tolist()
+    for length in np.random.default_rng(0).integers(16000, 240000, 1500).tolist():
+        followed.padded(length)
+    assert followed.sizes.tolist() == first
