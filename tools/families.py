@@ -65,7 +65,7 @@ def family(name: str) -> Family:
     """
     if name not in FAMILIES:
         raise UserError.expected(
-            f"a model of {', '.join(FAMILIES)}", name, "Export the model again"
+            f"a model of one of the families {', '.join(FAMILIES)}", name, "Export the model again"
         )
     return importlib.import_module(FAMILIES[name])
 
@@ -106,4 +106,6 @@ def family_of_checkpoint(checkpoint: Checkpoint) -> Family:
             reasons.append(f"{name}: {error}")
         else:
             return candidate
-    raise UserError.expected("a checkpoint of this project", "; ".join(reasons), "Choose another")
+    raise UserError.expected(
+        "a checkpoint of this project", "; ".join(reasons), "Choose another checkpoint"
+    )

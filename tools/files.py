@@ -119,7 +119,7 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError.expected(
         f"room and permission to write {path}",
         error.strerror or error,
-        "Free space or choose another place",
+        "Free space or choose another path",
     )
 
 
@@ -133,7 +133,7 @@ def _new_file(path: Path) -> Iterator[Path]:
     beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         if path.exists() and not path.is_file():
-            raise UserError.expected("a regular file, or none yet", path, "Choose another place")
+            raise UserError.expected("a regular file or a new path", path, "Choose another path")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(path)
         yield beside
@@ -283,7 +283,7 @@ def alone_in(folder: Path, new: bool = False) -> Iterator[None]:
         if new and isinstance(error, FileExistsError):
             raise
         raise UserError.expected(
-            "room and permission for a folder", f"{folder}: {error.strerror}", "Name another"
+            "room and permission for a folder", f"{folder}: {error.strerror}", "Name another folder"
         ) from error
     try:
         yield
@@ -369,7 +369,9 @@ def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool
     if not folder.exists():
         return False
     if not folder.is_dir():
-        raise UserError.expected("a folder as --output_dir", f"the file {folder}", "Name another")
+        raise UserError.expected(
+            "a folder as --output_dir", f"the file {folder}", "Name another folder"
+        )
     if not any(folder.iterdir()):
         return False
     try:
@@ -380,7 +382,9 @@ def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool
         return True
     content = f"{what} made with other arguments" if found else "other files"
     raise UserError.expected(
-        "an empty or new --output_dir", f"{folder} with {content}", "Name another or remove it"
+        "an empty or new --output_dir",
+        f"{folder} with {content}",
+        "Name another folder or remove it",
     )
 
 

@@ -139,7 +139,7 @@ def open_side(place: str, scratch: Path) -> Side:
     elif not (path / "saved_model.pb").is_file():
         wanted = "a run directory, a checkpoint, a SavedModel or a converted model"
         given = place if path.exists() else f"{place}, which does not exist"
-        raise UserError.expected(wanted, given, "Name another")
+        raise UserError.expected(wanted, given, "Name another path")
     pipeline, functions = read_pipeline(path), load_saved_model(path)
     return Side(Session(EagerRunner(functions, pipeline)), path, functions, {})
 

@@ -42,7 +42,7 @@ def read_records(path: Path) -> list[dict]:
         steps = [record["step"] for record in records]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError.expected(
-            f"records of training, one JSON object with a step a line, in {path}",
+            f"records of training in {path}, a JSON object with a step in each line",
             "other content",
             "Give the folder of a run",
         ) from error

@@ -51,7 +51,9 @@ def find_files(text: str, specs: Specs) -> Files:
         files = sorted((stem, x) for part in parts for stem, x in part.items())
         for (stem, before), (other, file) in itertools.pairwise(files):
             if stem == other:
-                raise UserError.expected("different stems", f"{before} and {file}", "Rename one")
+                raise UserError.expected(
+                    "different stems", f"{before} and {file}", "Rename one of them"
+                )
         return {stem: (file,) for stem, file in files}
     if len(parts) != len(specs):
         names = ", ".join(spec.name for spec in specs)
@@ -120,7 +122,7 @@ def sample_shape(spec: TensorSpec, dimensions: Sequence, path: Path) -> tuple[in
     free = [size for size in dimensions if not isinstance(size, int)]
     if spec.dtype == "string" or len(free) > 1:
         raise UserError.expected(
-            f"{spec.name} of numbers with one free dimension in a sample, or of one string",
+            f"numbers with at most one free dimension in a sample, or one string, for {spec.name}",
             f"{spec.dtype} {show_shape(dimensions)}",
             f"Give --shape {spec.name}=..." if len(free) > 1 else "Choose another --signature",
         )
@@ -286,7 +288,7 @@ def _run(session: Session, values: SimpleNamespace) -> int:
         folders = {path.parent.resolve() for paths in files.values() for path in paths}
         if Path(values.output).resolve() in folders:
             raise UserError.expected(
-                "an --output folder other than --input", values.output, "Name another"
+                "an --output folder other than --input", values.output, "Name another folder"
             )
     run_timed(session, values.signature, first, [])  # warm-up
     seconds: list[float] = []

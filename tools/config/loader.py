@@ -91,7 +91,7 @@ def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = Fa
         children = dict.fromkeys(inside + name.partition(".")[0] for name in below)
         do = "Use one of: " + ", ".join(children)
         if is_section and not parent:
-            do += ", or give it to the program that it is for"
+            do += ", or use the config with the program of its family"
     else:
         do = f"Use {near}"
     return UserError.expected(f"a known key {origin}", key, do)

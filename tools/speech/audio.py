@@ -142,10 +142,10 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
         raise refusal(place, "unreadable", "floats in [-1, 1]", array.dtype, do=do)
     if rate_hz is None:
         do = "Give the sampling rate of the array"
-        raise refusal(place, "rate", "rate_hz beside an array", "none", do=do)
+        raise refusal(place, "rate", "rate_hz for an array", "none", do=do)
     is_number = isinstance(rate_hz, numbers.Real) and rate_hz % 1 == 0  # False for NaN, infinity
     if not is_number or not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
-        raise refusal(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct it")
+        raise refusal(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct rate_hz")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     check_samples(place, array)

@@ -71,7 +71,7 @@ def _cut(order: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> lis
         raise UserError.expected(
             f"a batch budget of at least the longest utterance's {lengths.max()} samples",
             budget,
-            "Raise the budget or lower the longest utterance allowed",
+            "Raise the budget or lower the limit on the length of utterances",
         )
     # The shortest utterance bounds the rows of a batch, and so how far the loop must look ahead.
     size = min(size, budget // max(1, int(lengths.min(initial=budget))))

@@ -242,7 +242,9 @@ def check_alone(descriptor: int, kind: str) -> None:
         return
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
         if len(re.findall(_BEGINNINGS[kind], data, re.DOTALL)) > 1:
-            raise ContainerError(f"several {kind} files joined, of which only the first is read")
+            raise ContainerError(
+                f"several joined {kind} files, of which ffmpeg reads only the first"
+            )
 
 
 def before_tags(descriptor: int, start: int, stop: int) -> int:

@@ -34,9 +34,9 @@ class BeamSearch:
     def __post_init__(self):
         if not math.isfinite(self.weight) or not math.isfinite(self.word_bonus):
             raise UserError.expected(
-                "--lm_weight and --word_bonus finite",
+                "finite numbers for --lm_weight and --word_bonus",
                 f"{self.weight} and {self.word_bonus}",
-                "Correct the flag",
+                "Correct the flags",
             )
         if not MIN_BEAM_WIDTH <= self.width <= MAX_BEAM_WIDTH:
             raise UserError.expected(
@@ -74,7 +74,9 @@ def load_ngram(path: str | Path) -> Any:
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError.expected(
-            "an n-gram model in ARPA or KenLM's binary format", f"{path}: {reason}", "Correct it"
+            "an n-gram model in ARPA or KenLM's binary format",
+            f"{path}: {reason}",
+            "Correct the path or the file",
         ) from error
 
 

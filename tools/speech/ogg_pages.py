@@ -37,7 +37,7 @@ def parts(descriptor: int, start: int, stop: int, check: bool = False) -> list[P
             raise ContainerError(f"no Ogg page at byte {position}", truncated=bool(following))
         num_bytes = 27 + head[26] + sum(head[27 : 27 + head[26]])
         if num_bytes > stop - position:
-            raise ContainerError(f"half an Ogg page at byte {position}", truncated=True)
+            raise ContainerError(f"an incomplete Ogg page at byte {position}", truncated=True)
         if check:
             _check_page(os.pread(descriptor, num_bytes, position), position)
         stream, number = head[14:18], int.from_bytes(head[18:22], "little")

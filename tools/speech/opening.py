@@ -255,7 +255,7 @@ def check_length(path: str, num_samples: int, duration_seconds: float, limits: A
 
 def _too_long(path: str, received: str, limits: AudioLimits) -> AudioError:
     expected = f"at most {limits.max_seconds:g} s"
-    return refusal(path, "too_long", expected, received, do="Cut it or raise the limit")
+    return refusal(path, "too_long", expected, received, do="Cut the sound or raise the limit")
 
 
 def samples_of(seconds: float, limits: AudioLimits) -> int:

@@ -91,7 +91,9 @@ class HorovodProcesses:
         except OSError as error:
             # Horovod 0.28 crashes the interpreter if Gloo cannot resolve the host name.
             raise UserError.expected(
-                "a host name that resolves", name, f"Add the line `127.0.0.1 {name}` to /etc/hosts"
+                "a host name that can be resolved",
+                name,
+                f"Add the line `127.0.0.1 {name}` to /etc/hosts",
             ) from error
         # Ranks that share few cores may start minutes apart; Gloo's default is 30 s.
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")

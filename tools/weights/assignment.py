@@ -209,7 +209,9 @@ def _check_cover(variables: Iterable[Any], links: Sequence[Link]) -> None:
     wrong = [x.path for x in variables if times.pop(id(x), 0) != 1]
     twice = [x for x, count in Counter(x for link in links for x in link.keys).items() if count > 1]
     if wrong or times or twice:
-        raise ValueError(f"not linked once: {wrong + twice}, beside the model: {len(times)}")
+        raise ValueError(
+            f"not linked exactly once: {wrong + twice}; links to other variables: {len(times)}"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:

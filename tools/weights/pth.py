@@ -195,9 +195,9 @@ def read_pth(path: Path) -> Any:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError.expected(
-            "tensors in containers as torch.save writes them (a zip file since 1.6)",
+            "tensors in containers, as written by torch.save",
             f"{path}: {reason}",
-            "Fetch it again, or save the state_dict alone or as .safetensors",
+            "Fetch the file again, or save only the state_dict, or save as .safetensors",
         ) from error
 
 
@@ -230,7 +230,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     look.load()
     keys, data = _Unpickler(file, None).load(), {}
     if not isinstance(keys, list) or {*keys} != look.sizes.keys():
-        raise pickle.UnpicklingError("other storages than the tensors have")
+        raise pickle.UnpicklingError("storages that do not belong to the tensors")
     for key in keys:
         file.seek(8, io.SEEK_CUR)
         data[key] = file.read(look.sizes[key])
