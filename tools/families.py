@@ -38,7 +38,12 @@ class Family(Protocol):
     def export_checkpoint(self, checkpoint: Checkpoint, output_dir: Path) -> None:
         """Exports a training checkpoint as a SavedModel.
 
-        The folder `output_dir` appears only after the export has succeeded.
+        Args:
+            checkpoint: checkpoint of this family.
+            output_dir: new folder; it appears only after the export has succeeded.
+
+        Raises:
+            UserError: the checkpoint is damaged, or the folder cannot be written.
         """
 
     def calibration_examples(
@@ -54,7 +59,15 @@ class Family(Protocol):
         """
 
     def open_session(self, model_dir: str | Path, options: RunnerOptions) -> Session:
-        """Opens an exported or converted model of the family."""
+        """Opens an exported or converted model of the family.
+
+        Args:
+            model_dir: folder of the model.
+            options: runtime, precision and devices.
+
+        Raises:
+            UserError: the model cannot be opened.
+        """
 
 
 def family(name: str) -> Family:
@@ -73,8 +86,15 @@ def family(name: str) -> Family:
 def open_session(model_dir: str | Path, options: RunnerOptions = _DEFAULTS) -> Session:
     """Opens an exported or converted model with the session of its family.
 
+    Args:
+        model_dir: folder of the model.
+        options: runtime, precision and devices.
+
     Returns:
         The family's session, or a plain `Session` if the model names no known family.
+
+    Raises:
+        UserError: the model cannot be opened.
     """
     name = describe(model_dir).get("family")
     if name in FAMILIES:

@@ -229,12 +229,10 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Lets one process or thread at a time run a block that makes `path`.
-
-    The others print a line and wait.
+    """Lets one process or thread at a time run a block that makes `path`; others wait.
 
     Args:
-        path: of the file or folder that is made. A hidden lock file exists beside it meanwhile.
+        path: file or folder that is made. A hidden lock file exists beside it meanwhile.
 
     Raises:
         UserError: the folder above `path` cannot be written.
@@ -369,9 +367,7 @@ def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool
     if not folder.exists():
         return False
     if not folder.is_dir():
-        raise UserError.expected(
-            "a folder as --output_dir", f"the file {folder}", "Name another folder"
-        )
+        raise UserError.expected("a folder as --output_dir", f"the file {folder}", "Name a folder")
     if not any(folder.iterdir()):
         return False
     try:
@@ -389,10 +385,9 @@ def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool
 
 
 def drop_lost_output() -> None:
-    """Redirects stdout and stderr to /dev/null if nothing reads them any more.
+    """Redirects stdout and stderr to /dev/null if nothing reads them, so that writes do not fail.
 
-    This happens when the terminal was closed or the launcher was killed. A write would otherwise
-    raise OSError.
+    Nothing reads them after the terminal was closed or the launcher was killed.
     """
     outputs = select.poll()
     for descriptor in (1, 2):

@@ -51,8 +51,11 @@ def of_list(what: str, results: Iterator[Result]) -> Iterator[Result]:
     """Yields the results for the elements of a list; adds the element's number to a `UserError`.
 
     Args:
-        what: noun for one element, such as "sound", for the message.
+        what: noun for one element, such as "Sound", for the message.
         results: results in the order of the list.
+
+    Raises:
+        UserError: as raised for an element; the message starts with "Sound 3 of the list: ".
     """
     for number in count(1):
         try:

@@ -173,7 +173,17 @@ def other_symbols(sides: Sides) -> str:
 
 
 def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batches:
-    """Returns samples of the data for a signature, or random ones if the data lack an input."""
+    """Returns samples for a signature.
+
+    Args:
+        sides: the two models.
+        signature: name of the signature.
+        data: samples of a data set; may be empty.
+        count: number of random samples.
+
+    Returns:
+        The data, with the inputs of the signature, or random samples if an input is not in them.
+    """
     most_bounded = next((side for side in sides if signature in side.converted), sides[0]).session
     specs = most_bounded.signatures[signature]
     names = {spec.name for spec in specs}
@@ -201,7 +211,14 @@ def _random(specs: Sequence[TensorSpec], pipeline: Mapping, seed: int) -> Batch:
 
 
 def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Iterator[Batch]:
-    """Yields batches of samples, padded to the shapes that a converted model would pad to."""
+    """Yields batches of samples, padded to the shapes to which a converted model would pad them.
+
+    Args:
+        sides: the two models.
+        signature: name of the signature.
+        samples: samples as batches of 1.
+        size: number of samples in a batch.
+    """
     for start in tqdm(range(0, len(samples), size), signature, file=sys.stderr, delay=2):
         rows, batch = samples[start : start + size], {}
         for name in rows[0]:
@@ -217,6 +234,12 @@ def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Ite
 
 def compare_outputs(sides: Sides, signature: str, samples: Batches, size: int) -> list[Difference]:
     """Runs both models on the same batches and compares all outputs of a signature.
+
+    Args:
+        sides: the two models.
+        signature: name of the signature.
+        samples: samples as batches of 1.
+        size: number of samples in a batch.
 
     Raises:
         UserError: a model cannot run on the samples.
@@ -242,6 +265,12 @@ def compare_layers(
     """Compares layers of the same name and shape in execution order, and then the outputs.
 
     Runs one sample at a time, because the values of layers in padding may differ.
+
+    Args:
+        native: the SavedModel.
+        converted: the converted model.
+        signature: name of the signature.
+        samples: samples as batches of 1.
 
     Returns:
         A difference for each layer; empty if the runtime cannot return its layers.

@@ -92,6 +92,10 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 def sample_dimensions(specs: Specs, text: str | None) -> Dimensions:
     """Returns the dimensions of one sample of each input, from `--shape` or from the model.
 
+    Args:
+        specs: inputs of the signature.
+        text: value of `--shape`, or None.
+
     Raises:
         UserError: `--shape` cannot be parsed or does not fit the inputs.
     """
@@ -113,6 +117,11 @@ def sample_dimensions(specs: Specs, text: str | None) -> Dimensions:
 
 def sample_shape(spec: TensorSpec, dimensions: Sequence, path: Path) -> tuple[int, ...]:
     """Returns the shape of the sample in a file, computed from the size of the file.
+
+    Args:
+        spec: name and dtype of the input.
+        dimensions: dimensions of a sample, of which one may be free.
+        path: the file.
 
     Raises:
         UserError: more than one dimension is free, or the size of the file fits no shape.
@@ -145,7 +154,17 @@ def sample_shape(spec: TensorSpec, dimensions: Sequence, path: Path) -> tuple[in
 def batches_of(
     files: Files, specs: Specs, dimensions: Dimensions, size: int
 ) -> list[tuple[Files, Shapes]]:
-    """Groups samples of the same shape into batches, in the order of their names."""
+    """Groups samples of the same shape into batches, in the order of their names.
+
+    Args:
+        files: files of each sample.
+        specs: inputs of the signature.
+        dimensions: dimensions of a sample for each input.
+        size: largest number of samples in a batch.
+
+    Returns:
+        The files of each batch, and the shape of a sample for each input.
+    """
     groups: dict[Shapes, list] = defaultdict(list)
     for stem, paths in files.items():
         inputs = zip(specs, paths, strict=True)
@@ -159,7 +178,16 @@ def batches_of(
 
 
 def read_batch(files: Files, shapes: Shapes, specs: Specs) -> dict[str, np.ndarray]:
-    """Reads the files of a batch into one array for each input."""
+    """Reads the files of a batch into one array for each input.
+
+    Args:
+        files: files of each sample.
+        shapes: shape of a sample for each input.
+        specs: inputs of the signature.
+
+    Raises:
+        UserError: a file cannot be read, or its size has changed.
+    """
     rows: dict[str, list] = defaultdict(list)
     for paths in files.values():
         for (name, dtype, _), shape, path in zip(specs, shapes, paths, strict=True):
@@ -174,6 +202,11 @@ def read_batch(files: Files, shapes: Shapes, specs: Specs) -> dict[str, np.ndarr
 
 def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, np.ndarray]:
     """Returns random inputs of full length; ranges of sizes are set to their geometric mean.
+
+    Args:
+        specs: inputs of the signature.
+        dimensions: dimensions of a sample for each input.
+        size: number of samples.
 
     Raises:
         UserError: an input is a string, or its shape is not known.

@@ -67,7 +67,12 @@ class Speaker:
 
 
 def draw_speakers(num_speakers: int, seed: int) -> list[Speaker]:
-    """Draws speakers. Voices repeat only if there are more speakers than voices."""
+    """Draws speakers. Voices repeat only if there are more speakers than voices.
+
+    Args:
+        num_speakers: number of speakers.
+        seed: seed of the corpus.
+    """
     rng = np.random.default_rng([seed, len(SPLITS)])
     voices = sorted({f"{a}+{v}" for a, v in itertools.product(ACCENTS, VARIANTS)})
     rng.shuffle(voices)

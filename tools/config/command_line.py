@@ -26,7 +26,10 @@ class CommandLine:
     """The flags of one program. Each instance has its own flags; absl's global flags stay empty.
 
     A flag with the default None that the user does not give has the value None. In a program with
-    `--config`, the config then decides. The option `short_name` adds a one-letter form of a flag.
+    `--config`, the config then decides.
+
+    The methods that add a flag take its name, its default and its help text. Their options are
+    `default_text`, which replaces the default in --help, and `short_name`, a one-letter form.
 
     Args:
         program: name shown by --help and in messages.

@@ -22,7 +22,8 @@ _NUM_DRAWS = 20
 # Added to the seed of an utterance to get independent random numbers.
 _DRAWS_SEED, _KIND_SEED, _LEVEL_SEED = ([number, 0] for number in (2, 3, 4))
 
-# Function of the number of samples, a seed `[2]` and the rate in Hz: a waveform of any level.
+# Function of the number of samples, a seed `[2]` and the rate in Hz that returns a waveform
+# `[num_samples]` of any level.
 NoiseMaker = Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]
 
 
@@ -51,7 +52,12 @@ def change_speed(waveform: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
 def speech_rms(waveform: tf.Tensor, rate_hz: int) -> tf.Tensor:
     """Returns the RMS of the 25 ms frames that are at most 30 dB below the loudest frame.
 
-    The result is a scalar; it is 0 for silence.
+    Args:
+        waveform: `[S]`.
+        rate_hz: sampling rate of the waveform.
+
+    Returns:
+        Scalar float32; 0 for silence.
     """
     power = _frame_power(waveform, round(_FRAME_SECONDS * rate_hz))
     loudest = tf.reduce_max(tf.concat([power, [0.0]], 0))
@@ -151,19 +157,27 @@ def _rms(waveform: tf.Tensor) -> tf.Tensor:
 
 
 def clip(waveform: tf.Tensor, depth_db: tf.Tensor) -> tf.Tensor:
-    """Clips a waveform at a level of `depth_db` below its peak."""
+    """Clips a waveform at a level below its peak.
+
+    Args:
+        waveform: `[S]`.
+        depth_db: scalar, difference between the peak and the level in dB.
+
+    Returns:
+        `[S]`.
+    """
     peak = tf.reduce_max(tf.concat([tf.abs(waveform), [0.0]], 0))
     most = peak * tf.pow(10.0, -depth_db / 20.0)
     return tf.clip_by_value(waveform, -most, most)
 
 
 def white_noise(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Returns white noise `[num_samples]`."""
+    """Returns white noise; see `NoiseMaker`."""
     return tf.random.stateless_normal([num_samples], seed)
 
 
 def pink_noise(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Returns noise `[num_samples]` whose power falls by 3 dB per octave above 20 Hz."""
+    """Returns noise whose power falls by 3 dB per octave above 20 Hz; see `NoiseMaker`."""
     size = _fft_size(num_samples)
     spectrum = tf.signal.rfft(tf.random.stateless_normal([size], seed))
     hz = tf.cast(tf.range(size // 2 + 1), tf.float32) * (rate_hz / tf.cast(size, tf.float32))
@@ -172,7 +186,7 @@ def pink_noise(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tens
 
 
 def hum(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Returns power-line hum `[num_samples]`: 45 to 65 Hz with overtones of random strength."""
+    """Returns power-line hum, 45 to 65 Hz with random overtones; see `NoiseMaker`."""
     drawn = tf.random.stateless_uniform([2 * _HUM_OVERTONES + 1], seed)
     hz = 45.0 + 20.0 * drawn[0]
     numbers = tf.range(1, _HUM_OVERTONES + 1, dtype=tf.float32)
@@ -183,7 +197,7 @@ def hum(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
 
 
 def clicks(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Returns one to four clicks of a single sample each in `[num_samples]` zeros."""
+    """Returns zeros with one to four clicks of a single sample each; see `NoiseMaker`."""
     drawn = tf.random.stateless_uniform([9], seed)
     count = 1 + tf.cast(4.0 * drawn[8], tf.int32)
     places = tf.cast(drawn[:4] * tf.cast(num_samples, tf.float32), tf.int32)
@@ -192,7 +206,7 @@ def clicks(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
 
 
 def silence(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Returns `[num_samples]` zeros."""
+    """Returns zeros; see `NoiseMaker`."""
     return tf.zeros([num_samples])
 
 

@@ -235,6 +235,10 @@ def _wav_codec(head: bytes) -> int:
 def check_alone(descriptor: int, kind: str) -> None:
     """Checks that a file is a single sound, for kinds of which ffmpeg reads only the first one.
 
+    Args:
+        descriptor: open file.
+        kind: a key of `DEMUXERS`.
+
     Raises:
         ContainerError: the file is several sounds joined together.
     """
@@ -249,6 +253,11 @@ def check_alone(descriptor: int, kind: str) -> None:
 
 def before_tags(descriptor: int, start: int, stop: int) -> int:
     """Returns the end of the data before any ID3v1, APE and Lyrics3 tags, as a position in bytes.
+
+    Args:
+        descriptor: open file.
+        start: position of the data.
+        stop: size of the file.
 
     Source: ID3v1; APEv2, tag footer; Lyrics3 v2.00.
     """
@@ -289,6 +298,11 @@ def write_flac(path: Path, waveform: np.ndarray, rate_hz: int) -> None:
     """Writes `[S]` float32 as 16-bit FLAC.
 
     Encodes in memory first: libsndfile does not report a full disk.
+
+    Args:
+        path: file to write.
+        waveform: `[S]` float32 in [-1, 1].
+        rate_hz: sampling rate.
 
     Raises:
         OSError: the file cannot be written.

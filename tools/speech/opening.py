@@ -270,6 +270,10 @@ def check_samples(path: str, samples: np.ndarray) -> None:
     `LARGEST_SAMPLE` means that the file is damaged, or scaled differently, such as 16-bit integers
     stored as floats.
 
+    Args:
+        path: name of the sound, for the message.
+        samples: samples of any shape.
+
     Raises:
         AudioError: a sample is not finite, or above `LARGEST_SAMPLE`.
     """

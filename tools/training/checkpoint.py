@@ -348,7 +348,7 @@ class RunFolders:
         return cls(directory, directory / "checkpoints", directory / "checkpoints")
 
     def store(self, keep_last: int = 1, keep_best: int = 1) -> CheckpointStore:
-        """Returns the store of the checkpoints in these folders."""
+        """Returns the store of the checkpoints in these folders; see `CheckpointStore`."""
         apart = self.best_checkpoints != self.checkpoints
         best = self.best_checkpoints if apart else None
         return CheckpointStore(self.checkpoints, keep_last, keep_best, best)

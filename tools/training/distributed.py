@@ -144,6 +144,10 @@ def start(use_horovod: bool | None = None) -> Processes:
 def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
     """Calls `make` on rank 0 and returns its result on every process.
 
+    Args:
+        processes: processes of the run.
+        make: function without arguments; its result must be picklable.
+
     Raises:
         UserError: on rank 0, if `make` raises it.
         SystemExit: on the other ranks in that case, so that the message is printed only once.

@@ -123,6 +123,10 @@ class TrainingRun(Protocol):
 def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     """Runs a training program and prints the results as JSON.
 
+    Args:
+        run: run of a family.
+        options: options from the command line.
+
     Returns:
         The exit code, 0.
 
@@ -190,7 +194,12 @@ def _log_to_terminal(processes: Processes) -> None:
 
 @contextlib.contextmanager
 def log_to_file(path: Path | None, processes: Processes) -> Iterator[None]:
-    """Logs to a file as well during the block, including the lines above the progress bar."""
+    """Logs to a file as well during the block, including the lines above the progress bar.
+
+    Args:
+        path: log file, or None to do nothing.
+        processes: processes of the run; ranks other than 0 create the file only if they log.
+    """
     if path is None:
         yield
         return

@@ -26,6 +26,10 @@ def check_data(resumed: Checkpoint, task: Task) -> None:
 
     Accepts checkpoints that do not contain a digest of their data.
 
+    Args:
+        resumed: checkpoint from which the run continues.
+        task: task of the resuming run.
+
     Raises:
         UserError: the data differs.
     """

@@ -106,6 +106,11 @@ class RunLog:
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Writes the values of a step to `metrics.jsonl` and TensorBoard.
 
+        Args:
+            step: number of training steps so far.
+            epoch: number of the epoch, from 0.
+            values: numbers by name, such as `train/loss`.
+
         Raises:
             UserError: they cannot be written.
         """

@@ -37,7 +37,11 @@ class StopSignals:
         return self._number is not None
 
     def handle(self, number: int, _frame: object) -> None:
-        """Signal handler: records the first signal. The next one ends the process at once."""
+        """Signal handler: records the first signal. The next one ends the process at once.
+
+        Raises:
+            Interrupted: inside an `interruptible` block.
+        """
         self._number = number
         for one in _SIGNALS:
             if signal.getsignal(one) == self.handle:  # keep signals that are ignored (nohup)
@@ -51,7 +55,11 @@ class StopSignals:
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Makes a signal raise `Interrupted` in the block, if there is a single process."""
+        """Makes a signal raise `Interrupted` in the block, if there is a single process.
+
+        Raises:
+            Interrupted: a signal came before or during the block.
+        """
         self._interrupts = self._processes.size == 1
         try:
             if self._interrupts and self.received:

@@ -86,7 +86,12 @@ class Assignment:
 
 
 def rename(name: str, substitutions: Substitutions) -> str:
-    """Renames a tensor: applies regular expressions with their replacements, in order."""
+    """Renames a tensor: applies regular expressions with their replacements, in order.
+
+    Args:
+        name: name of the tensor.
+        substitutions: pairs of pattern and replacement, as in `re.sub`.
+    """
     for pattern, replacement in substitutions:
         name = re.sub(pattern, replacement, name)
     return name
