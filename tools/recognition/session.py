@@ -161,14 +161,15 @@ class SpeechSession(Session):
         )
 
     def prepare(self, num_samples: Sequence[int], batch_size: int = 1) -> None:
-        """Prepares the runtime for the lengths of sounds to come.
+        """Prepares the runtime for batches of given lengths.
 
-        The first batch of each shape takes a converted model longer. Announced lengths share few
-        shapes, and each shape runs once here, on silence.
+        A converted model is slower in the first run of each input shape. This method tells the
+        runtime the lengths, so that they share a few padded shapes, and runs each shape once on
+        silence.
 
         Args:
-            num_samples: length of each batch to come, in samples.
-            batch_size: rows of a batch.
+            num_samples: padded length of each batch in samples.
+            batch_size: rows in a batch.
         """
         for size in self.runner.expect("waveforms", num_samples):
             waveforms = np.zeros((batch_size, size), np.float32)
