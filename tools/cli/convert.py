@@ -22,7 +22,7 @@ def main(argv: list[str]) -> int:
         "--native_savedmodel_dir=DIR --converted_savedmodel_dir=DIR [FLAGS]",
     )
     flags.string("native_savedmodel_dir", None, "SavedModel to convert.")
-    flags.integer("batch_size", 1, "Inputs run together, as a rule.")
+    flags.integer("batch_size", 1, "Typical number of inputs in a batch.")
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
     if rest or not values.native_savedmodel_dir:

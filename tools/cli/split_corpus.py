@@ -1,6 +1,6 @@
-"""Splits utterances off a split of a corpus, to choose checkpoints by.
+"""Divides a split of a corpus into a training split and a held-out split for evaluation.
 
-The two new splits hold links to the sounds, and transcripts of their own.
+The new splits contain links to the sound files, and their own transcript files.
 """
 
 import os
@@ -21,7 +21,7 @@ from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
 
 
 def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
-    """Writes a split of links: SPEAKER/CHAPTER/ID.SUFFIX beside SPEAKER-CHAPTER.trans.txt."""
+    """Writes a split: links SPEAKER/CHAPTER/ID.SUFFIX and files SPEAKER-CHAPTER.trans.txt."""
     chapters = defaultdict(list)
     for utterance in utterances:
         chapters[Path(utterance.path).absolute().parent].append(utterance)
@@ -40,14 +40,21 @@ def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
         "split_corpus",
-        "Splits utterances off at random: OUTPUT_DIR/SPLIT-fit to train on, and "
-        "OUTPUT_DIR/SPLIT-held to evaluate on. Both are links to the sounds of SPLIT.",
+        "Divides a split at random into OUTPUT_DIR/SPLIT-fit to train on and "
+        "OUTPUT_DIR/SPLIT-held to evaluate on. Both contain links to the sound files of SPLIT.",
         "--split_dir=CORPUS/SPLIT --output_dir=DIR [FLAGS]",
     )
-    command_line.string("split_dir", None, "Split of a corpus, in the layout of LibriSpeech.")
-    command_line.string("output_dir", None, "Folder for the two new splits.")
-    command_line.integer("held_out", 100, "Utterances to evaluate on.")
-    command_line.integer("seed", 0, "Seed of what is drawn.")
+    command_line.string(
+        "split_dir",
+        None,
+        "Split of a corpus in the layout of LibriSpeech.",
+        default_text="none, required",
+    )
+    command_line.string(
+        "output_dir", None, "Folder for the two new splits.", default_text="none, required"
+    )
+    command_line.integer("held_out", 100, "Number of utterances to evaluate on.")
+    command_line.integer("seed", 0, "Seed of the random choice.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:
         raise UserError.expected(
@@ -71,7 +78,9 @@ def main(argv: list[str]) -> int:
         place = Path(flags.output_dir) / f"{name}-{part}"
         if place.exists():
             raise UserError.expected(
-                f"no folder {place}", "one from an earlier run", "Remove it or choose another"
+                f"no folder {place}",
+                "one from an earlier run",
+                "Remove it or choose another --output_dir",
             )
         members = [x for x in utterances if (x.path in chosen) == is_held]
         with new_folder(place) as folder:

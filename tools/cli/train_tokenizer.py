@@ -1,4 +1,4 @@
-"""Makes a vocabulary file of the transcripts of a LibriSpeech-layout corpus."""
+"""Makes a vocabulary file from the transcripts of a corpus in the layout of LibriSpeech."""
 
 import os
 import sys
@@ -25,14 +25,12 @@ def main(argv: list[str]) -> int:
     command_line = CommandLine("train_tokenizer", __doc__, "--data_dir=DIR --output=FILE [FLAGS]")
     command_line.string("data_dir", None, "Root of the corpus.", default_text="none, required")
     command_line.string(
-        "splits", "", "Folders of it, with commas; empty: all transcripts below --data_dir."
+        "splits", "", "Splits of the corpus, separated by commas; empty uses all transcripts."
     )
-    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of the symbols.")
-    command_line.enum(
-        "model_type", MODEL_TYPES[0], MODEL_TYPES, "Algorithm, for sentencepiece only."
-    )
+    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of tokens.")
+    command_line.enum("model_type", MODEL_TYPES[0], MODEL_TYPES, "Algorithm of sentencepiece.")
     command_line.integer(
-        "vocabulary_size", 1000, "Symbols, the blank included, for sentencepiece only."
+        "vocabulary_size", 1000, "Number of sentencepiece tokens, including the blank."
     )
     command_line.string("output", None, "File to write.", default_text="none, required")
     flags, rest = command_line.parse(argv)
