@@ -51,20 +51,23 @@ def png(figure: Figure) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "plot_schedule",
-        "Draws the learning rates of one config or several into a PNG.",
+        "tools.cli.plot_schedule",
+        "Draws the learning rates of one or more configs into a PNG.",
         "CONFIG... --output FILE.png [FLAGS]",
+        example="configs/vision/conformer_tiny.yml --steps_per_epoch=1251 --output=schedule.png",
     )
-    flags.string("output", "schedule.png", "File to write.", short_name="o")
+    flags.group("Input")
     flags.enum(
         "family",
         None,
         tuple(families.FAMILIES),
-        "Of the configs.",
-        default_text="the folder's name",
+        "Family of the configs.",
+        default_text="the name of a config's folder",
     )
     flags.integer("steps_per_epoch", 1000, "Batches in the training set.")
     flags.settings()
+    flags.group("Output")
+    flags.string("output", "schedule.png", "File to write.", short_name="o")
     values, configs = flags.parse(argv)
     if not configs:
         raise UserError.expected("a CONFIG", "none", "Name a YAML file")

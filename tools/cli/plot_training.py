@@ -91,12 +91,16 @@ def draw(panels: dict[str, Sequence[Curve]]) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "plot_training",
-        "Draws metrics of one run or several into a PNG, a panel each.",
+        "tools.cli.plot_training",
+        "Draws metrics of one or more training runs into a PNG, with a panel for each metric.",
         "RUN... --metrics NAME,... --output FILE.png",
+        example="runs/m --metrics=loss,wer --output=curve.png",
     )
+    flags.group("Input")
+    about = "Names of metrics behind the slash, such as loss,acc_heads or loss,wer."
+    flags.string("metrics", "loss", about)
+    flags.group("Output")
     flags.string("output", "training.png", "File to write.", short_name="o")
-    flags.string("metrics", "loss", "Names behind the slash, as loss,acc_heads or loss,wer.")
     values, runs = flags.parse(argv)
     if not runs:
         raise UserError.expected("a RUN", "none", f"Name a folder with {RECORDS}")

@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
 from tools.conversion.protocol import LENGTHS, TensorSpec
@@ -209,23 +209,33 @@ def write_outputs(
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--model=DIR --input=FOLDER --output=DIR [FLAGS]"
-    flags = CommandLine("run_bins", "Runs raw tensor files through a model.", usage)
-    flags.string("model", None, "SavedModel or converted model.", default_text="")
+    flags = CommandLine(
+        "tools.cli.run_bins",
+        "Runs raw tensor files through a model.",
+        "--model=DIR --input=FOLDER --output=DIR [FLAGS]",
+        example="--model=converted/base --input=bins --output=result --outfmt=TXT --batchsize=8",
+    )
+    flags.group("Input")
     flags.string(
         "input",
         None,
-        "Folder of .bin files, or files with commas between; for several inputs a folder for each, "
-        "by the order of their names, with files of the same stems.",
-        default_text="random values, for --loop",
+        "Folder of .bin files, or .bin files separated by commas. For several inputs: a folder for "
+        "each, in the order of the inputs' names, with files of the same stems.",
+        default_text="random values, with --loop",
     )
-    flags.string("output", None, "Folder for STEM_K of output K.", default_text="none is written")
-    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Form of the output.")
-    flags.integer("batchsize", 1, "Samples run together.")
-    flags.integer("loop", 0, "Rounds of the first batch to time, after each has run once.")
-    flags.string("signature", "serving_default", "Function of the model.")
     unknown = "the model's, with one free dimension by the size of the file"
-    flags.string("shape", None, 'Of samples: "images=224,224,3".', default_text=unknown)
+    flags.string("shape", None, 'Shape of a sample: "images=224,224,3".', default_text=unknown)
+    flags.group("Output")
+    about = "Folder for the files STEM_K of output K."
+    flags.string("output", None, about, default_text="none is written")
+    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Format of the output.")
+    flags.group("Model")
+    flags.string("model", None, "SavedModel or converted model.", default_text=REQUIRED)
+    flags.string("signature", "serving_default", "Signature of the model.")
+    flags.group("Runtime")
+    flags.integer("batchsize", 1, "Samples run together.")
+    flags.group("Measurement")
+    flags.integer("loop", 0, "Timed runs of the first batch, after one run of each batch.")
     values, rest = flags.parse(argv)
     if rest or not values.model or not (values.input if values.output else values.loop):
         expected = "--model, and --input with --output, or --loop"

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import is_made_of, new_folder, to_json
 
@@ -88,15 +88,17 @@ def write_images(folder: Path, arguments: Arguments) -> None:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "synthesize_images",
+        "tools.cli.synthesize_images",
         f"Draws an ImageFolder of {', '.join(SHAPES)} with the splits {' and '.join(SPLITS)}.",
         "--output_dir=DIR [FLAGS]",
+        example="--output_dir=data/shapes",
     )
-    flags.string("output_dir", None, "New folder to write.", default_text="none, required")
-    flags.integer("train_images", 80, "Of every shape, to train on.")
-    flags.integer("val_images", 20, "Of every shape, to evaluate on.")
-    flags.integer("image_size", 72, "Side in pixels.")
-    flags.integer("seed", 0, "Seed of everything drawn.")
+    flags.group("Output")
+    flags.string("output_dir", None, "New folder to write.", default_text=REQUIRED)
+    flags.integer("train_images", 80, f"Images of each shape in {SPLITS[0]}.")
+    flags.integer("val_images", 20, f"Images of each shape in {SPLITS[1]}.")
+    flags.integer("image_size", 72, "Width and height in pixels.")
+    flags.integer("seed", 0, "Seed of all random choices.")
     values, rest = flags.parse(argv)
     if rest:
         raise UserError.expected("flags only", rest[0], "See --help")

@@ -38,7 +38,7 @@ class TrainingProgram:
     """A family's training program.
 
     Attributes:
-        name: of the file.
+        name: of the program's module.
         description: what `--help` begins with.
         default_config: file under `configs/`.
         pretrained_help: what `--pretrained` takes.
@@ -46,6 +46,7 @@ class TrainingProgram:
             and `training`.
         make_task: of the config, the processes, `--pretrained` ("" without), the checkpoint that
             continues, and whether there will be evaluation.
+        example: arguments for the example line of `--help`.
         defines_a_run: sections or keys of the config that a resumed run cannot change.
     """
 
@@ -55,27 +56,33 @@ class TrainingProgram:
     pretrained_help: str
     load_config: Callable[[str | Path | None, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
+    example: str = "--data_dir=LibriSpeech --output_dir=runs/m"
     defines_a_run: tuple[str, ...] = ()
 
     def command_line(self) -> CommandLine:
         """The program's flags."""
-        flags = CommandLine(self.name, self.description)
-        flags.string("config", None, "YAML file.", default_text=Path(self.default_config).name)
-        flags.string(
-            "data_dir", None, "Root of the corpus.", default_text="$DATA_DIR, else the YAML"
-        )
-        flags.integer("batch_size", None, "Utterances of one process's batch.")
-        flags.integer("epochs", None, "Passes over the training set.")
-        flags.string("pretrained", None, self.pretrained_help)
-        flags.boolean("mxp", None, "Mixed precision in float16 (True) or float32 (False).")
-        flags.boolean(
-            "use_gpu", None, "Insist on GPUs, or hide them.", default_text="where there are some"
-        )
-        add_program_flags(flags)
+        flags = CommandLine(self.name, self.description, example=self.example)
+        flags.group("Config")
+        default = f"configs/{self.default_config}"
+        flags.string("config", None, "YAML file.", default_text=default)
+        flags.settings()
+        flags.group("Input")
+        about = "Root of the corpus."
+        flags.string("data_dir", None, about, default_text="$DATA_DIR, else from the config")
+        flags.group("Output")
         flags.string("output_dir", None, "Run directory.", default_text="runs/CONFIG-DATE")
         flags.boolean("resume", False, "Continues the run in --output_dir.")
-        flags.integer("seed", None, "Of weights, shuffling, augmentation and dropout.")
-        flags.settings()
+        flags.group("Model")
+        flags.string("pretrained", None, self.pretrained_help, default_text="none")
+        flags.group("Training")
+        flags.integer("batch_size", None, "Utterances in a batch of one process.")
+        flags.integer("epochs", None, "Passes over the training set.")
+        flags.integer("seed", None, "Seed of weights, shuffling, augmentation and dropout.")
+        about = "Trains in float16 mixed precision, or with --nomxp in float32."
+        flags.boolean("mxp", None, about)
+        add_program_flags(flags)
+        about = "Requires GPUs, or with --nouse_gpu hides them."
+        flags.boolean("use_gpu", None, about, default_text="uses GPUs where there are any")
         return flags
 
     def main(self, argv: list[str]) -> int:

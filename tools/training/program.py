@@ -49,12 +49,16 @@ class ProgramOptions:
 
 def add_program_flags(flags: CommandLine) -> None:
     """Adds the flags of `ProgramOptions`, but for `use_gpu`, which families have in other words."""
-    flags.integer("steps", 0, "Ends after so many steps; 0: all epochs.")
-    flags.boolean("use_horovod", None, "Several processes.", default_text="found out by itself")
-    flags.boolean("use_profiler", False, "Traces steps 2 to 7 for TensorBoard.")
-    flags.boolean("skip_eval", False, "Leaves the evaluation out.")
+    flags.group("Training")
+    flags.integer("steps", 0, "Ends after this many steps; 0: after all epochs.")
+    flags.group("Evaluation")
+    flags.boolean("skip_eval", False, "Trains without evaluation.")
     flags.boolean("eval_at_start", False, "Evaluates once before the first step.")
-    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then ends.")
+    flags.group("Runtime")
+    about = "Trains in several processes."
+    flags.boolean("use_horovod", None, about, default_text="true under horovodrun")
+    flags.boolean("use_profiler", False, "Traces steps 2 to 7 for TensorBoard.")
+    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then exits.")
 
 
 class TrainingRun(Protocol):
