@@ -225,7 +225,7 @@ def test_help_groups_flags_under_headings_in_one_order():
 
 def test_long_help_is_wrapped_between_words():
     line = CommandLine("toy", "Toys.")
-    about = " ".join(["half-time"] * 40)
+    about = " ".join(["half-times"] * 40)
     line.string("mode", None, about)
     text = line.help_text()
     assert max(map(len, text.splitlines())) <= 100
