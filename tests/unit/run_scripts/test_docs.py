@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,6 @@ from tools.families import FAMILIES
 LIBRARIES = (
     "config conversion decoding inference layers recognition speech training weights".split()
 )
-BUNDLED = {"conformer": "digits", "vision": "photos"}  # models with a card
 
 
 class Site:
@@ -31,11 +31,21 @@ class Site:
 
 
 @pytest.fixture
-def site(project, monkeypatch):
-    """The site of this checkout; the families' names are imported on first use again afterwards."""
+def pages(project, tmp_path):
+    """A checkout with three pages, a model card and the settings of the site."""
+    for page in "docs/zebra docs/train docs/install vision/pretrained/photos/MODEL_CARD".split():
+        (tmp_path / page).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{page}.md").write_text("# A page\n")
+    shutil.copytree(project / "docs" / "reference", tmp_path / "docs" / "reference")
+    return tmp_path
+
+
+@pytest.fixture
+def site(pages, monkeypatch):
+    """What the settings register; the families' names are imported on first use afterwards."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     made = Site()
-    runpy.run_path(str(project / "docs" / "reference" / "conf.py"))["setup"](made)
+    runpy.run_path(str(pages / "docs" / "reference" / "conf.py"))["setup"](made)
     yield made
     for family in FAMILIES:
         module = importlib.import_module(family)
@@ -80,17 +90,20 @@ def test_the_reference_has_pages_for_all_families_and_libraries(project):
         assert (":imported-members:" in text) == (name in FAMILIES)
 
 
-def test_the_contents_list_every_page(project, site):
+def test_the_contents_list_every_page(pages, site):
     source = ["# Front page"]
     site.emit("source-read", "README", source)
-    assert source[0].startswith("# Front page\n")
-    listed = [x for x in source[0].split() if (project / f"{x.strip('<>')}.md").is_file()]
-    cards = [x.strip("<>") for x in listed if x.startswith("<")]
-    assert cards == [f"{x}/pretrained/{y}/MODEL_CARD" for x, y in BUNDLED.items()]
-    expected = {f"docs/{x.stem}" for x in project.glob("docs/*.md")}
-    expected |= {f"docs/reference/{x.stem}" for x in project.glob("docs/reference/*.md")}
-    assert {x for x in listed if x.startswith("docs/")} == expected
-    assert {"CONTRIBUTING", "CHANGELOG"} < set(listed)
+    front, guide, cards, reference, development = source[0].split("\n\n```{toctree}\n")
+    assert front == "# Front page"
+
+    def listed(part):
+        return part.removesuffix("\n```").partition("\n\n")[2].splitlines()
+
+    assert listed(guide) == ["docs/install", "docs/train", "docs/zebra"]
+    assert listed(cards) == ["photos <vision/pretrained/photos/MODEL_CARD>"]
+    expected = sorted(x.stem for x in pages.glob("docs/reference/*.md"))
+    assert listed(reference) == [f"docs/reference/{name}" for name in expected]
+    assert listed(development) == ["CONTRIBUTING", "CHANGELOG"]
     other = ["# Other"]
     site.emit("source-read", "docs/other", other)
     assert other == ["# Other"]
