@@ -1,4 +1,4 @@
-"""Prints the names of the model families, a line each, for the run scripts."""
+"""Prints the names of the model families, one on a line, for the run scripts."""
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError

@@ -1,6 +1,6 @@
-"""Splits utterances off a split of a corpus, to choose checkpoints by.
+"""Divides a split of a corpus into a training split and a held-out split for evaluation.
 
-The two new splits hold links to the sounds, and transcripts of their own.
+The new splits contain links to the sound files, and their own transcript files.
 """
 
 import os
@@ -21,7 +21,7 @@ from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
 
 
 def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
-    """Writes a split of links: SPEAKER/CHAPTER/ID.SUFFIX beside SPEAKER-CHAPTER.trans.txt."""
+    """Writes a split: links SPEAKER/CHAPTER/ID.SUFFIX and files SPEAKER-CHAPTER.trans.txt."""
     chapters = defaultdict(list)
     for utterance in utterances:
         chapters[Path(utterance.path).absolute().parent].append(utterance)
@@ -75,7 +75,9 @@ def main(argv: list[str]) -> int:
         place = Path(flags.output_dir) / f"{name}-{part}"
         if place.exists():
             raise UserError.expected(
-                f"no folder {place}", "one from an earlier run", "Remove it or choose another"
+                f"no folder {place}",
+                "one from an earlier run",
+                "Remove it or choose another --output_dir",
             )
         members = [x for x in utterances if (x.path in chosen) == is_held]
         with new_folder(place) as folder:

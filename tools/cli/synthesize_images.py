@@ -1,7 +1,7 @@
-"""Writes an ImageFolder of made-up shapes, to see training of image classifiers work offline.
+"""Draws a data set of simple shapes in ImageFolder layout, to try image training offline.
 
-The same arguments give the same files: every image has a random generator of its own, seeded by
-(seed, split, class, number), so that a larger set contains a smaller one.
+The same arguments give the same files. Every image has its own random generator, seeded by (seed,
+split, class, number), so a larger set contains the images of a smaller one.
 """
 
 import sys
@@ -18,8 +18,8 @@ from tools.files import is_made_of, new_folder, to_json
 
 SPLITS = ("train", "val")
 SET_FILE = "images.json"
-RECIPE = 1  # to be raised with every change that alters the images
-# Corners on the unit circle; the circle has none.
+RECIPE = 1  # increase with every change that alters the images
+# Corners of each shape, within the unit circle; None draws a circle.
 SHAPES = {
     "circle": None,
     "cross": [(0.33, 1), (0.33, 0.33), (1, 0.33), (1, -0.33), (0.33, -0.33), (0.33, -1)],
@@ -27,13 +27,13 @@ SHAPES = {
     "triangle": [(0, 1), (0.87, -0.5), (-0.87, -0.5)],
 }
 SHAPES["cross"] += [(-x, -y) for x, y in SHAPES["cross"]]
-_OVERSAMPLING = 4  # drawn larger, then reduced, for smooth edges
-_DARK, _BRIGHT = 100, 150  # backgrounds are below the one, shapes above the other
+_OVERSAMPLING = 4  # shapes are drawn larger and then reduced, for smooth edges
+_DARK, _BRIGHT = 100, 150  # upper limit of background values, lower limit of shape values
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a set depends on; written into it."""
+    """Everything that determines the content of a data set; written to `images.json`."""
 
     train_images: int
     val_images: int
@@ -42,7 +42,7 @@ class Arguments:
     recipe: int = RECIPE
 
     def validate(self) -> None:
-        """Raises UserError for a number out of range."""
+        """Raises UserError if a number is out of range."""
         for name, low in (("train_images", 1), ("val_images", 1), ("image_size", 16), ("seed", 0)):
             if getattr(self, name) < low:
                 raise UserError.expected(
@@ -51,7 +51,13 @@ class Arguments:
 
 
 def draw(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """Draws a bright shape of random place, size, tilt and color on a dark, noisy background."""
+    """Draws a bright shape with random position, size, angle and color on a dark background.
+
+    Args:
+        shape: key of `SHAPES`.
+        size: side of the image in pixels.
+        rng: random generator.
+    """
     side = size * _OVERSAMPLING
     background, color = rng.integers(0, _DARK, 3), rng.integers(_BRIGHT, 256, 3)
     image = Image.new("RGB", (side, side), tuple(background.tolist()))
@@ -71,7 +77,7 @@ def draw(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def write_images(folder: Path, arguments: Arguments) -> None:
-    """Fills a folder; as many images of every shape."""
+    """Writes a data set with the same number of images of every shape into an empty folder."""
     counts = dict(zip(SPLITS, (arguments.train_images, arguments.val_images), strict=True))
     with tqdm(total=len(SHAPES) * sum(counts.values()), unit="image", delay=2) as bar:
         for split_number, (split, count) in enumerate(counts.items()):
@@ -89,7 +95,8 @@ def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
         "tools.cli.synthesize_images",
-        f"Draws an ImageFolder of {', '.join(SHAPES)} with the splits {' and '.join(SPLITS)}.",
+        f"Draws a data set in ImageFolder layout, with the classes {', '.join(SHAPES)} and the "
+        f"splits {' and '.join(SPLITS)}.",
         "--output_dir=DIR [FLAGS]",
         example="--output_dir=data/shapes",
     )
@@ -108,7 +115,7 @@ def main(argv: list[str]) -> int:
     arguments.validate()
     output_dir = Path(values.output_dir).absolute()
     if is_made_of(output_dir / SET_FILE, asdict(arguments), "images"):
-        print(f"{values.output_dir} is already made of these arguments.", file=sys.stderr)
+        print(f"{values.output_dir} was already made with these arguments.", file=sys.stderr)
         return 0
     with new_folder(output_dir) as folder:
         write_images(folder, arguments)

@@ -1,4 +1,4 @@
-"""Makes a vocabulary file of the transcripts of a LibriSpeech-layout corpus."""
+"""Makes a vocabulary file from the transcripts of a corpus in the layout of LibriSpeech."""
 
 import os
 import sys
@@ -33,10 +33,10 @@ def main(argv: list[str]) -> int:
     about = "Splits to read, separated by commas; empty: all transcripts below --data_dir."
     command_line.string("splits", "", about)
     command_line.group("Training")
-    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of the symbols.")
+    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of tokens.")
     about = "Algorithm of sentencepiece."
     command_line.enum("model_type", MODEL_TYPES[0], MODEL_TYPES, about)
-    about = "Symbols of a sentencepiece vocabulary, with the blank."
+    about = "Number of sentencepiece tokens, including the blank."
     command_line.integer("vocabulary_size", 1000, about)
     command_line.group("Output")
     command_line.string("output", None, "File to write.", default_text=REQUIRED)
