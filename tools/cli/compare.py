@@ -340,11 +340,19 @@ def show_layers(signature: str, layers: Sequence[Difference], tolerance: float) 
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("compare", "Compares two models on the same inputs.", "A B [FLAGS]")
-    flags.string("data_dir", None, "Data set to compare on.", default_text="random inputs")
-    flags.integer("samples", 16, "Number of samples, spread over the data set.")
-    flags.integer("batch_size", 1, "Samples in a batch.")
-    flags.number("tolerance", 1e-3, "Largest relative error at which outputs agree.")
+    flags = CommandLine(
+        "tools.cli.compare",
+        "Compares two models on the same inputs, and names the first layer that differs.",
+        "A B [FLAGS]",
+        example="exports/m converted/m --data_dir=LibriSpeech/dev-clean",
+    )
+    flags.group("Input")
+    flags.string("data_dir", None, "Data to compare on.", default_text="random inputs")
+    flags.integer("samples", 16, "Samples of the data, taken at equal distances.")
+    flags.group("Runtime")
+    flags.integer("batch_size", 1, "Samples run together.")
+    flags.group("Measurement")
+    flags.number("tolerance", 1e-3, "Largest relative error of outputs that count as equal.")
     values, places = flags.parse(argv)
     least = min(values.samples, values.batch_size)
     if len(places) != 2 or least < 1 or not 0 <= values.tolerance < math.inf:

@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits, read
@@ -124,28 +124,25 @@ def write_split(
 def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
-        "join_corpus",
+        "tools.cli.join_corpus",
         "Joins utterances of the same speaker at random into a new split.",
         "--split_dir=DIR --output_dir=DIR [FLAGS]",
+        example="--split_dir=DIGITS/train-clean --output_dir=JOINED/train-joined",
     )
-    command_line.string(
-        "split_dir", None, "Split whose utterances are joined.", default_text="none, required"
-    )
-    command_line.string(
-        "output_dir", None, "Folder of the new split.", default_text="none, required"
-    )
-    command_line.integer("num_utterances", 1000, "Utterances to write.")
-    command_line.integer("max_parts", 3, "Most parts of an utterance.")
-    command_line.number("max_seconds", 10.0, "Longest utterance in seconds.")
-    command_line.integer(
-        "max_words", None, "Most words of a part; others are not used.", default_text="no limit"
-    )
-    command_line.number(
-        "repeat_share", 0.0, "Share of the utterances whose parts all have the same words."
-    )
-    command_line.number(
-        "max_gap_seconds", 0.0, "Longest silence between two parts in seconds; drawn uniformly."
-    )
+    command_line.group("Input")
+    about = "Split of a corpus whose utterances are joined."
+    command_line.string("split_dir", None, about, default_text=REQUIRED)
+    about = "Most words of a part; longer utterances are not used."
+    command_line.integer("max_words", None, about, default_text="no limit")
+    command_line.group("Output")
+    command_line.string("output_dir", None, "New split to write.", default_text=REQUIRED)
+    command_line.integer("num_utterances", 1000, "Utterances to make.")
+    command_line.integer("max_parts", 3, "Most parts of a new utterance.")
+    command_line.number("max_seconds", 10.0, "Longest new utterance in seconds.")
+    about = "Share of the new utterances whose parts all have the same words."
+    command_line.number("repeat_share", 0.0, about)
+    about = "Longest silence between two parts in seconds; drawn uniformly."
+    command_line.number("max_gap_seconds", 0.0, about)
     command_line.integer("seed", 0, "Seed of all random choices.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:

@@ -51,11 +51,12 @@ def png(figure: Figure) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "plot_schedule",
+        "tools.cli.plot_schedule",
         "Plots the learning rates of one or more configs as a PNG.",
         "CONFIG... --output FILE.png [FLAGS]",
+        example="configs/vision/conformer_tiny.yml --steps_per_epoch=1251 --output=schedule.png",
     )
-    flags.string("output", "schedule.png", "PNG file to write.", short_name="o")
+    flags.group("Input")
     flags.enum(
         "family",
         None,
@@ -65,6 +66,8 @@ def main(argv: list[str]) -> int:
     )
     flags.integer("steps_per_epoch", 1000, "Steps in an epoch.")
     flags.settings()
+    flags.group("Output")
+    flags.string("output", "schedule.png", "PNG file to write.", short_name="o")
     values, configs = flags.parse(argv)
     if not configs:
         raise UserError.expected("a CONFIG", "none", "Give the path of a YAML file")

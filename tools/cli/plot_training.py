@@ -104,14 +104,16 @@ def draw(panels: dict[str, Sequence[Curve]]) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "plot_training",
+        "tools.cli.plot_training",
         "Plots metrics of one or more training runs as a PNG, with a panel for each metric.",
         "RUN... --metrics NAME,... --output FILE.png",
+        example="runs/m --metrics=loss,wer --output=curve.png",
     )
+    flags.group("Input")
+    about = "Metrics without the part before the slash, such as loss,acc_heads or loss,wer."
+    flags.string("metrics", "loss", about)
+    flags.group("Output")
     flags.string("output", "training.png", "PNG file to write.", short_name="o")
-    flags.string(
-        "metrics", "loss", "Metrics without the part before the slash, as in loss,acc_heads."
-    )
     values, runs = flags.parse(argv)
     if not runs:
         raise UserError.expected("a RUN", "none", f"Give a folder with {RECORDS}")

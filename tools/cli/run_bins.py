@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
 from tools.conversion.protocol import LENGTHS, TensorSpec
@@ -268,28 +268,33 @@ def write_outputs(
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--model=DIR --input=FOLDER --output=DIR [FLAGS]"
-    flags = CommandLine("run_bins", "Runs a model on raw tensor files.", usage)
-    flags.string("model", None, "SavedModel or converted model.", default_text="none, required")
+    flags = CommandLine(
+        "tools.cli.run_bins",
+        "Runs raw tensor files through a model.",
+        "--model=DIR --input=FOLDER --output=DIR [FLAGS]",
+        example="--model=converted/base --input=bins --output=result --outfmt=TXT --batchsize=8",
+    )
+    flags.group("Input")
     flags.string(
         "input",
         None,
-        "Folder of .bin files, or files separated by commas. A model with several inputs needs a "
-        "folder for each, in the order of the inputs' names, with the same file names in each.",
-        default_text="random values, for --loop",
+        "Folder of .bin files, or .bin files separated by commas. For several inputs: a folder for "
+        "each, in the order of the inputs' names, with files of the same stems.",
+        default_text="random values, with --loop",
     )
-    flags.string(
-        "output",
-        None,
-        "Folder for the outputs: STEM_K for the K-th output of sample STEM.",
-        default_text="none, outputs are not written",
-    )
-    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Format of the output files.")
-    flags.integer("batchsize", 1, "Samples in a batch.")
-    flags.integer("loop", 0, "Number of timed runs of the first batch, after one warm-up run.")
-    flags.string("signature", "serving_default", "Signature of the model to run.")
-    unknown = "the model's; the size of the file gives one free dimension"
+    unknown = "the model's, with one free dimension by the size of the file"
     flags.string("shape", None, 'Shape of a sample: "images=224,224,3".', default_text=unknown)
+    flags.group("Output")
+    about = "Folder for the files STEM_K of output K."
+    flags.string("output", None, about, default_text="none is written")
+    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Format of the output.")
+    flags.group("Model")
+    flags.string("model", None, "SavedModel or converted model.", default_text=REQUIRED)
+    flags.string("signature", "serving_default", "Signature of the model.")
+    flags.group("Runtime")
+    flags.integer("batchsize", 1, "Samples run together.")
+    flags.group("Measurement")
+    flags.integer("loop", 0, "Timed runs of the first batch, after one run of each batch.")
     values, rest = flags.parse(argv)
     if rest or not values.model or not (values.input if values.output else values.loop):
         expected = "--model, and --input with --output, or --loop"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits
@@ -39,21 +39,18 @@ def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
-        "split_corpus",
-        "Divides a split at random into OUTPUT_DIR/SPLIT-fit to train on and "
-        "OUTPUT_DIR/SPLIT-held to evaluate on. Both contain links to the sound files of SPLIT.",
+        "tools.cli.split_corpus",
+        "Splits a corpus at random into OUTPUT_DIR/SPLIT-fit and OUTPUT_DIR/SPLIT-held.",
         "--split_dir=CORPUS/SPLIT --output_dir=DIR [FLAGS]",
+        example="--split_dir=LibriSpeech/train-clean-100 --output_dir=SPLITS --held_out=200",
     )
-    command_line.string(
-        "split_dir",
-        None,
-        "Split of a corpus in the layout of LibriSpeech.",
-        default_text="none, required",
-    )
-    command_line.string(
-        "output_dir", None, "Folder for the two new splits.", default_text="none, required"
-    )
-    command_line.integer("held_out", 100, "Number of utterances to evaluate on.")
+    command_line.group("Input")
+    about = "Split of a LibriSpeech-layout corpus."
+    command_line.string("split_dir", None, about, default_text=REQUIRED)
+    command_line.group("Output")
+    about = "Folder for the two new splits, which hold links to the sounds."
+    command_line.string("output_dir", None, about, default_text=REQUIRED)
+    command_line.integer("held_out", 100, "Utterances of SPLIT-held, to evaluate on.")
     command_line.integer("seed", 0, "Seed of the random choice.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import is_made_of, new_folder, to_json
 from tools.speech.containers import write_flac
@@ -168,11 +168,13 @@ def make_corpus(output_dir: Path, arguments: Arguments) -> float:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
-        "synthesize_corpus",
+        "tools.cli.synthesize_corpus",
         "Synthesizes a corpus of spoken digit strings with espeak-ng, in LibriSpeech's layout.",
         "--output_dir=DIR [FLAGS]",
+        example="--output_dir=data/digits --train_utterances=240",
     )
-    command_line.string("output_dir", None, "New folder to write.", default_text="none, required")
+    command_line.group("Output")
+    command_line.string("output_dir", None, "New folder to write.", default_text=REQUIRED)
     command_line.integer("train_utterances", 240, f"Utterances in {SPLITS[0]}.")
     command_line.integer("dev_utterances", 60, f"Utterances in {SPLITS[1]}, by the same speakers.")
     command_line.integer("num_speakers", 8, "Speakers, each with a voice, pitch and rate.")

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import is_made_of, new_folder, to_json
 
@@ -94,15 +94,17 @@ def write_images(folder: Path, arguments: Arguments) -> None:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "synthesize_images",
+        "tools.cli.synthesize_images",
         f"Draws a data set in ImageFolder layout, with the classes {', '.join(SHAPES)} and the "
         f"splits {' and '.join(SPLITS)}.",
         "--output_dir=DIR [FLAGS]",
+        example="--output_dir=data/shapes",
     )
-    flags.string("output_dir", None, "New folder to write.", default_text="none, required")
-    flags.integer("train_images", 80, "Training images of each shape.")
-    flags.integer("val_images", 20, "Evaluation images of each shape.")
-    flags.integer("image_size", 72, "Side of an image in pixels.")
+    flags.group("Output")
+    flags.string("output_dir", None, "New folder to write.", default_text=REQUIRED)
+    flags.integer("train_images", 80, f"Images of each shape in {SPLITS[0]}.")
+    flags.integer("val_images", 20, f"Images of each shape in {SPLITS[1]}.")
+    flags.integer("image_size", 72, "Width and height in pixels.")
     flags.integer("seed", 0, "Seed of all random choices.")
     values, rest = flags.parse(argv)
     if rest:

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,27 @@ from tools.errors import UserError
 from tools.files import expand_home, one_line
 
 FROM_CONFIG, NONE = "from the config", "none"
+REQUIRED = "required"  # the `default_text` of a flag that must be given
+# The headings of --help, in the order in which it prints them.
+HEADINGS = (
+    "Input",
+    "Output",
+    "Config",
+    "Model",
+    "Preprocessing",
+    "Augmentation",
+    "Training",
+    "Optimizer",
+    "Checkpoints",
+    "Evaluation",
+    "Decoding",
+    "Runtime",
+    "Conversion",
+    "Quantization",
+    "Measurement",
+    "Help",
+)
+_HELP_WIDTH = 100  # characters of a line
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports
@@ -29,21 +51,48 @@ class CommandLine:
     `--config`, the config then decides.
 
     The methods that add a flag take its name, its default and its help text. Their options are
-    `default_text`, which replaces the default in --help, and `short_name`, a one-letter form.
+    `default_text`, which replaces the default in --help (`REQUIRED` for a flag that must be given),
+    `kind_text`, which replaces the type there, and `short_name`, a one-letter form.
 
     Args:
-        program: name shown by --help and in messages.
-        description: one or a few sentences on what the program does.
+        module: the program's module, such as "conformer.infer", for --help and messages.
+        description: one sentence on what the program does.
         usage: text after the program's name in the usage line, such as "[FLAGS] FILE...".
+        example: arguments for the example line of --help. None omits the line.
     """
 
-    def __init__(self, program: str, description: str, usage: str = "[FLAGS]"):
-        self.program, self.description, self.usage = program, description, usage
+    def __init__(
+        self,
+        module: str,
+        description: str,
+        usage: str = "[FLAGS]",
+        *,
+        example: str | None = None,
+    ):
+        self.module, self.description, self.usage = module, description, usage
+        self.example = example
         self._flags = flags.FlagValues()
         self._flags.set_gnu_getopt(True)  # flags may follow positional arguments
+        self._headings: dict[str, str] = {}
         self._default_texts: dict[str, str | None] = {}
+        self._kind_texts: dict[str, str | None] = {}
         self._help_texts: dict[str, str] = {}
-        self.boolean("help", False, "Shows this text and ends.", default_text="", short_name="h")
+        self.group("Help")
+        self.boolean("help", False, "Shows this text and exits.", default_text="", short_name="h")
+        self._heading = ""
+
+    def group(self, heading: str) -> None:
+        """Puts the flags that are added from here on under a heading of --help.
+
+        Args:
+            heading: one of `HEADINGS`; flags of several calls are joined.
+
+        Raises:
+            ValueError: the heading is unknown.
+        """
+        if heading not in HEADINGS:
+            raise ValueError(f"expected a heading among {', '.join(HEADINGS)}, received {heading}")
+        self._heading = heading
 
     def string(self, name: str, default: str | None, help: str, **options: str) -> None:
         """Adds a flag with any text as its value."""
@@ -74,8 +123,8 @@ class CommandLine:
 
     def settings(self) -> None:
         """Adds the repeatable flag `--set section.key=value`; its value is a dict for `load`."""
-        about = "Sets a value of the config, as section.key=value; may be repeated."
-        self.multi_string("set", None, about, default_text="")
+        about = "Sets a value of the config; may be repeated."
+        self.multi_string("set", None, about, kind_text="section.key=value", default_text=NONE)
 
     def _define(
         self,
@@ -85,33 +134,55 @@ class CommandLine:
         help: str,
         *,
         default_text: str | None = None,
+        kind_text: str | None = None,
         short_name: str | None = None,
         **options: object,
     ) -> None:
-        """Registers one absl flag; `default_text` replaces the default in --help."""
-        self._help_texts[name], self._default_texts[name] = help, default_text
+        """Registers one absl flag under the current heading."""
+        self._headings[name], self._help_texts[name] = self._heading, help
+        self._default_texts[name], self._kind_texts[name] = default_text, kind_text
         options |= {"help": help, "flag_values": self._flags, "short_name": short_name}
         define(name=name, default=default, **options)
 
     def help_text(self) -> str:
         """Returns what --help prints."""
-        lines = [self.description, "", f"Usage: {self.program} {self.usage}".rstrip(), "", "Flags:"]
-        for name in self._names():
-            flag = self._flags[name]
-            short = f", -{flag.short_name}" if flag.short_name else ""
-            values = getattr(flag.parser, "enum_values", None)
-            kind = "|".join(values) if values else flag.flag_type().removeprefix("multi ")
-            argument = "" if flag.boolean else f"={kind}"
-            shown = self._default_texts[name]
-            if shown is None:
-                absent = FROM_CONFIG if "config" in self._names() else NONE
-                shown = absent if flag.default is None else str(flag.default) or '""'
-            no = "[no]" if flag.boolean and name != "help" else ""
-            lines.append(f"  --{no}{name}{argument}{short}")
-            lines.append(
-                f"      {self._help_texts[name]}" + (f" Default: {shown}." if shown else "")
-            )
+        command = f"python -m {self.module}"
+        lines = [self.description, ""]
+        if self.example is not None:
+            lines.append(f"Example: {command} {self.example}".rstrip())
+        lines.append(f"Usage: {command} {self.usage}".rstrip())
+        for heading in ("", *HEADINGS):
+            names = [name for name in self._names() if self._headings[name] == heading]
+            if names:
+                lines += ["", f"{heading or 'Flags'}:"]
+            for name in names:
+                lines += self._describe(name)
         return "\n".join(lines)
+
+    def _describe(self, name: str) -> list[str]:
+        """Returns the lines of --help on one flag."""
+        flag = self._flags[name]
+        short = f", -{flag.short_name}" if flag.short_name else ""
+        values = getattr(flag.parser, "enum_values", None)
+        kind = "|".join(values) if values else flag.flag_type().removeprefix("multi ")
+        argument = "" if flag.boolean else f"={self._kind_texts[name] or kind}"
+        no = "[no]" if flag.boolean and name != "help" else ""
+        about, shown = self._help_texts[name], self._default_texts[name]
+        if shown is None:
+            absent = FROM_CONFIG if "config" in self._names() else NONE
+            shown = absent if flag.default is None else str(flag.default) or '""'
+        if shown:
+            about += " Required." if shown == REQUIRED else f" Default: {shown}."
+        indent = " " * 6
+        wrapped = textwrap.wrap(
+            about,
+            _HELP_WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return [f"  --{no}{name}{argument}{short}", *wrapped]
 
     def _names(self) -> list[str]:
         """Returns the long names of all flags in the order in which they were added."""
@@ -134,11 +205,11 @@ class CommandLine:
         """
         parsed = copy.deepcopy(self._flags)
         try:
-            positional = parsed([self.program, *self._join_booleans(argv)])[1:]
+            positional = parsed([self.module, *self._join_booleans(argv)])[1:]
         except flags.UnrecognizedFlagError as error:
             near = difflib.get_close_matches(error.flagname, self._names(), n=1)
             raise UserError.expected(
-                f"a flag of {self.program}",
+                f"a flag of {self.module}",
                 f"--{error.flagname}",
                 f"Use --{near[0]}" if near else "See --help",
             ) from None
@@ -175,7 +246,7 @@ class CommandLine:
             )
         match = re.match(r"flag --(\w+)=(.*?): ", problem, flags=re.DOTALL)
         if match is None or match[1] not in self._flags:
-            return UserError.expected(f"flags of {self.program}", problem, "See --help")
+            return UserError.expected(f"flags of {self.module}", problem, "See --help")
         flag = self._flags[match[1]]
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         values = getattr(flag.parser, "enum_values", None)

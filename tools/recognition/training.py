@@ -38,8 +38,8 @@ class TrainingProgram:
     """A family's training program.
 
     Attributes:
-        name: name of the program's file.
-        description: first text of `--help`.
+        name: name of the program's module.
+        description: first sentence of `--help`.
         default_config: default config file, relative to `configs/`.
         pretrained_help: help text of `--pretrained`.
         load_config: function of a YAML file and values by dotted key that returns the config, with
@@ -47,6 +47,7 @@ class TrainingProgram:
         make_task: function that creates the task. Its arguments are the config, the processes, the
             value of `--pretrained` (or ""), the checkpoint from which the run continues (or None),
             and whether there will be evaluation.
+        example: arguments for the example line of `--help`.
         defines_a_run: dotted keys of sections or values of the config that a resumed run must not
             change.
     """
@@ -57,35 +58,33 @@ class TrainingProgram:
     pretrained_help: str
     load_config: Callable[[str | Path | None, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
+    example: str = "--data_dir=LibriSpeech --output_dir=runs/m"
     defines_a_run: tuple[str, ...] = ()
 
     def command_line(self) -> CommandLine:
         """Returns the flags of the program."""
-        flags = CommandLine(self.name, self.description)
-        flags.string(
-            "config", None, "YAML file of the config.", default_text=Path(self.default_config).name
-        )
-        flags.string(
-            "data_dir",
-            None,
-            "Root folder of the corpus.",
-            default_text="from the config, else $DATA_DIR",
-        )
-        flags.integer("batch_size", None, "Utterances in the batch of each process.")
-        flags.integer("epochs", None, "Number of passes over the training set.")
-        flags.string("pretrained", None, self.pretrained_help)
-        flags.boolean("mxp", None, "Mixed precision in float16 (True) or float32 (False).")
-        flags.boolean(
-            "use_gpu",
-            None,
-            "Requires GPUs (True) or hides them (False).",
-            default_text="GPUs if there are enough",
-        )
-        add_program_flags(flags)
+        flags = CommandLine(self.name, self.description, example=self.example)
+        flags.group("Config")
+        default = f"configs/{self.default_config}"
+        flags.string("config", None, "YAML file of the config.", default_text=default)
+        flags.settings()
+        flags.group("Input")
+        about = "Root folder of the corpus."
+        flags.string("data_dir", None, about, default_text="from the config, else $DATA_DIR")
+        flags.group("Output")
         flags.string("output_dir", None, "Run directory.", default_text="runs/CONFIG-DATE")
         flags.boolean("resume", False, "Continues the run in --output_dir.")
+        flags.group("Model")
+        flags.string("pretrained", None, self.pretrained_help, default_text="none")
+        flags.group("Training")
+        flags.integer("batch_size", None, "Utterances in a batch of one process.")
+        flags.integer("epochs", None, "Passes over the training set.")
         flags.integer("seed", None, "Seed of weights, shuffling, augmentation and dropout.")
-        flags.settings()
+        about = "Trains in float16 mixed precision, or with --nomxp in float32."
+        flags.boolean("mxp", None, about)
+        add_program_flags(flags)
+        about = "Requires GPUs, or with --nouse_gpu hides them."
+        flags.boolean("use_gpu", None, about, default_text="GPUs if there are enough")
         return flags
 
     def main(self, argv: list[str]) -> int:

@@ -49,17 +49,16 @@ class ProgramOptions:
 
 def add_program_flags(flags: CommandLine) -> None:
     """Adds the flags of `ProgramOptions`, except `use_gpu`: families name that flag differently."""
+    flags.group("Training")
     flags.integer("steps", 0, "Number of steps after which training ends; 0 trains all epochs.")
-    flags.boolean(
-        "use_horovod",
-        None,
-        "Trains with several processes (Horovod).",
-        default_text="on if horovodrun or mpirun started the program",
-    )
-    flags.boolean("use_profiler", False, "Profiles steps 2 to 7 for TensorBoard.")
-    flags.boolean("skip_eval", False, "Skips evaluation.")
+    flags.group("Evaluation")
+    flags.boolean("skip_eval", False, "Trains without evaluation.")
     flags.boolean("eval_at_start", False, "Evaluates once before the first step.")
-    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then ends.")
+    flags.group("Runtime")
+    about = "Trains in several processes."
+    flags.boolean("use_horovod", None, about, default_text="true if horovodrun started the program")
+    flags.boolean("use_profiler", False, "Profiles steps 2 to 7 for TensorBoard.")
+    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then exits.")
 
 
 class TrainingRun(Protocol):
