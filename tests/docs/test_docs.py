@@ -1,7 +1,7 @@
 """README and docs: links, commands, Python blocks and figures are true; sizes are within limits."""
 
 import ast
-import importlib
+import importlib.util
 import inspect
 import re
 import tomllib
@@ -13,7 +13,7 @@ from tests.support import markdown
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
 
-PROJECT = Path(__file__).resolve().parents[3]
+PROJECT = Path(__file__).resolve().parents[2]
 PAGES = [str(page.relative_to(PROJECT)) for page in markdown.pages(PROJECT)]
 FIGURES = "docs/benchmarks.md"
 CARDS = [page for page in PAGES if page.endswith("MODEL_CARD.md")]
@@ -21,7 +21,7 @@ CARDS = [page for page in PAGES if page.endswith("MODEL_CARD.md")]
 OTHERS = {"apt-get", "docker", "ln", "mkdir", "pip"}
 OF_OTHERS = {"--no-deps"}
 # Blocks without `# needs:` that other tests run, since they take long.
-LONG = {"conformer.infer", "run_scripts/quickstart.sh", "run_scripts/test.sh", "pytest"}
+LONG = {"conformer.infer", "pytest"}
 
 
 def read(page: str) -> str:
@@ -149,6 +149,9 @@ def check_python(words: list[str], parse) -> None:
     elif option == "-m" and name == "pytest":
         places = [PROJECT / word for word in rest if not word.startswith("-")]
         assert places and all(place.exists() for place in places)
+    elif name.startswith("tests."):
+        assert importlib.util.find_spec(name)
+        assert all((PROJECT / page).is_file() for page in rest)
     elif name.startswith("tests/"):
         text = (PROJECT / name).read_text("utf-8")
         assert all(f'"{word}"' in text for word in rest if word.startswith("--")), name
