@@ -94,6 +94,8 @@ class ModelConfig:
     # Labels that the prediction network depends on; null: all. A word that is repeated more often
     # than in training needs a limit.
     prediction_context: int | None = number(None, at_least=2, at_most=64)
+    # Share of the labels that the prediction network does not see in training.
+    label_dropout_rate: float = number(0.0, at_least=0, below=1)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of a CTC loss on the encoder beside the transducer's: small corpora align with it much
     # sooner. Its head is trained along and left out of exports; 0 makes none.

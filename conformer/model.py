@@ -56,13 +56,13 @@ class ConformerTransducer(keras.Model):
         """Encodes features `[B, T, F]` with `[B]` lengths to `[B, T', D]` and `[B]` lengths."""
         return self.encoder(features, lengths, training=training)
 
-    def predict(self, tokens, states=None):
+    def predict(self, tokens, states=None, training=False):
         """Reads tokens `[B, U]` from states `[B, S, P]` to `[B, U, P]` and the states after them.
 
         This is the prediction network; batches of inputs are the business of a runner, so Keras's
         method of this name is not missed.
         """
-        return self.prediction(tokens, states)
+        return self.prediction(tokens, states, training=training)
 
     def join(self, encoded, predicted):
         """Joins `[B, T, D]` and `[B, U, P]` to float32 logits `[B, T, U, V]`."""
@@ -82,7 +82,7 @@ class ConformerTransducer(keras.Model):
             `[B, T, U + 1, V]` float32 logits and `[B]` int32 valid frames.
         """
         encoded, encoded_lengths = self.listen(waveforms, lengths, uniforms, training)
-        return self.align(encoded, labels), encoded_lengths
+        return self.align(encoded, labels, training), encoded_lengths
 
     def listen(self, waveforms, lengths, uniforms=None, training=False):
         """Encodes waveforms, augmented in training where there are `uniforms`; see `call`."""
@@ -91,13 +91,14 @@ class ConformerTransducer(keras.Model):
             features = self.augment(features, feature_lengths, uniforms)
         return self.encode(features, feature_lengths, training=training)
 
-    def align(self, encoded, labels):
+    def align(self, encoded, labels, training=False):
         """Joins `[B, T, D]` with the states after each of `[B, U]` labels: `[B, T, U + 1, V]`."""
-        return self.join(encoded, self.predict_labels(labels))
+        return self.join(encoded, self.predict_labels(labels, training=training))
 
-    def predict_labels(self, labels):
+    def predict_labels(self, labels, training=False):
         """Reads `[B, U]` labels behind the blank that begins an utterance: `[B, U + 1, P]`."""
-        predicted, _ = self.predict(ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK))
+        tokens = ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK)
+        predicted, _ = self.predict(tokens, training=training)
         return predicted
 
 
@@ -130,6 +131,7 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
             vocabulary_size,
             model.prediction_dim,
             context=model.prediction_context,
+            label_dropout_rate=model.label_dropout_rate,
             dtype=policy,
             name="prediction",
         ),

@@ -18,17 +18,20 @@ class PredictionNetwork(keras.layers.Layer):
         vocabulary_size: V, blank included.
         hidden_dim: D, of embedding and LSTM.
         context: N, labels that the output depends on; None: all.
+        label_dropout_rate: share of the labels that training replaces by the blank. The joint
+            network then learns to follow the sound, even where labels like these are rare.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
     of TensorFlowASR 0.8. The limited context follows Prabhavalkar et al., Less is more: improved
     RNN-T decoding using limited label context and path merging (2021), section 2.2.
     """
 
-    def __init__(self, vocabulary_size, hidden_dim, context=None, **kwargs):
+    def __init__(self, vocabulary_size, hidden_dim, context=None, label_dropout_rate=0.0, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
         self.context = context
+        self.label_dropout_rate = label_dropout_rate
 
     def build(self, tokens_shape):
         """Builds for tokens of `[B, U]`."""
@@ -48,6 +51,7 @@ class PredictionNetwork(keras.layers.Layer):
             epsilon=1e-5, dtype=self.dtype_policy, name="norm"
         )
         self.norm.build((None, None, self.hidden_dim))
+        self.label_dropout = keras.layers.Dropout(self.label_dropout_rate, dtype="float32")
         self.built = True
 
     def initial_state(self, batch_size):
@@ -59,18 +63,22 @@ class PredictionNetwork(keras.layers.Layer):
         """Shape of the states of one row: `[2, D]`, or `[2 * (N - 1), D]` with a context of N."""
         return [2 * ((self.context or 2) - 1), self.hidden_dim]
 
-    def call(self, tokens, states=None):
+    def call(self, tokens, states=None, training=False):
         """Reads tokens.
 
         Args:
             tokens: `[B, U]` integers, the first one blank at the start of an utterance.
             states: `[B, S, D]`, None at the start.
+            training: whether labels are dropped.
 
         Returns:
             `[B, U, D]` and the states after the last token, `[B, S, D]`.
         """
         if states is None:
             states = self.initial_state(ops.shape(tokens)[0])
+        if training and self.label_dropout_rate > 0:
+            kept = self.label_dropout(ops.ones(ops.shape(tokens), "float32"), training=True)
+            tokens = ops.where(kept > 0, tokens, ops.zeros_like(tokens))
         embedded = self.embedding(tokens)
         if self.context is not None:
             return self._limited(embedded, states)
@@ -110,4 +118,5 @@ class PredictionNetwork(keras.layers.Layer):
             "vocabulary_size": self.vocabulary_size,
             "hidden_dim": self.hidden_dim,
             "context": self.context,
+            "label_dropout_rate": self.label_dropout_rate,
         }

@@ -103,7 +103,7 @@ class ConformerTask(SpeechTask):
         encoded, lengths = self.model.listen(
             batch["waveforms"], batch["lengths"], batch["uniforms"], training
         )
-        predicted = self.model.predict_labels(labels)
+        predicted = self.model.predict_labels(labels, training=training)
         losses = loss_of_pieces(
             encoded,
             predicted,
