@@ -106,7 +106,7 @@ class ConformerTask(SpeechTask):
         return 0 if "/encoder/" in path else 1 + self.config.model.num_layers
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
-        """Sums the losses of the utterances of a batch. Padded rows (length 0) have weight 0."""
+        """Sums the losses of the utterances of a batch. Rows of length 0 have weight 0."""
         labels, label_lengths = batch["labels"], batch["label_lengths"]
         encoded, lengths = self.model.listen(
             batch["waveforms"], batch["lengths"], batch["uniforms"], training

@@ -1,4 +1,4 @@
-"""Scores a checkpoint, SavedModel or ONNX file on an ImageFolder."""
+"""Measures the accuracy of a checkpoint, SavedModel or ONNX file on an ImageFolder."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -26,9 +26,9 @@ from vision.session import ImageSession
 
 
 def command_line(program: str, usage: str) -> CommandLine:
-    """The program's flags."""
-    flags = CommandLine(program, "Scores a classifier on an ImageFolder.", usage)
-    about = "Data set with --val_dir in it."
+    """Returns the flags of the program."""
+    flags = CommandLine(program, "Measures the accuracy of a classifier on an ImageFolder.", usage)
+    about = "Folder that contains --val_dir."
     flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
     flags.string(
         "val_dir", None, "ImageFolder in --data_url.", default_text="that of the --config, else val"
@@ -36,18 +36,20 @@ def command_line(program: str, usage: str) -> CommandLine:
     flags.string(
         "analysis_dir",
         None,
-        "Folder for the confusion matrix (CSV, PNG) and the accuracy of each class (CSV).",
-        default_text="none is written",
+        "Folder to write the confusion matrix (CSV, PNG) and the accuracy of each class (CSV) to.",
+        default_text="not written",
     )
     add_classifier_flags(flags)
     return flags
 
 
 def evaluate(options: EvaluationOptions) -> int:
-    """Scores a model on one data set, prints the results and writes the reports."""
+    """Evaluates a model on one data set, prints the results and writes the reports."""
     (place,) = options.data.paths
     if not Path(place).is_dir():
-        raise UserError.expected("an ImageFolder", f"{place}: no such folder", "Correct it")
+        raise UserError.expected(
+            "an ImageFolder", f"{place}: no such folder", "Correct the folder name"
+        )
     if options.data.result_path:
         check_writable(result_file(Path(options.data.result_path), ".json"))
     if options.analysis_dir:
@@ -68,8 +70,8 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
     if not classifier.classes.aliases:
         (place,) = options.data.paths
         print(
-            f"the model does not name its {num_classes} classes: the folders of {place} are "
-            "numbered by the order of their names; --imagenet_label_file names them",
+            f"the model has no names for its {num_classes} classes: the folders in {place} are "
+            "numbered in the order of their names. Set names with --imagenet_label_file",
             file=sys.stderr,
         )
     images = images.sample(options.num_samples, options.seed)
@@ -100,13 +102,13 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     values, places = command_line("vision/eval.py", "[FLAGS] [DATASET]").parse(argv)
     return evaluate(evaluation_options(values, places))
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

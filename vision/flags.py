@@ -1,6 +1,6 @@
-"""The flags of this family's programs, and the options that are made of them.
+"""Flags of the vision programs, and conversion of flags to options.
 
-Programs alone import this; what they call takes options.
+Only programs import this module. Libraries receive options and do not know the flags.
 """
 
 from collections.abc import Iterable, Sequence
@@ -25,41 +25,45 @@ from vision.recipe_keys import AMP_LEVELS, describe, flat_keys
 
 MODEL_SECTIONS = ("model", "preprocessing")
 _MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
-_USE_EMA = "use_ema"  # of the config's section `run`
+_USE_EMA = "use_ema"  # key in section `run` of the configuration
 _DEFAULTS = VisionConfig()
 
 
 def add_config_flags(flags: CommandLine, *sections: str) -> None:
-    """Adds a flag for every key of some sections of the config.
+    """Adds `--config`, `--set` and a flag for each key of some sections of the configuration.
 
     Args:
-        flags: of the program; `--config` and `--set` are added as well.
-        sections: of `VisionConfig`; none means the model and its input.
+        flags: flags of the program.
+        sections: sections of `VisionConfig`; without any, those of the model and its preprocessing.
     """
-    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
+    flags.string(
+        "config", None, "YAML file, such as those in configs/vision.", default_text="Conformer-tiny"
+    )
     flags.settings()
     for key, kind in leaf_keys(VisionConfig).items():
         section, name = key.split(".", 1)
         if section in (sections or MODEL_SECTIONS):
             short = {"short_name": "a"} if name == "arch" else {}
             add = flags.boolean if kind in (bool, bool | None) else flags.string
-            add(name, None, f"{section}.{name} of the config.", **short)
+            add(name, None, f"Value of {section}.{name} in the config.", **short)
 
 
 def add_weights_flag(flags: CommandLine) -> None:
-    """Adds the flag for which weights of a checkpoint count."""
+    """Adds the flag `--use_ema`, which selects between the two sets of weights of a checkpoint."""
     flags.boolean(
         _USE_EMA,
         None,
-        "Takes a checkpoint's averaged weights (EMA), or with --nouse_ema the others.",
-        default_text="a run's averages where it has some, of a file the others where it has both",
+        "Load the averaged weights (EMA) of a checkpoint; --nouse_ema: load the others.",
+        default_text="of a training run EMA if it has some; of a file EMA if it has no others",
     )
 
 
 def add_training_flags(flags: CommandLine) -> None:
-    """Adds a flag for every flat key of the config; `--config` and `--set` as well."""
+    """Adds `--config`, `--set` and a flag for each flat key of the configuration."""
     defaults = all_arguments(_DEFAULTS)
-    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
+    flags.string(
+        "config", None, "YAML file, such as those in configs/vision.", default_text="Conformer-tiny"
+    )
     flags.settings()
     leaves = leaf_keys(VisionConfig)
     for name, kind in flat_keys(leaves).items():
@@ -67,48 +71,56 @@ def add_training_flags(flags: CommandLine) -> None:
         add = flags.boolean if kind in (bool, bool | None) else flags.string
         shown = to_json(defaults.get(name, False))
         about = describe(name, leaves)
-        add(name, None, about, default_text=f"the config's, else {shown}", **short)
+        add(name, None, about, default_text=f"that of the --config, else {shown}", **short)
 
 
 def add_classifier_flags(flags: CommandLine) -> None:
-    """Adds the flags of all programs that classify."""
+    """Adds the flags that all programs for classification share."""
     add_inference_flags(flags, "")
     flags.string(
         "checkpoint",
         None,
-        "Weights to run in TensorFlow: .pth, .safetensors, .keras, or a checkpoint of training.",
+        "Weights to run in TensorFlow: .pth, .safetensors or .keras file, or training checkpoint.",
         short_name="c",
         default_text="",
     )
-    flags.string("pretrained", None, "The same.", default_text="that of the --config")
+    flags.string(
+        "pretrained", None, "Another name of --checkpoint.", default_text="that of the --config"
+    )
     add_weights_flag(flags)
     flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="")
-    flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
-    about = "Of a checkpoint. O0: float32, bfloat16, else float16."
+    flags.string(
+        "imagenet_label_file", None, "File of class names.", default_text="the names in the model"
+    )
+    about = (
+        "Precision of a checkpoint. O0: float32; bfloat16: mixed bfloat16; others: mixed float16."
+    )
     flags.enum("amp_level", None, sorted(AMP_LEVELS), about, default_text="O0")
-    devices, about = ("GPU", "CPU"), "GPU where there is one."
+    devices, about = ("GPU", "CPU"), "Device. GPU: use a GPU if one is available."
     flags.enum("device_target", None, devices, about, short_name="m", default_text="GPU")
-    flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
-    flags.integer("prefetch", 0, "Images read ahead.", default_text="four batches")
+    flags.integer(
+        "num_parallel_workers", 0, "Number of images read in parallel.", default_text="all cores"
+    )
+    flags.integer("prefetch", 0, "Number of images read in advance.", default_text="four batches")
     add_config_flags(flags)
 
 
 def config_options(values: SimpleNamespace) -> ConfigOptions:
-    """Makes the options of a model's config, of the flags of `add_config_flags`."""
+    """Returns the configuration options from the flags of `add_config_flags`."""
     names = {key.split(".")[1] for key in leaf_keys(VisionConfig) if key.startswith(_MODEL_KEYS)}
     return _config_options(values, {*names, _USE_EMA})
 
 
 def training_config_options(values: SimpleNamespace) -> ConfigOptions:
-    """Makes the options of a training's config, of the flags that have names of its flat keys."""
+    """Returns the configuration options from the flags of `add_training_flags`."""
     return _config_options(values, flat_keys(leaf_keys(VisionConfig)))
 
 
 def run_config_options(values: SimpleNamespace) -> ConfigOptions:
-    """Makes the options of the config of `vision.train`, which goes on from `--checkpoint` exactly.
+    """Returns the configuration options of `vision.train`. `--checkpoint` continues its run.
 
     Raises:
-        UserError: `--pretrained` is named as well.
+        UserError: both `--checkpoint` and `--pretrained` are given.
     """
     options = training_config_options(values)
     if not values.checkpoint:
@@ -123,10 +135,10 @@ def _config_options(values: SimpleNamespace, names: Iterable[str]) -> ConfigOpti
 
 
 def checkpoint_of(values: SimpleNamespace) -> str | None:
-    """Gives the checkpoint that `--checkpoint` or `--pretrained` names; None: neither does.
+    """Returns the value of `--checkpoint` or `--pretrained`; None if neither is given.
 
     Raises:
-        UserError: both do.
+        UserError: both are given.
     """
     if values.checkpoint and values.pretrained:
         raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
@@ -134,14 +146,14 @@ def checkpoint_of(values: SimpleNamespace) -> str | None:
 
 
 def inference_options(values: SimpleNamespace, places: Sequence[str]) -> InferenceOptions:
-    """Makes the options of `vision.infer`.
+    """Returns the options of `vision.infer`.
 
     Args:
-        values: its flags.
-        places: an image or a folder, unless `--data_dir` names it.
+        values: values of the flags.
+        places: positional arguments: an image or a folder, unless `--data_dir` is given.
 
     Raises:
-        UserError: no place or several, or a number out of its range.
+        UserError: no image or folder or several of them are given, or a number is out of range.
     """
     named = [*places, *([values.data_dir] if values.data_dir else [])]
     place = _only_place(named, "one image or folder")
@@ -153,16 +165,17 @@ def inference_options(values: SimpleNamespace, places: Sequence[str]) -> Inferen
 
 
 def evaluation_options(values: SimpleNamespace, places: Sequence[str]) -> EvaluationOptions:
-    """Makes the options of `vision.eval`.
+    """Returns the options of `vision.eval`.
 
-    An explicit --config tells of data, precision and device what the flags leave open.
+    If `--config` is given, it supplies data set, precision and device where no flag does.
 
     Args:
-        values: its flags.
-        places: an ImageFolder, unless flags, config or environment name it.
+        values: values of the flags.
+        places: positional arguments: an ImageFolder, unless the flags, the config or the
+            environment variable IMAGENET_DIR name it.
 
     Raises:
-        UserError: no place or several, or a number out of its range.
+        UserError: no ImageFolder or several of them are given, or a number is out of range.
 
     Source: MindSpore's recipe, whose eval.py has the arguments of its train.py.
     """
@@ -184,12 +197,12 @@ def evaluation_options(values: SimpleNamespace, places: Sequence[str]) -> Evalua
 
 def _only_place(named: Sequence[str], expected: str) -> str:
     if len(named) != 1 or not named[0]:
-        raise UserError.expected(expected, " ".join(named) or "none", "Name one")
+        raise UserError.expected(expected, " ".join(named) or "none", "Give one")
     return named[0]
 
 
 def _classifier_options(values: SimpleNamespace, recipe: VisionConfig) -> ClassifierOptions:
-    """Makes the options of `add_classifier_flags`; `recipe` counts where flags say nothing."""
+    """Returns the options from `add_classifier_flags`; `recipe` supplies values not in flags."""
     device = values.device_target or recipe.run.device_target
     level = values.amp_level
     return from_flags(

@@ -1,4 +1,4 @@
-"""Tells what is on an image, or on the images of a folder."""
+"""Classifies an image or the images in a folder."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tqdm import tqdm
@@ -25,20 +25,24 @@ from vision.session import ImageSession, probabilities_of, scores_of
 
 
 def command_line(program: str) -> CommandLine:
-    """The program's flags."""
+    """Returns the flags of the program."""
     flags = CommandLine(
         program,
-        "Classifies an image, or the images right in a folder.",
+        "Classifies an image, or the images in a folder without its subfolders.",
         "[FLAGS] IMAGE|FOLDER",
     )
-    flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
-    flags.integer("top_k", 1, "Classes to tell for each image, with probabilities if several.")
+    flags.string(
+        "output", "predictions.json", "JSON file to write: class numbers by path.", short_name="o"
+    )
+    flags.integer(
+        "top_k", 1, "Number of classes to print for each image; above 1 with probabilities."
+    )
     add_classifier_flags(flags)
     return flags
 
 
 def predict(options: InferenceOptions) -> int:
-    """Classifies an image or a folder, and prints and writes what is on each image."""
+    """Classifies an image or the images in a folder; prints and writes their classes."""
     data = options.data
     for path in filter(None, (options.output, data.result_path)):
         check_writable(Path(path))
@@ -77,7 +81,7 @@ def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions
 
 
 def describe(told: Sequence[dict]) -> str:
-    """Writes classes as `293`, `293 cheetah`, or `293 cheetah 0.970, 288 leopard 0.021`."""
+    """Returns classes as `293`, `293 cheetah`, or `293 cheetah 0.970, 288 leopard 0.021`."""
     several = len(told) > 1
     return ", ".join(
         str(x["class"])
@@ -88,12 +92,12 @@ def describe(told: Sequence[dict]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     return predict(inference_options(*command_line("vision/infer.py").parse(argv)))
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 
