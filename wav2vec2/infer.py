@@ -1,4 +1,4 @@
-"""Recognizes sound files, folders, or a LibriSpeech-layout corpus with an exported wav2vec 2.0."""
+"""Recognizes sound files, folders, or a corpus in LibriSpeech layout with an exported model."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
@@ -30,29 +30,34 @@ _DEFAULTS = RecognitionOptions()
 
 
 def command_line() -> CommandLine:
-    """The program's flags."""
+    """Returns the flags of the program."""
     flags = CommandLine(
         "wav2vec2/infer.py",
-        "Recognizes sound files or folders, or recognizes and scores a corpus.",
+        "Recognizes sound files or folders, or recognizes a corpus and computes the error rates.",
         "--native_savedmodel_dir=DIR [FLAGS] [FILE|FOLDER ...]",
     )
-    flags.boolean("timestamps", False, "Tells words with their start and end in seconds.")
-    about = "What longer recordings are cut into."
+    flags.boolean("timestamps", False, "Print words with their start and end in seconds.")
+    about = "Length of the chunks that longer recordings are cut into, in seconds."
     flags.number("chunk_seconds", _DEFAULTS.chunk_seconds, about)
-    about = "What a chunk shares with the next one."
+    about = "Overlap of two chunks in seconds."
     flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
-    about = "Hypotheses of a beam search; 0: greedy decoding alone."
+    about = "Number of hypotheses of the beam search; 0: greedy search."
     flags.integer("beam_width", _DEFAULTS.beam_width, about)
-    flags.string("lm_path", None, "Its n-gram model, ARPA or of KenLM.", default_text="none")
-    flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of that model.")
-    about = "Added for each word with that model."
+    flags.string(
+        "lm_path",
+        None,
+        "N-gram language model for the beam search, an ARPA or KenLM file.",
+        default_text="none",
+    )
+    flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
+    about = "Score added for each word if a language model is used."
     flags.number("word_bonus", _DEFAULTS.word_bonus, about)
     add_inference_flags(flags)
     return flags
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
     options = from_flags(RecognitionOptions, values)
     data = from_flags(DataOptions, values, paths=tuple(paths))
@@ -61,12 +66,12 @@ def main(argv: list[str]) -> int:
     model_dir = values.native_savedmodel_dir
     if not model_dir:
         raise UserError.expected(
-            "--native_savedmodel_dir DIR", "none", "Make one with `python -m wav2vec2.export`"
+            "--native_savedmodel_dir DIR", "none", "Create one with `python -m wav2vec2.export`"
         )
-    # Checks the search before the corpus is read.
+    # Check the options of the search before the corpus is read.
     if options.beam_search() is not None and data.timestamps:
         raise UserError.expected(
-            "--timestamps or --beam_width: the words of a beam search have no times",
+            "--timestamps or --beam_width (beam search does not compute word times)",
             f"--timestamps --beam_width {options.beam_width}",
             "Leave one of them out",
         )
@@ -78,7 +83,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 
