@@ -1,18 +1,19 @@
-"""The prediction network of a transducer: the labels so far to a state for the joint network."""
+"""Prediction network of a transducer: computes a state from the labels decoded so far."""
 
 import keras
 from keras import ops
 
 
 class PredictionNetwork(keras.layers.Layer):
-    """Embedding, one LSTM and layer norm.
+    """Embedding, one LSTM layer and layer norm.
 
-    The state is one tensor `[B, 2, D]` (output, cell), so that a decoder or another runtime carries
-    it through a loop as it is. One label at a time takes the cell itself: no loop in the graph.
+    The LSTM state is one tensor `[B, 2, D]` (output, cell), so that a decoder carries one tensor
+    through its loop. For a single label the LSTM cell is called directly, without a loop in the
+    graph.
 
     Args:
-        vocabulary_size: V, blank included.
-        hidden_dim: D, of embedding and LSTM.
+        vocabulary_size: number of symbols V, including the blank.
+        hidden_dim: width D of the embedding and of the LSTM.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
     of TensorFlowASR 0.8.
@@ -24,7 +25,7 @@ class PredictionNetwork(keras.layers.Layer):
         self.hidden_dim = hidden_dim
 
     def build(self, tokens_shape):
-        """Builds for tokens of `[B, U]`."""
+        """Creates the variables for tokens `[B, U]`."""
         self.embedding = keras.layers.Embedding(
             self.vocabulary_size, self.hidden_dim, dtype=self.dtype_policy, name="embedding"
         )
@@ -44,18 +45,18 @@ class PredictionNetwork(keras.layers.Layer):
         self.built = True
 
     def initial_state(self, batch_size):
-        """Returns the state before the first token, `[B, 2, D]` zeros."""
+        """Returns the state before the first token: zeros `[batch_size, 2, D]`."""
         return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)
 
     def call(self, tokens, states=None):
-        """Reads tokens.
+        """Computes the outputs after each token.
 
         Args:
-            tokens: `[B, U]` integers, the first one blank at the start of an utterance.
-            states: `[B, 2, D]`, None at the start.
+            tokens: `[B, U]` integers. At the start of an utterance the first token is the blank.
+            states: `[B, 2, D]` states before the tokens; None at the start of an utterance.
 
         Returns:
-            `[B, U, D]` and the states after the last token, `[B, 2, D]`.
+            `[B, U, D]` outputs and the `[B, 2, D]` states after the last token.
         """
         if states is None:
             states = self.initial_state(ops.shape(tokens)[0])
