@@ -164,7 +164,8 @@ def main(argv: list[str]) -> int:
     flags = CommandLine(
         "tools.cli.draw_docs",
         "Draws the pictures of README and docs.",
-        example="--output_dir=pictures",
+        "[FLAGS]",
+        example="--output_dir=docs/images",
     )
     flags.group("Output")
     flags.string("output_dir", str(PROJECT / "docs" / "images"), "Folder of the pictures.")
