@@ -1,25 +1,26 @@
-"""The prediction network of a transducer: the labels so far to a state for the joint network."""
+"""Prediction network of a transducer: computes a state from the labels decoded so far."""
 
 import keras
 from keras import ops
 
 
 class PredictionNetwork(keras.layers.Layer):
-    """Embedding, one LSTM and layer norm.
+    """Embedding, one LSTM layer and layer norm.
 
-    The state is one tensor `[B, 2, D]` (output, cell), so that a decoder or another runtime carries
-    it through a loop as it is. One label at a time takes the cell itself: no loop in the graph.
+    The LSTM state is one tensor `[B, 2, D]` (output, cell), so that a decoder carries one tensor
+    through its loop. For a single label the LSTM cell is called directly, without a loop in the
+    graph.
 
     With a `context` of N labels the LSTM starts anew N labels back. A word that is said five times
     then looks to it like one that is said N times. The states are those after the last 1 to N - 1
     labels.
 
     Args:
-        vocabulary_size: V, blank included.
-        hidden_dim: D, of embedding and LSTM.
-        context: N, labels that the output depends on; None: all.
+        vocabulary_size: number of symbols V, including the blank.
+        hidden_dim: width D of the embedding and of the LSTM.
+        context: number N of labels that the output depends on; None: all.
         label_dropout_rate: share of the labels that training replaces by the blank. The joint
-            network then learns to follow the sound, even where labels like these are rare.
+            network then learns to follow the sound where the labels alone would mislead it.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
     of TensorFlowASR 0.8. The limited context follows Prabhavalkar et al., Less is more: improved
@@ -34,7 +35,7 @@ class PredictionNetwork(keras.layers.Layer):
         self.label_dropout_rate = label_dropout_rate
 
     def build(self, tokens_shape):
-        """Builds for tokens of `[B, U]`."""
+        """Creates the variables for tokens `[B, U]`."""
         self.embedding = keras.layers.Embedding(
             self.vocabulary_size, self.hidden_dim, dtype=self.dtype_policy, name="embedding"
         )
@@ -64,15 +65,15 @@ class PredictionNetwork(keras.layers.Layer):
         return [2 * ((self.context or 2) - 1), self.hidden_dim]
 
     def call(self, tokens, states=None, training=False):
-        """Reads tokens.
+        """Computes the outputs after each token.
 
         Args:
-            tokens: `[B, U]` integers, the first one blank at the start of an utterance.
-            states: `[B, S, D]`, None at the start.
+            tokens: `[B, U]` integers. At the start of an utterance the first token is the blank.
+            states: `[B, S, D]` states before the tokens; None at the start of an utterance.
             training: whether labels are dropped.
 
         Returns:
-            `[B, U, D]` and the states after the last token, `[B, S, D]`.
+            `[B, U, D]` outputs and the `[B, S, D]` states after the last token.
         """
         if states is None:
             states = self.initial_state(ops.shape(tokens)[0])

@@ -298,7 +298,7 @@ def test_characters_that_a_vocabulary_file_lacks_are_told_or_refused(make_task, 
 
 
 def test_a_vocabulary_file_of_lower_case_is_refused_by_that_name(make_task, corpus, tmp_path):
-    refusal = "Transcripts are read in upper case, and this vocabulary has lower-case letters."
+    refusal = "Transcripts are converted to upper case, and this vocabulary has lower-case letters."
     for letters, has_lower_case in (("one two three six seven nine", True), ("QWZ", False)):
         save_tokenizer(CharacterTokenizer(sorted({*letters})), tmp_path / "v.json")
         with refused("Leave --pretrained and tokenizer.vocabulary_file out") as caught:

@@ -81,7 +81,7 @@ def test_evaluation_leaves_the_data_to_the_config(start):
             ["a", "--num_devices", "2", "--device_ids", "0"],
             "Expected 2 device_ids. Received: 0",
         ),
-        ("run_distribute_train_gpu.sh", ["a", "--batch_size", "4"], "behind --extra"),
+        ("run_distribute_train_gpu.sh", ["a", "--batch_size", "4"], "after --extra"),
         ("train_vision.sh", ["a"], "distribute|standalone"),
         ("run_eval_gpu.sh", [], "usage"),
         ("run_eval_gpu.sh", ["a", "b"], "usage"),

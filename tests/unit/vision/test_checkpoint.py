@@ -179,7 +179,7 @@ def test_only_the_weights_of_a_keras_file_start_a_training(build_small, source, 
 
 
 def test_a_keras_file_of_other_classes_or_another_model_is_refused(config, keras_file, tmp_path):
-    with refused("a vision Conformer of 5 classes"):
+    with refused("a vision Conformer with 5 classes"):
         load_model(config, keras_file)
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "b.keras")
     with refused("b.keras: Sequential"):
@@ -188,7 +188,7 @@ def test_a_keras_file_of_other_classes_or_another_model_is_refused(config, keras
 
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_a_keras_file_has_no_choice_of_weights(config, build_small, keras_file, use_ema):
-    message = f"Received: {keras_file}, which holds one set of weights. Leave use_ema out."
+    message = f"Received: {keras_file}, which has one set of weights. Leave use_ema out."
     with refused(message):
         load_model(dataclasses.replace(config, num_classes=4), keras_file, use_ema=use_ema)
     with refused(message):

@@ -325,4 +325,4 @@ def test_help_names_the_key_behind_a_flag(name):
     lines = line.help_text().splitlines()
     heads = (f"  --{name}=", f"  --[no]{name}")
     (place,) = (i for i, x in enumerate(lines) if x.startswith(heads[0]) or x == heads[1])
-    assert (FLAT[name][1] or "False only") in lines[place + 1]
+    assert (FLAT[name][1] or "Only false is supported") in lines[place + 1]

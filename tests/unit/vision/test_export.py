@@ -333,7 +333,7 @@ def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng
 def test_a_keras_file_that_tells_nothing_needs_the_preprocessing(of_small, calibrated, tmp_path):
     calibrated.save(tmp_path / "a.keras")
     source = ["-c", tmp_path / "a.keras", f"--output_dir={tmp_path / 'new'}"]
-    with refused("tells its preprocessing"):
+    with refused("a Keras file with its preprocessing"):
         program(*source, "--arch=small", "--num_classes=10")
     program(*source, *of_small)
     assert read_pipeline(tmp_path / "new")["preprocessing"]["image_size"] == SIDE
@@ -341,7 +341,7 @@ def test_a_keras_file_that_tells_nothing_needs_the_preprocessing(of_small, calib
 
 def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
     program(*of_small, "--file_format=KERAS", f"--output_dir={tmp_path}", "--seed=3")
-    assert "recognize nothing" in capsys.readouterr().err
+    assert "untrained initial weights" in capsys.readouterr().err
     model = load_model(ModelConfig("small", num_classes=10), tmp_path / "small.keras")
     keras.utils.set_random_seed(3)
     same = vision.build_model("small", 10, drop_path_rate=0.1)
@@ -351,8 +351,8 @@ def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--file_format=MINDIR"], "MINDIR, which only MindSpore writes"),
-        (["--file_format=AIR"], "AIR, which only MindSpore writes"),
+        (["--file_format=MINDIR"], "MINDIR, which only MindSpore can write"),
+        (["--file_format=AIR"], "AIR, which only MindSpore can write"),
         (["--file_format=TFLITE"], "TFLITE"),
         (["--checkpoint=/nowhere.pth"], "/nowhere.pth"),
         (["--checkpoint=/nowhere.keras"], "/nowhere.keras"),

@@ -65,7 +65,7 @@ def test_a_flat_folder_without_what_is_below(tree):
     (tree / "cat" / "none").mkdir()
     with refused(f"in {tree / 'cat' / 'none'}"):
         find_images(tree / "cat" / "none")
-    with refused(f"{tree / 'nothing'}: nothing"):
+    with refused(f"{tree / 'nothing'}: no such file or folder"):
         find_images(tree / "nothing")
 
 
@@ -97,17 +97,17 @@ def test_what_an_image_folder_leaves_out_is_told(tree):
     ]
     assert found.labels == [0] * 5 + [1]
     assert {path.removeprefix(f"{tree}/"): reason for path, reason in found.left_out} == {
-        "bird": "a link to nothing",
-        "top.png": "beside the class folders",
+        "bird": "a broken link",
+        "top.png": "not in a class folder",
         "cat/again/up": "a link to a folder above it",
-        "cat/dangling.jpg": "a link to nothing",
+        "cat/dangling.jpg": "a broken link",
         "cat/deeper/itself": "a link to a folder above it",
-        "cat/e.heic": "the suffix of no image",
-        "cat/f.avif": "the suffix of no image",
+        "cat/e.heic": "not the suffix of an image",
+        "cat/f.avif": "not the suffix of an image",
         "cat/more/up": "a link to a folder above it",
-        "cat/no_suffix": "the suffix of no image",
-        "cat/notes.txt": "the suffix of no image",
-        "cat/pipe.png": "no file",
+        "cat/no_suffix": "not the suffix of an image",
+        "cat/notes.txt": "not the suffix of an image",
+        "cat/pipe.png": "not a file",
     }
     assert found.sample(2, 0).left_out == found.left_out
 
@@ -155,9 +155,9 @@ def test_a_folder_without_an_image_names_what_is_there(tree):
         tree / "dog" / "c.jpeg",
     ):
         path.rename(path.with_suffix(".heic"))
-    with refused("a.heic (the suffix of no image)"):
+    with refused("a.heic (not the suffix of an image)"):
         read_image_folder(tree)
-    with refused("c.heic (the suffix of no image)"):
+    with refused("c.heic (not the suffix of an image)"):
         find_images(tree / "dog")
 
 
@@ -180,7 +180,7 @@ def test_names_of_the_model_number_the_folders(tree):
     assert found.labels == [2, 2, 0]
     found = read_labelled(tree, Classes(["a dog", "a bird"], ["dog", "bird"]), 2)
     assert found.labels == [0]
-    assert found.remarks == [(str(tree / "cat"), "no class of the model")]
+    assert found.remarks == [(str(tree / "cat"), "not a class of the model")]
     with refused("imagenet_label_file"):
         read_labelled(tree, Classes(), 1000)
     assert read_labelled(tree, Classes(), 2).labels == [0, 0, 1]

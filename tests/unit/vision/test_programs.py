@@ -173,7 +173,7 @@ def test_what_is_left_out_is_counted_and_named(flags, photos, tmp_path, capsys):
     output = f"--output={tmp_path / 'p.json'}"
     vision.infer.main([*flags["eager"], output, f"--result_path={report}", str(place)])
     assert json.loads(report.read_text())["num_skipped"] == 3
-    assert f"skipped {place}/x.heic: the suffix of no image" in capsys.readouterr().err
+    assert f"skipped {place}/x.heic: not the suffix of an image" in capsys.readouterr().err
 
 
 def test_a_share_of_the_images_is_scored_by_its_own_labels(flags, photos, answers, tmp_path):
@@ -414,7 +414,7 @@ def test_a_result_that_cannot_be_written_ends_before_the_work(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Received: none. Name one model"),
+        ([], "Received: none. Give one model"),
         (["--onnx_path=a.onnx", "--checkpoint=b.pth"], "checkpoint and --onnx_path"),
         (["--onnx_path=/nowhere.onnx"], "no such file"),
         (["--checkpoint=a.pth", "--pretrained=b.pth"], "both"),
@@ -463,22 +463,22 @@ def test_another_exporters_onnx_model_classifies(folder, answers, tmp_path, caps
     vision.infer_onnx.main([*arguments, str(folder)])
     squares = [(picture(path) ** 2).sum((0, 1)) for path in answers[0][:6]]
     assert list(json.loads(output.read_text()).values()) == np.argmax(squares, -1).tolist()
-    said = [x for x in capsys.readouterr().err.splitlines() if "images are prepared" in x]
+    said = [x for x in capsys.readouterr().err.splitlines() if "preprocessing" in x]
     assert len(said) == 1
-    assert said[0].startswith(f"{tmp_path / 'other.onnx'} does not tell how")
+    assert said[0].startswith(f"{tmp_path / 'other.onnx'} does not describe its preprocessing")
     assert f"image_size {SIDE}, crop_pct 0.875, interpolation 'bicubic', mean (0.485," in said[0]
 
 
 def test_a_model_that_describes_itself_needs_no_word_about_it(flags, folder, tmp_path, capsys):
     vision.infer_onnx.main([*flags["onnx"], f"-o={tmp_path / 'p.json'}", str(folder)])
-    assert "images are prepared" not in capsys.readouterr().err
+    assert "preprocessing" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--use_ema", "--nouse_ema"])
 @pytest.mark.parametrize("source", ["eager", "jit", "onnx"])
 def test_an_exported_model_has_no_choice_of_weights(source, flag, flags, folder, tmp_path):
     main = program_of(source, vision.infer, vision.infer_onnx)
-    with refused("--use_ema with a --checkpoint, which may hold two sets of weights. Received: "):
+    with refused("--use_ema with a --checkpoint, which can have two sets of weights. Received: "):
         main([*flags[source], flag, f"-o={tmp_path / 'p.json'}", str(folder)])
 
 

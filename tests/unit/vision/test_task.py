@@ -169,7 +169,7 @@ def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypat
     monkeypatch.setattr(Batches, "__iter__", note)
     found = task.evaluators["eval"]()
     names = " ".join(record.getMessage() for record in caplog.records)
-    assert "left out of the score: 3: " in names
+    assert "images left out of the evaluation: 3: " in names
     assert all(f"{many_classes}/val/{x} (not an image" in names for x in ("b/0.png", "c/1.png"))
     assert sizes == [6, 6, 6, 6, 5]
     all_images = sorted((many_classes / "val").rglob("*.png"))
@@ -271,7 +271,7 @@ def test_other_numbers_of_classes_are_refused(make_task):
 @pytest.mark.parametrize("name", [b"caf\xe9", b"two  spaces", b"a\nb", b" begin"])
 def test_names_that_a_checkpoint_cannot_hold_are_refused(make_task, image_folder, tmp_path, name):
     image_folder(("a", os.fsdecode(name)), 1, root=tmp_path)
-    with refused("names of class folders") as caught:
+    with refused("with names in UTF-8") as caught:
         make_task(data_url=tmp_path, num_classes=2)
     str(caught.value).encode()
 

@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_another_batch_size(folder):
     indices = np.concatenate([batch["indices"] for batch in first + rest])
     assert set(indices) == set(range(COUNT))
     assert len(indices) == 8 + 6
-    with refused("already seen"):
+    with refused("completed before the run was stopped"):
         make_data(folder, position=Position(0, ((4, 5),)), **PLAIN)
 
 

@@ -113,9 +113,9 @@ def test_averaged_weights_where_they_are_asked_for(emptied, official, caplog):
     average = {name: value + 1 for name, value in official.items()}
     both = {"model": official, "model_ema": {"module": average}}
     for use_ema, wanted, said in (
-        (None, official, "--use_ema takes the average"),
-        (False, official, "--use_ema takes the average"),
-        (True, average, "averaged weights (EMA); --nouse_ema takes the others"),
+        (None, official, "--use_ema loads the average"),
+        (False, official, "--use_ema loads the average"),
+        (True, average, "averaged weights (EMA); --nouse_ema loads the others"),
     ):
         caplog.clear()
         vision.load_pytorch_weights(emptied, both, use_ema)
@@ -124,10 +124,10 @@ def test_averaged_weights_where_they_are_asked_for(emptied, official, caplog):
         assert said in caplog.text
     caplog.clear()
     vision.load_pytorch_weights(emptied, {"model_ema": average})
-    assert "no others are in the file" in caplog.text
+    assert "the file has no others" in caplog.text
     caplog.clear()
     vision.load_pytorch_weights(emptied, official)
-    assert "taking" not in caplog.text
+    assert "loading the" not in caplog.text
 
 
 @pytest.mark.parametrize("naming", ["official", "mmpretrain"])

@@ -103,7 +103,7 @@ def test_a_language_model_chooses_among_what_sounds_alike(tmp_path, vocabulary):
     assert plain(logits) == greedy_text(logits, vocabulary) == "BAD"
     assert guided(logits) == "BED"
     path.write_text(head + "-0.3\tbed\t0\n-3\tbad\t0\n" + tail.format("bed"))
-    with refused("case of the model"):
+    with refused("like the vocabulary of the model"):
         beam_search(vocabulary, BeamSearch(20, str(path)))
 
 

@@ -377,8 +377,8 @@ def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, 
         (["a.wav", "--batch_size=0"], "batch_size"),
         (["a.wav", "--beam_width=-1"], "--beam_width"),
         (["a.wav", "--lm_path=x.arpa"], "--beam_width with --lm_path"),
-        (["a.wav", "--beam_width=5", "--timestamps"], "words of a beam search have no times"),
-        (["a.wav", "--chunk_seconds=60"], "up to the model's 35"),
+        (["a.wav", "--beam_width=5", "--timestamps"], "beam search does not compute word times"),
+        (["a.wav", "--chunk_seconds=60"], "--chunk_seconds of at most 35, the limit of the model"),
         (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
         (["a.wav", "--overlap_seconds=nan"], "half of --chunk_seconds"),
         (["a.wav", "--chunk_seconds=inf"], "half of --chunk_seconds"),
@@ -444,7 +444,7 @@ def test_chunks_follow_a_model_that_takes_less_at_once():
     pipeline = {"max_seconds": 8.0, "hop_samples": 320, "sample_rate_hz": RATE_HZ}
     window = window_of(pipeline, RecognitionOptions())
     assert window == Window.of_seconds(8.0, 2.0, 320, RATE_HZ)
-    with refused("--chunk_seconds up to the model's 8"):
+    with refused("--chunk_seconds of at most 8, the limit of the model"):
         window_of(pipeline, RecognitionOptions(chunk_seconds=9.0))
     longer = {**pipeline, "max_seconds": 35.0}
     assert window_of(longer, RecognitionOptions()) == Window.of_seconds(20.0, 4.0, 320, RATE_HZ)

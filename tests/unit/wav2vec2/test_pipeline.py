@@ -361,7 +361,7 @@ def change_preparation(**changes):
     ("change", "message"),
     [
         (lambda x: (x / "lengths.json").unlink(), "lengths.json"),
-        (lambda x: (x / "lengths.json").write_text("no"), "no JSON"),
+        (lambda x: (x / "lengths.json").write_text("no"), "not a JSON file"),
         (lambda x: (x / "lengths.json").write_text("{}"), "none"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 whole"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, "2"]}'), "whole numbers"),

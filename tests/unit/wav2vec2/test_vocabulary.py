@@ -125,7 +125,7 @@ def test_logits_decide_how_many_symbols_there_are(tmp_path, caplog):
     folder = write(tmp_path, symbols, added_tokens={"<s>": 5, "c": 6})
     assert load_vocabulary(folder).tokens == (*symbols, "<s>", "c")
     assert load_vocabulary(folder, 5).tokens == symbols
-    assert "left out, as they have no logit: c" in caplog.text and "<s>" not in caplog.text
+    assert "since they have no logit: c" in caplog.text and "<s>" not in caplog.text
     longer = load_vocabulary(folder, 9)
     assert longer.tokens == (*symbols, "<s>", "c", None, None)
     assert surfaces(longer) == ["", " ", "a", "\u2047", "b", "", "c", "\u2047", "\u2047"]

@@ -233,7 +233,7 @@ def test_weights_in_several_files(folder, whole):
         wav2vec2.from_pretrained(folder)
     for wrong in ({"a": "../b.bin"}, {"a": 1}, {}, 3):
         (folder / f"{whole}.index.json").write_text(json.dumps({"weight_map": wrong}))
-        with refused("a weight_map of tensors to files beside"):
+        with refused("a weight_map from tensors to files in the folder of"):
             wav2vec2.from_pretrained(folder)
 
 
@@ -298,9 +298,9 @@ def test_refused_folders(folder, tmp_path):
 
 def test_refused_saving(build_small, folder, tmp_path):
     model = build_small()
-    with refused(match=r"vocabulary of 12 symbols\. Received: none"):
+    with refused(match=r"vocabulary with 12 symbols\. Received: none"):
         wav2vec2.save_pretrained(model, tmp_path / "new")
-    with refused(match=r"vocabulary of 12 symbols\. Received: 3"):
+    with refused(match=r"vocabulary with 12 symbols\. Received: 3"):
         wav2vec2.save_pretrained(model, tmp_path / "new", Vocabulary(("<pad>", "|", "A")))
     with refused(match="Expected room and permission"):
         wav2vec2.save_pretrained(model, folder, VOCABULARY)
