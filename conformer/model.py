@@ -72,10 +72,11 @@ class ConformerTransducer(keras.Model):
 
         Args:
             tokens: `[B, U]` token ids.
-            states: `[B, 2, P]` states before the tokens; None at the start of an utterance.
+            states: `[B, S, P]` states before the tokens; None at the start of an utterance. For S see
+                `PredictionNetwork.state_shape`.
 
         Returns:
-            `[B, U, P]` outputs and the `[B, 2, P]` states after the last token.
+            `[B, U, P]` outputs and the `[B, S, P]` states after the last token.
         """
         return self.prediction(tokens, states)
 
@@ -154,7 +155,11 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
         prediction=PredictionNetwork(
-            vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
+            vocabulary_size,
+            model.prediction_dim,
+            context=model.prediction_context,
+            dtype=policy,
+            name="prediction",
         ),
         joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
         ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import onnx
 
 from tools.config.values import show
 from tools.conversion.backends import onnxruntime
-from tools.conversion.dim_range import check_inputs, pad_to
+from tools.conversion.dim_range import check_inputs, pad_to, shapes_of
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 from tools.weights.assignment import check_finite
@@ -83,9 +83,13 @@ class OnnxRunner:
         """
         specs = self.signatures[signature]
         check_inputs(inputs, specs, pads=True)
-        padded = pad_to(inputs, specs)
+        padded = pad_to(inputs, shapes_of(specs))
         size = len(next(iter(inputs.values())))
         return {name: array[:size] for name, array in self._function(padded).items()}
+
+    def expect(self, name: str, lengths: Sequence[int]) -> list[int]:
+        """Does nothing: images have one size."""
+        return []
 
 
 def _check_weights(path: Path) -> None:

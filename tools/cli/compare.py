@@ -106,7 +106,7 @@ class Difference:
 
 def _padded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
     """The array with zeros up to a shape, except for the batch."""
-    return pad_to({"": array}, [TensorSpec("", "", (None, *shape[1:]))])[""]
+    return pad_to({"": array}, {"": (None, *shape[1:])})[""]
 
 
 def open_side(place: str, scratch: Path) -> Side:
@@ -183,9 +183,8 @@ def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Ite
             batch[name] = np.concatenate([_padded(row[name], shape) for row in rows])
         for side in sides:
             if signature in side.converted:
-                own = side.session.signatures[signature]
-                free = [spec._replace(shape=(None, *spec.shape[1:])) for spec in own]
-                batch = pad_to(batch, free, side.converted[signature]["steps"])
+                padded = side.session.runner.pad(batch, signature)
+                batch = {name: array[: len(rows)] for name, array in padded.items()}
         yield batch
 
 

@@ -2,16 +2,22 @@
 
 import hashlib
 import json
-import platform
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
+
+import numpy as np
 
 from tools.conversion import backends
+from tools.conversion.machine import machine
 from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE
-from tools.conversion.protocol import Function, TensorSpec
+from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
 from tools.errors import UserError
+from tools.files import to_json
 
-FORMAT = 3
+FORMAT = 4
 _PARTS = {"request", "machine", "versions", "signatures", "files"}  # of a manifest
 
 
@@ -25,8 +31,29 @@ class Artifact(NamedTuple):
     functions: dict[str, Function]
 
 
-def open_artifact(converted_dir: str | Path) -> Artifact:
-    """Loads an artifact.
+class _Shared:
+    """A signature of an artifact that is opened once in a process, for one thread at a time."""
+
+    def __init__(self, function: Function):
+        self._function, self._lock = function, threading.Lock()
+
+    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Runs a batch."""
+        with self._lock:
+            return self._function(inputs)
+
+
+# What is open in this process: sessions of one artifact share its weights.
+_OPEN: WeakValueDictionary[tuple, _Shared] = WeakValueDictionary()
+_OPENING = threading.Lock()
+
+
+def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
+    """Loads an artifact, or shares what is open of it in this process.
+
+    Args:
+        converted_dir: its folder.
+        execution: how to use the machine.
 
     Raises:
         UserError: it is none, is damaged, or was made by other versions or for another machine.
@@ -46,7 +73,7 @@ def open_artifact(converted_dir: str | Path) -> Artifact:
         raise _again(directory, f"a whole {MANIFEST_FILE}", f"one without {missing[0]}")
     names = {described["backend"] for described in manifest["signatures"].values()}
     opened = {name: backends.get(name) for name in names}
-    here = {"machine": platform.machine()}
+    here = {"machine": machine()}
     for backend in opened.values():
         here |= backend.versions()
     there = {**manifest["versions"], "machine": manifest["machine"]}
@@ -64,8 +91,14 @@ def open_artifact(converted_dir: str | Path) -> Artifact:
             TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
             for tensor, dtype, shape in described["inputs"]
         )
-        first = directory / described["files"][0]
-        functions[name] = opened[described["backend"]].open(first, described)
+        key = execution, name, to_json(manifest, sort_keys=True)
+        with _OPENING:
+            found = _OPEN.get(key)
+            if found is None:
+                first = directory / described["files"][0]
+                backend = opened[described["backend"]]
+                found = _OPEN[key] = _Shared(backend.open(first, described, execution))
+        functions[name] = found
     files = [directory / name for name in manifest["files"]]
     return Artifact(manifest, pipeline, files, inputs, functions)
 

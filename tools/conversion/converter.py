@@ -2,11 +2,11 @@
 
 import atexit
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
 import os
-import platform
 import shutil
 import sys
 import tempfile
@@ -20,6 +20,7 @@ from tqdm import tqdm
 from tools.conversion import backends
 from tools.conversion.artifact import FORMAT, file_hash, read_manifest
 from tools.conversion.dim_range import bounded
+from tools.conversion.machine import machine
 from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE, read_pipeline, source_hash
 from tools.conversion.protocol import Calibration, TensorSpec
 from tools.conversion.request import (
@@ -43,6 +44,7 @@ def convert(
     request: ConversionRequest,
     calibration: Calibration | None = None,
     *,
+    loaded: "LoadedModel | None" = None,
     anew: bool = False,
     may_be_temporary: bool = False,
 ) -> dict:
@@ -54,6 +56,7 @@ def convert(
             match; None is a folder of the user's cache.
         request: what to make.
         calibration: data to quantize with; read only where that is due.
+        loaded: the same SavedModel, where several conversions of it follow one another.
         anew: converts also where the same was done before.
         may_be_temporary: converts into a temporary folder where the cache cannot be written.
 
@@ -74,7 +77,7 @@ def convert(
         "family": pipeline["family"],
         "source_sha256": source_hash(native_dir),
         "request": _plain(asdict(request)),
-        "machine": platform.machine(),
+        "machine": machine(),
         "versions": backend.versions() | backends.get(backend.SMALL).versions(),
         "converted_by": {
             **{name: importlib.metadata.version(name) for name in _CONVERTERS},
@@ -103,6 +106,7 @@ def convert(
                 wanted,
                 request=request,
                 calibration=calibration,
+                loaded=loaded or LoadedModel(native_dir),
             )
     return {"reused": True, **manifest, "directory": str(converted_dir)}
 
@@ -129,6 +133,12 @@ def _earlier(
             f"{converted_dir}, a conversion of {existing.get('family') or 'something else'}",
             "Choose another",
         )
+    if existing is not None:
+        for what in ("machine", "versions"):
+            there, here = existing.get(what), wanted[what]
+            if there != here:
+                line = f"{converted_dir} was made for {_words(there)}, here is {_words(here)}"
+                print(f"{line}: converts again", file=sys.stderr)
     if existing is None and _holds_something(converted_dir):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
@@ -146,6 +156,7 @@ def _made(
     *,
     request: ConversionRequest,
     calibration: Calibration | None,
+    loaded: "LoadedModel",
 ) -> dict:
     """Converts, and gives the manifest with `reused` false."""
     started = time.perf_counter()
@@ -157,7 +168,7 @@ def _made(
         )
     examples = calibration.read() if calibration else None
     with new_folder(converted_dir, replace=True) as folder:
-        signatures = _convert_signatures(native_dir, folder, pipeline, request, examples=examples)
+        signatures = _convert_signatures(loaded, folder, pipeline, request, examples=examples)
         manifest = {
             **wanted,
             "not_applicable": dict(backends.get(request.backend).NOT_APPLICABLE),
@@ -205,11 +216,16 @@ def _check(request: ConversionRequest, backend: backends.Backend) -> None:
 
 def _cached(wanted: Mapping) -> Path:
     """The place in the user's cache for what a manifest begins with."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     request = wanted["request"]
     exact = hashlib.sha256(to_json(request, sort_keys=True).encode()).hexdigest()[:8]
     name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
-    return cache / "conformer-zoo" / "converted" / name
+    return _cache() / name
+
+
+def _cache() -> Path:
+    """Returns the folder of converted models in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "conformer-zoo" / "converted"
 
 
 def _writable(place: Path) -> Path:
@@ -240,13 +256,46 @@ def _holds_something(place: Path) -> bool:
         return False  # what cannot be read will not be written either, and that is told
 
 
-def _convert_signatures(native_dir, folder, pipeline, request, *, examples) -> dict[str, dict]:
-    # An artifact that is used again needs no converter: TensorFlow and tf2onnx would slow every
-    # start by seconds.
-    from tools.conversion.saved_model import input_specs, load_saved_model
+def _words(facts: object) -> str:
+    """Writes the machine or the versions of a manifest for a message."""
+    if isinstance(facts, Mapping):
+        return ", ".join(f"{name} {version}" for name, version in facts.items())
+    return str(facts)
+
+
+def decision_path(native_dir: str | Path) -> Path:
+    """Returns the file in the user's cache with the runtimes that were chosen for a model."""
+    return _cache() / f"{source_hash(native_dir)[:16]}-backends.json"
+
+
+class LoadedModel:
+    """A SavedModel that is converted, perhaps for several runtimes one after the other.
+
+    Args:
+        native_dir: of the SavedModel.
+
+    Attributes:
+        graphs: of its signatures as ONNX, by the signature and the rewrites that were made.
+    """
+
+    def __init__(self, native_dir: str | Path):
+        self.native_dir, self.graphs = Path(native_dir), {}
+
+    @functools.cached_property
+    def functions(self) -> Mapping:
+        """The concrete functions by signature; loading them takes seconds."""
+        # An artifact that is used again needs no converter: TensorFlow and tf2onnx would slow every
+        # start by seconds.
+        from tools.conversion.saved_model import load_saved_model
+
+        return load_saved_model(self.native_dir)
+
+
+def _convert_signatures(loaded, folder, pipeline, request, *, examples) -> dict[str, dict]:
+    from tools.conversion.saved_model import input_specs
     from tools.conversion.signature import Source
 
-    functions = load_saved_model(native_dir)
+    functions = loaded.functions
     missing = sorted(pipeline["convert"].keys() - functions.keys())
     if missing:
         raise UserError.expected(
@@ -267,8 +316,9 @@ def _convert_signatures(native_dir, folder, pipeline, request, *, examples) -> d
         bar.set_postfix_str(name)
         source = Source(
             name=name,
-            native_dir=native_dir,
+            native_dir=loaded.native_dir,
             functions=functions,
+            graphs=loaded.graphs,
             specs=_input_ranges(input_specs(functions[name]), conversion["dim_range"], request),
             small=conversion.get("small", False),
             keep_in_float=conversion.get("keep_in_float", ()),
@@ -287,7 +337,8 @@ def _convert_signatures(native_dir, folder, pipeline, request, *, examples) -> d
             "files": saved.files,
             "options": dict(saved.options),
             "inputs": _plain(source.specs),
-            "steps": own.STEPS if conversion.get("paddable", False) else 0,
+            "prepares_shapes": own.PREPARES_SHAPES,
+            "paddable": conversion.get("paddable", False),
             "small": source.small,
             "rewrites": source.rewrites,
         }

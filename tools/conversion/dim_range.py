@@ -172,39 +172,28 @@ def _fits(size: int, allowed: int | tuple[int, int] | None, pads: bool = False) 
 
 
 def pad_to(
-    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], steps: int = 0
+    inputs: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence]
 ) -> dict[str, np.ndarray]:
-    """Pads arrays with zeros at their ends up to sizes that are fixed.
+    """Pads arrays with zeros at their ends.
 
-    An array that is larger than its size stays as it is, for `check_inputs` to refuse.
+    An array that is larger than its shape stays as it is.
 
     Args:
         inputs: by name.
-        specs: of a signature.
-        steps: whether ranges are padded as well, to one of so many sizes in an octave, never
-            beyond the upper end; a power of two, or 0.
+        shapes: by name; an entry that is not an integer (a range, None) leaves its axis as it is.
     """
-    shapes = {spec.name: spec.shape for spec in specs}
     padded = {}
     for name, array in inputs.items():
         array = np.asarray(array)
         missing = [
-            (0, max(0, _target(size, allowed, steps) - size))
-            for size, allowed in zip(array.shape, shapes.get(name, ()), strict=False)
+            (0, max(0, wanted - size) if isinstance(wanted, int) else 0)
+            for size, wanted in zip(array.shape, shapes.get(name, ()), strict=False)
         ]
         grows = len(missing) == array.ndim and any(after for _, after in missing)
         padded[name] = np.pad(array, missing) if grows else array
     return padded
 
 
-def _target(size: int, allowed: int | tuple[int, int] | None, steps: int) -> int:
-    """The size that a dimension is padded to."""
-    if isinstance(allowed, int):
-        return allowed
-    if allowed is None or not steps:
-        return size
-    low, high = allowed
-    if not low <= size <= high:
-        return size
-    step = 2 ** max(0, (size - 1).bit_length() - steps.bit_length())
-    return min(high, -(-size // step) * step)
+def shapes_of(specs: Sequence[TensorSpec]) -> dict[str, tuple]:
+    """Returns the shapes of a signature's inputs by name."""
+    return {spec.name: spec.shape for spec in specs}

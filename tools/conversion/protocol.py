@@ -31,6 +31,22 @@ class TensorSpec(NamedTuple):
     shape: tuple[int | tuple[int, int] | None, ...]
 
 
+class Execution(NamedTuple):
+    """How a runtime uses the machine.
+
+    Attributes:
+        threads: of one batch; None: as many as the runtime chooses.
+        throughput: batches of several inputs run, which may use both threads of a core; False: the
+            answer to one input is to come as soon as possible.
+    """
+
+    threads: int | None = None
+    throughput: bool = False
+
+
+DEFAULT_EXECUTION = Execution()
+
+
 class Examples(NamedTuple):
     """Data that a model is calibrated and judged with.
 
@@ -109,14 +125,14 @@ class Backend(Protocol):
         NAME: by which it is asked for.
         SMALL: the backend for signatures whose calls are so small that the way into the runtime
             counts, its own name or another's.
-        STEPS: sizes in an octave that the inputs of a `paddable` signature are padded to, as every
-            new shape costs; 0: they are not.
+        PREPARES_SHAPES: whether the first run of each shape takes much longer than the next one;
+            inputs are then padded to few shapes.
         NOT_APPLICABLE: parts of a request that it has no use for, each with the reason.
     """
 
     NAME: str
     SMALL: str
-    STEPS: int
+    PREPARES_SHAPES: bool
     NOT_APPLICABLE: Mapping[str, str]
 
     def versions(self) -> dict[str, str]:
@@ -141,13 +157,14 @@ class Backend(Protocol):
             examples: to calibrate with, where the request is for a quantized model.
         """
 
-    def open(self, path: Path, described: Mapping) -> Function:
+    def open(self, path: Path, described: Mapping, execution: Execution) -> Function:
         """Loads what `save` wrote.
 
         Args:
             path: its first file.
             described: the signature's part of the manifest: `name`, `options`, and `small` where
                 the work of one call is so small that one thread does it best.
+            execution: how to use the machine.
         """
 
     # What can be seen of the inside of a model; a runtime that shows none of it has neither.

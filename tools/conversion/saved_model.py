@@ -16,6 +16,28 @@ from tools.files import new_folder, to_json
 _EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
+def limit_threads(threads: int | None) -> None:
+    """Sets the threads of TensorFlow's operators.
+
+    Args:
+        threads: None changes nothing.
+
+    Raises:
+        UserError: TensorFlow has run already, with another number.
+    """
+    if threads is None or tf.config.threading.get_intra_op_parallelism_threads() == threads:
+        return
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        raise UserError.expected(
+            "--threads before TensorFlow runs anything in this process",
+            threads,
+            "Open this model first, or leave --threads out",
+        ) from None
+
+
 def write_saved_model(
     output_dir: str | Path,
     functions: Mapping[str, tf.types.experimental.PolymorphicFunction],

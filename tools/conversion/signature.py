@@ -35,6 +35,7 @@ class Source:
         small: one call is too little work to share among threads.
         keep_in_float: layers that are not to be quantized, by the model's own account.
         options: further rewrites of the graph; see `graph.clean`.
+        graphs: kept graphs and their rewrites, by the name of the signature and the options.
         rewrites: how often each was made.
     """
 
@@ -45,14 +46,21 @@ class Source:
     small: bool = False
     keep_in_float: Collection[str] = ()
     options: Collection[str] = ()
+    graphs: dict[tuple, tuple] = field(default_factory=dict)
     rewrites: dict[str, int] = field(default_factory=dict)
 
     @functools.cached_property
     def onnx(self) -> onnx.ModelProto:
         """The cleaned graph."""
-        model = to_onnx(self.functions[self.name], self.name)
-        self.rewrites |= clean(model, self.options)
-        return model
+        key = self.name, *self.options
+        if key not in self.graphs:
+            model = to_onnx(self.functions[self.name], self.name)
+            self.graphs[key] = model, clean(model, self.options)
+        model, rewrites = self.graphs[key]
+        self.rewrites |= rewrites
+        copy = onnx.ModelProto()  # backends change what they get
+        copy.CopyFrom(model)
+        return copy
 
     def run_with(self, function: Function) -> Run:
         """Gives a way to run all signatures, this one by a candidate for it."""

@@ -40,7 +40,7 @@ def greedy_decode(
         encoded_lengths: `[B]` valid frames.
         predict: `(tokens [B, 1], states) -> (predicted [B, 1, P], states)`.
         join: `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V]`.
-        initial_states: `[B, 2, P]` states before the first symbol.
+        initial_states: `[B, S, P]` states before the first symbol.
         max_symbols_per_frame: after so many symbols the next frame follows without a blank.
         blank: index of the blank symbol.
 

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from tools.conversion.dim_range import check_inputs, fit
 from tools.conversion.pipeline import read_pipeline, source_files
-from tools.conversion.saved_model import input_specs, load_saved_model
+from tools.conversion.saved_model import input_specs, limit_threads, load_saved_model
 
 
 class EagerRunner:
@@ -33,12 +33,21 @@ class EagerRunner:
         except tf.errors.OpError as error:
             raise RuntimeError(error.message) from error
 
+    def expect(self, name, lengths):
+        """Does nothing: TensorFlow needs no preparation for a new shape."""
+        return []
 
-def open_eager(model_dir: str | Path) -> EagerRunner:
+
+def open_eager(model_dir: str | Path, threads: int | None = None) -> EagerRunner:
     """Opens a SavedModel.
+
+    Args:
+        model_dir: its folder.
+        threads: of TensorFlow; None: as many as there are cores.
 
     Raises:
         UserError: the directory is none that was exported, or is damaged.
     """
     pipeline = read_pipeline(model_dir)
+    limit_threads(threads)
     return EagerRunner(load_saved_model(model_dir), pipeline, source_files(model_dir))

@@ -22,6 +22,7 @@ def add_inference_flags(flags: CommandLine, default_model: str = "the bundled on
     flags.boolean(
         "run_eagerly", False, "TensorFlow's own runtime on the SavedModel; else a converted one."
     )
+    flags.integer("threads", None, "Of the runtime.", default_text="as many as it chooses")
     flags.integer("warmup_count", 1, "Batches run before the clock starts.")
     about = "JSON report to write, with a TSV of the answers beside it."
     flags.string("result_path", None, about, default_text="none")
@@ -40,7 +41,10 @@ def add_conversion_flags(flags: CommandLine) -> None:
         default_text="a folder of the user's cache",
     )
     flags.enum(
-        "backend", _DEFAULTS.backend, ("auto", *backends.NAMES), "Runtime of the converted model."
+        "backend",
+        _DEFAULTS.backend,
+        ("auto", *backends.NAMES),
+        "Runtime of the converted model; auto measures openvino against onnxruntime once.",
     )
     flags.string(
         "quant_precision",
@@ -54,7 +58,7 @@ def add_conversion_flags(flags: CommandLine) -> None:
         "dim_range",
         None,
         'Shapes that it serves: "waveforms=1:8,16000:560000".',
-        default_text="batches up to 2 x --batch_size, the lengths that the model takes",
+        default_text="batches up to 64 or --batch_size, the lengths that the model takes",
     )
     flags.number(
         "max_seconds",

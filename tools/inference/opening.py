@@ -4,11 +4,13 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from tools.conversion.artifact import is_artifact, read_manifest
+from tools.conversion.choice import choose_backend
 from tools.conversion.converter import convert
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
@@ -38,9 +40,10 @@ def open_runner(
     restrict_devices(options.visible_devices)
     if options.batch_size < 1:
         raise UserError.expected("--batch_size >= 1", options.batch_size, "Correct --batch_size")
+    execution = options.execution
     if is_artifact(model_dir):
         _check_converted(model_dir, options)
-        return load(model_dir)
+        return load(model_dir, execution)
     if options.run_eagerly:
         if options.quant_precision != RunnerOptions().quant_precision:
             raise UserError.expected(
@@ -48,17 +51,17 @@ def open_runner(
                 options.quant_precision,
                 "Leave one of them out",
             )
-        return load(model_dir)
+        return load(model_dir, execution)
     manifest = _converted_aloud(model_dir, options, read_examples)
     try:
-        return load(manifest["directory"])
+        return load(manifest["directory"], execution)
     except UserError as error:
         if options.converted_savedmodel_dir or not manifest["reused"]:
             raise
         # The cache is ours: what is damaged there is made again.
         print(f"{error} Converts again.", file=sys.stderr)
         manifest = _converted_aloud(model_dir, options, read_examples, anew=True)
-        return load(manifest["directory"])
+        return load(manifest["directory"], execution)
 
 
 def _converted_aloud(
@@ -134,6 +137,9 @@ def converted(
     """Converts a SavedModel by options, unless that was done before; see `convert`."""
     pipeline = read_pipeline(native_dir)
     request = options.request(pipeline)
+    if request.backend == "auto":
+        backend = choose_backend(native_dir, request, options.batch_size, options.execution)
+        request = replace(request, backend=backend)
     calibration = _calibration(options, pipeline, read_examples)
     place = options.converted_savedmodel_dir
     return convert(native_dir, place, request, calibration, **how)

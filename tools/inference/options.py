@@ -7,8 +7,12 @@ from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from tools.conversion.dim_range import parse_dim_ranges
+from tools.conversion.machine import num_cores
+from tools.conversion.protocol import Execution
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, DimRanges, Quantization
 from tools.errors import UserError
+
+_LARGEST_BATCH = 64  # that a conversion serves, so that one conversion does for all batch sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +23,13 @@ class ConversionOptions:
         batch_size: inputs that are run together.
         data_dir: data set that is run; it calibrates where `calibration_data_dir` is not given.
         converted_savedmodel_dir: place of the converted model; None: a folder of the user's cache.
-        backend: runtime of the converted model: openvino, onnxruntime or xla; auto: the best one
-            that is installed.
+        backend: runtime of the converted model: openvino, onnxruntime or xla; auto: the faster one
+            of openvino and onnxruntime, which is measured once.
         quant_precision: of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16.
         enable_dim_range: whether a range of shapes is served, or one shape, padded up to.
         dim_range: ranges of shapes, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first; None:
-            batches up to twice `batch_size`, the sizes that the model takes.
+            batches up to 64, or up to `batch_size` where that is larger; the sizes that the model
+            takes.
         max_seconds: of the longest sound; None: as long as the model takes.
         calibration_data_dir: data to quantize with, read as for inference.
         calibration_samples: how many of them, spread over the whole.
@@ -73,7 +78,11 @@ class ConversionOptions:
                 name = flag.split()[0]
                 raise UserError.expected(f"--{flag}", getattr(self, name), f"Correct --{name}")
         ranges = self._dim_range(pipeline)
-        batch = (1, 2 * self.batch_size) if self.enable_dim_range else (self.batch_size,) * 2
+        batch = (
+            (1, max(_LARGEST_BATCH, self.batch_size))
+            if self.enable_dim_range
+            else (self.batch_size,) * 2
+        )
         return ConversionRequest(
             backend=self.backend,
             precision=self.quant_precision,
@@ -90,6 +99,11 @@ class ConversionOptions:
                 max_accuracy_drop=self.max_accuracy_drop,
             ),
         )
+
+    @property
+    def execution(self) -> Execution:
+        """How the runtime uses the machine."""
+        return Execution(throughput=self.batch_size > 1)
 
     def _dim_range(self, pipeline: Mapping) -> DimRanges:
         """The ranges that were asked for; those of one shape are single sizes."""
@@ -121,10 +135,28 @@ class RunnerOptions(ConversionOptions):
         run_eagerly: in TensorFlow on the SavedModel; else converted, which the first call for a
             model does.
         visible_devices: GPUs that may be used, as `0,1`; `-1`: none; None: all.
+        threads: of the runtime; None: as many as it chooses.
     """
 
     run_eagerly: bool = False
     visible_devices: str | None = None
+    threads: int | None = None
+
+    @property
+    def execution(self) -> Execution:
+        """How the runtime uses the machine.
+
+        Raises:
+            UserError: `threads` is below 1, or there are fewer cores.
+        """
+        cores = num_cores()
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            raise UserError.expected(
+                f"--threads from 1 to {cores}, the cores of this machine",
+                self.threads,
+                "Correct --threads",
+            )
+        return Execution(self.threads, throughput=self.batch_size > 1)
 
     def as_keywords(self) -> dict[str, Any]:
         """Gives the fields by name, for options of a kind that has more of them."""
@@ -152,6 +184,7 @@ class RunnerKeywords(TypedDict, total=False):
     minimum_segment_size: int
     run_eagerly: bool
     visible_devices: str | None
+    threads: int | None
 
 
 class SpeechKeywords(RunnerKeywords, total=False):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.conversion.dim_range import check_inputs, pad_to
+from tools.conversion.dim_range import check_inputs, pad_to, shapes_of
 from tools.errors import UserError
 from tools.inference.runner import Runner
 from tools.inference.session import Session
@@ -59,7 +59,7 @@ def run_timed(
     What is smaller than a size that the model fixes is padded with zeros.
     """
     numbers = [spec for spec in model.signatures[signature] if spec.dtype != "string"]
-    padded = pad_to(inputs, numbers)
+    padded = pad_to(inputs, shapes_of(numbers))
     check_inputs({spec.name: padded[spec.name] for spec in numbers}, numbers)
     started = time.perf_counter()
     try:

@@ -72,7 +72,10 @@ class Stopwatch:
 
 
 def runner_facts(runner: Runner) -> dict:
-    """What a report says of the runner: how it runs, in what, how large, how much memory by now."""
+    """Returns what a report says of the runner.
+
+    Among them are the shapes that a converted model prepared, and the peak memory of the process.
+    """
     manifest = getattr(runner, "manifest", None) or {}
     asked = manifest.get("request", {}).get("quantization")
     return {
@@ -82,6 +85,7 @@ def runner_facts(runner: Runner) -> dict:
         "quantization": asked,
         "conversion_seconds": manifest.get("seconds"),
         "model_mib": sum(path.stat().st_size for path in runner.files) / 2**20,
+        "shapes": runner.shapes.described() if hasattr(runner, "shapes") else None,
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
     }
 

@@ -1,5 +1,7 @@
 """Runners: exported models as bags of signatures, whatever executes them."""
 
+import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -9,7 +11,10 @@ import numpy as np
 from tools.conversion.artifact import Artifact, is_artifact, open_artifact
 from tools.conversion.dim_range import check_inputs, fit, pad_to
 from tools.conversion.pipeline import read_pipeline
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
+from tools.conversion.sizes import Padding
+
+_REMEMBERED = 1000  # shapes
 
 
 class Runner(Protocol):
@@ -41,12 +46,62 @@ class Runner(Protocol):
             RuntimeError: the runtime fails on them.
         """
 
+    def expect(self, name: str, lengths: Sequence[int]) -> list[int]:
+        """Announces the lengths that will come, so that they are padded to few sizes.
+
+        Args:
+            name: of an input.
+            lengths: of its last axis, one for each batch to come.
+
+        Returns:
+            The sizes that they are padded to, the largest first; none where lengths are run as
+            they are.
+        """
+
+
+class ShapeCounts:
+    """Counts the shapes that a runtime has met; the first run of each includes its preparation.
+
+    Attributes:
+        prepared: shapes met, over all signatures.
+        first_run_seconds: time of the first run of each.
+        reused: runs of shapes that were met before.
+    """
+
+    def __init__(self):
+        self.prepared, self.first_run_seconds, self.reused = 0, 0.0, 0
+        self._met: OrderedDict[tuple, None] = OrderedDict()
+
+    def run(self, function: Function, inputs: Mapping[str, np.ndarray], signature: str) -> dict:
+        """Runs a function and counts the shape of its inputs."""
+        key = signature, *((name, array.shape) for name, array in inputs.items())
+        if key in self._met:
+            self._met.move_to_end(key)
+            self.reused += 1
+            return function(inputs)
+        started = time.perf_counter()
+        outputs = function(inputs)
+        self.first_run_seconds += time.perf_counter() - started
+        self.prepared += 1
+        self._met[key] = None
+        if len(self._met) > _REMEMBERED:
+            self._met.popitem(last=False)
+        return outputs
+
+    def described(self) -> dict[str, float]:
+        """Returns the counts for a report."""
+        return {
+            "prepared": self.prepared,
+            "first_run_seconds": round(self.first_run_seconds, 3),
+            "reused": self.reused,
+        }
+
 
 class JitRunner:
     """A converted model in the runtime that it was converted for.
 
-    Inputs that are smaller than a fixed size are padded, and their batch is cut off again; the same
-    where a runtime compiles every shape anew, up to one of a few sizes inside the range.
+    Inputs are padded as `tools.conversion.sizes.Padding` says, so that the runtime prepares few
+    shapes. Rows that were added are removed from the outputs.
     """
 
     mode = "jit"
@@ -57,35 +112,63 @@ class JitRunner:
         self.backend = artifact.manifest["request"]["backend"]
         self.files = artifact.files
         self.signatures, self._functions = artifact.inputs, artifact.functions
+        self.shapes = ShapeCounts()
+        signatures = artifact.manifest["signatures"]
+        self._small = {name for name, described in signatures.items() if described["small"]}
+        self._padding = {
+            name: Padding(
+                artifact.inputs[name],
+                ranges=described["prepares_shapes"] and name not in self._small,
+                lengths=described["paddable"],
+            )
+            for name, described in signatures.items()
+        }
 
     def run(self, inputs, signature="serving_default"):
         """Runs a batch and returns the outputs by name."""
         specs = self.signatures[signature]
-        steps = self.manifest["signatures"][signature]["steps"]
-        if not steps and fit(inputs, specs):  # a decoder calls this a hundred times for a batch
-            return self._functions[signature](inputs)
-        check_inputs(inputs, specs, pads=True)
-        padded = pad_to(inputs, specs, steps)
-        outputs = self._functions[signature](padded)
+        if signature in self._small and fit(inputs, specs):
+            return self._functions[signature](inputs)  # called a hundred times for a batch
+        padded = self.pad(inputs, signature)
+        outputs = self.shapes.run(self._functions[signature], padded, signature)
         name = specs[0].name
         size = len(inputs[name])
         if len(padded[name]) == size:
             return outputs
         return {name: array[:size] for name, array in outputs.items()}
 
+    def pad(
+        self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
+    ) -> dict[str, np.ndarray]:
+        """Returns the inputs as the runtime gets them.
 
-def load(model_dir: str | Path) -> Runner:
+        Raises:
+            UserError: they are not what the signature takes.
+        """
+        specs = self.signatures[signature]
+        if not fit(inputs, specs):
+            check_inputs(inputs, specs, pads=True)
+        return pad_to(inputs, self._padding[signature].shapes(inputs))
+
+    def expect(self, name: str, lengths: Sequence[int]) -> list[int]:
+        """Fits the sizes that an input is padded to; see `Runner.expect`."""
+        found = [padding.expect(name, lengths) for padding in self._padding.values()]
+        return max(found, key=len, default=[])
+
+
+def load(model_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Runner:
     """Opens an exported model.
 
     Args:
         model_dir: a SavedModel that was exported, or an artifact that was converted.
+        execution: how to use the machine.
 
     Raises:
         UserError: the directory is neither, or damaged.
     """
     if is_artifact(model_dir):
-        return JitRunner(open_artifact(model_dir))
+        return JitRunner(open_artifact(model_dir, execution))
     read_pipeline(model_dir)  # reports a bad directory before the slow import of TensorFlow
     from tools.inference.eager import open_eager
 
-    return open_eager(model_dir)
+    return open_eager(model_dir, execution.threads)

@@ -68,6 +68,10 @@ def recognize(
                 except AudioError as error:
                     reasons[index] = error.reason
             bar.update()
+        if warmup_count:
+            with watch.excluded():
+                lengths = [utterances[index].num_samples for index in order[::batch_size]]
+                session.prepare(lengths, batch_size)
         reader = read_batches([utterances[i] for i in order], batch_size, session.limits)
         batches = stack.enter_context(contextlib.closing(reader))
         for number, batch in enumerate(batches):

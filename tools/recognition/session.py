@@ -150,6 +150,20 @@ class SpeechSession(Session):
             with_words=with_words,
         )
 
+    def prepare(self, num_samples: Sequence[int], batch_size: int = 1) -> None:
+        """Prepares the runtime for the lengths of sounds to come.
+
+        The first batch of each shape takes a converted model longer. Announced lengths share few
+        shapes, and each shape runs once here, on silence.
+
+        Args:
+            num_samples: length of each batch to come, in samples.
+            batch_size: rows of a batch.
+        """
+        for size in self.runner.expect("waveforms", num_samples):
+            waveforms = np.zeros((batch_size, size), np.float32)
+            self.recognize({"waveforms": waveforms, "lengths": np.full(batch_size, size, np.int32)})
+
     def is_long(self, num_samples: int) -> bool:
         """Tells whether a sound has to be taken in pieces."""
         at_once = round(self.pipeline["max_seconds"] * self.limits.rate_hz)

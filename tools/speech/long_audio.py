@@ -12,6 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.errors import UserError
+from tools.speech.pauses import PauseShortener
+from tools.speech.reading import pad_waveforms
+
+_PAUSE_SECONDS = 0.5  # that a longer pause is shortened to
 
 # Waveforms [B, S] float32 and lengths [B] int32 to the valid frames of each, [T, D].
 Frames = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
@@ -44,11 +48,13 @@ class Window:
         chunk_samples: of a chunk; a multiple of `hop_samples`.
         overlap_samples: shared by one and the next; an even multiple of it.
         hop_samples: from one frame to the next.
+        pause_frames: that stay of a long pause at each of its ends; None: pauses stay whole.
     """
 
     chunk_samples: int
     overlap_samples: int
     hop_samples: int
+    pause_frames: int | None = None
 
     @classmethod
     def of_seconds(
@@ -69,7 +75,7 @@ class Window:
                 f"{overlap_seconds:g} and {chunk_seconds:g}",
                 "Correct the flags",
             )
-        return cls(chunk, overlap, hop_samples)
+        return cls(chunk, overlap, hop_samples, round(_PAUSE_SECONDS / 2 * rate_hz / hop_samples))
 
     def chunks(self, num_samples: int) -> list[Chunk]:
         """Lists the chunks of a recording; the last one is shorter, never than an overlap."""
@@ -130,14 +136,19 @@ def stitched(
         length.
     """
     chunks = window.chunks(num_samples)
+    pauses = None
+    if window.pause_frames is not None:
+        pauses = PauseShortener(window.hop_samples, window.pause_frames)
     sounds = cut(pieces, chunks)
     for number in range(0, len(chunks), batch_size):
         batch = chunks[number : number + batch_size]
-        lengths = np.array([chunk.num_samples for chunk in batch], np.int32)
-        waveforms = np.zeros((len(batch), lengths.max()), np.float32)
-        for row, length, sound in zip(waveforms, lengths, sounds, strict=False):
-            row[:length] = sound
-        found = frames(waveforms, lengths)
+        heard = [next(sounds) for _ in batch]
+        if pauses is not None:
+            shortened = [pauses.shorten(sound) for sound in heard]
+            heard = [one.sound for one in shortened]
+        found = frames(*pad_waveforms(heard))
+        if pauses is not None:
+            found = [one.restored(rows) for one, rows in zip(shortened, found, strict=True)]
         for chunk, rows in zip(batch, found, strict=True):
             yield rows[chunk.first : chunk.last]
     for _ in sounds:  # to the end of the pieces, where their reader may find something missing

@@ -19,11 +19,16 @@ def get(name: str) -> Backend:
     """
     if name not in _PACKAGES:
         raise UserError.expected(f"a backend among {', '.join(NAMES)}", name, "Choose one of them")
-    if importlib.util.find_spec(_PACKAGES[name]) is None:
+    if not is_installed(name):
         raise UserError.expected(
             f"the package {_PACKAGES[name]}", "none", "Run `bash run_scripts/setup.sh`"
         )
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def is_installed(name: str) -> bool:
+    """Tells whether the package of a backend is installed."""
+    return importlib.util.find_spec(_PACKAGES[name]) is not None
 
 
 def choose(asked: str) -> str:
@@ -33,7 +38,7 @@ def choose(asked: str) -> str:
     """
     if asked != "auto":
         return asked
-    installed = [name for name, package in _PACKAGES.items() if importlib.util.find_spec(package)]
+    installed = [name for name in NAMES if is_installed(name)]
     if "onnxruntime" in installed and len(get("onnxruntime").PROVIDERS) > 1:
         return "onnxruntime"
     if installed:

@@ -7,12 +7,19 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from tools.conversion.protocol import Examples, Function, Saved, Source
+from tools.conversion.protocol import (
+    DEFAULT_EXECUTION,
+    Examples,
+    Execution,
+    Function,
+    Saved,
+    Source,
+)
 from tools.conversion.request import ConversionRequest
 
 NAME = "onnxruntime"
 SMALL = "onnxruntime"
-STEPS = 0
+PREPARES_SHAPES = False
 _TENSORRT = "TensorrtExecutionProvider"
 _KNOWN = (_TENSORRT, "CUDAExecutionProvider", "CPUExecutionProvider")
 PROVIDERS = tuple(name for name in _KNOWN if name in onnxruntime.get_available_providers())
@@ -94,9 +101,9 @@ def _ignored(model, source, request) -> list[str]:
     return ignored_nodes(names, [*source.keep_in_float, *asked])
 
 
-def open(path: Path, described: Mapping) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
     """Loads an ONNX model; see `Backend.open`."""
-    return as_function(new_session(str(path), described))
+    return as_function(new_session(str(path), described, execution.threads))
 
 
 def layers(path: Path) -> list[str]:
@@ -124,17 +131,22 @@ def _layers(model) -> list:
     return [node for node in nodes if node.output[0] not in outputs]
 
 
-def new_session(model: str | bytes, described: Mapping) -> onnxruntime.InferenceSession:
+def new_session(
+    model: str | bytes, described: Mapping, threads: int | None = None
+) -> onnxruntime.InferenceSession:
     """Loads an ONNX model, a file or its content, for what there is of providers.
 
     Args:
         model: path or content.
         described: as of `Backend.open`; `small` and `options` count where they are there.
+        threads: of one call; None: as many as there are cores.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if described.get("small", False):
         options.intra_op_num_threads = 1
+    elif threads is not None:
+        options.intra_op_num_threads = threads
     chosen = described.get("options", {})
     providers = []
     for name in PROVIDERS:

@@ -11,7 +11,15 @@ import openvino
 from openvino import opset13 as opset
 from openvino.passes import ConstantFolding, Manager
 
-from tools.conversion.protocol import Examples, Function, Saved, Source, TensorSpec
+from tools.conversion.protocol import (
+    DEFAULT_EXECUTION,
+    Examples,
+    Execution,
+    Function,
+    Saved,
+    Source,
+    TensorSpec,
+)
 from tools.conversion.request import ConversionRequest
 
 NAME = "openvino"
@@ -19,8 +27,12 @@ NOT_APPLICABLE = {"minimum_segment_size": "the CPU takes the whole graph"}
 # One LSTM cell and one joint network of the digits model, 16 rows, one thread: 165 and 57 us here,
 # 108 and 33 us in ONNX Runtime 1.31.
 SMALL = "onnxruntime"
-# A new length costs as much again as the run itself (the digits model, batch 1: 14 ms, then 7 ms).
-STEPS = 16
+# The first run of a shape takes longer: 93 ms, then 21 ms (wav2vec 2.0 of width 96, 1 to 15 s of
+# sound, batch 1, one core of an AMD EPYC); the digits model 28 and 20 ms.
+PREPARES_SHAPES = True
+# Prepared kernels that are kept. One shape has about ten: without a limit each new shape of the
+# model above adds 11 MB. OpenVINO's own default is 5000.
+_KERNELS = {"CPU_RUNTIME_CACHE_CAPACITY": 512}
 PATIENCE = 8
 _KEPT, REMEMBERED = 2, 1000  # see `_Specializing`
 _LARGE = 1024  # values; a smaller constant is not worth a conversion
@@ -138,9 +150,9 @@ def _products_of_activations(network: openvino.Model) -> list[str]:
     ]
 
 
-def open(path: Path, described: Mapping) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
     """Loads an IR, or an ONNX model of whatever origin; see `Backend.open`."""
-    network, options = _read(path, described["small"])
+    network, options = _read(path, described["small"], execution)
     if network.is_dynamic() and not described["small"]:
         return _Specializing(network, options)
     return _function(openvino.Core().compile_model(network, "CPU", options))
@@ -163,10 +175,19 @@ def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
     return _function(openvino.Core().compile_model(network, "CPU", options))
 
 
-def _read(path: Path, small: bool) -> tuple[openvino.Model, dict]:
-    """A network, and what it is to be compiled with."""
+def _read(
+    path: Path, small: bool, execution: Execution = DEFAULT_EXECUTION
+) -> tuple[openvino.Model, dict]:
+    """A network, and what it is to be compiled with.
+
+    One batch runs at a time, so that all cores work on it (`LATENCY`).
+    """
     network = openvino.Core().read_model(path)
-    options = {"PERFORMANCE_HINT": "LATENCY"}
+    options = {"PERFORMANCE_HINT": "LATENCY", **_KERNELS}
+    options["ENABLE_HYPER_THREADING"] = execution.throughput
+    if execution.threads is not None:
+        # Several processes may share the machine: pinned, all would use the same first cores.
+        options |= {"INFERENCE_NUM_THREADS": execution.threads, "ENABLE_CPU_PINNING": False}
     own = network.has_rt_info(_HINT)
     options["INFERENCE_PRECISION_HINT"] = network.get_rt_info(_HINT).astype(str) if own else "f32"
     if small:
@@ -179,8 +200,9 @@ class _Specializing:
 
     Sizes that are not known keep OpenVINO from joining operators on single values and cost a look
     at every operator in every call: a tenth to a quarter of the time (Conformer-S, 10 s). The k-th
-    shape is compiled when it was met k times `PATIENCE`, so that compiling takes an ever smaller
-    part of the time; the last `_KEPT` stay. It is not left to the clock: what computes in 8 bits
+    shape is compiled when it was met k times `PATIENCE` and in at least half of the calls since
+    the last one was compiled, so that a mixture of lengths compiles nothing; the last `_KEPT` stay.
+    It is not left to the clock: what computes in 8 bits
     rounds otherwise when compiled for a shape, and a run is to give the same answers every time.
     """
 
@@ -200,7 +222,8 @@ class _Specializing:
             return self._special[shapes](inputs)
         outputs = self._general(inputs)
         self._met[shapes] += 1
-        if self._met[shapes] >= self._patience:
+        often = self._met[shapes] >= self._patience
+        if often and 2 * self._met[shapes] >= self._met.total():
             fixed = self._network.clone()
             fixed.reshape({name: list(shape) for name, shape in shapes})
             self._special[shapes] = self._compile(fixed)

@@ -9,9 +9,16 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from tools.conversion.protocol import Examples, Function, Saved, Source
+from tools.conversion.protocol import (
+    DEFAULT_EXECUTION,
+    Examples,
+    Execution,
+    Function,
+    Saved,
+    Source,
+)
 from tools.conversion.request import ConversionRequest
-from tools.conversion.saved_model import load_saved_model
+from tools.conversion.saved_model import limit_threads, load_saved_model
 
 NAME = "xla"
 NOT_APPLICABLE = {
@@ -19,7 +26,7 @@ NOT_APPLICABLE = {
     "opt_config": "XLA rewrites the graph by itself",
 }
 SMALL = "onnxruntime"
-STEPS = 4
+PREPARES_SHAPES = True
 _FOLDER = "saved_model"
 _MARK = "_XlaMustCompile"  # what tf.function(jit_compile=True) leaves in a graph
 
@@ -70,8 +77,9 @@ def _called(node) -> str:
     return node.attr["f"].func.name if node.op.endswith("PartitionedCall") else ""
 
 
-def open(path: Path, described: Mapping) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
     """Loads a signature; see `Backend.open`."""
+    limit_threads(execution.threads)
     state = path.stat()
     function = _load(path.parent, (state.st_ino, state.st_mtime_ns))[described["name"]]
 

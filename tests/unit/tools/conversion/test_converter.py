@@ -1,6 +1,7 @@
 """Conversion of a small model for every backend: values, ranges, reuse, and what goes wrong."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -12,6 +13,8 @@ from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tools.conversion import backends
 from tools.conversion.converter import convert
+from tools.conversion.machine import machine
+from tools.conversion.protocol import Execution
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.inference.runner import load
@@ -125,7 +128,7 @@ def test_what_does_not_match_is_converted_again(native, converted, backend, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "format 3"),
+        ({"format": 99}, "format 4"),
         ({"machine": "vax"}, "vax"),
         ({"versions": {"openvino": "0.1", "onnxruntime": "0.1", "tensorflow": "0.1"}}, "0.1"),
     ],
@@ -331,6 +334,7 @@ def test_shapes_met_often_are_compiled_once_more_for_themselves(
     assert compiled == [True, False, False, False]  # of three shapes two are kept, the last used
     jit.run(sound(3, 40))
     assert compiled == [True, False, False, False, False]
+    del jit  # what is open is shared
     # Otherwise the first is compiled when it was met as often, the second after twice as often.
     monkeypatch.setattr(module, "PATIENCE", 2)
     rare, counts = load(tmp_path / "a"), []
@@ -340,20 +344,39 @@ def test_shapes_met_often_are_compiled_once_more_for_themselves(
     assert counts == [0, 1, 1, 1, 1, 1, 2, 2]
 
 
-@pytest.mark.parametrize(("paddable", "lengths"), [(True, [22, 24, 40]), (False, [21, 24, 39])])
-def test_what_may_be_padded_comes_in_few_lengths(native, tmp_path, monkeypatch, paddable, lengths):
-    module, seen = backends.get("openvino"), []
-    monkeypatch.setattr(module, "STEPS", 8)
+def test_a_mixture_of_shapes_compiles_none(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends.get("openvino"), "PATIENCE", 3)
+    jit = load(tmp_path / "a")
+    for samples in (10, 11, 12) * 4:
+        jit.run(sound(1, samples))
+    assert compiled == [True]
+    for _ in range(4):
+        jit.run(sound(1, 12))
+    assert compiled == [True, False], "half of all calls"
+
+
+@pytest.mark.parametrize(
+    ("name", "paddable", "lengths"),
+    [
+        ("openvino", True, [22, 25, 40]),
+        ("openvino", False, [21, 24, 39]),
+        ("onnxruntime", True, [21, 24, 39]),
+    ],
+)
+def test_lengths_are_padded_where_shapes_are_prepared_and_zeros_change_nothing(
+    native, tmp_path, monkeypatch, name, paddable, lengths
+):
+    module, seen = backends.get(name), []
     source = shutil.copytree(native, tmp_path / "source")
     path = source / "assets" / "pipeline.json"
     pipeline = json.loads(path.read_text())
     pipeline["convert"]["serving_default"]["paddable"] = paddable
     path.write_text(json.dumps(pipeline))
-    convert(source, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
+    convert(source, tmp_path / "a", ConversionRequest(name, dim_range=RANGE))
     opened = module.open
 
-    def open_and_note(path, described):
-        function = opened(path, described)
+    def open_and_note(path, described, execution):
+        function = opened(path, described, execution)
 
         def run(inputs):
             seen.append(inputs["waveforms"].shape[1])
@@ -368,6 +391,42 @@ def test_what_may_be_padded_comes_in_few_lengths(native, tmp_path, monkeypatch, 
         found, expected = jit.run(inputs), load(native).run(inputs)
         np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
     assert seen == lengths
+
+
+def test_sessions_of_one_artifact_share_what_is_open(native, tmp_path, monkeypatch):
+    module, opened = backends.get("openvino"), []
+    open_one = module.open
+
+    def open_and_note(*arguments):
+        opened.append(arguments[-1])
+        return open_one(*arguments)
+
+    monkeypatch.setattr(module, "open", open_and_note)
+    convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=RANGE))
+    first, second = load(tmp_path / "a"), load(tmp_path / "a")
+    assert len(opened) == 1
+    one_thread = Execution(threads=1)
+    third = load(tmp_path / "a", one_thread)
+    assert opened[1:] == [one_thread]
+    for runner in (first, second, third):
+        assert runner.run(sound(1, 20))["doubled"].shape == (1,)
+    del first, second, third, runner
+    load(tmp_path / "a")
+    assert len(opened) == 3, "what nobody uses is closed"
+
+
+def test_a_conversion_for_another_processor_is_made_again_and_says_so(native, tmp_path, capsys):
+    place, request = tmp_path / "a", ConversionRequest("onnxruntime", dim_range=RANGE)
+    convert(native, place, request)
+    manifest = json.loads((place / "manifest.json").read_text())
+    manifest["machine"] = "x86_64 sse9"
+    (place / "manifest.json").write_text(json.dumps(manifest))
+    capsys.readouterr()
+    assert not convert(native, place, request)["reused"]
+    assert re.search(
+        r"was made for x86_64 sse9, here is .*: converts again", capsys.readouterr().err
+    )
+    assert json.loads((place / "manifest.json").read_text())["machine"] == machine()
 
 
 def test_bfloat16_is_there_where_the_processor_has_it(native, tmp_path, monkeypatch):
@@ -401,14 +460,6 @@ def test_the_precision_asked_for_is_that_of_the_computation(
     network = module.openvino.Core().read_model(tmp_path / "a" / "serving_default.xml")
     hint = network.get_rt_info(["runtime_options", "INFERENCE_PRECISION_HINT"]).astype(str)
     assert hint == {"bf16": "bf16"}.get(precision, "f32")
-
-
-@pytest.fixture(scope="module")
-def graph(native, tmp_path_factory):
-    """The small model as an ONNX file, which two runtimes open."""
-    folder = tmp_path_factory.mktemp("onnx") / "a"
-    convert(native, folder, ConversionRequest("onnxruntime", dim_range=RANGE))
-    return folder / "serving_default.onnx"
 
 
 @pytest.mark.parametrize("small", [True, False])
@@ -497,9 +548,9 @@ def test_shapes_met_seldom_are_forgotten(compiled, tmp_path, monkeypatch):
         counts.append(len(compiled) - 1)
     assert counts == [0, 0, 1, 1, 1, 1, 2], "what is compiled ends all counts so far"
     # Of too many shapes that come once each, the counts end as well.
-    monkeypatch.setattr(module, "REMEMBERED", 5)
-    for others, more in ((4, 1), (5, 2)):
-        del compiled[:]
+    monkeypatch.setattr(module, "REMEMBERED", 2)
+    for others, more in ((1, 1), (2, 2)):
+        del compiled[:], jit
         jit = load(tmp_path / "a")
         for samples in (10, *range(11, 11 + others)):
             jit.run(sound(2, samples))

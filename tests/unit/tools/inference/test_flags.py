@@ -13,6 +13,7 @@ import pytest
 from tests.support.errors import refused
 from tools.config.command_line import CommandLine
 from tools.config.making_options import from_flags, from_keywords
+from tools.conversion.protocol import Execution
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, Quantization
 from tools.inference import flags, opening
 from tools.inference.options import RunnerOptions
@@ -61,6 +62,7 @@ def converted(native, monkeypatch):
     def run(*arguments):
         calls = []
         monkeypatch.setattr(opening, "convert", lambda *given: calls.append(given) or {})
+        monkeypatch.setattr(opening, "choose_backend", lambda *_: "measured")
         assert opening.converted(native, options(*arguments), read_examples) == {}
         ((source, target, request, calibration),) = calls
         assert source == native
@@ -71,7 +73,7 @@ def converted(native, monkeypatch):
 
 def test_without_flags_the_converter_gets_its_defaults(converted):
     asked = converted()
-    assert asked.request == ConversionRequest(batch=(1, 2))
+    assert asked.request == ConversionRequest("measured", batch=(1, 64))
     assert (asked.target, asked.calibration) == (None, None)
 
 
@@ -80,7 +82,8 @@ def test_without_flags_the_converter_gets_its_defaults(converted):
     [
         ("backend=onnxruntime", {"backend": "onnxruntime"}),
         ("quant_precision=int8_fp16", {"precision": "int8_fp16"}),
-        ("batch_size=5", {"batch": (1, 10)}),
+        ("batch_size=5", {"batch": (1, 64)}),
+        ("batch_size=65", {"batch": (1, 65)}),
         ("opt_config=none", {"opt_config": ()}),
         ("opt_config=", {"opt_config": ()}),
         (f"opt_config= {OPT_CONFIG[1]}", {"opt_config": (OPT_CONFIG[1],)}),
@@ -90,7 +93,8 @@ def test_without_flags_the_converter_gets_its_defaults(converted):
     ],
 )
 def test_a_flag_of_the_conversion_reaches_the_request(converted, flag, expected):
-    assert converted(f"--{flag}").request == ConversionRequest(**{"batch": (1, 2), **expected})
+    defaults = {"backend": "measured", "batch": (1, 64)}
+    assert converted(f"--{flag}").request == ConversionRequest(**{**defaults, **expected})
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,8 @@ def test_a_flag_of_the_conversion_reaches_the_request(converted, flag, expected)
 )
 def test_a_flag_of_the_quantization_reaches_the_request(converted, flag, expected):
     request = converted(f"--{flag}").request
-    assert request == ConversionRequest(quantization=Quantization(**expected))
+    expected = Quantization(**expected)
+    assert request == ConversionRequest("measured", batch=(1, 64), quantization=expected)
 
 
 def test_the_place_of_the_converted_model_is_handed_on(converted, tmp_path):
@@ -138,14 +143,14 @@ def test_ranges_hold_whatever_the_batch_size_is(converted, batch_size):
     size = f"--batch_size={batch_size}"
     ranges = {"waveforms": ((1, 8), (400, 800))}
     request = converted("--dim_range=waveforms=1:8,400:800", size).request
-    assert request == ConversionRequest(batch=(1, 8), dim_range=ranges)
+    assert request == ConversionRequest("measured", batch=(1, 8), dim_range=ranges)
     request = converted("--dim_range=a=2;b=2,1:3", size).request
     ranges = {"a": ((2, 2),), "b": ((2, 2), (1, 3))}
-    assert request == ConversionRequest(batch=(2, 2), dim_range=ranges)
+    assert request == ConversionRequest("measured", batch=(2, 2), dim_range=ranges)
 
 
 def test_max_seconds_leaves_a_range_as_it_is(converted):
-    assert converted("--max_seconds=2").request == ConversionRequest(batch=(1, 2))
+    assert converted("--max_seconds=2").request == ConversionRequest("measured", batch=(1, 64))
 
 
 @pytest.mark.parametrize(
@@ -180,6 +185,7 @@ def test_calibration_reads_its_own_data_or_else_those_to_run(
 ):
     read, calls = [], []
     monkeypatch.setattr(opening, "convert", lambda *given: calls.append(given))
+    monkeypatch.setattr(opening, "choose_backend", lambda *_: "openvino")
     reader = lambda *given: read.append(given) or "data"  # noqa: E731 - it stands in for a function
     opening.converted(native, options(*arguments), reader)
     ((*_, calibration),) = calls
@@ -213,9 +219,9 @@ def test_devices_that_cannot_be_are_refused(monkeypatch, given):
 
 def test_eager_runs_open_the_saved_model_itself(native, monkeypatch):
     monkeypatch.delattr(opening, "convert")
-    monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
+    monkeypatch.setattr(opening, "load", lambda *given: ("runner of", *given))
     opened = opening.open_runner(native, options("--run_eagerly"), read_examples)
-    assert opened == ("runner of", native)
+    assert opened == ("runner of", native, Execution())
 
 
 @pytest.mark.parametrize("reused", [False, True])
@@ -223,8 +229,10 @@ def test_other_runs_open_what_was_converted_and_say_so_once(native, monkeypatch,
     request = {"backend": "openvino"}
     manifest = {"directory": "made", "reused": reused, "request": request, "seconds": 1.23}
     monkeypatch.setattr(opening, "convert", lambda *_, **__: manifest)
-    monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
-    assert opening.open_runner(native, options(), read_examples) == ("runner of", "made")
+    monkeypatch.setattr(opening, "choose_backend", lambda *_: "openvino")
+    monkeypatch.setattr(opening, "load", lambda *given: ("runner of", *given))
+    opened = opening.open_runner(native, options("--batch_size=2"), read_examples)
+    assert opened == ("runner of", "made", Execution(throughput=True))
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("for openvino in 1.2 s: made" in captured.err) == (not reused)
@@ -233,8 +241,17 @@ def test_other_runs_open_what_was_converted_and_say_so_once(native, monkeypatch,
 def test_a_converted_model_is_opened_as_it_is(tmp_path, monkeypatch):
     (tmp_path / "manifest.json").write_text("{}")
     monkeypatch.delattr(opening, "convert")
-    monkeypatch.setattr(opening, "load", lambda directory: ("runner of", directory))
-    assert opening.open_runner(tmp_path, options(), read_examples) == ("runner of", tmp_path)
+    monkeypatch.setattr(opening, "load", lambda *given: ("runner of", *given))
+    opened = opening.open_runner(tmp_path, options("--threads=1"), read_examples)
+    assert opened == ("runner of", tmp_path, Execution(threads=1))
+
+
+@pytest.mark.parametrize("threads", ["0", "-1", "5000"])
+def test_threads_that_the_machine_lacks_are_refused(tmp_path, monkeypatch, threads):
+    (tmp_path / "manifest.json").write_text("{}")
+    monkeypatch.delattr(opening, "load")
+    with refused(f"the cores of this machine. Received: {threads}. Correct --threads"):
+        opening.open_runner(tmp_path, options(f"--threads={threads}"), read_examples)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,7 @@ def test_what_ran_is_told_as_it_ran(tmp_path):
         precision="int8_fp32",
         files=sorted(tmp_path.iterdir()),
         manifest={"request": {"quantization": {"algo": "linear"}}, "seconds": 12.5},
+        shapes=SimpleNamespace(described=lambda: {"prepared": 3}),
     )
     facts = runner_facts(runner)
     peak_mib = facts.pop("peak_memory_mib")
@@ -153,6 +154,7 @@ def test_what_ran_is_told_as_it_ran(tmp_path):
         "backend": "openvino",
         "quantization": {"algo": "linear"},
         "conversion_seconds": 12.5,
+        "shapes": {"prepared": 3},
         "model_mib": 3.5,
     }
     assert peak_mib == pytest.approx(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 0.1)

@@ -111,7 +111,7 @@ def test_a_damaged_export_is_one_line(damaged, file, content):
         load(damaged)
 
 
-def converted(waveforms, steps=0, kind=None, **functions):
+def converted(waveforms, prepares=False, kind=None, paddable=True, **functions):
     """A converted model that takes waveforms of a shape and gives back what it got."""
     given = []
 
@@ -126,7 +126,7 @@ def converted(waveforms, steps=0, kind=None, **functions):
     name = "listen" if kind else "serving_default"
     manifest = {
         "request": {"precision": "bf16", "backend": "onnxruntime"},
-        "signatures": {name: {"steps": steps}},
+        "signatures": {name: {"prepares_shapes": prepares, "paddable": paddable, "small": False}},
     }
     pipeline = {"family": "toy", **({"kind": kind} if kind else {})}
     runner = JitRunner(Artifact(manifest, pipeline, [], {name: specs}, {name: listen, **functions}))
@@ -141,27 +141,64 @@ def ones(rows, samples):
 
 
 @pytest.mark.parametrize(
-    ("waveforms", "steps", "rows", "samples", "seen"),
+    ("waveforms", "prepares", "rows", "samples", "seen"),
     [
-        ((4, 10), 0, 3, 7, (4, 10)),
-        ((4, 10), 0, 4, 10, (4, 10)),
-        (((1, 8), (2, 100)), 0, 3, 37, (3, 37)),
-        # One of two sizes in an octave: 24, 32, 48, 64; never beyond the upper end.
-        (((1, 8), (2, 100)), 2, 3, 37, (3, 48)),
-        (((1, 8), (2, 45)), 2, 3, 37, (3, 45)),
-        (((1, 9), (2, 100)), 2, 5, 64, (6, 64)),
+        ((4, 10), False, 3, 7, (4, 10)),
+        ((4, 10), True, 4, 10, (4, 10)),
+        (((1, 8), (2, 100)), False, 3, 37, (3, 37)),
+        # The first sizes up to 100 are 6, 7, 8 ... 34, 38, 43 ...; never beyond the upper end.
+        (((1, 8), (2, 100)), True, 3, 37, (3, 38)),
+        (((1, 8), (2, 38)), True, 3, 37, (3, 38)),
     ],
 )
 def test_a_converted_model_gets_the_sizes_it_takes_and_answers_for_the_rows_given(
-    waveforms, steps, rows, samples, seen
+    waveforms, prepares, rows, samples, seen
 ):
-    runner, given = converted(waveforms, steps)
+    runner, given = converted(waveforms, prepares)
     outputs = runner.run(ones(rows, samples))
     assert given[0]["waveforms"].shape == seen
     assert given[0]["waveforms"].sum() == rows * samples
     assert given[0]["lengths"].tolist() == [samples] * rows + [0] * (seen[0] - rows)
     assert outputs["sums"].tolist() == [samples] * rows
     assert outputs["lengths"].tolist() == [samples] * rows
+
+
+def test_a_partial_batch_goes_up_to_a_power_of_two_within_the_largest_batch():
+    runner, given = converted(((1, 8), (2, 100)), True)
+    for rows in (3, 6, 5, 3, 2, 1):
+        outputs = runner.run(ones(rows, 100))
+        assert outputs["sums"].tolist() == [100] * rows
+    assert [len(inputs["lengths"]) for inputs in given] == [3, 6, 6, 4, 2, 1]
+
+
+def test_a_signature_that_padding_would_change_keeps_its_lengths():
+    runner, given = converted(((1, 8), (2, 100)), True, paddable=False)
+    runner.run(ones(3, 37))
+    assert given[0]["waveforms"].shape == (3, 37)
+    assert runner.expect("waveforms", [37, 50]) == []
+
+
+def test_250_lengths_are_few_shapes_and_the_runner_counts_them():
+    runner, given = converted(((1, 8), (400, 48000)), True)
+    lengths = np.random.default_rng(0).integers(16000, 48001, 250)
+    for samples in lengths:
+        runner.run(ones(1, int(samples)))
+    shapes = {inputs["waveforms"].shape for inputs in given}
+    assert len(shapes) <= 24
+    counts = runner.shapes.described()
+    assert (counts["prepared"], counts["reused"]) == (len(shapes), 250 - len(shapes))
+    assert counts["first_run_seconds"] > 0
+
+
+def test_lengths_that_are_announced_get_their_sizes():
+    runner, given = converted(((1, 8), (400, 48000)), True)
+    assert runner.expect("waveforms", [20000, 20000, 9000] * 20) == [20000, 9000]
+    assert runner.expect("lengths", [1]) == runner.expect("waveforms", []) == []
+    for samples in (20000, 9000, 8999):
+        runner.run(ones(1, samples))
+    assert [inputs["waveforms"].shape[1] for inputs in given] == [20000, 9000, 9000]
+    runner.run(ones(1, 47999))
+    assert 47999 <= given[-1]["waveforms"].shape[1] <= 48000
 
 
 @pytest.mark.parametrize(("rows", "samples"), [(5, 10), (4, 11)])

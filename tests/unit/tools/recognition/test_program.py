@@ -31,7 +31,7 @@ class Toy:
 
     def __init__(self, clock=None, transcript=Transcription, of_long=None, at_once=None):
         self.clock, self.transcript, self.batches = clock, transcript, []
-        self.of_long, self.at_once = of_long, at_once
+        self.of_long, self.at_once, self.prepared = of_long, at_once, []
         self.pipeline = {"vocabulary": {"surfaces": ["", *"0123456789 MORE"]}}
 
     def __enter__(self):
@@ -39,6 +39,9 @@ class Toy:
 
     def __exit__(self, *_):
         self.is_closed = True
+
+    def prepare(self, num_samples, batch_size):
+        self.prepared.append((num_samples, batch_size))
 
     def is_long(self, num_samples):
         return self.at_once is not None and num_samples > self.at_once
@@ -94,6 +97,7 @@ def test_only_the_first_batch_warms_up_outside_of_the_clock(utterances, clock):
     toy = Toy(clock)
     _, _, watch = recognize(toy, utterances, 3, 4)
     assert toy.batches == 5 * [[16000, 12000, 8000]] + [[4800, 3200]]
+    assert toy.prepared == [([16000, 4800], 3)], "the longest sound of each batch"
     assert watch.laps == [2.0, 2.0]
     assert watch.speed(5)["end_to_end_seconds"] == 4.0
 
@@ -126,6 +130,7 @@ def test_what_cannot_be_decoded_is_dropped_by_its_reason(utterances, corpus):
     toy = Toy()
     found, reasons, watch = recognize(toy, utterances, 1, 0)
     assert toy.batches == [[12000], [8000], [4800]]
+    assert not toy.prepared, "without a warm-up all is on the clock"
     assert sorted(found) == [0, 3, 4]
     assert reasons == {1: "unreadable", 2: "unreadable"}
     assert len(watch.laps) == 3

@@ -307,3 +307,21 @@ def test_a_long_recording_of_another_rate_lasts_as_long_as_it_did(session, tmp_p
 def test_a_switch_that_is_none_is_refused(session):
     with refused("true or false for timestamps. Received: 'no'"):
         session.transcribe(sound_of("A"), rate_hz=RATE_HZ, timestamps="no")
+
+
+def test_lengths_that_will_come_are_prepared_on_silence_in_few_shapes(runner):
+    expected, seen = [], []
+
+    def expect(name, lengths):
+        expected.append((name, list(lengths)))
+        return [6 * HOP, 2 * HOP]
+
+    def run(inputs, signature="serving_default", plain=runner.run):
+        seen.append((inputs["waveforms"].shape, inputs["lengths"].tolist()))
+        return plain(inputs, signature)
+
+    runner.expect, runner.run = expect, run
+    session = SpeechSession(runner, CtcDecoder(runner.pipeline), AudioLimits())
+    session.prepare([6 * HOP, 5 * HOP, 2 * HOP], batch_size=2)
+    assert expected == [("waveforms", [6 * HOP, 5 * HOP, 2 * HOP])]
+    assert seen == [((2, 6 * HOP), [6 * HOP] * 2), ((2, 2 * HOP), [2 * HOP] * 2)]

@@ -1,0 +1,102 @@
+"""The timing of models on many lengths."""
+
+import json
+
+import numpy as np
+import pytest
+
+from tests.support.errors import refused
+from tools.benchmark import lengths
+from tools.benchmark.lengths import compare, lengths_of, main, memory_growth
+from tools.inference.options import RunnerOptions
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def test_lengths_are_different_spread_and_in_random_order():
+    found = lengths_of(50, 100, 1000)
+    assert sorted(found) == sorted(set(found)) and len(found) == 50
+    assert (min(found), max(found)) == (100, 1000)
+    assert found != sorted(found) and found == lengths_of(50, 100, 1000)
+    assert np.diff(sorted(found)).max() <= 20
+
+
+def test_sides_are_timed_in_turn_and_their_shapes_counted(native, tmp_path, capsys):
+    report = tmp_path / "report.json"
+    arguments = ["--batch_sizes=2", "--lengths=40", "--rounds=2", "--low_seconds=10"]
+    main(
+        [str(native), *arguments, "--high_seconds=49", "--sides=eager,openvino", f"--json={report}"]
+    )
+    found = json.loads(report.read_text())
+    rows = found["models"][str(native)]["batch 2"]
+    assert rows["eager"]["shapes"] is None and rows["eager"]["against_eager"] == 1.0
+    assert rows["openvino"]["shapes"]["prepared"] == 40, "this model must not be padded"
+    assert rows["openvino"]["against_eager"] == pytest.approx(
+        rows["openvino"]["rows_per_second"] / rows["eager"]["rows_per_second"]
+    )
+    assert {"processor", "machine", "versions", "seed"} <= found.keys()
+    printed = capsys.readouterr().out
+    assert f"{native}, batch 2, openvino (openvino): " in printed and "40 shapes in" in printed
+
+
+def test_the_median_of_the_rounds_counts(monkeypatch):
+    speeds = iter([1.0, 10.0, 3.0, 40.0, 2.0, 50.0])
+    asked = []
+
+    def time_pass(model, options, lengths):
+        asked.append(options.run_eagerly)
+        return next(speeds), {"backend": "toy", "shapes": None}
+
+    monkeypatch.setattr(lengths, "time_pass", time_pass)
+    sides = {"eager": RunnerOptions(run_eagerly=True), "auto": RunnerOptions()}
+    found = compare("model", sides, [1], 3)
+    assert asked == [True, False] * 3
+    assert (found["auto"]["rows_per_second"], found["auto"]["against_eager"]) == (40.0, 20.0)
+
+
+def test_memory_is_taken_after_100_lengths_and_at_the_end(native, monkeypatch):
+    sizes, run = iter([5.0, 7.0]), []
+    monkeypatch.setattr(lengths, "_resident_mib", lambda: next(sizes))
+
+    class Here:
+        """Runs in this process what the program runs in another one."""
+
+        def __init__(self, count):
+            assert count == 1
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def apply(self, function, arguments):
+            run.append(arguments)
+            return function(*arguments)
+
+    monkeypatch.setattr(
+        lengths.multiprocessing, "get_context", lambda kind: type("C", (), {"Pool": Here})
+    )
+    options = RunnerOptions(backend="onnxruntime")
+    given = lengths_of(40, 10, 49) * 3
+    assert memory_growth(str(native), options, given) == {"after_100": 5.0, "after_120": 7.0}
+    assert run == [(str(native), options, given)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "models to time"),
+        (["m", "--lengths=30"], "--lengths >= 31"),
+        (["m", "--rounds=0"], "--rounds >= 1"),
+        (["m", "--memory_lengths=100"], "--memory_lengths above 100"),
+        (["m", "--batch_sizes=0"], "--batch_sizes"),
+        (["nowhere"], "SavedModel directory"),
+    ],
+)
+def test_bad_arguments_are_one_line(arguments, message):
+    with refused(message):
+        main(arguments)

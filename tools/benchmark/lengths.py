@@ -1,0 +1,222 @@
+"""Times models on inputs of many different lengths, in TensorFlow and converted, in turn."""
+
+import importlib.metadata
+import multiprocessing
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from tools.benchmark.turns import batch_sizes
+from tools.config.command_line import CommandLine, run
+from tools.config.making_options import from_flags
+from tools.conversion.machine import machine, processor
+from tools.conversion.pipeline import describe
+from tools.errors import UserError
+from tools.families import open_session
+from tools.files import check_writable, to_json, write_text
+from tools.inference.flags import add_conversion_flags
+from tools.inference.opening import restrict_devices
+from tools.inference.options import RunnerOptions
+from tools.inference.session import Session
+
+SEED = 1
+WARM_UP = 30  # batches before the clock starts
+EAGER = "eager"
+_VERSIONS = ("tensorflow", "openvino", "onnxruntime")
+
+
+def lengths_of(count: int, low: int, high: int) -> list[int]:
+    """Returns different lengths from `low` to `high`, evenly spread, in random order."""
+    spread = np.unique(np.linspace(low, high, count).astype(int))
+    return np.random.default_rng(SEED).permutation(spread).tolist()
+
+
+class Noise:
+    """Batches of noise for a model.
+
+    Args:
+        session: of the model.
+        batch_size: rows.
+        longest: samples of the longest sound.
+    """
+
+    def __init__(self, session: Session, batch_size: int, longest: int):
+        self._specs = session.signatures["serving_default"]
+        rng = np.random.default_rng(SEED)
+        self._arrays = {}
+        for name, dtype, shape in self._specs:
+            rest = [x if isinstance(x, int) else longest for x in shape[1:]]
+            if np.dtype(dtype).kind == "f":
+                values = 0.1 * rng.standard_normal((batch_size, *rest))
+            else:
+                values = rng.integers(0, 256, (batch_size, *rest))
+            self._arrays[name] = values.astype(dtype)
+
+    def batch(self, length: int) -> dict[str, np.ndarray]:
+        """Returns a batch of sounds of one length; images have one size, whatever it is."""
+        cut = {}
+        for name, _, shape in self._specs:
+            array = self._arrays[name]
+            if len(shape) == 1:
+                cut[name] = np.full_like(array, length)
+            else:
+                cut[name] = array if isinstance(shape[1], int) else array[:, :length]
+        return cut
+
+
+def time_pass(model: str, options: RunnerOptions, lengths: Sequence[int]) -> tuple[float, dict]:
+    """Opens a model anew and runs all lengths once.
+
+    Returns:
+        Rows per second without the first `WARM_UP` batches, and what the runner says of its shapes
+        and of the backend.
+    """
+    with open_session(model, options) as session:
+        noise = Noise(session, options.batch_size, max(lengths))
+        started = time.perf_counter()
+        for number, length in enumerate(lengths):
+            if number == WARM_UP:
+                started = time.perf_counter()
+            session.run(noise.batch(length))
+        seconds = time.perf_counter() - started
+        runner = session.runner
+        shapes = runner.shapes.described() if hasattr(runner, "shapes") else None
+        said = {"backend": runner.backend, "shapes": shapes}
+    return options.batch_size * (len(lengths) - WARM_UP) / seconds, said
+
+
+def compare(
+    model: str, sides: dict[str, RunnerOptions], lengths: Sequence[int], rounds: int
+) -> dict[str, dict]:
+    """Times all sides in turn.
+
+    Returns:
+        By side the median rows per second, its ratio to the eager side, and what the runner says.
+    """
+    speeds: dict[str, list[float]] = {name: [] for name in sides}
+    rows: dict[str, dict] = {}
+    for _ in tqdm(range(rounds), model, file=sys.stderr, unit="round"):
+        for name, options in sides.items():
+            speed, said = time_pass(model, options, lengths)
+            speeds[name].append(speed)
+            rows[name] = said
+    for name, row in rows.items():
+        row["rows_per_second"] = float(np.median(speeds[name]))
+    for row in rows.values():
+        if EAGER in rows:
+            row["against_eager"] = row["rows_per_second"] / rows[EAGER]["rows_per_second"]
+    return rows
+
+
+def memory_growth(model: str, options: RunnerOptions, lengths: Sequence[int]) -> dict[str, float]:
+    """Returns the memory of a new process after 100 lengths and after all, in MiB."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_memory_growth, (model, options, lengths))
+
+
+def _memory_growth(model: str, options: RunnerOptions, lengths: Sequence[int]) -> dict[str, float]:
+    sizes = {}
+    with open_session(model, options) as session:
+        noise = Noise(session, options.batch_size, max(lengths))
+        for number, length in enumerate(tqdm(lengths, "memory", file=sys.stderr), 1):
+            session.run(noise.batch(length))
+            if number in (100, len(lengths)):
+                sizes[f"after_{number}"] = _resident_mib()
+    return sizes
+
+
+def _resident_mib() -> float:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program."""
+    flags = CommandLine(
+        "benchmark.lengths",
+        "Times models on inputs of many different lengths, in TensorFlow and converted, in turn: "
+        f"each round opens the model anew, and its first {WARM_UP} batches are off the clock.",
+        "[FLAGS] MODEL ...",
+    )
+    flags.string("batch_sizes", "1,8", "Batches to time.")
+    flags.integer("lengths", 200, "Different lengths, in random order.")
+    flags.number("low_seconds", 1.0, "Shortest sound.")
+    flags.number("high_seconds", 10.0, "Longest sound.")
+    flags.integer("rounds", 3, "Passes of each side; the median counts.")
+    flags.string("sides", "eager,openvino,auto", "Of eager, auto and the backends, with commas.")
+    flags.integer("memory_lengths", 0, "Also measures the memory after so many lengths; 0: not.")
+    flags.integer("threads", None, "Of the runtimes.", default_text="as many as they choose")
+    flags.string("json", None, "Report to write.")
+    add_conversion_flags(flags)
+    values, models = flags.parse(argv)
+    if not models:
+        raise UserError.expected("models to time", "none", "Name exported SavedModels")
+    batches, names = batch_sizes(values.batch_sizes), values.sides.split(",")
+    for flag, low in (("lengths", WARM_UP + 1), ("rounds", 1)):
+        if getattr(values, flag) < low:
+            given = getattr(values, flag)
+            raise UserError.expected(f"--{flag} >= {low}", given, f"Correct --{flag}")
+    if values.memory_lengths and values.memory_lengths <= 100:
+        raise UserError.expected("--memory_lengths above 100", values.memory_lengths, "Correct it")
+    if values.json:
+        check_writable(Path(values.json))
+    restrict_devices(values.visible_devices)
+    options = from_flags(RunnerOptions, values)
+    report: dict = {
+        "machine": machine(),
+        "processor": processor(),
+        "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
+        "rounds": values.rounds,
+        "seed": SEED,
+        "models": {},
+    }
+    for model in models:
+        rate_hz = _rate_hz(model)
+        low, high = (round(x * rate_hz) for x in (values.low_seconds, values.high_seconds))
+        found = report["models"][model] = {}
+        for batch in batches:
+            sides = {name: _side(options, name, batch) for name in names}
+            rows = compare(model, sides, lengths_of(values.lengths, low, high), values.rounds)
+            found[f"batch {batch}"] = rows
+            for name, row in rows.items():
+                _show(model, batch, name, row)
+        if values.memory_lengths:
+            for name in names:
+                lengths = lengths_of(values.memory_lengths, low, high)
+                sizes = memory_growth(model, _side(options, name, 1), lengths)
+                found.setdefault("memory_mib", {})[name] = sizes
+                said = ", ".join(f"{key} {value:.0f} MiB" for key, value in sizes.items())
+                print(f"{model}, memory, {name}: {said}")
+    if values.json:
+        write_text(Path(values.json), to_json(report, indent=1))
+    return 0
+
+
+def _rate_hz(model: str) -> int:
+    """Returns the sample rate of a model's sounds, and 1 for images, which have no lengths."""
+    return describe(model).get("sample_rate_hz", 1)
+
+
+def _side(options: RunnerOptions, name: str, batch_size: int) -> RunnerOptions:
+    if name == EAGER:
+        return replace(options, run_eagerly=True, batch_size=batch_size)
+    return replace(options, backend=name, batch_size=batch_size)
+
+
+def _show(model: str, batch: int, name: str, row: dict) -> None:
+    ratio = f", {row['against_eager']:.2f} x eager" if "against_eager" in row else ""
+    shapes = row["shapes"]
+    counts = ""
+    if shapes:
+        counts = f", {shapes['prepared']} shapes in {shapes['first_run_seconds']:.1f} s"
+    line = f"{name} ({row['backend']}): {row['rows_per_second']:.1f}/s{ratio}{counts}"
+    print(f"{model}, batch {batch}, {line}", flush=True)
+
+
+if __name__ == "__main__":
+    run(main)
