@@ -72,8 +72,8 @@ class ConformerTransducer(keras.Model):
 
         Args:
             tokens: `[B, U]` token ids.
-            states: `[B, S, P]` states before the tokens; None at the start of an utterance. For S see
-                `PredictionNetwork.state_shape`.
+            states: `[B, S, P]` states before the tokens, of shape `PredictionNetwork.state_shape`;
+                None at the start of an utterance.
 
         Returns:
             `[B, U, P]` outputs and the `[B, S, P]` states after the last token.
