@@ -25,14 +25,16 @@ from vision.scoring import TOP, Scores, write_analysis, write_report
 from vision.session import ImageSession
 
 
-def command_line(program: str, usage: str) -> CommandLine:
-    """Returns the flags of the program."""
-    flags = CommandLine(program, "Measures the accuracy of a classifier on an ImageFolder.", usage)
-    about = "Folder that contains --val_dir."
+def command_line(module: str, usage: str, *, example: str | None = None) -> CommandLine:
+    """Makes the flags of this program and of `vision.eval_onnx`."""
+    about = "Scores a classifier on an ImageFolder."
+    flags = CommandLine(module, about, usage, example=example)
+    flags.group("Input")
+    about = "Data set that holds the folder --val_dir."
     flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
-    flags.string(
-        "val_dir", None, "ImageFolder in --data_url.", default_text="that of the --config, else val"
-    )
+    about = "ImageFolder in --data_url."
+    flags.string("val_dir", None, about, default_text="that of the --config, else val")
+    flags.group("Output")
     flags.string(
         "analysis_dir",
         None,
@@ -102,8 +104,10 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program and returns its exit code."""
-    values, places = command_line("vision/eval.py", "[FLAGS] [DATASET]").parse(argv)
+    """Runs the program."""
+    example = "ImageNet/val --native_savedmodel_dir=exports/tiny --batch_size=16"
+    flags = command_line("vision.eval", "[FLAGS] [DATASET]", example=example)
+    values, places = flags.parse(argv)
     return evaluate(evaluation_options(values, places))
 
 

@@ -14,9 +14,9 @@ from vision.flags import evaluation_options
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program and returns its exit code."""
-    usage = "--onnx_path=F [FLAGS] DATASET"
-    values, places = command_line("vision/eval_onnx.py", usage).parse(argv)
+    """Runs the program."""
+    usage, example = "--onnx_path=F [FLAGS] DATASET", "ImageNet/val --onnx_path=tiny.onnx"
+    values, places = command_line("vision.eval_onnx", usage, example=example).parse(argv)
     if not values.onnx_path:
         raise UserError.expected("an --onnx_path", "none", "Give the path of an ONNX file")
     return evaluate(evaluation_options(values, places))

@@ -130,13 +130,17 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program and returns its exit code."""
+    """Runs the program."""
     flags = CommandLine(
-        "vision/postprocess.py", "Measures the accuracy of the outputs of tools.cli.run_bins."
+        "vision.postprocess",
+        "Scores the outputs that tools.cli.run_bins has written.",
+        example="--anno_file=val_label.txt --benchmark_out=result --result_file=acc_result.json",
     )
-    flags.string("anno_file", "./val_label.txt", "Text file of lines NAME.JPEG LABEL.")
+    flags.group("Input")
+    flags.string("anno_file", "./val_label.txt", "Labels, as lines of NAME.JPEG LABEL.")
     flags.string("benchmark_out", "result/dumpOutput_device0", "Folder of STEM_0.txt files.")
-    flags.string("result_file", "./result.json", "JSON file to write.")
+    flags.group("Output")
+    flags.string("result_file", "./result.json", "JSON to write.")
     values, rest = flags.parse(argv)
     if rest:
         raise UserError.expected("only flags", " ".join(rest), "See --help")

@@ -14,7 +14,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import one_line, to_json, write_bytes, write_text
 from tools.inference.raw_tensors import PREPARATION_FILE
@@ -25,15 +25,17 @@ from vision.input_pipeline import Batches, find_images
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     flags = CommandLine(
-        "vision/preprocess.py",
-        "Writes images as raw inputs (float32, STEM.bin) of a model exported with --layout NCHW.",
+        "vision.preprocess",
+        "Writes images as raw input of a model with --layout NCHW: a STEM.bin of float32 each.",
         "--src_path=FOLDER --save_path=FOLDER [FLAGS]",
+        example="--src_path=images/ --save_path=bins",
     )
-    flags.string("src_path", None, "Image, or folder of images.", default_text="")
-    flags.string("save_path", None, "Folder to write to.", default_text="")
-    flags.integer(
-        "num_parallel_workers", 0, "Number of images read in parallel.", default_text="all cores"
-    )
+    flags.group("Input")
+    flags.string("src_path", None, "Image, or folder of images.", default_text=REQUIRED)
+    flags.group("Output")
+    flags.string("save_path", None, "Folder to write into.", default_text=REQUIRED)
+    flags.group("Runtime")
+    flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
     add_config_flags(flags, "preprocessing")
     values, rest = flags.parse(argv)
     if rest or not values.src_path or not values.save_path:

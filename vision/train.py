@@ -44,14 +44,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 def command_line() -> CommandLine:
     """Returns the flags of the program."""
     flags = CommandLine(
-        "vision/train.py",
-        "Trains a vision Conformer on ImageFolders, in one process or with horovodrun.",
+        "vision.train",
+        "Trains a vision Conformer on ImageFolders, in one process or under horovodrun.",
+        example="--config=configs/vision/conformer_tiny.yml --data_url=ImageNet",
     )
+    flags.group("Checkpoints")
     flags.string(
         "checkpoint",
         None,
-        "Checkpoint or run of this program to continue exactly, or file of initial weights.",
-        default_text="",
+        "Checkpoint of this program to resume exactly, or weights to start from.",
+        default_text="none",
     )
     add_program_flags(flags)
     add_training_flags(flags)

@@ -9,7 +9,7 @@ from pathlib import Path
 if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
 from tools.recognition.characters import lacking_characters, never_written
@@ -121,19 +121,24 @@ def recognized(
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program and returns its exit code."""
-    usage = "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]"
-    about = "Decodes raw logits and compares the texts with the transcripts."
-    flags = CommandLine("wav2vec2/postprocess.py", about, usage)
-    flags.string("input", None, "Folder written by wav2vec2/compile.py.", default_text="")
-    flags.integer("batch_size", 1, "Number of utterances in a batch.")
-    flags.string(
-        "data_path", None, "Folder with the file map and the transcripts.", default_text=""
+    """Runs the program."""
+    flags = CommandLine(
+        "wav2vec2.postprocess",
+        "Decodes raw logits and scores the texts against the transcripts.",
+        "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]",
+        example="--input=data/output/bs8 --batch_size=8 --data_path=data",
     )
-    flags.boolean(
-        "seed_mode", False, "Like the original: decode padding; spaces at the ends are errors."
-    )
-    flags.number("reference_accuracy", REFERENCE_ACCURACY, "Accuracy to compare with.")
+    flags.group("Input")
+    about = "Folder of logits that wav2vec2.compile has written."
+    flags.string("input", None, about, default_text=REQUIRED)
+    about = "Folder DATA of wav2vec2.preprocess, with the transcripts."
+    flags.string("data_path", None, about, default_text=REQUIRED)
+    flags.integer("batch_size", 1, "Batch size of the files.")
+    flags.group("Evaluation")
+    about = "Decodes padding and counts outer spaces as errors, as the original does."
+    flags.boolean("seed_mode", False, about)
+    about = "Accuracy that the result is compared with."
+    flags.number("reference_accuracy", REFERENCE_ACCURACY, about)
     values, rest = flags.parse(argv)
     if rest or not values.input or not values.data_path:
         raise UserError.expected(

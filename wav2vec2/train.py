@@ -14,16 +14,16 @@ from wav2vec2.config import ARCHITECTURE_FIELDS, load_config
 from wav2vec2.task import Wav2Vec2Task
 
 PROGRAM = TrainingProgram(
-    "wav2vec2/train.py",
-    "Fine-tunes wav2vec 2.0 with CTC on a corpus in LibriSpeech layout, in one process or with "
+    "wav2vec2.train",
+    "Fine-tunes wav2vec 2.0 with CTC on a LibriSpeech-layout corpus, in one process or under "
     "horovodrun.",
     "wav2vec2/base_100h.yml",
     "Hugging Face folder, run or checkpoint whose weights, sizes and vocabulary training starts "
     "with.",
     load_config,
     Wav2Vec2Task,
-    # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
-    # Other keys, such as dropout and mask rates, may change.
+    example="--pretrained=wav2vec2-base/ --data_dir=LibriSpeech --output_dir=runs/w2v",
+    # Beside the training set and the vocabulary; rates of dropout and of masks may differ.
     defines_a_run=(
         "preprocessing",
         "model.mask_padding",

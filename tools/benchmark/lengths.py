@@ -138,19 +138,30 @@ def _resident_mib() -> float:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.lengths",
-        "Times models on inputs of many different lengths, in TensorFlow and converted, in turn: "
-        f"each round opens the model anew, and its first {WARM_UP} batches are off the clock.",
+        "tools.benchmark.lengths",
+        "Times models on inputs of many different lengths, in TensorFlow and converted, in turn.",
         "[FLAGS] MODEL ...",
+        example="conformer/pretrained/digits --batch_sizes=1,8 --json=lengths.json",
     )
-    flags.string("batch_sizes", "1,8", "Batches to time.")
-    flags.integer("lengths", 200, "Different lengths, in random order.")
+    flags.group("Input")
+    flags.string("batch_sizes", "1,8", "Batch sizes to time.")
+    flags.integer("lengths", 200, "Number of different lengths, in random order.")
     flags.number("low_seconds", 1.0, "Shortest sound.")
     flags.number("high_seconds", 10.0, "Longest sound.")
-    flags.integer("rounds", 3, "Passes of each side; the median counts.")
-    flags.string("sides", "eager,openvino,auto", "Of eager, auto and the backends, with commas.")
-    flags.integer("memory_lengths", 0, "Also measures the memory after so many lengths; 0: not.")
-    flags.integer("threads", None, "Of the runtimes.", default_text="as many as they choose")
+    flags.group("Measurement")
+    about = (
+        "Rounds, of which the median is reported. Each opens the model anew and does not time its "
+        f"first {WARM_UP} batches."
+    )
+    flags.integer("rounds", 3, about)
+    about = f"Sides to time, separated by commas: {EAGER}, auto or a backend."
+    flags.string("sides", "eager,openvino,auto", about)
+    about = "Also measures the memory after this many lengths; 0: does not."
+    flags.integer("memory_lengths", 0, about)
+    flags.group("Runtime")
+    about = "Threads of the runtimes."
+    flags.integer("threads", None, about, default_text="as many as they choose")
+    flags.group("Output")
     flags.string("json", None, "Report to write.")
     add_conversion_flags(flags)
     values, models = flags.parse(argv)

@@ -310,8 +310,8 @@ def test_no_two_keys_have_one_flat_name():
     assert not set(plain) & training.keys()
 
 
-def test_the_readme_answers_every_key(project):
-    text = (project / "README.md").read_text().partition("| flat key | here |")[2]
+def test_the_docs_answer_every_key(project):
+    text = (project / "docs" / "train.md").read_text().partition("| flat key | here |")[2]
     rows = [line.split("|")[1:3] for line in text.split("\n\n")[0].splitlines() if line]
     patterns = " ".join(key for key, _ in rows).replace("`", " ").split()
     keys = flat_keys(leaf_keys(VisionConfig))

@@ -110,15 +110,15 @@ def test_tensors_that_were_made_for_another_model_are_refused(native, tmp_path, 
     assert main(arguments) == 0
 
 
-def test_the_lines_of_the_readme_hold(native, tmp_path, rng, monkeypatch):
+def test_the_lines_of_the_docs_hold(native, tmp_path, rng, monkeypatch):
     """The order of folders is that of the inputs; the range holds the shortest spoken digit."""
-    readme = (Path(__file__).parents[4] / "README.md").read_text()
-    places = re.search(r"--signature listen --input (\S+)", readme)[1]
+    page = (Path(__file__).parents[4] / "docs" / "convert.md").read_text()
+    places = re.search(r"--signature listen --input (\S+)", page)[1]
     write_samples(tmp_path, [20, 30], rng)
     monkeypatch.chdir(tmp_path)
     main([f"--model={native}", f"--input={places}", "--output=out"])
     assert len(list((tmp_path / "out").iterdir())) == 4
-    ranges = re.findall(r'--dim_range "(waveforms=\S+)"', readme)
+    ranges = re.findall(r'--dim_range "(waveforms=\S+)"', page)
     assert ranges
     for text in ranges:
         _, (shortest, _) = parse_dim_ranges(text)["waveforms"]
@@ -251,7 +251,7 @@ def test_a_loop_needs_no_files_and_writes_none(native, images, fixed, tmp_path, 
         (["--batchsize=0"], "--batchsize >= 1"),
         (["--loop=-1"], "--loop >= 0"),
         (["--outfmt=CSV"], "one of TXT, BIN"),
-        (["--output=IN/lengths"], "--output apart from --input"),
+        (["--output=IN/lengths"], "--output folder other than --input"),
         (["--output=IN/lengths/s0.bin"], "room and permission"),
         (["--output="], "--model, and --input with --output, or --loop"),
         (["--input=", "--loop=1"], "--model, and --input with --output, or --loop"),
