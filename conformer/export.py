@@ -41,7 +41,7 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "conformer.export",
         "Exports a trained Conformer as a SavedModel.",

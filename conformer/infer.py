@@ -23,7 +23,7 @@ def command_line() -> CommandLine:
     """Returns the flags of the program."""
     flags = CommandLine(
         "conformer.infer",
-        "Recognizes sound files or folders, or recognizes and scores a corpus.",
+        "Recognizes sound files or folders, or recognizes a corpus and computes the error rates.",
         "[FLAGS] [FILE|FOLDER ...]",
         example="sound.wav",
     )

@@ -41,8 +41,8 @@ def make_task(
 
 PROGRAM = TrainingProgram(
     "conformer.train",
-    "Trains a speech Conformer transducer on a LibriSpeech-layout corpus, in one process or under "
-    "horovodrun.",
+    "Trains a speech Conformer transducer on a corpus in LibriSpeech layout, in one process or "
+    "with horovodrun.",
     "conformer/conformer_s_100h.yml",
     "Run or checkpoint directory whose weights and vocabulary training starts with.",
     load_config,

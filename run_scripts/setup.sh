@@ -4,11 +4,11 @@
 #
 #   bash run_scripts/setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs]
 #
-#   --dev    also the test tools
-#   --gpu    also the CUDA libraries; Horovod reduces over NCCL where NCCL and nvcc are installed
-#   --peers  also PyTorch and Transformers, for comparisons
-#   --beam   also beam search with language models, which pip compiles
-#   --docs   also Sphinx, which run_scripts/docs.sh builds the API reference with
+#   --dev    also install the test tools
+#   --gpu    also install the CUDA libraries; Horovod uses NCCL if NCCL and nvcc are installed
+#   --peers  also install PyTorch and Transformers, for comparisons
+#   --beam   also install beam search with language models, which pip compiles
+#   --docs   also install Sphinx, with which run_scripts/docs.sh builds the API reference
 #
 # Later calls keep installed extras. If everything is up to date, a call takes less than a second.
 # Packages come from the index in the pip configuration. XDG_CACHE_HOME sets the cache folder.

@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     flags = CommandLine(
         "vision.activation_map",
-        "Draws where on an image the two branches of a model see its class.",
+        "Draws class activation maps: the parts of an image that lead each branch to the class.",
         "IMAGE --native_savedmodel_dir=DIR [FLAGS]",
         example="photo.jpg --native_savedmodel_dir=exports/tiny --output=cam.png",
     )

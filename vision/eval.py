@@ -26,11 +26,11 @@ from vision.session import ImageSession
 
 
 def command_line(module: str, usage: str, *, example: str | None = None) -> CommandLine:
-    """Makes the flags of this program and of `vision.eval_onnx`."""
-    about = "Scores a classifier on an ImageFolder."
+    """Returns the flags of this program or of `vision.eval_onnx`."""
+    about = "Measures the accuracy of a classifier on an ImageFolder."
     flags = CommandLine(module, about, usage, example=example)
     flags.group("Input")
-    about = "Data set that holds the folder --val_dir."
+    about = "Data set that contains the folder --val_dir."
     flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
     about = "ImageFolder in --data_url."
     flags.string("val_dir", None, about, default_text="that of the --config, else val")
@@ -104,7 +104,7 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     example = "ImageNet/val --native_savedmodel_dir=exports/tiny --batch_size=16"
     flags = command_line("vision.eval", "[FLAGS] [DATASET]", example=example)
     values, places = flags.parse(argv)

@@ -14,7 +14,7 @@ from vision.flags import evaluation_options
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     usage, example = "--onnx_path=F [FLAGS] DATASET", "ImageNet/val --onnx_path=tiny.onnx"
     values, places = command_line("vision.eval_onnx", usage, example=example).parse(argv)
     if not values.onnx_path:

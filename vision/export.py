@@ -120,7 +120,7 @@ def main(argv: list[str]) -> int:
     about = "File with the names of the classes."
     flags.string("imagenet_label_file", None, about, default_text="the checkpoint's, else numbers")
     flags.group("Model")
-    flags.integer("seed", 0, "Seed of initial weights, which a model without checkpoint has.")
+    flags.integer("seed", 0, "Seed of the initial weights if no checkpoint is given.")
     add_weights_flag(flags)
     add_config_flags(flags)
     values, rest = flags.parse(argv)

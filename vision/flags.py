@@ -49,7 +49,7 @@ def add_config_flags(flags: CommandLine, *sections: str) -> None:
 
 
 def add_weights_flag(flags: CommandLine) -> None:
-    """Adds the flag that chooses between the averaged and the other weights of a checkpoint."""
+    """Adds the flag `--use_ema`, which selects one of the two sets of weights of a checkpoint."""
     flags.group("Model")
     flags.boolean(
         _USE_EMA,
@@ -60,12 +60,12 @@ def add_weights_flag(flags: CommandLine) -> None:
 
 
 def add_training_flags(flags: CommandLine) -> None:
-    """Adds a flag for every flat key of the config; `--config` and `--set` as well."""
+    """Adds `--config`, `--set` and a flag for each flat key of the configuration."""
     _add_key_flags(flags, flat_keys(leaf_keys(VisionConfig)))
 
 
 def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
-    """Adds a flag for each of some flat keys, with the type, the default and the choices."""
+    """Adds `--config`, `--set` and a flag for each of the given flat keys."""
     flags.group("Config")
     flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
     flags.settings()
@@ -85,7 +85,7 @@ def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
 
 
 def add_classifier_flags(flags: CommandLine) -> None:
-    """Adds the flags of all programs that classify."""
+    """Adds the flags that all programs for classification share."""
     add_inference_flags(flags, "none")
     flags.group("Model")
     flags.string(
@@ -104,7 +104,7 @@ def add_classifier_flags(flags: CommandLine) -> None:
     flags.group("Runtime")
     about = "Precision of a checkpoint. O0: float32; bfloat16: bfloat16; the others: float16."
     flags.enum("amp_level", None, sorted(AMP_LEVELS), about, default_text="O0")
-    devices, about = ("GPU", "CPU"), "Device; GPU means a GPU where there is one."
+    devices, about = ("GPU", "CPU"), "Device; GPU: use a GPU if one is available."
     flags.enum("device_target", None, devices, about, short_name="m", default_text="GPU")
     flags.integer(
         "num_parallel_workers", 0, "Number of images read in parallel.", default_text="all cores"

@@ -25,7 +25,7 @@ from vision.session import ImageSession, probabilities_of, scores_of
 
 
 def command_line(module: str, *, example: str | None = None) -> CommandLine:
-    """Makes the flags of this program and of `vision.infer_onnx`."""
+    """Returns the flags of this program or of `vision.infer_onnx`."""
     flags = CommandLine(
         module,
         "Classifies an image, or the images of a folder without its subfolders.",
@@ -33,7 +33,9 @@ def command_line(module: str, *, example: str | None = None) -> CommandLine:
         example=example,
     )
     flags.group("Output")
-    flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
+    flags.string(
+        "output", "predictions.json", "JSON file to write: class numbers by path.", short_name="o"
+    )
     about = "Classes to print for each image; with their probabilities if more than 1."
     flags.integer("top_k", 1, about)
     add_classifier_flags(flags)
@@ -91,7 +93,7 @@ def describe(told: Sequence[dict]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = command_line("vision.infer", example="photo.jpg --native_savedmodel_dir=exports/tiny")
     return predict(inference_options(*flags.parse(argv)))
 

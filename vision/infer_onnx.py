@@ -14,7 +14,7 @@ from vision.infer import command_line, predict
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = command_line("vision.infer_onnx", example="photo.jpg --onnx_path=tiny.onnx")
     values, places = flags.parse(argv)
     if not values.onnx_path:

@@ -130,7 +130,7 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "vision.postprocess",
         "Scores the outputs that tools.cli.run_bins has written.",

@@ -113,14 +113,14 @@ def dotted_keys(leaves: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe(name: str, leaves: Mapping[str, Any]) -> str:
-    """Returns a sentence on a flat key for --help."""
+    """Returns the help text of a flat key."""
     if name in _ABSENT:
         return f"Only false is supported. {_ABSENT[name]}."
     for key, (switch, number, _) in _SWITCHED.items():
         if name == switch:
             return f"Turns {key} on or off."
         if name == number:
-            return f"Sets {key} where it is on."
+            return f"Sets {key} if it is on."
     return f"Sets {dotted_keys(leaves).get(name, ' and '.join(_BETAS))}."
 
 

@@ -36,10 +36,10 @@ from wav2vec2.tensors import (
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.compile",
-        "Converts an export, runs raw batches of waveforms through it, and prints the speed.",
+        "Converts an exported model, runs it on raw batches of waveforms, and prints the speed.",
         "--batch_size=N --input_path=DATA/bin_om_input/bsN --output_path=FOLDER [FLAGS]",
         example="--batch_size=8 --input_path=data/bin_om_input/bs8 --output_path=data/output/bs8",
     )
@@ -47,13 +47,13 @@ def main(argv: list[str]) -> int:
     about = "Folder of batches that wav2vec2.preprocess has written."
     flags.string("input_path", None, about, default_text=REQUIRED)
     flags.group("Output")
-    flags.string("output_path", None, "Folder for the logits.", default_text=REQUIRED)
+    flags.string("output_path", None, "Folder to write the logits to.", default_text=REQUIRED)
     flags.group("Model")
     flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=DEFAULT_DIR)
     about = "Another name of --native_savedmodel_dir."
     flags.string("torchscript_path", None, about, default_text="none")
     flags.group("Runtime")
-    flags.integer("batch_size", 1, "Utterances run together.")
+    flags.integer("batch_size", 1, "Number of utterances in a batch.")
     about = "Runs the SavedModel in TensorFlow; else a converted model."
     flags.boolean("run_eagerly", False, about)
     add_conversion_flags(flags)

@@ -80,7 +80,7 @@ def named_model(
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.export",
         "Exports wav2vec 2.0 as a SavedModel.",
@@ -106,8 +106,8 @@ def main(argv: list[str]) -> int:
     flags.boolean(
         "mask_padding",
         None,
-        "Masks padding, so that a sound gives the same output in every batch; else zeros behind a "
-        "sound count as sound.",
+        "Masks padding, so that a sound gives the same output in every batch; else padding counts "
+        "as sound.",
         default_text="true, or as trained",
     )
     about = "Longest sound that the model accepts at once."

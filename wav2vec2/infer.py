@@ -33,7 +33,7 @@ def command_line() -> CommandLine:
     """Returns the flags of the program."""
     flags = CommandLine(
         "wav2vec2.infer",
-        "Recognizes sound files or folders, or recognizes and scores a corpus.",
+        "Recognizes sound files or folders, or recognizes a corpus and computes the error rates.",
         "--native_savedmodel_dir=DIR [FLAGS] [FILE|FOLDER ...]",
         example="sound.wav --native_savedmodel_dir=exports/w2v",
     )
@@ -42,9 +42,9 @@ def command_line() -> CommandLine:
     flags.group("Decoding")
     about = "Cuts longer recordings into chunks of this length."
     flags.number("chunk_seconds", _DEFAULTS.chunk_seconds, about)
-    about = "Length that each chunk shares with the next one."
+    about = "Overlap of each chunk with the next one."
     flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
-    about = "Hypotheses of the beam search; 0: greedy decoding alone."
+    about = "Number of hypotheses of the beam search; 0: greedy search."
     flags.integer("beam_width", _DEFAULTS.beam_width, about)
     about = "N-gram language model of the beam search: an ARPA or KenLM file."
     flags.string("lm_path", None, about, default_text="none")

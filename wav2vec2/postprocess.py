@@ -121,10 +121,10 @@ def recognized(
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.postprocess",
-        "Decodes raw logits and scores the texts against the transcripts.",
+        "Decodes raw logits and compares the texts with the transcripts.",
         "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]",
         example="--input=data/output/bs8 --batch_size=8 --data_path=data",
     )

@@ -65,7 +65,7 @@ def moments(waveform: np.ndarray) -> tuple[float, float]:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.preprocess",
         "Writes a corpus as raw batches of waveforms, with their lengths and texts in DATA.",
@@ -73,13 +73,13 @@ def main(argv: list[str]) -> int:
         example="--input=LibriSpeech/test-clean --batch_size=8 --output=data/bin_om_input/bs8",
     )
     flags.group("Input")
-    about = "Root of a LibriSpeech-layout corpus, or one of its splits."
+    about = "Folder of a corpus in LibriSpeech layout, or of one of its splits."
     flags.string("input", None, about, default_text=REQUIRED)
     flags.number("max_seconds", 35.0, "Leaves out longer sounds.")
     flags.group("Output")
-    flags.string("output", None, "Folder of the batches.", default_text=REQUIRED)
-    flags.string("data_path", None, "DATA.", default_text="two folders above --output")
-    flags.integer("batch_size", 1, "Utterances in a file.")
+    flags.string("output", None, "Folder to write the batches to.", default_text=REQUIRED)
+    flags.string("data_path", None, "Folder DATA.", default_text="two folders above --output")
+    flags.integer("batch_size", 1, "Number of utterances in a batch.")
     flags.group("Preprocessing")
     about = "Pads waveforms to a multiple of this many samples."
     flags.integer("sample_length", 100000, about)

@@ -15,7 +15,7 @@ from wav2vec2.task import Wav2Vec2Task
 
 PROGRAM = TrainingProgram(
     "wav2vec2.train",
-    "Fine-tunes wav2vec 2.0 with CTC on a LibriSpeech-layout corpus, in one process or under "
+    "Fine-tunes wav2vec 2.0 with CTC on a corpus in LibriSpeech layout, in one process or with "
     "horovodrun.",
     "wav2vec2/base_100h.yml",
     "Hugging Face folder, run or checkpoint whose weights, sizes and vocabulary training starts "
@@ -23,7 +23,8 @@ PROGRAM = TrainingProgram(
     load_config,
     Wav2Vec2Task,
     example="--pretrained=wav2vec2-base/ --data_dir=LibriSpeech --output_dir=runs/w2v",
-    # Beside the training set and the vocabulary; rates of dropout and of masks may differ.
+    # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
+    # Other keys, such as dropout and mask rates, may change.
     defines_a_run=(
         "preprocessing",
         "model.mask_padding",

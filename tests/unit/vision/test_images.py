@@ -225,7 +225,7 @@ def test_every_cut_of_a_file_is_a_reason(gradient, tmp_path):
 
 
 def test_no_file_no_image(tmp_path):
-    for path, reason in ((tmp_path / "none.jpg", "no such file"), (tmp_path, "no file")):
+    for path, reason in ((tmp_path / "none.jpg", "no such file"), (tmp_path, "not a file")):
         with pytest.raises(ImageError, match=reason):
             read_image(path, PreprocessingConfig())
 
