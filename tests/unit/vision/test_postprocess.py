@@ -1,4 +1,4 @@
-"""Raw images for the deployment pipeline, and the result of scoring its output."""
+"""Tests raw images for the deployment pipeline, and the evaluation of its outputs."""
 
 import json
 
@@ -27,7 +27,7 @@ GOLDEN = {
 
 @pytest.fixture
 def results(tmp_path):
-    """Scores of three images, and their labels with one more."""
+    """Writes scores of three images, and labels of these and one more image."""
     folder = tmp_path / "out"
     folder.mkdir()
     for stem, scores in {
