@@ -7,7 +7,11 @@ VOCABULARY_FILE, CONFIG_FILE = "vocabulary.json", "config.yml"
 
 
 def load_weights(model: ConformerTransducer, checkpoint: Checkpoint) -> None:
-    """Assigns the weights of a checkpoint to a built model.
+    """Assigns the weights of a checkpoint to a model.
+
+    Args:
+        model: a built model.
+        checkpoint: training checkpoint of the same architecture and vocabulary size.
 
     Raises:
         UserError: the names or shapes in the checkpoint differ from those of the model.

@@ -96,8 +96,8 @@ class ModelConfig:
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
-    # Labels that the prediction network depends on; null: all. A word that is repeated more often
-    # than in training needs a limit.
+    # Number of the last labels that the prediction network depends on; null: all labels. A limit is
+    # required to recognize words that are repeated more often than in the training set.
     prediction_context: int | None = number(None, at_least=2, at_most=64)
     # Share of the labels that the prediction network does not see in training.
     label_dropout_rate: float = number(0.0, at_least=0, below=1)

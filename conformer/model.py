@@ -55,7 +55,16 @@ class ConformerTransducer(keras.Model):
         self.built = True
 
     def encode(self, features, lengths, training=False):
-        """Encodes features `[B, T, F]` with valid frames `[B]`; see `ConformerEncoder.call`."""
+        """Encodes features.
+
+        Args:
+            features: `[B, T, F]`.
+            lengths: `[B]` valid frames.
+            training: see `call`.
+
+        Returns:
+            `[B, T', D]` encoded frames and `[B]` int32 numbers of valid ones.
+        """
         return self.encoder(features, lengths, training=training)
 
     def predict(self, tokens, states=None, training=False):

@@ -11,9 +11,9 @@ class PredictionNetwork(keras.layers.Layer):
     through its loop. For a single label the LSTM cell is called directly, without a loop in the
     graph.
 
-    With a `context` of N labels the LSTM starts anew N labels back. A word that is said five times
-    then looks to it like one that is said N times. The states are those after the last 1 to N - 1
-    labels.
+    With a `context` of N, the output depends on the last N labels only: the LSTM starts from zeros
+    N labels back. A word that is repeated more than N times then gives the same output as one that
+    is repeated N times. The states are those after the last 1 to N - 1 labels.
 
     Args:
         vocabulary_size: number of symbols V, including the blank.
@@ -92,10 +92,10 @@ class PredictionNetwork(keras.layers.Layer):
         return self.norm(outputs), ops.stack(carried, axis=1)
 
     def _limited(self, embedded, states):
-        """Runs the cell once for each label of the context, over all positions at once.
+        """Runs the LSTM cell once for each label of the context, on all positions at once.
 
-        The k-th run starts from the (k-1)-th run's states one position earlier, the first one from
-        zeros: after N runs the output depends on N labels.
+        The first run starts from zeros. Each following run starts from the states of the run
+        before at the previous position, so that after N runs the output depends on N labels.
         """
         shape = ops.shape(embedded)
         flat = ops.reshape(embedded, (-1, self.hidden_dim))

@@ -49,7 +49,15 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords])
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
-    """Opens a model with the given options; see `load`."""
+    """Opens a model for recognition; `load` is the same function with options as keywords.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: runtime, precision, batch size and limits.
+
+    Raises:
+        UserError: the directory holds no such model, or an option is invalid.
+    """
     check_seconds(options.max_seconds)
     limits = session_limits(model_dir, options)
     runner = open_runner(model_dir, options, calibration_examples)
@@ -60,6 +68,10 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
 def session_limits(model_dir: str | Path, options: RunnerOptions) -> AudioLimits:
     """Returns the limits of the sounds that a session accepts, without opening the session.
 
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: options of the session.
+
     Raises:
         UserError: the options request sounds that are longer than the model accepts.
     """
@@ -69,7 +81,12 @@ def session_limits(model_dir: str | Path, options: RunnerOptions) -> AudioLimits
 
 
 def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
-    """Returns the sample rate in Hz and the shortest and longest sounds that a model accepts."""
+    """Returns the sample rate in Hz and the shortest and longest sounds that a model accepts.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: `max_seconds` replaces the limit of the model, if it is set.
+    """
     return AudioLimits(
         rate_hz=pipeline["sample_rate_hz"],
         min_seconds=pipeline["min_seconds"],
@@ -80,7 +97,17 @@ def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
-    """Reads utterances for calibration of a quantized model; see `tools.families.Family`."""
+    """Reads utterances for calibration of a quantized model; see `tools.families.Family`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        data_dir: corpus in LibriSpeech layout, or folder of sound files.
+        num_samples: number of utterances to read, spread over the whole data set.
+        judged: whether the accuracy on these utterances will be measured.
+
+    Raises:
+        UserError: the data set has no usable utterances.
+    """
     limits = limits_of(pipeline, RunnerOptions())
     decoder = TransducerDecoder(pipeline, in_graph=False)
     return read_examples(data_dir, num_samples, limits, judged, decoder=decoder)

@@ -59,7 +59,7 @@ def parse_rand_augment(text: str) -> RandAugment | None:
         return None
     if kind != "rand":
         raise UserError.expected(
-            'an auto_augment like "rand-m9-mstd0.5-inc1", or "none"', text, "Correct it"
+            'an auto_augment like "rand-m9-mstd0.5-inc1", or "none"', text, "Correct auto_augment"
         )
     names = {
         "m": "magnitude",
@@ -77,13 +77,13 @@ def parse_rand_augment(text: str) -> RandAugment | None:
             raise UserError.expected(
                 f"auto_augment keys {', '.join(names)}, each once and with a number",
                 f"{key} in {text}",
-                "Correct it",
+                "Correct auto_augment",
             )
         found[names[match[1]]] = float(match[2])
     if found.get("magnitude_std", 0.0) > _UNIFORM_ABOVE:
         found["magnitude_std"] = math.inf
     if found.get("weighted", 0) != 0 or found.get("increasing", 0) not in (0, 1):
-        raise UserError.expected("inc0, inc1 or w0 in auto_augment", text, "Correct it")
+        raise UserError.expected("inc0, inc1 or w0 in auto_augment", text, "Correct auto_augment")
     if "weighted" in found:
         found["weighted"] = True
     if "increasing" in found:
@@ -101,7 +101,7 @@ def parse_rand_augment(text: str) -> RandAugment | None:
         raise UserError.expected(
             "auto_augment with a finite m, n from 1 to 10, p up to 1 and mmax from 1 to 100",
             text,
-            "Correct it",
+            "Correct auto_augment",
         )
     return policy
 

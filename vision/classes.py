@@ -42,7 +42,11 @@ class Classes(NamedTuple):
 
 
 def read_classes(path: str | Path, num_classes: int) -> Classes:
-    """Reads a label file; see `label_file.read_labels`.
+    """Reads a label file; see `label_file.read_labels` for the formats.
+
+    Args:
+        path: path of the file.
+        num_classes: number of classes that the file must have.
 
     Raises:
         UserError: the file cannot be read, or does not have `num_classes` classes.
@@ -142,6 +146,12 @@ def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classe
 
 def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:
     """Lists the images of an ImageFolder with the class numbers of a model.
+
+    Args:
+        data_dir: the ImageFolder.
+        classes: class names of the model. Without names, the folders are numbered in the order of
+            their names.
+        num_classes: number of classes of the model.
 
     Raises:
         UserError: the folders cannot be assigned to the classes, or there are no images.

@@ -65,7 +65,13 @@ def export_saved_model(
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Writes a training checkpoint as a SavedModel with class names; see `Family`."""
+    """Writes the model of a training checkpoint and its class names as a SavedModel.
+
+    Args:
+        checkpoint: training checkpoint. If it has a moving average of the weights, the average is
+            exported.
+        output_dir: see `export_saved_model`.
+    """
     config = load_config(checkpoint.path / CONFIG_FILE)
     classes = own_classes(checkpoint.path)
     export_saved_model(load_model(config.model, checkpoint.path), config, output_dir, classes)

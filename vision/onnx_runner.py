@@ -72,7 +72,15 @@ class OnnxRunner:
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """Runs a batch; returns the outputs by name."""
+        """Runs a batch.
+
+        Args:
+            inputs: arrays by input name.
+            signature: must be "serving_default", the only signature of an ONNX file.
+
+        Returns:
+            The outputs by name.
+        """
         specs = self.signatures[signature]
         check_inputs(inputs, specs, pads=True)
         padded = pad_to(inputs, shapes_of(specs))

@@ -91,7 +91,9 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
     """
     files = sorted(folder.glob("*_*.txt"))
     if not files:
-        raise UserError.expected("STEM_0.txt files in --benchmark_out", folder, "Correct it")
+        raise UserError.expected(
+            "STEM_0.txt files in --benchmark_out", folder, "Correct --benchmark_out"
+        )
     hits, scored = np.zeros(_TOP, np.int64), set()
     rows = {file: read_scores(file) for file in files}
     ((num_classes, _),) = Counter(row.size for row in rows.values()).most_common(1)

@@ -120,7 +120,7 @@ def describe(name: str, leaves: Mapping[str, Any]) -> str:
         if name == switch:
             return f"Turns {key} on or off."
         if name == number:
-            return f"Sets {key} where it is on."
+            return f"Sets {key} if it is on."
     return f"Sets {dotted_keys(leaves).get(name, ' and '.join(_BETAS))}."
 
 

@@ -70,7 +70,14 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def write_report(path: Path, summary: dict, rows: Sequence[tuple], names: Sequence) -> None:
-    """Writes the summary as a JSON file and the predictions as a TSV file in the same folder."""
+    """Writes the summary as a JSON file and the predictions as a TSV file in the same folder.
+
+    Args:
+        path: path of the JSON file.
+        summary: content of the JSON file.
+        rows: path, class number and predicted class number of each image.
+        names: names of the classes by number; None for classes without a name.
+    """
     table = [("PATH", "LABEL", "PREDICTED", "LABEL_NAME", "PREDICTED_NAME")]
     table += [(p, int(x), int(y), names[x] or "", names[y] or "") for p, x, y in rows]
     write_text(result_file(path, ".tsv"), _table(table, "\t"))

@@ -106,7 +106,9 @@ class ImageSession(Session):
         if not isinstance(image, list | tuple):
             return self._classify([self._read(image)], top_k)[0]
         if not image:
-            raise UserError.expected("images to classify", "an empty list", "Give at least one")
+            raise UserError.expected(
+                "images to classify", "an empty list", "Give at least one image"
+            )
         found, ahead = [], _BATCHES_AHEAD * self.batch_size
         with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as loaded:
             images = of_list("Image", loaded)
@@ -161,7 +163,15 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:
-    """Opens a model with the given options; see `load`."""
+    """Opens a model for classification; `load` is the same function with options as keywords.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: runtime, precision and batch size.
+
+    Raises:
+        UserError: the directory holds no such model, or an option is invalid.
+    """
     pipeline = describe(model_dir, FAMILY)
     runner = open_runner(model_dir, options, calibration_examples)
     preprocessing = PreprocessingConfig(**pipeline["preprocessing"])
@@ -170,7 +180,12 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:
 
 
 def feed(pipeline: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns images `[B, H, W, 3]` as the input of a model, by name and in its layout."""
+    """Returns the input of a model: images by input name, in the layout of the model.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        images: `[B, H, W, 3]` float32.
+    """
     if pipeline["layout"] == "NCHW":
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return {pipeline["input"]: images}
@@ -206,7 +221,17 @@ def probabilities_of(scores: np.ndarray) -> np.ndarray:
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
-    """Reads images for calibration of a quantized model; see `tools.families.Family`."""
+    """Reads images for calibration of a quantized model; see `tools.families.Family`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        data_dir: ImageFolder, folder of images, or single image.
+        num_samples: number of images to read, spread over the whole data set.
+        judged: whether the accuracy on these images will be measured; it requires an ImageFolder.
+
+    Raises:
+        UserError: the data set has no images that can be read.
+    """
     preprocessing = PreprocessingConfig(**pipeline["preprocessing"])
     labels: Sequence[int | None]
     if judged:

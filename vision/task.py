@@ -170,9 +170,9 @@ class VisionTask:
         side = self.config.preprocessing.image_size
         if side % self.model.patch_size:
             raise UserError.expected(
-                f"image_size a multiple of {self.model.patch_size}",
+                f"an image_size that is a multiple of {self.model.patch_size}",
                 side,
-                "Correct it",
+                "Correct image_size",
             )
 
     def _images(self, directory: str, limit: int, names: Sequence[str]) -> ImageFolder:

@@ -1,7 +1,8 @@
 """Affine transforms with the results of Pillow's `Image.transform` and `Image.rotate`.
 
 All functions map an image `[H, W, 3]` uint8 to an image of the same shape and dtype. Pixels whose
-source is outside the image get the fill color.
+source is outside the image get the color `fill`. `interpolation` is "nearest", "bilinear" or
+"bicubic".
 """
 
 import math

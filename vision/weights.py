@@ -146,7 +146,12 @@ def pytorch_state_dict(model: VisionConformer, naming: str = "official") -> dict
 def save_pytorch_weights(
     model: VisionConformer, path: str | os.PathLike, naming: str = "official"
 ) -> None:
-    """Writes the result of `pytorch_state_dict` to a `.safetensors` file.
+    """Writes the result of `pytorch_state_dict` to a file.
+
+    Args:
+        model: a built model.
+        path: path of the file, with suffix `.safetensors`.
+        naming: `official` or `mmpretrain`.
 
     Raises:
         UserError: the suffix is not `.safetensors`, the naming is unknown, or the file cannot be

@@ -45,7 +45,13 @@ def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Writes a training checkpoint as a SavedModel; see `tools.families.Family`."""
+    """Writes the model of a training checkpoint as a SavedModel.
+
+    Args:
+        checkpoint: training checkpoint. If it has a moving average of the weights, the average is
+            exported.
+        output_dir: see `export_saved_model`.
+    """
     export_saved_model(from_checkpoint(checkpoint.path), output_dir)
 
 

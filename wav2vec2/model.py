@@ -117,7 +117,17 @@ class Wav2Vec2(keras.Model):
         return self.head(self.head_dropout(encoded, training=training))
 
     def encode(self, waveforms, lengths=None, uniforms=None, training=False):
-        """Computes the input of the head, `[B, T, D]`. Arguments: see `call`."""
+        """Computes the input of the head.
+
+        Args:
+            waveforms: see `call`.
+            lengths: see `call`.
+            uniforms: see `call`.
+            training: see `call`.
+
+        Returns:
+            `[B, T, D]` encoded frames.
+        """
         self._check(waveforms)
         seen = lengths if self.config.mask_padding else None
         x = self.feature_projection(self.feature_encoder(waveforms, seen), training=training)

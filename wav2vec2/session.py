@@ -102,7 +102,15 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
-    """Opens a model with the given options; see `load`."""
+    """Opens a model for recognition; `load` is the same function with options as keywords.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: runtime, precision, batch size, chunks and beam search.
+
+    Raises:
+        UserError: the directory holds no such model, or an option is invalid.
+    """
     if not isinstance(options, RecognitionOptions):
         options = from_keywords(RecognitionOptions, options.as_keywords())
     check_seconds(options.max_seconds)
@@ -143,12 +151,21 @@ def describe_model(model_dir: str | Path) -> dict:
 
 
 def limits_of(pipeline: Mapping, options: RecognitionOptions) -> AudioLimits:
-    """Returns the sample rate in Hz and the shortest and longest sounds that a session accepts."""
+    """Returns the sample rate in Hz and the shortest and longest sounds that a session accepts.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: `max_seconds` limits the length of recordings, if it is set.
+    """
     return _limits(pipeline, options.max_seconds or LONGEST_SECONDS)
 
 
 def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
     """Returns the length and the overlap of the chunks that longer recordings are cut into.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: `chunk_seconds` and `overlap_seconds` are used.
 
     Raises:
         UserError: a chunk is longer than the model accepts, or the overlap is out of range.
@@ -171,7 +188,17 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
-    """Reads utterances for calibration of a quantized model; see `tools.families.Family`."""
+    """Reads utterances for calibration of a quantized model; see `tools.families.Family`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        data_dir: corpus in LibriSpeech layout, or folder of sound files.
+        num_samples: number of utterances to read, spread over the whole data set.
+        judged: whether the accuracy on these utterances will be measured.
+
+    Raises:
+        UserError: the data set has no usable utterances.
+    """
     limits = _limits(pipeline, pipeline["max_seconds"])
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
     return read_examples(

@@ -74,7 +74,7 @@ def test_evaluation_leaves_the_data_to_the_config(start):
         ("run_standalone_train_gpu.sh", ["a", "--num_devices", "2"], "--num_devices"),
         ("run_standalone_train_gpu.sh", ["a", "--device"], "a value after --device"),
         ("run_standalone_train_gpu.sh", ["a", "--device", "x"], "Received: x"),
-        ("run_distribute_train_gpu.sh", ["a"], "--num_devices where there is no GPU"),
+        ("run_distribute_train_gpu.sh", ["a"], "--num_devices, since no GPU was found"),
         ("run_distribute_train_gpu.sh", ["a", "--num_devices", "0"], "Received: 0"),
         (
             "run_distribute_train_gpu.sh",

@@ -1,4 +1,4 @@
-"""Lists of images, class numbers, and reading ahead."""
+"""Tests lists of images, class numbers, and reading in background threads."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ from vision.input_pipeline import SUFFIXES, Batches, find_images, read_image_fol
 
 @pytest.fixture
 def tree(tmp_path):
-    """Three images in two classes, and things to ignore."""
+    """Writes three images in two classes, and files that must be ignored."""
     for name in ("cat/a.png", "cat/deeper/b.JPG", "dog/c.jpeg"):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def test_a_flat_folder_without_what_is_below(tree):
 
 
 def test_what_an_image_folder_leaves_out_is_told(tree):
-    """Hidden files and folders are not there; links are followed, but not round and round."""
+    """Hidden files and folders are ignored; links are followed, except circular ones."""
     cat, elsewhere = tree / "cat", tree.parent / "elsewhere"
     shutil.copytree(cat / "deeper", cat / ".ipynb_checkpoints")
     (cat / "deeper" / ".b.heic").touch()
@@ -134,7 +134,7 @@ def test_a_link_to_a_folder_above_a_class_brings_no_other_class_into_it(tree):
 
 
 def test_a_folder_that_cannot_be_read_is_told(tree, monkeypatch):
-    """As root reads every folder, the refusal is made here."""
+    """The error is simulated, because root can read every folder."""
     look = Path.iterdir
 
     def refuse(path):
@@ -244,7 +244,7 @@ def test_batches_keep_the_order_and_leave_out_what_is_broken(
 
 
 def test_leaving_early_leaves_no_readers(monkeypatch):
-    """What is read at that moment is read to its end, and nothing that was to come after it."""
+    """Images that are being read are completed; no further ones are started."""
     config, started, go_on = PreprocessingConfig(image_size=16), [], threading.Event()
 
     def read(path, preprocessing):
@@ -269,7 +269,7 @@ def test_leaving_early_leaves_no_readers(monkeypatch):
 
 
 def test_waiting_is_the_time_until_an_image_is_there(monkeypatch):
-    """By a clock that goes on by itself: a second for each look at it, three for each image."""
+    """Uses a simulated clock: 1 s for each call, 3 s for each image."""
     now = [0.0]
 
     def look():
@@ -292,7 +292,7 @@ def test_waiting_is_the_time_until_an_image_is_there(monkeypatch):
     monkeypatch.setattr(input_pipeline.time, "perf_counter", look)
     batches = Batches(["x"] * 5, PreprocessingConfig(image_size=16), 2)
     for _ in batches:
-        now[0] += 100.0  # the taker's own time
+        now[0] += 100.0  # time of the consumer
     assert batches.waiting_seconds == 5 * (3.0 + 1.0)
 
 
@@ -434,7 +434,7 @@ def test_a_damaged_list_of_own_classes_is_refused(text, tmp_path):
 
 
 def test_a_label_file_in_another_order_than_the_model_is_refused(tmp_path):
-    """Other names are as good, and data keep the folders of both."""
+    """Other names are accepted, and data can have the folder names of both."""
     known = Classes(["cat", "crane", "crane"], ["n1", "n2", "n3"])
     labels = tmp_path / "labels"
     for text in ("crane\ncat\ncrane\n", "a\nb\nn2\n", "a\ncat\nb\n"):

@@ -1,4 +1,4 @@
-"""Evaluation and inference by their programs, against the model run by hand on images of PIL."""
+"""Compares the programs for evaluation and inference with the model run on images of PIL."""
 
 import ast
 import csv
@@ -38,7 +38,7 @@ SOURCES = ("checkpoint", "eager", "jit", "onnx")
 
 
 def picture(path):
-    """The recipe of PIL, once more."""
+    """Returns the preprocessed image, computed with PIL."""
     with Image.open(path) as image:
         image = image.convert("RGB")
         width, height = image.size
@@ -52,7 +52,7 @@ def picture(path):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory, calibrated):
-    """An ImageFolder in which about half of the images lie where the model sees them."""
+    """Writes an ImageFolder in which the model predicts about half of the classes correctly."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
     for number in range(24):
         cells = rng.integers(0, 256, (5, 6, 3), np.uint8)
@@ -89,7 +89,7 @@ def models(calibrated, tmp_path_factory):
 
 @pytest.fixture
 def flags(models, of_small, tmp_path):
-    """What names the model to a program, by source."""
+    """Returns the flags that select the model, by source."""
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(NAMES))
     named = f"--imagenet_label_file={labels}"
@@ -193,7 +193,7 @@ def test_a_share_of_the_images_is_scored_by_its_own_labels(flags, photos, answer
 
 
 def test_facts_of_a_report_are_of_its_own_times(models, photos):
-    """By times that are set: 6 images, 2 s in the model, 8 s in all, 3 of them waiting."""
+    """Uses given times: 6 images, 2 s in the model, 8 s in total, 3 s of it waiting."""
     session = ImageSession(load(models / "saved"), CONFIG.preprocessing, Classes(NAMES))
     options = ImageDataOptions(batch_size=4, num_parallel_workers=1, warmup_count=0)
     run = Classification(session, [], options)
@@ -243,7 +243,7 @@ def test_examples_to_calibrate_with_are_spread_and_judged(models, photos, answer
 
 @pytest.fixture
 def folder(answers, tmp_path):
-    """Some of the images in one folder, with what does not belong there."""
+    """Writes some of the images to one folder, with other files."""
     place = tmp_path / "some photos"
     (place / "below").mkdir(parents=True)
     for number in range(6):
@@ -257,7 +257,7 @@ def folder(answers, tmp_path):
 def test_a_config_tells_what_the_flags_leave_open(
     flags, models, photos, answers, tmp_path, capsys, monkeypatch
 ):
-    """Weights, data, precision and device, as the program of the original takes them from YAML."""
+    """Weights, data, precision and device come from the YAML file, as in the original."""
     labels = flags["checkpoint"][-1]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -280,7 +280,7 @@ def test_a_config_tells_what_the_flags_leave_open(
     expected = results(*flags["checkpoint"], str(photos))
     monkeypatch.setenv("IMAGENET_DIR", str(photos.parent))
     assert results(*flags["checkpoint"], f"--val_dir={photos.name}") == expected
-    # What the command line names comes first: another model, other data.
+    # The command line takes precedence: another model, other data.
     few = tmp_path / "few"
     (few / NAMES[0]).mkdir(parents=True)
     with refused(match=f"images in the class folders of {few}"):
@@ -295,7 +295,7 @@ def test_a_config_tells_what_the_flags_leave_open(
     assert rounded["Loss"] != expected["Loss"]
     assert opened[-1].precision == "mixed_bfloat16"
     assert opened[-1].runner.visible_devices == "-1"
-    # All that this flag leaves open is as the flags above had it.
+    # The values that this flag leaves out are those of the flags above.
     monkeypatch.delenv("IMAGENET_DIR")
     assert results(f"--config={recipe}", labels, "--amp_level=O0") == expected
 
@@ -430,7 +430,7 @@ def test_bad_flags_are_one_line(arguments, message, folder, tmp_path):
 
 
 def onnx_model(path, shape, answer):
-    """A model that squares what it gets and sums it down to the rank of its answer."""
+    """Writes a model that squares its input and sums it to an output of the given rank."""
     nodes = [helper.make_node("Mul", ["x", "x"], ["y" if len(shape) == len(answer) else "z"])]
     if len(shape) != len(answer):
         axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
@@ -530,7 +530,7 @@ def test_activation_maps_are_drawn(models, folder, tmp_path, monkeypatch):
 
 
 def test_the_model_of_a_checkpoint_is_the_model(flags, calibrated, models):
-    """What all references above rest on."""
+    """All references above depend on this."""
     keras.utils.set_random_seed(9)
     again = vision.build_model("small", NUM_CLASSES)
     vision.load_pytorch_weights(again, models / "weights.safetensors")

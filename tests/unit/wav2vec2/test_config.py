@@ -1,4 +1,4 @@
-"""Sizes by name, by field, and from Hugging Face's files."""
+"""Tests model sizes by name, by field, and from files of Hugging Face."""
 
 import json
 
@@ -146,7 +146,7 @@ def test_the_names_are_those_of_hugging_face(tmp_path):
 
 
 def test_frames_by_counting_where_kernels_fit():
-    """Of other strides and kernels, a frame needs every sample under it, and so on."""
+    """With other strides and kernels, a frame requires all samples that it covers."""
     config = ModelConfig(
         feature_filters=(8, 8, 8), feature_kernel_sizes=(7, 4, 2), feature_strides=(3, 5, 2)
     )
@@ -260,7 +260,7 @@ def test_refused_input(tmp_path):
 
 
 def test_keys_that_are_absent_mean_what_hugging_face_takes_for_them(tmp_path):
-    """transformers writes no key whose value is its default: Wav2Vec2Config of transformers 4."""
+    """transformers 4 does not write keys with the default values of Wav2Vec2Config."""
     config = hugging_face_model(ModelConfig(), 0)
     defaults = {
         "feat_extract_norm": "group",
