@@ -91,6 +91,9 @@ class ModelConfig:
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
+    # Labels that the prediction network depends on; null: all. A word that is repeated more often
+    # than in training needs a limit.
+    prediction_context: int | None = number(None, at_least=2, at_most=64)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of a CTC loss on the encoder beside the transducer's: small corpora align with it much
     # sooner. Its head is trained along and left out of exports; 0 makes none.

@@ -14,7 +14,7 @@ from conformer.config import load_config
 from conformer.model import build_model
 from conformer.signatures import Signatures, exported_weights, pipeline_description
 from conformer.tokenizer import tokenizer_from_json
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, open_checkpoint
@@ -38,9 +38,17 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("conformer/export.py", "Exports a trained Conformer as a SavedModel.")
-    flags.string("checkpoint", None, "Run directory (its best checkpoint) or checkpoint directory.")
-    flags.string("output_dir", None, "SavedModel directory to write.")
+    flags = CommandLine(
+        "conformer.export",
+        "Exports a trained Conformer as a SavedModel.",
+        "--checkpoint=RUN --output_dir=DIR",
+        example="--checkpoint=runs/m --output_dir=exports/m",
+    )
+    flags.group("Input")
+    about = "Run directory, whose best checkpoint is exported, or checkpoint directory."
+    flags.string("checkpoint", None, about, default_text=REQUIRED)
+    flags.group("Output")
+    flags.string("output_dir", None, "SavedModel directory to write.", default_text=REQUIRED)
     values, rest = flags.parse(argv)
     if rest or not values.checkpoint or not values.output_dir:
         raise UserError.expected(

@@ -22,9 +22,10 @@ from tools.recognition.sounds import check_options
 def command_line() -> CommandLine:
     """The program's flags."""
     flags = CommandLine(
-        "conformer/infer.py",
+        "conformer.infer",
         "Recognizes sound files or folders, or recognizes and scores a corpus.",
         "[FLAGS] [FILE|FOLDER ...]",
+        example="sound.wav",
     )
     add_inference_flags(flags)
     return flags

@@ -57,7 +57,7 @@ class ConformerTransducer(keras.Model):
         return self.encoder(features, lengths, training=training)
 
     def predict(self, tokens, states=None):
-        """Reads tokens `[B, U]` from states `[B, 2, P]` to `[B, U, P]` and the states after them.
+        """Reads tokens `[B, U]` from states `[B, S, P]` to `[B, U, P]` and the states after them.
 
         This is the prediction network; batches of inputs are the business of a runner, so Keras's
         method of this name is not missed.
@@ -127,7 +127,11 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
         prediction=PredictionNetwork(
-            vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
+            vocabulary_size,
+            model.prediction_dim,
+            context=model.prediction_context,
+            dtype=policy,
+            name="prediction",
         ),
         joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
         ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")

@@ -29,7 +29,7 @@ class Signatures:
         self._model, self._surfaces, self._config = model, surfaces, config
         float32, int32 = tf.float32, tf.int32
         bins, width = model.features.num_mel_bins, model.encoder.hidden_dim
-        states = model.prediction.hidden_dim
+        num_states, states = model.prediction.state_shape
 
         def signature(function, **specs):
             specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
@@ -49,7 +49,7 @@ class Signatures:
             "encode": self._encode,
             "listen": self._listen,
             "predict": signature(
-                self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
+                self._predict, tokens=(int32, None, 1), states=(float32, None, num_states, states)
             ),
             "join": signature(
                 self._join,
@@ -117,7 +117,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "subsampling": 4,
         "blank": BLANK,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
-        "state_shape": [2, model.prediction.hidden_dim],
+        "state_shape": model.prediction.state_shape,
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),

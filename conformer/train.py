@@ -39,7 +39,7 @@ def make_task(
 
 
 PROGRAM = TrainingProgram(
-    "conformer/train.py",
+    "conformer.train",
     "Trains a speech Conformer transducer on a LibriSpeech-layout corpus, in one process or under "
     "horovodrun.",
     "conformer/conformer_s_100h.yml",

@@ -2,12 +2,13 @@
 # Makes or refreshes .venv in the project's folder: the exact versions of pyproject.toml, the project
 # itself (editable) and Horovod, which is built once and kept in the user's cache.
 #
-#   bash run_scripts/setup.sh [--dev] [--gpu] [--peers] [--beam]
+#   bash run_scripts/setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs]
 #
 #   --dev    also the test tools
 #   --gpu    also the CUDA libraries; Horovod reduces over NCCL where NCCL and nvcc are installed
 #   --peers  also PyTorch and Transformers, for comparisons
 #   --beam   also beam search with language models, which pip compiles
+#   --docs   also Sphinx, which run_scripts/docs.sh builds the API reference with
 #
 # An extra that was installed once stays. A run that finds nothing to do takes a fraction of a second.
 # pip's own configuration says where packages come from; XDG_CACHE_HOME moves the cache.
@@ -80,12 +81,12 @@ is_usable() { # an environment of Python 3.11 with pip, made for this folder
 extras=()
 for argument in "$@"; do
   case $argument in
-    --dev | --gpu | --peers | --beam) extras+=("${argument#--}") ;;
+    --dev | --gpu | --peers | --beam | --docs) extras+=("${argument#--}") ;;
     -h | --help)
-      sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
-    *) refuse "--dev, --gpu, --peers or --beam" "$argument" "Run bash run_scripts/setup.sh --help" ;;
+    *) refuse "--dev, --gpu, --peers, --beam or --docs" "$argument" "Run bash run_scripts/setup.sh --help" ;;
   esac
 done
 
@@ -99,7 +100,7 @@ if ! flock --nonblock 9; then
   say "environment: another setup.sh is at work here; waiting"
   flock 9
 fi
-for extra in dev gpu peers beam; do
+for extra in dev gpu peers beam docs; do
   [[ ! -e $state/$extra || " ${extras[*]-} " == *" $extra "* ]] || extras+=("$extra")
 done
 if is_complete; then

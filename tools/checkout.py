@@ -1,7 +1,7 @@
-"""Checks that a family finds the `tools` of its own checkout; run by path, before `tools` is found.
+"""Checks that the package `tools` that Python finds belongs to the same checkout as the family.
 
-`tools` is a common name: a package of that name in the working directory, or another checkout that
-is installed, would be imported in its place.
+`tools` is a common name: Python may find a package of that name in the working directory, or in
+another installed checkout. The families run this file by its path, before they import `tools`.
 """
 
 import importlib.util
@@ -13,7 +13,10 @@ OWN = Path(__file__).resolve().parent
 
 
 def other_tools() -> str | None:
-    """Gives the place of a `tools` that is not this one, "nothing" where there is none."""
+    """Returns the folder of another `tools` that Python would import, or None if it is this one.
+
+    Returns "nothing" if Python finds no package `tools`.
+    """
     found = sys.modules.get("tools") or importlib.util.find_spec("tools")
     if found is None:
         return "nothing"
@@ -26,7 +29,7 @@ def other_tools() -> str | None:
 
 
 def _is_program() -> bool:
-    """Tells whether Python was started with a module of this checkout, by `-m` or as a file."""
+    """Returns whether Python runs a program of this checkout, with `-m` or as a file."""
     words = sys.orig_argv
     if "-m" in words[:-1]:
         package = words[words.index("-m") + 1].partition(".")[0]
@@ -36,7 +39,12 @@ def _is_program() -> bool:
 
 
 def check() -> None:
-    """Ends a program with one line, and any other importer with an ImportError."""
+    """Checks that Python finds the `tools` of this checkout.
+
+    Raises:
+        SystemExit: in a program of this checkout, with code 2 after one line on stderr.
+        ImportError: in any other importer.
+    """
     other = other_tools()
     if other is None:
         return

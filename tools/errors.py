@@ -1,10 +1,19 @@
-"""The one exception for bad user input, which every program reports as one line."""
+"""The exception for bad user input. Programs print it as one line."""
 
 
 class UserError(Exception):
-    """Input a user can correct: reported as one line, without a traceback, with exit code 2."""
+    """Bad input that the user can correct.
+
+    Programs print its message as one line without a traceback, and end with exit code 2.
+    """
 
     @classmethod
     def expected(cls, expected: str, received: object, do: str) -> "UserError":
-        """Builds the house sentence "Expected X. Received: Y. Do Z."."""
+        """Builds an error with the message "Expected X. Received: Y. Do Z.".
+
+        Args:
+            expected: what the program needs, such as "a folder as --output_dir".
+            received: what the user gave; formatted with `str`.
+            do: what the user can do, with a capital letter and without a period.
+        """
         return cls(f"Expected {expected}. Received: {received}. {do}.")

@@ -1,17 +1,20 @@
-"""What a package offers under its own name, imported on first use."""
+"""Lazy imports: names of a package that are imported when they are first used."""
 
 import importlib
 from collections.abc import Callable, Mapping
 
 
 def lazy_exports(package: str, places: Mapping[str, str]) -> Callable[[str], object]:
-    """Makes the `__getattr__` of a package.
+    """Returns a module-level `__getattr__` that imports names of a package on first use.
 
-    A program that refuses its command line need not wait for the import of a backend.
+    Programs can then report a wrong flag without waiting for the import of a backend.
 
     Args:
         package: name of the package.
-        places: modules by the names that they define; other names are those of submodules.
+        places: exported name to the module that defines it. Other names are read as submodules.
+
+    Returns:
+        The function `__getattr__`. It raises AttributeError for an unknown name.
     """
 
     def find(name: str) -> object:

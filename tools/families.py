@@ -1,4 +1,4 @@
-"""The model families: what each offers, and the only table of their names."""
+"""The model families: the interface of a family and the table of their names."""
 
 import importlib
 from collections.abc import Mapping
@@ -13,55 +13,89 @@ from tools.inference.options import RunnerOptions
 from tools.inference.session import Session
 from tools.training.checkpoint import Checkpoint
 
-# Names, and the module of each that is a `Family`. A further family is a further line.
+# Family name to the module that implements `Family`. To add a family, add a line.
 FAMILIES = {"conformer": "conformer", "vision": "vision", "wav2vec2": "wav2vec2"}
 _DEFAULTS = RunnerOptions()
 
 
 class Family(Protocol):
-    """What a family's module offers to the programs above all families."""
+    """Interface of a family's module, used by the programs that work with every family."""
 
     def load_config(self, path: str | Path | None, overrides: Mapping[str, str]) -> Any:
-        """Reads a config; its section `training` is a `tools.training.config.TrainingConfig`.
+        """Reads a config of the family.
+
+        Args:
+            path: YAML file; None uses the defaults.
+            overrides: values by dotted key, such as `{"training.num_epochs": "10"}`.
+
+        Returns:
+            A config. Its section `training` is a `tools.training.config.TrainingConfig`.
 
         Raises:
             UserError: the file is not a config of this family.
         """
 
     def export_checkpoint(self, checkpoint: Checkpoint, output_dir: Path) -> None:
-        """Writes the SavedModel of a checkpoint of training, whole or not at all."""
+        """Exports a training checkpoint as a SavedModel.
+
+        Args:
+            checkpoint: checkpoint of this family.
+            output_dir: new folder; it appears only after the export has succeeded.
+
+        Raises:
+            UserError: the checkpoint is damaged, or the folder cannot be written.
+        """
 
     def calibration_examples(
         self, pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
     ) -> Examples:
-        """Reads data as inference preprocesses them, one sample in a batch.
+        """Reads samples of a data set, preprocessed as for inference, in batches of 1.
 
         Args:
-            pipeline: `pipeline.json` of the model.
-            data_dir: the data set.
-            num_samples: how many of it, spread over the whole.
-            judged: whether a model's accuracy on the data will be measured.
+            pipeline: content of the model's `pipeline.json`.
+            data_dir: folder of the data set.
+            num_samples: number of samples, taken at equal distances over the data set.
+            judged: whether the caller also measures accuracy on the samples.
         """
 
     def open_session(self, model_dir: str | Path, options: RunnerOptions) -> Session:
-        """Opens an exported or converted model of the family."""
+        """Opens an exported or converted model of the family.
+
+        Args:
+            model_dir: folder of the model.
+            options: runtime, precision and devices.
+
+        Raises:
+            UserError: the model cannot be opened.
+        """
 
 
 def family(name: str) -> Family:
-    """Loads a family.
+    """Imports and returns the module of a family.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no family has this name.
     """
     if name not in FAMILIES:
         raise UserError.expected(
-            f"a model of {', '.join(FAMILIES)}", name, "Export the model again"
+            f"a model of one of the families {', '.join(FAMILIES)}", name, "Export the model again"
         )
     return importlib.import_module(FAMILIES[name])
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions = _DEFAULTS) -> Session:
-    """Opens a model with the session of its family, or a plain `Session` where that is unknown."""
+    """Opens an exported or converted model with the session of its family.
+
+    Args:
+        model_dir: folder of the model.
+        options: runtime, precision and devices.
+
+    Returns:
+        The family's session, or a plain `Session` if the model names no known family.
+
+    Raises:
+        UserError: the model cannot be opened.
+    """
     name = describe(model_dir).get("family")
     if name in FAMILIES:
         return family(name).open_session(model_dir, options)
@@ -69,16 +103,19 @@ def open_session(model_dir: str | Path, options: RunnerOptions = _DEFAULTS) -> S
 
 
 def read_examples(pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool) -> Examples:
-    """Reads data to calibrate with, by the family of the model; see `Family`."""
+    """Reads calibration samples with the family that the model names.
+
+    For the arguments see `Family.calibration_examples`.
+    """
     of_family = family(pipeline.get("family"))
     return of_family.calibration_examples(pipeline, data_dir, num_samples, judged)
 
 
 def family_of_checkpoint(checkpoint: Checkpoint) -> Family:
-    """Finds the family that can read the configuration of a checkpoint.
+    """Returns the family that can read the config of a checkpoint.
 
     Raises:
-        UserError: no family can read it; the message lists the reason of each.
+        UserError: no family can read it; the message lists the error of each family.
     """
     reasons = []
     for name in FAMILIES:
@@ -89,4 +126,6 @@ def family_of_checkpoint(checkpoint: Checkpoint) -> Family:
             reasons.append(f"{name}: {error}")
         else:
             return candidate
-    raise UserError.expected("a checkpoint of this project", "; ".join(reasons), "Choose another")
+    raise UserError.expected(
+        "a checkpoint of this project", "; ".join(reasons), "Choose another checkpoint"
+    )

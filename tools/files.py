@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Writing of files and folders so that they appear complete or not at all."""
 
 import contextlib
 import errno
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tools.errors import UserError
 
-_FRESH_SECONDS = 3600.0  # an unfinished file of another machine may still be written
+_FRESH_SECONDS = 3600.0  # another machine may still be writing an unfinished file of this age
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _HOME = re.compile(r"~[\w.-]*/")
 _CONTROLS = (*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029)
@@ -28,47 +28,50 @@ _ESCAPES = {code: repr(chr(code))[1:-1] for code in _CONTROLS}
 
 
 def expand_home(text: str) -> str:
-    """Puts the home folder in place of `~/` or `~NAME/`, which a shell does not do inside words."""
+    """Replaces `~/` or `~NAME/` at the start by the home folder.
+
+    Shells do this only at the start of a word, for example not in `--output=~/model`.
+    """
     return os.path.expanduser(text) if _HOME.match(text) else text
 
 
 def environment_path(name: str) -> str:
-    """Gives the path in an environment variable, with the home folder for `~/`; empty: none."""
+    """Returns the path in an environment variable, with `~/` expanded; empty if it is not set."""
     return expand_home(os.environ.get(name, ""))
 
 
 def folders_above(path: str | os.PathLike[str]) -> frozenset[str]:
-    """The real paths of the folders that hold a place, by its name and by where links lead."""
+    """Returns the real paths of all folders above a path, before and after following its links."""
     named, real = Path(os.path.abspath(path)), Path(os.path.realpath(path))
     return frozenset((*map(os.path.realpath, named.parents), *map(str, real.parents)))
 
 
 def one_line(path: object) -> str:
-    """Gives a path as output shows it: newlines, tabs and other controls escaped as in Python."""
+    """Returns a path as one line: newlines, tabs and other control characters are escaped."""
     return str(path).translate(_ESCAPES)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a text file beside its place, then renames it; makes the folders above it.
+    """Writes a text file: writes a temporary file in the same folder, then renames it.
 
     Args:
-        path: an earlier file of that name is replaced.
-        text: written as UTF-8; names of files inside it may hold any bytes (surrogate escapes).
+        path: of the file; its folder is created, and an existing file is replaced.
+        text: written as UTF-8. Surrogate escapes, as in file names, are written as their bytes.
 
     Raises:
-        UserError: the file cannot be written; what was there before is left.
+        UserError: the file cannot be written; an existing file is left unchanged.
     """
     with _new_file(path) as beside:
         beside.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
 
 
 def result_file(path: Path, suffix: str, known: tuple[str, ...] = (".json", ".tsv")) -> Path:
-    """Names a file of results: the suffix takes the place of a known one, else it comes behind.
+    """Returns the path of a result file: replaces a known suffix, and appends it otherwise.
 
     Args:
-        path: that a user named, such as `results/crop_0.875`, in which nothing is a suffix.
-        suffix: of the file.
-        known: suffixes that give way.
+        path: path from the user. In `results/crop_0.875`, `.875` is part of the name.
+        suffix: suffix of the file, such as `.json`.
+        known: suffixes that are replaced.
     """
     name = path.name
     if path.suffix.lower() in known:
@@ -77,11 +80,11 @@ def result_file(path: Path, suffix: str, known: tuple[str, ...] = (".json", ".ts
 
 
 def to_json(content: object, **options: object) -> str:
-    """Writes JSON, which knows neither NaN nor infinity: such numbers become null.
+    """Returns content as JSON. NaN and infinite numbers become null, as JSON has neither.
 
     Args:
-        content: dictionaries, lists and tuples of what JSON knows.
-        options: of `json.dumps`, such as `indent`.
+        content: dictionaries, lists and tuples of JSON types.
+        options: options of `json.dumps`, such as `indent`.
     """
     return json.dumps(_with_finite_numbers(content), allow_nan=False, **options)
 
@@ -95,16 +98,16 @@ def _with_finite_numbers(content: object) -> object:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Writes a file of bytes; see `write_text`."""
+    """Writes a binary file in the same way as `write_text`."""
     with _new_file(path) as beside:
         beside.write_bytes(content)
 
 
 def check_writable(path: Path) -> None:
-    """Tells before long work whether its result can be written; leaves nothing but the folders.
+    """Checks, before long work, that a result file can be written. Creates the folders above it.
 
     Raises:
-        UserError: it cannot.
+        UserError: the file cannot be written.
     """
     with contextlib.suppress(_Enough), _new_file(path) as beside:
         beside.touch()
@@ -116,21 +119,21 @@ def _cannot_write(path: Path, error: OSError) -> UserError:
     return UserError.expected(
         f"room and permission to write {path}",
         error.strerror or error,
-        "Free space or choose another place",
+        "Free space or choose another path",
     )
 
 
 class _Enough(Exception):
-    """Ends a block that is to write nothing."""
+    """Leaves a `_new_file` block before the file is renamed to its place."""
 
 
 @contextlib.contextmanager
 def _new_file(path: Path) -> Iterator[Path]:
-    """Gives a path beside a place, whose file takes that place when the block has ended well."""
+    """Yields a temporary path in the same folder; renames it to `path` if the block succeeds."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
         if path.exists() and not path.is_file():
-            raise UserError.expected("a regular file, or none yet", path, "Choose another place")
+            raise UserError.expected("a regular file or a new path", path, "Choose another path")
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left_overs(path)
         yield beside
@@ -143,14 +146,14 @@ def _new_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
-    """Gives an empty folder beside a place, which takes that place when the block has ended well.
+    """Yields a temporary empty folder; renames it to `path` if the block succeeds.
 
     Args:
-        path: must not exist, or be an empty folder.
-        replace: whether it may also be a folder with content, which ends then.
+        path: must not exist or must be an empty folder.
+        replace: allows a folder with content at `path`; it is deleted after the block.
 
     Raises:
-        UserError: something cannot be written; nothing is left.
+        UserError: something cannot be written; the temporary folder is removed.
     """
     beside = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
     old = beside.with_suffix(".old")
@@ -159,7 +162,7 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
         beside.mkdir(parents=True)
         descriptor = os.open(beside, os.O_RDONLY | os.O_CLOEXEC)
         with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # says that it is being written
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # marks it as being written
         _remove_left_overs(path)
         yield beside
         if replace and path.exists():
@@ -184,7 +187,7 @@ def new_folder(path: Path, replace: bool = False) -> Iterator[Path]:
 
 
 def _remove_left_overs(path: Path) -> None:
-    """Removes what killed processes left beside a place; what is still being written stays."""
+    """Removes unfinished files of killed processes; keeps those that are still being written."""
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.unfinished"):
         with contextlib.suppress(OSError):
             if _is_left(left):
@@ -192,7 +195,7 @@ def _remove_left_overs(path: Path) -> None:
 
 
 def _is_left(left: Path) -> bool:
-    """Tells whether nobody writes an unfinished file or folder any more."""
+    """Returns whether no process writes this unfinished file or folder any more."""
     if time.time() - left.stat().st_mtime < _FRESH_SECONDS:
         return False
     if not left.is_dir():
@@ -208,13 +211,13 @@ def _is_left(left: Path) -> bool:
 
 @contextlib.contextmanager
 def scratch_folder(path: Path) -> Iterator[Path]:
-    """Gives an empty folder on the disk of a place, which ends with the block.
+    """Yields a temporary folder on the same disk as `path`; removes it after the block.
 
     Args:
-        path: of what is made in it; the folders above it are made.
+        path: path of the result; the temporary folder is created in the folder above it.
 
     Raises:
-        UserError: it cannot be made there, or something in it cannot be written.
+        UserError: the folder, or something in it, cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -226,13 +229,13 @@ def scratch_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def one_at_a_time(path: Path) -> Iterator[None]:
-    """Lets one process or thread at a time make what belongs in a place; others say that they wait.
+    """Lets one process or thread at a time run a block that makes `path`; others wait.
 
     Args:
-        path: of the file or folder to be made; the lock is a hidden file beside it, while it lasts.
+        path: file or folder that is made. A hidden lock file exists beside it meanwhile.
 
     Raises:
-        UserError: the folder above it cannot be written.
+        UserError: the folder above `path` cannot be written.
     """
     lock = path.parent / f".{path.name}.lock"
     try:
@@ -250,18 +253,18 @@ def one_at_a_time(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def alone_in(folder: Path, new: bool = False) -> Iterator[None]:
-    """Holds a folder while the block runs: another process that wants to hold it is refused.
+    """Locks a folder while the block runs; other processes that try to lock it get an error.
 
-    The lock is the kernel's, on a hidden file in the folder: it ends with the process, however that
-    ends. A folder that is made here is removed again where the block leaves nothing in it.
+    The lock is a kernel lock on a hidden file in the folder, so it also ends if the process is
+    killed. A folder that was created here and is still empty after the block is removed.
 
     Args:
-        folder: made where it does not exist.
-        new: whether it must not exist.
+        folder: created if it does not exist.
+        new: the folder must not exist yet.
 
     Raises:
-        FileExistsError: it exists, and must not.
-        UserError: another process holds it, or it cannot be written.
+        FileExistsError: `new` is set and the folder exists.
+        UserError: another process has locked the folder, or it cannot be written.
     """
     lock = folder / ".lock"
     makes = new or not folder.exists()
@@ -278,7 +281,7 @@ def alone_in(folder: Path, new: bool = False) -> Iterator[None]:
         if new and isinstance(error, FileExistsError):
             raise
         raise UserError.expected(
-            "room and permission for a folder", f"{folder}: {error.strerror}", "Name another"
+            "room and permission for a folder", f"{folder}: {error.strerror}", "Name another folder"
         ) from error
     try:
         yield
@@ -286,17 +289,17 @@ def alone_in(folder: Path, new: bool = False) -> Iterator[None]:
         with contextlib.suppress(OSError):
             lock.unlink(missing_ok=True)
             if makes:
-                folder.rmdir()  # nothing but an empty one
+                folder.rmdir()  # fails if the folder has content, which is kept
         os.close(descriptor)
 
 
 @contextlib.contextmanager
 def alone_in_new(name: str, *roots: Path) -> Iterator[list[Path]]:
-    """Makes a new folder in each of some roots, and holds them; see `alone_in`.
+    """Creates a new folder of the same name in each root and locks them, as `alone_in` does.
 
     Args:
-        name: of the folders; where one of them exists already, all get a number behind it.
-        roots: made where they do not exist.
+        name: name of the folders. If one exists already, all get a number, as in `name-2`.
+        roots: folders that are created if they do not exist.
     """
     with contextlib.ExitStack() as held:
         for number in itertools.count(1):
@@ -311,17 +314,17 @@ def alone_in_new(name: str, *roots: Path) -> Iterator[list[Path]]:
 
 
 def _lock(path: Path, wait: bool = True) -> int:
-    """Locks a file and gives its descriptor; the lock ends when that is closed.
+    """Locks a file and returns its descriptor; closing the descriptor ends the lock.
 
     Raises:
-        BlockingIOError: another process holds it, and this one does not wait.
+        BlockingIOError: another process holds the lock and `wait` is False.
     """
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
             _lock_descriptor(descriptor, path, wait)
             with contextlib.suppress(FileNotFoundError):
-                # Its last holder removes the file: who comes later has locked another one.
+                # The previous holder may have removed the file: check that `path` still names it.
                 if os.path.samestat(os.stat(path), os.fstat(descriptor)):
                     return descriptor
         except BaseException:
@@ -337,34 +340,34 @@ def _lock_descriptor(descriptor: int, path: Path, wait: bool) -> None:
         except BlockingIOError:
             if not wait:
                 raise
-            print(f"waiting for another process that holds {path}", file=sys.stderr)
+            print(f"waiting for another process that has locked {path}", file=sys.stderr)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
         print(
-            f"the file system of {path.parent} has no locks ({error.strerror}): "
-            "let no other process write there",
+            f"the file system of {path.parent} does not support locks ({error.strerror}): "
+            "make sure that no other process writes there",
             file=sys.stderr,
         )
 
 
 def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool:
-    """Tells whether a generated folder is there already, by what it was made of.
+    """Returns whether a folder was already generated with the same arguments.
 
     Args:
-        record: JSON of the arguments, right in the folder.
-        arguments: of the generation.
-        what: the folder holds, for the message.
+        record: JSON file of the arguments, directly in the folder.
+        arguments: arguments of the generation.
+        what: content of the folder in words, for the message.
 
     Raises:
-        UserError: something else is there.
+        UserError: the folder holds something else.
     """
     folder = record.parent
     if not folder.exists():
         return False
     if not folder.is_dir():
-        raise UserError.expected("a folder as --output_dir", f"the file {folder}", "Name another")
+        raise UserError.expected("a folder as --output_dir", f"the file {folder}", "Name a folder")
     if not any(folder.iterdir()):
         return False
     try:
@@ -375,18 +378,20 @@ def is_made_of(record: Path, arguments: Mapping[str, object], what: str) -> bool
         return True
     content = f"{what} made with other arguments" if found else "other files"
     raise UserError.expected(
-        "an empty or new --output_dir", f"{folder} with {content}", "Name another or remove it"
+        "an empty or new --output_dir",
+        f"{folder} with {content}",
+        "Name another folder or remove it",
     )
 
 
 def drop_lost_output() -> None:
-    """Points stdout and stderr to nowhere where nobody reads them any more.
+    """Redirects stdout and stderr to /dev/null if nothing reads them, so that writes do not fail.
 
-    As of a terminal that was closed, or of a launcher that was killed: a write would raise OSError.
+    Nothing reads them after the terminal was closed or the launcher was killed.
     """
     outputs = select.poll()
     for descriptor in (1, 2):
-        outputs.register(descriptor, 0)  # errors and hang-ups are always told
+        outputs.register(descriptor, 0)  # poll always reports errors and hang-ups
     for descriptor, event in outputs.poll(0):
         if event & (select.POLLERR | select.POLLHUP):
             null = os.open(os.devnull, os.O_WRONLY)

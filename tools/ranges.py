@@ -1,4 +1,4 @@
-"""The range of a config's number, beside its default in the dataclass."""
+"""Ranges of the numbers in a config, declared beside their defaults in the dataclass."""
 
 import dataclasses
 import math
@@ -9,13 +9,13 @@ from tools.errors import UserError
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Range:
-    """Numbers from one bound to the other; infinities are outside of every range.
+    """A range of finite numbers. A bound of None does not limit the range.
 
     Attributes:
-        at_least: lower bound, inside; None: none, or `above`.
-        above: lower bound, outside.
-        at_most: upper bound, inside; None: none, or `below`.
-        below: upper bound, outside.
+        at_least: inclusive lower bound.
+        above: exclusive lower bound.
+        at_most: inclusive upper bound.
+        below: exclusive upper bound.
     """
 
     at_least: float | None = None
@@ -24,7 +24,7 @@ class Range:
     below: float | None = None
 
     def __contains__(self, number: float) -> bool:
-        """Tells whether a number is inside."""
+        """Returns whether a number is finite and inside the range."""
         return (
             math.isfinite(number)
             and (self.at_least is None or number >= self.at_least)
@@ -34,7 +34,7 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """Says it in words, such as `at least 0 and below 1`."""
+        """Returns the range in words, such as `at least 0 and below 1`."""
         bounds = {
             "at least": self.at_least,
             "above": self.above,
@@ -45,20 +45,26 @@ class Range:
 
 
 def number(default: Any = dataclasses.MISSING, **bounds: float) -> Any:
-    """Gives a field of a config its default and its range.
+    """Returns a dataclass field with a default and a range.
 
     Args:
-        default: a number, None, or a tuple of numbers, each of them in the range.
-        **bounds: of `Range`.
+        default: a number, None, or a tuple of numbers that are each in the range; without it, the
+            field is required.
+        **bounds: attributes of `Range`.
     """
     return dataclasses.field(default=default, metadata={"range": Range(**bounds)})
 
 
 def check_range(field: dataclasses.Field, key: str, value: object) -> None:
-    """Compares a value of a config with the range of its field; null is in every range.
+    """Checks that a value of a config is in the range of its field; None always passes.
+
+    Args:
+        field: field of a config's dataclass.
+        key: dotted key of the value, for the message.
+        value: a number, a tuple of numbers, or None.
 
     Raises:
-        UserError: it is outside.
+        UserError: the value is outside the range.
     """
     allowed = field.metadata.get("range")
     if allowed is None or value is None:
@@ -69,10 +75,10 @@ def check_range(field: dataclasses.Field, key: str, value: object) -> None:
 
 
 def check_ranges(config: object) -> None:
-    """Compares all values of a section with the ranges of its fields.
+    """Checks that every value of a config section is in the range of its field.
 
     Raises:
-        UserError: one of them is outside.
+        UserError: a value is outside its range.
     """
     for field in dataclasses.fields(config):
         check_range(field, field.name, getattr(config, field.name))

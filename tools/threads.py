@@ -1,4 +1,4 @@
-"""Results in order, computed by threads ahead of who takes them; a leaf for all libraries."""
+"""Prefetching: computes results in threads ahead of the consumer, and returns them in order."""
 
 import os
 from collections import deque
@@ -14,22 +14,22 @@ Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
 def is_open_file(item: object) -> bool:
-    """Tells an open file; several may share a handle, as those of an archive do."""
+    """Returns whether an item is an open file. Files of one archive may share a file handle."""
     return hasattr(item, "read")
 
 
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], *, ahead: int, num_threads: int = 0
 ) -> Iterator[Result]:
-    """Gives the results of a function in the order of its arguments, computed by threads.
+    """Yields the results of a function in the order of its arguments, computed by threads.
 
-    Open files are left to the caller's own thread, when it is their turn.
+    Open files are processed in the caller's thread when their turn comes.
 
     Args:
-        function: what it raises for an item is raised when it is the turn of that item.
-        items: its arguments.
-        ahead: how many results are prepared while one is used.
-        num_threads: 0: one for each core.
+        function: called with each item. Its exceptions are raised at the item's turn.
+        items: arguments of the function.
+        ahead: number of results that are computed in advance.
+        num_threads: number of threads; 0 uses one for each core.
     """
     pending: deque[Callable[[], Result]] = deque()
     rest = iter(items)
@@ -48,11 +48,14 @@ def in_threads(
 
 
 def of_list(what: str, results: Iterator[Result]) -> Iterator[Result]:
-    """Gives the results for the elements of a list; a `UserError` tells of which one it is.
+    """Yields the results for the elements of a list; adds the element's number to a `UserError`.
 
     Args:
-        what: an element is called.
-        results: in the order of the list.
+        what: noun for one element, such as "Sound", for the message.
+        results: results in the order of the list.
+
+    Raises:
+        UserError: as raised for an element; the message starts with "Sound 3 of the list: ".
     """
     for number in count(1):
         try:

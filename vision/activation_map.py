@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.files import check_writable, write_bytes
@@ -58,16 +58,20 @@ def draw(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "vision/activation_map.py",
+        "vision.activation_map",
         "Draws where on an image the two branches of a model see its class.",
         "IMAGE --native_savedmodel_dir=DIR [FLAGS]",
+        example="photo.jpg --native_savedmodel_dir=exports/tiny --output=cam.png",
     )
-    flags.string("native_savedmodel_dir", None, "SavedModel of vision.export.", default_text="")
+    flags.group("Model")
+    about = "SavedModel of vision.export."
+    flags.string("native_savedmodel_dir", None, about, default_text=REQUIRED)
+    about = "File with the names of the classes."
+    flags.string("imagenet_label_file", None, about, default_text="the model's")
+    flags.group("Output")
     flags.string("output", "cam.png", "PNG to write.", short_name="o")
-    flags.integer(
-        "class_index", PREDICTED, "Class to look for.", default_text="what the model sees"
-    )
-    flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
+    about = "Class to draw."
+    flags.integer("class_index", PREDICTED, about, default_text="the predicted class")
     values, paths = flags.parse(argv)
     if len(paths) != 1 or not values.native_savedmodel_dir:
         raise UserError.expected(

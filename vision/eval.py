@@ -25,14 +25,16 @@ from vision.scoring import TOP, Scores, write_analysis, write_report
 from vision.session import ImageSession
 
 
-def command_line(program: str, usage: str) -> CommandLine:
-    """The program's flags."""
-    flags = CommandLine(program, "Scores a classifier on an ImageFolder.", usage)
-    about = "Data set with --val_dir in it."
+def command_line(module: str, usage: str, *, example: str | None = None) -> CommandLine:
+    """Makes the flags of this program and of `vision.eval_onnx`."""
+    about = "Scores a classifier on an ImageFolder."
+    flags = CommandLine(module, about, usage, example=example)
+    flags.group("Input")
+    about = "Data set that holds the folder --val_dir."
     flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
-    flags.string(
-        "val_dir", None, "ImageFolder in --data_url.", default_text="that of the --config, else val"
-    )
+    about = "ImageFolder in --data_url."
+    flags.string("val_dir", None, about, default_text="that of the --config, else val")
+    flags.group("Output")
     flags.string(
         "analysis_dir",
         None,
@@ -101,7 +103,9 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    values, places = command_line("vision/eval.py", "[FLAGS] [DATASET]").parse(argv)
+    example = "ImageNet/val --native_savedmodel_dir=exports/tiny --batch_size=16"
+    flags = command_line("vision.eval", "[FLAGS] [DATASET]", example=example)
+    values, places = flags.parse(argv)
     return evaluate(evaluation_options(values, places))
 
 

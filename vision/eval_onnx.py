@@ -15,8 +15,8 @@ from vision.flags import evaluation_options
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--onnx_path=F [FLAGS] DATASET"
-    values, places = command_line("vision/eval_onnx.py", usage).parse(argv)
+    usage, example = "--onnx_path=F [FLAGS] DATASET", "ImageNet/val --onnx_path=tiny.onnx"
+    values, places = command_line("vision.eval_onnx", usage, example=example).parse(argv)
     if not values.onnx_path:
         raise UserError.expected("an --onnx_path", "none", "Name an ONNX file")
     return evaluate(evaluation_options(values, places))

@@ -87,20 +87,28 @@ def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "vision/export.py",
-        "Exports a vision Conformer: of a SavedModel --output_dir is the folder, ONNX and Keras "
-        "files are written into it.",
+        "vision.export",
+        "Exports a vision Conformer as a SavedModel, ONNX file or Keras file.",
+        example="--checkpoint=conformer_tiny.pth --output_dir=exports/tiny",
     )
-    flags.string("checkpoint", None, "Weights: .pth, .safetensors, .keras.", short_name="c")
-    flags.string("pretrained", None, "The same.", default_text="")
-    add_weights_flag(flags)
-    flags.string("output_dir", None, "Where to write.", default_text="the current folder")
+    flags.group("Input")
+    about = "Weights: .pth, .safetensors, .keras, or a checkpoint of training."
+    flags.string("checkpoint", None, about, short_name="c")
+    flags.string("pretrained", None, "Another name of --checkpoint.")
+    flags.group("Output")
+    about = "SavedModel folder to write, or folder into which the ONNX or Keras file is written."
+    flags.string("output_dir", None, about, default_text="in the current folder")
     formats = (*FORMATS, "MINDIR", "AIR")
-    flags.enum("file_format", None, formats, "What to write: all but the last two.")
-    flags.enum("layout", "NHWC", tuple(LAYOUTS), "Of the input.")
-    flags.enum("outputs", "logits", OUTPUTS, "Sum of the heads, its softmax, or sum and heads.")
-    flags.string("imagenet_label_file", None, "Names of the classes.", default_text="numbers")
-    flags.integer("seed", 0, "Of initial weights, where there is no checkpoint.")
+    about = "Format to write; MINDIR and AIR are refused, since only MindSpore writes them."
+    flags.enum("file_format", None, formats, about)
+    flags.enum("layout", "NHWC", tuple(LAYOUTS), "Layout of the input.")
+    about = "Outputs: the sum of the heads, its softmax, or the sum and both heads."
+    flags.enum("outputs", "logits", OUTPUTS, about)
+    about = "File with the names of the classes."
+    flags.string("imagenet_label_file", None, about, default_text="the checkpoint's, else numbers")
+    flags.group("Model")
+    flags.integer("seed", 0, "Seed of initial weights, which a model without checkpoint has.")
+    add_weights_flag(flags)
     add_config_flags(flags)
     values, rest = flags.parse(argv)
     if rest:

@@ -21,7 +21,14 @@ from vision.options import (
     ImageDataOptions,
     InferenceOptions,
 )
-from vision.recipe_keys import AMP_LEVELS, describe, flat_keys
+from vision.recipe_keys import (
+    AMP_LEVELS,
+    describe,
+    dotted_keys,
+    flat_keys,
+    heading,
+    kind_text,
+)
 
 MODEL_SECTIONS = ("model", "preprocessing")
 _MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
@@ -36,57 +43,68 @@ def add_config_flags(flags: CommandLine, *sections: str) -> None:
         flags: of the program; `--config` and `--set` are added as well.
         sections: of `VisionConfig`; none means the model and its input.
     """
-    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
-    flags.settings()
-    for key, kind in leaf_keys(VisionConfig).items():
-        section, name = key.split(".", 1)
-        if section in (sections or MODEL_SECTIONS):
-            short = {"short_name": "a"} if name == "arch" else {}
-            add = flags.boolean if kind in (bool, bool | None) else flags.string
-            add(name, None, f"{section}.{name} of the config.", **short)
+    keys = dotted_keys(leaf_keys(VisionConfig))
+    wanted = sections or MODEL_SECTIONS
+    _add_key_flags(flags, [name for name in keys if keys[name].split(".")[0] in wanted])
 
 
 def add_weights_flag(flags: CommandLine) -> None:
-    """Adds the flag for which weights of a checkpoint count."""
+    """Adds the flag that chooses between the averaged and the other weights of a checkpoint."""
+    flags.group("Model")
     flags.boolean(
         _USE_EMA,
         None,
-        "Takes a checkpoint's averaged weights (EMA), or with --nouse_ema the others.",
-        default_text="a run's averages where it has some, of a file the others where it has both",
+        "Uses the averaged weights (EMA) of a checkpoint, or with --nouse_ema the other ones.",
+        default_text="averaged for a run that has averages, the others for a file that has both",
     )
 
 
 def add_training_flags(flags: CommandLine) -> None:
     """Adds a flag for every flat key of the config; `--config` and `--set` as well."""
-    defaults = all_arguments(_DEFAULTS)
+    _add_key_flags(flags, flat_keys(leaf_keys(VisionConfig)))
+
+
+def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
+    """Adds a flag for each of some flat keys, with the type, the default and the choices."""
+    flags.group("Config")
     flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
     flags.settings()
+    defaults = all_arguments(_DEFAULTS)
     leaves = leaf_keys(VisionConfig)
-    for name, kind in flat_keys(leaves).items():
-        short = {"short_name": "a"} if name == "arch" else {}
-        add = flags.boolean if kind in (bool, bool | None) else flags.string
+    kinds = flat_keys(leaves)
+    for name in names:
+        flags.group(heading(name, leaves))
+        options = {"short_name": "a"} if name == "arch" else {}
+        if kinds[name] in (bool, bool | None):
+            add = flags.boolean
+        else:
+            add, options["kind_text"] = flags.string, kind_text(kinds[name])
         shown = to_json(defaults.get(name, False))
         about = describe(name, leaves)
-        add(name, None, about, default_text=f"the config's, else {shown}", **short)
+        add(name, None, about, default_text=f"the config's, else {shown}", **options)
 
 
 def add_classifier_flags(flags: CommandLine) -> None:
     """Adds the flags of all programs that classify."""
-    add_inference_flags(flags, "")
+    add_inference_flags(flags, "none")
+    flags.group("Model")
     flags.string(
         "checkpoint",
         None,
         "Weights to run in TensorFlow: .pth, .safetensors, .keras, or a checkpoint of training.",
         short_name="c",
-        default_text="",
+        default_text="none",
     )
-    flags.string("pretrained", None, "The same.", default_text="that of the --config")
+    about = "Another name of --checkpoint."
+    flags.string("pretrained", None, about, default_text="that of the --config")
+    flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="none")
+    about = "File with the names of the classes."
+    flags.string("imagenet_label_file", None, about, default_text="the model's names")
     add_weights_flag(flags)
-    flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="")
-    flags.string("imagenet_label_file", None, "Names of the classes.", default_text="the model's")
-    about = "Of a checkpoint. O0: float32, bfloat16, else float16."
+    flags.group("Runtime")
+    about = "Precision of a checkpoint. O0: float32; bfloat16: bfloat16; the others: float16."
     flags.enum("amp_level", None, sorted(AMP_LEVELS), about, default_text="O0")
-    devices, about = ("GPU", "CPU"), "GPU where there is one."
+    devices, about = ("GPU", "CPU"), "Device; GPU means a GPU where there is one."
     flags.enum("device_target", None, devices, about, short_name="m", default_text="GPU")
     flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
     flags.integer("prefetch", 0, "Images read ahead.", default_text="four batches")

@@ -24,15 +24,18 @@ from vision.program import Classification, show_speed
 from vision.session import ImageSession, probabilities_of, scores_of
 
 
-def command_line(program: str) -> CommandLine:
-    """The program's flags."""
+def command_line(module: str, *, example: str | None = None) -> CommandLine:
+    """Makes the flags of this program and of `vision.infer_onnx`."""
     flags = CommandLine(
-        program,
-        "Classifies an image, or the images right in a folder.",
+        module,
+        "Classifies an image, or the images of a folder without its subfolders.",
         "[FLAGS] IMAGE|FOLDER",
+        example=example,
     )
+    flags.group("Output")
     flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
-    flags.integer("top_k", 1, "Classes to tell for each image, with probabilities if several.")
+    about = "Classes to print for each image; with their probabilities if more than 1."
+    flags.integer("top_k", 1, about)
     add_classifier_flags(flags)
     return flags
 
@@ -89,7 +92,8 @@ def describe(told: Sequence[dict]) -> str:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    return predict(inference_options(*command_line("vision/infer.py").parse(argv)))
+    flags = command_line("vision.infer", example="photo.jpg --native_savedmodel_dir=exports/tiny")
+    return predict(inference_options(*flags.parse(argv)))
 
 
 def cli() -> NoReturn:

@@ -15,7 +15,8 @@ from vision.infer import command_line, predict
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    values, places = command_line("vision/infer_onnx.py").parse(argv)
+    flags = command_line("vision.infer_onnx", example="photo.jpg --onnx_path=tiny.onnx")
+    values, places = flags.parse(argv)
     if not values.onnx_path:
         raise UserError.expected("an --onnx_path", "none", "Name an ONNX file")
     return predict(inference_options(values, places))

@@ -118,9 +118,15 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("vision/postprocess.py", "Scores what tools.cli.run_bins has written.")
-    flags.string("anno_file", "./val_label.txt", "Lines of NAME.JPEG LABEL.")
+    flags = CommandLine(
+        "vision.postprocess",
+        "Scores the outputs that tools.cli.run_bins has written.",
+        example="--anno_file=val_label.txt --benchmark_out=result --result_file=acc_result.json",
+    )
+    flags.group("Input")
+    flags.string("anno_file", "./val_label.txt", "Labels, as lines of NAME.JPEG LABEL.")
     flags.string("benchmark_out", "result/dumpOutput_device0", "Folder of STEM_0.txt files.")
+    flags.group("Output")
     flags.string("result_file", "./result.json", "JSON to write.")
     values, rest = flags.parse(argv)
     if rest:

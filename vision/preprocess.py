@@ -14,7 +14,7 @@ if not __package__:  # run as a file: its own checkout comes first
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import one_line, to_json, write_bytes, write_text
 from tools.inference.raw_tensors import PREPARATION_FILE
@@ -25,12 +25,16 @@ from vision.input_pipeline import Batches, find_images
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "vision/preprocess.py",
+        "vision.preprocess",
         "Writes images as raw input of a model with --layout NCHW: a STEM.bin of float32 each.",
         "--src_path=FOLDER --save_path=FOLDER [FLAGS]",
+        example="--src_path=images/ --save_path=bins",
     )
-    flags.string("src_path", None, "Image, or folder of images.", default_text="")
-    flags.string("save_path", None, "Folder to write into.", default_text="")
+    flags.group("Input")
+    flags.string("src_path", None, "Image, or folder of images.", default_text=REQUIRED)
+    flags.group("Output")
+    flags.string("save_path", None, "Folder to write into.", default_text=REQUIRED)
+    flags.group("Runtime")
     flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
     add_config_flags(flags, "preprocessing")
     values, rest = flags.parse(argv)

@@ -8,7 +8,9 @@ of `base_lr`, not of `training.schedule.peak`.
 
 import difflib
 import re
+import typing
 from collections.abc import Collection, Mapping
+from types import UnionType
 from typing import Any, Literal
 
 from tools.config.values import Mismatch, convert, show
@@ -78,6 +80,16 @@ _ABSENT = {
     "dump_graph": "Use --use_profiler, which traces the graph for TensorBoard",
 }
 
+# Headings of --help for keys that differ from the rest of their section.
+_HEADINGS = {
+    **dict.fromkeys(_ABSENT, "Runtime"),
+    **dict.fromkeys(("device_target", "device_id", "device_num", "pynative_mode"), "Runtime"),
+    **dict.fromkeys(("pretrained", "use_ema", "exclude_epoch_state"), "Checkpoints"),
+    **dict.fromkeys(("start_epoch", "heads_loss"), "Training"),
+    "num_parallel_workers": "Runtime",
+    "eval_batch_size": "Evaluation",
+}
+
 
 def flat_keys(leaves: Mapping[str, Any]) -> dict[str, Any]:
     """The type of every flat key.
@@ -101,15 +113,45 @@ def dotted_keys(leaves: Mapping[str, Any]) -> dict[str, str]:
 
 
 def describe(name: str, leaves: Mapping[str, Any]) -> str:
-    """A sentence on a flat key for --help."""
+    """Returns a sentence on a flat key for --help."""
     if name in _ABSENT:
         return f"False only. {_ABSENT[name]}."
     for key, (switch, number, _) in _SWITCHED.items():
-        if name in (switch, number):
-            return f"{'Whether there is' if name == switch else 'Value of'} {key}."
-    known = dotted_keys(leaves).get(name, f"{_BETAS[0]} and {_BETAS[1]}")
-    words = f": {', '.join(map(str, _WORDS[name]))}" if name in _WORDS else ""
-    return f"{known}{words}."
+        if name == switch:
+            return f"Turns {key} on or off."
+        if name == number:
+            return f"Sets {key} where it is on."
+    return f"Sets {dotted_keys(leaves).get(name, ' and '.join(_BETAS))}."
+
+
+def heading(name: str, leaves: Mapping[str, Any]) -> str:
+    """Returns the heading of --help for a flat key, one of `command_line.HEADINGS`."""
+    if name in _HEADINGS:
+        return _HEADINGS[name]
+    section, *rest = dotted_keys(leaves).get(name, _BETAS[0]).split(".")
+    part = rest[0] if section == "training" else section
+    return {
+        "model": "Model",
+        "preprocessing": "Preprocessing",
+        "augmentation": "Augmentation",
+        "data": "Input",
+        "optimizer": "Optimizer",
+        "schedule": "Optimizer",
+        "checkpoint": "Checkpoints",
+        "run": "Output",
+    }.get(part, "Training")
+
+
+def kind_text(kind: Any) -> str:
+    """Returns a type of `flat_keys` as --help shows it: the choices, or a word such as int."""
+    inner = [x for x in typing.get_args(kind) if x is not type(None)]
+    if typing.get_origin(kind) is Literal:
+        return "|".join(inner)
+    if isinstance(kind, UnionType) and len(inner) == 1:
+        return kind_text(inner[0])
+    if typing.get_origin(kind) is tuple:
+        return ",".join("..." if x is Ellipsis else kind_text(x) for x in inner)
+    return {int: "int", float: "float"}.get(kind, "string")
 
 
 def read_flat(

@@ -93,14 +93,16 @@ def draw_sheet(images: Sequence[np.ndarray], titles: Sequence[str]) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "vision/show_augmentations.py",
-        "Draws what training makes of an image, before images are mixed.",
+        "vision.show_augmentations",
+        "Draws an image as training augments it, without mixing of images.",
         "IMAGE [FLAGS]",
+        example="photo.jpg --output=sheet.png",
     )
-    add_config_flags(flags, "preprocessing", "augmentation")
+    flags.group("Output")
     flags.integer("count", 15, "Variants to draw.", short_name="n")
-    flags.integer("seed", 0, "Of the first variant.")
+    flags.integer("seed", 0, "Seed of the first variant.")
     flags.string("output", "augmentations.png", "PNG to write.", short_name="o")
+    add_config_flags(flags, "preprocessing", "augmentation")
     values, paths = flags.parse(argv)
     if len(paths) != 1 or not 1 <= values.count <= _MAX_COUNT or values.seed < 0:
         raise UserError.expected(

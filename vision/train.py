@@ -43,14 +43,16 @@ PROJECT = Path(__file__).resolve().parent.parent
 def command_line() -> CommandLine:
     """The program's flags."""
     flags = CommandLine(
-        "vision/train.py",
+        "vision.train",
         "Trains a vision Conformer on ImageFolders, in one process or under horovodrun.",
+        example="--config=configs/vision/conformer_tiny.yml --data_url=ImageNet",
     )
+    flags.group("Checkpoints")
     flags.string(
         "checkpoint",
         None,
-        "Continues from it: exactly from a checkpoint of this program, else from the weights.",
-        default_text="",
+        "Checkpoint of this program to resume exactly, or weights to start from.",
+        default_text="none",
     )
     add_program_flags(flags)
     add_training_flags(flags)

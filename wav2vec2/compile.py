@@ -12,7 +12,7 @@ if not __package__:  # run as a file: its own checkout comes first
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
@@ -37,15 +37,25 @@ from wav2vec2.tensors import (
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--batch_size=N --input_path=DATA/bin_om_input/bsN --output_path=FOLDER [FLAGS]"
-    about = "Converts an export, runs raw batches of waveforms through it, and tells the speed."
-    flags = CommandLine("wav2vec2/compile.py", about, usage)
-    flags.integer("batch_size", 1, "Utterances run together.")
-    flags.string("input_path", None, "Folder of wav2vec2/preprocess.py.", default_text="")
-    flags.string("output_path", None, "Folder for the logits.", default_text="")
+    flags = CommandLine(
+        "wav2vec2.compile",
+        "Converts an export, runs raw batches of waveforms through it, and prints the speed.",
+        "--batch_size=N --input_path=DATA/bin_om_input/bsN --output_path=FOLDER [FLAGS]",
+        example="--batch_size=8 --input_path=data/bin_om_input/bs8 --output_path=data/output/bs8",
+    )
+    flags.group("Input")
+    about = "Folder of batches that wav2vec2.preprocess has written."
+    flags.string("input_path", None, about, default_text=REQUIRED)
+    flags.group("Output")
+    flags.string("output_path", None, "Folder for the logits.", default_text=REQUIRED)
+    flags.group("Model")
     flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=DEFAULT_DIR)
-    flags.string("torchscript_path", None, "The same.", default_text="")
-    flags.boolean("run_eagerly", False, "TensorFlow's own runtime in place of a converted model.")
+    about = "Another name of --native_savedmodel_dir."
+    flags.string("torchscript_path", None, about, default_text="none")
+    flags.group("Runtime")
+    flags.integer("batch_size", 1, "Utterances run together.")
+    about = "Runs the SavedModel in TensorFlow; else a converted model."
+    flags.boolean("run_eagerly", False, about)
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
     if rest or not values.input_path or not values.output_path or values.batch_size < 1:

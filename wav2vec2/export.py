@@ -74,28 +74,38 @@ def named_model(
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("wav2vec2/export.py", "Exports wav2vec 2.0 as a SavedModel.")
-    flags.string("pytorch_model_dir", None, "Folder of Hugging Face.", default_text="")
+    flags = CommandLine(
+        "wav2vec2.export",
+        "Exports wav2vec 2.0 as a SavedModel.",
+        example="--pytorch_model_dir=wav2vec2-base-960h/ --output_dir=exports/w2v",
+    )
+    flags.group("Input")
+    about = "Hugging Face folder to export."
+    flags.string("pytorch_model_dir", None, about, default_text="none")
     names = tuple(ARCHITECTURES)
-    flags.enum("model", None, names, "Architecture, without a folder.", default_text="")
+    about = "Architecture to export without a folder."
+    flags.enum("model", None, names, about, default_text="none")
     flags.string(
         "checkpoint",
         None,
-        "Its weights: .bin, .pth, .safetensors. Alone: run directory of wav2vec2/train.py (its "
-        "best checkpoint) or checkpoint directory.",
-        default_text="initial ones",
+        "With --model: its weights, .bin, .pth or .safetensors. Alone: run directory of "
+        "wav2vec2.train (its best checkpoint) or checkpoint directory.",
+        default_text="initial weights",
     )
-    flags.string(
-        "vocabulary_dir", None, "Folder with its vocab.json.", default_text="32 LibriSpeech symbols"
-    )
-    flags.integer("seed", 0, "Of initial weights.")
+    about = "Folder whose vocab.json is the vocabulary of --model."
+    flags.string("vocabulary_dir", None, about, default_text="32 LibriSpeech symbols")
+    flags.group("Model")
+    flags.integer("seed", 0, "Seed of initial weights.")
     flags.boolean(
         "mask_padding",
         None,
-        "Gives a sound the same in any batch; without, zeros behind it count as sound.",
+        "Masks padding, so that a sound gives the same output in every batch; else zeros behind a "
+        "sound count as sound.",
         default_text="true, or as trained",
     )
-    flags.number("max_seconds", None, "Longest sound to take at once.", default_text="35")
+    about = "Longest sound that the model accepts at once."
+    flags.number("max_seconds", None, about, default_text="35")
+    flags.group("Output")
     flags.string("output_dir", DEFAULT_DIR, "SavedModel directory to write.")
     values, rest = flags.parse(argv)
     trained = values.checkpoint and not values.model and not values.pytorch_model_dir

@@ -9,7 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # run as a file: its own checkout comes first
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
@@ -32,22 +32,26 @@ _DEFAULTS = RecognitionOptions()
 def command_line() -> CommandLine:
     """The program's flags."""
     flags = CommandLine(
-        "wav2vec2/infer.py",
+        "wav2vec2.infer",
         "Recognizes sound files or folders, or recognizes and scores a corpus.",
         "--native_savedmodel_dir=DIR [FLAGS] [FILE|FOLDER ...]",
+        example="sound.wav --native_savedmodel_dir=exports/w2v",
     )
-    flags.boolean("timestamps", False, "Tells words with their start and end in seconds.")
-    about = "What longer recordings are cut into."
+    flags.group("Output")
+    flags.boolean("timestamps", False, "Prints each word with its start and end in seconds.")
+    flags.group("Decoding")
+    about = "Cuts longer recordings into chunks of this length."
     flags.number("chunk_seconds", _DEFAULTS.chunk_seconds, about)
-    about = "What a chunk shares with the next one."
+    about = "Length that each chunk shares with the next one."
     flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
-    about = "Hypotheses of a beam search; 0: greedy decoding alone."
+    about = "Hypotheses of the beam search; 0: greedy decoding alone."
     flags.integer("beam_width", _DEFAULTS.beam_width, about)
-    flags.string("lm_path", None, "Its n-gram model, ARPA or of KenLM.", default_text="none")
-    flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of that model.")
-    about = "Added for each word with that model."
+    about = "N-gram language model of the beam search: an ARPA or KenLM file."
+    flags.string("lm_path", None, about, default_text="none")
+    flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
+    about = "Added to the score for each word, with a language model."
     flags.number("word_bonus", _DEFAULTS.word_bonus, about)
-    add_inference_flags(flags)
+    add_inference_flags(flags, REQUIRED)
     return flags
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 if not __package__:  # run as a file: its own checkout comes first
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
 from tools.recognition.characters import lacking_characters, never_written
@@ -112,16 +112,23 @@ def recognized(
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]"
-    about = "Compares the texts of raw logits with what was said."
-    flags = CommandLine("wav2vec2/postprocess.py", about, usage)
-    flags.string("input", None, "Folder of wav2vec2/compile.py.", default_text="")
-    flags.integer("batch_size", 1, "Of the batches.")
-    flags.string("data_path", None, "Folder with the map and the transcripts.", default_text="")
-    flags.boolean(
-        "seed_mode", False, "As the original: padding decoded, and outer spaces counted as errors."
+    flags = CommandLine(
+        "wav2vec2.postprocess",
+        "Decodes raw logits and scores the texts against the transcripts.",
+        "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]",
+        example="--input=data/output/bs8 --batch_size=8 --data_path=data",
     )
-    flags.number("reference_accuracy", REFERENCE_ACCURACY, "To compare with.")
+    flags.group("Input")
+    about = "Folder of logits that wav2vec2.compile has written."
+    flags.string("input", None, about, default_text=REQUIRED)
+    about = "Folder DATA of wav2vec2.preprocess, with the transcripts."
+    flags.string("data_path", None, about, default_text=REQUIRED)
+    flags.integer("batch_size", 1, "Batch size of the files.")
+    flags.group("Evaluation")
+    about = "Decodes padding and counts outer spaces as errors, as the original does."
+    flags.boolean("seed_mode", False, about)
+    about = "Accuracy that the result is compared with."
+    flags.number("reference_accuracy", REFERENCE_ACCURACY, about)
     values, rest = flags.parse(argv)
     if rest or not values.input or not values.data_path:
         raise UserError.expected(

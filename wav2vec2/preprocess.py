@@ -14,7 +14,7 @@ if not __package__:  # run as a file: its own checkout comes first
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder, one_line, write_text
 from tools.ranges import check_ranges
@@ -60,20 +60,29 @@ def moments(waveform: np.ndarray) -> tuple[float, float]:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--input=LIBRISPEECH --batch_size=N --output=DATA/bin_om_input/bsN [FLAGS]"
-    about = "Writes a corpus as raw batches of waveforms, with what belongs to them in DATA."
-    flags = CommandLine("wav2vec2/preprocess.py", about, usage)
-    flags.string("input", None, "Folder with the corpus, or a split of it.", default_text="")
-    flags.integer("batch_size", 1, "Utterances in a file.")
-    flags.string("output", None, "Folder of the batches.", default_text="")
-    flags.string("data_path", None, "DATA.", default_text="two folders above --output")
-    flags.integer("sample_length", 100000, "Samples that rows are padded to, or a multiple of it.")
-    flags.boolean("normalize", True, "Zero mean and unit variance, as most checkpoints want it.")
-    flags.boolean(
-        "seed_mode", False, "As the original: longer utterances and a last, smaller batch left out."
+    flags = CommandLine(
+        "wav2vec2.preprocess",
+        "Writes a corpus as raw batches of waveforms, with their lengths and texts in DATA.",
+        "--input=LIBRISPEECH --batch_size=N --output=DATA/bin_om_input/bsN [FLAGS]",
+        example="--input=LibriSpeech/test-clean --batch_size=8 --output=data/bin_om_input/bs8",
     )
-    flags.integer("sample_rate_hz", 16000, "Of the model; sounds are resampled to it.")
-    flags.number("max_seconds", 35.0, "Leaves out what is longer.")
+    flags.group("Input")
+    about = "Root of a LibriSpeech-layout corpus, or one of its splits."
+    flags.string("input", None, about, default_text=REQUIRED)
+    flags.number("max_seconds", 35.0, "Leaves out longer sounds.")
+    flags.group("Output")
+    flags.string("output", None, "Folder of the batches.", default_text=REQUIRED)
+    flags.string("data_path", None, "DATA.", default_text="two folders above --output")
+    flags.integer("batch_size", 1, "Utterances in a file.")
+    flags.group("Preprocessing")
+    about = "Pads waveforms to a multiple of this many samples."
+    flags.integer("sample_length", 100000, about)
+    about = "Scales each waveform to zero mean and unit variance, as most checkpoints expect."
+    flags.boolean("normalize", True, about)
+    about = "Leaves out longer utterances and a last, smaller batch, as the original does."
+    flags.boolean("seed_mode", False, about)
+    about = "Sample rate of the model, to which sounds are resampled."
+    flags.integer("sample_rate_hz", 16000, about)
     values, rest = flags.parse(argv)
     if rest or not values.input or not values.output:
         raise UserError.expected(

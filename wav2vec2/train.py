@@ -14,13 +14,14 @@ from wav2vec2.config import ARCHITECTURE_FIELDS, load_config
 from wav2vec2.task import Wav2Vec2Task
 
 PROGRAM = TrainingProgram(
-    "wav2vec2/train.py",
+    "wav2vec2.train",
     "Fine-tunes wav2vec 2.0 with CTC on a LibriSpeech-layout corpus, in one process or under "
     "horovodrun.",
     "wav2vec2/base_100h.yml",
     "Hugging Face folder, run or checkpoint to start from (weights, sizes, vocabulary).",
     load_config,
     Wav2Vec2Task,
+    example="--pretrained=wav2vec2-base/ --data_dir=LibriSpeech --output_dir=runs/w2v",
     # Beside the training set and the vocabulary; rates of dropout and of masks may differ.
     defines_a_run=(
         "preprocessing",

@@ -246,7 +246,7 @@ def test_long_sounds_are_refused_by_their_header(tmp_path):
         ),
         (["a.wav", "--max_seconds=nan"], "--max_seconds"),
         (["a.wav", "--max_seconds=-1"], "--max_seconds"),
-        ([""], "an empty one"),
+        ([""], "an empty name"),
         (["a.wav", "--native_savedmodel_dir=/nowhere"], "/nowhere"),
     ],
 )

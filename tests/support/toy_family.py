@@ -149,7 +149,7 @@ class ToyRun:
 
 def train(argv) -> int:
     """The family's training program."""
-    flags = CommandLine("toy/train.py", "Trains a toy.")
+    flags = CommandLine("toy.train", "Trains a toy.")
     flags.string("output_dir", None, "Run directory.")
     add_program_flags(flags)
     values, _ = flags.parse(argv)

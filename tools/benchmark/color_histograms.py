@@ -9,7 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from vision.images import ImageError, read_rgb
 from vision.input_pipeline import ImageFolder, read_image_folder
@@ -56,12 +56,15 @@ def fit(features: np.ndarray, labels: np.ndarray) -> GridSearchCV:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.color_histograms",
+        "tools.benchmark.color_histograms",
         "Trains logistic regression on color histograms of photographs and prints its accuracy.",
+        "--data_url=DIR [FLAGS]",
+        example="--data_url=photos",
     )
-    flags.string("data_url", None, "Folder of the data set.")
-    flags.string("train_dir", "train", "Its class folders to learn from.")
-    flags.string("val_dir", "val", "Its class folders to judge with; several with commas.")
+    flags.group("Input")
+    flags.string("data_url", None, "Folder of the data set.", default_text=REQUIRED)
+    flags.string("train_dir", "train", "ImageFolder in --data_url to train on.")
+    flags.string("val_dir", "val", "ImageFolders to evaluate on, separated by commas.")
     values, rest = flags.parse(argv)
     if rest or not values.data_url:
         raise UserError.expected("--data_url DIR", " ".join(argv) or "nothing", "See --help")

@@ -32,24 +32,32 @@ def add_flags(
         table: what `--table` does.
     """
     default_batches += f"; --table: {TABLE_BATCH_SIZES}"
-    flags.string("batch_sizes", None, "Batches to time.", default_text=default_batches)
+    flags.group("Input")
+    flags.string("batch_sizes", None, "Batch sizes to time.", default_text=default_batches)
+    flags.string("data_dir", None, data, default_text=made_up)
+    flags.group("Measurement")
     flags.boolean("table", False, table)
     flags.integer("loop", 20, "Rounds, after a warm-up.")
-    flags.number(
-        "warmup_seconds", 5.0, "For every side and batch size: what meets a shape often adapts."
-    )
-    flags.integer("threads", 2, "Of every side.")
-    flags.string("backends", "openvino,onnxruntime", "Runtimes to convert for.")
-    flags.string("precisions", ",".join(PRECISIONS), "To convert to.")
-    flags.string("data_dir", None, data, default_text=made_up)
+    about = "Warm-up of each side and batch size, in which runtimes adapt to a new shape."
+    flags.number("warmup_seconds", 5.0, about)
+    flags.group("Runtime")
+    flags.integer("threads", 2, "Threads of each side.")
+    flags.group("Conversion")
+    about = f"Runtimes to convert for: {', '.join(backends.NAMES)}."
+    flags.string("backends", "openvino,onnxruntime", about)
+    about = f"Precisions to convert to: {', '.join(PRECISIONS)}."
+    flags.string("precisions", ",".join(PRECISIONS), about)
+    flags.group("Quantization")
     flags.integer("calibration_samples", 128, f"{samples} to quantize with.")
-    about = "Of a second quantized side, beside the one with default settings."
+    about = "Adds a second quantized side with this setting, beside the one with default settings."
     flags.enum("quantize_algo", "linear", ALGORITHMS, about)
     flags.enum("quantize_type", "symm", TYPES, about)
     flags.enum("quantize_granularity", "per_axis", GRANULARITIES, about)
     flags.string("keep_in_float", "", about)
-    flags.string("work_dir", None, "Keeps models there for another run.", default_text="none kept")
-    flags.string("json", None, "Report to write.", default_text="")
+    flags.group("Output")
+    about = "Folder in which the models are kept for another run."
+    flags.string("work_dir", None, about, default_text="none is kept")
+    flags.string("json", None, "Report to write.", default_text="none")
 
 
 def parse(

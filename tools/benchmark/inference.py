@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.benchmark.turns import batch_sizes, time_in_turn, timed
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
@@ -74,25 +74,30 @@ def _fixed(
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.inference",
-        "Times a model in TensorFlow and converted, in turn, on random inputs; --quant_precision "
-        "may name several, with commas.",
+        "tools.benchmark.inference",
+        "Times a model on random inputs, in TensorFlow and converted to each --quant_precision "
+        "(separated by commas), in turn.",
         "--native_savedmodel_dir=DIR [FLAGS]",
+        example="--native_savedmodel_dir=exports/m --quant_precision=fp32,int8_fp32",
     )
-    flags.string("native_savedmodel_dir", None, "SavedModel to time.")
-    flags.string("signature", None, "Of the converted ones.", default_text="the first of them")
-    flags.string("batch_sizes", "1,4,8,16", "Batches to time.")
+    flags.group("Model")
+    flags.string("native_savedmodel_dir", None, "SavedModel to time.", default_text=REQUIRED)
+    about = "Converted signature to time."
+    flags.string("signature", None, about, default_text="the first one")
+    flags.group("Input")
+    flags.string("batch_sizes", "1,4,8,16", "Batch sizes to time.")
     flags.string(
         "size",
         None,
         'Sizes after the batch: "waveforms=160000".',
         default_text="the middle of the range",
     )
+    flags.group("Measurement")
     flags.integer("loop", 20, "Rounds, after a warm-up.")
-    flags.number(
-        "warmup_seconds", 5.0, "For every runner and batch size: what meets a shape often adapts."
-    )
-    flags.boolean("fixed_shape", True, "Times a model converted for exactly each shape as well.")
+    about = "Warm-up of each runner and batch size, in which runtimes adapt to a new shape."
+    flags.number("warmup_seconds", 5.0, about)
+    flags.boolean("fixed_shape", True, "Also times a model that is converted for each exact shape.")
+    flags.group("Output")
     flags.string("json", None, "Report to write.")
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)

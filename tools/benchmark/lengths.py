@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from tqdm import tqdm
@@ -23,6 +24,7 @@ from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import RunnerOptions
 from tools.inference.session import Session
+from tools.speech.audio import AudioLimits, load
 
 SEED = 1
 WARM_UP = 30  # batches before the clock starts
@@ -36,26 +38,31 @@ def lengths_of(count: int, low: int, high: int) -> list[int]:
     return np.random.default_rng(SEED).permutation(spread).tolist()
 
 
-class Noise:
-    """Batches of noise for a model.
+class Inputs:
+    """Batches for a model.
 
     Args:
         session: of the model.
         batch_size: rows.
         longest: samples of the longest sound.
+        sound: `[S]` speech that the rows are cut from, each from another place; None: noise.
     """
 
-    def __init__(self, session: Session, batch_size: int, longest: int):
+    def __init__(
+        self, session: Session, batch_size: int, longest: int, sound: np.ndarray | None = None
+    ):
         self._specs = session.signatures["serving_default"]
         rng = np.random.default_rng(SEED)
         self._arrays = {}
         for name, dtype, shape in self._specs:
             rest = [x if isinstance(x, int) else longest for x in shape[1:]]
-            if np.dtype(dtype).kind == "f":
+            if np.dtype(dtype).kind != "f":
+                values = rng.integers(0, 256, (batch_size, *rest))
+            elif sound is None:
                 values = 0.1 * rng.standard_normal((batch_size, *rest))
             else:
-                values = rng.integers(0, 256, (batch_size, *rest))
-            self._arrays[name] = values.astype(dtype)
+                values = [np.take(sound, _places(sound, longest, rng)) for _ in range(batch_size)]
+            self._arrays[name] = np.asarray(values).astype(dtype)
 
     def batch(self, length: int) -> dict[str, np.ndarray]:
         """Returns a batch of sounds of one length; images have one size, whatever it is."""
@@ -69,7 +76,14 @@ class Noise:
         return cut
 
 
-def time_pass(model: str, options: RunnerOptions, lengths: Sequence[int]) -> tuple[float, dict]:
+def _places(sound: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Returns the numbers of `count` samples that follow one another, around the end."""
+    return (rng.integers(len(sound)) + np.arange(count)) % len(sound)
+
+
+def time_pass(
+    model: str, options: RunnerOptions, lengths: Sequence[int], sound: np.ndarray | None = None
+) -> tuple[float, dict]:
     """Opens a model anew and runs all lengths once.
 
     Returns:
@@ -77,12 +91,12 @@ def time_pass(model: str, options: RunnerOptions, lengths: Sequence[int]) -> tup
         and of the backend.
     """
     with open_session(model, options) as session:
-        noise = Noise(session, options.batch_size, max(lengths))
+        inputs = Inputs(session, options.batch_size, max(lengths), sound)
         started = time.perf_counter()
         for number, length in enumerate(lengths):
             if number == WARM_UP:
                 started = time.perf_counter()
-            session.run(noise.batch(length))
+            session.run(inputs.batch(length))
         seconds = time.perf_counter() - started
         runner = session.runner
         shapes = runner.shapes.described() if hasattr(runner, "shapes") else None
@@ -91,7 +105,12 @@ def time_pass(model: str, options: RunnerOptions, lengths: Sequence[int]) -> tup
 
 
 def compare(
-    model: str, sides: dict[str, RunnerOptions], lengths: Sequence[int], rounds: int
+    model: str,
+    sides: dict[str, RunnerOptions],
+    lengths: Sequence[int],
+    rounds: int,
+    *,
+    sound: np.ndarray | None = None,
 ) -> dict[str, dict]:
     """Times all sides in turn.
 
@@ -102,7 +121,7 @@ def compare(
     rows: dict[str, dict] = {}
     for _ in tqdm(range(rounds), model, file=sys.stderr, unit="round"):
         for name, options in sides.items():
-            speed, said = time_pass(model, options, lengths)
+            speed, said = time_pass(model, options, lengths, sound)
             speeds[name].append(speed)
             rows[name] = said
     for name, row in rows.items():
@@ -122,9 +141,9 @@ def memory_growth(model: str, options: RunnerOptions, lengths: Sequence[int]) ->
 def _memory_growth(model: str, options: RunnerOptions, lengths: Sequence[int]) -> dict[str, float]:
     sizes = {}
     with open_session(model, options) as session:
-        noise = Noise(session, options.batch_size, max(lengths))
+        inputs = Inputs(session, options.batch_size, max(lengths))
         for number, length in enumerate(tqdm(lengths, "memory", file=sys.stderr), 1):
-            session.run(noise.batch(length))
+            session.run(inputs.batch(length))
             if number in (100, len(lengths)):
                 sizes[f"after_{number}"] = _resident_mib()
     return sizes
@@ -138,19 +157,32 @@ def _resident_mib() -> float:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.lengths",
-        "Times models on inputs of many different lengths, in TensorFlow and converted, in turn: "
-        f"each round opens the model anew, and its first {WARM_UP} batches are off the clock.",
+        "tools.benchmark.lengths",
+        "Times models on inputs of many different lengths, in TensorFlow and converted, in turn.",
         "[FLAGS] MODEL ...",
+        example="conformer/pretrained/digits --batch_sizes=1,8 --json=lengths.json",
     )
-    flags.string("batch_sizes", "1,8", "Batches to time.")
-    flags.integer("lengths", 200, "Different lengths, in random order.")
+    flags.group("Input")
+    flags.string("batch_sizes", "1,8", "Batch sizes to time.")
+    flags.integer("lengths", 200, "Number of different lengths, in random order.")
     flags.number("low_seconds", 1.0, "Shortest sound.")
     flags.number("high_seconds", 10.0, "Longest sound.")
-    flags.integer("rounds", 3, "Passes of each side; the median counts.")
-    flags.string("sides", "eager,openvino,auto", "Of eager, auto and the backends, with commas.")
-    flags.integer("memory_lengths", 0, "Also measures the memory after so many lengths; 0: not.")
-    flags.integer("threads", None, "Of the runtimes.", default_text="as many as they choose")
+    about = "Recording that the sounds are cut from; its start follows its end."
+    flags.string("sound", None, about, default_text="noise")
+    flags.group("Measurement")
+    about = (
+        "Rounds, of which the median is reported. Each opens the model anew and does not time its "
+        f"first {WARM_UP} batches."
+    )
+    flags.integer("rounds", 3, about)
+    about = f"Sides to time, separated by commas: {EAGER}, auto or a backend."
+    flags.string("sides", "eager,openvino,auto", about)
+    about = "Also measures the memory after this many lengths; 0: does not."
+    flags.integer("memory_lengths", 0, about)
+    flags.group("Runtime")
+    about = "Threads of the runtimes."
+    flags.integer("threads", None, about, default_text="as many as they choose")
+    flags.group("Output")
     flags.string("json", None, "Report to write.")
     add_conversion_flags(flags)
     values, models = flags.parse(argv)
@@ -176,18 +208,16 @@ def main(argv: list[str]) -> int:
         "models": {},
     }
     for model in models:
-        rate_hz = _rate_hz(model)
-        low, high = (round(x * rate_hz) for x in (values.low_seconds, values.high_seconds))
+        lengths, sound = _lengths_and_sound(model, values)
         found = report["models"][model] = {}
         for batch in batches:
             sides = {name: _side(options, name, batch) for name in names}
-            rows = compare(model, sides, lengths_of(values.lengths, low, high), values.rounds)
+            rows = compare(model, sides, lengths[: values.lengths], values.rounds, sound=sound)
             found[f"batch {batch}"] = rows
             for name, row in rows.items():
                 _show(model, batch, name, row)
         if values.memory_lengths:
             for name in names:
-                lengths = lengths_of(values.memory_lengths, low, high)
                 sizes = memory_growth(model, _side(options, name, 1), lengths)
                 found.setdefault("memory_mib", {})[name] = sizes
                 said = ", ".join(f"{key} {value:.0f} MiB" for key, value in sizes.items())
@@ -197,9 +227,24 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _rate_hz(model: str) -> int:
-    """Returns the sample rate of a model's sounds, and 1 for images, which have no lengths."""
-    return describe(model).get("sample_rate_hz", 1)
+def _lengths_and_sound(model: str, values: SimpleNamespace) -> tuple[list[int], np.ndarray | None]:
+    """Returns the lengths for a model, and what the sounds are cut from.
+
+    There are as many lengths as any measurement needs. Images have one size.
+    """
+    rate_hz, count = describe(model).get("sample_rate_hz"), values.lengths
+    count = max(count, values.memory_lengths)
+    if rate_hz is None:
+        return [1] * count, None
+    low, high = (round(x * rate_hz) for x in (values.low_seconds, values.high_seconds))
+    if high - low + 1 < count:
+        raise UserError.expected(
+            f"{count} different lengths up to --high_seconds",
+            f"{values.low_seconds:g} to {values.high_seconds:g} s",
+            "Correct --low_seconds or --high_seconds",
+        )
+    sound = load(values.sound, AudioLimits(rate_hz=rate_hz)) if values.sound else None
+    return lengths_of(count, low, high), sound
 
 
 def _side(options: RunnerOptions, name: str, batch_size: int) -> RunnerOptions:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import to_json, write_bytes, write_text
 
@@ -241,11 +241,13 @@ def plot(reports: Sequence[Report]) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.multi_infer",
+        "tools.benchmark.multi_infer",
         "Gathers reports of inference into a table: printed, and as table.csv, .md and .png.",
         "--output_dir=DIR REPORT.json ...",
+        example="--output_dir=table eager.json jit.json",
     )
-    flags.string("output_dir", None, "Folder of the table's files.", default_text="")
+    flags.group("Output")
+    flags.string("output_dir", None, "Folder of the table's files.", default_text=REQUIRED)
     values, paths = flags.parse(argv)
     if not values.output_dir or not paths:
         raise UserError.expected(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.families import open_session
@@ -212,17 +212,27 @@ def describe(row: dict) -> str:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.robustness",
+        "tools.benchmark.robustness",
         "Measures the word errors of a recognizer on a data set, and on the same sounds with "
         "silence, noise, an offset, gain or repetition.",
         "--model=DIR --data_dir=DIR [FLAGS]",
+        example="--model=exports/m --data_dir=LibriSpeech/dev-clean",
     )
-    flags.string("model", None, "SavedModel or converted model of a speech family.")
-    flags.string("data_dir", None, "LibriSpeech-layout data set with transcripts.")
+    flags.group("Model")
+    about = "SavedModel or converted model of a speech family."
+    flags.string("model", None, about, default_text=REQUIRED)
+    flags.group("Input")
+    about = "LibriSpeech-layout data set with transcripts."
+    flags.string("data_dir", None, about, default_text=REQUIRED)
+    flags.group("Output")
     flags.string("json", None, "Report to write.")
+    flags.group("Runtime")
     flags.integer("batch_size", 16, "Sounds run together.")
-    flags.boolean("run_eagerly", False, "Runs the SavedModel in TensorFlow; else converted.")
-    flags.boolean("compare_eager", False, "Also counts the texts that TensorFlow gives otherwise.")
+    about = "Runs the SavedModel in TensorFlow; else a converted model."
+    flags.boolean("run_eagerly", False, about)
+    flags.group("Measurement")
+    about = "Also counts the texts that differ from those of TensorFlow."
+    flags.boolean("compare_eager", False, about)
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
     if rest or not values.model or not values.data_dir:

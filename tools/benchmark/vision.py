@@ -95,20 +95,26 @@ def show_errors(architecture: str, errors: Mapping[str, Mapping]) -> None:
 
 def _flags() -> CommandLine:
     flags = CommandLine(
-        "benchmark.vision",
+        "tools.benchmark.vision",
         "Times vision Conformers in every runtime and beside the PyTorch model, in turn.",
+        example="--architectures=conformer_tiny --data_dir=ImageNet/val",
     )
+    flags.group("Model")
     flags.string("architectures", "conformer_tiny,conformer_base", "Models to time.")
-    flags.string("checkpoint", None, "Weights of the one.", default_text="initial, calibrated")
+    about = "Weights of a single architecture."
+    flags.string("checkpoint", None, about, default_text="initial ones, calibrated")
     flags.enum(
         "norm_statistics",
         "running",
         ("running", "mean"),
-        f"Of initial weights: after {NUM_NORM_BATCHES} steps of training, or as at its end.",
+        "Batch norm statistics of initial weights: after "
+        f"{NUM_NORM_BATCHES} steps of training, or their limit.",
     )
-    flags.integer("num_classes", 1000, "Of both heads.")
-    flags.integer("image_size", 224, "Side of the images.")
-    flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="no peer")
+    flags.integer("num_classes", 1000, "Classes of both heads.")
+    flags.integer("image_size", 224, "Width and height of the images in pixels.")
+    about = "Checkout of pengzhiliang/Conformer, for the PyTorch model."
+    flags.string("peer_repo", None, about, default_text="no PyTorch model")
+    flags.group("Input")
     flags.integer("eval_images", 128, "Images of --data_dir to evaluate end to end; 0: none.")
     add_flags(
         flags,

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tools.benchmark.peer import answer_requests, answers
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.weights.files import read_weights
 
@@ -129,9 +129,16 @@ class Peer:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("benchmark.vision_peer", "Answers tools.benchmark.vision on stdout.")
-    flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="")
-    flags.integer("threads", 2, "Of PyTorch.")
+    flags = CommandLine(
+        "tools.benchmark.vision_peer",
+        "Runs the PyTorch model for tools.benchmark.vision, which starts this program.",
+        example="--peer_repo=CHECKOUT --threads=2",
+    )
+    flags.group("Model")
+    about = "Checkout of pengzhiliang/Conformer."
+    flags.string("peer_repo", None, about, default_text=REQUIRED)
+    flags.group("Runtime")
+    flags.integer("threads", 2, "Threads of PyTorch.")
     values, _ = flags.parse(argv)
     with answers() as stream:
         torch.set_num_threads(values.threads)

@@ -126,19 +126,22 @@ def time_in_turn(
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "benchmark.vision_pipeline",
-        "Times the input pipeline of vision training, without any training, as the recipe has it "
-        "and in parts.",
+        "tools.benchmark.vision_pipeline",
+        "Times the input pipeline of vision training alone, with the whole recipe and its parts.",
+        example="--config=configs/vision/conformer_tiny.yml --data_dir=ImageNet/val",
     )
     add_config_flags(flags, "preprocessing", "augmentation")
+    flags.group("Input")
     flags.string("data_dir", None, "ImageFolder to read.", default_text="made-up images")
     flags.integer("batch_size", None, "Images of a batch.", default_text="the recipe's")
-    flags.integer(
-        "num_parallel_workers", None, "Images prepared at once.", default_text="as many as cores"
-    )
-    flags.integer("rounds", 3, "Rounds, all recipes in turn.")
-    flags.number("seconds", 5.0, "Of a recipe in a round.")
-    flags.string("json", None, "Report to write.")
+    flags.group("Runtime")
+    about = "Images prepared at once."
+    flags.integer("num_parallel_workers", None, about, default_text="as many as cores")
+    flags.group("Measurement")
+    flags.integer("rounds", 3, "Rounds, with all variants of the recipe in turn.")
+    flags.number("seconds", 5.0, "Time of each variant in a round.")
+    flags.group("Output")
+    flags.string("json", None, "Report to write.", default_text="none")
     values, rest = flags.parse(argv)
     config = training_config_options(values).load()
     if rest or min(values.rounds, config.training.batch_size) < 1 or values.seconds <= 0:

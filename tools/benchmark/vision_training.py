@@ -174,17 +174,24 @@ def time_pipeline(config: VisionConfig, data_dir: str | None, rounds: int) -> fl
 
 def _parse(argv: Sequence[str]):
     flags = CommandLine(
-        "benchmark.vision_training",
+        "tools.benchmark.vision_training",
         "Times a training step (forward, backward, update) of the vision Conformer, without drop "
         "path, in turn with the PyTorch model and its AdamW.",
+        example="--config=configs/vision/conformer_tiny.yml --loop=5",
     )
     add_config_flags(flags, "model", "preprocessing", "augmentation")
-    flags.string("peer_repo", None, "Checkout of pengzhiliang/Conformer.", default_text="none")
+    flags.group("Model")
+    about = "Checkout of pengzhiliang/Conformer, for the PyTorch model."
+    flags.string("peer_repo", None, about, default_text="no PyTorch model")
+    flags.group("Input")
     flags.integer("batch_size", 16, "Images of a batch.")
-    flags.integer("threads", 2, "Of every side.")
-    flags.integer("loop", 10, "Rounds, the sides in turn.")
+    flags.string("data_dir", None, "ImageFolder for --pipeline.", default_text="made-up images")
+    flags.group("Runtime")
+    flags.integer("threads", 2, "Threads of each side.")
+    flags.group("Measurement")
+    flags.integer("loop", 10, "Rounds, in which the sides run in turn.")
     flags.boolean("pipeline", False, "Also times the input pipeline with the full recipe.")
-    flags.string("data_dir", None, "ImageFolder for the pipeline.", default_text="made-up images")
+    flags.group("Output")
     flags.string("json", None, "Report to write.", default_text="none")
     values, rest = flags.parse(argv)
     if rest or min(values.loop, values.batch_size) < 1:

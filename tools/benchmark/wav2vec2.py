@@ -130,15 +130,17 @@ def show_errors(title: str, errors: Mapping[str, float]) -> None:
 
 def _flags() -> CommandLine:
     flags = CommandLine(
-        "benchmark.wav2vec2",
+        "tools.benchmark.wav2vec2",
         "Times wav2vec 2.0 in every runtime and beside transformers, in turn.",
+        example="--backends=openvino --batch_sizes=1,8 --calibration_samples=32",
     )
+    flags.group("Model")
     flags.enum("model", "base", tuple(ARCHITECTURES), "Architecture, with initial weights.")
-    flags.string(
-        "pytorch_model_dir", None, "Folder of Hugging Face.", default_text="initial weights"
-    )
-    flags.enum("mixed", "eager", MIXED, "Times mixed lengths in that runner as well.")
-    flags.integer("mixed_loop", 3, "Rounds of that, all utterances in each.")
+    about = "Hugging Face folder to time instead."
+    flags.string("pytorch_model_dir", None, about, default_text="none")
+    flags.group("Measurement")
+    flags.enum("mixed", "eager", MIXED, "Also times mixed lengths in this runner.")
+    flags.integer("mixed_loop", 3, "Rounds of mixed lengths, with all utterances in each.")
     add_flags(
         flags,
         _BATCHES,

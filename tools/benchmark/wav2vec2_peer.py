@@ -59,8 +59,13 @@ class Peer:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("benchmark.wav2vec2_peer", "Answers tools.benchmark.wav2vec2 on stdout.")
-    flags.integer("threads", 2, "Of PyTorch.")
+    flags = CommandLine(
+        "tools.benchmark.wav2vec2_peer",
+        "Runs transformers for tools.benchmark.wav2vec2, which starts this program.",
+        example="--threads=2",
+    )
+    flags.group("Runtime")
+    flags.integer("threads", 2, "Threads of PyTorch.")
     values, _ = flags.parse(argv)
     with answers() as stream:
         torch.set_num_threads(values.threads)

@@ -1,1 +1,1 @@
-"""Programs, one per file; they may import anything and nothing imports them."""
+"""Programs, one per file. They may import every package; no library imports them."""

@@ -1,6 +1,7 @@
-"""Compares two models, output by output, and a converted one with its source layer by layer.
+"""Compares the outputs of two models, and the layers of a converted model with its SavedModel.
 
-Relative errors are the largest difference over the largest value, of A or of TensorFlow's layer.
+The relative error is the largest absolute difference divided by the largest absolute value in the
+first model (for layers: in the SavedModel).
 """
 
 import contextlib
@@ -38,12 +39,19 @@ from tools.training.checkpoint import open_checkpoint
 
 Batch = Mapping[str, np.ndarray]
 Batches = Sequence[Batch]
-_FREE = 64  # the size of a dimension that nothing bounds
-_WALKED, _SHOWN = 4, 8  # samples to compare layers with, layers to show
+_FREE = 64  # size of random inputs in a dimension without a range
+_WALKED, _SHOWN = 4, 8  # number of samples for the comparison of layers; number of layers shown
 
 
 class Side(NamedTuple):
-    """One of the two models: TensorFlow's functions, or what a manifest says of the signatures."""
+    """One of the two models.
+
+    Attributes:
+        session: the open model.
+        directory: folder of the model.
+        functions: signatures of a SavedModel as TensorFlow functions; empty for a converted model.
+        converted: signatures in the manifest of a converted model; empty for a SavedModel.
+    """
 
     session: Session
     directory: Path
@@ -56,33 +64,39 @@ Sides = Sequence[Side]
 
 @dataclass
 class Difference:
-    """How two tensors differ over all batches."""
+    """Difference of a tensor between two models, over all batches."""
 
     name: str
-    absolute: float | None = None  # largest difference; None where there are no floats
-    scale: float = 0.0  # largest value of the first one
-    rows: int = 0  # compared as answers: what is no float, and the largest of logits
-    same: int = 0
-    note: str = ""  # why they cannot be compared
+    absolute: float | None = None  # largest absolute difference; None if the tensor is not float
+    scale: float = 0.0  # largest absolute value in the first model
+    rows: int = 0  # rows compared for equality: of other types, or the largest index of logits
+    same: int = 0  # rows that are equal
+    note: str = ""  # why the tensors cannot be compared
 
     @property
     def relative(self) -> float:
-        """Largest difference over largest value."""
+        """Largest difference divided by the largest value; infinite if only the latter is 0."""
         if not self.absolute:
             return 0.0
         return self.absolute / self.scale if self.scale else math.inf
 
     @property
     def error(self) -> str:
-        """Both errors, in columns."""
+        """Absolute and relative error as text in two columns."""
         return "" if self.absolute is None else f"{self.absolute:9.2e}  {self.relative:9.2e}"
 
     def agrees(self, tolerance: float) -> bool:
-        """Tells whether all answers are the same and the error is within a tolerance."""
+        """Returns whether all answers are equal and the relative error is within a tolerance."""
         return not self.note and self.same == self.rows and self.relative <= tolerance
 
     def add(self, a: np.ndarray, b: np.ndarray, logits: bool = False) -> None:
-        """Compares one more batch."""
+        """Adds a batch to the comparison.
+
+        Args:
+            a: tensor of the first model, `[B, ...]`.
+            b: tensor of the second model.
+            logits: whether to compare the index of the largest value in each row as well.
+        """
         if a.dtype.kind != "f":
             a, b = np.atleast_1d(a, b)
             self._count(_padded(a, b.shape), _padded(b, a.shape))
@@ -105,12 +119,16 @@ class Difference:
 
 
 def _padded(array: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-    """The array with zeros up to a shape, except for the batch."""
+    """Returns the array, padded with zeros to a shape in all dimensions but the batch."""
     return pad_to({"": array}, {"": (None, *shape[1:])})[""]
 
 
 def open_side(place: str, scratch: Path) -> Side:
-    """Opens a model of any kind, a checkpoint by exporting it to `scratch`."""
+    """Opens a SavedModel, a converted model, or a checkpoint, which it exports to `scratch`.
+
+    Raises:
+        UserError: the path is none of these.
+    """
     path = Path(place)
     if is_artifact(path):
         session = open_session(path)
@@ -121,13 +139,17 @@ def open_side(place: str, scratch: Path) -> Side:
     elif not (path / "saved_model.pb").is_file():
         wanted = "a run directory, a checkpoint, a SavedModel or a converted model"
         given = place if path.exists() else f"{place}, which does not exist"
-        raise UserError.expected(wanted, given, "Name another")
+        raise UserError.expected(wanted, given, "Name another path")
     pipeline, functions = read_pipeline(path), load_saved_model(path)
     return Side(Session(EagerRunner(functions, pipeline)), path, functions, {})
 
 
 def common_signatures(sides: Sides) -> list[str]:
-    """Lists the signatures by which both take the same, other than strings."""
+    """Returns the signatures that have the same inputs in both models, without string inputs.
+
+    Raises:
+        UserError: there is no such signature.
+    """
     a, b = (
         {name: {spec[:2] for spec in specs} for name, specs in side.session.signatures.items()}
         for side in sides
@@ -135,19 +157,33 @@ def common_signatures(sides: Sides) -> list[str]:
     common = [x for x in a if a[x] == b.get(x) and all(dtype != "string" for _, dtype in a[x])]
     if not common:
         names = f"{', '.join(a)} and {', '.join(b)}"
-        raise UserError.expected("two models that take the same", names, "Compare models of a task")
+        raise UserError.expected(
+            "two models with a signature of the same inputs",
+            names,
+            "Compare models of the same task",
+        )
     return common
 
 
 def other_symbols(sides: Sides) -> str:
-    """Tells what both models name, but not alike: their classes or their vocabulary."""
+    """Returns the names of the symbol lists that differ: class names, vocabulary, both or none."""
     a, b = (side.session.pipeline for side in sides)
     known = [x for x in ("class_names", "vocabulary") if a.get(x) and b.get(x)]
     return " and ".join(x for x in known if a[x] != b[x])
 
 
 def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batches:
-    """Gives samples of data, or random ones to a signature that takes something else."""
+    """Returns samples for a signature.
+
+    Args:
+        sides: the two models.
+        signature: name of the signature.
+        data: samples of a data set; may be empty.
+        count: number of random samples.
+
+    Returns:
+        The data, with the inputs of the signature, or random samples if an input is not in them.
+    """
     most_bounded = next((side for side in sides if signature in side.converted), sides[0]).session
     specs = most_bounded.signatures[signature]
     names = {spec.name for spec in specs}
@@ -157,7 +193,7 @@ def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batch
 
 
 def _random(specs: Sequence[TensorSpec], pipeline: Mapping, seed: int) -> Batch:
-    """A sample of full length; a range stands for its geometric middle."""
+    """Returns a random sample of full length; ranges are set to their geometric mean."""
     ranges = {k: v for x in pipeline.get("convert", {}).values() for k, v in x["dim_range"].items()}
     rng, sample, longest = np.random.default_rng(seed), {}, 1
     for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
@@ -175,7 +211,14 @@ def _random(specs: Sequence[TensorSpec], pipeline: Mapping, seed: int) -> Batch:
 
 
 def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Iterator[Batch]:
-    """Puts samples together and pads for both models what a converted one would pad."""
+    """Yields batches of samples, padded to the shapes to which a converted model would pad them.
+
+    Args:
+        sides: the two models.
+        signature: name of the signature.
+        samples: samples as batches of 1.
+        size: number of samples in a batch.
+    """
     for start in tqdm(range(0, len(samples), size), signature, file=sys.stderr, delay=2):
         rows, batch = samples[start : start + size], {}
         for name in rows[0]:
@@ -189,13 +232,25 @@ def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Ite
 
 
 def compare_outputs(sides: Sides, signature: str, samples: Batches, size: int) -> list[Difference]:
-    """Runs both models and compares all outputs of a signature."""
+    """Runs both models on the same batches and compares all outputs of a signature.
+
+    Args:
+        sides: the two models.
+        signature: name of the signature.
+        samples: samples as batches of 1.
+        size: number of samples in a batch.
+
+    Raises:
+        UserError: a model cannot run on the samples.
+    """
     found: dict[str, Difference] = {}
     for batch in batches_of(sides, signature, samples, size):
         try:
             a, b = (side.session.run(batch, signature) for side in sides)
         except (tf.errors.OpError, RuntimeError, ValueError) as error:
-            raise UserError.expected("inputs it can run on", error, "Choose other data") from error
+            raise UserError.expected(
+                "inputs that both models can run on", error, "Choose other data"
+            ) from error
         for name in a | b:
             one, other = a.get(name, np.zeros(0)), b.get(name, np.zeros(0))
             logits = name in ("logits", "probabilities") and one.ndim == 2
@@ -206,9 +261,18 @@ def compare_outputs(sides: Sides, signature: str, samples: Batches, size: int) -
 def compare_layers(
     native: Side, converted: Side, signature: str, samples: Batches
 ) -> list[Difference]:
-    """Compares layers of one name and shape, in execution order, and outputs after them.
+    """Compares layers of the same name and shape in execution order, and then the outputs.
 
-    One sample at a time, as what stands in padding may differ.
+    Runs one sample at a time, because the values of layers in padding may differ.
+
+    Args:
+        native: the SavedModel.
+        converted: the converted model.
+        signature: name of the signature.
+        samples: samples as batches of 1.
+
+    Returns:
+        A difference for each layer; empty if the runtime cannot return its layers.
     """
     described = converted.converted[signature]
     backend, path = backends.get(described["backend"]), converted.directory / described["files"][0]
@@ -234,12 +298,12 @@ def compare_layers(
 
 
 def compare(sides: Sides, values: SimpleNamespace) -> bool:
-    """Prints what two models differ in, and tells whether they agree within a tolerance."""
+    """Prints the differences of two models; returns whether they agree within the tolerance."""
     pipeline, place, data = sides[0].session.pipeline, values.data_dir, ()
     signatures = common_signatures(sides)
     other = other_symbols(sides)
     if other:
-        print(f"DIFFERS in {other}: equal numbers mean other answers")
+        print(f"DIFFERS in {other}: the same index has another meaning")
     agree = not other
     if place:
         data = read_examples(pipeline, Path(place), values.samples, False).batches
@@ -262,25 +326,33 @@ def compare(sides: Sides, values: SimpleNamespace) -> bool:
 
 
 def show_layers(signature: str, layers: Sequence[Difference], tolerance: float) -> None:
-    """Prints the first layer that diverges, and those of the largest errors."""
+    """Prints the first layer beyond the tolerance, and the layers with the largest errors."""
     if not layers:
-        print(f"\n{signature}: its runtime does not show its layers")
+        print(f"\n{signature}: the runtime does not show its layers")
         return
     first = next((x for x in layers if x.relative > tolerance), None)
     beyond = f"{first.name}, {first.absolute:.2e}, {first.relative:.2e}" if first else "none"
     print(f"\n{signature}, {len(layers)} layers, first beyond {tolerance:g}: {beyond}; the worst:")
-    distinct = {x.error: x for x in reversed(layers)}.values()  # others only reshape these
+    distinct = {x.error: x for x in reversed(layers)}.values()  # skip layers that only reshape
     for layer in sorted(distinct, key=lambda x: -x.relative)[:_SHOWN]:
         print(f"  {layer.error}  {layer.name}")
 
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("compare", "Compares two models on the same inputs.", "A B [FLAGS]")
+    flags = CommandLine(
+        "tools.cli.compare",
+        "Compares two models on the same inputs, and names the first layer that differs.",
+        "A B [FLAGS]",
+        example="exports/m converted/m --data_dir=LibriSpeech/dev-clean",
+    )
+    flags.group("Input")
     flags.string("data_dir", None, "Data to compare on.", default_text="random inputs")
-    flags.integer("samples", 16, "How many of them, spread over the whole.")
+    flags.integer("samples", 16, "Samples of the data, taken at equal distances.")
+    flags.group("Runtime")
     flags.integer("batch_size", 1, "Samples run together.")
-    flags.number("tolerance", 1e-3, "Largest relative error of what agrees.")
+    flags.group("Measurement")
+    flags.number("tolerance", 1e-3, "Largest relative error of outputs that count as equal.")
     values, places = flags.parse(argv)
     least = min(values.samples, values.batch_size)
     if len(places) != 2 or least < 1 or not 0 <= values.tolerance < math.inf:

@@ -5,7 +5,7 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.families import read_examples
@@ -17,12 +17,15 @@ from tools.inference.options import ConversionOptions
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "convert",
+        "tools.cli.convert",
         "Converts an exported SavedModel for another runtime.",
         "--native_savedmodel_dir=DIR --converted_savedmodel_dir=DIR [FLAGS]",
+        example="--native_savedmodel_dir=exports/m --converted_savedmodel_dir=converted/m",
     )
-    flags.string("native_savedmodel_dir", None, "SavedModel to convert.")
-    flags.integer("batch_size", 1, "Inputs run together, as a rule.")
+    flags.group("Input")
+    flags.string("native_savedmodel_dir", None, "SavedModel to convert.", default_text=REQUIRED)
+    flags.group("Conversion")
+    flags.integer("batch_size", 1, "Usual number of inputs run together.")
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
     if rest or not values.native_savedmodel_dir:

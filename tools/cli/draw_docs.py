@@ -161,7 +161,13 @@ def draw_spec_augment(features: np.ndarray) -> bytes:
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    flags = CommandLine("draw_docs", "Draws the pictures of README and docs.", "[FLAGS]")
+    flags = CommandLine(
+        "tools.cli.draw_docs",
+        "Draws the pictures of README and docs.",
+        "[FLAGS]",
+        example="--output_dir=docs/images",
+    )
+    flags.group("Output")
     flags.string("output_dir", str(PROJECT / "docs" / "images"), "Folder of the pictures.")
     values, rest = flags.parse(argv)
     if rest:

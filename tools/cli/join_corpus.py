@@ -1,7 +1,8 @@
-"""Joins utterances of a corpus at random into longer ones, as one more split to train on.
+"""Joins random utterances of a corpus into longer ones and writes them as a new training split.
 
-A small corpus of short strings teaches few neighbours of each word; a joined one has boundaries,
-repetitions and lengths that no recording has. Only utterances of one speaker are joined.
+In a small corpus of short utterances, few pairs of words follow each other. Joined utterances add
+word sequences, repetitions and lengths that no recording has. Only utterances of the same speaker
+are joined.
 """
 
 import math
@@ -16,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits, read
@@ -31,10 +32,10 @@ class Joining:
     """How utterances are joined.
 
     Attributes:
-        max_parts: the number of parts is drawn evenly from 2 to this.
-        max_seconds: of all parts and the gaps between them.
+        max_parts: largest number of parts; the number is drawn uniformly from 2 to this.
+        max_seconds: largest length of all parts and the gaps between them.
         repeat_share: probability that all parts have the same transcript.
-        max_gap_seconds: digital silence between two parts is drawn evenly from 0 to this.
+        max_gap_seconds: longest silence (zeros) between two parts; drawn uniformly from 0 to this.
     """
 
     max_parts: int = 3
@@ -46,16 +47,16 @@ class Joining:
 def draw(
     utterances: list[Utterance], joining: Joining, rng: np.random.Generator
 ) -> tuple[list[Utterance], list[float]]:
-    """Draws utterances of one speaker that are no longer together than `joining.max_seconds`.
+    """Draws utterances of one speaker with a total length of at most `joining.max_seconds`.
 
     Args:
-        utterances: of that speaker.
-        joining: what is drawn.
-        rng: what decides.
+        utterances: all utterances of the speaker.
+        joining: how utterances are joined.
+        rng: random generator.
 
     Returns:
-        At least one utterance, fewer than drawn where the next one would be too long; and the
-        seconds of silence before each, of which the first is 0.
+        The utterances, and the silence before each of them in seconds (0 before the first). If the
+        next utterance would be too long, it and the rest are left out; at least one is returned.
     """
     indices = rng.integers(len(utterances), size=rng.integers(2, joining.max_parts + 1))
     if joining.repeat_share and rng.uniform() < joining.repeat_share:
@@ -81,7 +82,18 @@ def write_split(
     *,
     seed: int,
 ) -> float:
-    """Writes a split into an existing empty folder; returns its length in seconds."""
+    """Writes a split into an existing empty folder.
+
+    Args:
+        folder: where to write.
+        by_speaker: utterances by speaker.
+        num_utterances: number of joined utterances to write.
+        joining: how utterances are joined.
+        seed: seed of all random choices.
+
+    Returns:
+        The length of the split in seconds.
+    """
     speakers = sorted(by_speaker)
     shares = np.array([len(by_speaker[speaker]) for speaker in speakers], float)
     limits = AudioLimits(RATE_HZ, max_seconds=joining.max_seconds)
@@ -112,25 +124,26 @@ def write_split(
 def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
-        "join_corpus",
+        "tools.cli.join_corpus",
         "Joins utterances of the same speaker at random into a new split.",
         "--split_dir=DIR --output_dir=DIR [FLAGS]",
+        example="--split_dir=DIGITS/train-clean --output_dir=JOINED/train-joined",
     )
-    command_line.string("split_dir", None, "Split of a corpus to draw from.")
-    command_line.string("output_dir", None, "New split to write.")
+    command_line.group("Input")
+    about = "Split of a corpus whose utterances are joined."
+    command_line.string("split_dir", None, about, default_text=REQUIRED)
+    about = "Most words of a part; longer utterances are not used."
+    command_line.integer("max_words", None, about, default_text="no limit")
+    command_line.group("Output")
+    command_line.string("output_dir", None, "New split to write.", default_text=REQUIRED)
     command_line.integer("num_utterances", 1000, "Utterances to make.")
-    command_line.integer("max_parts", 3, "Parts of one utterance, at most.")
-    command_line.number("max_seconds", 10.0, "Length of an utterance, at most.")
-    command_line.integer(
-        "max_words", None, "Draws utterances of no more words.", default_text="no limit"
-    )
-    command_line.number(
-        "repeat_share", 0.0, "Share of the utterances whose parts all say the same words."
-    )
-    command_line.number(
-        "max_gap_seconds", 0.0, "Digital silence between two parts, at most; drawn evenly."
-    )
-    command_line.integer("seed", 0, "Seed of everything drawn.")
+    command_line.integer("max_parts", 3, "Most parts of a new utterance.")
+    command_line.number("max_seconds", 10.0, "Longest new utterance in seconds.")
+    about = "Share of the new utterances whose parts all have the same words."
+    command_line.number("repeat_share", 0.0, about)
+    about = "Longest silence between two parts in seconds; drawn uniformly."
+    command_line.number("max_gap_seconds", 0.0, about)
+    command_line.integer("seed", 0, "Seed of all random choices.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:
         raise UserError.expected(
@@ -141,13 +154,13 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "--num_utterances >= 1, --max_parts >= 2, --seed >= 0 and --max_seconds > 0",
             f"{flags.num_utterances}, {flags.max_parts}, {flags.seed} and {flags.max_seconds}",
-            "Correct the flag",
+            "Correct the flags",
         )
     if not (0 <= flags.repeat_share <= 1 and 0 <= flags.max_gap_seconds <= flags.max_seconds):
         raise UserError.expected(
             "--repeat_share from 0 to 1, and --max_gap_seconds from 0 to --max_seconds",
             f"{flags.repeat_share} and {flags.max_gap_seconds}",
-            "Correct the flag",
+            "Correct the flags",
         )
     if flags.max_words is not None and flags.max_words < 1:
         raise UserError.expected("--max_words >= 1", flags.max_words, "Correct the flag")

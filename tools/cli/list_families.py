@@ -1,4 +1,4 @@
-"""Prints the names of the model families, a line each, for the run scripts."""
+"""Prints the names of the model families, one on a line, for the run scripts."""
 
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
@@ -7,7 +7,8 @@ from tools.families import FAMILIES
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    _, rest = CommandLine("families", "Prints the names of the model families.", "").parse(argv)
+    about = "Prints the names of the model families, one per line."
+    _, rest = CommandLine("tools.cli.list_families", about, "", example="").parse(argv)
     if rest:
         raise UserError.expected("no arguments", " ".join(rest), "Leave them out")
     print("\n".join(FAMILIES))

@@ -1,4 +1,4 @@
-"""Draws the learning rates of training configs over their steps."""
+"""Plots the learning rate schedules of training configs."""
 
 import io
 import sys
@@ -14,16 +14,16 @@ from tools.files import write_bytes
 from tools.training.config import TrainingConfig
 from tools.training.schedule import learning_rate
 
-_MAX_POINTS = 4000  # of a curve
+_MAX_POINTS = 4000  # about the largest number of points in a curve
 
 
 def read_training(path: str, family: str, settings: dict[str, str]) -> TrainingConfig:
-    """Reads the section `training` of a config of a family."""
+    """Reads a config of a family and returns its section `training`."""
     return families.family(family).load_config(path, settings).training
 
 
 def curve(config: TrainingConfig, steps_per_epoch: int) -> tuple[list[float], list[float]]:
-    """Epochs and learning rates of a run, thinned out where it is long."""
+    """Returns epochs and learning rates of a run; long runs are subsampled."""
     total = config.num_epochs * steps_per_epoch
     steps = range(1, total + 1, max(1, total // _MAX_POINTS))
     rates = [learning_rate(config.schedule, step, total, steps_per_epoch) for step in steps]
@@ -31,7 +31,7 @@ def curve(config: TrainingConfig, steps_per_epoch: int) -> tuple[list[float], li
 
 
 def draw(curves: Sequence[tuple[str, list[float], list[float]]]) -> bytes:
-    """Makes a PNG of `(name, epochs, rates)`."""
+    """Plots curves `(name, epochs, rates)` and returns the PNG file as bytes."""
     figure = Figure((8, 4), layout="constrained")
     axes = figure.add_subplot()
     for name, epochs, rates in curves:
@@ -42,7 +42,7 @@ def draw(curves: Sequence[tuple[str, list[float], list[float]]]) -> bytes:
 
 
 def png(figure: Figure) -> bytes:
-    """Renders a figure."""
+    """Returns a figure as the bytes of a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=120)
     return file.getvalue()
@@ -51,35 +51,38 @@ def png(figure: Figure) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "plot_schedule",
-        "Draws the learning rates of one config or several into a PNG.",
+        "tools.cli.plot_schedule",
+        "Plots the learning rates of one or more configs as a PNG.",
         "CONFIG... --output FILE.png [FLAGS]",
+        example="configs/vision/conformer_tiny.yml --steps_per_epoch=1251 --output=schedule.png",
     )
-    flags.string("output", "schedule.png", "File to write.", short_name="o")
+    flags.group("Input")
     flags.enum(
         "family",
         None,
         tuple(families.FAMILIES),
-        "Of the configs.",
-        default_text="the folder's name",
+        "Model family of the configs.",
+        default_text="the name of the config's folder",
     )
-    flags.integer("steps_per_epoch", 1000, "Batches in the training set.")
+    flags.integer("steps_per_epoch", 1000, "Steps in an epoch.")
     flags.settings()
+    flags.group("Output")
+    flags.string("output", "schedule.png", "PNG file to write.", short_name="o")
     values, configs = flags.parse(argv)
     if not configs:
-        raise UserError.expected("a CONFIG", "none", "Name a YAML file")
+        raise UserError.expected("a CONFIG", "none", "Give the path of a YAML file")
     if values.steps_per_epoch < 1:
         raise UserError.expected(
             "--steps_per_epoch >= 1", values.steps_per_epoch, "Correct the flag"
         )
     if Path(values.output).suffix.lower() != ".png":
-        raise UserError.expected("an --output FILE.png", values.output, "Correct it")
+        raise UserError.expected("an --output FILE.png", values.output, "Correct --output")
     curves = []
     for path in configs:
         family = values.family or Path(path).absolute().parent.name
         if family not in families.FAMILIES:
             raise UserError.expected(
-                f"--family {', '.join(families.FAMILIES)} for a config elsewhere", path, "Add it"
+                f"a config in a folder called {', '.join(families.FAMILIES)}", path, "Give --family"
             )
         training = read_training(path, family, values.set)
         epochs, rates = curve(training, values.steps_per_epoch)

@@ -1,4 +1,4 @@
-"""Draws what training runs recorded in metrics.jsonl: losses, accuracies, error rates by step."""
+"""Plots metrics of training runs (metrics.jsonl) by step: losses, accuracies, error rates."""
 
 import json
 import math
@@ -18,38 +18,51 @@ Curve = tuple[str, list[int], list[float]]
 
 
 def read_records(path: Path) -> list[dict]:
-    """Reads the records of a run, of its directory or its metrics.jsonl."""
+    """Reads the records of a run.
+
+    Args:
+        path: the run's folder or its metrics.jsonl.
+
+    Returns:
+        A dictionary for each line of the file.
+
+    Raises:
+        UserError: the file cannot be read, is not a file of records, or has no complete line.
+    """
     path = path / RECORDS if path.is_dir() else path
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise UserError.expected(
-            f"a run's folder with {RECORDS}", f"{path}: {error.strerror}", "Correct it"
+            f"a run's folder with {RECORDS}", f"{path}: {error.strerror}", "Correct the path"
         ) from error
     try:
-        # The last line of a run that still goes on may be half a line.
+        # The last line may be incomplete if training is still running.
         records = [json.loads(line) for line in lines[:-1]]
         steps = [record["step"] for record in records]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError.expected(
-            f"records of training, one JSON object with a step a line, in {path}",
-            "another content",
-            "Name a run's folder",
+            f"records of training in {path}, a JSON object with a step in each line",
+            "other content",
+            "Give the folder of a run",
         ) from error
     if not steps:
-        raise UserError.expected(f"records in {path}", "none", "Let the run go on for a while")
+        raise UserError.expected(f"records in {path}", "none", "Wait for the first record")
     return records
 
 
 def curves(runs: dict[str, list[dict]], metric: str) -> list[Curve]:
-    """Finds the curves of a metric: `loss` is `train/loss`, `eval/loss` ... of each run.
+    """Returns the curves of a metric; those of `loss` are `train/loss`, `eval/loss` and so on.
 
     Args:
-        runs: records by the name of their run.
-        metric: the part of a name behind its slash.
+        runs: records of each run, by the run's name.
+        metric: part of the metric's name after the slash.
 
     Returns:
-        For each run and part of training `(name, steps, values)`, NaN where there was no number.
+        `(name, steps, values)` for each run and prefix such as `train`; null values become NaN.
+
+    Raises:
+        UserError: no run has this metric.
     """
     found = []
     for run_name, records in runs.items():
@@ -69,13 +82,13 @@ def curves(runs: dict[str, list[dict]], metric: str) -> list[Curve]:
             if "/" in key
         }
         raise UserError.expected(
-            f"metrics of these runs: {' '.join(sorted(known))}", metric, "Correct --metrics"
+            f"a metric of these runs: {' '.join(sorted(known))}", metric, "Correct --metrics"
         )
     return found
 
 
 def draw(panels: dict[str, Sequence[Curve]]) -> bytes:
-    """Makes a PNG with a panel for each metric."""
+    """Plots the curves of each metric in a panel and returns the PNG file as bytes."""
     figure = Figure((6 * len(panels), 4), layout="constrained")
     for axes, (metric, found) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
@@ -91,17 +104,21 @@ def draw(panels: dict[str, Sequence[Curve]]) -> bytes:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "plot_training",
-        "Draws metrics of one run or several into a PNG, a panel each.",
+        "tools.cli.plot_training",
+        "Plots metrics of one or more training runs as a PNG, with a panel for each metric.",
         "RUN... --metrics NAME,... --output FILE.png",
+        example="runs/m --metrics=loss,wer --output=curve.png",
     )
-    flags.string("output", "training.png", "File to write.", short_name="o")
-    flags.string("metrics", "loss", "Names behind the slash, as loss,acc_heads or loss,wer.")
+    flags.group("Input")
+    about = "Metrics without the part before the slash, such as loss,acc_heads or loss,wer."
+    flags.string("metrics", "loss", about)
+    flags.group("Output")
+    flags.string("output", "training.png", "PNG file to write.", short_name="o")
     values, runs = flags.parse(argv)
     if not runs:
-        raise UserError.expected("a RUN", "none", f"Name a folder with {RECORDS}")
+        raise UserError.expected("a RUN", "none", f"Give a folder with {RECORDS}")
     if Path(values.output).suffix.lower() != ".png":
-        raise UserError.expected("an --output FILE.png", values.output, "Correct it")
+        raise UserError.expected("an --output FILE.png", values.output, "Correct --output")
     records = {name: read_records(Path(name)) for name in runs}
     panels = {metric: curves(records, metric) for metric in values.metrics.split(",")}
     for metric, found in panels.items():

@@ -1,7 +1,7 @@
-"""Runs raw tensor files through a model, exported or converted.
+"""Runs an exported or converted model on raw tensor files.
 
-A file holds one sample of one input: its values in the input's type, little-endian, row by row,
-without a header; for a string input the string itself.
+A file contains one sample of one input: its values in the input's dtype, little-endian, in
+row-major order, without a header. For a string input, the file is the string.
 """
 
 import itertools
@@ -18,7 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
 from tools.conversion.protocol import LENGTHS, TensorSpec
@@ -30,16 +30,20 @@ from tools.inference.raw_tensors import check_preparation, run_timed
 from tools.inference.session import Session
 
 Specs = Sequence[TensorSpec]
-Shapes = tuple[tuple[int, ...], ...]  # of one sample, for each input
-Files = dict[str, tuple[Path, ...]]  # of a sample by its stem, for each input
-Dimensions = Mapping[str, Sequence]  # of one sample by input; free ones as in `TensorSpec`
+Shapes = tuple[tuple[int, ...], ...]  # shape of one sample for each input
+Files = dict[str, tuple[Path, ...]]  # stem of the sample to its file for each input
+Dimensions = Mapping[str, Sequence]  # input to its shape for one sample; free sizes as TensorSpec
 
 
 def find_files(text: str, specs: Specs) -> Files:
-    """Lists the files behind `--input`, in the order of names.
+    """Returns the files that `--input` names, sorted by name.
+
+    Args:
+        text: value of `--input`: folders or files, separated by commas.
+        specs: inputs of the signature.
 
     Raises:
-        UserError: no file, two of one stem, or a sample that lacks an input.
+        UserError: there is no file, two files have the same stem, or a sample lacks an input.
     """
     places = text.split(",")
     parts = [_files_at(place) for place in places]
@@ -47,22 +51,26 @@ def find_files(text: str, specs: Specs) -> Files:
         files = sorted((stem, x) for part in parts for stem, x in part.items())
         for (stem, before), (other, file) in itertools.pairwise(files):
             if stem == other:
-                raise UserError.expected("different stems", f"{before} and {file}", "Rename one")
+                raise UserError.expected(
+                    "different stems", f"{before} and {file}", "Rename one of them"
+                )
         return {stem: (file,) for stem, file in files}
     if len(parts) != len(specs):
         names = ", ".join(spec.name for spec in specs)
-        raise UserError.expected(f"a folder for each of the inputs {names}", text, "Name them all")
+        raise UserError.expected(
+            f"a folder for each of the inputs {names}", text, "Name all of them"
+        )
     stems = sorted(set().union(*parts))
     for stem, (place, part) in itertools.product(stems, zip(places, parts, strict=True)):
         if stem not in part:
             raise UserError.expected(
-                "a file of every sample for every input", f"no {stem} in {place}", "Add it"
+                "a file of every sample for every input", f"no {stem} in {place}", "Add the file"
             )
     return {stem: tuple(part[stem] for part in parts) for stem in stems}
 
 
 def _files_at(place: str) -> dict[str, Path]:
-    """The `.bin` files of a folder, or one file, by stem."""
+    """Returns the `.bin` files of a folder, or one file, by stem."""
     path = Path(place)
     try:
         found = path.glob("*.bin") if path.is_dir() else [path]
@@ -82,11 +90,19 @@ def _unreadable(path: Path, error: Exception) -> UserError:
 
 
 def sample_dimensions(specs: Specs, text: str | None) -> Dimensions:
-    """Gives the dimensions of one sample: those of `--shape`, else the model's."""
+    """Returns the dimensions of one sample of each input, from `--shape` or from the model.
+
+    Args:
+        specs: inputs of the signature.
+        text: value of `--shape`, or None.
+
+    Raises:
+        UserError: `--shape` cannot be parsed or does not fit the inputs.
+    """
     dimensions = {spec.name: spec.shape[1:] for spec in specs}
     known = "; ".join(f"{name} {show_shape(shape)}" for name, shape in dimensions.items())
     wrong = UserError.expected(
-        f"--shape NAME=224,224,3 for an input, without the batch ({known})", text, "Correct it"
+        f"--shape NAME=224,224,3 for an input, without the batch ({known})", text, "Correct --shape"
     )
     try:
         given = parse_dim_ranges(text) if text is not None else {}
@@ -100,17 +116,22 @@ def sample_dimensions(specs: Specs, text: str | None) -> Dimensions:
 
 
 def sample_shape(spec: TensorSpec, dimensions: Sequence, path: Path) -> tuple[int, ...]:
-    """Finds the shape of the sample in a file by the file's size.
+    """Returns the shape of the sample in a file, computed from the size of the file.
+
+    Args:
+        spec: name and dtype of the input.
+        dimensions: dimensions of a sample, of which one may be free.
+        path: the file.
 
     Raises:
-        UserError: more than one dimension is free, or no shape has this size.
+        UserError: more than one dimension is free, or the size of the file fits no shape.
     """
     if spec.dtype == "string" and not dimensions:
         return ()
     free = [size for size in dimensions if not isinstance(size, int)]
     if spec.dtype == "string" or len(free) > 1:
         raise UserError.expected(
-            f"{spec.name} of numbers with one free dimension in a sample, or of one string",
+            f"numbers with at most one free dimension in a sample, or one string, for {spec.name}",
             f"{spec.dtype} {show_shape(dimensions)}",
             f"Give --shape {spec.name}=..." if len(free) > 1 else "Choose another --signature",
         )
@@ -133,7 +154,17 @@ def sample_shape(spec: TensorSpec, dimensions: Sequence, path: Path) -> tuple[in
 def batches_of(
     files: Files, specs: Specs, dimensions: Dimensions, size: int
 ) -> list[tuple[Files, Shapes]]:
-    """Puts samples of one shape together, in the order of names."""
+    """Groups samples of the same shape into batches, in the order of their names.
+
+    Args:
+        files: files of each sample.
+        specs: inputs of the signature.
+        dimensions: dimensions of a sample for each input.
+        size: largest number of samples in a batch.
+
+    Returns:
+        The files of each batch, and the shape of a sample for each input.
+    """
     groups: dict[Shapes, list] = defaultdict(list)
     for stem, paths in files.items():
         inputs = zip(specs, paths, strict=True)
@@ -147,7 +178,16 @@ def batches_of(
 
 
 def read_batch(files: Files, shapes: Shapes, specs: Specs) -> dict[str, np.ndarray]:
-    """Reads the files of a batch into one array for each input."""
+    """Reads the files of a batch into one array for each input.
+
+    Args:
+        files: files of each sample.
+        shapes: shape of a sample for each input.
+        specs: inputs of the signature.
+
+    Raises:
+        UserError: a file cannot be read, or its size has changed.
+    """
     rows: dict[str, list] = defaultdict(list)
     for paths in files.values():
         for (name, dtype, _), shape, path in zip(specs, shapes, paths, strict=True):
@@ -155,18 +195,27 @@ def read_batch(files: Files, shapes: Shapes, specs: Specs) -> dict[str, np.ndarr
                 raw = path.read_bytes()
                 values = np.array(raw, object) if dtype == "string" else np.frombuffer(raw, dtype)
                 rows[name].append(values.reshape(shape))
-            except (OSError, ValueError) as error:  # the latter where it has changed meanwhile
+            except (OSError, ValueError) as error:  # ValueError: the file has changed meanwhile
                 raise _unreadable(path, error) from error
     return {name: np.stack(samples) for name, samples in rows.items()}
 
 
 def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, np.ndarray]:
-    """Makes noise, with every row of full length; a range stands for its geometric middle."""
+    """Returns random inputs of full length; ranges of sizes are set to their geometric mean.
+
+    Args:
+        specs: inputs of the signature.
+        dimensions: dimensions of a sample for each input.
+        size: number of samples.
+
+    Raises:
+        UserError: an input is a string, or its shape is not known.
+    """
     shapes = {}
     for name, dtype, _ in specs:
         if None in dimensions[name] or dtype == "string":
             raise UserError.expected(
-                f"numbers of known shape for random {name}",
+                f"a known shape and a numeric type for random {name}",
                 f"{dtype} {show_shape(dimensions[name])}",
                 "Give --input or --shape",
             )
@@ -185,9 +234,19 @@ def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, n
 def write_outputs(
     folder: Path, stems: Sequence[str], outputs: Mapping[str, np.ndarray], binary: bool
 ) -> None:
-    """Writes `STEM_K.txt` or `STEM_K.bin` for every sample and the K-th output by name.
+    """Writes `STEM_K.txt` or `STEM_K.bin` for every sample and output; outputs are sorted by name.
 
-    Text has a line for each row of the last axis. Strings are always text, one a line.
+    Text files have a line for each row of the last axis. Strings are always written as text, one on
+    a line.
+
+    Args:
+        folder: where to write.
+        stems: names of the samples.
+        outputs: `[B, ...]` by name, with at least as many rows as samples.
+        binary: whether to write numbers as raw values instead of text.
+
+    Raises:
+        UserError: an output has too few rows.
     """
     for k, (name, array) in enumerate(sorted(outputs.items())):
         if array.ndim == 0 or len(array) < len(stems):
@@ -209,37 +268,47 @@ def write_outputs(
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    usage = "--model=DIR --input=FOLDER --output=DIR [FLAGS]"
-    flags = CommandLine("run_bins", "Runs raw tensor files through a model.", usage)
-    flags.string("model", None, "SavedModel or converted model.", default_text="")
+    flags = CommandLine(
+        "tools.cli.run_bins",
+        "Runs raw tensor files through a model.",
+        "--model=DIR --input=FOLDER --output=DIR [FLAGS]",
+        example="--model=converted/base --input=bins --output=result --outfmt=TXT --batchsize=8",
+    )
+    flags.group("Input")
     flags.string(
         "input",
         None,
-        "Folder of .bin files, or files with commas between; for several inputs a folder for each, "
-        "by the order of their names, with files of the same stems.",
-        default_text="random values, for --loop",
+        "Folder of .bin files, or .bin files separated by commas. For several inputs: a folder for "
+        "each, in the order of the inputs' names, with files of the same stems.",
+        default_text="random values, with --loop",
     )
-    flags.string("output", None, "Folder for STEM_K of output K.", default_text="none is written")
-    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Form of the output.")
-    flags.integer("batchsize", 1, "Samples run together.")
-    flags.integer("loop", 0, "Rounds of the first batch to time, after each has run once.")
-    flags.string("signature", "serving_default", "Function of the model.")
     unknown = "the model's, with one free dimension by the size of the file"
-    flags.string("shape", None, 'Of samples: "images=224,224,3".', default_text=unknown)
+    flags.string("shape", None, 'Shape of a sample: "images=224,224,3".', default_text=unknown)
+    flags.group("Output")
+    about = "Folder for the files STEM_K of output K."
+    flags.string("output", None, about, default_text="none is written")
+    flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Format of the output.")
+    flags.group("Model")
+    flags.string("model", None, "SavedModel or converted model.", default_text=REQUIRED)
+    flags.string("signature", "serving_default", "Signature of the model.")
+    flags.group("Runtime")
+    flags.integer("batchsize", 1, "Samples run together.")
+    flags.group("Measurement")
+    flags.integer("loop", 0, "Timed runs of the first batch, after one run of each batch.")
     values, rest = flags.parse(argv)
     if rest or not values.model or not (values.input if values.output else values.loop):
         expected = "--model, and --input with --output, or --loop"
         raise UserError.expected(expected, " ".join(argv) or "nothing", "See --help")
     if values.batchsize < 1 or values.loop < 0:
         given = f"{values.batchsize} and {values.loop}"
-        raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flag")
+        raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flags")
     options = RunnerOptions(run_eagerly=not is_artifact(values.model))
     with open_session(values.model, options) as session:
         return _run(session, values)
 
 
 def _run(session: Session, values: SimpleNamespace) -> int:
-    """Runs, writes and times what the flags name."""
+    """Runs the model as the flags say: writes outputs, measures times."""
     specs = session.signatures.get(values.signature)
     if not specs:
         known = ", ".join(session.signatures)
@@ -257,7 +326,7 @@ def _run(session: Session, values: SimpleNamespace) -> int:
         folders = {path.parent.resolve() for paths in files.values() for path in paths}
         if Path(values.output).resolve() in folders:
             raise UserError.expected(
-                "an --output apart from --input", values.output, "Name another"
+                "an --output folder other than --input", values.output, "Name another folder"
             )
     run_timed(session, values.signature, first, [])  # warm-up
     seconds: list[float] = []
@@ -267,7 +336,7 @@ def _run(session: Session, values: SimpleNamespace) -> int:
         if values.output:
             write_outputs(Path(values.output), list(names), outputs, values.outfmt == "BIN")
     if values.output:
-        speed = f"{len(files) / sum(seconds):.2f} samples/s, the runtime alone after a warm-up"
+        speed = f"{len(files) / sum(seconds):.2f} samples/s, time in the runtime after a warm-up"
         print(f"{len(files)} samples in {sum(seconds):.3f} s: {speed}")
     if values.loop:
         seconds = []

@@ -1,6 +1,6 @@
-"""Splits utterances off a split of a corpus, to choose checkpoints by.
+"""Divides a split of a corpus into a training split and a held-out split for evaluation.
 
-The two new splits hold links to the sounds, and transcripts of their own.
+The new splits contain links to the sound files, and their own transcript files.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits
@@ -21,7 +21,7 @@ from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_librispeech
 
 
 def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
-    """Writes a split of links: SPEAKER/CHAPTER/ID.SUFFIX beside SPEAKER-CHAPTER.trans.txt."""
+    """Writes a split: links SPEAKER/CHAPTER/ID.SUFFIX and files SPEAKER-CHAPTER.trans.txt."""
     chapters = defaultdict(list)
     for utterance in utterances:
         chapters[Path(utterance.path).absolute().parent].append(utterance)
@@ -39,15 +39,19 @@ def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
-        "split_corpus",
-        "Splits utterances off at random: OUTPUT_DIR/SPLIT-fit to train on, and "
-        "OUTPUT_DIR/SPLIT-held to evaluate on. Both are links to the sounds of SPLIT.",
+        "tools.cli.split_corpus",
+        "Splits a corpus at random into OUTPUT_DIR/SPLIT-fit and OUTPUT_DIR/SPLIT-held.",
         "--split_dir=CORPUS/SPLIT --output_dir=DIR [FLAGS]",
+        example="--split_dir=LibriSpeech/train-clean-100 --output_dir=SPLITS --held_out=200",
     )
-    command_line.string("split_dir", None, "Split of a corpus, in the layout of LibriSpeech.")
-    command_line.string("output_dir", None, "Folder for the two new splits.")
-    command_line.integer("held_out", 100, "Utterances to evaluate on.")
-    command_line.integer("seed", 0, "Seed of what is drawn.")
+    command_line.group("Input")
+    about = "Split of a LibriSpeech-layout corpus."
+    command_line.string("split_dir", None, about, default_text=REQUIRED)
+    command_line.group("Output")
+    about = "Folder for the two new splits, which hold links to the sounds."
+    command_line.string("output_dir", None, about, default_text=REQUIRED)
+    command_line.integer("held_out", 100, "Utterances of SPLIT-held, to evaluate on.")
+    command_line.integer("seed", 0, "Seed of the random choice.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:
         raise UserError.expected(
@@ -71,7 +75,9 @@ def main(argv: list[str]) -> int:
         place = Path(flags.output_dir) / f"{name}-{part}"
         if place.exists():
             raise UserError.expected(
-                f"no folder {place}", "one from an earlier run", "Remove it or choose another"
+                f"no folder {place}",
+                "one from an earlier run",
+                "Remove it or choose another --output_dir",
             )
         members = [x for x in utterances if (x.path in chosen) == is_held]
         with new_folder(place) as folder:

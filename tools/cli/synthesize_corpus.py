@@ -1,7 +1,8 @@
-"""Writes a corpus of synthesized digit strings in the layout of LibriSpeech.
+"""Synthesizes a corpus of spoken digit strings in the layout of LibriSpeech.
 
-The same arguments give the same files: every utterance has a random generator of its own, seeded
-by (seed, split, number), so that a longer corpus begins like a shorter one of as many speakers.
+The same arguments give the same files. Every utterance has its own random generator, seeded by
+(seed, split, number), so a larger corpus starts with the utterances of a smaller one that has the
+same number of speakers.
 """
 
 import itertools
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import is_made_of, new_folder, to_json
 from tools.speech.containers import write_flac
@@ -22,7 +23,7 @@ RATE_HZ = 16000
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 SPLITS = ("train-clean", "dev-clean")
 CORPUS_FILE = "corpus.json"
-RECIPE = 1  # to be raised with every change that alters the sound of a corpus
+RECIPE = 1  # increase with every change that alters the sound of a corpus
 
 ACCENTS = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-us-nyc", "en-029")
 VARIANTS = (
@@ -36,7 +37,7 @@ MIN_SPEAKER_PITCH, MAX_SPEAKER_PITCH = 25, 75
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a corpus depends on; written into it."""
+    """Everything that determines the content of a corpus; written to `corpus.json`."""
 
     train_utterances: int
     dev_utterances: int
@@ -46,7 +47,7 @@ class Arguments:
     recipe: int = RECIPE
 
     def validate(self) -> None:
-        """Raises UserError for a number out of range."""
+        """Raises UserError if a number is out of range."""
         for name, value in asdict(self).items():
             low = 1 if name in ("num_speakers", "max_words") else 0
             if value < low:
@@ -57,7 +58,7 @@ class Arguments:
 
 @dataclass(frozen=True, slots=True)
 class Speaker:
-    """One synthetic speaker: a voice of espeak-ng and its usual pitch and words per minute."""
+    """A synthetic speaker: an espeak-ng voice with its average pitch and rate."""
 
     speaker_id: int
     voice: str
@@ -66,7 +67,12 @@ class Speaker:
 
 
 def draw_speakers(num_speakers: int, seed: int) -> list[Speaker]:
-    """Draws speakers; no voice comes twice before every voice has come once."""
+    """Draws speakers. Voices repeat only if there are more speakers than voices.
+
+    Args:
+        num_speakers: number of speakers.
+        seed: seed of the corpus.
+    """
     rng = np.random.default_rng([seed, len(SPLITS)])
     voices = sorted({f"{a}+{v}" for a, v in itertools.product(ACCENTS, VARIANTS)})
     rng.shuffle(voices)
@@ -82,15 +88,21 @@ def draw_speakers(num_speakers: int, seed: int) -> list[Speaker]:
 
 
 def say(words: list[str], speaker: Speaker, rng: np.random.Generator) -> np.ndarray:
-    """Says words as a speaker would on one occasion.
+    """Synthesizes an utterance of a speaker with random variation.
 
-    Rate, pitch and the pauses between words vary a little, the level between -16 and -1 dB of full
-    scale, the noise floor between 35 and 60 dB below it; 50 to 400 ms of it precede and follow.
+    Rate, pitch and the pauses between words vary slightly. The peak level is between -16 and -1 dB
+    of full scale, and white noise is added 35 to 60 dB below it. 50 to 400 ms without speech
+    precede and follow the words.
+
+    Args:
+        words: words to say.
+        speaker: voice, average pitch and rate.
+        rng: random generator of the variation.
 
     Returns:
         `[S]` float32 at 16 kHz.
     """
-    # A comma is a short pause to espeak-ng, and changes the melody.
+    # espeak-ng speaks a comma as a short pause with a change of intonation.
     gaps = [", " if rng.random() < 0.3 else " " for _ in words[1:]]
     text = "".join(
         word.lower() + gap for word, gap in itertools.zip_longest(words, gaps, fillvalue="")
@@ -111,7 +123,7 @@ def say(words: list[str], speaker: Speaker, rng: np.random.Generator) -> np.ndar
 
 
 def write_corpus(folder: Path, arguments: Arguments) -> float:
-    """Writes the files of a corpus into an existing empty folder; returns its length in seconds."""
+    """Writes a corpus into an existing empty folder; returns the length of the sound in seconds."""
     speakers = draw_speakers(arguments.num_speakers, arguments.seed)
     sizes = (arguments.train_utterances, arguments.dev_utterances)
     num_samples = 0
@@ -122,7 +134,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
             for index in range(size):
                 rng = np.random.default_rng([arguments.seed, split_index, index])
                 speaker = speakers[index % len(speakers)]
-                # A chapter belongs to one split, as in LibriSpeech.
+                # Each split has its own chapters, as in LibriSpeech.
                 name = f"{speaker.speaker_id}-{100 * speaker.speaker_id + split_index}"
                 chapter = folder / split / Path(*name.split("-"))
                 chapter.mkdir(parents=True, exist_ok=True)
@@ -144,10 +156,10 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
 
 
 def make_corpus(output_dir: Path, arguments: Arguments) -> float:
-    """Makes a corpus whole or not at all.
+    """Synthesizes a corpus. The folder appears only after all files are written.
 
     Returns:
-        Its length in seconds.
+        The length of the sound in seconds.
     """
     with new_folder(output_dir) as folder:
         return write_corpus(folder, arguments)
@@ -156,16 +168,18 @@ def make_corpus(output_dir: Path, arguments: Arguments) -> float:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     command_line = CommandLine(
-        "synthesize_corpus",
-        "Synthesizes a LibriSpeech-layout corpus of spoken digit strings by espeak-ng.",
+        "tools.cli.synthesize_corpus",
+        "Synthesizes a corpus of spoken digit strings with espeak-ng, in LibriSpeech's layout.",
         "--output_dir=DIR [FLAGS]",
+        example="--output_dir=data/digits --train_utterances=240",
     )
-    command_line.string("output_dir", None, "New folder to write.", default_text="none, required")
+    command_line.group("Output")
+    command_line.string("output_dir", None, "New folder to write.", default_text=REQUIRED)
     command_line.integer("train_utterances", 240, f"Utterances in {SPLITS[0]}.")
-    command_line.integer("dev_utterances", 60, f"Utterances in {SPLITS[1]}, of the same speakers.")
-    command_line.integer("num_speakers", 8, "Speakers: voice, pitch and rate.")
-    command_line.integer("max_words", 5, "Digits in the longest utterance.")
-    command_line.integer("seed", 0, "Seed of everything drawn.")
+    command_line.integer("dev_utterances", 60, f"Utterances in {SPLITS[1]}, by the same speakers.")
+    command_line.integer("num_speakers", 8, "Speakers, each with a voice, pitch and rate.")
+    command_line.integer("max_words", 5, "Most digits in an utterance.")
+    command_line.integer("seed", 0, "Seed of all random choices.")
     flags, rest = command_line.parse(argv)
     if rest:
         raise UserError.expected("flags only", rest[0], "See --help")
@@ -181,7 +195,7 @@ def main(argv: list[str]) -> int:
     arguments.validate()
     output_dir = Path(flags.output_dir).absolute()
     if is_made_of(output_dir / CORPUS_FILE, asdict(arguments), "a corpus"):
-        print(f"{flags.output_dir} is already made of these arguments.", file=sys.stderr)
+        print(f"{flags.output_dir} was already made with these arguments.", file=sys.stderr)
         return 0
     minutes = make_corpus(output_dir, arguments) / 60
     num_utterances = arguments.train_utterances + arguments.dev_utterances

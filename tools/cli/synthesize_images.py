@@ -1,7 +1,7 @@
-"""Writes an ImageFolder of made-up shapes, to see training of image classifiers work offline.
+"""Draws a data set of simple shapes in ImageFolder layout, to try image training offline.
 
-The same arguments give the same files: every image has a random generator of its own, seeded by
-(seed, split, class, number), so that a larger set contains a smaller one.
+The same arguments give the same files. Every image has its own random generator, seeded by (seed,
+split, class, number), so a larger set contains the images of a smaller one.
 """
 
 import sys
@@ -12,14 +12,14 @@ import numpy as np
 from PIL import Image, ImageDraw
 from tqdm import tqdm
 
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import is_made_of, new_folder, to_json
 
 SPLITS = ("train", "val")
 SET_FILE = "images.json"
-RECIPE = 1  # to be raised with every change that alters the images
-# Corners on the unit circle; the circle has none.
+RECIPE = 1  # increase with every change that alters the images
+# Corners of each shape, within the unit circle; None draws a circle.
 SHAPES = {
     "circle": None,
     "cross": [(0.33, 1), (0.33, 0.33), (1, 0.33), (1, -0.33), (0.33, -0.33), (0.33, -1)],
@@ -27,13 +27,13 @@ SHAPES = {
     "triangle": [(0, 1), (0.87, -0.5), (-0.87, -0.5)],
 }
 SHAPES["cross"] += [(-x, -y) for x, y in SHAPES["cross"]]
-_OVERSAMPLING = 4  # drawn larger, then reduced, for smooth edges
-_DARK, _BRIGHT = 100, 150  # backgrounds are below the one, shapes above the other
+_OVERSAMPLING = 4  # shapes are drawn larger and then reduced, for smooth edges
+_DARK, _BRIGHT = 100, 150  # upper limit of background values, lower limit of shape values
 
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What a set depends on; written into it."""
+    """Everything that determines the content of a data set; written to `images.json`."""
 
     train_images: int
     val_images: int
@@ -42,7 +42,7 @@ class Arguments:
     recipe: int = RECIPE
 
     def validate(self) -> None:
-        """Raises UserError for a number out of range."""
+        """Raises UserError if a number is out of range."""
         for name, low in (("train_images", 1), ("val_images", 1), ("image_size", 16), ("seed", 0)):
             if getattr(self, name) < low:
                 raise UserError.expected(
@@ -51,7 +51,13 @@ class Arguments:
 
 
 def draw(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
-    """Draws a bright shape of random place, size, tilt and color on a dark, noisy background."""
+    """Draws a bright shape with random position, size, angle and color on a dark background.
+
+    Args:
+        shape: key of `SHAPES`.
+        size: side of the image in pixels.
+        rng: random generator.
+    """
     side = size * _OVERSAMPLING
     background, color = rng.integers(0, _DARK, 3), rng.integers(_BRIGHT, 256, 3)
     image = Image.new("RGB", (side, side), tuple(background.tolist()))
@@ -71,7 +77,7 @@ def draw(shape: str, size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def write_images(folder: Path, arguments: Arguments) -> None:
-    """Fills a folder; as many images of every shape."""
+    """Writes a data set with the same number of images of every shape into an empty folder."""
     counts = dict(zip(SPLITS, (arguments.train_images, arguments.val_images), strict=True))
     with tqdm(total=len(SHAPES) * sum(counts.values()), unit="image", delay=2) as bar:
         for split_number, (split, count) in enumerate(counts.items()):
@@ -88,15 +94,18 @@ def write_images(folder: Path, arguments: Arguments) -> None:
 def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
-        "synthesize_images",
-        f"Draws an ImageFolder of {', '.join(SHAPES)} with the splits {' and '.join(SPLITS)}.",
+        "tools.cli.synthesize_images",
+        f"Draws a data set in ImageFolder layout, with the classes {', '.join(SHAPES)} and the "
+        f"splits {' and '.join(SPLITS)}.",
         "--output_dir=DIR [FLAGS]",
+        example="--output_dir=data/shapes",
     )
-    flags.string("output_dir", None, "New folder to write.", default_text="none, required")
-    flags.integer("train_images", 80, "Of every shape, to train on.")
-    flags.integer("val_images", 20, "Of every shape, to evaluate on.")
-    flags.integer("image_size", 72, "Side in pixels.")
-    flags.integer("seed", 0, "Seed of everything drawn.")
+    flags.group("Output")
+    flags.string("output_dir", None, "New folder to write.", default_text=REQUIRED)
+    flags.integer("train_images", 80, f"Images of each shape in {SPLITS[0]}.")
+    flags.integer("val_images", 20, f"Images of each shape in {SPLITS[1]}.")
+    flags.integer("image_size", 72, "Width and height in pixels.")
+    flags.integer("seed", 0, "Seed of all random choices.")
     values, rest = flags.parse(argv)
     if rest:
         raise UserError.expected("flags only", rest[0], "See --help")
@@ -106,7 +115,7 @@ def main(argv: list[str]) -> int:
     arguments.validate()
     output_dir = Path(values.output_dir).absolute()
     if is_made_of(output_dir / SET_FILE, asdict(arguments), "images"):
-        print(f"{values.output_dir} is already made of these arguments.", file=sys.stderr)
+        print(f"{values.output_dir} was already made with these arguments.", file=sys.stderr)
         return 0
     with new_folder(output_dir) as folder:
         write_images(folder, arguments)

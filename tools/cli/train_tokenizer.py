@@ -1,4 +1,4 @@
-"""Makes a vocabulary file of the transcripts of a LibriSpeech-layout corpus."""
+"""Makes a vocabulary file from the transcripts of a corpus in the layout of LibriSpeech."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from conformer.tokenizer import (
     SentencePieceTokenizer,
     save_tokenizer,
 )
-from tools.config.command_line import CommandLine, run
+from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.speech.audio import AudioLimits
 from tools.speech.corpus import read_librispeech
@@ -22,19 +22,24 @@ KINDS = (CharacterTokenizer.kind, SentencePieceTokenizer.kind)
 
 def main(argv: list[str]) -> int:
     """Runs the program."""
-    command_line = CommandLine("train_tokenizer", __doc__, "--data_dir=DIR --output=FILE [FLAGS]")
-    command_line.string("data_dir", None, "Root of the corpus.", default_text="none, required")
-    command_line.string(
-        "splits", "", "Folders of it, with commas; empty: all transcripts below --data_dir."
+    command_line = CommandLine(
+        "tools.cli.train_tokenizer",
+        __doc__,
+        "--data_dir=DIR --output=FILE [FLAGS]",
+        example="--data_dir=LibriSpeech --splits=train-clean-100 --output=vocabulary.json",
     )
-    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of the symbols.")
-    command_line.enum(
-        "model_type", MODEL_TYPES[0], MODEL_TYPES, "Algorithm, for sentencepiece only."
-    )
-    command_line.integer(
-        "vocabulary_size", 1000, "Symbols, the blank included, for sentencepiece only."
-    )
-    command_line.string("output", None, "File to write.", default_text="none, required")
+    command_line.group("Input")
+    command_line.string("data_dir", None, "Root of the corpus.", default_text=REQUIRED)
+    about = "Splits to read, separated by commas; empty: all transcripts below --data_dir."
+    command_line.string("splits", "", about)
+    command_line.group("Training")
+    command_line.enum("kind", SentencePieceTokenizer.kind, KINDS, "Kind of tokens.")
+    about = "Algorithm of sentencepiece."
+    command_line.enum("model_type", MODEL_TYPES[0], MODEL_TYPES, about)
+    about = "Number of sentencepiece tokens, including the blank."
+    command_line.integer("vocabulary_size", 1000, about)
+    command_line.group("Output")
+    command_line.string("output", None, "File to write.", default_text=REQUIRED)
     flags, rest = command_line.parse(argv)
     if rest:
         raise UserError.expected("flags only", rest[0], "See --help")

@@ -1,4 +1,4 @@
-"""Command lines: absl flags in one FlagValues per program, and the frame a program runs in."""
+"""Command lines: the flags of a program (absl, one FlagValues each), and the error handling."""
 
 import copy
 import difflib
@@ -6,6 +6,7 @@ import io
 import os
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,62 +18,113 @@ from tools.errors import UserError
 from tools.files import expand_home, one_line
 
 FROM_CONFIG, NONE = "from the config", "none"
+REQUIRED = "required"  # the `default_text` of a flag that must be given
+# The headings of --help, in the order in which it prints them.
+HEADINGS = (
+    "Input",
+    "Output",
+    "Config",
+    "Model",
+    "Preprocessing",
+    "Augmentation",
+    "Training",
+    "Optimizer",
+    "Checkpoints",
+    "Evaluation",
+    "Decoding",
+    "Runtime",
+    "Conversion",
+    "Quantization",
+    "Measurement",
+    "Help",
+)
+_HELP_WIDTH = 100  # characters of a line
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
-EXIT_BROKEN_PIPE = 141  # what a shell reports for a program that SIGPIPE ended
+EXIT_BROKEN_PIPE = 141  # 128 + SIGPIPE, as a shell reports
 
 
 class CommandLine:
-    """The flags of one program; nothing is registered until an instance is made.
+    """The flags of one program. Each instance has its own flags; absl's global flags stay empty.
 
-    A default of None means "not given": in a program with `--config` the config decides.
-    `short_name` adds a one-letter form.
+    A flag with the default None that the user does not give has the value None. In a program with
+    `--config`, the config then decides.
+
+    The methods that add a flag take its name, its default and its help text. Their options are
+    `default_text`, which replaces the default in --help (`REQUIRED` for a flag that must be given),
+    `kind_text`, which replaces the type there, and `short_name`, a one-letter form.
 
     Args:
-        program: name shown by --help and in messages.
-        description: one or a few sentences on what the program does.
-        usage: what follows the program's name on the command line, such as "[FLAGS] FILE...".
+        module: the program's module, such as "conformer.infer", for --help and messages.
+        description: one sentence on what the program does.
+        usage: text after the program's name in the usage line, such as "[FLAGS] FILE...".
+        example: arguments for the example line of --help. None omits the line.
     """
 
-    def __init__(self, program: str, description: str, usage: str = "[FLAGS]"):
-        self.program, self.description, self.usage = program, description, usage
+    def __init__(
+        self,
+        module: str,
+        description: str,
+        usage: str = "[FLAGS]",
+        *,
+        example: str | None = None,
+    ):
+        self.module, self.description, self.usage = module, description, usage
+        self.example = example
         self._flags = flags.FlagValues()
         self._flags.set_gnu_getopt(True)  # flags may follow positional arguments
+        self._headings: dict[str, str] = {}
         self._default_texts: dict[str, str | None] = {}
+        self._kind_texts: dict[str, str | None] = {}
         self._help_texts: dict[str, str] = {}
-        self.boolean("help", False, "Shows this text and ends.", default_text="", short_name="h")
+        self.group("Help")
+        self.boolean("help", False, "Shows this text and exits.", default_text="", short_name="h")
+        self._heading = ""
+
+    def group(self, heading: str) -> None:
+        """Puts the flags that are added from here on under a heading of --help.
+
+        Args:
+            heading: one of `HEADINGS`; flags of several calls are joined.
+
+        Raises:
+            ValueError: the heading is unknown.
+        """
+        if heading not in HEADINGS:
+            raise ValueError(f"expected a heading among {', '.join(HEADINGS)}, received {heading}")
+        self._heading = heading
 
     def string(self, name: str, default: str | None, help: str, **options: str) -> None:
-        """Adds a flag that takes any text."""
+        """Adds a flag with any text as its value."""
         self._define(flags.DEFINE_string, name, default, help, **options)
 
     def integer(self, name: str, default: int | None, help: str, **options: str) -> None:
-        """Adds a flag that takes a whole number."""
+        """Adds a flag with an integer value."""
         self._define(flags.DEFINE_integer, name, default, help, **options)
 
     def number(self, name: str, default: float | None, help: str, **options: str) -> None:
-        """Adds a flag that takes a number."""
+        """Adds a flag with a floating-point value."""
         self._define(flags.DEFINE_float, name, default, help, **options)
 
     def boolean(self, name: str, default: bool | None, help: str, **options: str) -> None:
-        """Adds a flag written `--name`, `--noname`, `--name=true` or `--name true`."""
+        """Adds a boolean flag: `--name`, `--noname`, `--name=true` or `--name true`."""
         self._define(flags.DEFINE_boolean, name, default, help, **options)
 
     def enum(
         self, name: str, default: str | None, values: Sequence[str], help: str, **options: str
     ) -> None:
-        """Adds a flag that takes one of a few words."""
+        """Adds a flag whose value is one of a fixed list of words."""
         define = flags.DEFINE_enum
         self._define(define, name, default, help, enum_values=list(values), **options)
 
     def multi_string(self, name: str, default: list[str] | None, help: str, **options: str) -> None:
-        """Adds a flag that may be repeated and gives a list."""
+        """Adds a flag that may be repeated; its value is the list of all values."""
         self._define(flags.DEFINE_multi_string, name, default, help, **options)
 
     def settings(self) -> None:
-        """Adds the repeatable `--set section.key=value`, parsed to a dict for `loader.load`."""
-        about = "A value of the config, as section.key=value; may be repeated."
-        self.multi_string("set", None, about, default_text="")
+        """Adds the repeatable flag `--set section.key=value`; its value is a dict for `load`."""
+        about = "Sets a value of the config; may be repeated."
+        self.multi_string("set", None, about, kind_text="section.key=value", default_text=NONE)
 
     def _define(
         self,
@@ -82,56 +134,82 @@ class CommandLine:
         help: str,
         *,
         default_text: str | None = None,
+        kind_text: str | None = None,
         short_name: str | None = None,
         **options: object,
     ) -> None:
-        """Registers one absl flag; `default_text` replaces the default in --help."""
-        self._help_texts[name], self._default_texts[name] = help, default_text
+        """Registers one absl flag under the current heading."""
+        self._headings[name], self._help_texts[name] = self._heading, help
+        self._default_texts[name], self._kind_texts[name] = default_text, kind_text
         options |= {"help": help, "flag_values": self._flags, "short_name": short_name}
         define(name=name, default=default, **options)
 
     def help_text(self) -> str:
         """Returns what --help prints."""
-        lines = [self.description, "", f"Usage: {self.program} {self.usage}".rstrip(), "", "Flags:"]
-        for name in self._names():
-            flag = self._flags[name]
-            short = f", -{flag.short_name}" if flag.short_name else ""
-            values = getattr(flag.parser, "enum_values", None)
-            kind = "|".join(values) if values else flag.flag_type().removeprefix("multi ")
-            argument = "" if flag.boolean else f"={kind}"
-            shown = self._default_texts[name]
-            if shown is None:
-                absent = FROM_CONFIG if "config" in self._names() else NONE
-                shown = absent if flag.default is None else str(flag.default) or '""'
-            no = "[no]" if flag.boolean and name != "help" else ""
-            lines.append(f"  --{no}{name}{argument}{short}")
-            lines.append(
-                f"      {self._help_texts[name]}" + (f" Default: {shown}." if shown else "")
-            )
+        command = f"python -m {self.module}"
+        lines = [self.description, ""]
+        if self.example is not None:
+            lines.append(f"Example: {command} {self.example}".rstrip())
+        lines.append(f"Usage: {command} {self.usage}".rstrip())
+        for heading in ("", *HEADINGS):
+            names = [name for name in self._names() if self._headings[name] == heading]
+            if names:
+                lines += ["", f"{heading or 'Flags'}:"]
+            for name in names:
+                lines += self._describe(name)
         return "\n".join(lines)
 
+    def _describe(self, name: str) -> list[str]:
+        """Returns the lines of --help on one flag."""
+        flag = self._flags[name]
+        short = f", -{flag.short_name}" if flag.short_name else ""
+        values = getattr(flag.parser, "enum_values", None)
+        kind = "|".join(values) if values else flag.flag_type().removeprefix("multi ")
+        argument = "" if flag.boolean else f"={self._kind_texts[name] or kind}"
+        no = "[no]" if flag.boolean and name != "help" else ""
+        about, shown = self._help_texts[name], self._default_texts[name]
+        if shown is None:
+            absent = FROM_CONFIG if "config" in self._names() else NONE
+            shown = absent if flag.default is None else str(flag.default) or '""'
+        if shown:
+            about += " Required." if shown == REQUIRED else f" Default: {shown}."
+        indent = " " * 6
+        wrapped = textwrap.wrap(
+            about,
+            _HELP_WIDTH,
+            initial_indent=indent,
+            subsequent_indent=indent,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        return [f"  --{no}{name}{argument}{short}", *wrapped]
+
     def _names(self) -> list[str]:
-        """Returns the long names of all flags in the order of their definition."""
+        """Returns the long names of all flags in the order in which they were added."""
         return list(self._help_texts)
 
     def parse(self, argv: Sequence[str]) -> tuple[SimpleNamespace, list[str]]:
-        """Reads the arguments that follow the program's name; may be called again.
+        """Parses the arguments of a program; may be called more than once.
+
+        Args:
+            argv: arguments after the program's name.
 
         Returns:
-            The value of every flag as an attribute, and the positional arguments in order, both
-            with the home folder for `~/`.
+            A namespace with the value of every flag, and the positional arguments in order. In
+            both, `~/` is replaced by the home folder.
 
         Raises:
-            UserError: unknown flag, missing or unreadable value, malformed --set.
-            SystemExit: code 0, after --help.
+            UserError: a flag is unknown, a value is missing or has the wrong type, or --set is not
+                of the form key=value.
+            SystemExit: with code 0, after --help.
         """
         parsed = copy.deepcopy(self._flags)
         try:
-            positional = parsed([self.program, *self._join_booleans(argv)])[1:]
+            positional = parsed([self.module, *self._join_booleans(argv)])[1:]
         except flags.UnrecognizedFlagError as error:
             near = difflib.get_close_matches(error.flagname, self._names(), n=1)
             raise UserError.expected(
-                f"a flag of {self.program}",
+                f"a flag of {self.module}",
                 f"--{error.flagname}",
                 f"Use --{near[0]}" if near else "See --help",
             ) from None
@@ -146,7 +224,7 @@ class CommandLine:
         return SimpleNamespace(**values), _expanded(positional)
 
     def _join_booleans(self, argv: Sequence[str]) -> list[str]:
-        """Joins `--flag true`, which absl would read as a flag and a positional argument."""
+        """Rewrites `--flag true` as `--flag=true`: absl would read `true` as a positional one."""
         joined: list[str] = []
         for index, word in enumerate(argv):
             if word == "--":
@@ -160,7 +238,7 @@ class CommandLine:
         return joined
 
     def _bad_value(self, problem: str) -> UserError:
-        """Returns the error for a known flag that absl could not read."""
+        """Returns the error for a known flag whose value absl could not parse."""
         missing = re.fullmatch(r"Missing value for flag (-+\w+)", problem)
         if missing:
             return UserError.expected(
@@ -168,7 +246,7 @@ class CommandLine:
             )
         match = re.match(r"flag --(\w+)=(.*?): ", problem, flags=re.DOTALL)
         if match is None or match[1] not in self._flags:
-            return UserError.expected(f"flags of {self.program}", problem, "See --help")
+            return UserError.expected(f"flags of {self.module}", problem, "See --help")
         flag = self._flags[match[1]]
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         values = getattr(flag.parser, "enum_values", None)
@@ -177,14 +255,14 @@ class CommandLine:
 
 
 def _expanded(value: object) -> object:
-    """Expands `~/` at the start of texts; other values stay."""
+    """Expands `~/` at the start of strings, also inside lists; returns other values unchanged."""
     if isinstance(value, list):
         return [_expanded(item) for item in value]
     return expand_home(value) if isinstance(value, str) else value
 
 
 def _settings(words: Sequence[str]) -> dict[str, str]:
-    """Splits `section.key=value` words; of a repeated key the last value counts."""
+    """Splits `section.key=value` words into a dict; the last value of a repeated key wins."""
     settings = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -197,22 +275,24 @@ def _settings(words: Sequence[str]) -> dict[str, str]:
 
 
 def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs a program: `run(main)` is all that follows `if __name__ == "__main__":`.
+    """Runs a program and ends the process; called below `if __name__ == "__main__":`.
 
-    Bad user input, paths that the system refuses included, becomes one line on stderr and exit code
-    2, Ctrl-C one line and 130; a reader that left (`| head`) ends the program silently.
+    A `UserError`, or an OSError for a path, is printed as one line on stderr with exit code 2.
+    Ctrl-C prints one line, with exit code 130. If the reader of a pipe has ended (`| head`), the
+    program ends without a message.
 
     Args:
-        main: takes the arguments after the program's name, returns an exit code or None for 0.
-        argv: program name and arguments; None: those of the process.
+        main: function of the arguments after the program's name; returns an exit code, or None
+            for 0.
+        argv: program name and arguments; None uses those of the process.
     """
     argv = sys.argv if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files may hold any bytes
+        sys.stdout.reconfigure(errors="surrogateescape")  # file names may contain any bytes
     try:
         _check_checkout(main)
         code = main(list(argv[1:])) or 0
-        sys.stdout.flush()  # here, so that a broken pipe is met inside the try
+        sys.stdout.flush()  # raises BrokenPipeError here rather than at interpreter exit
     except UserError as error:
         print("Error:", " ".join(str(error).splitlines()), file=sys.stderr)
         code = EXIT_USER_ERROR
@@ -233,9 +313,9 @@ def run(main: Callable[[list[str]], int | None], argv: Sequence[str] | None = No
 
 
 def _check_checkout(main: Callable) -> None:
-    """Refuses a program of `tools` that was started as a file and found another checkout's `tools`.
+    """Raises UserError if a program, started as a file, imports `tools` of another checkout.
 
-    Programs of the families put their own checkout first.
+    The families check this themselves; see `tools/checkout.py`.
     """
     code = getattr(main, "__code__", None)
     if code is None:
@@ -251,8 +331,8 @@ def _check_checkout(main: Callable) -> None:
 
 
 def _discard_stdout() -> None:
-    """Points stdout to nowhere, so that the interpreter's last flush does not complain again."""
+    """Redirects stdout to /dev/null, so that the flush at interpreter exit does not fail again."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (OSError, ValueError):
-        return  # stdout is no file of the system: nothing is flushed at exit
+        return  # stdout has no file descriptor, so nothing is flushed at exit

@@ -1,4 +1,4 @@
-"""Strict YAML to frozen dataclasses: known keys, values of the right type, or one clear error."""
+"""Loads YAML configs into frozen dataclasses. Unknown keys and wrong types are errors."""
 
 import dataclasses
 import difflib
@@ -19,10 +19,10 @@ COMMAND_LINE = "on the command line"
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that a key given twice is an error."""
+    """PyYAML's safe loader, with an error for duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        """Builds one mapping after looking for duplicate keys (those merged by `<<` may repeat)."""
+        """Builds a mapping; raises ConstructorError for duplicate keys, except those from `<<`."""
         seen = set()
         for key_node, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if isinstance(key_node, yaml.ScalarNode) and key_node.value != "<<":
@@ -35,13 +35,13 @@ class _StrictLoader(yaml.SafeLoader):
 
 
 def _section_class(field_type: Any) -> type | None:
-    """Returns the dataclass of a section's field (`Section` or `Section | None`), else None."""
+    """Returns the dataclass of a field of type `Section` or `Section | None`; else None."""
     inner = optional(field_type) or field_type
     return inner if dataclasses.is_dataclass(inner) else None
 
 
 def leaf_keys(config_class: type) -> dict[str, Any]:
-    """Returns the field type of every leaf of a config class by dotted key, in file order."""
+    """Returns the type of every value of a config class by dotted key, in definition order."""
     leaves = {}
     for name, field_type in _field_types(config_class).items():
         section = _section_class(field_type)
@@ -53,13 +53,16 @@ def leaf_keys(config_class: type) -> dict[str, Any]:
 
 
 def _field_types(config_class: type) -> dict[str, Any]:
-    """Returns resolved annotations of a dataclass's constructor fields, in order."""
+    """Returns the resolved types of a dataclass's fields by name, in definition order."""
     hints = typing.get_type_hints(config_class)
     return {field.name: hints[field.name] for field in dataclasses.fields(config_class)}
 
 
 def _nearest(key: str, valid: list[str]) -> str | None:
-    """Returns the valid key most like `key`; a right name in a wrong section counts as near."""
+    """Returns the valid key most similar to `key`, or None if none is similar.
+
+    The right name in a wrong section counts as similar.
+    """
     if not valid:
         return None
 
@@ -73,10 +76,10 @@ def _nearest(key: str, valid: list[str]) -> str | None:
 
 
 def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = False) -> UserError:
-    """Returns the error for a key that no section has; `is_section`: it holds keys and values."""
+    """Returns the error for an unknown key; `is_section` if its value is a mapping."""
     leaves = list(leaf_keys(config_class))
     sections = {leaf.rpartition(".")[0] for leaf in leaves if "." in leaf}
-    # A misspelt section is nearest to a section of its depth, a misspelt leaf to a leaf.
+    # Suggest sections of the same depth for a misspelt section, and also leaves for a leaf.
     alike = [name for name in sections if name.count(".") == key.count(".")]
     near = _nearest(key, alike if is_section else leaves + alike)
     parent, _, name = key.rpartition(".")
@@ -88,21 +91,21 @@ def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = Fa
         children = dict.fromkeys(inside + name.partition(".")[0] for name in below)
         do = "Use one of: " + ", ".join(children)
         if is_section and not parent:
-            do += ", or give it to the program that it is for"
+            do += ", or use the config with the program of its family"
     else:
         do = f"Use {near}"
     return UserError.expected(f"a known key {origin}", key, do)
 
 
 class _Builder:
-    """Builds the sections of one config and gathers the keys that are missing."""
+    """Builds the sections of one config and collects the missing keys."""
 
     def __init__(self, root: type, origin: str, overrides: Mapping[str, object]):
         self.root, self.origin, self.overrides = root, origin, overrides
         self.missing: list[str] = []
 
     def convert(self, key: str, value: object, field_type: Any, origin: str) -> object:
-        """Converts one leaf, or says which key of which origin is wrong."""
+        """Converts one value; raises a UserError that names the key and its origin."""
         try:
             return convert(value, field_type, textual=origin == COMMAND_LINE)
         except Mismatch as mismatch:
@@ -117,10 +120,13 @@ class _Builder:
         """Builds one section.
 
         Args:
-            section: its dataclass.
-            given: the file's mapping for it; `{}` where the file says nothing.
-            base: the default instance, whose values stand where nothing is given; None without.
+            section: dataclass of the section.
+            given: the section's mapping in the file; `{}` if it is not in the file.
+            base: instance with the default values; None uses the defaults of the fields.
             prefix: dotted key of the section, ending in a dot; empty at the root.
+
+        Returns:
+            An instance of the dataclass, or None if keys are missing.
         """
         if not isinstance(given, Mapping):
             raise UserError.expected(
@@ -139,7 +145,7 @@ class _Builder:
             default = _default(field) if base is None else getattr(base, field.name)
             nested = _section_class(kind)
             if nested is not None:
-                # An optional section that neither file nor command line mentions stays null.
+                # An optional section stays None unless the file or the command line sets it.
                 content = given.get(field.name, None if default is None else {})
                 if content is None and optional(kind):
                     if not any(name.startswith(f"{key}.") for name in self.overrides):
@@ -167,7 +173,7 @@ class _Builder:
 
 
 def _default(field: dataclasses.Field) -> object:
-    """Returns a field's default, or MISSING."""
+    """Returns a field's default, or MISSING if it is required."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
@@ -175,11 +181,11 @@ def read_mapping(path: Path, sections: list[str]) -> Mapping:
     """Reads a YAML file whose top level is a mapping.
 
     Args:
-        path: of the file.
-        sections: what may stand in it, for messages.
+        path: YAML file.
+        sections: names of the valid sections, for messages.
 
     Raises:
-        UserError: unreadable, no YAML, or empty.
+        UserError: the file cannot be read, is not valid YAML, or is empty.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -201,7 +207,7 @@ def read_mapping(path: Path, sections: list[str]) -> Mapping:
             f"valid YAML in {path}", f"{where}{problem}", "Correct that line"
         ) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # ValueError: a scalar that looks like a date or number and is none, such as 2020-13-45.
+        # ValueError: an invalid scalar that looks like a date or number, such as 2020-13-45.
         problem = str(error).splitlines()[0]
         raise UserError.expected(f"valid YAML in {path}", problem, "Correct the file") from None
     if not isinstance(content, Mapping) or not content:
@@ -218,20 +224,25 @@ def load(
     path: str | Path | None,
     overrides: Mapping[str, object] | None = None,
 ) -> Config:
-    """Builds a config: overrides win over the file, the file over the defaults.
+    """Loads a config. Overrides take precedence over the file, and the file over the defaults.
 
-    A config class may define `validate(self) -> None`; it is called for every instance, innermost
-    sections first, and raises UserError.
+    A config class may define `validate(self) -> None`, which raises UserError. It is called for
+    every section, inner sections first.
 
     Args:
-        config_class: frozen dataclass; a section is a field whose type is another one. Field types:
-            int, float, bool, str, `tuple[T, ...]`, `tuple[T, T]`, `Literal[...]`, `T | None`.
-        path: YAML file; None: defaults only.
-        overrides: value by dotted key. Strings are read as words of a command line: "1e-3", "true",
+        config_class: frozen dataclass. A field whose type is a dataclass is a section. Other field
+            types: int, float, bool, str, `tuple[T, ...]`, `tuple[T, T]`, `Literal[...]`,
+            `T | None`.
+        path: YAML file; None uses the defaults only.
+        overrides: values by dotted key. Strings are parsed as on the command line: "1e-3", "true",
             "a,b" for a list, "null".
 
+    Returns:
+        An instance of `config_class`.
+
     Raises:
-        UserError: unreadable or empty file, unknown or missing key, value of a wrong type.
+        UserError: the file cannot be read or is empty, a key is unknown or missing, or a value has
+            the wrong type or is out of range.
     """
     overrides = dict(overrides or {})
     leaves = leaf_keys(config_class)
@@ -251,7 +262,7 @@ def load(
 
 
 def leaf_values(config: object) -> dict[str, object]:
-    """Returns the value of every leaf of a config by dotted key, as YAML has it."""
+    """Returns every value of a config by dotted key, with tuples as lists."""
     values = {}
     for name, value in _plain(config).items():
         nested = getattr(config, name)
@@ -263,12 +274,12 @@ def leaf_values(config: object) -> dict[str, object]:
 
 
 def to_yaml(config: object) -> str:
-    """Returns a config as YAML that `load` reads back to an equal config."""
+    """Returns a config as YAML. `load` of this YAML returns an equal config."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
 
 
 def _plain(value: object) -> object:
-    """Returns sections as dicts and tuples as lists."""
+    """Returns a value with sections converted to dicts and tuples to lists."""
     if dataclasses.is_dataclass(value):
         return {
             field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)

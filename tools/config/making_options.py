@@ -1,4 +1,4 @@
-"""Frozen options from the flags of a program, or from keyword arguments."""
+"""Builds frozen options dataclasses from the flags of a program or from keyword arguments."""
 
 import dataclasses
 import difflib
@@ -16,12 +16,12 @@ Function = TypeVar("Function", bound=Callable)
 
 
 def from_flags(kind: type[Options], values: object, **others: Any) -> Options:
-    """Makes options of the flags that have the names of their fields.
+    """Builds options from the flags that have the names of the fields.
 
     Args:
-        kind: of options.
-        values: parsed flags; where it lacks a field, the field's default counts.
-        others: fields that have no flag.
+        kind: dataclass of the options.
+        values: parsed flags. A field without a flag gets its default.
+        others: values of fields that have no flag.
     """
     names = [field.name for field in dataclasses.fields(kind)]
     given = {name: getattr(values, name) for name in names if hasattr(values, name)}
@@ -31,16 +31,16 @@ def from_flags(kind: type[Options], values: object, **others: Any) -> Options:
 def from_keywords(
     kind: type[Options], keywords: Mapping[str, Any], without: Container[str] = ()
 ) -> Options:
-    """Makes options of the keyword arguments of a `load`.
+    """Builds options from the keyword arguments of a family's `load` function.
 
     Args:
-        kind: of options.
-        keywords: by the names of fields.
-        without: fields that this `load` does not have.
+        kind: dataclass of the options.
+        keywords: values by field name.
+        without: fields that this `load` does not accept.
 
     Raises:
-        UserError: a name that the options do not have, where the nearest one is named; or a value
-            of another type than the field's.
+        UserError: a name is unknown (the message suggests the most similar one), or a value has
+            the wrong type.
     """
     names = [field.name for field in dataclasses.fields(kind) if field.name not in without]
     for name in keywords:
@@ -53,14 +53,17 @@ def from_keywords(
 
 
 def takes_options(kind: type, without: Container[str] = ()) -> Callable[[Function], Function]:
-    """Makes `help` of a function with `**options` list the fields of a dataclass.
+    """Documents the `**options` of a function: `help` lists the fields of a dataclass.
 
-    The function's signature gets the fields as keywords with their defaults. The line `**options`
-    of its docstring gives way to what the docstring of the dataclass says of each.
+    The decorator adds the fields to the function's signature as keywords with their defaults. It
+    replaces the line `**options` of the docstring by the attributes in the dataclass's docstring.
 
     Args:
-        kind: of options.
-        without: fields that the function does not have.
+        kind: dataclass of the options.
+        without: fields that the function does not accept.
+
+    Returns:
+        A decorator.
     """
 
     def describe(function: Function) -> Function:
@@ -75,7 +78,7 @@ def takes_options(kind: type, without: Container[str] = ()) -> Callable[[Functio
             if field.name not in without
         ]  # fmt: skip
         function.__signature__ = signature.replace(parameters=[*own, *keywords])
-        if function.__doc__:  # there is none under `python -OO`
+        if function.__doc__:  # None under `python -OO`
             function.__doc__ = re.sub(
                 r"^( *)\*\*options:.*\n",
                 lambda line: textwrap.indent(_descriptions(kind, without), line[1]),
@@ -88,7 +91,7 @@ def takes_options(kind: type, without: Container[str] = ()) -> Callable[[Functio
 
 
 def _descriptions(kind: type, without: Container[str]) -> str:
-    """The sections "Attributes" of a dataclass and of those that it extends, as one."""
+    """Returns the sections "Attributes" of a dataclass and its base classes, joined."""
     found = []
     for one in reversed(kind.__mro__):
         doc = inspect.cleandoc(vars(one).get("__doc__") or "")

@@ -1,4 +1,4 @@
-"""Conversion of one config value by the type of its field."""
+"""Conversion of a config value to the type of its field."""
 
 import math
 import os
@@ -18,7 +18,7 @@ _short.maxstring = _short.maxother = 100
 
 
 class Mismatch(Exception):
-    """A value that does not fit its field; str() says what was expected."""
+    """A value of the wrong type. The message says what was expected, such as "an integer"."""
 
 
 def optional(field_type: Any) -> Any:
@@ -31,7 +31,7 @@ def optional(field_type: Any) -> Any:
 
 
 def _describe(field_type: Any) -> str:
-    """Returns a field type in words for messages."""
+    """Returns a field type in words, for messages."""
     inner = optional(field_type)
     if inner is not None:
         return f"{_describe(inner)} or null"
@@ -47,22 +47,23 @@ def _describe(field_type: Any) -> str:
 
 
 def show(value: object) -> str:
-    """Returns a value as a message shows it: short, on one line, with the YAML word for None."""
+    """Returns a value in short form on one line, for messages; None as "null", as in YAML."""
     return "null" if value is None else _short.repr(value)
 
 
 def argument(name: str, value: object, field_type: Any) -> Any:
-    """Checks a keyword argument of a Python caller, and gives it the type of its field.
+    """Converts a keyword argument of a Python call to the type of its field.
 
-    Scalars of NumPy count as numbers and switches, an integer as a float, a path object as a str.
+    Accepts NumPy scalars for numbers and booleans, integers for floats, and path objects for
+    strings.
 
     Args:
-        name: of the argument.
-        value: of it.
-        field_type: as of `convert`.
+        name: name of the argument, for the message.
+        value: value of the argument.
+        field_type: type of the field, as in `convert`.
 
     Raises:
-        UserError: the value is of another type.
+        UserError: the value has the wrong type.
     """
     kind, plain = optional(field_type) or field_type, value
     if getattr(value, "shape", None) == () and hasattr(value, "item"):
@@ -70,7 +71,7 @@ def argument(name: str, value: object, field_type: Any) -> Any:
     elif isinstance(value, os.PathLike):
         plain = os.fspath(value)
     try:
-        if kind is float and isinstance(plain, str):  # YAML alone writes numbers so
+        if kind is float and isinstance(plain, str):  # `convert` accepts strings only for YAML
             raise Mismatch(_describe(kind))
         return convert(plain, field_type, textual=False)
     except Mismatch as mismatch:
@@ -79,16 +80,17 @@ def argument(name: str, value: object, field_type: Any) -> Any:
 
 
 def convert(value: object, field_type: Any, textual: bool) -> object:
-    """Converts a value by its field's type; a text that begins with `~/` names the home folder.
+    """Converts a value to the type of its field; expands `~/` at the start of strings.
 
     Args:
-        value: what YAML or the caller gave.
+        value: value from YAML or from the caller.
         field_type: resolved annotation of the field.
-        textual: the value is a word of the command line: numbers and lists are read from it.
+        textual: whether the value is text from the command line, from which numbers and lists are
+            parsed.
 
     Raises:
-        Mismatch: the value does not fit; the message says what would.
-        TypeError: the config class uses a type that is not supported.
+        Mismatch: the value has the wrong type; the message says what was expected.
+        TypeError: the config class uses an unsupported type.
     """
     text = value if textual and isinstance(value, str) else None
     inner = optional(field_type)
@@ -123,7 +125,7 @@ def convert(value: object, field_type: Any, textual: bool) -> object:
         if text is not None:
             return _number(text, int)
     elif field_type is float:
-        # PyYAML reads 1e-3, which has no point, as a string.
+        # PyYAML reads a number such as 1e-3, without a decimal point, as a string.
         if isinstance(value, (int, float, str)) and not isinstance(value, bool):
             return _number(value, float)
     elif field_type is str:
@@ -135,7 +137,7 @@ def convert(value: object, field_type: Any, textual: bool) -> object:
 
 
 def _number(value: object, kind: type) -> object:
-    """Returns `kind(value)`; anything unreadable, and NaN, is a mismatch."""
+    """Returns `kind(value)`; raises Mismatch if that fails or the number is NaN."""
     try:
         number = kind(value)
     except (ValueError, OverflowError):

@@ -12,7 +12,7 @@ import numpy as np
 
 from tools.conversion import backends
 from tools.conversion.artifact import open_artifact
-from tools.conversion.converter import LoadedModel, convert, decision_path
+from tools.conversion.converter import LoadedModel, convert, decision_path, say_converted
 from tools.conversion.machine import processor
 from tools.conversion.protocol import LENGTHS, Execution, Function, TensorSpec
 from tools.conversion.request import ConversionRequest
@@ -106,6 +106,7 @@ def _measured(
     for name in names:
         asked = replace(request, backend=name)
         manifest = convert(native_dir, None, asked, loaded=loaded, may_be_temporary=True)
+        say_converted(native_dir, manifest)
         opened[name] = open_artifact(manifest["directory"], execution)
     signatures = opened[names[0]].manifest["signatures"]
     large = [name for name, described in signatures.items() if not described["small"]]

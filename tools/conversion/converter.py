@@ -111,6 +111,16 @@ def convert(
     return {"reused": True, **manifest, "directory": str(converted_dir)}
 
 
+def say_converted(native_dir: str | Path, manifest: Mapping) -> None:
+    """Prints one line about a conversion, unless an earlier one is used again."""
+    if not manifest["reused"]:
+        print(
+            f"converted {native_dir} for {manifest['request']['backend']} in "
+            f"{manifest['seconds']:.1f} s: {manifest['directory']}",
+            file=sys.stderr,
+        )
+
+
 def _earlier(
     converted_dir: Path,
     wanted: Mapping,

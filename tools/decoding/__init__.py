@@ -1,1 +1,1 @@
-"""Searches: encoded frames of a model to tokens, words and texts, whatever runs the model."""
+"""Decoding: converts encoded frames or logits to tokens, words and text, for every runtime."""

@@ -1,4 +1,4 @@
-"""Greedy search of a CTC model: the most probable symbol of every frame."""
+"""Greedy CTC decoding: takes the most probable symbol of every frame."""
 
 from dataclasses import dataclass
 
@@ -9,10 +9,10 @@ from tools.decoding.protocol import Hypothesis
 
 @dataclass(slots=True)
 class CtcState:
-    """The state of `CtcGreedySearch` for B rows."""
+    """State of `CtcGreedySearch` for B rows."""
 
     last: np.ndarray  # [B], symbol of the last frame; -1 before the first one
-    frames: np.ndarray  # [B], frames read so far
+    frames: np.ndarray  # [B], frames decoded so far
     log_probability: np.ndarray  # [B]
     tokens: list[list[int]]
     starts: list[list[int]]
@@ -20,7 +20,9 @@ class CtcState:
 
 
 class CtcGreedySearch:
-    """Takes the most probable symbol of every frame, repeats once and without blanks.
+    """Greedy CTC search: takes the most probable symbol of every frame.
+
+    Consecutive frames with the same symbol give one token; blanks give none.
 
     Args:
         blank: index of the blank symbol.
@@ -41,7 +43,7 @@ class CtcGreedySearch:
         )
 
     def advance(self, state: CtcState, encoded: np.ndarray, lengths: np.ndarray) -> CtcState:
-        """Reads logits; see `Search.advance`."""
+        """Decodes logits `[B, T, V]`; see `Search.advance`."""
         for row, (logits, length) in enumerate(zip(encoded, lengths, strict=True)):
             if length > 0:
                 self._advance_row(state, row, logits[:length])
@@ -66,7 +68,7 @@ class CtcGreedySearch:
         state.frames[row] += len(path)
 
     def finish(self, state: CtcState) -> list[Hypothesis]:
-        """Gives the hypotheses; a token lasts for the frames of its run."""
+        """Returns the hypotheses. A token lasts for all consecutive frames with its symbol."""
         rows = zip(state.tokens, state.starts, state.ends, state.log_probability, strict=True)
         return [
             Hypothesis(*(np.array(x, np.int32) for x in found), float(log_probability))

@@ -1,4 +1,4 @@
-"""Greedy search of a transducer in a graph of TensorFlow, for SavedModels and training."""
+"""Greedy transducer decoding as TensorFlow operations, for SavedModels and training."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -12,7 +12,7 @@ class Hypotheses(NamedTuple):
     Attributes:
         token_ids: `[B, U]` int32, padded with blank.
         token_lengths: `[B]` int32.
-        log_probability: `[B]` float32, of the chosen path.
+        log_probability: `[B]` float32, log-probability of the chosen path, in nats.
     """
 
     token_ids: tf.Tensor
@@ -30,22 +30,26 @@ def greedy_decode(
     max_symbols_per_frame: int = 5,
     blank: int = 0,
 ) -> Hypotheses:
-    """Follows the most probable symbol of every step.
+    """Decodes a batch greedily: takes the most probable symbol at every step.
 
-    Each utterance has its own frame pointer, so a batch takes at most max(T + U) steps, and what an
-    utterance gives does not depend on its batch.
+    Each utterance has its own frame index. A batch therefore takes at most max(T + U) steps, and
+    the result of an utterance does not depend on the rest of the batch.
 
     Args:
-        encoded: `[B, T, D]`.
+        encoded: `[B, T, D]` encoder output.
         encoded_lengths: `[B]` valid frames.
-        predict: `(tokens [B, 1], states) -> (predicted [B, 1, P], states)`.
-        join: `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V]`.
-        initial_states: `[B, 2, P]` states before the first symbol.
-        max_symbols_per_frame: after so many symbols the next frame follows without a blank.
+        predict: prediction network, `(tokens [B, 1], states) -> (predicted [B, 1, P], states)`.
+        join: joint network, `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V]`.
+        initial_states: `[B, S, P]` states of the prediction network before the first symbol.
+        max_symbols_per_frame: number of symbols after which the search moves to the next frame
+            without a blank.
         blank: index of the blank symbol.
 
-    Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, for a
-    beam of one.
+    Returns:
+        The decoded utterances.
+
+    Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, with a
+    beam of 1.
     """
     batch, frames = tf.shape(encoded)[0], tf.shape(encoded)[1]
     zeros = tf.zeros([batch], tf.int32)
@@ -76,7 +80,7 @@ def greedy_decode(
         emitted = emitted.write(number, tf.where(emits, token, -1))
         return number + 1, frame, symbols, predicted, states, log_probability, emitted
 
-    # The first row is there so that a batch without a valid frame has something to stack.
+    # The first row makes `stack` work for a batch without any valid frame.
     emitted = tf.TensorArray(tf.int32, 1, dynamic_size=True, element_shape=[None])
     emitted = emitted.write(0, zeros - 1)
     steps, _, _, _, _, log_probability, emitted = tf.while_loop(
@@ -91,14 +95,14 @@ def greedy_decode(
 
 
 def detokenize(hypotheses: Hypotheses, surfaces: Sequence[str]) -> tf.Tensor:
-    """Writes text with core TensorFlow operations alone.
+    """Converts tokens to text, with core TensorFlow operations only.
 
     Args:
-        hypotheses: from a decoder.
-        surfaces: the text that each token id adds.
+        hypotheses: decoded utterances.
+        surfaces: `[V]` text of each token.
 
     Returns:
-        `[B]` strings without outer spaces.
+        `[B]` strings without leading and trailing spaces.
     """
     pieces = tf.gather(tf.constant(list(surfaces)), hypotheses.token_ids)
     inside = tf.sequence_mask(hypotheses.token_lengths, tf.shape(hypotheses.token_ids)[1])

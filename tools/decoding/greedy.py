@@ -1,4 +1,4 @@
-"""Greedy search of a transducer on the host, over the signatures `predict` and `join`."""
+"""Greedy transducer decoding in Python, with the signatures `predict` and `join` of a model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,33 +10,34 @@ from tools.decoding.protocol import Call, Hypothesis
 
 @dataclass(slots=True)
 class GreedyState:
-    """The state of `GreedySearch` for B rows."""
+    """State of `GreedySearch` for B rows."""
 
     predicted: np.ndarray  # [B, 1, P], output of the prediction network after the last token
-    states: np.ndarray  # [B, ...], its states
+    states: np.ndarray  # [B, ...], states of the prediction network
     log_probability: np.ndarray  # [B]
-    frames: np.ndarray  # [B], frames read so far
+    frames: np.ndarray  # [B], frames decoded so far
     tokens: list[list[int]]
     starts: list[list[int]]
 
 
 class GreedySearch:
-    """Follows the most probable symbol of every step.
+    """Greedy transducer search: takes the most probable symbol at every step.
 
-    Each row has its own frame pointer, so a batch takes at most max(T + U) steps, and the result of
-    a row does not depend on its batch. The loop runs here and not in the runtime: on two cores and
-    batches of 16 it took half the time of TensorFlow's own loop, and tf2onnx 1.17 cannot translate
-    a loop that writes into a list.
+    Each row has its own frame index. A batch therefore takes at most max(T + U) steps, and the
+    result of a row does not depend on the rest of the batch. The loop runs in Python because it is
+    faster (half the time of TensorFlow's loop on two cores, batches of 16), and because tf2onnx
+    1.17 cannot convert a loop that writes into a TensorArray.
 
     Args:
         call: runs `predict` (`tokens` `[B, 1]`, `states` -> `predicted` `[B, 1, P]`, `next_states`)
             and `join` (`encoded` `[B, 1, D]`, `predicted` -> `logits` `[B, 1, 1, V]`).
         blank: index of the blank symbol.
-        state_shape: of one row's states.
-        max_symbols_per_frame: after so many symbols the next frame follows without a blank.
+        state_shape: shape of the prediction network's states for one row.
+        max_symbols_per_frame: number of symbols after which the search moves to the next frame
+            without a blank.
 
-    Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, for a
-    beam of one.
+    Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, with a
+    beam of 1.
     """
 
     def __init__(
@@ -46,7 +47,7 @@ class GreedySearch:
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
 
     def start(self, batch_size: int) -> GreedyState:
-        """Reads the blank that begins every utterance; see `Search.start`."""
+        """Runs the prediction network on a blank for each row; see `Search.start`."""
         inputs = {
             "tokens": np.full((batch_size, 1), self._blank, np.int32),
             "states": np.zeros((batch_size, *self._state_shape), np.float32),
@@ -62,9 +63,10 @@ class GreedySearch:
         )
 
     def advance(self, state: GreedyState, encoded: np.ndarray, lengths: np.ndarray) -> GreedyState:
-        """Reads frames; see `Search.advance`."""
+        """Decodes encoded frames `[B, T, D]`; see `Search.advance`."""
         rows = np.arange(len(encoded))
-        # A row moves to its next frame at the end of a piece, so no count is carried over.
+        # The symbols of a frame are always decoded within one call, so no count is kept in the
+        # state.
         frame, symbols = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
         while (active := frame < lengths).any():
             current = encoded[rows, np.minimum(frame, encoded.shape[1] - 1)][:, None]
@@ -89,7 +91,7 @@ class GreedySearch:
         return state
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
-        """Gives the hypotheses; a token lasts for the frame that it was found in."""
+        """Returns the hypotheses. A token lasts for the one frame in which it was emitted."""
         found = zip(state.tokens, state.starts, state.log_probability, strict=True)
         return [
             Hypothesis(
@@ -102,7 +104,7 @@ class GreedySearch:
         ]
 
     def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:
-        """Moves the prediction network of some rows on by a token."""
+        """Runs the prediction network of some rows on their new tokens."""
         inputs = {"tokens": tokens[:, None].astype(np.int32), "states": state.states[rows]}
         after = self._call(inputs, "predict")
         state.predicted[rows], state.states[rows] = after["predicted"], after["next_states"]

@@ -1,4 +1,4 @@
-"""What a search is: it takes encoded frames piece by piece and gives a hypothesis for each row."""
+"""Interface of a search: decodes frames piece by piece and returns a hypothesis for each row."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeVar
@@ -11,13 +11,13 @@ Call = Callable[[Mapping[str, np.ndarray], str], Mapping[str, np.ndarray]]
 
 
 class Hypothesis(NamedTuple):
-    """What a search found in one row.
+    """Result of a search for one row.
 
     Attributes:
         tokens: `[U]` int32.
-        starts: `[U]` int32, the first frame of each token, counted from the start of the row.
-        ends: `[U]` int32, the frame behind the last one of each token.
-        log_probability: of the path through the frames, in nats.
+        starts: `[U]` int32, first frame of each token, counted from the start of the row.
+        ends: `[U]` int32, frame after the last frame of each token.
+        log_probability: log-probability of the path through the frames, in nats.
     """
 
     tokens: np.ndarray
@@ -29,24 +29,24 @@ class Hypothesis(NamedTuple):
 class Search(Protocol[State]):
     """A search over batches of encoded frames.
 
-    The frames of a row may come in one piece or in several: the result is the same. A state is used
-    once: `advance` may change it and returns the one to go on with.
+    The result is the same whether the frames of a row come in one piece or in several. Use each
+    state once: `advance` may modify it in place, and returns the state for the next call.
     """
 
     def start(self, batch_size: int) -> State:
-        """Gives the state before the first frame of `batch_size` rows."""
+        """Returns the state of `batch_size` rows before their first frame."""
 
     def advance(self, state: State, encoded: np.ndarray, lengths: np.ndarray) -> State:
-        """Reads the next frames of each row.
+        """Decodes the next frames of each row.
 
         Args:
-            state: of `start` or the last `advance`.
-            encoded: `[B, T, D]` frames; CTC: `[B, T, V]` logits.
-            lengths: `[B]` valid frames of this piece, 0 for a row that has ended.
+            state: result of `start` or of the last `advance`.
+            encoded: `[B, T, D]` frames; for CTC, `[B, T, V]` logits.
+            lengths: `[B]` valid frames of this piece; 0 for a row that has ended.
 
         Returns:
             The state after these frames.
         """
 
     def finish(self, state: State) -> Sequence[Hypothesis]:
-        """Gives the hypotheses of the rows; the state may still be advanced afterwards."""
+        """Returns the hypotheses of all rows. Decoding may continue from the state afterwards."""

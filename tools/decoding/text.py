@@ -1,4 +1,4 @@
-"""Tokens to text."""
+"""Conversion of tokens to text."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,10 +6,10 @@ import numpy as np
 
 
 def text_of(tokens: Iterable[int] | np.ndarray, surfaces: Sequence[str]) -> str:
-    """Writes tokens as a text without whitespace at its ends.
+    """Returns the text of tokens, without leading and trailing whitespace.
 
     Args:
-        tokens: `[U]` integers without blanks.
-        surfaces: the text that each token adds.
+        tokens: `[U]` token ids without blanks.
+        surfaces: `[V]` text of each token.
     """
     return "".join(surfaces[token] for token in tokens).strip()

@@ -1,4 +1,4 @@
-"""When words were said, from the tokens of any search and the times of its frames."""
+"""Word times, computed from the frames of the decoded tokens."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from tools.decoding.protocol import Hypothesis
 
 
 class Piece(NamedTuple):
-    """What one token writes, and when; spaces separate words."""
+    """Text and time of one token. Spaces in the text separate words."""
 
     text: str
     start_seconds: float
@@ -15,7 +15,7 @@ class Piece(NamedTuple):
 
 
 class Word(NamedTuple):
-    """A word without spaces."""
+    """Text and time of one word. The text has no spaces."""
 
     text: str
     start_seconds: float
@@ -25,12 +25,12 @@ class Word(NamedTuple):
 def pieces_of(
     hypothesis: Hypothesis, surfaces: Sequence[str], seconds: Callable[[int], float]
 ) -> list[Piece]:
-    """Lists what the tokens of a hypothesis write, and when.
+    """Returns text and time of each token of a hypothesis.
 
     Args:
-        hypothesis: of a search.
-        surfaces: the text that each token adds.
-        seconds: the time at which a frame begins.
+        hypothesis: result of a search.
+        surfaces: `[V]` text of each token.
+        seconds: function of a frame index that returns the start time of the frame in seconds.
     """
     rows = zip(hypothesis.tokens, hypothesis.starts, hypothesis.ends, strict=True)
     return [
@@ -41,12 +41,12 @@ def pieces_of(
 def words_of(pieces: Iterable[Piece]) -> list[Word]:
     """Joins pieces to words.
 
-    A piece may write a character, a space alone, or several characters with spaces anywhere among
-    them, such as the units of SentencePiece. A word lasts from the start of its first piece to the
-    end of its last one.
+    The text of a piece may be a character, a space, or several characters with spaces at any place,
+    such as a SentencePiece unit. A word lasts from the start of its first piece to the end of its
+    last piece.
 
     Args:
-        pieces: in the order in which they were said.
+        pieces: pieces in the order of time.
     """
     words: list[Word] = []
     is_open = False

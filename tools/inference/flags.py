@@ -15,15 +15,21 @@ def add_inference_flags(flags: CommandLine, default_model: str = "the bundled on
         flags: of the program.
         default_model: what --help calls the model that runs when none is named.
     """
+    flags.group("Model")
     flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=default_model)
+    flags.group("Input")
     flags.string("data_dir", None, "Data set to run and score: a whole set or one split.")
+    flags.group("Runtime")
     flags.integer("batch_size", _DEFAULTS.batch_size, "Inputs run together.")
+    flags.group("Input")
     flags.number("data_ratio", 1.0, "Share of the data set to use, spread over the whole.")
+    flags.group("Runtime")
     flags.boolean(
         "run_eagerly", False, "TensorFlow's own runtime on the SavedModel; else a converted one."
     )
     flags.integer("threads", None, "Of the runtime.", default_text="as many as it chooses")
     flags.integer("warmup_count", 1, "Batches run before the clock starts.")
+    flags.group("Output")
     about = "JSON report to write, with a TSV of the answers beside it."
     flags.string("result_path", None, about, default_text="none")
     add_conversion_flags(flags)
@@ -31,9 +37,11 @@ def add_inference_flags(flags: CommandLine, default_model: str = "the bundled on
 
 def add_conversion_flags(flags: CommandLine) -> None:
     """Adds what a conversion depends on."""
+    flags.group("Runtime")
     flags.string(
         "visible_devices", None, "GPUs that may be used: 0,1; none: -1.", default_text="all"
     )
+    flags.group("Conversion")
     flags.string(
         "converted_savedmodel_dir",
         None,
@@ -66,6 +74,7 @@ def add_conversion_flags(flags: CommandLine) -> None:
         "Refuses longer sounds; without --enable_dim_range all are padded up to it.",
         default_text="the model's",
     )
+    flags.group("Quantization")
     flags.string("calibration_data_dir", None, "Data to quantize with.", default_text="--data_dir")
     flags.integer(
         "calibration_samples",
@@ -92,6 +101,7 @@ def add_conversion_flags(flags: CommandLine) -> None:
         "Puts layers back to float until the accuracy on the calibration data holds.",
         default_text="no limit",
     )
+    flags.group("Conversion")
     flags.string(
         "opt_config", _DEFAULTS.opt_config, "Optional rewrites of the graph, with commas, or none."
     )

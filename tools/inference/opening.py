@@ -11,7 +11,7 @@ import numpy as np
 
 from tools.conversion.artifact import is_artifact, read_manifest
 from tools.conversion.choice import choose_backend
-from tools.conversion.converter import convert
+from tools.conversion.converter import convert, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import Calibration, Examples
@@ -68,12 +68,7 @@ def _converted_aloud(
     model_dir: str | Path, options: RunnerOptions, read_examples: ReadExamples, anew: bool = False
 ) -> dict:
     manifest = converted(model_dir, options, read_examples, anew=anew, may_be_temporary=True)
-    if not manifest["reused"]:
-        print(
-            f"converted {model_dir} for {manifest['request']['backend']} in "
-            f"{manifest['seconds']:.1f} s: {manifest['directory']}",
-            file=sys.stderr,
-        )
+    say_converted(model_dir, manifest)
     return manifest
 
 

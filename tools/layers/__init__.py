@@ -1,1 +1,1 @@
-"""Layers and operations of Keras that several families share."""
+"""Keras layers and operations that several families share."""

@@ -1,26 +1,26 @@
-"""Batch normalization over valid positions, optionally over the batches of all ranks."""
+"""Batch normalization that ignores padding and can use the batches of all ranks."""
 
 import keras
 from keras import ops
 
 
 class BatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization of the last axis; padding and other ranks are accounted for.
+    """Batch normalization of the last axis, with moments over valid positions only.
 
-    Float32 inside under every policy. A frozen layer uses its moving statistics and leaves them as
-    they are. Keeps the length.
+    Computes in float32 under every dtype policy. A layer with `trainable=False` uses its moving
+    statistics and does not update them. The output has the length of the input.
 
     Args:
-        momentum: weight of the old moving statistics.
+        momentum: weight of the old value in the moving statistics, 0 to 1.
         epsilon: added to the variance.
-        zero_init: whether the scale starts at zero.
+        zero_init: whether the scale is initialized to 0 instead of 1.
 
     Attributes:
-        sum_over_ranks: function `[N] -> [N]` that adds a vector over all ranks and is
-            differentiable; None normalizes each rank by its own batch.
-        normalize_batch: function of `[..., C]`, scale `[C]`, offset `[C]` and epsilon that gives
-            the outputs, the mean and the variance of a rank's own batch without a mask, for a
-            framework that has a kernel for it; None computes them by Keras operations.
+        sum_over_ranks: differentiable function `[N] -> [N]` that sums a vector over all ranks.
+            With None, each rank is normalized with the statistics of its own batch.
+        normalize_batch: optional fused kernel for a rank's own batch without a mask: a function of
+            inputs `[..., C]`, scale `[C]`, offset `[C]` and epsilon that returns the outputs, the
+            mean and the variance. With None, Keras operations compute them.
 
     Source: Ioffe and Szegedy, Batch normalization (2015), with masked moments.
     """
@@ -37,15 +37,15 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.normalize_batch = None
 
     def call(self, inputs, mask=None, training=False):
-        """Normalizes.
+        """Normalizes the inputs.
 
         Args:
             inputs: `[..., C]`.
-            mask: `[...]` bool, True at valid positions; None: all of them are.
-            training: whether to use (and follow) the batch's own moments.
+            mask: `[...]` bool, True at valid positions; None if all positions are valid.
+            training: whether to use the moments of the batch, and to update the moving statistics.
 
         Returns:
-            `[..., C]`, meaningless outside of the mask.
+            `[..., C]`. Values outside the mask are undefined.
         """
         follows = training and self.trainable
         own_kernel = self.sum_over_ranks is None and self.normalize_batch is not None
@@ -70,8 +70,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return x * scale + (self.beta - mean * scale)
 
     def _moments(self, x, mask):
-        # Squares around each rank's own mean, and how far the ranks' means are from the moving one:
-        # neither loses digits where a mean is far from zero.
+        # Sum the squared differences from the rank's own mean, and the distance of that mean from
+        # the moving mean. Neither loses precision if the mean is far from zero.
         axes, width = tuple(range(len(x.shape) - 1)), x.shape[-1]
         if mask is None:
             count = ops.cast(ops.prod(ops.shape(x)[:-1]), "float32")
@@ -94,7 +94,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return shift + offset, ops.maximum(variance, 0.0)
 
     def get_config(self):
-        """Returns the constructor's arguments."""
+        """Returns the arguments of the constructor."""
         inherited = super().get_config()
         names = ("name", "dtype", "trainable", "momentum", "epsilon")
         return {**{name: inherited[name] for name in names}, "zero_init": self.zero_init}

@@ -1,1 +1,1 @@
-"""The program `infer` of every speech family: sounds in, texts and a report out."""
+"""Speech recognition, shared by the speech families: programs, sessions, training tasks."""

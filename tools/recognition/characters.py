@@ -1,4 +1,4 @@
-"""Characters of transcripts that a recognizer does not know."""
+"""Finds characters of transcripts that are not in the vocabulary of a recognizer."""
 
 import unicodedata
 from collections import Counter
@@ -8,15 +8,19 @@ from tools.files import one_line
 
 _MOST_NAMED = 20  # characters in a message
 
-# A normalized transcript to those of its characters that the vocabulary lacks.
+# Function of a normalized transcript that returns its characters outside the vocabulary.
 Unknown = Callable[[str], str]
 
 
 def lacking_characters(transcripts: Iterable[str], unknown: Unknown) -> tuple[float, str]:
-    """Counts what a vocabulary lacks.
+    """Counts the characters of transcripts that are not in a vocabulary.
+
+    Args:
+        transcripts: normalized transcripts.
+        unknown: function that returns the characters of a transcript outside the vocabulary.
 
     Returns:
-        The share of the transcripts with characters that it lacks, and a line that names these.
+        The share of transcripts with such characters, and a line that lists the characters.
     """
     found = [*map(unknown, transcripts)]
     counts, num_with = Counter("".join(found)), sum(map(bool, found))
@@ -30,12 +34,13 @@ def lacking_characters(transcripts: Iterable[str], unknown: Unknown) -> tuple[fl
 
 
 def never_written(surfaces: Iterable[str]) -> Unknown:
-    """Gives the function that finds the characters which no symbol of an exported model writes.
+    """Returns a function that finds the characters which an exported model cannot write.
 
-    A character may also be written by its parts: a letter and its marks, the jamo of a syllable.
+    The model can also write a character by its parts, such as a letter and its accents, or the
+    jamo of a Korean syllable.
 
     Args:
-        surfaces: what the symbols write.
+        surfaces: text of each symbol.
     """
     text = "".join(surfaces)
     written = {" ", *text, *unicodedata.normalize("NFC", text)}

@@ -1,4 +1,4 @@
-"""Decoders: the outputs of a recognizer to transcriptions, whatever runs the model."""
+"""Decoders: convert the outputs of a recognizer to transcriptions, for every runtime."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,14 +21,14 @@ Outputs = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class Transcription:
-    """What a recognizer heard in one sound.
+    """The recognized text of one sound.
 
     Attributes:
-        text: of greedy search.
-        words: with their times in seconds, where they were asked for.
-        log_probability: of the path that greedy search took, in nats.
-        beam_text: of a beam search, where there was one.
-        duration_seconds: of the sound, where it is known.
+        text: text from greedy search.
+        words: words with their times in seconds; empty if they were not requested.
+        log_probability: log-probability of the path of greedy search, in nats.
+        beam_text: text from beam search, or None without a beam search.
+        duration_seconds: length of the sound, or None if it is not known.
     """
 
     text: str
@@ -38,41 +38,45 @@ class Transcription:
     duration_seconds: float | None = None
 
     def lasting(self, seconds: float) -> "Transcription":
-        """Gives the same with the duration of the sound."""
+        """Returns a copy with the length of the sound."""
         return replace(self, duration_seconds=seconds)
 
 
 class Decoder(Protocol):
-    """Turns a padded batch into transcriptions.
+    """Converts a padded batch to transcriptions.
 
     Attributes:
-        has_words: whether transcriptions can have words with their times.
+        has_words: whether transcriptions can contain words with their times.
     """
 
     has_words: bool
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
-        """Gives the outputs of `serving_default`.
+        """Returns the outputs of `serving_default`.
 
         Args:
-            call: runs a signature of the model.
-            inputs: `waveforms` `[B, S]` and `lengths` `[B]`.
+            call: function that runs a signature of the model.
+            inputs: `waveforms` `[B, S]` float32 and `lengths` `[B]` int32.
         """
 
     def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
-        """Reads the outputs of `answer`.
+        """Converts the outputs of `answer` to B transcriptions.
+
+        Args:
+            outputs: result of `answer`.
+            with_words: whether to return words with their times.
 
         Raises:
-            UserError: a score in them is not finite.
+            UserError: a score is not finite.
         """
 
 
 class TransducerDecoder:
-    """Greedy search of a transducer: in the model's graph where it has one, else on the host.
+    """Greedy search of a transducer: in the model's graph if available, else in Python.
 
     Args:
-        pipeline: `pipeline.json` of the model.
-        in_graph: whether the runner has the signature `serving_default`.
+        pipeline: content of the model's `pipeline.json`.
+        in_graph: whether the model has the signature `serving_default`, which includes the search.
     """
 
     has_words = False
@@ -116,16 +120,16 @@ class TransducerDecoder:
         }
 
     def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
-        """See `Decoder.transcriptions`; there are no words."""
+        """See `Decoder.transcriptions`; the result has no words."""
         rows = zip(outputs["text"], outputs["log_probability"], strict=True)
         return [Transcription(text.decode(), (), _finite(value)) for text, value in rows]
 
 
 def _finite(log_probability: float) -> float:
-    """Refuses what came of scores that are not finite: the text would mean nothing.
+    """Returns a log-probability. If it is not finite, the recognized text is meaningless.
 
     Raises:
-        UserError: it is NaN or an infinity.
+        UserError: the log-probability is NaN or infinite.
     """
     if not math.isfinite(log_probability):
         raise UserError.expected(
@@ -135,11 +139,12 @@ def _finite(log_probability: float) -> float:
 
 
 class CtcDecoder:
-    """Greedy search of a CTC model, a beam search beside it, and recordings of any length.
+    """Greedy search of a CTC model, with an optional beam search, also for long recordings.
 
     Args:
-        pipeline: `pipeline.json` of the model.
-        beam: gives the text of `[T, V]` logits by a beam search; None: there is none.
+        pipeline: content of the model's `pipeline.json`.
+        beam: function of `[T, V]` logits that returns the text of a beam search; None for no beam
+            search.
     """
 
     def __init__(self, pipeline: Mapping, beam: Callable[[np.ndarray], str] | None = None):
@@ -147,7 +152,7 @@ class CtcDecoder:
         self._blank = pipeline["blank"]
         self._search = CtcGreedySearch(self._blank)
         self._beam = beam
-        self.has_words = beam is None  # a beam search gives none, and has another text
+        self.has_words = beam is None  # beam search returns no times, and its text may differ
         self._hop_samples = pipeline["hop_samples"]
         self._window_samples = pipeline["receptive_field_samples"]
         self._rate_hz = pipeline["sample_rate_hz"]
@@ -180,17 +185,20 @@ class CtcDecoder:
         batch_size: int,
         with_words: bool = False,
     ) -> Transcription:
-        """Recognizes a recording chunk by chunk.
+        """Recognizes a long recording chunk by chunk.
 
-        Of the whole only the tokens are kept; a beam search keeps its logits.
+        Keeps only the tokens in memory; with a beam search also the logits of the whole recording.
 
         Args:
-            call: runs a signature of the model.
-            pieces: the recording, `[S]` each.
-            num_samples: of all of them.
-            window: how it is cut.
-            batch_size: chunks run together.
-            with_words: whether the transcription has words.
+            call: function that runs a signature of the model.
+            pieces: the recording as `[S]` float32 arrays.
+            num_samples: length of the recording.
+            window: how the recording is divided into chunks.
+            batch_size: number of chunks in a batch.
+            with_words: whether to return words with their times.
+
+        Raises:
+            UserError: a score is not finite.
         """
 
         def frames(waveforms, lengths):
@@ -213,7 +221,7 @@ class CtcDecoder:
             found["logits"], lengths, found["logit_lengths"], strict=True
         ):
             rows.append(logits[: (length - self._window_samples) // self._hop_samples + 1])
-            if said == 0:  # silence: its frames keep their places
+            if said == 0:  # silence has no logits: fill its frames to keep the times right
                 rows[-1] = np.broadcast_to(silence, rows[-1].shape)
         return rows
 
@@ -225,6 +233,6 @@ class CtcDecoder:
         return Transcription(text, tuple(words), _finite(found.log_probability), beam_text)
 
     def _seconds(self, frame: int) -> float:
-        """The time of a frame, which stands for the hop in the middle of the samples it sees."""
+        """Returns the start time of the hop in the middle of a frame's receptive field."""
         margin = (self._window_samples - self._hop_samples) / 2
         return (frame * self._hop_samples + margin) / self._rate_hz

@@ -1,4 +1,4 @@
-"""Utterances to calibrate a recognizer with, and to judge it by."""
+"""Utterances to calibrate a converted recognizer and to measure its accuracy."""
 
 import sys
 from collections.abc import Callable
@@ -27,21 +27,26 @@ def read_examples(
     decoder: Decoder,
     normalize: Callable[[str], str] = normalize_transcript,
 ) -> Examples:
-    """Reads utterances to calibrate with; see `tools.families.Family.calibration_examples`.
+    """Reads calibration utterances; see `tools.families.Family.calibration_examples`.
 
     Args:
-        data_dir: a corpus, or where nothing is `judged` any folder of sounds.
-        num_samples: how many.
-        limits: what the model takes at once.
-        judged: whether a model's accuracy on the data will be measured.
-        decoder: of the model's outputs.
-        normalize: makes the transcripts what the model can write.
+        data_dir: a corpus; if `judged` is False, any folder of sounds.
+        num_samples: number of utterances, taken at equal distances over the corpus.
+        limits: lengths and rates that the model accepts.
+        judged: whether the caller also measures accuracy on the utterances.
+        decoder: decoder of the model's outputs.
+        normalize: function that normalizes transcripts for the model's vocabulary.
+
+    Raises:
+        UserError: there are no transcripts although `judged` is set, or no sound can be decoded.
     """
     if not data_dir.exists() or next(data_dir.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None:
         utterances = read_librispeech(data_dir, (), limits, normalize=normalize).utterances
     elif judged:
         raise UserError.expected(
-            f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir", data_dir, "Add them"
+            f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir",
+            data_dir,
+            "Add transcripts",
         )
     else:
         utterances, _ = find_utterances([str(data_dir)], limits)

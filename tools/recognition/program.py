@@ -1,4 +1,4 @@
-"""The body of a program that recognizes: batches through a session, texts, scores and speed."""
+"""The part of `infer` that the speech families share: recognition, texts, scores and speed."""
 
 import contextlib
 import sys
@@ -39,11 +39,18 @@ def recognize(
     warmup_count: int,
     with_words: bool = False,
 ) -> tuple[dict[int, Transcription], dict[int, str], Stopwatch]:
-    """Runs utterances, longest first, so that a batch holds little padding.
+    """Recognizes utterances in batches, sorted by length to reduce padding.
+
+    Args:
+        session: open model.
+        utterances: utterances to recognize.
+        batch_size: number of utterances in a batch.
+        warmup_count: number of runs of the first batch that are not timed. If it is above 0, every
+            input shape is also run once before.
+        with_words: whether to return words with their times.
 
     Returns:
-        Transcriptions by index, reasons of dropped utterances by index, and the times of
-        recognition.
+        Transcriptions by index, reasons of dropped utterances by index, and the measured times.
     """
     order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
     long = [index for index in order if session.is_long(utterances[index].num_samples)]
@@ -76,7 +83,7 @@ def recognize(
         batches = stack.enter_context(contextlib.closing(reader))
         for number, batch in enumerate(batches):
             said = [None] * len(batch.indices)
-            if batch.lengths.any():  # else there is no sound in it
+            if batch.lengths.any():  # False if no file of the batch can be used
                 if number == 0:
                     with watch.excluded():
                         for _ in range(warmup_count):
@@ -99,16 +106,20 @@ def run_program(
     data: DataOptions,
     normalize: Callable[[str], str] = normalize_transcript,
 ) -> int:
-    """Recognizes what the options name, prints texts or words, and writes the report.
+    """Recognizes the sounds that the options name, prints texts or words, and writes the report.
 
     Args:
-        open_session: opens the model, once all inputs were found.
-        limits: sounds that the model takes.
-        data: what to recognize, and what to write.
-        normalize: makes the transcripts what the model can write.
+        open_session: function that opens the model; called after all inputs were found.
+        limits: lengths and rates that the model accepts.
+        data: sounds to recognize, and files to write.
+        normalize: function that normalizes transcripts for the model's vocabulary.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        UserError: nothing of it can be used, or one of the files cannot.
+        UserError: a file that was named cannot be used, no sound can be used, or a result cannot be
+            written.
     """
     if data.result_path:
         path = Path(data.result_path)
@@ -187,7 +198,15 @@ def _word_line(word: Word, path: str) -> str:
 
 
 def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runner) -> dict:
-    """The report's numbers; error rates are null where there are no transcripts."""
+    """Returns the values of the report. Error rates are None without transcripts.
+
+    Args:
+        rows: recognized utterances, at least one.
+        skipped: skipped files with their reasons.
+        watch: measured times.
+        batch_size: number of utterances in a batch.
+        runner: runner of the model, for the facts about backend and precision.
+    """
     rates: dict = dict.fromkeys(("wer", "cer", "substitutions", "deletions", "insertions"))
     if rows[0].reference is not None:
         references = [row.reference for row in rows]
@@ -209,7 +228,7 @@ def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runne
 
 
 def show(summary: dict, skipped: Skipped) -> None:
-    """Writes the summary to stderr, for people."""
+    """Prints the summary and the skipped files to stderr."""
     if summary["wer"] is not None:
         print(
             f"WER {summary['wer']:.2%}, CER {summary['cer']:.2%} "

@@ -1,4 +1,4 @@
-"""Sessions of recognizers: sounds of any origin to transcriptions."""
+"""Sessions of recognizers: transcribe files, bytes and arrays."""
 
 import contextlib
 import functools
@@ -26,17 +26,16 @@ _READ_AHEAD_BATCHES = 8
 
 
 class SpeechSession(Session):
-    """An opened recognizer.
+    """An open recognizer.
 
-    `transcribe` is what most callers need; `recognize` takes batches that are padded already.
+    Most callers use `transcribe`. `recognize` runs batches that are already padded.
 
     Args:
-        runner: of the model.
-        decoder: of its outputs.
-        limits: sounds that it takes.
-        batch_size: sounds that are run together.
-        window: how recordings are cut that are longer than the model takes at once; None: they are
-            refused.
+        runner: runs the signatures of the model.
+        decoder: decoder of the model's outputs.
+        limits: lengths and rates that are accepted.
+        batch_size: number of sounds in a batch.
+        window: how to divide recordings that are too long for the model; None refuses them.
     """
 
     def __init__(
@@ -52,7 +51,8 @@ class SpeechSession(Session):
         self.decoder, self.limits, self.batch_size = decoder, limits, batch_size
         self._window = window
         if "serving_default" not in self.signatures:
-            # The model's own search was not converted; it takes what the front end takes.
+            # The search in the graph was not converted: `answer` starts with `listen` instead,
+            # which has the same inputs.
             listen = self.signatures["listen"]
             self.signatures = {**self.signatures, "serving_default": listen}
 
@@ -81,12 +81,12 @@ class SpeechSession(Session):
 
         Args:
             sound: a path, the bytes of a sound file, an open binary file, or a waveform `[S]` of
-                floats in [-1, 1]; or a list of them, which is run in batches.
-            rate_hz: rate of waveforms; files know their own.
-            timestamps: whether to give words with their times.
+                floats in [-1, 1]; or a list of these, which is run in batches.
+            rate_hz: sampling rate in Hz; required for waveforms, ignored for files.
+            timestamps: whether to return words with their times.
 
         Returns:
-            A transcription, or a list of them in the order of the sounds.
+            A transcription, or for a list, a list of transcriptions in the same order.
 
         Raises:
             UserError: a sound cannot be used, the list is empty, or the session is closed.
@@ -101,8 +101,8 @@ class SpeechSession(Session):
         timestamps = argument("timestamps", timestamps, bool)
         if timestamps and not self.decoder.has_words:
             raise UserError.expected(
-                "a model whose words have times, as wav2vec 2.0's with greedy search",
-                "another one, or a beam search",
+                "a model with word times, such as wav2vec 2.0 with greedy search",
+                "another model, or a beam search",
                 "Leave timestamps out",
             )
         if not isinstance(sound, list | tuple):
@@ -123,24 +123,34 @@ class SpeechSession(Session):
 
         Args:
             inputs: `waveforms` `[B, S]` float32 and `lengths` `[B]` int32.
-            with_words: whether to give words with their times.
+            with_words: whether to return words with their times.
+
+        Returns:
+            B transcriptions.
+
+        Raises:
+            UserError: the inputs do not fit the model, a score is not finite, or the session is
+                closed.
         """
         return self.decoder.transcriptions(self.run(inputs), with_words)
 
     def recognize_long(
         self, pieces: Iterable[np.ndarray], num_samples: int, with_words: bool = False
     ) -> Transcription:
-        """Recognizes a recording that is longer than the model takes at once.
+        """Recognizes a recording that is too long for a single run of the model.
 
         Args:
-            pieces: the recording, `[S]` float32 each.
-            num_samples: of all of them.
-            with_words: whether to give words with their times.
+            pieces: the recording as `[S]` float32 arrays.
+            num_samples: length of the recording.
+            with_words: whether to return words with their times.
+
+        Raises:
+            UserError: the model does not support long recordings, or a score is not finite.
         """
         if self._window is None:
             longest = f"a recording of up to {self.limits.max_seconds:g} s"
             seconds = f"{num_samples / self.limits.rate_hz:.1f} s"
-            raise UserError.expected(longest, seconds, "Cut it")
+            raise UserError.expected(longest, seconds, "Cut the recording")
         return self.decoder.of_long(
             self.run,
             pieces,
@@ -151,26 +161,27 @@ class SpeechSession(Session):
         )
 
     def prepare(self, num_samples: Sequence[int], batch_size: int = 1) -> None:
-        """Prepares the runtime for the lengths of sounds to come.
+        """Prepares the runtime for batches of given lengths.
 
-        The first batch of each shape takes a converted model longer. Announced lengths share few
-        shapes, and each shape runs once here, on silence.
+        A converted model is slower in the first run of each input shape. This method tells the
+        runtime the lengths, so that they share a few padded shapes, and runs each shape once on
+        silence.
 
         Args:
-            num_samples: length of each batch to come, in samples.
-            batch_size: rows of a batch.
+            num_samples: padded length of each batch in samples.
+            batch_size: rows in a batch.
         """
         for size in self.runner.expect("waveforms", num_samples):
             waveforms = np.zeros((batch_size, size), np.float32)
             self.recognize({"waveforms": waveforms, "lengths": np.full(batch_size, size, np.int32)})
 
     def is_long(self, num_samples: int) -> bool:
-        """Tells whether a sound has to be taken in pieces."""
+        """Returns whether a sound must be divided into chunks."""
         at_once = round(self.pipeline["max_seconds"] * self.limits.rate_hz)
         return self._window is not None and num_samples > at_once
 
     def _load(self, sound: Sound, rate_hz: int | None) -> np.ndarray | AudioInfo:
-        """Gives a waveform; of a file that has to be taken in pieces, what its header says."""
+        """Returns a waveform, or the properties of a file that must be divided into chunks."""
         if self._window is not None and is_path(sound):
             info = probe(sound, self.limits)
             if self.is_long(info.num_samples):

@@ -1,4 +1,4 @@
-"""Which sounds a program is to recognize: files and folders, or a corpus."""
+"""Finds the sounds that a program recognizes: files and folders, or a corpus."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,12 +11,20 @@ from tools.speech.audio import AudioError, AudioLimits, is_known, probe
 from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech, walk
 from tools.speech.transcripts import normalize_transcript
 
-Skipped = list[tuple[str, str]]  # of what is left out: a path and the reason
-NOT_SOUND = "not_sound"  # the reason of other files in a folder
+Skipped = list[tuple[str, str]]  # path and reason of each skipped file
+NOT_SOUND = "not_sound"  # reason for files in a folder that are not sounds
 
 
 def check_options(data: DataOptions, max_seconds: float | None) -> None:
-    """Refuses options before anything is loaded."""
+    """Checks options before anything is loaded.
+
+    Args:
+        data: options of the program.
+        max_seconds: value of `--max_seconds`, or None.
+
+    Raises:
+        UserError: an option is missing or out of range, or options exclude each other.
+    """
     paths = data.paths
     if bool(paths) == bool(data.data_dir):
         raise UserError.expected(
@@ -28,11 +36,13 @@ def check_options(data: DataOptions, max_seconds: float | None) -> None:
         raise UserError.expected(
             "--batch_size >= 1 and --warmup_count >= 0",
             f"{data.batch_size} and {data.warmup_count}",
-            "Correct the flag",
+            "Correct the flags",
         )
     check_seconds(max_seconds)
     if not all(paths):
-        raise UserError.expected("names of files and folders", "an empty one", "Correct it")
+        raise UserError.expected(
+            "names of files and folders", "an empty name", "Correct the arguments"
+        )
 
 
 def chosen_utterances(
@@ -40,12 +50,18 @@ def chosen_utterances(
     limits: AudioLimits,
     normalize: Callable[[str], str] = normalize_transcript,
 ) -> tuple[list[Utterance], Skipped]:
-    """Lists what is asked for: files and folders, or a data set.
+    """Returns the utterances that the options name: files and folders, or a corpus.
 
     Args:
-        data: what is asked for.
-        limits: what the model takes.
-        normalize: makes the transcripts what the model can write.
+        data: options of the program.
+        limits: lengths and rates that the model accepts.
+        normalize: function that normalizes transcripts for the model's vocabulary.
+
+    Returns:
+        The utterances, and the skipped files with their reasons.
+
+    Raises:
+        UserError: a named file cannot be used, or there is no usable sound.
     """
     if data.paths:
         utterances, skipped = find_utterances(data.paths, limits)
@@ -57,18 +73,22 @@ def chosen_utterances(
 
 
 def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utterance], Skipped]:
-    """Lists the sounds behind files and folders.
+    """Returns the sounds in files and folders.
 
-    In a folder these are the files of any kind that is read, by their content, and what is named
-    like one; folders below and links are followed, hidden things are not looked at.
+    In a folder and the folders below it, a file is a sound if its content or its suffix is that of
+    a known kind. Links are followed, hidden files and folders are skipped.
+
+    Args:
+        paths: files and folders.
+        limits: lengths and rates that the model accepts.
 
     Returns:
-        The utterances, and of folders the `(path, reason)` of what is skipped: a key of
+        The utterances, and `(path, reason)` for skipped files in folders. The reason is a key of
         `audio.REASONS`, `unreadable_folder`, or `NOT_SOUND`.
 
     Raises:
-        AudioError: a file named on the command line cannot be used.
-        UserError: a folder holds no sound.
+        AudioError: a file in `paths` cannot be used.
+        UserError: a folder has no sound.
     """
     utterances: list[Utterance] = []
     skipped: Skipped = []
@@ -80,7 +100,9 @@ def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utt
         if not found:
             what = f"none among {len(others)} files" if others else "none"
             raise UserError.expected(
-                f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}", what, "Choose another"
+                f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}",
+                what,
+                "Choose another folder",
             )
         skipped += others
         for file in found:
@@ -92,7 +114,7 @@ def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utt
 
 
 def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
-    """Lists the sounds in a folder and below, and what is none."""
+    """Returns the sound files in a folder and below it, and the other files."""
     found, others = [], []
 
     def failed(error: OSError) -> None:
@@ -115,6 +137,6 @@ def _utterance(path: str, limits: AudioLimits) -> Utterance:
         num_samples=info.num_samples,
         duration_seconds=info.duration_seconds,
         transcript="",
-        # The same values as in the graph, where a damaged FLAC makes the decoder print.
+        # Returns the same values as the graph decoder, which prints errors for a damaged FLAC.
         decoder="python",
     )

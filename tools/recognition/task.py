@@ -1,4 +1,4 @@
-"""What the training tasks of recognizers have in common: corpora in, error rates out."""
+"""The part of training tasks that all recognizers share: reading of corpora, error rates."""
 
 import functools
 import logging
@@ -26,62 +26,70 @@ from tools.training.task import Position, Shard, TrainData
 
 _LONGEST_SOUNDS = {"noise_dirs": math.inf, "impulse_response_dirs": 2.0}  # in seconds
 
-# Waveforms `[B, S]` and their lengths `[B]` to texts `[B]`, in the graph.
+# Function of waveforms `[B, S]` and lengths `[B]` that returns texts `[B]`; called in a graph.
 Recognize = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 _log = logging.getLogger(__name__)
 
 
 class SpeechTask:
-    """The part of `tools.training.task.Task` that no family of recognizers has for itself.
+    """Base class for the training tasks of recognizers; see `tools.training.task.Task`.
 
-    A family calls `train_on` and, where there is evaluation, `evaluate_splits`. It adds the rest of
-    the protocol, and for `--dry_run` `config`, `vocabulary_size` and `example_logits`.
+    A family's task calls `train_on` and, unless evaluation is skipped, `evaluate_splits`. It
+    implements the rest of the protocol, and `config`, `vocabulary_size` and `example_logits` for
+    `--dry_run`.
 
     Args:
-        data: the section of that name.
-        rate_hz: sample rate of the model.
-        processes: rank 0 reads the corpora, the others wait for it.
+        data: section `data` of the config.
+        rate_hz: sampling rate of the model.
+        processes: processes of the run; rank 0 reads the corpora and sends them to the others.
 
     Attributes:
-        training_set: what `train_on` was given.
+        training_set: argument of `train_on`.
         report: lines about the data, for the log.
-        skipped: what training and evaluation leave out, `REASON<TAB>DETAIL`.
-        evaluators: by name.
-        data_digest: of the training set.
+        skipped: what training and evaluation skip, as `REASON<TAB>DETAIL`.
+        evaluators: functions `() -> {metric: value}` by name.
+        data_digest: hash of the training set.
     """
 
     def __init__(self, data: DataConfig, rate_hz: int, processes: Processes):
         self.data, self.rate_hz, self.processes = data, rate_hz, processes
         self.report: list[str] = []
         self.skipped: list[str] = []
-        self._left_out: set[str] = set()  # of evaluation, as it was said
+        self._left_out: set[str] = set()  # files of evaluation that were warned about
         self.evaluators: dict[str, Callable[[], dict[str, float]]] = {}
 
     def read_training_set(self, normalize=normalize_transcript) -> list[Utterance]:
-        """Reads the training splits; `normalize` is applied to every transcript."""
+        """Reads the training splits.
+
+        Args:
+            normalize: function applied to every transcript.
+
+        Raises:
+            UserError: the corpus cannot be read.
+        """
         limits = training_limits(self.data, self.rate_hz)
         return self._manifest(self.data.train_splits, limits, normalize).utterances
 
     def check_characters(
         self, utterances: Sequence[Utterance], unknown: Unknown, remedy: str, *, most: float | None
     ) -> None:
-        """Reports which characters of the training transcripts the vocabulary lacks.
+        """Reports characters of the training transcripts that are not in the vocabulary.
 
         Args:
-            utterances: with normalized transcripts.
-            unknown: gives the characters of a transcript that the vocabulary lacks.
-            remedy: how to get a vocabulary that has them.
-            most: share of transcripts with such characters that is accepted; None: the
-                configuration's.
+            utterances: utterances with normalized transcripts.
+            unknown: function that returns the characters of a transcript outside the vocabulary.
+            remedy: how to get a suitable vocabulary, for the message.
+            most: largest accepted share of transcripts with such characters; None uses that of the
+                config.
 
         Raises:
-            UserError: more of the transcripts have some.
+            UserError: the share is larger.
         """
         share, received = lacking_characters((u.transcript for u in utterances), unknown)
         if share > (self.data.max_unknown_share if most is None else most):
             raise UserError.expected(
-                f"transcripts in the {self.vocabulary_size} symbols of the vocabulary",
+                f"transcripts that consist of the {self.vocabulary_size} symbols of the vocabulary",
                 received,
                 remedy,
             )
@@ -89,10 +97,13 @@ class SpeechTask:
             self.report.append(received)
 
     def augmentation(self, config: WaveformAugmentConfig) -> WaveformAugmentation:
-        """Makes the changes of the training waveforms; reads the sounds that they need.
+        """Returns the waveform augmentation; reads noise and impulse responses from folders.
+
+        Args:
+            config: section `waveform_augment` of the config.
 
         Raises:
-            UserError: a folder is missing or has nothing that can be used.
+            UserError: a folder is missing or has no usable sound.
         """
         banks = {"noise_dirs": None, "impulse_response_dirs": None}
         for name in banks:
@@ -110,7 +121,7 @@ class SpeechTask:
         return WaveformAugmentation(config, self.rate_hz, *banks.values())
 
     def train_on(self, training_set: TrainingSet, seed: int) -> None:
-        """Settles what `train_data` makes batches of, and the seed of their random numbers."""
+        """Sets the training set for `train_data`, and the seed of its order and augmentation."""
         self.training_set, self._seed = training_set, seed
         rows = ((u.utterance_id, u.num_samples, u.transcript) for u in training_set.utterances)
         self.data_digest = data_digest(rows)
@@ -121,12 +132,15 @@ class SpeechTask:
         normalize=normalize_transcript,
         unknown: Unknown = lambda transcript: "",
     ) -> None:
-        """Reads the evaluation splits and makes an evaluator of them.
+        """Reads the evaluation splits and adds the evaluator `eval`.
 
         Args:
-            recognize: the model with its search; it becomes one graph for batches of any size.
-            normalize: applied to every transcript.
-            unknown: gives the characters of a transcript that the vocabulary lacks.
+            recognize: model with search; it is traced once for batches of any size.
+            normalize: function applied to every transcript.
+            unknown: function that returns the characters of a transcript outside the vocabulary.
+
+        Raises:
+            UserError: the corpus cannot be read.
         """
         limits = evaluation_limits(self.data, self.rate_hz)
         held_out = self._manifest(self.data.eval_splits, limits, normalize).utterances
@@ -139,7 +153,7 @@ class SpeechTask:
         self.evaluators["eval"] = functools.partial(self._evaluate, held_out, graph)
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
-        """Gives the batches of one process."""
+        """Returns the training batches of one process; see `Task.train_data`."""
         return training_data(
             self.training_set,
             self.data,
@@ -157,16 +171,16 @@ class SpeechTask:
         limits: np.ndarray,
         reason: str = "too_many_labels",
     ) -> list[Utterance]:
-        """Leaves out the utterances with labels beyond a limit, counts and lists them.
+        """Returns the utterances within a limit; counts and lists the others as skipped.
 
         Args:
-            utterances: N.
-            counts: `[N]` labels of each, or frames that they need.
-            limits: `[N]` the most of each.
-            reason: what to list them under.
+            utterances: N utterances.
+            counts: `[N]` number of labels of each utterance, or number of frames that they need.
+            limits: `[N]` largest accepted count of each utterance.
+            reason: reason in the list of skipped utterances.
 
         Raises:
-            UserError: nothing is left.
+            UserError: no utterance is within its limit.
         """
         fits = counts <= limits
         kept = [u for u, one in zip(utterances, fits, strict=True) if one]
@@ -179,14 +193,14 @@ class SpeechTask:
             ]
         if not kept:
             raise UserError.expected(
-                f"utterances of at most {self.data.max_labels} labels, and long enough for them",
+                f"utterances with at most {self.data.max_labels} labels and enough frames for them",
                 f"none among {len(utterances)}",
                 "Check the transcripts or raise data.max_labels",
             )
         return kept
 
     def _manifest(self, splits: Sequence[str], limits: AudioLimits, normalize) -> Manifest:
-        """Reads splits on rank 0; every process gets the manifest, or the error."""
+        """Reads splits on rank 0 and returns the manifest on every process."""
         manifest = from_first_rank(
             self.processes,
             lambda: read_librispeech(self.data.data_dir, splits, limits, normalize=normalize),
@@ -197,14 +211,15 @@ class SpeechTask:
         return manifest
 
     def _evaluate(self, utterances: Sequence[Utterance], recognize: Recognize) -> dict[str, float]:
-        """Decodes this process's share and scores the shares of all.
+        """Decodes the share of this process, and computes the error rates over all processes.
 
         Raises:
-            UserError: none of the files can be read.
+            UserError: no file can be read.
         """
         share = utterances[self.processes.rank :: self.processes.size]
         limits = evaluation_limits(self.data, self.rate_hz)
-        heard: list[tuple[str | None, str]] = []  # what was said and heard; None: why not
+        # Transcript and recognized text of each utterance; None and the reason if it was skipped.
+        heard: list[tuple[str | None, str]] = []
         for batch in read_batches(share, self.data.eval_batch_size, limits):
             texts = recognize(batch.waveforms, batch.lengths).numpy()
             for index, reason, text in zip(batch.indices, batch.reasons, texts, strict=True):
@@ -216,7 +231,7 @@ class SpeechTask:
         left_out = [why for said, why in gathered if said is None]
         for why in left_out:
             if self.processes.rank == 0 and why not in self._left_out:
-                _log.warning("evaluation leaves out %s", why)
+                _log.warning("evaluation skips %s", why)
         self._left_out.update(left_out)
         if not pairs:
             raise UserError.expected(

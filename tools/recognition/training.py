@@ -1,4 +1,4 @@
-"""The body of the speech families' training programs."""
+"""The part of training programs that the speech families share."""
 
 import contextlib
 import dataclasses
@@ -21,10 +21,10 @@ from tools.training.run_log import provenance
 from tools.training.task import Position, Shard
 
 CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
-_MOST_NAMED = 20  # left-out utterances that `--dry_run` names
+_MOST_NAMED = 20  # number of skipped utterances that `--dry_run` lists
 PROJECT = Path(__file__).resolve().parent.parent.parent
 
-# Flags that are short names of config keys; one that is not given leaves the YAML alone.
+# Flags that set a key of the config. A flag that is not given leaves the value of the YAML file.
 _CONFIG_FLAGS = {
     "data_dir": "data.data_dir",
     "batch_size": "training.batch_size",
@@ -38,15 +38,18 @@ class TrainingProgram:
     """A family's training program.
 
     Attributes:
-        name: of the file.
-        description: what `--help` begins with.
-        default_config: file under `configs/`.
-        pretrained_help: what `--pretrained` takes.
-        load_config: of a YAML file and values by dotted key; the config has the sections `data`
-            and `training`.
-        make_task: of the config, the processes, `--pretrained` ("" without), the checkpoint that
-            continues, and whether there will be evaluation.
-        defines_a_run: sections or keys of the config that a resumed run cannot change.
+        name: name of the program's module.
+        description: first sentence of `--help`.
+        default_config: default config file, relative to `configs/`.
+        pretrained_help: help text of `--pretrained`.
+        load_config: function of a YAML file and values by dotted key that returns the config, with
+            the sections `data` and `training`.
+        make_task: function that creates the task. Its arguments are the config, the processes, the
+            value of `--pretrained` (or ""), the checkpoint from which the run continues (or None),
+            and whether there will be evaluation.
+        example: arguments for the example line of `--help`.
+        defines_a_run: dotted keys of sections or values of the config that a resumed run must not
+            change.
     """
 
     name: str
@@ -55,27 +58,33 @@ class TrainingProgram:
     pretrained_help: str
     load_config: Callable[[str | Path | None, Mapping[str, object]], Any]
     make_task: Callable[[Any, Processes, str, Checkpoint | None, bool], SpeechTask]
+    example: str = "--data_dir=LibriSpeech --output_dir=runs/m"
     defines_a_run: tuple[str, ...] = ()
 
     def command_line(self) -> CommandLine:
-        """The program's flags."""
-        flags = CommandLine(self.name, self.description)
-        flags.string("config", None, "YAML file.", default_text=Path(self.default_config).name)
-        flags.string(
-            "data_dir", None, "Root of the corpus.", default_text="$DATA_DIR, else the YAML"
-        )
-        flags.integer("batch_size", None, "Utterances of one process's batch.")
-        flags.integer("epochs", None, "Passes over the training set.")
-        flags.string("pretrained", None, self.pretrained_help)
-        flags.boolean("mxp", None, "Mixed precision in float16 (True) or float32 (False).")
-        flags.boolean(
-            "use_gpu", None, "Insist on GPUs, or hide them.", default_text="where there are some"
-        )
-        add_program_flags(flags)
+        """Returns the flags of the program."""
+        flags = CommandLine(self.name, self.description, example=self.example)
+        flags.group("Config")
+        default = f"configs/{self.default_config}"
+        flags.string("config", None, "YAML file of the config.", default_text=default)
+        flags.settings()
+        flags.group("Input")
+        about = "Root folder of the corpus."
+        flags.string("data_dir", None, about, default_text="from the config, else $DATA_DIR")
+        flags.group("Output")
         flags.string("output_dir", None, "Run directory.", default_text="runs/CONFIG-DATE")
         flags.boolean("resume", False, "Continues the run in --output_dir.")
-        flags.integer("seed", None, "Of weights, shuffling, augmentation and dropout.")
-        flags.settings()
+        flags.group("Model")
+        flags.string("pretrained", None, self.pretrained_help, default_text="none")
+        flags.group("Training")
+        flags.integer("batch_size", None, "Utterances in a batch of one process.")
+        flags.integer("epochs", None, "Passes over the training set.")
+        flags.integer("seed", None, "Seed of weights, shuffling, augmentation and dropout.")
+        about = "Trains in float16 mixed precision, or with --nomxp in float32."
+        flags.boolean("mxp", None, about)
+        add_program_flags(flags)
+        about = "Requires GPUs, or with --nouse_gpu hides them."
+        flags.boolean("use_gpu", None, about, default_text="GPUs if there are enough")
         return flags
 
     def main(self, argv: list[str]) -> int:
@@ -90,9 +99,9 @@ class TrainingProgram:
         return run_training(run, from_flags(ProgramOptions, values))
 
     def _config(self, options: "RunOptions") -> Any:
-        """Merges command line over YAML over defaults.
+        """Returns the config: the command line takes precedence over the YAML file.
 
-        The corpus of a run that is resumed fills in for them, of another run DATA_DIR.
+        If both give no corpus, uses that of the resumed run, or DATA_DIR for a new run.
         """
         overrides = dict(options.set)
         for flag, key in _CONFIG_FLAGS.items():
@@ -117,20 +126,20 @@ class TrainingProgram:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What a run is made of, and where it writes.
+    """Options of a training run. A value of None uses that of the config.
 
     Attributes:
-        config: YAML file; its name is that of a new run directory. A run that is resumed has its
-            own where none is named.
-        data_dir: root of the corpus.
-        batch_size: utterances of one process's batch.
-        epochs: passes over the training set.
-        seed: of weights, shuffling, augmentation and dropout.
-        mxp: mixed precision in float16, or float32; None: as the config says.
+        config: YAML file, which also gives a new run directory its name. Without it, a resumed run
+            uses its own config.
+        data_dir: root folder of the corpus.
+        batch_size: number of utterances in the batch of each process.
+        epochs: number of passes over the training set.
+        seed: seed of weights, shuffling, augmentation and dropout.
+        mxp: True for mixed precision in float16, False for float32.
         set: values of the config by dotted key.
-        output_dir: run directory; None: a new one.
-        resume: continues the run in it.
-        pretrained: what to start from.
+        output_dir: run directory; None creates a new one.
+        resume: whether to continue the run in `output_dir`.
+        pretrained: weights to start from; see the family's help of `--pretrained`.
     """
 
     config: str | Path = ""
@@ -146,7 +155,7 @@ class RunOptions:
 
     @property
     def saved_config(self) -> Path | None:
-        """The config of the run that is resumed, where there is one."""
+        """Path of the config of the resumed run, or None."""
         if not (self.resume and self.output_dir):
             return None
         directory = Path(self.output_dir)
@@ -155,12 +164,12 @@ class RunOptions:
 
 
 class SpeechRun:
-    """A run of a recognizer; implements `tools.training.program.TrainingRun`.
+    """A training run of a recognizer; implements `tools.training.program.TrainingRun`.
 
     Args:
-        program: of the family.
-        config: of the run.
-        options: where it writes, and what it starts from.
+        program: training program of the family.
+        config: config of the run.
+        options: options of the run.
     """
 
     start_epoch, run_eagerly = 0, False
@@ -170,15 +179,21 @@ class SpeechRun:
         self.training = config.training
 
     def check(self, processes: Processes) -> None:
-        """Accepts any number of processes."""
+        """Does nothing: any number of processes is accepted."""
 
     @contextlib.contextmanager
     def folders(self) -> Iterator[RunFolders]:
-        """Takes the run directory."""
+        """Creates and locks the run directory during the block; see `TrainingRun.folders`.
+
+        Raises:
+            UserError: `--resume` and the content of `--output_dir` contradict each other.
+        """
         options = self._options
         if not options.output_dir:
             if options.resume:
-                raise UserError.expected("an --output_dir to --resume", "none", "Add it")
+                raise UserError.expected(
+                    "an --output_dir to --resume", "none", "Add --output_dir DIR"
+                )
             name = f"{Path(options.config).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
             with alone_in_new(name, PROJECT / "runs") as [directory]:
                 yield RunFolders.inside(directory)
@@ -201,24 +216,27 @@ class SpeechRun:
             yield RunFolders.inside(directory)
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
-        """Finds the checkpoint that continues."""
+        """Returns the newest complete checkpoint to resume from, or None."""
         return folders.store().latest_whole() if self._options.resume and folders else None
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
     ) -> SpeechTask:
-        """Makes the family's task."""
+        """Creates the family's task; see `TrainingRun.make_task`."""
         pretrained = self._options.pretrained or ""
         return self._program.make_task(
             self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
         )
 
     def check_resumed(self, resumed: Checkpoint, task: SpeechTask) -> None:
-        """Compares the config with that of the checkpoint.
+        """Checks that the config agrees with that of the checkpoint in `defines_a_run`.
 
-        A task may have taken values of the checkpoint in place of those of the config. Then values
-        that are set to something else are refused. Defaults are not; with `--pretrained`, as the
-        run began, those of the YAML file are not either.
+        The task may have replaced values of the config by those of the checkpoint, so its config is
+        compared first. Then the values that the user has set are compared. Default values may
+        differ, and with `--pretrained` also the values of the YAML file.
+
+        Raises:
+            UserError: a value differs.
         """
         keys, load_config = self._program.defines_a_run, self._program.load_config
         if not keys:
@@ -231,11 +249,11 @@ class SpeechRun:
         check_config(resumed, before, self._config, keys=keys, unset=unset)
 
     def describe(self, task: SpeechTask, processes: Processes) -> str:
-        """Says what `--dry_run` prints."""
+        """Returns the text that `--dry_run` prints."""
         return describe(task, self._config, processes)
 
     def prepare(self, folders: RunFolders, task: SpeechTask) -> None:
-        """Writes what the run is made with, before its first step."""
+        """Writes config, vocabulary, versions and skipped utterances before the first step."""
         files = {
             **task.assets,
             "versions.json": to_json(provenance(), indent=1),
@@ -245,12 +263,12 @@ class SpeechRun:
             write_text(folders.records / name, text)
 
     def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:
-        """Returns None: `metrics.jsonl` holds the record."""
+        """Returns None: there is no log file besides `metrics.jsonl`."""
         return None
 
 
 def describe(task: SpeechTask, config, processes: Processes) -> str:
-    """What --dry_run prints."""
+    """Returns the text that `--dry_run` prints: shapes, sizes, report and config."""
     shard = Shard(processes.rank, processes.size, config.training.batch_size)
     data = task.train_data(shard, Position(), config.training.num_epochs)
     batch = next(iter(data.dataset))
@@ -269,7 +287,7 @@ def describe(task: SpeechTask, config, processes: Processes) -> str:
 
 
 def _skipped_lines(skipped: Sequence[str]) -> Iterator[str]:
-    """Names the first of what is left out, as `skipped.tsv` of a run names all of it."""
+    """Yields lines for the first skipped utterances; `skipped.tsv` of a run lists all of them."""
     for line in skipped[:_MOST_NAMED]:
         yield "skipped: " + line.replace("\t", " ", 1)
     if len(skipped) > _MOST_NAMED:

@@ -1,4 +1,4 @@
-"""The training batches of a recognizer: the data plan, decoding, padding and labels."""
+"""Training batches of a recognizer: batch planning, decoding, augmentation, padding, labels."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tools.speech.reading import training_limits
 from tools.training.data import Epochs, row_names
 from tools.training.task import Position, Shard, TrainData
 
-# The numbers of an utterance that `WaveformAugmentation` gets.
+# Number of random numbers per utterance that are passed to `WaveformAugmentation`.
 _NUM_CHANGES = 3
 
 Encode = Callable[[tf.Tensor], tf.RaggedTensor]
@@ -24,14 +24,15 @@ Prepare = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 @dataclass(frozen=True, slots=True)
 class TrainingSet:
-    """What a recognizer trains on.
+    """The training data of a recognizer, and its preprocessing.
 
     Attributes:
-        utterances: the whole set, the same on every process.
-        encode: transcripts `[B]` to labels `[B, (U)]`, in the graph.
-        prepare: a waveform `[S]` and two integers that seed its random numbers, to the waveform
-            `[S']` to train with, the `[N]` uniform numbers in `[0, 1)` that the model gets, and
-            whether the words of the transcript are in the waveform.
+        utterances: all utterances, the same on every process.
+        encode: function that converts transcripts `[B]` to ragged labels `[B, (U)]`; called in a
+            graph.
+        prepare: function of a waveform `[S]` and a seed `[2]` that augments the waveform; called in
+            a graph. It returns the waveform `[S']`, `[N]` uniform random numbers in `[0, 1)` for
+            the model, and whether the waveform contains the words of the transcript.
     """
 
     utterances: Sequence[Utterance]
@@ -42,13 +43,13 @@ class TrainingSet:
 def prepare(
     waveform: tf.Tensor, seed: tf.Tensor, augment: WaveformAugmentation, num_uniforms: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Changes a waveform as configured, and draws the numbers that its model gets.
+    """Augments a waveform, and draws random numbers for the model.
 
     Args:
         waveform: `[S]` float32.
         seed: `[2]` integers.
-        augment: the changes.
-        num_uniforms: N.
+        augment: augmentation of the waveform.
+        num_uniforms: number N of random numbers for the model.
 
     Returns:
         See `TrainingSet.prepare`.
@@ -58,7 +59,7 @@ def prepare(
     return waveform, uniforms[_NUM_CHANGES:], has_words
 
 
-# No function of the pipeline branches in Python on a tensor, and AutoGraph would take seconds.
+# No function of the pipeline needs AutoGraph, which would take seconds.
 @tf.autograph.experimental.do_not_convert
 def training_data(
     training_set: TrainingSet,
@@ -70,23 +71,24 @@ def training_data(
     position: Position,
     num_epochs: int,
 ) -> TrainData:
-    """Makes one process's batches from a position to the end of the last epoch.
+    """Returns the training batches of a process, from a position to the end of the last epoch.
 
-    Every random number belongs to (seed, epoch, utterance), so it is the same on any number of
-    processes and after any interruption.
+    Random numbers depend only on the seed, the epoch and the utterance. They are the same for any
+    number of processes and after resuming.
 
     Args:
-        training_set: utterances, and what becomes of them.
-        data: sizes and limits.
-        rate_hz: sample rate of the model.
-        seed: of the run.
-        shard: this process's part.
-        position: where to begin.
-        num_epochs: where to end.
+        training_set: utterances and their preprocessing.
+        data: section `data` of the config.
+        rate_hz: sampling rate of the model.
+        seed: seed of the run.
+        shard: part of every global batch that belongs to the process.
+        position: position in the data at which to start.
+        num_epochs: number of epochs of the whole run.
 
     Returns:
-        Batches of `waveforms [B,S]`, `lengths [B]`, `labels [B,U]`, `label_lengths [B]`,
-        `uniforms [B,N]`, `index [B]` (-1: masked row) and `reason [B]` (why dropped).
+        Batches with `waveforms` `[B, S]`, `lengths` `[B]`, `labels` `[B, U]`, `label_lengths`
+        `[B]`, `uniforms` `[B, N]`, `index` `[B]` (-1 for a masked row) and `reason` `[B]` (not
+        empty for a dropped row).
     """
     utterances = training_set.utterances
     num_samples = np.array([u.num_samples for u in utterances], np.int64)

@@ -1,1 +1,1 @@
-"""Speech data: sound files, corpora, data plan, scoring and synthesis."""
+"""Speech data: sound files, corpora, batch planning, scoring and synthesis."""

@@ -1,9 +1,9 @@
-"""The decision table for sound files: what each container, encoding, rate and channel count gets.
+"""Reading of sound files, and the table of what is accepted and how it is decoded.
 
-Training, evaluation and single-file inference all go by it, through `probe`, `read` and
-`graph_audio.utterance_dataset`.
+Training, evaluation and single-file inference all follow this table, through `probe`, `read` and
+`graph_audio.utterance_dataset`. The container is detected from the content of the file.
 
-| container, by content                 | encoding    | channels | rate         | decoder      |
+| container                             | encoding    | channels | rate         | decoder      |
 |---------------------------------------|-------------|----------|--------------|--------------|
 | FLAC, fixed blocks of <= 4608 samples | 16-bit PCM  | 1        | the model's  | `graph_flac` |
 | WAV with the canonical 44-byte header | 16-bit PCM  | 1        | the model's  | `graph_wav`  |
@@ -12,14 +12,16 @@ Training, evaluation and single-file inference all go by it, through `probe`, `r
 | `containers.DEMUXERS`, such as MP4    | any         | any      | 4 to 384 kHz | `python`     |
 | anything else                         |             |          |              | refused      |
 
-The python decoder (soundfile) takes the mean of the channels, or the loudest of them where they
-cancel in the mean, and resamples (SoX, "HQ"). It reads a sound to its end where a header does not
-know it, as of a pipe or of an MP3 without a Xing header, and all sounds of a file that was joined
-of several of one kind, rate and number of channels. What only ffmpeg decodes is refused where that
-is not installed; it decodes to a temporary file, for `probe` as for `read`.
-Integers are scaled to [-1, 1); floats stay as they are, and those beyond 32 are refused. The graph
-decoders give the same values bit for bit, and what they cannot read is handed to the python
-decoder, which has the last word. A file is refused for one of `REASONS`, never used in part.
+The python decoder (soundfile) averages the channels, or takes the loudest channel if they cancel
+each other, and resamples with SoX ("HQ"). If the header does not give the length, as in files
+written to a pipe or an MP3 without a Xing header, it reads to the end of the sound. If a file is
+several sounds of the same kind, rate and number of channels joined together, it reads all of them.
+Kinds that only ffmpeg decodes are refused if ffmpeg is not installed; ffmpeg decodes them to a
+temporary file, for `probe` as well as for `read`.
+
+Integers are scaled to [-1, 1). Floats are not scaled; samples beyond 32 are refused. The graph
+decoders return exactly the same values; files that they cannot decode go to the python decoder. A
+file that cannot be read completely is refused with one of `REASONS`.
 """
 
 import numbers
@@ -63,14 +65,19 @@ __all__ = [
     "stream",
 ]
 
-BLOCK_VALUES = 1 << 22  # read at once, all channels together: 16 MiB
+BLOCK_VALUES = 1 << 22  # values of all channels that are read at once: 16 MiB
 _STREAM_SECONDS = 10
 
 
 def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> AudioInfo:
-    """Judges a file by its headers, without decoding a sample.
+    """Checks a file and returns its length and format, without decoding samples.
 
-    Where a header does not tell the true length, frames or pages are counted.
+    If the header does not give the correct length, frames or pages are counted. Files of the kinds
+    that only ffmpeg reads are decoded.
+
+    Args:
+        path: sound file.
+        limits: accepted lengths and rates, and the model's rate.
 
     Raises:
         AudioError: the file cannot be used.
@@ -80,18 +87,18 @@ def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) ->
 
 
 def is_path(sound: object) -> bool:
-    """Tells whether a sound is given by the path of its file."""
+    """Returns whether a sound is given as a path."""
     return isinstance(sound, str | os.PathLike)
 
 
 def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | None = None):
-    """Gives the waveform of a sound of any origin, as the model hears it.
+    """Returns the waveform of a sound, as mono at the model's rate.
 
     Args:
         sound: a path, the bytes of a sound file, an open binary file, or a waveform `[S]` of floats
             in [-1, 1].
-        limits: what is accepted.
-        rate_hz: rate of a waveform.
+        limits: accepted lengths and rates, and the model's rate.
+        rate_hz: sampling rate in Hz if `sound` is a waveform; otherwise ignored.
 
     Returns:
         `[S]` float32, mono at `limits.rate_hz`, finite.
@@ -105,7 +112,7 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
         do = "Open it as rb"
         try:
             sound = sound.read()
-        except (OSError, ValueError) as error:  # closed, or text that is no UTF-8
+        except (OSError, ValueError) as error:  # a closed file, or text that is not UTF-8
             raise refusal("the file", "unreadable", "a binary file", error, do=do) from error
         if isinstance(sound, str):
             raise refusal("the file", "unreadable", "a binary file", "a text file", do=do)
@@ -118,7 +125,7 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
 
 
 def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.ndarray:
-    """Gives a waveform that was handed over as an array, at the model's rate."""
+    """Checks a waveform given as an array; returns it at the model's rate."""
     place, whole = "the waveform", f"an integer from {limits.min_rate_hz} to {limits.max_rate_hz}"
     array = np.asarray(waveform)
     if not isinstance(waveform, np.ndarray) and not hasattr(waveform, "__array__"):
@@ -135,10 +142,10 @@ def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.n
         raise refusal(place, "unreadable", "floats in [-1, 1]", array.dtype, do=do)
     if rate_hz is None:
         do = "Give the sampling rate of the array"
-        raise refusal(place, "rate", "rate_hz beside an array", "none", do=do)
-    is_number = isinstance(rate_hz, numbers.Real) and rate_hz % 1 == 0  # not of NaN and infinity
+        raise refusal(place, "rate", "rate_hz for an array", "none", do=do)
+    is_number = isinstance(rate_hz, numbers.Real) and rate_hz % 1 == 0  # False for NaN, infinity
     if not is_number or not limits.min_rate_hz <= rate_hz <= limits.max_rate_hz:
-        raise refusal(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct it")
+        raise refusal(place, "rate", f"rate_hz: {whole}", rate_hz, do="Correct rate_hz")
     with np.errstate(over="ignore"):
         array = array.astype(np.float32)
     check_samples(place, array)
@@ -152,15 +159,15 @@ def read(
     limits: AudioLimits = DEFAULT_LIMITS,
     block_values: int = BLOCK_VALUES,
 ) -> np.ndarray:
-    """Reads a file as the model hears it: the "python" decoder, and all of single-file input.
+    """Reads a file as mono at the model's rate, with the "python" decoder.
 
     Args:
-        path: of the file, or its bytes.
-        limits: what is accepted.
-        block_values: samples of all channels together that are read at once.
+        path: path of the file, or its bytes.
+        limits: accepted lengths and rates, and the model's rate.
+        block_values: number of values, over all channels, that are read at once.
 
     Returns:
-        [S] float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
+        `[S]` float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
 
     Raises:
         AudioError: the file cannot be used.
@@ -174,7 +181,7 @@ def read(
 def _resampled(
     waveform: np.ndarray, rate_hz: int, num_samples: int, limits: AudioLimits
 ) -> np.ndarray:
-    """Brings a waveform to the model's rate, with exactly `num_samples`."""
+    """Resamples a waveform to the model's rate, to exactly `num_samples` samples."""
     if rate_hz == limits.rate_hz:
         return waveform
     resampled = soxr.resample(waveform, rate_hz, limits.rate_hz, quality="HQ")
@@ -185,14 +192,19 @@ def _resampled(
 def stream(
     path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS
 ) -> Iterator[np.ndarray]:
-    """Reads a file like `read`, piece by piece, for what is too long to be held at once.
+    """Reads a file in pieces, for recordings that are too long for memory; see `read`.
+
+    Args:
+        path: sound file.
+        limits: accepted lengths and rates, and the model's rate.
 
     Yields:
-        `[S]` float32 pieces of a few seconds, mono at `limits.rate_hz`, finite; together they have
-        `probe(path, limits).num_samples`.
+        `[S]` float32 pieces of a few seconds, mono at `limits.rate_hz`, finite. Their total length
+        is `probe(path, limits).num_samples`.
 
     Raises:
-        AudioError: the file cannot be used; what is damaged may come out only after some pieces.
+        AudioError: the file cannot be used. Damage inside the file may be found only after some
+            pieces.
     """
     with opened(path, limits) as (info, sound):
         same = info.rate_hz == limits.rate_hz

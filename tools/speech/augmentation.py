@@ -1,7 +1,7 @@
-"""What rooms, microphones and telephones do to speech, as changes of training waveforms.
+"""Waveform augmentation: simulates rooms, microphones, telephones and noise during training.
 
-Every function works in the graph on one waveform `[S]` float32 and draws nothing itself: whoever
-passes the numbers decides about reproducibility.
+Every function works in a TensorFlow graph on one waveform `[S]` float32. The functions draw no
+random numbers of their own: the caller passes numbers or a seed, so results are reproducible.
 """
 
 import math
@@ -15,25 +15,33 @@ from tools.speech.sound_bank import SoundBank
 _FRAME_SECONDS = 0.025
 _SPEECH_RANGE_DB = 30.0
 _PAUSE_FRAME_SECONDS = 0.01
-_PAUSE_FRAMES = 5  # of a place that is quiet enough for a pause
+_PAUSE_FRAMES = 5  # number of quiet frames at which a pause may be inserted
 _HUM_OVERTONES = 5
 _EMPTY_LEVELS_DB = (-60.0, -10.0)
 _NUM_DRAWS = 20
-# What is added to the seed of an utterance for numbers that are independent of one another.
+# Added to the seed of an utterance to get independent random numbers.
 _DRAWS_SEED, _KIND_SEED, _LEVEL_SEED = ([number, 0] for number in (2, 3, 4))
 
-# Number of samples, seed `[2]` and rate to a waveform of any level.
+# Function of the number of samples, a seed `[2]` and the rate in Hz that returns a waveform
+# `[num_samples]` of any level.
 NoiseMaker = Callable[[tf.Tensor, tf.Tensor, int], tf.Tensor]
 
 
 def change_speed(waveform: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
-    """Changes speed, and pitch with it, by linear interpolation: `[S / speed]`.
+    """Changes speed and pitch by linear interpolation.
 
-    Source: Ko et al., Audio augmentation for speech recognition (2015), for the speeds.
+    Args:
+        waveform: `[S]`.
+        speed: scalar; 1.1 makes the sound 10 % faster.
+
+    Returns:
+        `[S / speed]`.
+
+    Source: Ko et al., Audio augmentation for speech recognition (2015), for the range of speeds.
     """
     last = tf.size(waveform) - 1
     count = tf.cast(tf.cast(last, tf.float32) / speed, tf.int32) + 1
-    count = tf.where(last < 0, 0, count)  # a file that could not be read
+    count = tf.where(last < 0, 0, count)  # empty: the file could not be read
     position = tf.cast(tf.range(count), tf.float32) * speed
     left = tf.minimum(tf.cast(position, tf.int32), last)
     share = position - tf.cast(left, tf.float32)
@@ -42,7 +50,15 @@ def change_speed(waveform: tf.Tensor, speed: tf.Tensor) -> tf.Tensor:
 
 
 def speech_rms(waveform: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Gives the RMS of the frames of 25 ms within 30 dB of the loudest one; 0 of silence."""
+    """Returns the RMS of the 25 ms frames that are at most 30 dB below the loudest frame.
+
+    Args:
+        waveform: `[S]`.
+        rate_hz: sampling rate of the waveform.
+
+    Returns:
+        Scalar float32; 0 for silence.
+    """
     power = _frame_power(waveform, round(_FRAME_SECONDS * rate_hz))
     loudest = tf.reduce_max(tf.concat([power, [0.0]], 0))
     loud = tf.cast(power >= loudest * 10 ** (-_SPEECH_RANGE_DB / 10), tf.float32)
@@ -50,7 +66,7 @@ def speech_rms(waveform: tf.Tensor, rate_hz: int) -> tf.Tensor:
 
 
 def _frame_power(waveform: tf.Tensor, size: int) -> tf.Tensor:
-    """Gives the mean power of each frame, `[ceil(S / size)]`; the last one is filled with zeros."""
+    """Returns the mean power of each frame, `[ceil(S / size)]`; pads the last one with zeros."""
     padded = tf.pad(waveform, [[0, -tf.size(waveform) % size]])
     return tf.reduce_mean(tf.square(tf.reshape(padded, [-1, size])), axis=1)
 
@@ -58,16 +74,19 @@ def _frame_power(waveform: tf.Tensor, size: int) -> tf.Tensor:
 def insert_pause(
     waveform: tf.Tensor, place: tf.Tensor, num_samples: tf.Tensor, rate_hz: int
 ) -> tf.Tensor:
-    """Inserts digital silence between two words.
+    """Inserts silence (zeros) between two words.
 
-    A place is between words where 50 ms are more than 30 dB quieter than the loudest 10 ms, with
-    louder sound on both sides; a waveform without such a place is not changed.
+    A place counts as between words if 50 ms around it are more than 30 dB below the loudest 10 ms
+    frame, with louder sound on both sides. A waveform without such a place is not changed.
 
     Args:
         waveform: `[S]`.
-        place: in `[0, 1)`, which of the places.
-        num_samples: of silence.
-        rate_hz: of the waveform.
+        place: scalar in `[0, 1)` that selects one of the places.
+        num_samples: length of the silence.
+        rate_hz: sampling rate of the waveform.
+
+    Returns:
+        `[S + num_samples]`, or `[S]` without a place.
     """
     size = round(_PAUSE_FRAME_SECONDS * rate_hz)
     power = _frame_power(waveform, size)
@@ -87,9 +106,17 @@ def insert_pause(
 
 
 def reverberate(waveform: tf.Tensor, response: tf.Tensor) -> tf.Tensor:
-    """Convolves a waveform with a room's impulse response `[H]`.
+    """Convolves a waveform with a room's impulse response.
 
-    The response's largest sample is its direct path: it moves nothing in time. The level stays.
+    The largest sample of the response is taken as the direct sound, so the speech is not delayed.
+    The RMS of the result equals that of the input.
+
+    Args:
+        waveform: `[S]`.
+        response: `[H]` impulse response.
+
+    Returns:
+        `[S]`.
     """
     num_samples = tf.size(waveform)
     size = _fft_size(num_samples + tf.size(response))
@@ -100,7 +127,17 @@ def reverberate(waveform: tf.Tensor, response: tf.Tensor) -> tf.Tensor:
 
 
 def limit_band(waveform: tf.Tensor, low_hz: tf.Tensor, high_hz: tf.Tensor, rate_hz: int):
-    """Removes what is below and above a band, as telephones and codecs do."""
+    """Removes frequencies outside a band, as telephones and codecs do.
+
+    Args:
+        waveform: `[S]`.
+        low_hz: lowest frequency that is kept.
+        high_hz: highest frequency that is kept.
+        rate_hz: sampling rate of the waveform.
+
+    Returns:
+        `[S]`.
+    """
     num_samples = tf.size(waveform)
     size = _fft_size(num_samples)
     hz = tf.cast(tf.range(size // 2 + 1), tf.float32) * (rate_hz / tf.cast(size, tf.float32))
@@ -109,7 +146,7 @@ def limit_band(waveform: tf.Tensor, low_hz: tf.Tensor, high_hz: tf.Tensor, rate_
 
 
 def _fft_size(num_samples: tf.Tensor) -> tf.Tensor:
-    """The power of two that holds a number of samples."""
+    """Returns the smallest power of two above a number of samples, at least 2."""
     bits = tf.math.ceil(tf.math.log(tf.cast(num_samples, tf.float64) + 0.5) / math.log(2.0))
     return tf.bitwise.left_shift(1, tf.cast(tf.maximum(bits, 1.0), tf.int32))
 
@@ -120,19 +157,27 @@ def _rms(waveform: tf.Tensor) -> tf.Tensor:
 
 
 def clip(waveform: tf.Tensor, depth_db: tf.Tensor) -> tf.Tensor:
-    """Cuts off what is less than `depth_db` below the peak."""
+    """Clips a waveform at a level below its peak.
+
+    Args:
+        waveform: `[S]`.
+        depth_db: scalar, difference between the peak and the level in dB.
+
+    Returns:
+        `[S]`.
+    """
     peak = tf.reduce_max(tf.concat([tf.abs(waveform), [0.0]], 0))
     most = peak * tf.pow(10.0, -depth_db / 20.0)
     return tf.clip_by_value(waveform, -most, most)
 
 
 def white_noise(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Makes white noise."""
+    """Returns white noise; see `NoiseMaker`."""
     return tf.random.stateless_normal([num_samples], seed)
 
 
 def pink_noise(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Makes noise whose power falls by 3 dB an octave above 20 Hz."""
+    """Returns noise whose power falls by 3 dB per octave above 20 Hz; see `NoiseMaker`."""
     size = _fft_size(num_samples)
     spectrum = tf.signal.rfft(tf.random.stateless_normal([size], seed))
     hz = tf.cast(tf.range(size // 2 + 1), tf.float32) * (rate_hz / tf.cast(size, tf.float32))
@@ -141,7 +186,7 @@ def pink_noise(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tens
 
 
 def hum(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Makes the hum of a power line: 45 to 65 Hz and up to five overtones of random strength."""
+    """Returns power-line hum, 45 to 65 Hz with random overtones; see `NoiseMaker`."""
     drawn = tf.random.stateless_uniform([2 * _HUM_OVERTONES + 1], seed)
     hz = 45.0 + 20.0 * drawn[0]
     numbers = tf.range(1, _HUM_OVERTONES + 1, dtype=tf.float32)
@@ -152,7 +197,7 @@ def hum(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
 
 
 def clicks(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Makes one to four single samples in digital silence."""
+    """Returns zeros with one to four clicks of a single sample each; see `NoiseMaker`."""
     drawn = tf.random.stateless_uniform([9], seed)
     count = 1 + tf.cast(4.0 * drawn[8], tf.int32)
     places = tf.cast(drawn[:4] * tf.cast(num_samples, tf.float32), tf.int32)
@@ -161,7 +206,7 @@ def clicks(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
 
 
 def silence(num_samples: tf.Tensor, seed: tf.Tensor, rate_hz: int) -> tf.Tensor:
-    """Makes digital silence."""
+    """Returns zeros; see `NoiseMaker`."""
     return tf.zeros([num_samples])
 
 
@@ -169,37 +214,38 @@ NOISES: dict[str, NoiseMaker] = {"white": white_noise, "pink": pink_noise, "hum"
 
 
 def one_of(makers: Sequence[Callable[[], tf.Tensor]], uniform: tf.Tensor) -> tf.Tensor:
-    """Runs one of several functions, chosen by a number in `[0, 1)`."""
+    """Calls one of several functions, selected by a number in `[0, 1)`; returns its result."""
     number = tf.minimum(tf.cast(uniform * len(makers), tf.int32), len(makers) - 1)
     return makers[0]() if len(makers) == 1 else tf.switch_case(number, list(makers))
 
 
 class _Draws:
-    """Uniform numbers in `[0, 1)` of one seed, one at a time."""
+    """A sequence of uniform random numbers in `[0, 1)` from one seed."""
 
     def __init__(self, count: int, seed: tf.Tensor):
         self._left = iter(tf.unstack(tf.random.stateless_uniform([count], seed)))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> tf.Tensor:
-        """Draws a number between two others."""
+        """Returns the next number, scaled to the range from `low` to `high`."""
         return low + (high - low) * next(self._left)
 
     def happens(self, probability: float) -> tf.Tensor:
-        """Draws whether something happens."""
+        """Returns True with a probability."""
         return next(self._left) < probability
 
 
 class WaveformAugmentation:
-    """The changes of a configuration, drawn by a seed.
+    """Applies the augmentations of a config at random, reproducible by a seed.
 
-    In their order: speed, room, a pause between words, silence around, noise, a limited band,
-    gain, an offset, clipping. A share of the utterances becomes noise in which nothing is said.
+    The order is: speed, room response, pause between words, silence before and after, noise, band
+    limit, clipping, gain, DC offset. A share of the utterances (`empty_share`) is replaced by noise
+    without words.
 
     Args:
         config: ranges and probabilities.
-        rate_hz: of the waveforms.
-        noises: sounds to add; None: synthesized noise.
-        responses: impulse responses of rooms; None: there are none.
+        rate_hz: sampling rate of the waveforms.
+        noises: background noise to add; None uses synthesized noise.
+        responses: impulse responses of rooms; None skips this step.
     """
 
     def __init__(
@@ -215,15 +261,15 @@ class WaveformAugmentation:
     def __call__(
         self, waveform: tf.Tensor, uniforms: tf.Tensor, seed: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """Changes a waveform; one without samples stays as it is.
+        """Augments a waveform; returns a waveform without samples unchanged.
 
         Args:
             waveform: `[S]` float32.
-            uniforms: `[3]` in `[0, 1)`: speed, whether there is noise, how much.
-            seed: `[2]` integers; all else is drawn with it.
+            uniforms: `[3]` numbers in `[0, 1)` for the speed, the choice of noise, and its level.
+            seed: `[2]` integers, the seed of all other random choices.
 
         Returns:
-            The waveform `[S']` to train with, and a boolean scalar: whether its words are in it.
+            The augmented waveform `[S']`, and a boolean scalar: whether it contains its words.
         """
         has_samples = tf.size(waveform) > 0
         return tf.cond(
@@ -245,7 +291,7 @@ class WaveformAugmentation:
         return self._recorded(heard, draws), ~is_empty
 
     def _spoken(self, waveform, uniforms, draws):
-        """Applies speed and the room's response."""
+        """Applies the change of speed and the room response."""
         config = self.config
         if config.max_speed_change > 0:
             speed = 1.0 + config.max_speed_change * (2.0 * uniforms[0] - 1.0)
@@ -260,7 +306,7 @@ class WaveformAugmentation:
         )
 
     def _in_a_room(self, waveform, uniforms, draws, *, seed):
-        """Adds a pause, silence around and background noise."""
+        """Adds a pause, silence before and after, and background noise."""
         config = self.config
         level = speech_rms(waveform, self._rate_hz)
         place = draws.uniform()
@@ -284,12 +330,12 @@ class WaveformAugmentation:
         return waveform
 
     def _length(self, draws, probability: float, max_seconds: float):
-        """Draws a number of samples: none, or more likely few than many."""
+        """Draws a number of samples: 0, or a random number in which small values are likelier."""
         happens, seconds = draws.happens(probability), max_seconds * draws.uniform() ** 3
         return tf.where(happens, tf.cast(seconds * self._rate_hz, tf.int32), 0)
 
     def _kinds(self) -> list[NoiseMaker]:
-        """What makes background noise."""
+        """Returns the functions that make background noise."""
         if self._noises is None:
             return [NOISES[kind] for kind in self.config.noise_kinds]
 
@@ -299,7 +345,7 @@ class WaveformAugmentation:
         return [stretch]
 
     def _noise(self, num_samples, seed, kinds: Sequence[NoiseMaker]):
-        """Makes noise of an RMS of 1, by one of several makers."""
+        """Returns noise with an RMS of 1, made by one of several functions."""
         noise_seed = tf.stack([seed[0] + 1, seed[1]])
         which = tf.random.stateless_uniform([], seed + _KIND_SEED)
         makers = [lambda make=make: make(num_samples, noise_seed, self._rate_hz) for make in kinds]
@@ -307,14 +353,14 @@ class WaveformAugmentation:
         return tf.math.divide_no_nan(noise, _rms(noise))
 
     def _without_words(self, num_samples, seed):
-        """Makes noise, hum, silence or clicks at any level."""
+        """Returns noise, hum, silence or clicks at a random level."""
         level_db = tf.random.stateless_uniform([], seed + _LEVEL_SEED, *_EMPTY_LEVELS_DB)
         kinds = [*self._kinds(), *NOISES.values(), clicks, silence]
         noise = tf.pow(10.0, level_db / 20.0) * self._noise(num_samples, seed, kinds)
         return tf.clip_by_value(noise, -1.0, 1.0)
 
     def _recorded(self, waveform, draws):
-        """Applies what microphone and telephone do."""
+        """Applies band limit, clipping, gain and DC offset, as of a microphone or telephone."""
         config = self.config
         limited = draws.happens(config.band_limit_probability)
         band = draws.uniform(50.0, 400.0), draws.uniform(3000.0, 4000.0)

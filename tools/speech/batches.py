@@ -1,4 +1,4 @@
-"""Rows of a training plan to waveforms, in the order in which they are asked for."""
+"""Decodes the rows of a training plan to waveforms with `tf.data`, in order."""
 
 import os
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from tools.speech.reading import MIN_PADDED_SAMPLES
 
 
 class UtteranceDecoder:
-    """Rows of a plan to waveforms, in order, several at once.
+    """Decodes the rows of a training plan to waveforms, several files in parallel, in order.
 
     Args:
-        utterances: that the rows' indices are of.
-        limits: of the set.
-        parallel: decoders at once, 0 for a default.
+        utterances: utterances to which the indices of the rows refer.
+        limits: accepted lengths and rates, and the model's rate.
+        parallel: number of parallel decoders; 0 lets TensorFlow choose.
     """
 
     def __init__(self, utterances: Sequence[Utterance], limits: AudioLimits, parallel: int):
@@ -28,7 +28,7 @@ class UtteranceDecoder:
         self.cycle = parallel or 4
 
     def decode(self, rows: tf.data.Dataset) -> tf.data.Dataset:
-        """Maps rows with an `index` (-1: masked) to rows with `waveform` and `reason` as well."""
+        """Adds `waveform` `[S]` and `reason` to rows with an `index`; index -1 is a masked row."""
 
         def fetch(row):
             index = tf.maximum(row["index"], 0)
@@ -48,6 +48,6 @@ class UtteranceDecoder:
 
 
 def pad_to_frame(batch):
-    """Gives a batch of nothing but dropped rows the samples of one frame."""
+    """Pads `waveforms` of a batch to at least one frame, in case all of its rows were dropped."""
     missing = tf.maximum(MIN_PADDED_SAMPLES - tf.shape(batch["waveforms"])[1], 0)
     return {**batch, "waveforms": tf.pad(batch["waveforms"], [[0, 0], [0, missing]])}

@@ -1,8 +1,8 @@
-"""The data plan: which utterances make which batch of an epoch, the same on every process.
+"""Batch planning: assigns the utterances of an epoch to batches, identically on every process.
 
-A plan is a pure function of the utterances' lengths, (seed, epoch) and the batch size. Every
-process computes the whole plan and takes its rows of each batch, so all run the same number of
-steps; a resumed run computes it again and goes on from any step.
+A plan depends only on the lengths of the utterances, the seed, the epoch and the batch size. Every
+process computes the whole plan and takes its own rows of each batch, so all processes run the same
+number of steps. A resumed run computes the plan again and continues at any step.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,15 @@ MASKED_ROW = -1
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Steps of this epoch that were already run, and the settings they were planned with.
+    """Steps of an epoch that were already run, and the settings of their plan.
 
     Attributes:
-        global_batch_size: `epoch_plan`'s argument of that run.
+        global_batch_size: argument of `epoch_plan` in that run.
         num_steps: steps run with it.
-        max_batch_samples: `epoch_plan`'s argument of that run, 0 for no budget; None: as now.
-        num_buckets: `epoch_plan`'s argument of that run; None: as now.
+        max_batch_samples: argument of `epoch_plan` in that run, 0 for no bound; None if it is the
+            same as in the current run.
+        num_buckets: argument of `epoch_plan` in that run; None if it is the same as in the current
+            run.
     """
 
     global_batch_size: int
@@ -34,7 +36,7 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """What cuts an order of utterances into batches; a budget of 0 is none."""
+    """Settings that determine the batches of an epoch; a sample budget of 0 means no bound."""
 
     global_batch_size: int
     max_batch_samples: int
@@ -42,16 +44,16 @@ class _Settings:
 
 
 def bucket_boundaries(num_samples: np.ndarray, num_buckets: int) -> np.ndarray:
-    """Returns the longest length of every bucket but the last.
+    """Returns the largest length of every bucket except the last.
 
-    The buckets hold about the same number of utterances; equal boundaries are merged.
+    The buckets contain about the same number of utterances. Equal boundaries are merged.
 
     Args:
-        num_samples: lengths [N] of all utterances.
+        num_samples: `[N]` lengths of all utterances.
         num_buckets: at least 1.
 
     Returns:
-        Strictly ascending lengths [at most num_buckets - 1]; utterance n is in bucket
+        Strictly ascending lengths, at most `num_buckets - 1`. Utterance n is in the bucket
         `np.searchsorted(boundaries, num_samples[n])`.
     """
     counts = np.arange(1, num_buckets) * len(num_samples) // num_buckets
@@ -60,7 +62,7 @@ def bucket_boundaries(num_samples: np.ndarray, num_buckets: int) -> np.ndarray:
 
 
 def _cut(order: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> list[np.ndarray]:
-    """Cuts utterances in their order into the largest batches that size and budget allow."""
+    """Divides utterances, in order, into the largest batches that batch size and budget allow."""
     size, budget = settings.global_batch_size, settings.max_batch_samples
     if not budget:
         return [order[start : start + size] for start in range(0, len(order), size)]
@@ -69,9 +71,9 @@ def _cut(order: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> lis
         raise UserError.expected(
             f"a batch budget of at least the longest utterance's {lengths.max()} samples",
             budget,
-            "Raise the budget or lower the longest utterance allowed",
+            "Raise the budget or lower the limit on the length of utterances",
         )
-    # No batch has more rows than the shortest utterance allows: no need to look further ahead.
+    # The shortest utterance bounds the rows of a batch, and so how far the loop must look ahead.
     size = min(size, budget // max(1, int(lengths.min(initial=budget))))
     rows = np.arange(1, size + 1)
     while start < len(order):
@@ -83,7 +85,7 @@ def _cut(order: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> lis
 
 
 def _is_full(batch: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> bool:
-    """Tells whether one more row as long as the longest would exceed size or budget."""
+    """Returns whether another row of the longest row's length would exceed size or budget."""
     if len(batch) == settings.global_batch_size:
         return True
     budget = settings.max_batch_samples
@@ -93,7 +95,7 @@ def _is_full(batch: np.ndarray, num_samples: np.ndarray, settings: _Settings) ->
 def _bucketed(
     order: np.ndarray, num_samples: np.ndarray, settings: _Settings, generator: np.random.Generator
 ) -> list[np.ndarray]:
-    """Cuts a shuffled order into batches of like lengths, in random order."""
+    """Divides shuffled utterances into batches of similar lengths, in random order."""
     bucket = np.searchsorted(bucket_boundaries(num_samples, settings.num_buckets), num_samples)
     by_bucket = order[np.argsort(bucket[order], kind="stable")]
     starts = np.flatnonzero(np.diff(bucket[by_bucket])) + 1
@@ -103,7 +105,7 @@ def _bucketed(
         if batches and not _is_full(batches[-1], num_samples, settings):
             left_over.append(batches.pop())
     if left_over:
-        # What did not fill a batch of its own bucket is batched with its neighbours in length.
+        # Batch the rest of all buckets together, sorted by length.
         rest = np.concatenate(left_over)
         rest = rest[np.argsort(-num_samples[rest], kind="stable")]
         batches += _cut(rest, num_samples, settings)
@@ -121,25 +123,27 @@ def epoch_plan(
     shuffle: bool = True,
     done: Sequence[Segment] = (),
 ) -> list[np.ndarray]:
-    """Returns the batches of one epoch: every utterance exactly once.
+    """Returns the batches of one epoch. Every utterance is in exactly one batch.
 
-    The shuffled utterances flow into buckets by length; a full bucket is a batch; what is left in
-    the buckets at the end is batched together, neighbours in length first. Then the batches are
-    shuffled. A run that stopped inside the epoch goes on with what its steps left: with unchanged
-    settings exactly as if it had not stopped, else with a new plan of the utterances not yet seen.
+    The utterances are shuffled and sorted into buckets by length. Each bucket is divided into
+    batches; incomplete batches of all buckets are put together by length. Then the batches are
+    shuffled. A run that stopped inside the epoch continues with the utterances that it has not
+    seen: with the same settings exactly as if it had not stopped, otherwise with a new plan.
 
     Args:
-        num_samples: lengths [N] of the manifest's utterances.
-        seed: of the run.
-        epoch: from 0.
-        global_batch_size: rows of one batch, over all processes.
-        num_buckets: 1 mixes all lengths.
-        max_batch_samples: bound on rows times longest utterance of one batch; None or 0: no bound.
-        shuffle: False keeps the manifest's order and ignores the buckets.
-        done: what was already run of this epoch, in order.
+        num_samples: `[N]` lengths of the manifest's utterances.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        global_batch_size: largest number of rows in a batch, over all processes.
+        num_buckets: number of buckets; 1 mixes all lengths.
+        max_batch_samples: largest product of the number of rows and the length of the longest
+            utterance in a batch; None or 0 for no bound.
+        shuffle: False keeps the order of the manifest and ignores the buckets.
+        done: steps of this epoch that were already run, in order.
 
     Returns:
-        The batches still to run: indices [at most global_batch_size] int64 of utterances.
+        The batches still to run, each with at most `global_batch_size` indices (int64) of
+        utterances.
 
     Raises:
         UserError: an utterance exceeds the budget, or `done` has more steps than the epoch.
@@ -151,7 +155,7 @@ def epoch_plan(
     order = generator.permutation(len(num_samples)) if shuffle else np.arange(len(num_samples))
 
     def plan(settings: _Settings, num_steps: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        """Plans what is left in `order`, split into the steps already run and those to run."""
+        """Plans the utterances in `order`; returns the batches already run and those to run."""
         if settings.global_batch_size < 1 or settings.num_buckets < 1:
             raise ValueError(f"Batch size and number of buckets must be positive: {settings}.")
         if shuffle:
@@ -175,7 +179,7 @@ def epoch_plan(
 
 
 def _merge(done: Sequence[Segment], now: _Settings) -> list[tuple[_Settings, int]]:
-    """Returns settings and steps of what was run, neighbours of equal settings added up."""
+    """Returns settings and number of steps of the segments; merges neighbors of equal settings."""
     merged: list[tuple[_Settings, int]] = []
     for segment in done:
         budget, buckets = segment.max_batch_samples, segment.num_buckets
@@ -194,16 +198,19 @@ def _merge(done: Sequence[Segment], now: _Settings) -> list[tuple[_Settings, int
 
 
 def rank_rows(global_batch: np.ndarray, *, rank: int, size: int, rows_per_rank: int) -> np.ndarray:
-    """Returns one process's rows of a global batch: every `size`-th, from `rank` on.
+    """Returns the rows of a global batch for one process: every `size`-th row from `rank` on.
 
     Args:
-        global_batch: indices of at most size * rows_per_rank utterances.
-        rank: this process, from 0.
+        global_batch: indices of at most `size * rows_per_rank` utterances.
+        rank: number of this process, from 0.
         size: number of processes.
-        rows_per_rank: rows every process has, so that all run the same shapes.
+        rows_per_rank: number of rows of every process, so that all have the same shapes.
 
     Returns:
-        Indices [rows_per_rank] int64; -1 marks a masked row, always after the real ones.
+        `[rows_per_rank]` int64 indices. Masked rows have -1 and come after the other rows.
+
+    Raises:
+        ValueError: the rank is out of range, or the batch has too many rows.
     """
     if not 0 <= rank < size or len(global_batch) > size * rows_per_rank:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Channels to one: their mean, or the loudest of them where they cancel in it."""
+"""Mixing of channels to mono: their mean, or the loudest channel if they cancel each other."""
 
 import functools
 import logging
@@ -8,26 +8,26 @@ import numpy as np
 
 from tools.speech.sound_file import SoundFile
 
-# Channels cancel where their mean has less than this share of the energy that it would have if they
-# were independent. Equal channels have more than that, one channel among silent ones just that.
+# Channels cancel if the energy of their mean is below this share of what independent channels would
+# give. Equal channels give a share above 1, one channel beside silent ones a share of 1.
 LEAST_ENERGY = 0.1
 _SAID_PATHS = 4096
 _log = logging.getLogger(__name__)
 
 
 class Mono:
-    """A sound as one channel.
+    """Reads a sound file as mono.
 
     Args:
-        sound: an open file.
-        path: its name for messages.
+        sound: open sound file.
+        path: path of the file, for messages.
     """
 
     def __init__(self, sound: SoundFile, path: str):
         self._sound, self._path = sound, path
 
     def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
-        """Reads the sound piece by piece, `[S]` float32; more than one channel are read twice."""
+        """Reads the sound in pieces `[S]` float32. Files with several channels are read twice."""
         if self._sound.num_channels > 1:
             for _ in self._means(block_samples):
                 pass
@@ -36,32 +36,32 @@ class Mono:
         return self._means(block_samples)
 
     def whole(self, block_samples: int) -> np.ndarray:
-        """Reads the same at once, `[S]` float32."""
+        """Reads the whole sound, `[S]` float32."""
         waveform = np.concatenate([np.zeros(0, np.float32), *self._means(block_samples)])
         if self._cancel():
             return np.concatenate([*self._loudest(block_samples)])
         return waveform
 
     def _means(self, block_samples: int) -> Iterator[np.ndarray]:
-        """Reads the mean of the channels, and remembers energies."""
+        """Yields the mean of the channels; adds up the energies of mean and channels."""
         self._energies, self._mean_energy = np.zeros(self._sound.num_channels), 0.0
         for block in self._sound.blocks(block_samples):
             if self._sound.num_channels == 1:
                 yield block[:, 0]
                 continue
-            with np.errstate(over="ignore", invalid="ignore"):  # the readers judge the outcome
+            with np.errstate(over="ignore", invalid="ignore"):  # the caller checks the samples
                 mean = block.mean(axis=1)
                 self._energies += np.einsum("sc,sc->c", block, block, dtype=np.float64)
                 self._mean_energy += np.einsum("s,s", mean, mean, dtype=np.float64)
             yield mean
 
     def _cancel(self) -> bool:
-        """Tells whether the channels cancel in the mean that was read."""
+        """Returns whether the channels cancel each other in the mean; call after `_means`."""
         independent = self._energies.sum() / len(self._energies) ** 2
         return len(self._energies) > 1 and bool(self._mean_energy < LEAST_ENERGY * independent)
 
     def _loudest(self, block_samples: int) -> Iterator[np.ndarray]:
-        """Reads the channel of the most energy."""
+        """Yields the channel with the most energy."""
         channel = int(self._energies.argmax())
         _say_cancelled(self._path, channel)
         for block in self._sound.blocks(block_samples):
@@ -70,5 +70,5 @@ class Mono:
 
 @functools.lru_cache(_SAID_PATHS)
 def _say_cancelled(path: str, channel: int) -> None:
-    """Says, once for a file, what is read of it."""
-    _log.warning("%s: its channels cancel; the loudest, number %d, is read", path, channel + 1)
+    """Logs a warning, once for each file."""
+    _log.warning("%s: its channels cancel; using the loudest, number %d", path, channel + 1)

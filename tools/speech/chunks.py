@@ -1,4 +1,7 @@
-"""What headers of WAV, AIFF, AU and NIST SPHERE promise: libsndfile takes half of it in silence."""
+"""Checks the headers of WAV, AIFF, AU and NIST SPHERE files against the size of the file.
+
+libsndfile accepts files with missing or additional samples without an error.
+"""
 
 import math
 import os
@@ -7,32 +10,32 @@ import struct
 
 from tools.speech.containers import ContainerError, Part, before_tags, id3_bytes
 
-# Sizes from here on mean "to the end of the file": SoX writes 0x7FFFF000 into a pipe, ffmpeg
-# 0xFFFFFFFF.
+# Sizes of at least this mean "to the end of the file". Writing to a pipe, SoX puts 0x7FFFF000 and
+# ffmpeg puts 0xFFFFFFFF.
 _STREAMED_BYTES = 0x7FFFF000
 _MAX_CHUNKS = 1000
 _CHUNK_BYTES = 1 << 20
-_MOST_REST_BYTES = 1024  # behind a sound that are neither tags nor zeros: no samples, so few
-_SPHERE_BYTES = 1 << 16  # of a header, at most
+_MOST_REST_BYTES = 1024  # so many other bytes after a sound are accepted: too few to be samples
+_SPHERE_BYTES = 1 << 16  # largest header
 
 
 def is_canonical_wav(head: bytes) -> bool:
-    """Tells by the first 44 bytes whether a WAV is plain PCM with no other chunk before "data"."""
+    """Returns, from the first 44 bytes, whether a WAV is plain PCM with "data" as second chunk."""
     is_plain = head[:4] == b"RIFF" and head[12:22] == b"fmt \x10\0\0\0\1\0"
     num_bytes = int.from_bytes(head[40:44], "little")
     return is_plain and head[36:40] == b"data" and 0 < num_bytes < _STREAMED_BYTES
 
 
 def parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the WAV or AIFF sounds of a file, one behind the other.
+    """Returns the WAV or AIFF sounds of a file, in order; usually one.
 
     Args:
-        descriptor: of the file.
-        start: byte of the first.
-        stop: the size of the file.
+        descriptor: open file.
+        start: position of the first sound in bytes.
+        stop: size of the file.
 
     Raises:
-        ContainerError: samples are missing, or cannot be found.
+        ContainerError: samples are missing or cannot be found.
     """
     found, begin = [], start
     while begin is not None:
@@ -42,18 +45,18 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
 
 
 def _form(descriptor: int, start: int, stop: int) -> tuple[Part, int | None]:
-    """Gives the sound that begins at a byte, and where the next one begins, if any does."""
+    """Returns the sound at a position, and the position of the next sound or None."""
     form = os.pread(descriptor, 12, start)
     byte_order = "<" if form[:4] == b"RIFF" else ">"
     position, padding, has_samples = start + 12, 0, False
     for _ in range(_MAX_CHUNKS):
-        for begin in (position, position - padding):  # which some programs forget
+        for begin in (position, position - padding):  # some programs omit the padding byte
             head = os.pread(descriptor, 12, begin)
             if has_samples and head[:4] == form[:4] and head[8:] == form[8:]:
                 return Part(start, begin), begin
         head = os.pread(descriptor, 12, position)
         if len(head) < 8:
-            break  # the end; without samples libsndfile says so
+            break  # end of the file; libsndfile reports a file without samples
         name, num_bytes = struct.unpack(f"{byte_order}4sI", head[:8])
         behind = position + 8
         if name in (b"data", b"SSND") and not has_samples:
@@ -64,7 +67,7 @@ def _form(descriptor: int, start: int, stop: int) -> tuple[Part, int | None]:
             if not num_bytes and stop > behind:
                 if name == b"SSND" or _are_chunks(descriptor, behind, stop, byte_order=byte_order):
                     break
-                # As written into a pipe that could not go back to its header.
+                # Written to a pipe: the program could not go back to fill in the size.
                 size = struct.pack(f"{byte_order}I", min(stop - behind, 0xFFFFFFFF))
                 header = os.pread(descriptor, behind - 4 - start, start) + size
                 return Part(behind, stop, header), None
@@ -80,10 +83,10 @@ def _form(descriptor: int, start: int, stop: int) -> tuple[Part, int | None]:
 
 
 def _check_rest(descriptor: int, start: int, stop: int) -> None:
-    """Looks whether what lies behind all that a header knows can be samples.
+    """Checks that the bytes after the sound in the header are not samples.
 
     Raises:
-        ContainerError: it can: it is neither tags nor zeros, and long.
+        ContainerError: they may be samples: they are many, and neither tags nor zeros.
     """
     start += id3_bytes(os.pread(descriptor, 10, start))
     stop = before_tags(descriptor, start, stop)
@@ -92,12 +95,12 @@ def _check_rest(descriptor: int, start: int, stop: int) -> None:
     for position in range(start, stop, _CHUNK_BYTES):
         data = os.pread(descriptor, min(_CHUNK_BYTES, stop - position), position)
         if data.strip(b"\0"):
-            rest = f"{stop - start} more bytes behind the samples that the header knows"
+            rest = f"{stop - start} more bytes after the samples that the header declares"
             raise ContainerError(rest)
 
 
 def _are_chunks(descriptor: int, position: int, stop: int, *, byte_order: str) -> bool:
-    """Tells whether nothing but chunks lies from a byte to the end of a file."""
+    """Returns whether the file consists of valid chunks from a position to its end."""
     for _ in range(_MAX_CHUNKS):
         if position >= stop:
             return True
@@ -116,16 +119,16 @@ def _is_name(name: bytes) -> bool:
 
 
 def _check_held(num_bytes: int, held: int) -> None:
-    """Refuses a sound whose header promises more bytes of samples than the file holds."""
+    """Raises ContainerError if the header declares more bytes of samples than the file has."""
     if num_bytes > held:
         raise ContainerError(f"{held} of {num_bytes} bytes of samples", truncated=True)
 
 
 def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the AU sounds of a file, one behind the other.
+    """Returns the AU sounds of a file, in order; usually one. For the arguments see `parts`.
 
     Raises:
-        ContainerError: samples are missing, or more are there.
+        ContainerError: samples are missing, or more follow than the header declares.
     """
     found, magic = [], b".snd"
     while os.pread(descriptor, 4, start) == magic or not found:
@@ -133,7 +136,7 @@ def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
         begin, num_bytes = struct.unpack(">II", head[4:])
         if num_bytes >= _STREAMED_BYTES:
             return [*found, Part(start, stop)]
-        if not num_bytes:  # as written into a pipe that could not go back to its header
+        if not num_bytes:  # written to a pipe, without going back to fill in the size
             return [*found, Part(start + 12, stop, head[:8] + b"\xff" * 4)]
         _check_held(num_bytes, stop - start - begin)
         found.append(Part(start, start + begin + num_bytes))
@@ -143,12 +146,15 @@ def au_parts(descriptor: int, start: int, stop: int) -> list[Part]:
 
 
 def sphere_parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the NIST SPHERE sounds of a file, one behind the other.
+    """Returns the NIST SPHERE sounds of a file, in order; usually one.
+
+    For the arguments see `parts`.
 
     Raises:
-        ContainerError: samples are missing, more are there, or a header is damaged.
+        ContainerError: samples are missing, more follow than the header declares, or a header is
+            damaged.
 
-    Source: the header as SoX 14.4.2 and libsndfile 1.2.2 have it.
+    Source: the header as in SoX 14.4.2 and libsndfile 1.2.2.
     """
     found, magic = [], b"NIST_1A\n"
     while os.pread(descriptor, len(magic), start) == magic or not found:

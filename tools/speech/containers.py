@@ -1,4 +1,4 @@
-"""What libsndfile leaves unsaid about sound files: their kind by content, parts, full disks."""
+"""Detection of sound containers by content, and access to the parts of a file."""
 
 import contextlib
 import io
@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-HEAD_BYTES = 1024  # enough to name a kind
-# Kinds that libsndfile does not read, or whose wholeness nothing here can check, with the name
-# that ffmpeg has for each.
+HEAD_BYTES = 1024  # enough to detect the kind
+# Kinds that are decoded by ffmpeg, with ffmpeg's name of the demuxer: libsndfile does not read
+# them, or there is no check here that they are complete.
 DEMUXERS = {
     "MP4": "mov",
     "AAC": "aac",
@@ -45,7 +45,8 @@ DEMUXERS = {
     "Musepack": "mpc8",
     "TAK": "tak",
 }
-# How a file of such a kind begins, where ffmpeg ends in silence at the next one that is joined.
+# First bytes of those kinds for which ffmpeg, in a file of several joined sounds, reads only the
+# first one without an error.
 _BEGINNINGS = {
     "MP4": rb"\0\0\0[\x10-\x80]ftyp[ -~]{4}",
     "AMR": rb"#!AMR(-WB)?\n",
@@ -57,8 +58,8 @@ _BEGINNINGS = {
     "FLV": rb"FLV\x01[\x01\x04\x05]\0\0\0\x09",
     "compressed WAV": rb"RIFF.{4}WAVEfmt ",
 }
-_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # that an MP4 may begin with
-# Codecs in WAV that libsndfile decodes, by their numbers: PCM, ADPCM, float, G.711, GSM and NMS.
+_BOXES = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide")  # first box of an MP4 file
+# Numbers of the WAV codecs that libsndfile decodes: PCM, ADPCM, float, G.711, GSM and NMS.
 _WAV_CODECS = {1, 2, 3, 6, 7, 0x11, 0x31, 0x38, 0x40}
 _MAGIC = (
     (0, b"fLaC", "FLAC"),
@@ -83,7 +84,7 @@ _MAGIC = (
     (0, b"MPCK", "Musepack"),
     (0, b"tBaK", "TAK"),
 )
-_OGG_CODECS = {  # others than Vorbis and Opus
+_OGG_CODECS = {  # except Vorbis and Opus, which libsndfile decodes
     b"Speex": "Ogg Speex",
     b"\x7fFLAC": "Ogg FLAC",
     b"\x80theo": "Ogg video",
@@ -94,7 +95,7 @@ _STDERR_LOCK = threading.Lock()
 
 
 class ContainerError(Exception):
-    """A container that cannot be trusted; `truncated` when it is only incomplete."""
+    """A damaged or unknown container; `truncated` is True if it is only incomplete."""
 
     def __init__(self, message: str, *, truncated: bool = False):
         super().__init__(message)
@@ -103,13 +104,13 @@ class ContainerError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A range of a file that is a whole sound for libsndfile.
+    """A range of a file that libsndfile can read as a complete sound.
 
     Attributes:
-        start: its first byte.
-        stop: the byte behind its last.
-        head: what is read in place of the bytes before `start`: a header put right.
-        num_samples: of each channel, where libsndfile would only guess; None: libsndfile knows.
+        start: position of the first byte.
+        stop: position after the last byte.
+        head: corrected header that is read before the bytes from `start` on; may be empty.
+        num_samples: number of samples in each channel; None if libsndfile gets it right.
     """
 
     start: int
@@ -119,29 +120,29 @@ class Part:
 
 
 class PartFile(io.RawIOBase):
-    """A part of an open file, for libsndfile."""
+    """A part of an open file as a file object for libsndfile."""
 
     def __init__(self, descriptor: int, part: Part):
         super().__init__()
         self._descriptor, self._part, self._position = descriptor, part, 0
 
     def readable(self) -> bool:
-        """Tells that it can be read."""
+        """Returns True."""
         return True
 
     def seekable(self) -> bool:
-        """Tells that it can be read from anywhere."""
+        """Returns True: reading may start at any position."""
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Goes to a byte."""
+        """Sets the position; returns it."""
         size = len(self._part.head) + self._part.stop - self._part.start
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: size}[whence]
         self._position = base + offset
         return self._position
 
     def readinto(self, buffer) -> int:
-        """Reads bytes from where it is."""
+        """Reads bytes at the position into a buffer; returns their number."""
         head, part, position = self._part.head, self._part, self._position
         if position < len(head):
             data = head[position : position + len(buffer)]
@@ -154,10 +155,10 @@ class PartFile(io.RawIOBase):
 
 
 def look(descriptor: int) -> tuple[str, int]:
-    """Gives the kind of a file and the byte it begins at, behind ID3v2 tags.
+    """Returns the kind of a file, and the position in bytes after any ID3v2 tags.
 
     Raises:
-        ContainerError: it is of no known kind.
+        ContainerError: the kind is unknown.
     """
     start = 0
     while num_bytes := id3_bytes(os.pread(descriptor, 10, start)):
@@ -166,12 +167,12 @@ def look(descriptor: int) -> tuple[str, int]:
         return kind(os.pread(descriptor, HEAD_BYTES, start)), start
     except ContainerError:
         if start:
-            return "MP3", start  # padding behind the tag
+            return "MP3", start  # padding after the tag
         raise
 
 
 def id3_bytes(head: bytes) -> int:
-    """Gives the size of the ID3v2 tag that begins with 10 bytes; 0: there is none.
+    """Returns the size of an ID3v2 tag in bytes from its first 10 bytes; 0 if they are no tag.
 
     Source: ID3 tag version 2.4.0, main structure, section 3.1.
     """
@@ -184,13 +185,13 @@ def id3_bytes(head: bytes) -> int:
 
 
 def kind(head: bytes) -> str:
-    """Names a container by its first `HEAD_BYTES`.
+    """Returns the kind of a container from its first `HEAD_BYTES` bytes.
 
     Returns:
-        FLAC, WAV, AIFF, AU, OGG, MP3, NIST, or one of `DEMUXERS`.
+        FLAC, WAV, AIFF, AU, OGG, MP3, NIST, or a key of `DEMUXERS`.
 
     Raises:
-        ContainerError: it is none of them.
+        ContainerError: the kind is unknown.
     """
     if head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE":
         return "WAV" if _wav_codec(head) in _WAV_CODECS else "compressed WAV"
@@ -221,31 +222,42 @@ def kind(head: bytes) -> str:
 
 
 def _wav_codec(head: bytes) -> int:
-    """Reads the number of a WAV's codec; PCM where the first bytes do not tell it."""
+    """Returns the codec number of a WAV file; 1 (PCM) if the first bytes do not contain it."""
     place = head.find(b"fmt ", 12) + 8
     if place < 8 or head[:4] == b"RIFX":
         return 1
     codec = int.from_bytes(head[place : place + 2], "little")
-    if codec == 0xFFFE:  # extensible: within a GUID
+    if codec == 0xFFFE:  # WAVE_FORMAT_EXTENSIBLE: the number is in a GUID
         codec = int.from_bytes(head[place + 24 : place + 26], "little")
     return codec or 1
 
 
 def check_alone(descriptor: int, kind: str) -> None:
-    """Refuses several files of a kind of `DEMUXERS` that are joined, of which ffmpeg reads one.
+    """Checks that a file is a single sound, for kinds of which ffmpeg reads only the first one.
+
+    Args:
+        descriptor: open file.
+        kind: a key of `DEMUXERS`.
 
     Raises:
-        ContainerError: they are.
+        ContainerError: the file is several sounds joined together.
     """
     if kind not in _BEGINNINGS:
         return
     with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
         if len(re.findall(_BEGINNINGS[kind], data, re.DOTALL)) > 1:
-            raise ContainerError(f"several {kind} files joined, of which only the first is read")
+            raise ContainerError(
+                f"several joined {kind} files, of which ffmpeg reads only the first"
+            )
 
 
 def before_tags(descriptor: int, start: int, stop: int) -> int:
-    """Gives the byte behind the last that is no tag: before ID3v1, APE and Lyrics3 tags.
+    """Returns the end of the data before any ID3v1, APE and Lyrics3 tags, as a position in bytes.
+
+    Args:
+        descriptor: open file.
+        start: position of the data.
+        stop: size of the file.
 
     Source: ID3v1; APEv2, tag footer; Lyrics3 v2.00.
     """
@@ -267,9 +279,10 @@ def before_tags(descriptor: int, start: int, stop: int) -> int:
 
 @contextlib.contextmanager
 def quiet_stderr() -> Iterator[None]:
-    """Turns the stderr of the process off: mpg123, inside libsndfile, prints its own messages.
+    """Redirects the stderr of the process to /dev/null, to hide messages of mpg123 in libsndfile.
 
-    One thread at a time; what another one writes meanwhile is lost: keep it short.
+    Runs one thread at a time. Output of other threads to stderr is lost meanwhile, so the block
+    must be short.
     """
     with _STDERR_LOCK, open(os.devnull, "wb") as null:
         saved = os.dup(2)
@@ -282,7 +295,18 @@ def quiet_stderr() -> Iterator[None]:
 
 
 def write_flac(path: Path, waveform: np.ndarray, rate_hz: int) -> None:
-    """Writes [S] float32 as 16-bit FLAC; raises OSError, also where libsndfile would be silent."""
+    """Writes `[S]` float32 as 16-bit FLAC.
+
+    Encodes in memory first: libsndfile does not report a full disk.
+
+    Args:
+        path: file to write.
+        waveform: `[S]` float32 in [-1, 1].
+        rate_hz: sampling rate.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     encoded = io.BytesIO()
     soundfile.write(encoded, waveform, rate_hz, format="FLAC", subtype="PCM_16")
     path.write_bytes(encoded.getvalue())

@@ -1,9 +1,10 @@
-"""Speech corpora laid out like LibriSpeech, read into a manifest of what can be used.
+"""Reading of speech corpora in the layout of LibriSpeech.
 
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt    lines "SPEAKER-CHAPTER-NUMBER THE WORDS"
-    SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac  or another of `SUFFIXES`, in any case
+    SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac  or another suffix of `SUFFIXES`
 
-What cannot be used is left out, and listed under one of `SKIP_REASONS` with its file and line.
+Utterances that cannot be used are skipped, and listed with file and line under a key of
+`SKIP_REASONS`.
 """
 
 import os
@@ -22,7 +23,7 @@ from tools.files import folders_above
 from tools.speech import audio
 from tools.speech.transcripts import normalize_transcript
 
-# The first wins where an id has several.
+# Suffixes of sound files, in any case. If an id has several files, the first suffix is used.
 SUFFIXES = (
     *".flac .wav .ogg .opus .mp3 .aif .aiff .aifc .oga .mp2 .wave .sph .nist".split(),
     *".m4a .mp4 .aac .webm .mka .mkv .mov .3gp .amr .wma .rf64 .w64 .caf .au .spx .wv .ape".split(),
@@ -30,15 +31,15 @@ SUFFIXES = (
 TRANSCRIPT_SUFFIX = ".trans.txt"
 MAX_LINE_CHARACTERS = 10_000
 MAX_TRANSCRIPT_BYTES = 1 << 26
-MAX_CHARACTERS_PER_SECOND = 50.0  # the fastest of LibriSpeech's speakers stay near 20
+MAX_CHARACTERS_PER_SECOND = 50.0  # the fastest speakers of LibriSpeech reach about 20
 
 SKIP_REASONS = {
     "unreadable_folder": "a folder that cannot be listed",
     "unreadable_transcript": "a transcript file that cannot be read, or has more than 64 MiB",
-    "not_text": "a line that is not UTF-8, or has control characters",
+    "not_text": "a line that is not UTF-8 or has control characters",
     "long_line": f"a line of more than {MAX_LINE_CHARACTERS} characters",
-    "bad_id": "an id that does not begin with the name of its transcript file, or holds a path",
-    "duplicate_id": "an id with several lines; none of them is used",
+    "bad_id": "an id that does not start with the name of its transcript file, or contains a path",
+    "duplicate_id": "an id that occurs in several lines; none of them is used",
     "empty_transcript": "an id without words",
     "long_transcript": f"more than {MAX_CHARACTERS_PER_SECOND:g} characters per second of sound",
     "missing_audio": "a transcript without a sound file beside it",
@@ -46,13 +47,22 @@ SKIP_REASONS = {
 } | audio.REASONS
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
-_NUM_THREADS = 16  # probing waits for disks and networks more than for processors
+_NUM_THREADS = 16  # more than cores, as reading headers mostly waits for the disk or network
 _CHUNK = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One sound file and its words; `num_samples` at the model's rate."""
+    """A sound file and its transcript.
+
+    Attributes:
+        utterance_id: id in the transcript file.
+        path: path of the sound file.
+        num_samples: length in samples at the model's rate.
+        duration_seconds: length in seconds.
+        transcript: normalized words.
+        decoder: decoder that `audio.probe` has selected.
+    """
 
     utterance_id: str
     path: str
@@ -63,25 +73,30 @@ class Utterance:
 
 
 def counts_of(skipped: Mapping[str, Sequence[str]]) -> str:
-    """Counts what was left out: "; skipped 3: missing_audio 2, too_long 1", or nothing."""
+    """Returns counts as text: "; skipped 3: missing_audio 2, too_long 1", or an empty text."""
     counts = ", ".join(f"{reason} {len(details)}" for reason, details in sorted(skipped.items()))
     return f"; skipped {sum(map(len, skipped.values()))}: {counts}" if counts else ""
 
 
 @dataclass
 class Manifest:
-    """The usable utterances of a corpus, in the order of their paths, and what was left out."""
+    """The utterances of a corpus.
+
+    Attributes:
+        utterances: utterances that can be used, in the order of their paths.
+        skipped: details of what was skipped, by key of `SKIP_REASONS`.
+    """
 
     utterances: list[Utterance] = field(default_factory=list)
     skipped: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     @property
     def num_skipped(self) -> int:
-        """How many things were left out, for all reasons together."""
+        """Number of skipped items for all reasons together."""
         return sum(map(len, self.skipped.values()))
 
     def summary(self) -> str:
-        """One line: "900 utterances (39.0 min); skipped 3: missing_audio 2, too_long 1"."""
+        """Returns "900 utterances (39.0 min); skipped 3: missing_audio 2, too_long 1"."""
         seconds = sum(utterance.duration_seconds for utterance in self.utterances)
         length = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
         line = f"{len(self.utterances)} utterances ({length})"
@@ -90,7 +105,7 @@ class Manifest:
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """A well-formed line of a transcript file."""
+    """A valid line of a transcript file."""
 
     place: str  # "file:line", for messages
     utterance_id: str
@@ -105,17 +120,17 @@ def read_librispeech(
     progress: bool = True,
     normalize: Callable[[str], str] = normalize_transcript,
 ) -> Manifest:
-    """Reads the splits of a corpus, headers of the sound files included.
+    """Reads the transcripts of a corpus and the headers of its sound files.
 
     Args:
-        root: the folder that holds the splits; without splits, any folder with transcripts below.
-        splits: folders under `root`, read in this order; none for `root` itself.
-        limits: what the model accepts.
-        progress: show a progress bar on stderr when it takes more than two seconds.
-        normalize: applied to every transcript.
+        root: folder of the splits; without `splits`, any folder with transcripts below it.
+        splits: folders in `root`, read in this order; empty to read `root` itself.
+        limits: accepted lengths and rates, and the model's rate.
+        progress: whether to show a progress bar on stderr if reading takes over two seconds.
+        normalize: function applied to every transcript.
 
     Raises:
-        UserError: a folder is missing, has no transcripts, or nothing in it can be used.
+        UserError: a folder is missing or has no transcripts, or no utterance can be used.
     """
     manifest = Manifest()
     pairs = []
@@ -147,20 +162,22 @@ def read_librispeech(
 
 def _split_folders(root: Path, splits: Sequence[str]) -> list[Path]:
     if not root.is_dir():
-        raise UserError.expected("the folder of a corpus", f"{root}, no folder", "Check the path")
+        raise UserError.expected(
+            "the folder of a corpus", f"{root}, which is no folder", "Check the path"
+        )
     folders = [root / split for split in dict.fromkeys(splits)] or [root]
     for folder in folders:
         if not folder.is_dir():
             names = sorted(path.name for path in root.iterdir() if path.is_dir())
             received = f"no such folder, but {', '.join(names) or 'no folders at all'}"
-            raise UserError.expected(f"the split {folder}", received, "Name a split that is there")
+            raise UserError.expected(f"the split {folder}", received, "Name a split that exists")
     return folders
 
 
 def _transcribed_files(
     folder: Path, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
 ) -> list[tuple[_Line, str]] | None:
-    """Pairs the transcripts below a folder with sound files; None when there are no transcripts."""
+    """Pairs the transcripts below a folder with sound files; returns None without transcripts."""
     pairs, has_lines = [], False
     for parent, names in walk(folder, listed(skipped)):
         sounds = {}
@@ -197,22 +214,22 @@ def _transcribed_files(
 def walk(
     folder: str | os.PathLike[str], failed: Callable[[OSError], None]
 ) -> Iterator[tuple[str, list[str]]]:
-    """Lists every folder below once, links followed, hidden things left out, sorted.
+    """Walks over a folder and the folders below it, sorted, each of them once.
 
-    A link to a folder that holds this one is not followed.
+    Follows links, except those to a folder above. Skips hidden files and folders.
 
     Args:
-        folder: where to begin.
-        failed: gets the error of each folder that cannot be listed.
+        folder: where to start.
+        failed: called with the error of each folder that cannot be listed.
 
     Yields:
-        A folder, and the names in it that are no folders.
+        The path of a folder, and the names of the files in it.
     """
     seen, above = set(), folders_above(folder)
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=failed):
         status = os.stat(parent)
         if (status.st_dev, status.st_ino) in seen or os.path.realpath(parent) in above:
-            folders.clear()  # a link to a folder above
+            folders.clear()  # already visited, or a link to a folder above
             continue
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
@@ -220,7 +237,7 @@ def walk(
 
 
 def listed(skipped: defaultdict[str, list[str]]) -> Callable[[OSError], None]:
-    """Makes what `walk` calls for a folder that cannot be listed: it adds to `skipped`."""
+    """Returns a function for the argument `failed` of `walk` that adds the error to `skipped`."""
 
     def failed(error: OSError) -> None:
         skipped["unreadable_folder"].append(f"{error.filename}: {error.strerror}")
@@ -231,11 +248,11 @@ def listed(skipped: defaultdict[str, list[str]]) -> Callable[[OSError], None]:
 def _lines(
     path: str, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
 ) -> Iterator[_Line]:
-    """Reads a transcript file line by line; what is wrong with a line goes to `skipped`."""
+    """Yields the valid lines of a transcript file; adds the others to `skipped`."""
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_TRANSCRIPT_BYTES:
-            skipped["unreadable_transcript"].append(f"{path}: no file, or too large")
+            skipped["unreadable_transcript"].append(f"{path}: not a file, or too large")
             return
         data = Path(path).read_bytes()
     except OSError as error:
@@ -266,7 +283,7 @@ def _lines(
 
 
 def _judged(line: _Line, path: str, limits: audio.AudioLimits) -> Utterance | tuple[str, str]:
-    """Makes an utterance of a line and its sound file, or tells the reason and detail why not."""
+    """Returns the utterance of a line and its sound file, or reason and detail if it is skipped."""
     try:
         info = audio.probe(path, limits)
     except audio.AudioError as error:

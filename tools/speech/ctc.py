@@ -1,4 +1,4 @@
-"""The CTC loss over ragged batches."""
+"""CTC loss for padded batches."""
 
 import tensorflow as tf
 
@@ -11,23 +11,23 @@ def ctc_loss(
     *,
     blank: int,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Computes the CTC losses of a batch; a row with too few frames for its labels costs nothing.
+    """Computes the CTC loss of each row; the loss is 0 if a row has too few frames for its labels.
 
     Args:
         logits: `[B, T, V]` float32.
-        labels: `[B, U]`; whatever stands beyond a length is never read.
+        labels: `[B, U]` integers; values beyond the row's length are ignored.
         logit_lengths: `[B]` valid frames.
         label_lengths: `[B]` valid labels.
         blank: index of the blank.
 
     Returns:
-        Losses `[B]` float32, and `[B]` bool: whether a row has a frame and enough of them.
+        `[B]` float32 losses, and `[B]` bool: whether a row has enough frames, and at least one.
 
     Source: Graves et al., Connectionist temporal classification (2006).
     """
     inside = tf.sequence_mask(label_lengths, tf.shape(labels)[1])
     labels = tf.where(inside, labels, tf.cast(0 if blank else 1, labels.dtype))
-    # Equal neighbors need a blank between them.
+    # Two equal labels in sequence need a blank between them.
     repeated = (labels[:, 1:] == labels[:, :-1]) & inside[:, 1:]
     needed = label_lengths + tf.reduce_sum(tf.cast(repeated, tf.int32), axis=1)
     fits = (logit_lengths >= needed) & (logit_lengths > 0)

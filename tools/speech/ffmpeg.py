@@ -1,4 +1,4 @@
-"""Kinds of sound that libsndfile does not read, decoded by the program ffmpeg where it is."""
+"""Decoding with the program ffmpeg, if installed, for sounds that libsndfile does not read."""
 
 import os
 import re
@@ -10,40 +10,40 @@ import time
 
 from tools.speech.containers import ContainerError
 
-_HEADER_BYTES = 44  # of the WAV that ffmpeg writes: its rate of bytes stands at byte 28
+_HEADER_BYTES = 44  # of the WAV that ffmpeg writes; bytes 28 to 31 are the bytes per second
 _CHUNK_BYTES = 1 << 20
-MIN_SECONDS = 60.0  # to decode the shortest sound on a busy machine
-_REAL_TIMES = 10.0  # how much faster than real time a sound is decoded, at least
+MIN_SECONDS = 60.0  # time limit for the shortest sound, on a busy machine
+_REAL_TIMES = 10.0  # lowest expected decoding speed, as a multiple of real time
 _MESSAGE_BYTES = 1 << 12
-_PREFIX = re.compile(r"^\[[^]]*\] *|[^ -~]")  # the part of ffmpeg that speaks
+_PREFIX = re.compile(r"^\[[^]]*\] *|[^ -~]")  # name of the component in ffmpeg's messages
 
 
 class TooLong(Exception):
-    """More sound than is accepted."""
+    """The sound is longer than accepted."""
 
 
 def find() -> str | None:
-    """Gives the path of ffmpeg; None: it is not installed."""
+    """Returns the path of ffmpeg, or None if it is not installed."""
     return shutil.which("ffmpeg")
 
 
 def decode(place: str, descriptor: int, demuxer: str, max_seconds: float) -> int:
-    """Decodes a file to a temporary one.
+    """Decodes a sound to a temporary WAV file.
 
     Args:
-        place: path of the file, which ffmpeg reads from anywhere.
-        descriptor: of the same file, which ffmpeg inherits.
-        demuxer: what ffmpeg calls its kind; it does not guess.
-        max_seconds: of sound that is accepted.
+        place: path of the sound file.
+        descriptor: descriptor of the same file, which ffmpeg inherits.
+        demuxer: ffmpeg's name for the container.
+        max_seconds: largest accepted length of the sound.
 
     Returns:
-        The descriptor of a WAV of float32 samples at the rate and with the channels of the sound,
-        of unknown length by its header; it is to be closed, and has no name.
+        The descriptor of an unnamed WAV file with float32 samples, at the rate and with the
+        channels of the sound. Its header does not give the length. The caller must close it.
 
     Raises:
-        ContainerError: it cannot be decoded, or not in time.
-        TooLong: it is longer.
-        OSError: there is no room for the samples.
+        ContainerError: the sound cannot be decoded, or not in time.
+        TooLong: the sound is longer than `max_seconds`.
+        OSError: the disk is full.
     """
     command = [find() or "ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror"]
     command += ["-protocol_whitelist", "file,pipe", "-f", demuxer, "-i", place]
@@ -66,7 +66,7 @@ def decode(place: str, descriptor: int, demuxer: str, max_seconds: float) -> int
                 process.kill()
         messages.seek(0)
         said = messages.read(_MESSAGE_BYTES).decode(errors="replace").strip()
-        if process.returncode or said:  # it goes on after some errors
+        if process.returncode or said:  # after some errors ffmpeg continues and exits with 0
             line = (said or f"exit code {process.returncode}").splitlines()[0]
             raise ContainerError(f"ffmpeg: {_PREFIX.sub('', line)}")
         decoded.flush()
@@ -74,7 +74,7 @@ def decode(place: str, descriptor: int, demuxer: str, max_seconds: float) -> int
 
 
 def _copy(pipe, file, deadline: float, max_seconds: float) -> None:
-    """Copies what ffmpeg writes, up to what a sound of that length has."""
+    """Copies ffmpeg's output to a file; raises TooLong beyond the size of `max_seconds`."""
     num_bytes, most_bytes, header = 0, None, b""
     waiting = select.poll()
     waiting.register(pipe, select.POLLIN)

@@ -1,4 +1,7 @@
-"""How long a FLAC is: its last frame tells, where the header does not or others are behind it."""
+"""Length of FLAC files, read from the last frame.
+
+The header may lack the length, and a file may be several FLAC streams joined together.
+"""
 
 import os
 import struct
@@ -6,17 +9,18 @@ from typing import NamedTuple
 
 from tools.speech.containers import ContainerError, Part
 
-_MARKER = b"fLaC\0\0\0\x22"  # and the header of STREAMINFO
-_STREAMINFO_END = 42  # bytes from the marker on
-# Where to look whether frames have the numbers that they would have in a file of one FLAC, and how
-# far off they may be: a share of the file is about the same share of the sound. What is joined to
-# a FLAC of the same length is farther off at one of these places, unless it is tiny.
+_MARKER = b"fLaC\0\0\0\x22"  # the marker and the header of the STREAMINFO block
+_STREAMINFO_END = 42  # end of STREAMINFO, in bytes from the marker
+# In a file with a single FLAC stream, a position in the file corresponds to about the same share of
+# the samples. These are the positions where frame numbers are checked, and the largest deviation.
+# In a file of several joined streams, at least one frame number deviates more, unless the other
+# streams are tiny.
 _LOOK_SHARES = (0.06, 0.15, 0.38, 0.5, 0.74, 0.85, 0.94)
 _MOST_DEVIATION = 0.3
-_SCANNED_BYTES = 1 << 16  # smaller files are searched for others instead
+_SCANNED_BYTES = 1 << 16  # smaller files are searched for further streams instead
 _CHUNK_BYTES = 1 << 20
-_FRAME_HEAD_BYTES = 16  # the longest header of a frame
-_SLACK_BYTES = 1024  # for a tag behind the last frame
+_FRAME_HEAD_BYTES = 16  # longest header of a frame
+_SLACK_BYTES = 1024  # for a tag after the last frame
 _CRC8 = [0] * 256
 for _byte in range(256):
     _value = _byte
@@ -26,7 +30,10 @@ for _byte in range(256):
 
 
 class _Frame(NamedTuple):
-    """The header of a frame; `number` is of the frame, or of its first sample where they vary."""
+    """Header of a frame.
+
+    `number` is the number of the frame, or of its first sample if `has_sample_number` is True.
+    """
 
     number: int
     block_samples: int
@@ -37,19 +44,19 @@ class _Frame(NamedTuple):
 
 
 class _Stream(NamedTuple):
-    """One FLAC of a file: from its marker to its end, and what it says of itself."""
+    """A FLAC stream in a file, from its marker to its end."""
 
     start: int
     stop: int
-    first: int  # the byte of the first frame
-    num_samples: int  # as the header says; 0: unknown
-    longest_bytes: int  # of a frame
-    sync: bytes  # that every frame begins with
-    frame: _Frame | None  # the first
+    first: int  # position of the first frame in bytes
+    num_samples: int  # according to the header; 0 if unknown
+    longest_bytes: int  # size of the longest frame
+    sync: bytes  # first bytes of every frame
+    frame: _Frame | None  # header of the first frame
 
 
 def block_samples(descriptor: int) -> int:
-    """Reads the size of a FLAC's blocks; 0 when they differ or do not follow on the metadata.
+    """Returns the block size of a FLAC file in samples; 0 if blocks differ or cannot be found.
 
     Source: RFC 9639, section 8.
     """
@@ -62,24 +69,24 @@ def block_samples(descriptor: int) -> int:
 
 
 def parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the FLACs of a file, one behind the other, each with its true number of samples.
+    """Returns the FLAC streams of a file, in order, each with its correct number of samples.
 
-    The header is taken at its word where the last frame, and some between, are where it would
-    have them. Else the file is searched for others that are joined to the first.
+    If the last frame and some frames before it have the numbers expected from the header, the
+    header is used. Otherwise the file is searched for further streams.
 
     Args:
-        descriptor: of the file.
-        start: byte of the marker, behind ID3 tags.
-        stop: the size of the file.
+        descriptor: open file.
+        start: position of the marker in bytes, after ID3 tags.
+        stop: size of the file.
 
     Raises:
-        ContainerError: a header does not tell the number of samples, and no frame does.
+        ContainerError: neither a header nor the frames give the number of samples.
 
     Source: RFC 9639, sections 8 and 9.
     """
     stream = _stream(descriptor, start, stop)
     if stream is None:
-        return [Part(start, stop)]  # libsndfile says what is wrong
+        return [Part(start, stop)]  # libsndfile reports the error
     if _is_alone(descriptor, stream):
         return [Part(start, stop)]
     begins, found = [start, *_markers(descriptor, stream.first, stop)], []
@@ -89,7 +96,7 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
             raise ContainerError(f"no frames of the FLAC at byte {begin}", truncated=True)
         counted = _last_sample(descriptor, stream)
         if not stream.num_samples and not counted:
-            raise ContainerError("neither header nor frames tell a length")
+            raise ContainerError("neither the header nor the frames give a length")
         if counted > stream.num_samples:
             found.append(_with_length(descriptor, stream, counted))
         else:
@@ -98,7 +105,7 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
 
 
 def _stream(descriptor: int, start: int, stop: int) -> _Stream | None:
-    """Reads the header of a FLAC; None: it is none."""
+    """Reads the header of a FLAC stream; returns None if it is not valid."""
     head = os.pread(descriptor, _STREAMINFO_END, start)
     first = _first_frame(descriptor, start)
     if len(head) < _STREAMINFO_END or first is None or not head.startswith(_MARKER):
@@ -113,7 +120,7 @@ def _stream(descriptor: int, start: int, stop: int) -> _Stream | None:
 
 
 def _first_frame(descriptor: int, start: int) -> int | None:
-    """Finds the byte behind the metadata; None: the file ends before."""
+    """Returns the position after the metadata; None if the file ends before."""
     position, is_last = start + 4, False
     while not is_last:
         head = os.pread(descriptor, 4, position)
@@ -125,7 +132,7 @@ def _first_frame(descriptor: int, start: int) -> int | None:
 
 
 def _is_alone(descriptor: int, stream: _Stream) -> bool:
-    """Tells whether frames are where they would be in a file of nothing but this FLAC."""
+    """Returns whether the frames have the numbers expected in a file with this stream only."""
     num_bytes, total = stream.stop - stream.first, stream.num_samples
     if num_bytes < _SCANNED_BYTES or not total or _last_sample(descriptor, stream) != total:
         return False
@@ -139,7 +146,7 @@ def _is_alone(descriptor: int, stream: _Stream) -> bool:
 
 
 def _last_sample(descriptor: int, stream: _Stream) -> int:
-    """Counts the samples up to the end of the last frame; 0: no frame is found there."""
+    """Returns the number of samples up to the end of the last frame; 0 if no frame is found."""
     begin = max(stream.first, stream.stop - stream.longest_bytes - _SLACK_BYTES)
     data = os.pread(descriptor, stream.stop - begin, begin)
     sample = _sample(stream, data, backward=True)
@@ -147,10 +154,10 @@ def _last_sample(descriptor: int, stream: _Stream) -> int:
 
 
 def _sample(stream: _Stream, data: bytes, backward: bool) -> tuple[int, int] | None:
-    """Finds the first or last frame in a piece of a FLAC.
+    """Finds the first or last frame in a piece of a FLAC stream.
 
     Returns:
-        Its first sample and how many it has; None: there is no frame.
+        Number of the frame's first sample, and its number of samples; None if there is no frame.
     """
     first, sync = stream.frame, stream.sync
     if first is None:
@@ -166,13 +173,13 @@ def _sample(stream: _Stream, data: bytes, backward: bool) -> tuple[int, int] | N
 
 
 def _frame(head: bytes) -> _Frame | None:
-    """Reads the header of a frame from its first bytes; None: it is none."""
+    """Parses the header of a frame from its first bytes; returns None if it is not valid."""
     if len(head) < 6 or head[0] != 0xFF or head[1] & 0xFE != 0xF8 or head[3] & 1:
         return None
     block, rate, channels, sample_size = head[2] >> 4, head[2] & 15, head[3] >> 4, head[3] >> 1 & 7
     if block == 0 or rate == 15 or channels > 10 or sample_size == 3:
         return None
-    ones = 8 - (head[4] ^ 0xFF).bit_length()  # how UTF-8 tells its length
+    ones = 8 - (head[4] ^ 0xFF).bit_length()  # leading ones: the length, as in UTF-8
     if ones in (1, 8):
         return None
     number, behind = head[4] & (0x7F >> ones), 4 + max(1, ones)
@@ -197,7 +204,7 @@ def _frame(head: bytes) -> _Frame | None:
 
 
 def _markers(descriptor: int, start: int, stop: int) -> list[int]:
-    """Finds the FLACs that begin in a range."""
+    """Returns the positions of the FLAC markers in a range of bytes."""
     found, position = [], start
     while position < stop:
         data = os.pread(descriptor, min(_CHUNK_BYTES, stop - position), position)
@@ -210,7 +217,7 @@ def _markers(descriptor: int, start: int, stop: int) -> list[int]:
 
 
 def _with_length(descriptor: int, stream: _Stream, num_samples: int) -> Part:
-    """Puts the number of samples into the header of a FLAC."""
+    """Returns the stream as a part with the number of samples written into its header."""
     head = bytearray(os.pread(descriptor, _STREAMINFO_END, stream.start))
     fields = int.from_bytes(head[18:26], "big") >> 36 << 36 | num_samples
     head[18:26] = fields.to_bytes(8, "big")

@@ -1,4 +1,4 @@
-"""The graph decoders of the decision table in `audio`, and sounds as elements of `tf.data`."""
+"""Graph decoders of the table in `audio`, and decoding of sound files in `tf.data`."""
 
 import os
 
@@ -8,26 +8,26 @@ import tensorflow_io as tfio
 
 from tools.speech.audio import DEFAULT_LIMITS, AudioError, AudioLimits, read, samples_of
 
-# decode_flac of tensorflow-io 0.37.1 never looks for the end of the stream: it spins for ever on a
-# file whose last frame is lost (`FlacReadableResource::Read`). A valid frame (17 bytes, 192 samples
-# of 16-bit mono) with a sample number that no real one has makes it stop with an error. There are
-# so many that a damaged last frame, of 4 x 4608 bytes at most, cannot swallow them all. Remove when
-# the loop checks the decoder's state.
+# decode_flac of tensorflow-io 0.37.1 does not check for the end of the stream, and loops forever on
+# a file without its last frame (`FlacReadableResource::Read`). These bytes are appended to a file:
+# valid frames (17 bytes, 192 samples of 16-bit mono) with an impossible sample number, which make
+# it stop with an error. They are repeated so often that a damaged last frame (at most 4 x 4608
+# bytes) cannot contain all of them. Remove them when the loop checks the state of the decoder.
 FLAC_GUARD = bytes.fromhex("fff91000febfbfbfbfbfbff00000002f0b") * (32768 // 17)
 
 
 def decode_in_graph(path: tf.Tensor, decoder: tf.Tensor) -> tf.Tensor:
-    """Decodes a file that `probe` has given to a graph decoder.
+    """Decodes a file for which `probe` has selected a graph decoder.
 
     Args:
-        path: [] string.
-        decoder: [] string, "graph_flac" or "graph_wav".
+        path: scalar string.
+        decoder: scalar string, "graph_flac" or "graph_wav".
 
     Returns:
-        [S] float32, the values of `read`.
+        `[S]` float32, equal to the result of `read`.
 
     Raises:
-        tf.errors.InvalidArgumentError: when it runs on damaged data.
+        tf.errors.InvalidArgumentError: at run time, if the file is damaged.
     """
     data = tf.io.read_file(path)
     is_wav = tf.equal(decoder, "graph_wav")
@@ -37,16 +37,17 @@ def decode_in_graph(path: tf.Tensor, decoder: tf.Tensor) -> tf.Tensor:
 def utterance_dataset(
     path: tf.Tensor, decoder: tf.Tensor, limits: AudioLimits = DEFAULT_LIMITS
 ) -> tf.data.Dataset:
-    """Decodes one file inside `Dataset.interleave`: never fails, never loses its element.
+    """Decodes one file, for use in `Dataset.interleave`. A bad file gives an element with a reason.
 
     Args:
-        path: [] string.
-        decoder: [] string, a `Decoder`: what `probe` says, or "python", right for any file.
-        limits: what is accepted.
+        path: scalar string.
+        decoder: scalar string, the `Decoder` that `probe` has selected; "python" works for every
+            file.
+        limits: accepted lengths and rates, and the model's rate.
 
     Returns:
-        A dataset of exactly one element: `waveform` [S] float32 and `reason` [] string, which is
-        empty when the waveform is fine, else a key of `REASONS`, and S is 0.
+        A dataset of exactly one element: `waveform` `[S]` float32 and `reason`, a scalar string.
+        The reason is empty, or a key of `REASONS` if the file cannot be used; S is 0 then.
     """
 
     def by_python(path_bytes: bytes) -> tuple[np.ndarray, bytes]:
@@ -84,8 +85,8 @@ def _wav_in_graph(data: tf.Tensor) -> tf.Tensor:
 def _flac_in_graph(data: tf.Tensor) -> tf.Tensor:
     guarded = tf.strings.join([data, FLAC_GUARD])
     samples = tfio.audio.decode_flac(guarded, shape=[-1, 1], dtype=tf.int16)[:, 0]
-    # libFLAC puts zeros for a block with a wrong checksum and goes on. A block of zeros, silent or
-    # damaged, is therefore for the python decoder to judge, which stops at a wrong checksum.
+    # libFLAC returns zeros for a block with a wrong checksum and continues. A file with a block of
+    # zeros therefore goes to the python decoder, which reports wrong checksums.
     size_bytes = tf.io.decode_raw(tf.strings.substr(data, 8, 2), tf.uint8)
     block_samples = tf.maximum(tf.tensordot(tf.cast(size_bytes, tf.int32), [256, 1], 1), 1)
     padded = tf.pad(samples, [[0, -tf.size(samples) % block_samples]])

@@ -1,4 +1,4 @@
-"""N-gram language models for the beam searches of any recognizer, by way of KenLM."""
+"""N-gram language models (KenLM) for beam search with any recognizer."""
 
 import importlib
 import importlib.util
@@ -15,13 +15,15 @@ MIN_BEAM_WIDTH, MAX_BEAM_WIDTH = 1, 2000
 
 @dataclass(frozen=True, slots=True)
 class BeamSearch:
-    """How to search.
+    """Options of a beam search.
 
     Attributes:
-        width: hypotheses kept after each step.
-        language_model: an n-gram model over words, ARPA or KenLM's binary form; None: none.
-        weight: of its log-probabilities beside the recognizer's.
-        word_bonus: added for each word, against the preference of either for few words.
+        width: number of hypotheses kept after each step, 1 to 2000.
+        language_model: path of an n-gram model over words, in ARPA or KenLM's binary format; None
+            to search without a language model.
+        weight: factor of the language model's log-probabilities.
+        word_bonus: added to the log-probability for each word, to compensate that both models
+            prefer fewer words.
     """
 
     width: int = 100
@@ -32,9 +34,9 @@ class BeamSearch:
     def __post_init__(self):
         if not math.isfinite(self.weight) or not math.isfinite(self.word_bonus):
             raise UserError.expected(
-                "--lm_weight and --word_bonus finite",
+                "finite numbers for --lm_weight and --word_bonus",
                 f"{self.weight} and {self.word_bonus}",
-                "Correct the flag",
+                "Correct the flags",
             )
         if not MIN_BEAM_WIDTH <= self.width <= MAX_BEAM_WIDTH:
             raise UserError.expected(
@@ -45,10 +47,10 @@ class BeamSearch:
 
 
 def optional_package(name: str) -> ModuleType:
-    """Imports a package of the extra `beam`.
+    """Imports and returns a package of the extra `beam`.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the package is not installed.
     """
     if importlib.util.find_spec(name) is None:
         raise UserError.expected(
@@ -58,10 +60,13 @@ def optional_package(name: str) -> ModuleType:
 
 
 def load_ngram(path: str | Path) -> Any:
-    """Loads a `kenlm.Model`: `BaseScore(state, word, next_state)`, `order`, `score(sentence)`.
+    """Loads an n-gram model in ARPA or KenLM's binary format.
+
+    Returns:
+        A `kenlm.Model`, with `BaseScore(state, word, next_state)`, `order` and `score(sentence)`.
 
     Raises:
-        UserError: KenLM is not installed, or the file is no model of it.
+        UserError: KenLM is not installed, or the file is not a KenLM model.
     """
     kenlm = optional_package("kenlm")
     try:
@@ -69,12 +74,14 @@ def load_ngram(path: str | Path) -> Any:
     except (OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise UserError.expected(
-            "an n-gram model in ARPA or KenLM's binary form", f"{path}: {reason}", "Correct it"
+            "an n-gram model in ARPA or KenLM's binary format",
+            f"{path}: {reason}",
+            "Correct the path or the file",
         ) from error
 
 
 def words_of_arpa(path: str | Path) -> list[str] | None:
-    """Lists the words of an ARPA file, its one-grams; None for a binary file, which names none."""
+    """Returns the words (1-grams) of an ARPA file; None for a binary file, which lacks them."""
     words, inside = [], False
     with Path(path).open("rb") as file:
         if file.read(6).lstrip()[:5] != b"\\data":

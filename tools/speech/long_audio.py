@@ -1,7 +1,7 @@
-"""Recordings longer than a model takes at once: overlapping chunks, and their frames stitched.
+"""Long recordings: divides them into overlapping chunks and joins the frames of the chunks.
 
-It knows nothing of how frames are decoded. A frame is whatever a model makes of each step of the
-sound: the logits of a CTC model, or the encoded frames that a transducer decodes.
+This module does not decode. A frame is the model's output for one time step: the logits of a CTC
+model, or the encoder output of a transducer.
 """
 
 import math
@@ -12,19 +12,23 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.errors import UserError
+from tools.speech.pauses import PauseShortener
+from tools.speech.reading import pad_waveforms
 
-# Waveforms [B, S] float32 and lengths [B] int32 to the valid frames of each, [T, D].
+_PAUSE_SECONDS = 0.5  # that a longer pause is shortened to
+
+# Model: waveforms `[B, S]` float32 and lengths `[B]` int32 to the valid frames of each, `[T, D]`.
 Frames = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Chunk(NamedTuple):
-    """A part of a recording, and which of its frames count.
+    """A chunk of a recording, and the range of its frames that are used.
 
     Attributes:
-        start: its first sample.
-        num_samples: how many it has.
-        first: the first of its frames that counts, by its own numbering.
-        last: the first one that no longer does; None: all to its end count.
+        start: first sample of the chunk in the recording.
+        num_samples: length of the chunk.
+        first: first frame that is used, counted from the start of the chunk.
+        last: frame after the last one that is used; None uses all frames to the end.
     """
 
     start: int
@@ -35,29 +39,37 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """How a recording is cut.
+    """How a recording is divided into chunks.
 
-    Each overlap is cut in its middle: a frame counts where its chunk holds the more of the sound
-    around it.
+    The frames of an overlap are taken from the earlier chunk up to its middle and then from the
+    later one, so every frame comes from the chunk with more context around it.
 
     Attributes:
-        chunk_samples: of a chunk; a multiple of `hop_samples`.
-        overlap_samples: shared by one and the next; an even multiple of it.
-        hop_samples: from one frame to the next.
+        chunk_samples: length of a chunk, a multiple of `hop_samples`.
+        overlap_samples: overlap of neighboring chunks, an even multiple of `hop_samples`.
+        hop_samples: distance between frames.
+        pause_frames: frames kept at each end of a long pause; None: pauses are not shortened.
     """
 
     chunk_samples: int
     overlap_samples: int
     hop_samples: int
+    pause_frames: int | None = None
 
     @classmethod
     def of_seconds(
         cls, chunk_seconds: float, overlap_seconds: float, hop_samples: int, rate_hz: int
     ) -> "Window":
-        """Makes the window nearest to lengths in seconds.
+        """Returns the window closest to lengths in seconds.
+
+        Args:
+            chunk_seconds: length of a chunk.
+            overlap_seconds: overlap of neighboring chunks, at most half a chunk.
+            hop_samples: distance between frames in samples.
+            rate_hz: sampling rate.
 
         Raises:
-            UserError: the overlap is more than half a chunk, or either is nothing.
+            UserError: the overlap is more than half a chunk, or one of them is 0.
         """
         overlap = chunk = 0
         if math.isfinite(overlap_seconds) and math.isfinite(chunk_seconds):
@@ -69,10 +81,13 @@ class Window:
                 f"{overlap_seconds:g} and {chunk_seconds:g}",
                 "Correct the flags",
             )
-        return cls(chunk, overlap, hop_samples)
+        return cls(chunk, overlap, hop_samples, round(_PAUSE_SECONDS / 2 * rate_hz / hop_samples))
 
     def chunks(self, num_samples: int) -> list[Chunk]:
-        """Lists the chunks of a recording; the last one is shorter, never than an overlap."""
+        """Returns the chunks of a recording. The last one may be shorter than the others.
+
+        If there are several chunks, each is longer than an overlap.
+        """
         step = self.chunk_samples - self.overlap_samples
         count = max(1, -(-(num_samples - self.overlap_samples) // step))
         cut = self.overlap_samples // 2 // self.hop_samples
@@ -88,14 +103,17 @@ class Window:
 
 
 def cut(pieces: Iterable[np.ndarray], chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
-    """Cuts a recording that comes in pieces into chunks; holds no more than one of each.
+    """Divides a recording that comes in pieces into chunks; keeps one chunk and piece in memory.
 
     Args:
-        pieces: `[S]` each, of `audio.stream`.
-        chunks: of `Window.chunks`, in their order.
+        pieces: `[S]` arrays, for example from `audio.stream`.
+        chunks: result of `Window.chunks`.
+
+    Yields:
+        `[S]` samples of each chunk.
     """
     source = iter(pieces)
-    held, start = np.zeros(0, np.float32), 0  # and the sample that what is held begins with
+    held, start = np.zeros(0, np.float32), 0  # samples in memory, and the first one's position
     for chunk in chunks:
         held, start = held[chunk.start - start :], chunk.start
         parts, missing = [held], chunk.num_samples - len(held)
@@ -116,29 +134,34 @@ def stitched(
     *,
     batch_size: int = 1,
 ) -> Iterator[np.ndarray]:
-    """Runs a model over a recording.
+    """Runs a model over a long recording, chunk by chunk.
 
     Args:
-        pieces: the recording, `[S]` each.
-        num_samples: of all of them.
-        window: how to cut it.
+        pieces: the recording as `[S]` arrays.
+        num_samples: length of the recording.
+        window: how to divide it.
         frames: the model.
-        batch_size: chunks run together.
+        batch_size: number of chunks in a batch.
 
     Yields:
-        `[T, D]` frames that follow one another, as many as the model has for a sound of that
-        length.
+        `[T, D]` consecutive frames. Their total number is that of the model for the whole
+        recording.
     """
     chunks = window.chunks(num_samples)
+    pauses = None
+    if window.pause_frames is not None:
+        pauses = PauseShortener(window.hop_samples, window.pause_frames)
     sounds = cut(pieces, chunks)
     for number in range(0, len(chunks), batch_size):
         batch = chunks[number : number + batch_size]
-        lengths = np.array([chunk.num_samples for chunk in batch], np.int32)
-        waveforms = np.zeros((len(batch), lengths.max()), np.float32)
-        for row, length, sound in zip(waveforms, lengths, sounds, strict=False):
-            row[:length] = sound
-        found = frames(waveforms, lengths)
+        heard = [next(sounds) for _ in batch]
+        if pauses is not None:
+            shortened = [pauses.shorten(sound) for sound in heard]
+            heard = [one.sound for one in shortened]
+        found = frames(*pad_waveforms(heard))
+        if pauses is not None:
+            found = [one.restored(rows) for one, rows in zip(shortened, found, strict=True)]
         for chunk, rows in zip(batch, found, strict=True):
             yield rows[chunk.first : chunk.last]
-    for _ in sounds:  # to the end of the pieces, where their reader may find something missing
+    for _ in sounds:  # read to the end, where the reader may report missing samples
         pass

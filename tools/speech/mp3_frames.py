@@ -1,4 +1,4 @@
-"""How long an MP3 is: its frames are counted where no header tells."""
+"""Length of MP3 files: counts the frames if no header gives the length."""
 
 import os
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ from typing import NamedTuple
 from tools.speech.containers import ContainerError, Part, before_tags, id3_bytes
 
 _CHUNK_BYTES = 1 << 20
-_FRAME_BYTES = 2881  # the longest: MPEG 2.5, layer II, 160 kbit/s at 8 kHz
-_HEAD_BYTES = 200  # of a frame: all of a Xing header that is used
-_SEARCH_BYTES = 1 << 16  # of padding before the first frame
+_FRAME_BYTES = 2881  # longest frame: MPEG 2.5, layer II, 160 kbit/s at 8 kHz
+_HEAD_BYTES = 200  # start of a frame, with all fields of a Xing header that are used
+_SEARCH_BYTES = 1 << 16  # largest padding before the first frame
 _RATES_HZ = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
 _KBITS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -22,12 +22,13 @@ _KBITS = {
 
 
 class Header(NamedTuple):
-    """The header of a frame.
+    """Header of a frame.
 
     Attributes:
-        kind: version, layer, rate, and whether there is one channel: the same in all of a sound.
-        num_bytes: of the frame.
-        side_bytes: of the side information of layer III.
+        kind: version, layer, rate in Hz, and whether there is one channel; the same for all frames
+            of a sound.
+        num_bytes: size of the frame.
+        side_bytes: size of the side information of layer III.
     """
 
     kind: tuple[int, int, int, bool]
@@ -36,14 +37,14 @@ class Header(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """Frames that follow one another.
+    """A sequence of frames without gaps.
 
     Attributes:
-        start: the first byte, of the Xing frame where there is one.
-        stop: the byte behind the last frame.
-        first: the first byte of a frame with sound.
-        num_frames: with sound.
-        declared: how many the Xing frame says; None without.
+        start: position of the first frame, which may be a Xing frame.
+        stop: position after the last frame.
+        first: position of the first frame with sound.
+        num_frames: number of frames with sound.
+        declared: number of frames according to the Xing frame; None without a Xing frame.
     """
 
     start: int
@@ -54,24 +55,24 @@ class _Run(NamedTuple):
 
 
 def parts(descriptor: int, start: int, stop: int) -> list[Part]:
-    """Gives the sounds of an MP3, one behind the other, each with a header that tells its length.
+    """Returns the sounds of an MP3 file, in order, each with a header that gives its length.
 
-    A file whose Xing header fits its size is taken at its word; else all frames are counted.
+    Uses the Xing header if it agrees with the size of the file, and counts all frames otherwise.
 
     Args:
-        descriptor: of the file.
-        start: byte behind ID3 tags.
-        stop: the size of the file.
+        descriptor: open file.
+        start: position in bytes after ID3 tags.
+        stop: size of the file.
 
     Raises:
-        ContainerError: no frames, frames are missing, or other data lie between frames.
+        ContainerError: there are no frames, frames are missing, or other data is between frames.
 
-    Source: ISO/IEC 11172-3, section 2.4.1; the Xing header as LAME 3.100 and mpg123 1.32 have it.
+    Source: ISO/IEC 11172-3, section 2.4.1; the Xing header as in LAME 3.100 and mpg123 1.32.
     """
     end = before_tags(descriptor, start, stop)
     start = _frames_after(descriptor, start, end)
     if start is None:
-        raise ContainerError("no MPEG frames that follow one another")
+        raise ContainerError("no sequence of MPEG frames")
     head = os.pread(descriptor, _HEAD_BYTES, start)
     declared, num_bytes = _xing(head, parse(head))
     if declared and num_bytes == end - start:
@@ -80,7 +81,7 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
 
 
 def parse(head: bytes) -> Header | None:
-    """Reads the header of a frame; None: there is none, or one of a free format."""
+    """Parses the header of a frame; returns None if it is not valid or of free format."""
     if len(head) < 4 or head[0] != 0xFF or head[1] < 0xE0:
         return None
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
@@ -99,7 +100,7 @@ def parse(head: bytes) -> Header | None:
 
 
 def _xing(frame: bytes, header: Header | None) -> tuple[int | None, int | None]:
-    """Reads how many frames and bytes follow, from a Xing frame; (None, None): it is none."""
+    """Returns the numbers of frames and bytes in a Xing frame; (None, None) for other frames."""
     if header is None or header.kind[1] != 3:
         return None, None
     place = 4 + header.side_bytes
@@ -112,12 +113,12 @@ def _xing(frame: bytes, header: Header | None) -> tuple[int | None, int | None]:
 
 
 def _is_vbri(frame: bytes) -> bool:
-    """Tells Fraunhofer's header, which libsndfile does not know and would decode as silence."""
+    """Returns whether a frame is Fraunhofer's VBRI header, which libsndfile decodes as silence."""
     return frame[36:40] == b"VBRI"
 
 
 def _runs(descriptor: int, start: int, stop: int) -> Iterator[_Run]:
-    """Walks over the frames of a file; a tag, a Xing frame or another kind ends a run."""
+    """Yields the runs of frames in a file. A tag, a Xing frame or another kind ends a run."""
     window = _Window(descriptor, stop)
     position = start
     while position < stop:
@@ -149,15 +150,15 @@ def _runs(descriptor: int, start: int, stop: int) -> Iterator[_Run]:
 
 
 def _part(descriptor: int, run: _Run) -> Part:
-    """Gives frames a header that tells how many there are."""
+    """Returns a run as a part, with a header that gives the number of frames."""
     if run.declared == run.num_frames:
         return Part(run.start, run.stop)
     head = os.pread(descriptor, 4, run.first)
     header = parse(head)
-    if (layer := header.kind[1]) != 3:  # which alone has such headers
+    if (layer := header.kind[1]) != 3:  # only layer III has Xing headers
         num_samples = run.num_frames * (384 if layer == 1 else 1152)
         return Part(run.first, run.stop, num_samples=num_samples)
-    # The same kind of frame at a rate of bits that leaves room for the fields: nothing but those.
+    # Make a frame of the same kind, without sound, at a bit rate that leaves room for the fields.
     made = bytes((0xFF, head[1] | 1, 0x90 | head[2] & 0x0C, head[3] & 0xC0))
     room = parse(made).num_bytes
     fields = b"Info" + (1).to_bytes(4, "big") + run.num_frames.to_bytes(4, "big")
@@ -166,14 +167,14 @@ def _part(descriptor: int, run: _Run) -> Part:
 
 
 class _Window:
-    """A file that is read from front to end in large pieces."""
+    """Reads a file sequentially in large pieces."""
 
     def __init__(self, descriptor: int, stop: int):
         self.descriptor, self.stop = descriptor, stop
         self._start, self._data = 0, b""
 
     def at(self, position: int, num_bytes: int = _HEAD_BYTES) -> bytes:
-        """Gives the bytes from a position on, fewer at the end."""
+        """Returns bytes from a position on; fewer at the end of the file."""
         begin = position - self._start
         if not 0 <= begin <= len(self._data) - num_bytes:
             wanted = min(_CHUNK_BYTES, max(0, self.stop - position))
@@ -183,10 +184,10 @@ class _Window:
 
 
 def _frames_after(descriptor: int, start: int, stop: int) -> int | None:
-    """Finds frames that follow one another, four of them or up to the end.
+    """Finds four consecutive frames, or fewer if they reach the end of the file.
 
     Returns:
-        The byte of the first of them; None: none begin within `_SEARCH_BYTES`.
+        The position of the first one; None if there are none within `_SEARCH_BYTES`.
     """
     data = os.pread(descriptor, min(_SEARCH_BYTES + 4 * _FRAME_BYTES, stop - start), start)
     place = data.find(b"\xff")
@@ -206,10 +207,10 @@ def _frames_after(descriptor: int, start: int, stop: int) -> int | None:
 
 
 def _behind_other_data(window: _Window, position: int) -> int:
-    """Gives the byte behind a tag or zeros between frames, or the end behind other data.
+    """Returns the position after a tag or zeros; the end of the file if no frames follow.
 
     Raises:
-        ContainerError: what lies between frames is none of that.
+        ContainerError: other data is between frames.
     """
     head = window.at(position)
     if num_bytes := id3_bytes(head):

@@ -1,4 +1,4 @@
-"""The streams of an Ogg file, and whether any of their pages is lost or damaged."""
+"""Checks that the pages of an Ogg file are complete, and finds the sounds in the file."""
 
 import os
 import zlib
@@ -9,16 +9,16 @@ _REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 def parts(descriptor: int, start: int, stop: int, check: bool = False) -> list[Part]:
-    """Walks over the pages of a file, which libsndfile does not: it skips what is damaged or lost.
+    """Checks all pages of a file. libsndfile skips damaged or missing pages without an error.
 
     Args:
-        descriptor: of the file.
-        start: byte of the first page.
-        stop: the size of the file.
-        check: whether to read the pages and compare their checksums.
+        descriptor: open file.
+        start: position of the first page in bytes.
+        stop: size of the file.
+        check: whether to verify the checksums of the pages too.
 
     Returns:
-        The sounds that are chained, one behind the other.
+        The sounds of the file (chained streams), in order.
 
     Raises:
         ContainerError: a page is damaged or missing.
@@ -26,18 +26,18 @@ def parts(descriptor: int, start: int, stop: int, check: bool = False) -> list[P
     Source: RFC 3533, sections 4 and 6.
     """
     position, begins, found = start, start, []
-    following: dict[bytes, int] = {}  # the number of the next page, by stream
-    running: set[bytes] = set()  # streams without their last page
-    has_sound = False  # since the part begins: a page that does not begin a stream
+    following: dict[bytes, int] = {}  # number of the next page, by stream
+    running: set[bytes] = set()  # streams whose last page has not been read
+    has_sound = False  # whether the part has a page other than the first pages of its streams
     while position < stop:
         head = os.pread(descriptor, 27 + 255, position)
         if len(head) < 27 or head[:4] != b"OggS":
             if following and not running and not _has_pages(descriptor, position, stop):
-                break  # a tag behind the end
+                break  # a tag after the end
             raise ContainerError(f"no Ogg page at byte {position}", truncated=bool(following))
         num_bytes = 27 + head[26] + sum(head[27 : 27 + head[26]])
         if num_bytes > stop - position:
-            raise ContainerError(f"half an Ogg page at byte {position}", truncated=True)
+            raise ContainerError(f"an incomplete Ogg page at byte {position}", truncated=True)
         if check:
             _check_page(os.pread(descriptor, num_bytes, position), position)
         stream, number = head[14:18], int.from_bytes(head[18:22], "little")
@@ -63,7 +63,7 @@ def parts(descriptor: int, start: int, stop: int, check: bool = False) -> list[P
 
 
 def _has_pages(descriptor: int, start: int, stop: int) -> bool:
-    """Tells whether pages follow, in what is short enough for a tag."""
+    """Returns whether pages may follow: the rest contains a page, or is too long for a tag."""
     return stop - start > 1 << 20 or b"OggS" in os.pread(descriptor, stop - start, start)
 
 
@@ -74,6 +74,6 @@ def _check_page(page: bytes, position: int) -> None:
 
 
 def _checksum(data: bytes) -> int:
-    """Takes Ogg's CRC-32 as zlib's, with the bits of every byte reversed and no inversions."""
+    """Computes Ogg's CRC-32 with zlib, which uses the reverse bit order and inverts the result."""
     checksum = zlib.crc32(data.translate(_REVERSED_BITS), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{checksum:032b}"[::-1], 2)

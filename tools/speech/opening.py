@@ -1,4 +1,4 @@
-"""Sound files opened and judged: what is accepted, and why the others are refused."""
+"""Opens sound files and checks whether they are accepted."""
 
 import contextlib
 import os
@@ -19,12 +19,12 @@ from tools.speech.sound_file import SoundFile
 Decoder = Literal["graph_flac", "graph_wav", "python"]
 
 REASONS = {
-    "missing": "no such file, or a link to nothing",
-    "not_a_file": "a folder, a named pipe, a device",
+    "missing": "no such file, or a broken link",
+    "not_a_file": "a folder, a named pipe or a device",
     "unreadable": "no permission, unknown container, damaged data, no length in the header",
-    "unsupported": "a kind that ffmpeg alone decodes, which is not installed",
+    "unsupported": "a kind that only ffmpeg decodes, and ffmpeg is not installed",
     "empty": "no bytes, or no samples",
-    "truncated": "fewer bytes, frames or samples than a header promises",
+    "truncated": "fewer bytes, frames or samples than the header declares",
     "rate": "a sampling rate below min_rate_hz or above max_rate_hz",
     "too_short": "shorter than min_seconds",
     "too_long": "longer than max_seconds",
@@ -35,15 +35,15 @@ LARGEST_SAMPLE = 32.0
 
 GRAPH_FLAC_MAX_BLOCK_SAMPLES = 4608  # the largest block of the FLAC "subset" up to 48 kHz
 _READ_WITHOUT_FFMPEG = "FLAC, WAV, AIFF, AU, OGG, MP3 or plain NIST SPHERE"
-_UNKNOWN_FRAMES = 2**63 - 1  # what libsndfile says
+_UNKNOWN_FRAMES = 2**63 - 1  # libsndfile's value for an unknown length
 
 
 class AudioError(UserError):
     """A sound file that cannot be used.
 
     Attributes:
-        path: the file.
-        reason: one of the keys of `REASONS`.
+        path: path of the file.
+        reason: a key of `REASONS`.
     """
 
     def __init__(self, message: str, *, path: str = "", reason: str = "unreadable"):
@@ -54,7 +54,7 @@ class AudioError(UserError):
 
 @dataclass(frozen=True, slots=True)
 class AudioLimits:
-    """The model's rate and what is accepted; all bounds are inclusive."""
+    """The model's rate, and the lengths and rates that are accepted; all bounds are inclusive."""
 
     rate_hz: int = 16000
     min_seconds: float = 0.025
@@ -65,7 +65,18 @@ class AudioLimits:
 
 @dataclass(frozen=True, slots=True)
 class AudioInfo:
-    """What a file is: `num_samples` at the model's rate, `rate_hz` is the file's own."""
+    """Properties of a sound file.
+
+    Attributes:
+        path: path of the file.
+        num_samples: length in samples at the model's rate.
+        duration_seconds: length in seconds.
+        rate_hz: sampling rate of the file.
+        channels: number of channels of the file.
+        container: name of the container, such as WAV.
+        encoding: name of the encoding, such as PCM_16.
+        decoder: decoder to use; see the table in `tools.speech.audio`.
+    """
 
     path: str
     num_samples: int
@@ -81,7 +92,7 @@ DEFAULT_LIMITS = AudioLimits()
 
 
 def is_known(path: str | os.PathLike[str]) -> bool:
-    """Tells whether a file begins like one of the kinds of sound that have a name here."""
+    """Returns whether the first bytes of a file are those of a known kind of sound."""
     with contextlib.ExitStack() as stack:
         try:
             descriptor = _descriptor(os.fspath(path))
@@ -96,14 +107,16 @@ def is_known(path: str | os.PathLike[str]) -> bool:
 def opened(
     source: str | os.PathLike[str] | bytes, limits: AudioLimits
 ) -> Iterator[tuple[AudioInfo, SoundFile]]:
-    """Opens a file and judges its headers; what goes wrong while it is open becomes AudioError.
+    """Opens a sound file and checks its headers.
+
+    Errors of libsndfile and of the system inside the block become AudioError.
 
     Args:
         source: path of the file, or its bytes.
-        limits: what is accepted.
+        limits: accepted lengths and rates, and the model's rate.
 
     Yields:
-        What the file is, and the file.
+        The properties of the file, and the open file.
 
     Raises:
         AudioError: the file cannot be used.
@@ -140,7 +153,7 @@ def opened(
 
 
 def _converted(path: str, place: str, descriptor: int, kind: str, *, limits: AudioLimits) -> int:
-    """Gives the descriptor of what ffmpeg makes of a file."""
+    """Decodes a file with ffmpeg; returns the descriptor of the result."""
     if ffmpeg.find() is None:
         wav = os.path.splitext(path)[0] + ".wav"
         do = f"Install ffmpeg, or convert it: ffmpeg -i {_quoted(path)} {_quoted(wav)}"
@@ -153,12 +166,12 @@ def _converted(path: str, place: str, descriptor: int, kind: str, *, limits: Aud
 
 
 def _quoted(path: str) -> str:
-    """Writes a path as a word for bash."""
+    """Returns a path quoted for bash."""
     return shlex.quote(path) if one_line(path) == path else "$" + shlex.quote(one_line(path))
 
 
 def _memory_file(data: bytes) -> int:
-    """Gives the descriptor of a file in memory, so that bytes are judged as files are."""
+    """Returns the descriptor of a file in memory, so that bytes are checked as files are."""
     descriptor = os.memfd_create("sound", os.MFD_CLOEXEC)
     try:
         with os.fdopen(os.dup(descriptor), "wb") as file:
@@ -177,9 +190,9 @@ def _descriptor(path: str) -> int:
         raise refusal(
             path, "missing", "a sound file", "no such file", do="Check the path"
         ) from error
-    except ValueError as error:  # a NUL in the path
+    except ValueError as error:  # the path contains a NUL character
         raise refusal(path, "missing", "a sound file", error, do="Check the path") from error
-    if not stat.S_ISREG(mode):  # told before opening it: a named pipe would wait for ever
+    if not stat.S_ISREG(mode):  # check before opening: opening a named pipe would block
         detail = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
         raise refusal(path, "not_a_file", "a sound file", detail, do="Name a sound file")
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -194,7 +207,7 @@ def _judged(path: str, sound: SoundFile, descriptor: int, *, limits: AudioLimits
     if num_frames <= 0:
         raise refusal(path, "empty", "a sound file", "no samples", do="Write it again")
     if num_frames >= _UNKNOWN_FRAMES:
-        detail = "none, as of a stream"
+        detail = "none, as in a stream"
         raise refusal(path, "unreadable", "a length in the header", detail, do="Write it again")
     duration_seconds = num_frames / rate_hz
     num_samples = -(-num_frames * limits.rate_hz // rate_hz)
@@ -222,16 +235,16 @@ def _judged(path: str, sound: SoundFile, descriptor: int, *, limits: AudioLimits
 
 
 def check_length(path: str, num_samples: int, duration_seconds: float, limits: AudioLimits) -> None:
-    """Refuses a sound that is shorter or longer than the limits allow.
+    """Checks that the length of a sound is within the limits.
 
     Args:
-        path: its name.
-        num_samples: at the model's rate.
-        duration_seconds: for the message.
-        limits: what is accepted.
+        path: name of the sound, for the message.
+        num_samples: length in samples at the model's rate.
+        duration_seconds: length in seconds, for the message.
+        limits: accepted lengths.
 
     Raises:
-        AudioError: it is.
+        AudioError: the sound is too short or too long.
     """
     if num_samples < samples_of(limits.min_seconds, limits):
         expected, received = f"at least {limits.min_seconds:g} s", f"{duration_seconds:.4g} s"
@@ -242,22 +255,27 @@ def check_length(path: str, num_samples: int, duration_seconds: float, limits: A
 
 def _too_long(path: str, received: str, limits: AudioLimits) -> AudioError:
     expected = f"at most {limits.max_seconds:g} s"
-    return refusal(path, "too_long", expected, received, do="Cut it or raise the limit")
+    return refusal(path, "too_long", expected, received, do="Cut the sound or raise the limit")
 
 
 def samples_of(seconds: float, limits: AudioLimits) -> int:
-    """Converts seconds to samples at the model's rate."""
+    """Converts seconds to a number of samples at the model's rate."""
     return round(seconds * limits.rate_hz)
 
 
 def check_samples(path: str, samples: np.ndarray) -> None:
-    """Refuses samples that no recording has.
+    """Checks that samples are finite and not implausibly large.
 
-    Loud mixes of floats go beyond full scale (1.0) by some decibels. A larger sample than
-    `LARGEST_SAMPLE` is damage, or the file has another scale, such as that of 16-bit integers.
+    Loud mixes stored as floats may exceed full scale (1.0) by some decibels. A sample above
+    `LARGEST_SAMPLE` means that the file is damaged, or scaled differently, such as 16-bit integers
+    stored as floats.
+
+    Args:
+        path: name of the sound, for the message.
+        samples: samples of any shape.
 
     Raises:
-        AudioError: a sample is not finite, or larger than that.
+        AudioError: a sample is not finite, or above `LARGEST_SAMPLE`.
     """
     largest = np.abs(samples).max(initial=0.0)
     if not np.isfinite(largest):
@@ -268,11 +286,19 @@ def check_samples(path: str, samples: np.ndarray) -> None:
             "implausible",
             f"float samples in [-1, 1], or at most {LARGEST_SAMPLE:g}",
             f"{largest:.4g}",
-            do="Scale them to [-1, 1], or repair the sample if it is one alone",
+            do="Scale the samples to [-1, 1], or repair single bad samples",
         )
 
 
 def refusal(path: str, reason: str, expected: str, received: object, *, do: str) -> AudioError:
-    """Makes the error for a sound: its name, a key of `REASONS`, and the parts of the sentence."""
+    """Returns the error for a sound that cannot be used.
+
+    Args:
+        path: name of the sound.
+        reason: a key of `REASONS`.
+        expected: see `UserError.expected`.
+        received: see `UserError.expected`; the name of the sound is put before it.
+        do: see `UserError.expected`.
+    """
     message = str(UserError.expected(expected, f"{one_line(path)}: {received}", do))
     return AudioError(message, path=path, reason=reason)

@@ -1,4 +1,4 @@
-"""Utterances to padded batches of waveforms without TensorFlow, decoded by several threads."""
+"""Reads utterances into padded batches of waveforms with threads, without TensorFlow."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from tools.speech.config import DataConfig
 from tools.speech.corpus import Utterance
 from tools.threads import in_threads
 
-MIN_PADDED_SAMPLES = 400  # one frame of every model here
+MIN_PADDED_SAMPLES = 400  # at least one frame for every model of the project
 _BATCHES_AHEAD = 2
 
 
@@ -20,10 +20,10 @@ class Batch(NamedTuple):
     """A batch of utterances.
 
     Attributes:
-        indices: `[B]`, which of the utterances.
-        waveforms: `[B, S]` float32 with zeros behind each sound.
+        indices: `[B]` indices of the utterances.
+        waveforms: `[B, S]` float32, padded with zeros.
         lengths: `[B]` int32 samples; 0 for a file that cannot be used.
-        reasons: `[B]`, why it cannot, a key of `audio.REASONS`, else empty.
+        reasons: `[B]` keys of `audio.REASONS` for files that cannot be used; empty for the others.
     """
 
     indices: list[int]
@@ -33,28 +33,28 @@ class Batch(NamedTuple):
 
     @property
     def inputs(self) -> dict[str, np.ndarray]:
-        """What a recognizer takes of it."""
+        """Inputs of a recognizer: `waveforms` and `lengths`."""
         return {"waveforms": self.waveforms, "lengths": self.lengths}
 
 
 def training_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
-    """Gives the limits of the utterances of a training set."""
+    """Returns the limits for training utterances."""
     return AudioLimits(rate_hz, config.min_seconds, config.max_seconds)
 
 
 def evaluation_limits(config: DataConfig, rate_hz: int) -> AudioLimits:
-    """Gives the limits of the utterances of an evaluation set."""
+    """Returns the limits for evaluation utterances."""
     return AudioLimits(rate_hz, config.min_seconds, config.max_eval_seconds)
 
 
 def pad_waveforms(waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Puts waveforms together.
+    """Joins waveforms to a padded batch.
 
     Args:
-        waveforms: `[S]` float32 each.
+        waveforms: `[S]` float32 arrays.
 
     Returns:
-        `[B, S]` float32 with zeros behind each, and `[B]` int32 samples.
+        `[B, S]` float32, padded with zeros, and `[B]` int32 lengths in samples.
     """
     lengths = np.array([len(waveform) for waveform in waveforms], np.int32)
     padded = np.zeros((len(waveforms), max(MIN_PADDED_SAMPLES, lengths.max())), np.float32)
@@ -66,13 +66,13 @@ def pad_waveforms(waveforms: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarr
 def read_batches(
     utterances: Sequence[Utterance], batch_size: int, limits: AudioLimits, num_threads: int = 0
 ) -> Iterator[Batch]:
-    """Reads utterances in order; threads decode the next batches while one is used.
+    """Yields batches of utterances in order; threads decode the next batches in advance.
 
     Args:
-        utterances: best sorted by length.
-        batch_size: rows of a batch, fewer in the last one.
-        limits: of the set.
-        num_threads: decoders at once; 0: one for each core.
+        utterances: utterances; sort them by length to reduce padding.
+        batch_size: rows in a batch; the last batch may have fewer.
+        limits: accepted lengths and rates, and the model's rate.
+        num_threads: number of decoding threads; 0 for one per core.
     """
 
     def decode(utterance: Utterance) -> tuple[np.ndarray, str]:

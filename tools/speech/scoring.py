@@ -10,19 +10,20 @@ from tools.speech.transcripts import normalize_transcript, visible
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Errors of a whole corpus; rates are fractions of the references' length, above 1 if need be.
+    """Word and character errors of a whole corpus. Rates are fractions and may exceed 1.
 
     Attributes:
-        wer: word errors divided by reference words.
-        cer: character errors divided by reference characters, single spaces between words included.
-        substitutions: words of the references that were recognized as another.
-        deletions: words of the references that are missing.
-        insertions: words that are in no reference.
-        num_words: in the references.
-        num_characters: in the references.
-        character_substitutions: as above, in characters.
-        character_deletions: as above, in characters.
-        character_insertions: as above, in characters.
+        wer: word error rate: word errors divided by the number of reference words.
+        cer: character error rate: character errors divided by the number of reference characters.
+            A space between two words counts as a character.
+        substitutions: reference words that were recognized as another word.
+        deletions: reference words that were not recognized.
+        insertions: recognized words that are not in the reference.
+        num_words: number of words in the references.
+        num_characters: number of characters in the references.
+        character_substitutions: substituted characters.
+        character_deletions: deleted characters.
+        character_insertions: inserted characters.
     """
 
     wer: float
@@ -38,17 +39,21 @@ class Score:
 
 
 def _errors(process: Callable, pairs: Sequence[tuple[str, str]]) -> tuple[int, int, int]:
-    """Returns substitutions, deletions and insertions that jiwer finds in non-empty references."""
+    """Returns the substitutions, deletions and insertions of pairs with non-empty references."""
     references, hypotheses = map(list, zip(*pairs, strict=True))
     result = process(references, hypotheses)
     return result.substitutions, result.deletions, result.insertions
 
 
 def character_distance(references: Sequence[str], hypotheses: Sequence[str]) -> tuple[int, int]:
-    """Counts the edits between texts character by character, in NFC, every space as written.
+    """Counts the character edits between texts, in Unicode NFC; every space counts as written.
+
+    Args:
+        references: reference texts.
+        hypotheses: texts to compare, in the same order.
 
     Returns:
-        Edits of all pairs together, and characters of the references.
+        The number of edits in all pairs, and the number of characters in the references.
     """
     references, hypotheses = ([*map(visible, texts)] for texts in (references, hypotheses))
     errors = sum(len(text) for said, text in zip(references, hypotheses, strict=True) if not said)
@@ -64,27 +69,27 @@ def character_distance(references: Sequence[str], hypotheses: Sequence[str]) -> 
 
 
 def score(references: Sequence[str], hypotheses: Sequence[str]) -> Score:
-    """Compares recognized texts with what was said.
+    """Computes the error rates of recognized texts.
 
-    Texts are compared in the form of `tools.speech.transcripts`: Unicode NFC, no invisible
-    characters, runs of whitespace as one space; case and punctuation count as written. Whatever is
-    recognized where nothing was said is an insertion. Without a single reference word the rates are
-    the numbers of errors.
+    Texts are normalized as in `tools.speech.transcripts` first: Unicode NFC, without invisible
+    characters, with single spaces. Case and punctuation are compared as written. Words recognized
+    for an empty reference count as insertions. If all references are empty, the rates are the
+    numbers of errors.
 
     Args:
-        references: what was said, one text for each utterance.
-        hypotheses: what was recognized, in the same order.
+        references: transcript of each utterance.
+        hypotheses: recognized text of each utterance, in the same order.
 
     Raises:
-        ValueError: the two differ in number.
+        ValueError: the numbers of references and hypotheses differ.
 
-    Source: jiwer 4.0.0, whose alignment this uses.
+    Source: jiwer 4.0.0, which computes the alignment.
     """
     if len(references) != len(hypotheses):
         raise ValueError(f"{len(references)} references but {len(hypotheses)} hypotheses.")
     references = [normalize_transcript(text, case=str) for text in references]
     hypotheses = [normalize_transcript(text, case=str) for text in hypotheses]
-    # jiwer refuses empty references.
+    # jiwer does not accept empty references.
     said = [pair for pair in zip(references, hypotheses, strict=True) if pair[0]]
     noise = [text for reference, text in zip(references, hypotheses, strict=True) if not reference]
     words = characters = (0, 0, 0)

@@ -1,4 +1,4 @@
-"""Sounds of folders in memory: background noise and room responses to train with."""
+"""Sounds from folders, kept in memory: background noise and room responses for augmentation."""
 
 import contextlib
 import os
@@ -14,18 +14,18 @@ from tools.files import one_line
 from tools.speech.audio import AudioError, AudioLimits, is_known, stream
 from tools.speech.corpus import counts_of, listed, walk
 
-_MAX_SECONDS = 100 * 3600.0  # of one file; its first part is read
+_MAX_SECONDS = 100 * 3600.0  # longest accepted file, of which only the first part is read
 
 
 @dataclass(frozen=True, eq=False)
 class SoundBank:
-    """Sounds of one rate, one behind the other.
+    """Sounds of the same sampling rate, concatenated in memory.
 
     Attributes:
-        samples: `[N]` float16 tensor, each sound scaled to a peak of 1.
-        starts: `[F + 1]` int32 tensor: where each sound begins, and the end.
-        report: what was read and what was left out, in one line.
-        skipped: what was left out, `REASON<TAB>DETAIL`.
+        samples: `[N]` float16 tensor; each sound is scaled to a peak of 1.
+        starts: `[F + 1]` int32 tensor, the start of each of F sounds, and the end.
+        report: one line about the sounds that were read and skipped.
+        skipped: skipped files as `REASON<TAB>DETAIL`.
     """
 
     samples: tf.Tensor
@@ -34,16 +34,16 @@ class SoundBank:
     skipped: tuple[str, ...]
 
     def sound(self, uniform: tf.Tensor) -> tf.Tensor:
-        """Gives one of the sounds, `[S]` float32, chosen by a number in `[0, 1)`."""
+        """Returns one of the sounds, `[S]` float32, selected by a number in `[0, 1)`."""
         start, stop = self._bounds(uniform)
         return tf.cast(self.samples[start:stop], tf.float32)
 
     def stretch(self, uniforms: tf.Tensor, num_samples: tf.Tensor) -> tf.Tensor:
-        """Gives a stretch of one of the sounds, which is repeated where it is too short.
+        """Returns a section of one of the sounds, which is repeated if it is too short.
 
         Args:
-            uniforms: `[2]` in `[0, 1)`, which sound and where in it.
-            num_samples: S.
+            uniforms: `[2]` numbers in `[0, 1)` that select the sound and the start in it.
+            num_samples: length S of the section.
 
         Returns:
             `[S]` float32.
@@ -63,17 +63,17 @@ class SoundBank:
 def read_bank(
     folders: Sequence[str], rate_hz: int, *, key: str, max_minutes: float, max_seconds: float
 ) -> SoundBank:
-    """Reads the sounds of folders, whatever their rates and numbers of channels.
+    """Reads all sounds in folders, of any rate and number of channels.
 
     Args:
-        folders: with sounds at any depth.
-        rate_hz: that all are resampled to.
-        key: of the configuration, for messages.
-        max_minutes: of all sounds together; of each file its first part is read, an equal share.
-        max_seconds: of one sound, at most.
+        folders: folders that contain sounds at any depth.
+        rate_hz: sampling rate to which the sounds are resampled.
+        key: key of the config, for messages.
+        max_minutes: largest total length. Each file is cut to an equal share of it.
+        max_seconds: largest length of a sound.
 
     Raises:
-        UserError: a folder is missing or has no sound that can be used.
+        UserError: a folder is missing, or has no sound that can be used.
     """
     paths, skipped = [], defaultdict(list)
     for folder in folders:
@@ -124,7 +124,7 @@ def read_bank(
 
 
 def _first(path: str, num_samples: int, limits: AudioLimits) -> tuple[np.ndarray, bool]:
-    """Reads the first samples of a file, and tells whether there are more."""
+    """Reads the first samples of a file; returns them, and whether the file has more."""
     pieces, missing = [], num_samples
     with contextlib.closing(stream(path, limits)) as blocks:
         for block in blocks:

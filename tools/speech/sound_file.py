@@ -1,4 +1,4 @@
-"""The samples of a sound file, all of them, of all sounds that are joined in it."""
+"""Reads all samples of a sound file, also if it is several sounds joined together."""
 
 import contextlib
 import os
@@ -22,24 +22,25 @@ _PARTS: dict[str, Callable[[int, int, int], list[Part]]] = {
 
 
 class SoundFile:
-    """An open file of one sound, or of several that are joined.
+    """An open sound file with one sound, or several sounds (parts) joined together.
 
     Args:
-        descriptor: of the file; stays open.
-        kind: of `containers.kind`, read by libsndfile.
-        start: byte where the sound begins, behind ID3 tags.
+        descriptor: open file; it is not closed.
+        kind: result of `containers.kind` that libsndfile can read.
+        start: position of the sound in bytes, after ID3 tags.
 
     Attributes:
-        rate_hz: of all parts.
-        num_channels: of all parts.
-        num_samples: of each channel, all parts together.
-        container: as libsndfile names it.
-        encoding: as libsndfile names it.
-        is_plain: whether it is one sound from the first byte on whose header is right.
+        rate_hz: sampling rate, the same for all parts.
+        num_channels: number of channels, the same for all parts.
+        num_samples: number of samples in each channel, over all parts.
+        container: libsndfile's name of the container.
+        encoding: libsndfile's name of the encoding.
+        is_plain: whether the file is a single sound that starts at the first byte and has a correct
+            header.
 
     Raises:
-        ContainerError: the file cannot be trusted, or its parts do not fit together.
-        soundfile.LibsndfileError: libsndfile cannot read it.
+        ContainerError: the file is damaged, or its parts have different rates or channels.
+        soundfile.LibsndfileError: libsndfile cannot read the file.
     """
 
     def __init__(self, descriptor: int, kind: str, start: int):
@@ -61,24 +62,24 @@ class SoundFile:
         self.is_plain = self._parts == [Part(0, self._size)]
 
     def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
-        """Reads the samples.
+        """Reads the samples in blocks.
 
         Args:
-            block_samples: read at once, of each channel.
+            block_samples: number of samples per channel that are read at once.
 
         Yields:
             `[S, channels]` float32.
 
         Raises:
             ContainerError: there are fewer samples than `num_samples`, or an Ogg page is damaged.
-            soundfile.LibsndfileError: damaged data.
+            soundfile.LibsndfileError: the data is damaged.
         """
         if self._kind == "OGG":
             ogg_pages.parts(self._descriptor, self._start, self._size, check=True)
         for part, length in zip(self._parts, self._lengths, strict=True):
             num_read = 0
             with self._opened(part) as sound:
-                # Not `sound.blocks`: it hands out uninitialised memory where a file ends too early.
+                # `sound.blocks` returns uninitialized memory if a file ends too early.
                 while True:
                     with self._quiet():
                         block = sound.read(block_samples, dtype="float32", always_2d=True)
@@ -101,6 +102,6 @@ class SoundFile:
             yield sound
 
     def _quiet(self) -> contextlib.AbstractContextManager:
-        """Turns the stderr of the process off for a call that reads MP3, and for no longer."""
+        """Returns a context that turns off stderr during a call that reads MP3."""
         is_noisy = self._kind == "MP3"
         return containers.quiet_stderr() if is_noisy else contextlib.nullcontext()

@@ -1,7 +1,7 @@
-"""Speech synthesized by espeak-ng, whose library and voices come as the wheel `espeakng-loader`.
+"""Speech synthesis with espeak-ng. The package `espeakng-loader` contains library and voices.
 
-A voice is a language of espeak-ng ("en", "en-us", "en-gb-scotland" ...), alone or with one of the
-variants of `voice_variants` ("en-us+m3", "en-gb+f2").
+A voice is an espeak-ng language ("en", "en-us", "en-gb-scotland" ...), optionally with a variant
+from `voice_variants` ("en-us+m3", "en-gb+f2").
 """
 
 import ctypes
@@ -22,10 +22,10 @@ from tools.errors import UserError
 MIN_RATE_WORDS_PER_MINUTE, MAX_RATE_WORDS_PER_MINUTE = 80, 450
 MIN_PITCH, MAX_PITCH = 0, 99
 
-# espeak-ng names a voice by its file, and the file of "en-gb" is called "en".
+# espeak-ng looks voices up by file name, and the file of "en-gb" is called "en".
 _VOICE_FILES = {"en-gb": "en"}
 
-# Values of espeak-ng 1.52's speak_lib.h.
+# Constants from speak_lib.h of espeak-ng 1.52.
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
@@ -35,16 +35,16 @@ _PARAMETER_PITCH = 3
 _SYNTH_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p
 )
-# espeak-ng keeps the path of its data in 160 bytes and fails on a longer one.
+# espeak-ng stores the path of its data in 160 bytes and fails for longer paths.
 _MAX_DATA_PATH_BYTES = 159
 
-# The library is one global state, and ctypes releases the interpreter lock around each call.
+# The library has global state, and ctypes releases the interpreter lock during calls.
 _LOCK = threading.Lock()
 
 
 @functools.cache
 def voice_variants() -> tuple[str, ...]:
-    """Returns the names that may follow a "+" in a voice, sorted."""
+    """Returns the sorted names of the variants that may follow "+" in a voice."""
     folder = Path(espeakng_loader.get_data_path()) / "voices" / "!v"
     return tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_file()))
 
@@ -55,7 +55,10 @@ def _require_range(name: str, value: int, low: int, high: int) -> None:
 
 
 def _voice_name(voice: str) -> str:
-    """Returns the name espeak-ng knows a voice by; refuses a variant it would silently ignore."""
+    """Returns espeak-ng's name of a voice; raises UserError for an unknown variant.
+
+    espeak-ng itself ignores unknown variants.
+    """
     language, plus, variant = voice.partition("+")
     if plus and variant not in voice_variants():
         raise UserError.expected(
@@ -66,7 +69,7 @@ def _voice_name(voice: str) -> str:
 
 @contextmanager
 def _data_path() -> Iterator[bytes]:
-    """Yields the path of espeak-ng's data, through a short link where it is too long."""
+    """Yields the path of espeak-ng's data, or of a link to the data if the path is too long."""
     path = espeakng_loader.get_data_path()
     if len(os.fsencode(path)) <= _MAX_DATA_PATH_BYTES:
         yield os.fsencode(path)
@@ -79,11 +82,12 @@ def _data_path() -> Iterator[bytes]:
 
 @contextmanager
 def _loaded_library() -> Iterator[ctypes.CDLL]:
-    """Yields the library in its initial state.
+    """Yields a newly loaded library.
 
-    espeak-ng carries oscillator phases and random numbers from one utterance into the next, beyond
-    espeak_Terminate: only loading it anew (2 ms) makes a result independent of what was said
-    before. It seeds its generator from the clock, and two variants draw from the C library's.
+    espeak-ng keeps oscillator phases and random numbers between utterances, even after
+    espeak_Terminate. Loading the library again (2 ms) makes the result independent of earlier
+    utterances. Its random generator is seeded from the clock, and two variants use that of the C
+    library, so `_speak` seeds both.
     """
     process = ctypes.CDLL(None)
     library = ctypes.CDLL(espeakng_loader.get_library_path())
@@ -94,7 +98,7 @@ def _loaded_library() -> Iterator[ctypes.CDLL]:
 
 
 def _speak(text: str, voice: str, rate_words_per_minute: int, pitch: int) -> tuple[np.ndarray, int]:
-    """Returns espeak-ng's own int16 samples and their rate in Hz."""
+    """Returns the int16 samples `[S]` that espeak-ng generates, and their rate in Hz."""
     pieces: list[np.ndarray] = []
 
     @_SYNTH_CALLBACK
@@ -138,22 +142,22 @@ def synthesize(
     pitch: int = 50,
     target_rate_hz: int = 16000,
 ) -> np.ndarray:
-    """Says a text; the same arguments give the same samples, whatever was said before.
+    """Synthesizes a text. The same arguments always give the same samples.
 
-    Safe to call from several threads, one of which speaks at a time.
+    May be called from several threads; calls run one at a time.
 
     Args:
-        text: what to say; must hold a letter or a digit.
-        voice: language and optional variant, "en-us+m3".
-        rate_words_per_minute: 80 to 450.
-        pitch: 0 to 99, 50 is the voice's own.
+        text: text to say; must contain a letter or a digit.
+        voice: language and optional variant, such as "en-us+m3".
+        rate_words_per_minute: speaking rate, 80 to 450.
+        pitch: 0 to 99; 50 is the normal pitch of the voice.
         target_rate_hz: sampling rate of the result.
 
     Returns:
         `[S]` float32 in [-1, 1], mono.
 
     Raises:
-        UserError: unknown voice, a value out of range, or nothing to say.
+        UserError: the voice is unknown, a value is out of range, or the text cannot be spoken.
 
     Source: espeak-ng 1.52, speak_lib.h; espeakng-loader 0.2.4; resampling by librosa (soxr_hq).
     """

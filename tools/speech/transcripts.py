@@ -1,30 +1,29 @@
-"""How transcripts are written before they are learnt or compared."""
+"""Normalization of transcripts for training and scoring."""
 
 import functools
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
 
-# Beside what Unicode calls format and control characters: what chooses between variants of the
-# character before it.
+# Name prefixes of further invisible characters: they select a variant of the preceding character.
 _VARIATIONS = ("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION SELECTOR", "COMBINING GRAPHEME JOIN")
-_DOTTED_I = "i\u0307"  # Python's lower case of the Turkish dotted capital
+_DOTTED_I = "i\u0307"  # Python's lower case of the Turkish capital I with a dot
 
 
 def lower(text: str) -> str:
-    """Lower case, in which the Turkish dotted capital I is a plain i."""
+    """Returns a text in lower case; the Turkish capital I with a dot becomes a plain i."""
     return text.lower().replace(_DOTTED_I, "i")
 
 
 def visible(text: str, keep: Collection[str] = ()) -> str:
-    """Unicode NFC, without the characters that leave no mark; whitespace stays.
+    """Returns a text in Unicode NFC without invisible characters; whitespace is kept.
 
     Args:
-        text: as it is written.
-        keep: invisible characters that stay as well.
+        text: any text.
+        keep: invisible characters to keep.
     """
     if text.isascii() and text.isprintable():
         return text
-    # What stood apart only by such a character may compose now.
+    # Normalize again: characters that were separated by an invisible one may now compose.
     left = "".join(x for x in text if x in keep or not _is_invisible(x))
     return unicodedata.normalize("NFC", left)
 
@@ -40,26 +39,26 @@ def _is_invisible(character: str) -> bool:
 def normalize_transcript(
     text: str, case: Callable[[str], str] = str.upper, keep: Collection[str] = ()
 ) -> str:
-    """Upper case, Unicode NFC, one space between words, nothing invisible.
+    """Normalizes a transcript: case, Unicode NFC, single spaces, no invisible characters.
 
-    Punctuation and digits stay as they are. What is learnt, scored or calibrated with has this
-    form, whatever form it is written in.
+    Punctuation and digits are not changed. Training, scoring and calibration all use transcripts
+    in this form.
 
     Args:
-        text: as it is written.
-        case: what stands in for upper case: `lower`, or `str`, which leaves it as it is.
-        keep: invisible characters that stay, as they are symbols of a vocabulary.
+        text: transcript.
+        case: function that changes the case: `str.upper`, `lower`, or `str` to keep it.
+        keep: invisible characters to keep, as they are symbols of the vocabulary.
     """
     return " ".join(visible(case(visible(text, keep)), keep).split())
 
 
 def normalization(surfaces: Iterable[str]) -> Callable[[str], str]:
-    """Gives the normalization of transcripts that a recognizer can match.
+    """Returns the function that normalizes transcripts for a vocabulary.
 
     Args:
-        surfaces: what its symbols write. Its single characters have the say: where all letters
-            among them have one case, transcripts take that; else they keep theirs. Invisible
-            characters in them stay.
+        surfaces: text of each symbol. If all single letters are upper case, transcripts become
+            upper case; if all are lower case, lower case; otherwise the case is kept. Invisible
+            characters that occur in symbols are kept.
     """
     surfaces = [x.strip(" ") for x in surfaces]
     letters = "".join(x for x in surfaces if len(x) == 1)

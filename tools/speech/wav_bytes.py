@@ -1,4 +1,4 @@
-"""WAV files as strings to a padded batch, in the graph of an exported model."""
+"""Decodes WAV files, given as strings, to a padded batch in the graph of an exported model."""
 
 import tensorflow as tf
 
@@ -6,16 +6,18 @@ from tools.speech.channels import LEAST_ENERGY
 
 
 def decode_wavs(files: tf.Tensor, rate_hz: int, min_samples: int = 1) -> tuple:
-    """Reads 16-bit PCM WAV files of the model's rate; several channels as `channels.Mono` does.
+    """Decodes 16-bit PCM WAV files; mixes several channels to mono as `channels.Mono` does.
 
     Args:
-        files: `[B]` strings.
-        rate_hz: of the model; a file of another rate makes the call fail.
-        min_samples: how many the longest row has at least, so that a batch of empty files has
-            something to frame.
+        files: `[B]` strings, the content of a file each.
+        rate_hz: sampling rate of the model.
+        min_samples: smallest padded length S, so that a batch of empty files has a frame.
 
     Returns:
-        `[B, S]` float32 with zeros at the ends, and `[B]` int32 samples.
+        `[B, S]` float32, padded with zeros, and `[B]` int32 lengths in samples.
+
+    Raises:
+        tf.errors.InvalidArgumentError: at run time, if a file has another sampling rate.
     """
 
     def one(contents):
@@ -33,7 +35,7 @@ def decode_wavs(files: tf.Tensor, rate_hz: int, min_samples: int = 1) -> tuple:
 
 
 def _mono(sound: tf.Tensor) -> tf.Tensor:
-    """Makes one channel, `[S]`, of several, `[S, channels]`."""
+    """Mixes channels `[S, channels]` to mono `[S]`."""
     mean, energies = tf.reduce_mean(sound, axis=1), tf.reduce_sum(sound**2, axis=0)
     independent = tf.reduce_sum(energies) / tf.cast(tf.size(energies), tf.float32) ** 2
     cancel = tf.reduce_sum(mean**2) < LEAST_ENERGY * independent

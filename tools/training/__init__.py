@@ -1,1 +1,1 @@
-"""The training engine shared by all families."""
+"""Training: loop, optimizer, checkpoints and logs, shared by all families."""

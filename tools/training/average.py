@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, beside the optimizer that moves them."""
+"""Exponential moving average (EMA) of the weights."""
 
 from collections.abc import Sequence
 
@@ -6,22 +6,23 @@ import tensorflow as tf
 
 
 class WeightAverage:
-    """Averages a vector of parameters and the statistics that belong to them.
+    """Exponential moving average of the parameters and of the batch norm statistics.
 
-    The decay grows with the number of updates, `min(decay, (1 + n) / (10 + n))`, so that the
-    average does not hold on to the initial weights. Batch norm's statistics are averaged along:
-    those of the latest weights do not fit averaged ones.
+    The decay grows with the number of updates n, `min(decay, (1 + n) / (10 + n))`, so that the
+    average soon forgets the initial weights. Batch norm statistics are averaged as well, because
+    the latest statistics do not fit averaged weights.
 
     Args:
-        decay: of the average, in [0, 1).
-        parameters: `[N]`, as they are at first.
-        statistics: Keras variables that training moves by other ways than the gradient.
+        decay: decay of the average, in [0, 1).
+        parameters: `[N]` initial parameters.
+        statistics: Keras variables that training changes without a gradient, such as the moving
+            statistics of batch norm.
 
     Attributes:
-        vector: `[N]`, the average of the parameters.
-        statistics: the averages of the statistics, in their order.
+        vector: `[N]`, average of the parameters.
+        statistics: averages of the statistics, in the same order.
 
-    Source: the warm-up of tf.train.ExponentialMovingAverage 2.16.
+    Source: the warm-up of tf.train.ExponentialMovingAverage in TensorFlow 2.16.
     """
 
     def __init__(self, decay: float, parameters: tf.Variable, statistics: Sequence):
@@ -31,15 +32,15 @@ class WeightAverage:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """All that it holds."""
+        """All averages, as variables."""
         return [self.vector, *self.statistics]
 
     def update(self, parameters: tf.Variable, count: tf.Tensor) -> None:
-        """Takes in the parameters after an update; works in a graph.
+        """Adds the parameters after an update to the average; may be called in a graph.
 
         Args:
             parameters: `[N]`.
-            count: updates so far, this one included.
+            count: number of updates so far, including this one.
         """
         rest = 1.0 - tf.minimum(self._decay, (1.0 + count) / (10.0 + count))
         self.vector.assign_sub(rest * (self.vector - parameters))

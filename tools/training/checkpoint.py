@@ -1,8 +1,8 @@
-"""Checkpoints: everything needed to continue exactly, in directories that appear whole or never.
+"""Checkpoints: the complete state of a training run.
 
-A checkpoint `step-00001234/` holds `arrays.npz` (named variables), `state.json` (step, position,
-metrics ...) and the task's text assets. Nothing in it depends on the number of processes, the batch
-size or the precision.
+A checkpoint `step-00001234/` contains `arrays.npz` (variables by name), `state.json` (step, data
+position, metrics ...) and the text files of the task. The folder appears only when it is complete.
+Its content does not depend on the number of processes, the batch size or the precision.
 """
 
 import json
@@ -29,18 +29,30 @@ _PREFIX, _UNFINISHED = "step-", ".unfinished-"
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A checkpoint on disk; arrays are read when asked for."""
+    """A checkpoint on disk. Arrays are read on request.
+
+    Attributes:
+        path: folder of the checkpoint.
+        state: content of `state.json`.
+    """
 
     path: Path
     state: dict
 
     @property
     def step(self) -> int:
-        """Training steps it has seen."""
+        """Number of training steps before the checkpoint."""
         return self.state["step"]
 
     def arrays(self, group: str) -> dict[str, np.ndarray]:
-        """Reads the arrays of a group (`model`, `optimizer`, `average`, `loss_scale`) by name."""
+        """Reads the arrays of a group by name.
+
+        Args:
+            group: `model`, `optimizer`, `average` or `loss_scale`. A group may be empty.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         try:
             with (
                 (self.path / "arrays.npz").open("rb") as stream,
@@ -54,10 +66,10 @@ class Checkpoint:
             ) from error
 
     def check(self) -> None:
-        """Reads all of it once.
+        """Reads the whole checkpoint once to check that it is complete.
 
         Raises:
-            UserError: something in it is missing or damaged.
+            UserError: a file is missing or damaged.
         """
         for group in ("model", "optimizer", "average", "loss_scale"):
             self.arrays(group)
@@ -68,11 +80,15 @@ class Checkpoint:
                 raise UserError.expected(expected, received, "Choose another checkpoint")
 
     def weights(self) -> dict[str, np.ndarray]:
-        """Reads the weights to evaluate with: the moving average where there is one."""
+        """Reads the weights for evaluation: the moving average if there is one."""
         return {**self.arrays("model"), **self.arrays("average")}
 
     def asset(self, name: str) -> str:
-        """Reads a text asset."""
+        """Reads a text file of the checkpoint, such as `config.yml`.
+
+        Raises:
+            UserError: the file cannot be read.
+        """
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -82,14 +98,15 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
-    """Opens a checkpoint, or the best (else newest) one of a run directory or its `checkpoints`.
+    """Opens a checkpoint, or selects one in a run directory.
 
     Args:
-        path: of a checkpoint or of what holds some.
-        newest: takes the newest of several that is whole, as one who continues does.
+        path: checkpoint, run directory, or its folder `checkpoints`.
+        newest: in a run directory, whether to select the newest complete checkpoint, as for
+            resuming, instead of the best one. Without a best one the newest is selected.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no checkpoint.
     """
     path = Path(path)
     if not (path / "state.json").is_file():
@@ -119,15 +136,15 @@ def _read_checkpoint(path: Path) -> Checkpoint:
 
 
 def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], source: str) -> None:
-    """Gives every variable the array of its name, or changes nothing at all.
+    """Assigns an array to every variable. After an error no variable has changed.
 
     Args:
         variables: Keras or TensorFlow variables by name.
-        arrays: their values by the same names, in any float type.
-        source: of the arrays, for the message.
+        arrays: values by the same names, in any float dtype.
+        source: where the arrays come from, for the message.
 
     Raises:
-        UserError: names or shapes differ.
+        UserError: names or shapes differ, or a value is not finite.
     """
     check_tensors({name: tuple(v.shape) for name, v in variables.items()}, arrays, source)
     for name, variable in variables.items():
@@ -135,7 +152,7 @@ def restore(variables: Mapping[str, Any], arrays: Mapping[str, np.ndarray], sour
 
 
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an `.npz`; unlike NumPy 1.26's `savez`, it closes the file when the disk is full."""
+    """Writes an `.npz` file. `np.savez` of NumPy 1.26 leaves the file open if the disk is full."""
     with zipfile.ZipFile(path, "w") as file:
         for name, array in arrays.items():
             with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
@@ -143,7 +160,7 @@ def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _link_files(source: Path, folder: Path) -> None:
-    """Gives a folder the files of another, by hard links where the file system has them."""
+    """Puts the files of a folder into another one: as hard links if possible, else as copies."""
     for path in source.iterdir():
         try:
             os.link(path, folder / path.name)
@@ -152,20 +169,20 @@ def _link_files(source: Path, folder: Path) -> None:
 
 
 def _rank(checkpoint: Checkpoint) -> tuple[float, int]:
-    """Sorts the best checkpoint to the front, of equals the newest."""
+    """Returns a sort key: the best checkpoint comes first, and of equal ones the newest."""
     metric = checkpoint.state["metric"]
     return -metric if checkpoint.state.get("larger_is_better") else metric, -checkpoint.step
 
 
 class CheckpointStore:
-    """The checkpoints of a run: the last few and the best few by a metric.
+    """The checkpoints of a run: keeps the newest ones and those with the best metric.
 
     Args:
-        directory: of the last few.
-        keep_last: how many.
-        keep_best: how many.
-        best_directory: of the best few; None: the same. The files of a checkpoint that is in both
-            exist once, where the file system can link them.
+        directory: folder of the newest checkpoints.
+        keep_last: number of newest checkpoints to keep.
+        keep_best: number of best checkpoints to keep.
+        best_directory: folder of the best checkpoints; None uses `directory`. A checkpoint in both
+            folders is stored once, with hard links, if the file system supports them.
     """
 
     def __init__(
@@ -184,10 +201,12 @@ class CheckpointStore:
             self._best.keep_best, self.keep_best = keep_best, 0
 
     def all(self) -> list[Checkpoint]:
-        """Every checkpoint whose state can be read, oldest first; others are named once.
+        """Returns all checkpoints with a readable state, oldest first.
+
+        Logs a warning, once, for each of the others.
 
         Raises:
-            UserError: there are checkpoints, and the state of none can be read.
+            UserError: there are checkpoints, but none has a readable state.
         """
         found, problem = [], None
         for path in sorted(self.directory.glob(_PREFIX + "*")):
@@ -201,14 +220,14 @@ class CheckpointStore:
         return sorted(found, key=lambda c: c.step)
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint."""
+        """Returns the newest checkpoint, or None."""
         return next(reversed(self.all()), None)
 
     def latest_whole(self) -> Checkpoint | None:
-        """The newest checkpoint that can be read to its end; newer ones are named.
+        """Returns the newest complete checkpoint, or None; logs a warning for newer ones.
 
         Raises:
-            UserError: there are checkpoints, and none is whole.
+            UserError: there are checkpoints, but none is complete.
         """
         problem = None
         for checkpoint in reversed(self.all()):
@@ -225,25 +244,25 @@ class CheckpointStore:
     def _pass_over(self, path: Path, problem: UserError) -> None:
         if path not in self._passed_over:
             self._passed_over.add(path)
-            logger.warning("damaged checkpoint %s is passed over: %s", path, problem)
+            logger.warning("skipping the damaged checkpoint %s: %s", path, problem)
 
     def best(self) -> Checkpoint | None:
-        """The checkpoint of the best metric, the newest of equals."""
+        """Returns the checkpoint with the best metric, or None; of equal ones the newest."""
         return next(iter((self._best or self)._by_metric()), None)
 
     def save(
         self, state: Mapping, groups: Mapping[str, Mapping], assets: Mapping[str, str]
     ) -> Checkpoint:
-        """Writes a checkpoint beside, renames it into place and removes those no longer kept.
+        """Writes a checkpoint and removes those that are no longer kept.
 
         Args:
-            state: JSON-able; `step` names the checkpoint, `metric` (or None) ranks it, smaller
-                ones first unless it says `larger_is_better`.
+            state: values for JSON. `step` determines the name of the checkpoint. `metric`, a number
+                or None, ranks it; smaller is better unless `larger_is_better` is set.
             groups: variables by group and name.
             assets: texts by file name.
 
         Raises:
-            UserError: it cannot be written; earlier checkpoints are untouched.
+            UserError: the checkpoint cannot be written; earlier checkpoints are not changed.
         """
         arrays = {
             f"{group}/{key}": np.asarray(variable)
@@ -266,7 +285,7 @@ class CheckpointStore:
         return open_checkpoint(target)
 
     def _add(self, name: str, write: Callable[[Path], None]) -> Path:
-        """Puts a folder that `write` fills in its place, then removes those no longer kept."""
+        """Calls `write` with a temporary folder, renames it to its place, removes old ones."""
         target, beside = self.directory / name, self.directory / (_UNFINISHED + name)
         try:
             self._remove_unfinished()
@@ -283,7 +302,7 @@ class CheckpointStore:
             raise UserError.expected(
                 f"room and permission to write the checkpoint {target}",
                 error.strerror or error,
-                "Free some space and continue from an earlier checkpoint; those are intact",
+                "Free some space and resume; earlier checkpoints are intact",
             ) from error
         self._remove_old()
         return target
@@ -311,12 +330,12 @@ class CheckpointStore:
 
 @dataclass(frozen=True, slots=True)
 class RunFolders:
-    """Where a run writes.
+    """Folders to which a run writes.
 
     Attributes:
-        records: `metrics.jsonl`, TensorBoard's files, `summary.json`.
-        checkpoints: the last few.
-        best_checkpoints: the best few; may be the same.
+        records: folder of `metrics.jsonl`, TensorBoard's files and `summary.json`.
+        checkpoints: folder of the newest checkpoints.
+        best_checkpoints: folder of the best checkpoints; may be the same.
     """
 
     records: Path
@@ -325,11 +344,11 @@ class RunFolders:
 
     @classmethod
     def inside(cls, directory: Path) -> "RunFolders":
-        """Those of a run directory."""
+        """Returns the folders of a run that writes everything into one directory."""
         return cls(directory, directory / "checkpoints", directory / "checkpoints")
 
     def store(self, keep_last: int = 1, keep_best: int = 1) -> CheckpointStore:
-        """The checkpoints in them."""
+        """Returns the store of the checkpoints in these folders; see `CheckpointStore`."""
         apart = self.best_checkpoints != self.checkpoints
         best = self.best_checkpoints if apart else None
         return CheckpointStore(self.checkpoints, keep_last, keep_best, best)

@@ -1,4 +1,4 @@
-"""The epochs of a run's training data, the same for every kind of data."""
+"""Epochs of training data, for every kind of data."""
 
 import functools
 import logging
@@ -12,17 +12,18 @@ from tools.training.task import Position, TrainData
 
 logger = logging.getLogger(__name__)
 
-Plan = TypeVar("Plan", bound=Sized)  # of an epoch; its length is the number of steps
+Plan = TypeVar("Plan", bound=Sized)  # plan of an epoch; its length is the number of steps
 
 
 class Epochs(Generic[Plan]):
-    """The plans of the epochs from a position to the end of a run.
+    """The plans of all epochs from a position to the end of a run.
 
     Args:
-        make_plan: of an epoch's number and what was already run of it, as `Position.done` has it.
-        position: where to begin.
-        num_epochs: where to end.
-        seed: of the run.
+        make_plan: function of an epoch's number and of the steps already run (`Position.done`) that
+            returns the plan of the epoch.
+        position: position in the data at which to start.
+        num_epochs: number of epochs of the whole run.
+        seed: seed of the run.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class Epochs(Generic[Plan]):
     ):
         self._position, self._num_epochs, self._seed = position, num_epochs, seed
 
-        # Pre-fetching reaches into the next epoch while the loop is still in this one: two plans.
+        # Prefetching starts the next epoch while the loop is in this one, so keep two plans.
         @functools.lru_cache(maxsize=2)
         def plan(epoch: int) -> Plan:
             return make_plan(epoch, position.done if epoch == position.epoch else ())
@@ -42,22 +43,22 @@ class Epochs(Generic[Plan]):
         self.plan = plan
 
     def __iter__(self) -> Iterator[tuple[int, Plan]]:
-        """Gives the number of each epoch with its plan."""
+        """Yields the number and the plan of each epoch."""
         for epoch in range(self._position.epoch, self._num_epochs):
             yield epoch, self.plan(epoch)
 
     def random_seed(self, epoch: int) -> int:
-        """Gives the seed of an epoch's random numbers, a function of the run's seed."""
+        """Returns the seed of an epoch's random numbers, computed from the seed of the run."""
         return zlib.crc32(f"{self._seed}/{epoch}".encode())
 
     def train_data(
         self, dataset: tf.data.Dataset, names: Callable[[Mapping], list[str]]
     ) -> TrainData:
-        """Describes the batches that were made by these plans.
+        """Returns the training data for a dataset made from these plans.
 
         Args:
-            dataset: the batches, epoch after epoch.
-            names: names of a batch's rows.
+            dataset: batches, epoch after epoch.
+            names: function of a batch that returns the names of its rows.
         """
         first = self._position.epoch
         later_epochs = self._num_epochs - first - 1
@@ -70,12 +71,13 @@ class Epochs(Generic[Plan]):
 def row_names(
     key: str, paths: Sequence[str], names: Sequence[str]
 ) -> Callable[[Mapping[str, tf.Tensor]], list[str]]:
-    """Makes a function that names a batch's rows and warns once of each file that was dropped.
+    """Returns a function that names the rows of a batch, and warns once about each dropped file.
 
     Args:
-        key: of the rows' indices in a batch, -1 for a masked row; `reason` has why it was dropped.
-        paths: of the files, for warnings.
-        names: of the rows.
+        key: key of the rows' indices in a batch; index -1 is a masked row. The batch also has the
+            key `reason`, which is not empty for a dropped row.
+        paths: paths of all files, for the warnings.
+        names: names of all rows.
     """
     warned = set()
 

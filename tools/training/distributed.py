@@ -1,4 +1,4 @@
-"""Processes that train together: Horovod's, or a single one with the same interface."""
+"""Distributed training: the processes of Horovod, or a single process with the same interface."""
 
 import os
 import socket
@@ -15,7 +15,14 @@ _LAUNCHER_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class Processes(Protocol):
-    """What a program may ask of the processes it is one of."""
+    """Communication between the processes of a training run.
+
+    Attributes:
+        rank: number of this process, from 0.
+        size: number of processes.
+        local_rank: number of this process on its machine, from 0.
+        local_size: number of processes on this machine.
+    """
 
     rank: int
     size: int
@@ -23,39 +30,39 @@ class Processes(Protocol):
     local_size: int
 
     def sum(self, tensors: list[tf.Tensor]) -> list[tf.Tensor]:
-        """Adds each tensor over all processes; differentiable, works in a graph."""
+        """Sums each tensor over all processes; differentiable, may be called in a graph."""
 
     def broadcast_variables(self, variables: list[tf.Variable]) -> None:
-        """Gives every process the values of rank 0."""
+        """Assigns the values of rank 0 to the variables of every process."""
 
     def broadcast_object(self, value: object) -> object:
-        """Gives every process rank 0's picklable value."""
+        """Returns the value of rank 0 on every process; the value must be picklable."""
 
     def gather_objects(self, value: object) -> list[object]:
-        """Gives every process the values of all, in the order of ranks."""
+        """Returns the values of all processes on every process, in the order of ranks."""
 
     def mean_variables(self, variables: list[tf.Variable]) -> None:
-        """Replaces each variable by its mean over all processes."""
+        """Assigns to each variable its mean over all processes."""
 
 
 class SingleProcess:
-    """One process: every operation is the identity."""
+    """A single process: every operation returns its input or does nothing."""
 
     rank, size, local_rank, local_size = 0, 1, 0, 1
 
     def sum(self, tensors):
-        """Returns the tensors."""
+        """Returns the tensors unchanged."""
         return tensors
 
     def broadcast_variables(self, variables):
         """Does nothing."""
 
     def broadcast_object(self, value):
-        """Returns the value."""
+        """Returns the value unchanged."""
         return value
 
     def gather_objects(self, value):
-        """Returns the value alone."""
+        """Returns a list with the value."""
         return [value]
 
     def mean_variables(self, variables):
@@ -63,7 +70,11 @@ class SingleProcess:
 
 
 class HorovodProcesses:
-    """The processes of a `horovodrun`."""
+    """The processes of a run that `horovodrun` has started.
+
+    Raises:
+        UserError: Horovod is not installed, or the host name cannot be resolved.
+    """
 
     def __init__(self):
         try:
@@ -78,11 +89,13 @@ class HorovodProcesses:
         try:
             socket.getaddrinfo(name, None)
         except OSError as error:
-            # Horovod 0.28 crashes the interpreter where Gloo cannot resolve its own host.
+            # Horovod 0.28 crashes the interpreter if Gloo cannot resolve the host name.
             raise UserError.expected(
-                "a host name that resolves", name, f"Add the line `127.0.0.1 {name}` to /etc/hosts"
+                "a host name that can be resolved",
+                name,
+                f"Add the line `127.0.0.1 {name}` to /etc/hosts",
             ) from error
-        # Ranks that share few cores arrive at very different times; Gloo's own limit is 30 s.
+        # Ranks that share few cores may start minutes apart; Gloo's default is 30 s.
         os.environ.setdefault("HOROVOD_GLOO_TIMEOUT_SECONDS", "300")
         hvd.init()
         self._hvd = hvd
@@ -90,23 +103,23 @@ class HorovodProcesses:
         self.local_rank, self.local_size = hvd.local_rank(), hvd.local_size()
 
     def sum(self, tensors):
-        """Adds by one fused allreduce."""
+        """Sums the tensors with one fused allreduce."""
         return self._hvd.grouped_allreduce(tensors, op=self._hvd.Sum)
 
     def broadcast_variables(self, variables):
-        """Broadcasts from rank 0."""
+        """Broadcasts the variables from rank 0."""
         self._hvd.broadcast_variables(variables, root_rank=0)
 
     def broadcast_object(self, value):
-        """Broadcasts from rank 0 by pickle."""
+        """Broadcasts the pickled value from rank 0."""
         return self._hvd.broadcast_object(value, root_rank=0)
 
     def gather_objects(self, value):
-        """Gathers by pickle."""
+        """Gathers the pickled values."""
         return self._hvd.allgather_object(value)
 
     def mean_variables(self, variables):
-        """Averages by one fused allreduce."""
+        """Averages the variables with one fused allreduce."""
         if variables:
             sums = self.sum([tf.convert_to_tensor(v) for v in variables])
             for variable, total in zip(variables, sums, strict=True):
@@ -114,10 +127,14 @@ class HorovodProcesses:
 
 
 def start(use_horovod: bool | None = None) -> Processes:
-    """Joins the processes that were started together.
+    """Connects to the other processes of the run.
 
     Args:
-        use_horovod: None finds out by itself whether `horovodrun` (or mpirun) started this process.
+        use_horovod: whether to use Horovod; None uses it if `horovodrun` or mpirun has started this
+            process.
+
+    Raises:
+        UserError: Horovod cannot be used.
     """
     if use_horovod is None:
         use_horovod = any(name in os.environ for name in _LAUNCHER_VARIABLES)
@@ -125,11 +142,15 @@ def start(use_horovod: bool | None = None) -> Processes:
 
 
 def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
-    """Makes a value on rank 0 and gives it, or the error, to every process.
+    """Calls `make` on rank 0 and returns its result on every process.
+
+    Args:
+        processes: processes of the run.
+        make: function without arguments; its result must be picklable.
 
     Raises:
-        UserError: on rank 0, as `make` did.
-        SystemExit: on the others, silently: one line is enough.
+        UserError: on rank 0, if `make` raises it.
+        SystemExit: on the other ranks in that case, so that the message is printed only once.
     """
     value = problem = None
     if processes.rank == 0:
@@ -144,17 +165,20 @@ def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
 
 
 def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
-    """Takes this process's share of the machine: one GPU by local rank, or its part of the cores.
+    """Assigns devices to this process: the GPU with the number of its local rank, or CPU threads.
 
-    Must run before TensorFlow touches a device, where there is a machine to share or a GPU to take.
-    A process alone on its CPUs has nothing to ask for: TensorFlow takes every core by itself.
+    Must be called before TensorFlow initializes its devices. Several processes on the CPUs of one
+    machine share its cores equally; a single process uses TensorFlow's default.
 
     Args:
-        processes: from `start`.
-        use_gpu: None takes a GPU where there is one, True insists on it, False hides them.
+        processes: result of `start`.
+        use_gpu: None uses GPUs if there are enough, True requires them, False hides them.
 
     Returns:
-        A line that says what was taken.
+        A line for the log, such as "rank 0 of 1 on 2 CPU thread(s)".
+
+    Raises:
+        UserError: `use_gpu` is True and there are fewer GPUs than processes on this machine.
     """
     gpus = tf.config.list_physical_devices("GPU")
     if use_gpu and len(gpus) < processes.local_size:

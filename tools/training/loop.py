@@ -1,4 +1,4 @@
-"""The training loop of every family, in the order in which things happen."""
+"""The training loop, the same for every family."""
 
 import contextlib
 import math
@@ -20,16 +20,16 @@ from tools.training.schedule import learning_rate
 from tools.training.stopping import Interrupted, StopSignals, stop_signals
 from tools.training.task import Position, Task
 
-_PROFILED_STEPS = range(2, 8)  # of this process; the first one warms up
+_PROFILED_STEPS = range(2, 8)  # counted in this process; the first step is a warm-up
 
 
 @dataclass(frozen=True, slots=True)
 class LoopOptions:
-    """What the command line adds to a config."""
+    """Options of the loop that are not in the config."""
 
-    resumed: Checkpoint | None = None  # continues from it
-    start_epoch: int = 0  # without one: epochs that count as done
-    max_steps: int = 0  # 0: all epochs
+    resumed: Checkpoint | None = None  # checkpoint from which the run continues
+    start_epoch: int = 0  # without a checkpoint: number of epochs that count as done
+    max_steps: int = 0  # step after which training ends; 0 trains all epochs
     skip_eval: bool = False
     eval_at_start: bool = False
     use_profiler: bool = False
@@ -43,14 +43,18 @@ def train(
     *,
     options: LoopOptions,
 ) -> dict[str, float]:
-    """Trains a task to its end and returns the last evaluation and the median speed.
+    """Trains a task and returns the metrics of the last evaluation and the median speed.
 
     Args:
         task: model, data, loss and evaluators.
-        config: the section `training`.
-        processes: from `distributed.start`.
-        folders: of the run, the same on every process; rank 0 writes there.
-        options: from the command line.
+        config: section `training` of the config.
+        processes: result of `distributed.start`.
+        folders: folders of the run, the same on every process; only rank 0 writes.
+        options: options from the command line.
+
+    Raises:
+        UserError: an epoch has no usable data, or a loss or gradient is not finite.
+        SystemExit: a signal has ended the run, after its checkpoint was saved.
     """
     run = ResumableRun(task, config, processes, folders)
     run.restore(options.resumed, options.start_epoch)
@@ -74,7 +78,7 @@ def train(
         if not epochs and not options.skip_eval:
             results = run.evaluate(log, config.num_epochs, "nothing left to train")
         for epoch in epochs:
-            seen = None  # rows that counted, once there was a step
+            seen = None  # number of rows in the loss; None before the first step
             for _ in range(data.num_steps(epoch)):
                 if run.step >= stop:
                     break
@@ -100,7 +104,9 @@ def train(
                 run.position = Position(epoch + 1)
             if seen == 0.0:
                 raise UserError.expected(
-                    "training data", "nothing usable in an epoch", "See what was dropped above"
+                    "training data",
+                    "nothing usable in an epoch",
+                    "See the warnings about dropped files above",
                 )
             last, metric = run.step >= stop or epoch == epochs[-1], None
             if signals.received_by_any():
@@ -110,7 +116,7 @@ def train(
                     with signals.interruptible():
                         results = run.evaluate(log, epoch, f"epoch {epoch + 1}, step {run.step}")
                 except UserError:
-                    run.save(None)  # an evaluation that fails takes no training with it
+                    run.save(None)  # keep the training if the evaluation fails
                     raise
                 except Interrupted:
                     raise _saved(run, signals, log) from None
@@ -118,7 +124,7 @@ def train(
             run.save(metric)
             if last:
                 break
-    # The first window holds the compilation of the step.
+    # The first window includes the compilation of the step.
     speed = float(np.median(speeds[1:] or speeds)) if speeds else 0.0
     summary = {**results, **run.values(), "perf/samples_per_second": speed, "step": run.step}
     if processes.rank == 0:
@@ -127,7 +133,7 @@ def train(
 
 
 def _saved(run: ResumableRun, signals: StopSignals, log: RunLog) -> SystemExit:
-    """Saves what a run that was told to stop has reached, says so, and returns what ends it."""
+    """Saves a checkpoint after a signal, prints a line, and returns the exception to raise."""
     if run.saved_step != run.step:
         run.save(None)
     log.say_last(f"ended by {signals.name}: saved the checkpoint of step {run.step} to resume from")
@@ -135,13 +141,13 @@ def _saved(run: ResumableRun, signals: StopSignals, log: RunLog) -> SystemExit:
 
 
 class _Profiler:
-    """Traces a few steps for TensorBoard; without a directory it does nothing."""
+    """Profiles a few steps for TensorBoard; does nothing without a directory."""
 
     def __init__(self, directory: Path | None):
         self._directory, self._step, self._running = directory, 0, False
 
     def before_step(self) -> None:
-        """Starts or ends the trace where it is time to."""
+        """Starts or ends the profile if the next step is the first or last one."""
         self._step += 1
         if self._directory and self._step == _PROFILED_STEPS.start:
             tf.profiler.experimental.start(str(self._directory / "tensorboard"))
@@ -150,7 +156,7 @@ class _Profiler:
             self.close()
 
     def close(self) -> None:
-        """Ends a trace that is running."""
+        """Ends the profile if it is running."""
         if self._running:
             tf.profiler.experimental.stop()
             self._running = False

@@ -1,4 +1,4 @@
-"""Means of training metrics and speeds over the steps between two log lines."""
+"""Means of training metrics, and speed, over the steps between two log records."""
 
 import math
 import time
@@ -10,10 +10,12 @@ from tools.training.step import StepResult
 
 
 class Window:
-    """Collects steps; times include waiting for data, which is also told apart.
+    """Collects training steps and computes their means and speed.
+
+    The time includes waiting for data; the share of waiting is reported separately.
 
     Args:
-        clock: gives seconds.
+        clock: function that returns the time in seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter):
@@ -28,14 +30,14 @@ class Window:
         self._metrics = {}
 
     def wait(self, batches: Iterator[Mapping[str, tf.Tensor]]) -> Mapping[str, tf.Tensor]:
-        """Takes the next batch, timing the wait."""
+        """Returns the next batch and measures the time of waiting for it."""
         before = self._clock()
         batch = next(batches)
         self._waited += self._clock() - before
         return batch
 
     def add(self, result: StepResult) -> None:
-        """Counts a step; one without an update counts for speed only."""
+        """Adds a step. A step without an update counts for the speed only."""
         weight = float(result.weight)
         self._steps += 1
         self._weight += weight
@@ -47,7 +49,7 @@ class Window:
                 self._metrics[name] = self._metrics.get(name, 0.0) + float(value) * weight
 
     def shown(self) -> dict[str, str]:
-        """The numbers of the progress bar."""
+        """Returns the values for the progress bar as text."""
         values = self._values()
         return {
             "loss": f"{values['train/loss']:.3f}",
@@ -56,14 +58,14 @@ class Window:
         }
 
     def close(self) -> dict[str, float]:
-        """The values of the window; the next one starts."""
+        """Returns the values of the steps since the last call, and starts again."""
         values = self._values()
         self._reset()
         return values
 
     def _values(self):
         seconds = max(self._clock() - self._started, 1e-9)
-        weight = self._updated_weight or math.nan  # of nothing there is no mean
+        weight = self._updated_weight or math.nan  # without rows the means are NaN
         return {
             "train/loss": self._loss / weight,
             "train/gradient_norm": self._norm,

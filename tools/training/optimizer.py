@@ -1,8 +1,8 @@
-"""Optimizers on one flat vector of all parameters.
+"""Optimizers that update all parameters as one flat vector.
 
-A graph with a dozen operations for each of 500 variables takes longer to trace than to run. Here
-the gradients are one vector, so the sum over processes, unscaling, norm, clipping, update and
-average are one operation each, whatever the model.
+Tracing a graph with a dozen operations for each of 500 variables takes longer than running it. With
+all gradients in one vector, the sum over processes, unscaling, norm, clipping, update and average
+are one operation each.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from tools.training.average import WeightAverage
 from tools.training.config import OptimizerConfig
 from tools.weights.assignment import check_tensors
 
-# In the name of a variable; vectors and scalars, whatever their name, are not decayed either.
+# Variables with these words in their names have no weight decay; nor have vectors and scalars.
 _WITHOUT_DECAY = ("bias", "embedding", "token")
 
 
@@ -25,18 +25,19 @@ def _is_undecayed(variable) -> bool:
 
 
 class Optimizer:
-    """Adam, AdamW or momentum with an optional exponential moving average of the weights.
+    """Adam, AdamW or SGD with momentum, with an optional moving average of the weights.
 
     Args:
-        config: the section `training.optimizer`.
-        variables: the model's trainable Keras variables, float32.
-        statistics: variables that training moves by other ways than the gradient.
-        depths: of each variable's layer, counted from the input, for `layer_decay`.
+        config: section `training.optimizer` of the config.
+        variables: trainable Keras variables of the model, float32.
+        statistics: variables that training changes without a gradient, such as the moving
+            statistics of batch norm.
+        depths: depth of each variable's layer, counted from the input, for `layer_decay`.
 
     Source: Kingma and Ba, Adam (2015), algorithm 1 with the bias correction of section 2;
     Loshchilov and Hutter, Decoupled weight decay (2019), scaled by the learning rate; Sutskever et
-    al., On the importance of initialization and momentum (2013), equations 1 and 2 as PyTorch has
-    them; Clark et al., ELECTRA (2020), appendix A, for rates by layer.
+    al., On the importance of initialization and momentum (2013), equations 1 and 2 as in PyTorch;
+    Clark et al., ELECTRA (2020), appendix A, for learning rates by layer.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class Optimizer:
         if config.average_decay:
             self._average = WeightAverage(config.average_decay, self._parameters, self.statistics)
         decay = 0.0 if config.name == "adam" else config.weight_decay
-        # Vectors of what differs by variable; None where nothing does.
+        # Vectors with a value for each parameter; None if all values are equal.
         decays = [0.0 if _is_undecayed(v) else decay for v in self.variables]
         self._decays = self._spread(decays) if any(decays) else None
         self._scales = None
@@ -69,7 +70,10 @@ class Optimizer:
             self._scales = self._spread([config.layer_decay ** (top - depth) for depth in depths])
 
     def flatten(self, tensors: Sequence) -> tf.Tensor:
-        """Joins tensors shaped like the variables (None: zeros) to one vector."""
+        """Joins tensors with the shapes of the variables to one vector `[N]`.
+
+        A tensor of None, as of a variable without a gradient, becomes zeros.
+        """
         return tf.concat(
             [
                 tf.zeros([size]) if tensor is None else tf.reshape(tensor, [size])
@@ -79,10 +83,10 @@ class Optimizer:
         )
 
     def apply(self, gradient: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        """Makes one update; works in a graph.
+        """Updates the variables; may be called in a graph.
 
         Args:
-            gradient: `[N]`, from `flatten`.
+            gradient: `[N]`, result of `flatten`.
             learning_rate: scalar.
         """
         config = self.config
@@ -126,7 +130,7 @@ class Optimizer:
 
     @contextmanager
     def averaged(self):
-        """Puts the averages, where there are some, in the variables' place for a while."""
+        """Assigns the averages to the variables during the block; does nothing without averages."""
         latest = [tf.identity(v.value) for v in self.statistics]
         if self._average is not None:
             self._write(self._average.vector)
@@ -141,26 +145,26 @@ class Optimizer:
 
     @property
     def averages(self) -> bool:
-        """Whether `averaged` makes a difference."""
+        """Whether there are averages."""
         return self._average is not None
 
     def read_variables(self) -> None:
-        """Takes over variables that were assigned from outside."""
+        """Updates the internal vector after the variables were assigned from outside."""
         self._parameters.assign(self.flatten([v.value for v in self.variables]))
 
     @property
     def state_variables(self) -> list[tf.Variable]:
-        """Everything that is not in the model itself."""
+        """All variables of the optimizer, except the variables of the model."""
         average = [] if self._average is None else self._average.variables
         return [*self._moments.values(), self._num_updates, *average]
 
     @property
     def average_statistics(self) -> list[tf.Variable]:
-        """Those that processes which see other batches must agree on."""
+        """Averages of the statistics, which must be averaged over processes before saving."""
         return [] if self._average is None else self._average.statistics
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
-        """The arrays of a checkpoint: groups `optimizer` and, with an average, `average`."""
+        """Returns the arrays for a checkpoint, in the groups `optimizer` and, if any, `average`."""
         groups = {"optimizer": {"num_updates": self._num_updates.numpy()}}
         for name, vector in self._moments.items():
             groups["optimizer"] |= self._split(vector, f"{name}/")
@@ -171,7 +175,15 @@ class Optimizer:
         return groups
 
     def load_state(self, groups: Mapping[str, Mapping[str, np.ndarray]], what: str) -> None:
-        """Takes over `state()`; a checkpoint without averages starts them at its weights."""
+        """Restores the result of `state`. Without averages in it, they start at the weights.
+
+        Args:
+            groups: arrays by group and name.
+            what: where the arrays come from, for the message.
+
+        Raises:
+            UserError: names or shapes differ from those of the model.
+        """
         slots = groups["optimizer"]
         expected = {"num_updates": ()}
         for name in self._moments:
@@ -202,7 +214,7 @@ class Optimizer:
             variable.value.assign(tf.reshape(piece, shape))
 
     def _spread(self, numbers: Sequence[float]) -> tf.Tensor:
-        """A number for each variable to one for each parameter, once: tf.repeat is slow."""
+        """Expands one number per variable to one per parameter. Computed once with NumPy."""
         return tf.constant(np.repeat(np.float32(numbers), self._sizes))
 
     def _expected(self, prefix: str) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Loss scaling for float16 gradients: dynamic or fixed, one implementation under every policy."""
+"""Loss scaling for mixed precision training in float16."""
 
 import tensorflow as tf
 
@@ -8,10 +8,21 @@ _LARGEST_SCALE, SMALLEST_SCALE = 2.0**24, 2.0**-24
 
 
 class LossScale:
-    """Keeps small gradients representable in float16 by a factor on the loss.
+    """Factor of the loss that keeps small gradients representable in float16.
 
-    Dynamic: halved by a step with non-finite gradients, doubled after `growth_steps` finite ones in
-    a row. The two variables are part of a checkpoint.
+    A dynamic scale is halved after a step with non-finite gradients, and doubled after
+    `growth_steps` finite steps in a row. Under other precisions the scale is 1.
+
+    Args:
+        config: section `training.loss_scale` of the config.
+        precision: precision of training; only "mixed_float16" uses a scale.
+
+    Attributes:
+        active: whether a scale is used.
+        dynamic: whether the scale changes.
+        scale: scalar variable, the factor.
+        finite_steps: scalar variable, number of finite steps in a row.
+        variables: variables for a checkpoint, by name.
 
     Source: Micikevicius et al., Mixed precision training (2018), section 3.2.
     """
@@ -25,7 +36,11 @@ class LossScale:
         self.variables = {"scale": self.scale, "finite_steps": self.finite_steps}
 
     def update(self, finite: tf.Tensor) -> None:
-        """Follows a step, `finite` telling whether all its gradients were."""
+        """Updates a dynamic scale after a step.
+
+        Args:
+            finite: boolean scalar, whether the gradients of the step were finite.
+        """
         if not self.dynamic:
             return
         grown = self.finite_steps + 1 >= self.growth_steps

@@ -1,4 +1,4 @@
-"""The body of every training program: processes, device, task, run directory, loop."""
+"""The part of a training program that all families share: processes, devices, folders, loop."""
 
 import contextlib
 import logging
@@ -26,16 +26,16 @@ from tools.training.task import Task
 
 @dataclass(frozen=True, slots=True)
 class ProgramOptions:
-    """What the command line says of a run beside its config.
+    """Options of a run that are not in its config.
 
     Attributes:
-        steps: ends after so many; 0: all epochs.
-        use_horovod: several processes; None: found out.
-        use_gpu: insists on GPUs, or hides them; None: where there are some.
-        use_profiler: traces steps 2 to 7 for TensorBoard.
-        skip_eval: leaves the evaluation out.
-        eval_at_start: evaluates once before the first step.
-        dry_run: prints what would be trained, and ends.
+        steps: number of steps after which training ends; 0 trains all epochs.
+        use_horovod: whether to use Horovod; None uses it if a launcher started the process.
+        use_gpu: True requires GPUs, False hides them, None uses them if there are enough.
+        use_profiler: whether to profile steps 2 to 7 for TensorBoard.
+        skip_eval: whether to skip evaluation.
+        eval_at_start: whether to evaluate once before the first step.
+        dry_run: whether to print what would be trained, and end.
     """
 
     steps: int = 0
@@ -48,22 +48,26 @@ class ProgramOptions:
 
 
 def add_program_flags(flags: CommandLine) -> None:
-    """Adds the flags of `ProgramOptions`, but for `use_gpu`, which families have in other words."""
-    flags.integer("steps", 0, "Ends after so many steps; 0: all epochs.")
-    flags.boolean("use_horovod", None, "Several processes.", default_text="found out by itself")
-    flags.boolean("use_profiler", False, "Traces steps 2 to 7 for TensorBoard.")
-    flags.boolean("skip_eval", False, "Leaves the evaluation out.")
+    """Adds the flags of `ProgramOptions`, except `use_gpu`: families name that flag differently."""
+    flags.group("Training")
+    flags.integer("steps", 0, "Number of steps after which training ends; 0 trains all epochs.")
+    flags.group("Evaluation")
+    flags.boolean("skip_eval", False, "Trains without evaluation.")
     flags.boolean("eval_at_start", False, "Evaluates once before the first step.")
-    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then ends.")
+    flags.group("Runtime")
+    about = "Trains in several processes."
+    flags.boolean("use_horovod", None, about, default_text="true if horovodrun started the program")
+    flags.boolean("use_profiler", False, "Profiles steps 2 to 7 for TensorBoard.")
+    flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then exits.")
 
 
 class TrainingRun(Protocol):
-    """What a family brings to its training program; the methods are called in this order.
+    """Interface of a family's training program. The methods are called in this order.
 
     Attributes:
-        training: the section of the config.
-        start_epoch: epochs that count as done where no checkpoint continues.
-        run_eagerly: runs every operation by itself, for debugging.
+        training: section `training` of the config.
+        start_epoch: number of epochs that count as done if the run is not resumed.
+        run_eagerly: whether to run TensorFlow eagerly, for debugging.
     """
 
     training: TrainingConfig
@@ -71,44 +75,69 @@ class TrainingRun(Protocol):
     run_eagerly: bool
 
     def check(self, processes: Processes) -> None:
-        """Refuses a number of processes that the config does not fit."""
+        """Checks that the config fits the number of processes.
+
+        Raises:
+            UserError: it does not.
+        """
 
     def folders(self) -> AbstractContextManager[RunFolders]:
-        """Takes the folders of the run for rank 0 alone, until the block has ended."""
+        """Creates and locks the folders of the run during the block; called on rank 0 only."""
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
-        """Finds the checkpoint that continues, on rank 0; without `folders` nothing is written."""
+        """Returns the checkpoint to resume from, or None; called on rank 0 only.
+
+        Args:
+            folders: folders of the run; None for a dry run.
+        """
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
     ) -> Task:
-        """Makes the task."""
+        """Creates the task.
+
+        Args:
+            processes: processes of the run.
+            resumed: checkpoint from which the run continues, or None.
+            needs_evaluation: whether there will be evaluation.
+        """
 
     def check_resumed(self, resumed: Checkpoint, task: Task) -> None:
-        """Refuses a config that changes what defines the run of a checkpoint."""
+        """Checks that the config does not change settings that a resumed run must keep.
+
+        Raises:
+            UserError: it does.
+        """
 
     def describe(self, task: Task, processes: Processes) -> str:
-        """Says what `--dry_run` prints."""
+        """Returns the text that `--dry_run` prints."""
 
     def prepare(self, folders: RunFolders, task: Task) -> None:
-        """Writes what the run is made with, on rank 0 before the first step."""
+        """Writes config, versions and similar files; called on rank 0 before the first step."""
 
     def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:
-        """Names the file for what this process logs; None: its terminal alone."""
+        """Returns the log file of this process, or None to log to the terminal only."""
 
 
 def run_training(run: TrainingRun, options: ProgramOptions) -> int:
-    """Trains from the start of the processes to the last line of results.
+    """Runs a training program and prints the results as JSON.
+
+    Args:
+        run: run of a family.
+        options: options from the command line.
+
+    Returns:
+        The exit code, 0.
 
     Raises:
-        UserError: bad options, or whatever the run refuses.
+        UserError: an option is wrong, or training cannot start or continue.
     """
     if options.steps < 0:
         raise UserError.expected("--steps >= 0", options.steps, "Correct the flag")
     processes = distributed.start(options.use_horovod)
     run.check(processes)
     _log_to_terminal(processes)
-    # Before ranks talk to each other, which starts TensorFlow.
+    # Must come before ranks communicate, which initializes TensorFlow's devices.
     logging.info(distributed.claim_devices(processes, options.use_gpu))
     with contextlib.ExitStack() as held:
         folders = None
@@ -123,7 +152,7 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
 def _train_in(
     run: TrainingRun, options: ProgramOptions, processes: Processes, folders: RunFolders | None
 ) -> dict[str, float]:
-    """Makes the task and trains it; without folders it tells about it in place of that."""
+    """Creates the task and trains it. Without folders, prints its description instead."""
     resumed = from_first_rank(processes, lambda: run.resumed(folders))
     if run.training.deterministic:
         keras.utils.set_random_seed(run.training.seed)
@@ -157,14 +186,19 @@ def _train_in(
 
 def _log_to_terminal(processes: Processes) -> None:
     console = logging.StreamHandler(sys.stderr)
-    console.setLevel(logging.INFO)  # the progress bar prints its lines itself
+    console.setLevel(logging.INFO)  # DEBUG lines are those that the progress bar has printed
     logging.basicConfig(format="%(message)s", handlers=[console])
     logging.getLogger().setLevel(logging.INFO if processes.rank == 0 else logging.WARNING)
 
 
 @contextlib.contextmanager
 def log_to_file(path: Path | None, processes: Processes) -> Iterator[None]:
-    """Writes what is logged, the lines above the progress bar included, to a file as well."""
+    """Logs to a file as well during the block, including the lines above the progress bar.
+
+    Args:
+        path: log file, or None to do nothing.
+        processes: processes of the run; ranks other than 0 create the file only if they log.
+    """
     if path is None:
         yield
         return

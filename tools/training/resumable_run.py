@@ -1,4 +1,4 @@
-"""The state of a training run: how it is saved, restored, advanced and evaluated."""
+"""The state of a training run, with methods to save, restore, advance and evaluate it."""
 
 import time
 
@@ -27,14 +27,14 @@ class ResumableRun:
 
     Args:
         task: model, data, loss and evaluators.
-        config: the section `training`.
-        processes: from `distributed.start`.
-        folders: of the run; rank 0 writes checkpoints there.
+        config: section `training` of the config.
+        processes: result of `distributed.start`.
+        folders: folders of the run, to which rank 0 writes checkpoints.
 
     Attributes:
-        step: training steps so far, those without an update included.
-        position: in the data.
-        saved_step: of the newest checkpoint; None: there is none.
+        step: number of training steps so far, including those without an update.
+        position: position in the training data.
+        saved_step: step of the newest checkpoint, or None.
     """
 
     def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
@@ -56,7 +56,16 @@ class ResumableRun:
         self.saved_step: int | None = None
 
     def restore(self, checkpoint: Checkpoint | None, start_epoch: int) -> None:
-        """Continues from a checkpoint, and gives every process the same variables."""
+        """Restores a checkpoint and makes the variables of all processes equal.
+
+        Args:
+            checkpoint: checkpoint of rank 0; None starts from the current variables.
+            start_epoch: without a checkpoint, number of epochs that count as done.
+
+        Raises:
+            UserError: the checkpoint does not fit the model, or stopped inside an epoch with
+                another seed.
+        """
         checkpoint = self.processes.broadcast_object(checkpoint)
         counters = None
         self.position = Position(start_epoch)
@@ -69,9 +78,9 @@ class ResumableRun:
             seed = state["config"]["seed"]
             if done and seed != self.config.seed:
                 raise UserError.expected(
-                    f"seed {seed}, which ordered the epoch that {checkpoint.path} stopped in",
+                    f"seed {seed}, with which the epoch of {checkpoint.path} was shuffled",
                     self.config.seed,
-                    "Set training.seed to it, or continue from the end of an epoch",
+                    f"Set training.seed to {seed}, or resume from the end of an epoch",
                 )
             counters = state["random_counters"]
             if self.processes.rank == 0:
@@ -87,13 +96,22 @@ class ResumableRun:
         seed_model(self.task.model, self.config.seed, self.processes.rank, counters)
 
     def count_skipped_epochs(self, data: TrainData) -> None:
-        """Counts the steps of epochs that were done elsewhere, for the schedule."""
+        """Sets the step after epochs that count as done, for the learning rate schedule."""
         epoch, num_epochs = self.position.epoch, self.config.num_epochs
         if self.step == 0 < epoch < num_epochs:
             self.step = round(data.remaining_steps / (num_epochs - epoch) * epoch)
 
     def advance(self, result: StepResult, names: list[str]) -> None:
-        """Counts a step; one that made no update is tolerated, counted, or ends the run."""
+        """Counts a step and checks that its loss and gradient were finite.
+
+        Args:
+            result: result of the step.
+            names: names of the rows of this process, for the message.
+
+        Raises:
+            UserError: on rank 0, if the loss or gradient was not finite and may not be skipped.
+            SystemExit: on the other ranks in that case.
+        """
         self.step += 1
         self.position = self.position.advanced(self.shard.global_batch_size)
         if bool(result.finite):
@@ -101,8 +119,8 @@ class ResumableRun:
             return
         self.skipped_steps += 1
         self._skipped_in_a_row += 1
-        # The dynamic scale cures a gradient that overflows in float16, until it cannot fall any
-        # further, and hardly ever a loss.
+        # Lowering a dynamic loss scale repairs an overflow of the gradient in float16, down to the
+        # smallest scale. It rarely repairs a loss that is not finite.
         floor = SMALLEST_SCALE if np.isfinite(float(result.loss)) else 1.0
         overflow = self.loss_scale.dynamic and float(self.loss_scale.scale) > floor
         tolerated = overflow or self.config.on_non_finite == "skip"
@@ -112,7 +130,7 @@ class ResumableRun:
         own = [name for name, is_bad in zip(names, bad, strict=True) if is_bad]
         culprits = [n for some in self.processes.gather_objects(own or []) for n in some]
         if self.processes.rank != 0:
-            raise SystemExit(2)  # one line is enough
+            raise SystemExit(2)  # rank 0 prints the message
         raise UserError.expected(
             "a finite loss and gradient",
             f"loss {float(result.loss)}, gradient norm {float(result.gradient_norm)} at step "
@@ -122,22 +140,31 @@ class ResumableRun:
         )
 
     def stopping(self, signal: str) -> str:
-        """What is said when a signal comes."""
-        stands = "no checkpoint" if self.saved_step is None else f"that of step {self.saved_step}"
+        """Returns the line to print when a signal comes."""
+        stands = "none" if self.saved_step is None else f"step {self.saved_step}"
         return (
-            f"{signal}: the run saves a checkpoint after this step and ends; if it is killed "
-            f"before, {stands} stands"
+            f"{signal}: the run saves a checkpoint after this step and ends "
+            f"(last checkpoint so far: {stands})"
         )
 
     def values(self) -> dict[str, float]:
-        """What the log tells of this state."""
+        """Returns the values of this state for the log."""
         values = {"train/skipped_steps": self.skipped_steps}
         if self.loss_scale.active:
             values["train/loss_scale"] = float(self.loss_scale.scale)
         return values
 
     def evaluate(self, log: RunLog, epoch: int, when: str) -> dict[str, float]:
-        """Runs the evaluators, on the averaged weights where there are some, and logs them."""
+        """Runs the evaluators, with the averaged weights if there are any, and logs the results.
+
+        Args:
+            log: log of the run.
+            epoch: number of the epoch, for the log.
+            when: start of the printed line, such as "epoch 3, step 1200".
+
+        Returns:
+            Metrics by name, such as `eval/wer`.
+        """
         self._agree_on_statistics()
         started = time.perf_counter()
         with self.optimizer.averaged():
@@ -157,18 +184,26 @@ class ResumableRun:
         }
 
     def save_is_due(self) -> bool:
-        """Whether to save between two epochs; the same on every process."""
+        """Returns whether to save a checkpoint after this step; equal on all processes."""
         checkpoint = self.config.checkpoint
         if checkpoint.every_steps:
             return self.step % checkpoint.every_steps == 0
-        # Processes have clocks of their own: they agree on rank 0's, at times that all know.
+        # The clocks of processes differ: at logged steps all use the decision of rank 0.
         if not checkpoint.every_seconds or self.step % self.config.log_every_steps:
             return False
         seconds = time.monotonic() - self._saved_at_seconds
         return self.processes.broadcast_object(seconds >= checkpoint.every_seconds)
 
     def save(self, metric: float | None) -> None:
-        """Writes a checkpoint on rank 0; a failure there ends every process."""
+        """Writes a checkpoint on rank 0.
+
+        Args:
+            metric: value that ranks the checkpoint, or None without an evaluation.
+
+        Raises:
+            UserError: on rank 0, if it cannot be written.
+            SystemExit: on the other ranks in that case.
+        """
         self._agree_on_statistics()
         state = {
             "step": self.step,
@@ -205,7 +240,7 @@ class ResumableRun:
         restore(self._weights(), checkpoint.arrays("model"), source)
         groups = {name: checkpoint.arrays(name) for name in ("optimizer", "average")}
         self.optimizer.load_state(groups, source)
-        # A run that had no loss scale leaves this one's at its start.
+        # A checkpoint may have no loss scale: then the initial one is kept.
         scales = checkpoint.arrays("loss_scale")
         if self.loss_scale.active and scales:
             restore(self.loss_scale.variables, scales, source)

@@ -1,4 +1,4 @@
-"""What defines a run, and so must be the same where it is resumed."""
+"""Checks that a resumed run has the same data and settings as before."""
 
 import hashlib
 from collections.abc import Collection, Iterable
@@ -10,7 +10,11 @@ from tools.training.task import Task
 
 
 def data_digest(rows: Iterable[object]) -> str:
-    """Returns a short digest of what a training set consists of, in its order."""
+    """Returns a hash of a training set, 16 hexadecimal digits; depends on the order of rows.
+
+    Args:
+        rows: description of each row, such as file name, length and label.
+    """
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row!r}\n".encode())
@@ -18,17 +22,23 @@ def data_digest(rows: Iterable[object]) -> str:
 
 
 def check_data(resumed: Checkpoint, task: Task) -> None:
-    """Refuses other training data than that of the checkpoint, wherever it lies.
+    """Checks that the training data is that of the checkpoint; its folder may differ.
+
+    Accepts checkpoints that do not contain a digest of their data.
+
+    Args:
+        resumed: checkpoint from which the run continues.
+        task: task of the resuming run.
 
     Raises:
-        UserError: it is other data. A checkpoint that does not tell its data is taken as it is.
+        UserError: the data differs.
     """
     known = resumed.state.get("data")
     if known not in (None, task.data_digest):
         raise UserError.expected(
             f"the training data of {resumed.path}",
-            "others: other files, lengths or labels, or other limits of theirs",
-            "Name the folder it was trained on, or start another run with --pretrained",
+            "data with other files, lengths or labels, or with other limits",
+            "Name the data that the run was trained on, or start a new run with --pretrained",
         )
 
 
@@ -40,24 +50,24 @@ def check_config(
     keys: Iterable[str],
     unset: Collection[str] = (),
 ) -> None:
-    """Refuses a config that changes what defines a run.
+    """Checks that a config keeps the settings that a resumed run must not change.
 
     Args:
-        resumed: the checkpoint that continues.
-        before: its config.
-        now: that of the run that resumes it.
-        keys: sections or values, dotted, that must be equal.
-        unset: values of `now`, dotted, that nobody has set; they may differ.
+        resumed: checkpoint from which the run continues.
+        before: config of the checkpoint.
+        now: config of the resuming run.
+        keys: dotted keys of sections or values that must be equal.
+        unset: dotted keys of values in `now` that the user has not set; they may differ.
 
     Raises:
-        UserError: one of them differs.
+        UserError: a value differs.
     """
     old, new = leaf_values(before), leaf_values(now)
     for name, value in old.items():
         defines = any(name == key or name.startswith(f"{key}.") for key in keys)
         if defines and name not in unset and new[name] != value:
             raise UserError.expected(
-                f"{name} {value}, which the run of {resumed.path} is made with",
+                f"{name} {value}, as in the run of {resumed.path}",
                 new[name],
-                "Leave it as it was, or start another run with --pretrained",
+                "Keep the value, or start a new run with --pretrained",
             )

@@ -1,4 +1,4 @@
-"""The records of a run: `metrics.jsonl`, TensorBoard, progress bar, and what it was run with."""
+"""Log of a training run: `metrics.jsonl`, TensorBoard, progress bar, and software versions."""
 
 import contextlib
 import importlib.metadata
@@ -21,7 +21,7 @@ _PACKAGES = ("tensorflow", "tensorflow-io", "tensorflow-text", "keras", "horovod
 
 
 def provenance() -> dict[str, str]:
-    """Tells the versions of the packages and the git revision of the code."""
+    """Returns the versions of Python and of the main packages, and the git revision of the code."""
     versions = {"python": sys.version.split()[0]}
     for package in _PACKAGES:
         try:
@@ -43,21 +43,22 @@ def provenance() -> dict[str, str]:
 
 
 def _is_until(line: str, last_step: int) -> bool:
-    """Tells whether a line of `metrics.jsonl` is whole and of no later step."""
+    """Returns whether a line of `metrics.jsonl` is complete and of at most the last step."""
     try:
         return json.loads(line)["step"] <= last_step
-    except (ValueError, TypeError, LookupError):  # a kill or a full disk cut it off
+    except (ValueError, TypeError, LookupError):  # incomplete after a kill or on a full disk
         return False
 
 
 class RunLog:
-    """Writes the records of a run; without a directory, as on ranks other than 0, it is silent.
+    """Writes the log of a run.
 
     Args:
-        directory: the run directory, None for silence.
-        first_step: steps already made; later lines of an interrupted run are taken back.
-        total_steps: of the whole run, for the progress bar.
-        print_every_steps: also prints a line so often; 0: never.
+        directory: folder of the log; None, as on ranks other than 0, writes and prints nothing.
+        first_step: number of steps already run. Records of later steps, from an interrupted run,
+            are removed.
+        total_steps: number of steps of the whole run, for the progress bar.
+        print_every_steps: prints a line every so many steps; 0 prints none.
     """
 
     def __init__(
@@ -86,11 +87,15 @@ class RunLog:
         if path.exists():
             lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
             write_text(path, "".join(f"{x}\n" for x in lines if _is_until(x, first_step)))
-        self._file = path.open("ab", buffering=0)  # nothing left to write when the disk is full
+        self._file = path.open("ab", buffering=0)  # unbuffered: a full disk fails at the write
         self._board = tf.summary.create_file_writer(str(directory / "tensorboard"))
 
     def advance(self, shown: Mapping[str, str]) -> None:
-        """Moves the progress bar by a step."""
+        """Advances the progress bar by a step.
+
+        Args:
+            shown: values to show beside it, as text.
+        """
         drop_lost_output()
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update()
@@ -99,7 +104,16 @@ class RunLog:
             self.say(f"step {self._step}: {', '.join(f'{k} {v}' for k, v in shown.items())}")
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Records values of a step."""
+        """Writes the values of a step to `metrics.jsonl` and TensorBoard.
+
+        Args:
+            step: number of training steps so far.
+            epoch: number of the epoch, from 0.
+            values: numbers by name, such as `train/loss`.
+
+        Raises:
+            UserError: they cannot be written.
+        """
         if self._file is None:
             return
         line = to_json({"step": step, "epoch": epoch, **values}) + "\n"
@@ -111,7 +125,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def _refused(self) -> Iterator[None]:
-        """Makes one line of what the disk, or TensorBoard's writer, says."""
+        """Converts errors of the disk and of TensorBoard's writer to UserError."""
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
@@ -119,21 +133,21 @@ class RunLog:
             raise UserError.expected(
                 f"room and permission to write the records of {Path(self._file.name).parent}",
                 " ".join(str(problem).split()),
-                "Free space and continue from the last checkpoint",
+                "Free space and resume from the last checkpoint",
             ) from error
 
     def say(self, line: str) -> None:
-        """Prints a line above the progress bar; log files that are open for it get it too."""
+        """Prints a line above the progress bar, and logs it at level DEBUG for log files."""
         if not self._bar.disable:
             tqdm.write(line, file=sys.stderr)
             logger.debug(line)
 
     def say_last(self, line: str) -> None:
-        """Prints a line below the progress bar when the records end."""
+        """Sets the line that `close` prints below the progress bar."""
         self._last_line = line
 
     def close(self) -> None:
-        """Ends the records."""
+        """Closes the progress bar and the files."""
         last_line, self._last_line = self._last_line, ""
         shown = not self._bar.disable
         self._bar.close()

@@ -1,4 +1,4 @@
-"""Learning rates by step: plain arithmetic on the host, so resuming needs no state for them."""
+"""Learning rate schedules, as functions of the step that need no state."""
 
 import math
 
@@ -8,23 +8,24 @@ from tools.training.config import ScheduleConfig
 def learning_rate(
     config: ScheduleConfig, step: int, total_steps: int, steps_per_epoch: float = 1.0
 ) -> float:
-    """Gives the learning rate of a step.
+    """Returns the learning rate of a step.
 
-    It climbs from `warmup_initial` to `peak`, on a line or, of one cycle, on half a cosine. Then
+    During the warm-up, the learning rate increases from `warmup_initial` to `peak`: linearly, or
+    for one_cycle along half a cosine. After the warm-up it depends on the schedule:
 
-    - transformer: falls with the inverse square root of the step;
-    - cosine, one_cycle: falls on half a cosine to `final` at the last step;
-    - multistep: is multiplied by `decay_rate` every `decay_epochs` of the run;
-    - exponential: is multiplied by `decay_rate` with every epoch since the peak, smoothly;
-    - constant: stays;
+    - transformer: decreases with the inverse square root of the step;
+    - cosine, one_cycle: decreases along half a cosine to `final` at the last step;
+    - multistep: is multiplied by `decay_rate` every `decay_epochs` epochs of the run;
+    - exponential: decreases continuously, by the factor `decay_rate` per epoch;
+    - constant: stays at `peak`.
 
-    but never below `final`.
+    After the warm-up it is never below `final`.
 
     Args:
         config: the schedule.
         step: number of the step, from 1.
-        total_steps: steps of the whole run.
-        steps_per_epoch: what an epoch of the schedule is.
+        total_steps: number of steps of the whole run.
+        steps_per_epoch: number of steps in an epoch.
 
     Source: Vaswani et al., Attention is all you need (2017), section 5.3; Loshchilov and Hutter,
     SGDR (2017), equation 5; Smith and Topin, Super-convergence (2018), in the cosine form of
@@ -54,7 +55,7 @@ def _after_warmup(config, place, warmup_steps, total_steps, *, steps_per_epoch) 
             share = (place - warmup_steps) / max(1.0, total_steps - warmup_steps)
             return config.peak - (config.peak - config.final) * _half_cosine(share)
         case "multistep":
-            # An epoch's last step, at a whole number of epochs, still belongs to it.
+            # Subtract 1: the last step of an epoch belongs to that epoch.
             epochs = place / steps_per_epoch if config.by_epoch else (place - 1) / steps_per_epoch
             return config.peak * config.decay_rate ** (epochs // config.decay_epochs)
         case "exponential":
@@ -63,5 +64,5 @@ def _after_warmup(config, place, warmup_steps, total_steps, *, steps_per_epoch) 
 
 
 def _half_cosine(share: float) -> float:
-    """Climbs from 0 to 1 and stays there."""
+    """Returns half a cosine that increases from 0 to 1 as the share goes from 0 to 1."""
     return 0.5 * (1.0 - math.cos(math.pi * min(1.0, share)))

@@ -1,4 +1,4 @@
-"""One training step as one graph: loss, gradients of all processes, update or none."""
+"""The training step as one graph: loss, gradients summed over processes, and update."""
 
 import fnmatch
 import zlib
@@ -17,19 +17,29 @@ from tools.training.task import Task
 
 
 class StepResult(NamedTuple):
-    """What a step says of itself; everything but `examples` is the same on every process."""
+    """Result of a step. All values except `examples` are equal on all processes."""
 
     loss: tf.Tensor  # mean over the global batch
-    weight: tf.Tensor  # rows of the global batch that count
+    weight: tf.Tensor  # number of rows of the global batch in the loss
     gradient_norm: tf.Tensor  # before clipping
     finite: tf.Tensor  # whether the update was made
-    metrics: Mapping[str, tf.Tensor]
-    examples: tf.Tensor  # [B] losses of this process's rows
-    stop: tf.Tensor | bool = False  # whether any process asked to stop
+    metrics: Mapping[str, tf.Tensor]  # means over the global batch
+    examples: tf.Tensor  # [B] losses of the rows of this process
+    stop: tf.Tensor | bool = False  # whether any process has asked to stop
 
 
 class TrainStep:
-    """The compiled step. A loss or gradient that is not finite leaves every variable as it was."""
+    """The compiled training step.
+
+    If the loss or a gradient is not finite, the step changes no variable of the model.
+
+    Args:
+        task: model and loss.
+        config: section `training` of the config.
+        processes: processes that sum their gradients.
+        optimizer: optimizer of the model's variables.
+        loss_scale: factor of the loss.
+    """
 
     def __init__(
         self,
@@ -43,14 +53,14 @@ class TrainStep:
         self.task, self.processes = task, processes
         self.optimizer, self.loss_scale = optimizer, loss_scale
         self.clip_norm = config.optimizer.clip_norm
-        # Whole-graph rewriting takes longer than it ever gains in these large unrolled graphs.
+        # Grappler takes longer to rewrite these large unrolled graphs than the rewriting saves.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
         self._run = None
 
     def compile(self, batch_spec: Mapping[str, tf.TensorSpec]) -> None:
-        """Fixes the shapes and types of batches, so that the step is traced once."""
+        """Sets the shapes and dtypes of batches, so that the step is traced only once."""
         rate_spec, stop_spec = tf.TensorSpec([], tf.float32), tf.TensorSpec([], tf.float32)
-        # No loss branches in Python on a tensor, and reading the source takes as long as tracing.
+        # No loss needs AutoGraph, which takes as long as tracing.
         self._run = tf.function(
             self._step, input_signature=[batch_spec, rate_spec, stop_spec], autograph=False
         )
@@ -58,7 +68,13 @@ class TrainStep:
     def __call__(
         self, batch: Mapping[str, tf.Tensor], learning_rate: float, stop: bool = False
     ) -> StepResult:
-        """Trains on this process's batch, and tells every process whether one asks to stop."""
+        """Runs a training step.
+
+        Args:
+            batch: batch of this process.
+            learning_rate: learning rate of the step.
+            stop: whether this process asks all processes to stop.
+        """
         numbers = (tf.constant(float(x), tf.float32) for x in (learning_rate, stop))
         return self._run(batch, *numbers)
 
@@ -67,8 +83,8 @@ class TrainStep:
         before = [tf.identity(v) for v in statistics]
         with tf.GradientTape() as tape:
             sums = self.task.loss(batch, training=True)
-            # Of the mean over this process's rows, as many on every process: the sum of long rows
-            # would leave float16's range, whatever the batch.
+            # Scale the mean over the rows of this process (equally many on every process). The sum
+            # over the rows could exceed the range of float16.
             factor = self.loss_scale.scale / tf.cast(tf.size(sums.examples), tf.float32)
             scaled = sums.loss_sum * factor
         gradient = self.optimizer.flatten(
@@ -108,23 +124,27 @@ class TrainStep:
 
 
 def moving_statistics(model: keras.Model) -> list:
-    """The variables that a model moves by itself; to be asked before any layer is frozen."""
+    """Returns the variables that a model updates without a gradient, such as batch norm statistics.
+
+    Must be called before `freeze`, after which frozen weights are non-trainable too.
+    """
     return [v for v in model.non_trainable_variables if "seed" not in v.path]
 
 
 def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
-    """Excludes layers from training; frozen batch norm uses its statistics and leaves them alone.
+    """Excludes layers from training. Frozen batch norm uses its moving statistics unchanged.
 
     Args:
-        model: built.
-        patterns: of the shell, for paths of layers or variables below the model: `stem`,
-            `coupled_[2-5]`, `*/normalization`, `class_token`. With a layer all inside it freezes.
+        model: built model.
+        patterns: shell patterns of the paths of layers or variables inside the model: `stem`,
+            `coupled_[2-5]`, `*/normalization`, `class_token`. A frozen layer includes all layers
+            inside it.
 
     Returns:
-        Paths of the variables that were trainable before and are not now.
+        Paths of the variables that this call has frozen.
 
     Raises:
-        UserError: a pattern fits nothing, or nothing is left to train.
+        UserError: a pattern matches nothing, or nothing is left to train.
     """
     before = [v.path for v in model.trainable_variables]
     parts = [(part.path, part) for part in (*model._flatten_layers(), *model.variables)]
@@ -134,7 +154,7 @@ def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
         if not fitting:
             tops = dict.fromkeys(path.partition("/")[0] for path, _ in named if path)
             raise UserError.expected(
-                f"patterns of layers in training.freeze: {', '.join(tops)} or inside them",
+                f"patterns of layers in training.freeze: {', '.join(tops)} or layers inside them",
                 pattern,
                 "Correct training.freeze",
             )
@@ -143,13 +163,13 @@ def freeze(model: keras.Model, patterns: Sequence[str]) -> list[str]:
     left = {v.path for v in model.trainable_variables}
     if not left:
         raise UserError.expected(
-            "something left to train", "everything in training.freeze", "Shorten it"
+            "something left to train", "everything in training.freeze", "Shorten the list"
         )
     return [path for path in before if path not in left]
 
 
 def seed_generators(model: keras.Model) -> list:
-    """The state variables of a model's random layers, in the order of its layers."""
+    """Returns the state variables of a model's random layers, such as dropout, in layer order."""
     states, seen = [], set()
     for layer in model._flatten_layers():
         generator = getattr(layer, "seed_generator", None)
@@ -160,16 +180,16 @@ def seed_generators(model: keras.Model) -> list:
 
 
 def seed_model(model: keras.Model, seed: int, rank: int, counters: list[int] | None) -> None:
-    """Makes a model's randomness a function of (seed, rank, layer, number of calls).
+    """Seeds the random layers of a model from the seed of the run, the rank and the layer's number.
 
     Args:
-        model: built.
-        seed: of the run.
-        rank: of this process.
-        counters: calls so far of each random layer, from a checkpoint; None starts at zero.
+        model: built model.
+        seed: seed of the run.
+        rank: rank of this process.
+        counters: number of calls of each random layer so far, from a checkpoint; None starts at 0.
 
     Raises:
-        UserError: the checkpoint is of a model with more or fewer random layers.
+        UserError: the model of the checkpoint has another number of random layers.
     """
     states = seed_generators(model)
     counters = counters if counters is not None else [0] * len(states)
@@ -177,7 +197,7 @@ def seed_model(model: keras.Model, seed: int, rank: int, counters: list[int] | N
         raise UserError.expected(
             f"a checkpoint of a model with {len(states)} random layers (dropout, drop path)",
             f"one with {len(counters)}",
-            "Resume with the rates it was trained with, or start anew with --pretrained",
+            "Resume with the same dropout rates, or start a new run with --pretrained",
         )
     for index, (state, counter) in enumerate(zip(states, counters, strict=True)):
         state.assign([zlib.crc32(f"{seed}/{rank}/{index}".encode()), counter])

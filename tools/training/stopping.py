@@ -1,4 +1,4 @@
-"""SIGTERM and SIGHUP during training: noted, so that the run saves and ends between two steps."""
+"""Handling of SIGTERM and SIGHUP: training saves a checkpoint after the step, and ends."""
 
 import contextlib
 import ctypes
@@ -15,15 +15,15 @@ _DISABLED = 2  # SS_DISABLE of sigaltstack(2)
 
 
 class Interrupted(Exception):
-    """Ends work that needs no other process, such as an evaluation by one process."""
+    """Raised by a signal during work that no other process waits for, such as evaluation."""
 
 
 class StopSignals:
-    """What a process was told by signals; `stop_signals` makes one.
+    """Records whether a signal has asked this process to stop; created by `stop_signals`.
 
     Args:
-        processes: of the run.
-        notice: gives the line that is written to stderr when the signal comes.
+        processes: processes of the run.
+        notice: function of the signal's name that returns the line to print when it comes.
     """
 
     def __init__(self, processes: Processes, notice: Callable[[str], str]):
@@ -33,25 +33,33 @@ class StopSignals:
 
     @property
     def received(self) -> bool:
-        """Whether a signal has come to this process."""
+        """Whether this process has received a signal."""
         return self._number is not None
 
     def handle(self, number: int, _frame: object) -> None:
-        """Notes a signal; the next one ends the process at once."""
+        """Signal handler: records the first signal. The next one ends the process at once.
+
+        Raises:
+            Interrupted: inside an `interruptible` block.
+        """
         self._number = number
         for one in _SIGNALS:
-            if signal.getsignal(one) == self.handle:  # not where it is ignored, as under nohup
+            if signal.getsignal(one) == self.handle:  # keep signals that are ignored (nohup)
                 signal.signal(one, signal.SIG_DFL)
         if self._processes.rank == 0:
-            drop_lost_output()  # SIGHUP comes because the terminal is gone
+            drop_lost_output()  # SIGHUP means that the terminal was closed
             line = f"\n{self._notice(signal.Signals(number).name)}\n"
-            os.write(2, line.encode(errors="replace"))  # a handler must not enter a stream again
+            os.write(2, line.encode(errors="replace"))  # streams are not reentrant in handlers
         if self._interrupts:
             raise Interrupted
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Lets a signal end the block by `Interrupted`, where no other process waits for it."""
+        """Makes a signal raise `Interrupted` in the block, if there is a single process.
+
+        Raises:
+            Interrupted: a signal came before or during the block.
+        """
         self._interrupts = self._processes.size == 1
         try:
             if self._interrupts and self.received:
@@ -61,24 +69,25 @@ class StopSignals:
             self._interrupts = False
 
     def received_by_any(self) -> bool:
-        """Whether a signal has come to any process; all call it together."""
+        """Returns whether any process has received a signal; must be called on all processes."""
         return any(self._processes.gather_objects(self.received))
 
     def end(self) -> SystemExit:
-        """Returns what ends the program: exit code 128 + the signal's number, as of a shell."""
+        """Returns the exception that ends the program, with exit code 128 + signal number."""
         return SystemExit(128 + (self._number or signal.SIGTERM))
 
     @property
     def name(self) -> str:
-        """Name of the signal that came to this process, or to another one."""
+        """Name of the signal that this process received; a text if another rank received it."""
         return signal.Signals(self._number).name if self._number else "a signal to another rank"
 
 
 @contextlib.contextmanager
 def stop_signals(processes: Processes, notice: Callable[[str], str]) -> Iterator[StopSignals]:
-    """Notes SIGTERM and SIGHUP while the block runs, in the main thread; see `StopSignals`.
+    """Handles SIGTERM and SIGHUP while the block runs; see `StopSignals`.
 
-    A signal that was ignored before, as SIGHUP is under `nohup`, stays ignored.
+    Signals that were ignored before, such as SIGHUP under `nohup`, stay ignored. Outside the main
+    thread no signal is handled.
     """
     signals = StopSignals(processes, notice)
     if threading.current_thread() is not threading.main_thread():
@@ -102,10 +111,10 @@ class _SignalStack(ctypes.Structure):
 
 @contextlib.contextmanager
 def _no_signal_stack() -> Iterator[None]:
-    """Lets signals come on the thread's own stack.
+    """Disables the alternate signal stack during the block.
 
-    Python's faulthandler (3.11) sets a stack of 11 KiB for them. The registers of a process that
-    has used AMX do not fit in it: the first signal would end that process by a segmentation fault.
+    Python's faulthandler (3.11) sets an alternate stack of 11 KiB. The registers of a process that
+    has used AMX do not fit into it, so the first signal would cause a segmentation fault.
     """
     set_stack, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
     set_stack(ctypes.byref(_SignalStack(flags=_DISABLED)), ctypes.byref(before))

@@ -1,4 +1,4 @@
-"""What a model family brings to the training loop."""
+"""Interface between a model family and the training loop."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ import tensorflow as tf
 
 
 class LossSums(NamedTuple):
-    """A loss as sums over a batch, divided once by the weight of all processes' batches.
+    """Sums of the loss over a batch. The step divides them by the weight of the global batch.
 
     Attributes:
-        loss_sum: scalar float32.
-        weight: scalar float32, what the sum is divided by (utterances, images).
-        examples: `[B]` losses of the single rows, for naming the ones that are not finite.
-        metrics: scalar sums, reported divided by the weight.
+        loss_sum: scalar float32, sum of the loss.
+        weight: scalar float32, number of rows in the sum (utterances or images).
+        examples: `[B]` loss of each row, to name rows whose loss is not finite.
+        metrics: scalar sums by name; the step divides them by the weight as well.
     """
 
     loss_sum: tf.Tensor
@@ -25,7 +25,13 @@ class LossSums(NamedTuple):
 
 
 class Shard(NamedTuple):
-    """A process's part of every global batch."""
+    """The part of every global batch that belongs to a process.
+
+    Attributes:
+        rank: number of the process, from 0.
+        size: number of processes.
+        batch_size: rows of each process.
+    """
 
     rank: int
     size: int
@@ -33,24 +39,25 @@ class Shard(NamedTuple):
 
     @property
     def global_batch_size(self) -> int:
-        """Rows of all processes together."""
+        """Number of rows of all processes together."""
         return self.size * self.batch_size
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where a run stands in its data, independent of the number of processes.
+    """Position of a run in its training data, independent of the number of processes.
 
     Attributes:
-        epoch: from 0.
-        done: `(global_batch_size, num_steps)` of what was already run of this epoch, in order.
+        epoch: number of the epoch, from 0.
+        done: `(global_batch_size, num_steps)` of the steps of this epoch that were already run, in
+            order. There are several entries if the batch size has changed.
     """
 
     epoch: int = 0
     done: tuple[tuple[int, int], ...] = ()
 
     def advanced(self, global_batch_size: int) -> "Position":
-        """The position one step later in the same epoch."""
+        """Returns the position one step later in the same epoch."""
         if self.done and self.done[-1][0] == global_batch_size:
             last = (global_batch_size, self.done[-1][1] + 1)
             return Position(self.epoch, (*self.done[:-1], last))
@@ -58,13 +65,13 @@ class Position:
 
 
 class TrainData(NamedTuple):
-    """A process's training batches from a position to the end of the last epoch.
+    """Training batches of a process, from a position to the end of the last epoch.
 
     Attributes:
-        dataset: batches, dictionaries of tensors, epoch after epoch.
-        num_steps: steps of an epoch, or of what is left of the first one.
-        remaining_steps: steps of all these epochs, as far as can be told in advance.
-        names: names of a batch's rows, for messages.
+        dataset: batches as dictionaries of tensors, epoch after epoch.
+        num_steps: function of an epoch that returns its number of steps, without those already run.
+        remaining_steps: estimated number of steps of all these epochs.
+        names: function of a batch that returns the names of its rows, for messages.
     """
 
     dataset: tf.data.Dataset
@@ -77,11 +84,11 @@ class Task(Protocol):
     """A model with its data, loss and evaluators.
 
     Attributes:
-        model: built.
-        assets: text files that belong to every checkpoint (configuration, vocabulary), by name.
-        evaluators: by name, functions `() -> {metric: value}` that every process calls together.
+        model: built model.
+        assets: text files of every checkpoint (config, vocabulary) by name.
+        evaluators: functions `() -> {metric: value}` by name; called on all processes together.
         report: lines about the data, for the log.
-        data_digest: tells training sets apart; see `tools.training.resuming`.
+        data_digest: hash of the training set; see `tools.training.resuming`.
     """
 
     model: keras.Model
@@ -91,14 +98,25 @@ class Task(Protocol):
     data_digest: str
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
-        """Gives the batches of one process."""
-
-    def layer_depth(self, path: str) -> int:
-        """Counts the layers below a variable, from 0 at the input, for rates that differ by layer.
+        """Returns the training batches of one process.
 
         Args:
-            path: of a variable of the model.
+            shard: part of every global batch that belongs to the process.
+            position: position in the data at which to start.
+            num_epochs: number of epochs of the whole run.
+        """
+
+    def layer_depth(self, path: str) -> int:
+        """Returns the depth of a variable's layer, 0 at the input, for `layer_decay`.
+
+        Args:
+            path: path of a variable of the model.
         """
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
-        """Computes the loss of a batch of one process; called in a graph."""
+        """Computes the loss of a batch of one process; called in a graph.
+
+        Args:
+            batch: tensors by name, as in `TrainData.dataset`.
+            training: whether to use training behavior, such as dropout.
+        """

@@ -1,1 +1,1 @@
-"""Weights of other frameworks: files read safely, tensors renamed and assigned strictly."""
+"""Weights of other frameworks: safe reading of files, renaming and strict assignment of tensors."""

@@ -1,6 +1,6 @@
-"""Strict assignment of named tensors to variables, and the way back.
+"""Strict assignment of named tensors to variables, and the inverse.
 
-`check_tensors` is the one place that decides whether tensors are those of a model.
+`check_tensors` decides for the whole project whether tensors fit a model.
 """
 
 import logging
@@ -22,14 +22,23 @@ Substitutions = Sequence[tuple[str, str]]
 
 
 class Layout(NamedTuple):
-    """How tensors become the value of a variable, and the inverse."""
+    """Conversion between the tensors of a file and the value of a variable.
+
+    Attributes:
+        read: function of one or more tensors that returns the value of the variable.
+        write: function of the variable's value that returns the tensors.
+    """
 
     read: Callable[..., np.ndarray]
     write: Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def permuted(*axes: int) -> Layout:
-    """Layout of one tensor whose axes are put in another order."""
+    """Returns the layout of a single tensor whose axes are transposed.
+
+    Args:
+        axes: axes of the tensor in the order of the variable, as in `numpy.transpose`.
+    """
     back = tuple(int(x) for x in np.argsort(axes))
     return Layout(lambda x: np.transpose(x, axes), lambda x: (np.transpose(x, back),))
 
@@ -38,17 +47,17 @@ AS_IS = Layout(lambda x: x, lambda x: (x,))
 DENSE = permuted(1, 0)  # [out, in]
 CONVOLUTION_1D = permuted(2, 1, 0)  # [out, in, time]
 CONVOLUTION_2D = permuted(2, 3, 1, 0)  # [out, in, height, width]
-# A 1x1 convolution that a dense layer computes.
+# A 1x1 convolution in the file that is a dense layer in the model.
 POINTWISE_2D = Layout(lambda x: x.squeeze((2, 3)).T, lambda x: (x.T[:, :, None, None],))
 
 
 class Link(NamedTuple):
-    """A variable, the tensors it is made of, and how.
+    """A variable and the tensors that define its value.
 
     Attributes:
-        variable: with `path`, `shape`, `dtype` and `assign`, as Keras has them.
-        keys: names of tensors, in the order `layout.read` takes them.
-        layout: see `Layout`.
+        variable: Keras variable, or an object with `path`, `shape`, `dtype` and `assign`.
+        keys: names of the tensors, in the order of the arguments of `layout.read`.
+        layout: conversion between tensors and variable.
     """
 
     variable: Any
@@ -56,19 +65,19 @@ class Link(NamedTuple):
     layout: Layout = AS_IS
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """The shapes of its tensors, by name."""
+        """Returns the expected shapes of the tensors, by name."""
         parts = self.layout.write(np.empty(tuple(self.variable.shape), bool))
         return {key: part.shape for key, part in zip(self.keys, parts, strict=True)}
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What became of the tensors and the variables.
+    """Result of `assign`.
 
     Attributes:
-        assigned: paths of the variables that got a value.
-        kept: paths of the variables that were let keep theirs, sorted.
-        ignored: names of the tensors that nothing was made of, sorted.
+        assigned: paths of the variables that were assigned.
+        kept: sorted paths of the variables that keep their initial values.
+        ignored: sorted names of the tensors that were not used.
     """
 
     assigned: tuple[str, ...]
@@ -77,7 +86,12 @@ class Assignment:
 
 
 def rename(name: str, substitutions: Substitutions) -> str:
-    """Applies regular expressions with their replacements, one after the other."""
+    """Renames a tensor: applies regular expressions with their replacements, in order.
+
+    Args:
+        name: name of the tensor.
+        substitutions: pairs of pattern and replacement, as in `re.sub`.
+    """
     for pattern, replacement in substitutions:
         name = re.sub(pattern, replacement, name)
     return name
@@ -86,16 +100,16 @@ def rename(name: str, substitutions: Substitutions) -> str:
 def check_tensors(
     shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], source: str = ""
 ) -> None:
-    """Checks that tensors have exactly the names and shapes that a model needs.
+    """Checks that tensors have exactly the names and shapes that a model needs, and are finite.
 
     Args:
-        shapes: by name.
+        shapes: expected shapes by name.
         tensors: arrays by name.
-        source: of the tensors, for the message.
+        source: where the tensors come from, for the message.
 
     Raises:
-        UserError: one line with what is missing, unexpected and of another shape, each sorted, or
-            with the tensors that have values that are not finite.
+        UserError: tensors are missing, unexpected, of another shape, or contain NaN or infinity.
+            The message lists them, sorted.
     """
     difference: dict[str, Iterable[str]] = {
         "missing": shapes.keys() - tensors.keys(),
@@ -117,14 +131,14 @@ def check_tensors(
 
 
 def check_finite(tensors: Mapping[str, np.ndarray], source: str = "") -> None:
-    """Refuses infinities and values that are no numbers, as training that diverged leaves them.
+    """Checks that tensors have no NaN or infinity, which training leaves when it diverges.
 
     Args:
         tensors: arrays by name.
-        source: of the tensors, for the message.
+        source: where the tensors come from, for the message.
 
     Raises:
-        UserError: one line with the names of the tensors that have some.
+        UserError: tensors have such values; the message lists their names.
     """
     bad = [name for name, x in tensors.items() if not np.isfinite(x).all()]
     if bad:
@@ -143,19 +157,19 @@ def assign(
     *,
     replaceable: str = r"(?!)",
 ) -> Assignment:
-    """Gives every variable its value, or changes nothing at all.
+    """Assigns a value to every variable of a model. After an error no variable has changed.
 
     Args:
-        variables: all those of the model, each of which must have exactly one link.
-        links: see `Link`.
-        tensors: arrays by name, each of which must be used by exactly one link or be ignored.
-        ignored: pattern of the whole names of tensors that mean nothing here.
-        replaceable: pattern of the whole names of tensors whose variable keeps its value when the
-            shape is another one.
+        variables: all variables of the model; each must have exactly one link.
+        links: variables with the names of their tensors.
+        tensors: arrays by name; each must be used by exactly one link or be ignored.
+        ignored: regular expression for the full names of tensors that are not used.
+        replaceable: regular expression for the full names of tensors that may have another shape,
+            such as those of a classifier. Their variables then keep their initial values.
 
     Raises:
-        UserError: with what is missing, unexpected and of another shape.
-        ValueError: the links do not cover the variables, each once.
+        UserError: tensors are missing, unexpected, of another shape, or not finite.
+        ValueError: the links do not cover every variable exactly once.
     """
     _check_cover(variables, links)
     used = {key for link in links for key in link.keys}
@@ -180,7 +194,7 @@ def assign(
 
 
 def extract(links: Sequence[Link]) -> dict[str, np.ndarray]:
-    """Makes the tensors, by name, that `assign` would read the variables' values from."""
+    """Returns the tensors, by name, from which `assign` restores the values of the variables."""
     tensors = {}
     for link in links:
         value = np.asarray(link.variable)
@@ -189,7 +203,7 @@ def extract(links: Sequence[Link]) -> dict[str, np.ndarray]:
 
 
 def _differ(shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether tensors are all there, and one has another shape."""
+    """Returns whether all tensors exist and at least one of them has another shape."""
     if any(name not in tensors for name in shapes):
         return False
     return any(tuple(tensors[name].shape) != shape for name, shape in shapes.items())
@@ -200,11 +214,13 @@ def _check_cover(variables: Iterable[Any], links: Sequence[Link]) -> None:
     wrong = [x.path for x in variables if times.pop(id(x), 0) != 1]
     twice = [x for x, count in Counter(x for link in links for x in link.keys).items() if count > 1]
     if wrong or times or twice:
-        raise ValueError(f"not linked once: {wrong + twice}, beside the model: {len(times)}")
+        raise ValueError(
+            f"not linked exactly once: {wrong + twice}; links to other variables: {len(times)}"
+        )
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first names in order, and how many there are beyond."""
+    """Returns the first sorted names, and the number of the others, as text."""
     names = sorted(names)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more

@@ -1,4 +1,4 @@
-"""Weight files: what `torch.save` writes and `.safetensors` in, `.safetensors` out."""
+"""Weight files: reads PyTorch (`torch.save`) and `.safetensors` files, writes `.safetensors`."""
 
 import contextlib
 import os
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401 - NumPy then knows bfloat16, which safetensors asks for by name
+import ml_dtypes  # noqa: F401 - registers bfloat16 with NumPy, for safetensors
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -19,16 +19,16 @@ _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 def read_weights(path: str | os.PathLike) -> Any:
-    """Reads a weight file by its suffix, in any case.
+    """Reads a weight file. The suffix, in upper or lower case, determines the format.
 
     Args:
-        path: `.safetensors`, or what `torch.save` wrote.
+        path: `.safetensors` file, or a file written by `torch.save` (`PTH_SUFFIXES`).
 
     Returns:
-        Arrays by name; of a `.pth` whatever containers are in it.
+        Arrays by name. For a file of `torch.save`, the saved object, with arrays for tensors.
 
     Raises:
-        UserError: another suffix, or a file that cannot be read safely and wholly.
+        UserError: the suffix is unknown, or the file is damaged or cannot be read safely.
     """
     path = Path(path)
     _check_no_pointer(path)
@@ -40,30 +40,35 @@ def read_weights(path: str | os.PathLike) -> Any:
         raise UserError.expected(f"a weight file ({suffixes})", path, "Name another file")
     try:
         return safetensors.numpy.load_file(path)
-    # The last two: a type of element that NumPy has not got.
+    # AttributeError and TypeError: a dtype that NumPy does not support.
     except (OSError, safetensors.SafetensorError, AttributeError, TypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError.expected(
-            "a whole .safetensors file", f"{path}: {reason}", "Correct the path or the file"
+            "a complete .safetensors file", f"{path}: {reason}", "Correct the path or the file"
         ) from error
 
 
 def _check_no_pointer(path: Path) -> None:
-    """Refuses what git leaves in place of a large file where git-lfs is not installed."""
+    """Raises UserError for a git-lfs pointer, which git checks out if git-lfs is not installed."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise UserError.expected(
                 f"weights in {path}",
-                "a git-lfs pointer, which stands for the file",
+                "a git-lfs pointer to the file",
                 "Fetch it with `git lfs pull`, or download the file itself",
             )
 
 
 def write_safetensors(path: str | os.PathLike, tensors: Mapping[str, np.ndarray]) -> None:
-    """Writes arrays by name beside their place, then renames the file.
+    """Writes arrays to a `.safetensors` file: writes a temporary file, then renames it.
+
+    Args:
+        path: file to write; its folder is created, and an existing file is replaced.
+        tensors: arrays by name.
 
     Raises:
-        UserError: another suffix, or the file cannot be written; what was there before is left.
+        UserError: the suffix is not .safetensors, or the file cannot be written; an existing file
+            is left unchanged.
     """
     path = Path(path)
     if path.suffix != ".safetensors":

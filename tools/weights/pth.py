@@ -1,7 +1,7 @@
-"""Reading what `torch.save` wrote, without PyTorch and without running what a file asks for.
+"""Reads files of `torch.save` without PyTorch, and without executing code from the file.
 
-Tensors, containers, numbers and strings are read. Whatever else a file names, such as objects of
-mmengine, pathlib or NumPy, becomes a `Placeholder`: nothing is imported, looked up or executed.
+Tensors, containers, numbers and strings are read. All other objects, such as those of mmengine,
+pathlib or NumPy, become a `Placeholder`: nothing is imported, looked up or executed.
 """
 
 import io
@@ -18,7 +18,7 @@ import numpy as np
 
 from tools.errors import UserError
 
-# bfloat16, the upper half of a float32, is read as such halves and widened.
+# bfloat16 is the upper half of a float32: it is read as uint16 and widened to float32.
 _STORAGES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -31,26 +31,26 @@ _STORAGES = {
     "ByteStorage": "u1",
     "BoolStorage": "?",
 }
-# The first of the pickles of a file of PyTorch before 1.6, and what follows it.
+# First pickles of a file written by PyTorch before 1.6: magic number and protocol version.
 _LEGACY_MAGIC, _LEGACY_PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 _LEGACY_START = pickle.dumps(_LEGACY_MAGIC, 2)[:-1]
 
 
 class Placeholder:
-    """Stands for an object of another package: takes whatever a pickle does to it, and is nothing.
+    """Replaces an object of another package. Accepts all operations of a pickle and ignores them.
 
     Attributes:
-        name: of what it stands for, as `module.name`.
+        name: name of the replaced object, as `module.name`.
     """
 
     name = ""
 
     def __new__(cls, *_, **__):
-        """Takes any arguments."""
+        """Accepts any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *_, **__):
-        """Keeps none of them."""
+        """Ignores all arguments."""
 
     def _take(self, *_):
         pass
@@ -58,16 +58,16 @@ class Placeholder:
     __setstate__ = __setitem__ = append = extend = add = _take
 
     def __call__(self, *_, **__):
-        """Gives another one."""
+        """Returns a new placeholder."""
         return type(self)()
 
     def __repr__(self):
-        """Shows the name."""
+        """Returns the name in angle brackets."""
         return f"<{self.name}>"
 
 
 def _placeholder(module: str, name: str) -> type[Placeholder]:
-    """Makes a class for one name of one file, so that no file can change what another one gets."""
+    """Returns a new class for a name. Files share no classes, so none can affect another file."""
     return type("Placeholder", (Placeholder,), {"name": f"{module}.{name}"})
 
 
@@ -76,7 +76,7 @@ class _StorageType(NamedTuple):
 
 
 class _Function(NamedTuple):
-    """A function that a file may call; it has no attributes that a file could set."""
+    """A function that a file may call. A file cannot set attributes of it."""
 
     function: Callable
 
@@ -85,7 +85,7 @@ class _Function(NamedTuple):
 
 
 def _rebuild_tensor(storage, offset, shape, strides, *_) -> np.ndarray | Placeholder:
-    """Views a storage, which must hold as many elements, as an array."""
+    """Returns an array view of a storage; raises UnpicklingError if the storage is too small."""
     if isinstance(storage, Placeholder):
         return storage
     sizes = (*shape, *strides, offset)
@@ -116,20 +116,21 @@ _ALLOWED = {
     ("torch._utils", "_rebuild_parameter"): _Function(_rebuild_parameter),
     ("torch._utils", "_rebuild_parameter_with_state"): _Function(_rebuild_parameter),
     ("torch", "Size"): tuple,
-    ("argparse", "Namespace"): types.SimpleNamespace,  # the arguments of a training run
+    ("argparse", "Namespace"): types.SimpleNamespace,  # arguments of the training run
     **{("torch", name): _StorageType(name) for name in _STORAGES},
 }
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits containers, numbers, strings and tensors; other names become placeholders.
+    """Unpickles containers, numbers, strings and tensors; other objects become placeholders.
 
     Args:
-        stream: of the pickle.
-        read: gives the bytes of a storage by key; None: tensors become placeholders.
+        stream: the pickle.
+        read: function of a key that returns the bytes of a storage; None reads tensors as
+            placeholders.
 
     Attributes:
-        sizes: bytes of each storage by key, in the order of their first use.
+        sizes: size of each storage in bytes by key, in the order of their first use.
     """
 
     def __init__(self, stream: BinaryIO, read: Callable[[str], bytes] | None):
@@ -164,19 +165,21 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pth(path: Path) -> Any:
-    """Reads what `torch.save` wrote, tensors as arrays.
+    """Reads a file written by `torch.save`, with arrays for tensors.
 
-    The zip form, PyTorch's since 1.6, whose members are stored as they are, so that nothing grows
-    while it is read; and the pickles of the versions before.
+    Reads the zip format of PyTorch since 1.6 and the older format of several pickles. Compressed
+    zip members are refused, as they could expand to any size; `torch.save` does not compress.
 
     Args:
-        path: the file.
+        path: file to read.
 
     Returns:
-        The content; `Placeholder`s stand for what is neither tensor nor container.
+        The saved object. Objects other than tensors and containers are `Placeholder`s.
 
     Raises:
-        UserError: not such a file, or incomplete.
+        UserError: the file was not written by `torch.save`, or is incomplete.
+
+    Source: the format of torch.save in PyTorch 1.6 and later, and the legacy format before.
     """
     try:
         with path.open("rb") as file:
@@ -188,13 +191,13 @@ def read_pth(path: Path) -> Any:
         raise UserError.expected(
             "a readable weight file", f"{path}: {error.strerror or error}", "Correct the path"
         ) from error
-    # A damaged or hostile stream can raise anything at all; nothing else runs in here.
+    # Unpickling a damaged or malicious file can raise any exception.
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError.expected(
-            "tensors in containers as torch.save writes them (a zip file since 1.6)",
+            "tensors in containers, as written by torch.save",
             f"{path}: {reason}",
-            "Fetch it again, or save the state_dict alone or as .safetensors",
+            "Fetch the file again, or save only the state_dict, or save as .safetensors",
         ) from error
 
 
@@ -212,9 +215,10 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(file: BinaryIO) -> Any:
-    """Reads magic number, version, system, content and keys, each a pickle, then the storages.
+    """Reads the legacy format.
 
-    Each storage is its number of elements, 8 bytes, and the elements.
+    The file has five pickles: magic number, version, system, content, and the keys of the storages.
+    The storages follow, each with its number of elements (8 bytes) and the elements.
     """
     magic, version, system = (_Unpickler(file, None).load() for _ in range(3))
     if (magic, version) != (_LEGACY_MAGIC, _LEGACY_PROTOCOL):
@@ -226,7 +230,7 @@ def _read_legacy(file: BinaryIO) -> Any:
     look.load()
     keys, data = _Unpickler(file, None).load(), {}
     if not isinstance(keys, list) or {*keys} != look.sizes.keys():
-        raise pickle.UnpicklingError("other storages than the tensors have")
+        raise pickle.UnpicklingError("storages that do not belong to the tensors")
     for key in keys:
         file.seek(8, io.SEEK_CUR)
         data[key] = file.read(look.sizes[key])

@@ -1,4 +1,4 @@
-"""Finds the weights of a model in the content of a checkpoint of another framework."""
+"""Finds the weights of a model in the checkpoint of another framework."""
 
 import itertools
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ import numpy as np
 from tools.errors import UserError
 from tools.weights.pth import Placeholder
 
-# Under which keys training programs keep the weights, and their moving average (EMA).
+# Keys under which training programs store the weights, and their moving average (EMA).
 _WRAPPERS = (
     "state_dict",
     "model",
@@ -28,11 +28,11 @@ _EMA_WRAPPERS = (
     "model_ema_state_dict",
     "ema",
 )
-# What distributed training, compilation and Lightning put in front of every name.
+# Prefixes that distributed training, compilation and Lightning add to every name.
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
-# What averaged models of PyTorch and of mmengine count beside weights that begin with `module.`.
+# Counters that averaged models of PyTorch and mmengine store beside weights named `module.`.
 _COUNTERS = ("n_averaged", "steps")
-_DEPTH = 3  # of containers of weights in each other
+_DEPTH = 3  # largest depth of nested containers
 _NUM_LISTED = 3
 
 
@@ -41,8 +41,8 @@ class StateDict(NamedTuple):
 
     Attributes:
         tensors: arrays by name.
-        is_ema: whether they are a moving average.
-        has_both: whether the checkpoint has them in both kinds.
+        is_ema: whether the tensors are a moving average.
+        has_both: whether the checkpoint contains both the weights and their moving average.
     """
 
     tensors: dict[str, np.ndarray]
@@ -51,14 +51,16 @@ class StateDict(NamedTuple):
 
 
 def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
-    """Finds the weights in a checkpoint.
+    """Returns the weights in a checkpoint.
 
     Args:
-        content: of a weight file: arrays by name, bare or under a key that says so.
-        use_ema: whether to take the moving average; None: only where there is nothing else.
+        content: content of a weight file: arrays by name, at the top level or under a key such as
+            `state_dict`.
+        use_ema: whether to return the moving average; None returns it only if there are no other
+            weights.
 
     Raises:
-        UserError: there are no weights, or none of that kind, or other things among them.
+        UserError: there are no weights of the requested kind, or other objects are among them.
     """
     plain, average = (_find(content, keys) for keys in (_WRAPPERS, _EMA_WRAPPERS))
     is_ema = average is not None and (plain is None if use_ema is None else use_ema)
@@ -66,7 +68,7 @@ def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
     if found is None or (use_ema is not None and use_ema != is_ema):
         kind = {None: "", True: "averaged weights (EMA), ", False: "weights other than EMA, "}
         raise UserError.expected(
-            f"{kind[use_ema]}tensors by name, bare or under {_WRAPPERS[0]}, {_WRAPPERS[1]} ...",
+            f"{kind[use_ema]}tensors by name, or under {_WRAPPERS[0]}, {_WRAPPERS[1]} ...",
             _described(content),
             _remedy(use_ema),
         )
@@ -75,7 +77,7 @@ def state_dict(content: Any, use_ema: bool | None = None) -> StateDict:
         first = next({x: value} for x, value in found.items() if str(x) == strangers[0])
         raise UserError.expected(
             "tensors by name",
-            f"other things, such as {_described(first)}",
+            f"other objects, such as {_described(first)}",
             "Save the state_dict alone",
         )
     tensors = {str(name): np.asarray(value) for name, value in found.items()}
@@ -93,7 +95,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _find(content: Any, wrappers: tuple[str, ...], depth: int = 0) -> Mapping | None:
-    """Looks for tensors by name under some keys, and there under the keys of weights."""
+    """Searches for tensors by name: under the keys `wrappers`, and inside under `_WRAPPERS`."""
     if not isinstance(content, Mapping) or depth > _DEPTH:
         return None
     inside = (_find(content.get(key), _WRAPPERS, depth + 1) for key in wrappers)
@@ -104,7 +106,7 @@ def _find(content: Any, wrappers: tuple[str, ...], depth: int = 0) -> Mapping | 
 
 
 def _without_prefixes(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Takes away what is in front of all names, from the outside to the inside, and counters."""
+    """Removes prefixes that all names share, from the outermost on, and counters."""
     names = tensors.keys() - _COUNTERS
     prefix = next((p for p in _PREFIXES if all(name.startswith(p) for name in names)), None)
     if prefix is None or not names:

@@ -211,6 +211,37 @@ def test_dropout_follows_every_module_and_the_first_half_of_feed_forward(monkeyp
             np.testing.assert_allclose(ours[: len(theirs)], theirs, **TOLERANCE)
 
 
+@pytest.mark.parametrize("context", [2, 3])
+def test_a_limited_context_is_the_whole_network_on_the_last_labels(rng, context):
+    layer = PredictionNetwork(7, WIDTH, context=context)
+    layer.build((None, None))
+    reference.randomize(layer, rng)
+    weights, tokens = reference.weights_of(layer), rng.integers(0, 7, (2, 6))
+    found, after = layer(tokens)
+    assert after.shape == (2, *layer.state_shape)
+    for row in range(2):
+        for position in range(6):
+            seen = tokens[row, max(0, position + 1 - context) : position + 1]
+            expected, _ = reference.predict(weights, seen, None)
+            np.testing.assert_allclose(found[row, position], expected[-1], **TOLERANCE)
+    states = layer.initial_state(2)
+    for position in range(6):  # as a decoder reads
+        one, states = layer(tokens[:, position : position + 1], states)
+        np.testing.assert_allclose(one[:, 0], found[:, position], **TOLERANCE)
+    np.testing.assert_allclose(states, after, **TOLERANCE)
+    again = PredictionNetwork.from_config(layer.get_config())
+    assert again.context == context and again.state_shape == layer.state_shape
+
+
+def test_a_label_that_is_repeated_often_looks_like_one_that_is_repeated_as_far_as_seen(rng):
+    layer = PredictionNetwork(7, WIDTH, context=2)
+    layer.build((None, None))
+    reference.randomize(layer, rng)
+    found, _ = layer(np.full((1, 6), 3))
+    for position in range(2, 6):
+        np.testing.assert_allclose(found[0, position], found[0, 1], **TOLERANCE)
+
+
 @pytest.fixture
 def prediction():
     layer = PredictionNetwork(7, WIDTH)

@@ -94,7 +94,7 @@ def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch, capsys, hol
     monkeypatch.setattr(fcntl, "flock", flock)
     with hold(tmp_path / "run"):
         pass
-    assert f"{tmp_path}" in (line := capsys.readouterr().err) and "has no locks" in line
+    assert f"{tmp_path}" in (line := capsys.readouterr().err) and "does not support locks" in line
 
     def broken(*_):
         raise OSError(errno.EIO, "Input/output error")

@@ -391,7 +391,7 @@ def test_what_needs_no_model_is_told_before_it_is_opened(
         vision.eval.main([*flags["jit"], str(bad.parent)])
     with refused("/nowhere: No such file"):
         vision.infer.main([*infer, "--imagenet_label_file=/nowhere", str(folder)])
-    with refused("a regular file, or none yet"):
+    with refused("a regular file or a new path"):
         native = f"--native_savedmodel_dir={models / 'saved'}"
         vision.activation_map.main([native, f"-o={tmp_path}", str(folder / "1.PNG")])
 

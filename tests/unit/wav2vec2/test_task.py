@@ -387,8 +387,8 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
         run("parts", "--resume", f"--set=vocabulary.folder={tmp_path}")
     # Sizes and preprocessing are those of the checkpoint: others are refused by name.
     for setting, message in (
-        ("model.num_layers=5", "Expected model.num_layers 2, which the run of"),
-        ("preprocessing.normalize=false", "Expected preprocessing.normalize True, which the run"),
+        ("model.num_layers=5", "Expected model.num_layers 2, as in the run of"),
+        ("preprocessing.normalize=false", "Expected preprocessing.normalize True, as in the run"),
     ):
         with refused(message):
             run("parts", "--resume", f"--set={setting}")

@@ -1,13 +1,15 @@
 """The timing of models on many lengths."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 
 from tests.support.errors import refused
 from tools.benchmark import lengths
-from tools.benchmark.lengths import compare, lengths_of, main, memory_growth
+from tools.benchmark.lengths import Inputs, compare, lengths_of, main, memory_growth
+from tools.conversion.protocol import TensorSpec
 from tools.inference.options import RunnerOptions
 
 
@@ -25,13 +27,15 @@ def test_lengths_are_different_spread_and_in_random_order():
 
 
 def test_sides_are_timed_in_turn_and_their_shapes_counted(native, tmp_path, capsys):
-    report = tmp_path / "report.json"
+    report, model = tmp_path / "report.json", shutil.copytree(native, tmp_path / "speech")
+    pipeline = json.loads((model / "assets" / "pipeline.json").read_text())
+    pipeline["sample_rate_hz"] = 1  # a model of sounds of 10 to 50 samples
+    (model / "assets" / "pipeline.json").write_text(json.dumps(pipeline))
     arguments = ["--batch_sizes=2", "--lengths=40", "--rounds=2", "--low_seconds=10"]
-    main(
-        [str(native), *arguments, "--high_seconds=49", "--sides=eager,openvino", f"--json={report}"]
-    )
+    arguments += ["--high_seconds=49", "--sides=eager,openvino", f"--json={report}"]
+    main([str(model), *arguments])
     found = json.loads(report.read_text())
-    rows = found["models"][str(native)]["batch 2"]
+    rows = found["models"][str(model)]["batch 2"]
     assert rows["eager"]["shapes"] is None and rows["eager"]["against_eager"] == 1.0
     assert rows["openvino"]["shapes"]["prepared"] == 40, "this model must not be padded"
     assert rows["openvino"]["against_eager"] == pytest.approx(
@@ -39,14 +43,14 @@ def test_sides_are_timed_in_turn_and_their_shapes_counted(native, tmp_path, caps
     )
     assert {"processor", "machine", "versions", "seed"} <= found.keys()
     printed = capsys.readouterr().out
-    assert f"{native}, batch 2, openvino (openvino): " in printed and "40 shapes in" in printed
+    assert f"{model}, batch 2, openvino (openvino): " in printed and "40 shapes in" in printed
 
 
 def test_the_median_of_the_rounds_counts(monkeypatch):
     speeds = iter([1.0, 10.0, 3.0, 40.0, 2.0, 50.0])
     asked = []
 
-    def time_pass(model, options, lengths):
+    def time_pass(model, options, lengths, sound):
         asked.append(options.run_eagerly)
         return next(speeds), {"backend": "toy", "shapes": None}
 
@@ -95,8 +99,31 @@ def test_memory_is_taken_after_100_lengths_and_at_the_end(native, monkeypatch):
         (["m", "--memory_lengths=100"], "--memory_lengths above 100"),
         (["m", "--batch_sizes=0"], "--batch_sizes"),
         (["nowhere"], "SavedModel directory"),
+        (["conformer/pretrained/digits", "--high_seconds=1.001"], "200 different lengths"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments, message):
     with refused(message):
         main(arguments)
+
+
+class Model:
+    """A session of a speech model, or of images."""
+
+    def __init__(self, *specs):
+        self.signatures = {"serving_default": tuple(TensorSpec(*spec) for spec in specs)}
+
+
+def test_rows_are_cut_from_a_recording_each_from_another_place():
+    sound = np.arange(1000, dtype="float32")
+    model = Model(("waveforms", "float32", (None, None)), ("lengths", "int32", (None,)))
+    found = Inputs(model, 3, 1500, sound).batch(1200)
+    assert found["lengths"].tolist() == [1200] * 3
+    assert found["waveforms"].shape == (3, 1200)
+    assert len(set(found["waveforms"][:, 0])) == 3
+    assert set(np.diff(found["waveforms"]).ravel()) == {1.0, -999.0}, "its start follows its end"
+
+
+def test_images_have_one_size():
+    found = Inputs(Model(("images", "uint8", (None, 8, 8, 3))), 2, 1).batch(1)
+    assert found["images"].shape == (2, 8, 8, 3) and found["images"].dtype == np.uint8

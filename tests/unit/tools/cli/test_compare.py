@@ -249,10 +249,10 @@ def test_a_conformer_says_the_same_converted(exported, tmp_path, rng, capsys):
         (["{a}", "{a}", "{a}"], "two models"),
         (["{a}", "{a}", "--samples=0"], "--samples"),
         (["{a}", "{a}", "--tolerance=-1"], "--tolerance"),
-        (["{a}", "{a}", "--data_dir=nowhere"], "a model of conformer"),
+        (["{a}", "{a}", "--data_dir=nowhere"], "a model of one of the families conformer"),
         (["{a}", "nowhere"], "nowhere, which does not exist"),
         (["{empty}", "{a}"], "a run directory, a checkpoint, a SavedModel or a converted model"),
-        (["{a}", "{native}"], "two models that take the same"),
+        (["{a}", "{native}"], "two models with a signature of the same inputs"),
     ],
 )
 def test_bad_input_is_one_line(arguments, message, classifier, native, tmp_path, capsys):

@@ -14,7 +14,9 @@ from tools.errors import UserError
 
 @pytest.fixture
 def program() -> CommandLine:
-    line = CommandLine("train.py", "Trains a model.", "[FLAGS] [FILE...]")
+    line = CommandLine(
+        "family.train", "Trains a model.", "[FLAGS] [FILE...]", example="--rate=1 a.wav"
+    )
     line.string("config", None, "Configuration.", default_text="configs/a.yml")
     line.string("output_dir", "", "Where the run goes.")
     line.integer("batch_size", None, "Utterances of one process.", short_name="b")
@@ -146,7 +148,7 @@ def test_malformed_settings(program, word):
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--batchsize=3"], ["--batchsize", "Use --batch_size", "train.py"]),
+        (["--batchsize=3"], ["--batchsize", "Use --batch_size", "family.train"]),
         (["--batch-size", "3"], ["--batch-size", "Use --batch_size"]),
         (["--zzzz"], ["--zzzz", "See --help"]),
         (["--batch_size=many"], ["a whole number", "--batch_size", "many"]),
@@ -171,7 +173,8 @@ def test_help_shows_every_flag_with_its_default(program, capsys, argv):
         program.parse(argv)
     text = capsys.readouterr().out
     assert caught.value.code == 0
-    assert "Trains a model." in text and "Usage: train.py [FLAGS] [FILE...]" in text
+    assert text.startswith("Trains a model.\n\nExample: python -m family.train --rate=1 a.wav\n")
+    assert "\nUsage: python -m family.train [FLAGS] [FILE...]\n" in text
     for flag in (
         "--config=string",
         "--batch_size=int, -b",
@@ -189,6 +192,45 @@ def test_help_shows_every_flag_with_its_default(program, capsys, argv):
         "How. Default: fast.",
     ):
         assert f"      {line}\n" in text
+
+
+def test_help_groups_flags_under_headings_in_one_order():
+    line = CommandLine("toy", "Toys.", example="")
+    line.group("Training")
+    line.integer("epochs", 1, "Passes.")
+    line.group("Input")
+    line.string("data_dir", None, "Data.", default_text=command_line.REQUIRED)
+    line.group("Training")
+    line.string("mode", "a", "How.", kind_text="a|b")
+    lines = [x for x in line.help_text().splitlines() if x]
+    assert lines == [
+        "Toys.",
+        "Example: python -m toy",
+        "Usage: python -m toy [FLAGS]",
+        "Input:",
+        "  --data_dir=string",
+        "      Data. Required.",
+        "Training:",
+        "  --epochs=int",
+        "      Passes. Default: 1.",
+        "  --mode=a|b",
+        "      How. Default: a.",
+        "Help:",
+        "  --help, -h",
+        "      Shows this text and exits.",
+    ]
+    with pytest.raises(ValueError, match="Trainings"):
+        line.group("Trainings")
+
+
+def test_long_help_is_wrapped_between_words():
+    line = CommandLine("toy", "Toys.")
+    about = " ".join(["half-times"] * 40)
+    line.string("mode", None, about)
+    text = line.help_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert f"{about} Default: none." in " ".join(text.split())
+    assert "Example" not in text
 
 
 def test_without_a_config_nothing_comes_from_one():

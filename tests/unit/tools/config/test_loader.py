@@ -223,7 +223,11 @@ def test_wrong_words_on_the_command_line(key, word):
         ("dato: 1", "dato", "Use data."),
         # What holds keys and values is no leaf, however alike.
         ("optimizer: {clip_norms: {a: 1}}", "optimizer.clip_norms", "optimizer.clip_norm, opt"),
-        ("rate_hz: {a: 1}", "rate_hz", "teacher, or give it to the program that it is for."),
+        (
+            "rate_hz: {a: 1}",
+            "rate_hz",
+            "teacher, or use the config with the program of its family.",
+        ),
     ],
 )
 def test_unknown_keys_name_the_nearest(write, text, key, near):

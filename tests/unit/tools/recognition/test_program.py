@@ -364,7 +364,7 @@ def test_a_folder_in_the_place_of_a_report_is_told_before_the_model_is_opened(
     def opening():
         raise AssertionError("the model was opened")
 
-    with refused("a regular file, or none yet"):
+    with refused("a regular file or a new path"):
         run_program(opening, LIMITS, data)
 
 

@@ -158,7 +158,7 @@ def test_without_a_window_long_recordings_are_refused(runner):
         (io.BytesIO(), None, "Rewind it with seek(0)"),
         (np.zeros(8000, "int16"), RATE_HZ, "Divide 16-bit integers by 32768"),
         (np.full(8000, np.nan), RATE_HZ, "finite samples"),
-        (np.zeros(8000), None, "rate_hz beside an array"),
+        (np.zeros(8000), None, "rate_hz for an array"),
         (np.zeros(8000), 0, "rate_hz"),
         (np.zeros(8000), 16000.5, "rate_hz"),
         (np.zeros(8000), float("nan"), "rate_hz: an integer from 4000 to 384000"),

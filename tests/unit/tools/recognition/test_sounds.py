@@ -49,7 +49,7 @@ def test_command_lines_that_can_be_run(given, paths):
         ({"max_seconds": 0.0}, ["a.wav"], "--max_seconds > 0"),
         ({"max_seconds": math.inf}, ["a.wav"], "--max_seconds > 0"),
         ({"max_seconds": math.nan}, ["a.wav"], "--max_seconds > 0"),
-        ({}, ["a.wav", ""], "an empty one"),
+        ({}, ["a.wav", ""], "an empty name"),
     ],
 )
 def test_command_lines_that_cannot_be_run_are_refused(given, paths, message):

@@ -85,7 +85,7 @@ def test_sounds_that_got_lost_are_counted_and_named(data, toy_task, tmp_path, ca
             "wer": 1 / 6, "cer": 4 / 24, "num_utterances": 5, "num_skipped": 1,
         }  # fmt: skip
     (record,) = caplog.records  # said once
-    assert record.getMessage() == f"evaluation leaves out {lost}: missing"
+    assert record.getMessage() == f"evaluation skips {lost}: missing"
     others = [[("A", "A"), (None, "a.flac: truncated")], [(None, "b.flac: missing")]]
     assert evaluated(task, Rank(1, 2, others))["num_skipped"] == 2
     assert len(caplog.records) == 1  # rank 0 alone says it
@@ -98,7 +98,7 @@ def test_nothing_evaluated_is_no_score(data, toy_task, tmp_path, caplog):
         path.unlink()
     with refused("evaluation sounds that can be read"):
         evaluated(task)
-    assert caplog.text.count("evaluation leaves out ") == 6 and "0002.flac: " in caplog.text
+    assert caplog.text.count("evaluation skips ") == 6 and "0002.flac: " in caplog.text
     assert evaluated(task, Rank(1, 2, others=[[("A", "A")], []]))["num_utterances"] == 1
 
 

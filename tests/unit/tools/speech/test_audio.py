@@ -325,7 +325,7 @@ def test_arrays_and_streams_refuse_implausible_samples_as_files_do(folder, cases
             if reason is None:
                 assert read()[4000] == scale
                 continue
-            with refused(match="32.1.*Scale them", error=audio.AudioError) as caught:
+            with refused(match="32.1.*Scale the samples", error=audio.AudioError) as caught:
                 read()
             assert caught.value.reason == reason
 

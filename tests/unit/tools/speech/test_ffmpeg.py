@@ -284,7 +284,7 @@ def test_an_au_file_is_read_without_ffmpeg(tmp_path, no_ffmpeg):
         path.write_bytes(data + path.read_bytes())
         np.testing.assert_array_equal(audio.read(path), np.concatenate([expected, expected]))
     path.write_bytes(data[:8] + (10000).to_bytes(4, "big") + data[12:])
-    with refused("70000 more bytes behind the samples", error=audio.AudioError):
+    with refused("70000 more bytes after the samples", error=audio.AudioError):
         audio.read(path)
     for cut in (-10, 30, 20, 5):
         path.write_bytes(data[:cut])

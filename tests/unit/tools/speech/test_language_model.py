@@ -69,7 +69,7 @@ def test_widths_up_to_the_limits_are_taken(width):
 @pytest.mark.parametrize("name", ["weight", "word_bonus"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_are_finite(name, value):
-    with refused("--lm_weight and --word_bonus finite"):
+    with refused("finite numbers for --lm_weight and --word_bonus"):
         BeamSearch(**{name: value})
 
 

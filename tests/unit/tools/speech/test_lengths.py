@@ -240,8 +240,8 @@ def test_samples_that_a_header_does_not_know_are_noticed(read_refused, read, enc
     for size in (1000, 1001, len(data) - 2000):
         for riff_bytes in (size + 36, None):
             stale = odd.wav(fmt, data, data_bytes=size, riff_bytes=riff_bytes)
-            read_refused(stale, "unreadable", "more bytes behind the samples")
-            read_refused(stale + odd.id3v1(), "unreadable", "more bytes behind the samples")
+            read_refused(stale, "unreadable", "more bytes after the samples")
+            read_refused(stale + odd.id3v1(), "unreadable", "more bytes after the samples")
     expected = odd.decode(odd.wav(fmt, data))
     for behind in (
         odd.id3v1(),

@@ -104,9 +104,9 @@ def test_the_reader_comes_to_its_end():
 
 
 def test_windows_of_seconds_are_whole_frames():
-    assert Window.of_seconds(20.0, 4.0, 320, 16000) == Window(320000, 64000, 320)
+    assert Window.of_seconds(20.0, 4.0, 320, 16000) == Window(320000, 64000, 320, 12)
     # 50.505 and 1.665 frames: the nearest number, and the nearest even one.
-    assert Window.of_seconds(1.0101, 0.0333, 320, 16000) == Window(51 * 320, 2 * 320, 320)
+    assert Window.of_seconds(1.0101, 0.0333, 320, 16000) == Window(51 * 320, 2 * 320, 320, 12)
     assert Window.of_seconds(20.0, 10.0, 320, 16000).overlap_samples == 160000  # half of it
 
 

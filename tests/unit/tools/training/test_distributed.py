@@ -175,7 +175,9 @@ def test_a_host_that_cannot_find_itself_is_one_line(horovod, monkeypatch):
 
     monkeypatch.setattr(socket, "gethostname", lambda: "island")
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with refused("a host name that resolves. Received: island. Add the line `127.0.0.1 island`"):
+    with refused(
+        "a host name that can be resolved. Received: island. Add the line `127.0.0.1 island`"
+    ):
         start(use_horovod=True)
     assert horovod.started == []
 

@@ -236,7 +236,7 @@ def test_only_between_epochs_a_resume_may_have_another_seed(finished, line_task,
     config = make_config(seed=5, num_epochs=3)
     store = CheckpointStore(finished[1] / "checkpoints")
     middle, end = (c for c in store.all() if c.step in (5, 6))
-    with refused(match=r"seed 0, which ordered the epoch .*step-00000005.*: 5\."):
+    with refused(match=r"seed 0, with which the epoch of .*step-00000005.*: 5\."):
         run(line_task(random_layers()), tmp_path, config, resumed=middle)
     end.state["position"] = {"epoch": 2, "done": []}  # as at the end of an epoch
     assert run(line_task(random_layers()), tmp_path, config, resumed=end)["step"] == 9
@@ -390,7 +390,7 @@ def test_a_signal_saves_the_next_step_and_the_rest_follows(
     assert ended.value.code == code
     assert saved_steps(tmp_path) == [3, 5]
     printed = capfd.readouterr().err
-    assert f"{number.name}: " in printed and "that of step 3 stands" in printed
+    assert f"{number.name}: " in printed and "last checkpoint so far: step 3" in printed
     last = printed.strip().splitlines()[-1]
     assert last.startswith(f"ended by {number.name}: saved the checkpoint of step 5")
     assert signal.getsignal(number) == signal.SIG_DFL, "nothing of it stays"

@@ -166,7 +166,7 @@ def test_links_must_cover_the_model():
         [Link(first, ("a",)), Link(second, ("a",))],
         [Link(first, ("a",)), Link(second, ("b",)), Link(Variable("c", 1), ("c",))],
     ):
-        with pytest.raises(ValueError, match="not linked once"):
+        with pytest.raises(ValueError, match="not linked exactly once"):
             assign([first, second], links, {})
 
 

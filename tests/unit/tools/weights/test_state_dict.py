@@ -83,7 +83,7 @@ def test_a_part_of_the_names_keeps_its_prefix():
         ([np.zeros(1)], "list"),
         (np.zeros(1), "ndarray"),
         ({"epoch": 1, "lr": 0.1, "a": "x", "b": 2}, "epoch, lr, a ..."),
-        ({"model": {"a": np.zeros(1), "b": "x"}}, "other things, such as b"),
+        ({"model": {"a": np.zeros(1), "b": "x"}}, "other objects, such as b"),
         (Network(), "an object of models.Network"),
         ({"model": Network(), "epoch": 1}, "model (an object of models.Network), epoch."),
         ({"a": np.zeros(1), "b": Network()}, "such as b (an object of models.Network)"),

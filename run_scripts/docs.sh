@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Builds a site of README.md, docs/ and the API reference in build/docs; warnings are errors.
+# The first call installs Sphinx; later ones need no network.
+# Arguments go to Sphinx: bash run_scripts/docs.sh --fresh-env
+set -euo pipefail
+project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+cd -- "$project"
+bash run_scripts/setup.sh --docs
+# shellcheck source=../env.sh
+source env.sh
+
+python -m sphinx --builder html --conf-dir docs/reference --doctree-dir build/doctrees \
+  --fail-on-warning --keep-going --quiet "$@" . build/docs
+printf '<meta http-equiv="refresh" content="0; url=README.html">\n' >build/docs/index.html
+printf 'The site is %s/build/docs/index.html\n' "$project"
