@@ -120,6 +120,8 @@ class DecodingConfig:
     """Options of greedy search."""
 
     max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
+    # Subtracted from the log probability of the blank: a model that leaves out words writes more.
+    blank_penalty: float = number(0.0, at_least=0, at_most=100)
 
 
 def _training() -> TrainingConfig:

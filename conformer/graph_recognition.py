@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import Hypotheses, greedy_decode
 from tools.layers.masking import sequence_mask
@@ -31,7 +32,7 @@ def greedy(
     model: ConformerTransducer,
     waveforms: tf.Tensor,
     lengths: tf.Tensor,
-    max_symbols_per_frame: int,
+    options: DecodingConfig,
     *,
     listen: Callable | None = None,
 ) -> Hypotheses:
@@ -41,7 +42,7 @@ def greedy(
         model: a built model.
         waveforms: `[B, S]` float32.
         lengths: `[B]` valid samples.
-        max_symbols_per_frame: largest number of tokens that the search emits at one frame.
+        options: options of the search.
         listen: function `(waveforms, lengths) -> (encoded, encoded_lengths)` to call instead of
             `model.listen` and `without_silence`.
 
@@ -60,6 +61,7 @@ def greedy(
         model.predict,
         model.join,
         initial_states=model.prediction.initial_state(tf.shape(waveforms)[0]),
-        max_symbols_per_frame=max_symbols_per_frame,
+        max_symbols_per_frame=options.max_symbols_per_frame,
+        blank_penalty=options.blank_penalty,
         blank=BLANK,
     )

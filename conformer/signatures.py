@@ -88,8 +88,8 @@ class Signatures:
             heard = self._listen(waveforms, lengths)
             return heard["encoded"], heard["encoded_lengths"]
 
-        cap = self._config.decoding.max_symbols_per_frame
-        hypotheses = greedy(self._model, waveforms, lengths, cap, listen=listen)
+        options = self._config.decoding
+        hypotheses = greedy(self._model, waveforms, lengths, options, listen=listen)
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
 
     def _recognize_waveforms(self, waveforms, lengths):
@@ -126,6 +126,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "subsampling": 4,
         "blank": BLANK,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
+        "blank_penalty": config.decoding.blank_penalty,
         "state_shape": [2, model.prediction.hidden_dim],
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},

@@ -173,6 +173,5 @@ class ConformerTask(SpeechTask):
 
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the texts `[B]` of waveforms `[B, S]` with lengths `[B]`, by greedy search."""
-        cap = self.config.decoding.max_symbols_per_frame
-        hypotheses = greedy(self.model, waveforms, lengths, cap)
+        hypotheses = greedy(self.model, waveforms, lengths, self.config.decoding)
         return detokenize(hypotheses, self.tokenizer.surfaces)

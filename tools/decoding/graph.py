@@ -28,6 +28,7 @@ def greedy_decode(
     *,
     initial_states: tf.Tensor,
     max_symbols_per_frame: int = 5,
+    blank_penalty: float = 0.0,
     blank: int = 0,
 ) -> Hypotheses:
     """Decodes a batch greedily: takes the most probable symbol at every step.
@@ -43,6 +44,8 @@ def greedy_decode(
         initial_states: `[B, 2, P]` states of the prediction network before the first symbol.
         max_symbols_per_frame: number of symbols after which the search moves to the next frame
             without a blank.
+        blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
+            A positive value emits more symbols.
         blank: index of the blank symbol.
 
     Returns:
@@ -60,9 +63,10 @@ def greedy_decode(
         current = tf.gather(encoded, tf.minimum(frame, frames - 1), batch_dims=1)
         logits = join(current[:, None], predicted)[:, 0, 0]
         scores = tf.nn.log_softmax(tf.cast(logits, tf.float32))
-        token = tf.argmax(scores, axis=-1, output_type=tf.int32)
+        penalty = blank_penalty * tf.one_hot(blank, tf.shape(scores)[-1])
+        token = tf.argmax(scores - penalty, axis=-1, output_type=tf.int32)
         emits = active & (token != blank)
-        best = tf.reduce_max(scores, axis=-1)
+        best = tf.gather(scores, token, batch_dims=1)
         log_probability += tf.where(active, best, 0.0)
 
         def read_tokens():

@@ -35,15 +35,23 @@ class GreedySearch:
         state_shape: shape of the prediction network's states for one row.
         max_symbols_per_frame: number of symbols after which the search moves to the next frame
             without a blank.
+        blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
+            A positive value emits more symbols.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, with a
     beam of 1.
     """
 
     def __init__(
-        self, call: Call, *, blank: int, state_shape: Sequence[int], max_symbols_per_frame: int
+        self,
+        call: Call,
+        *,
+        blank: int,
+        state_shape: Sequence[int],
+        max_symbols_per_frame: int,
+        blank_penalty: float = 0.0,
     ):
-        self._call, self._blank = call, blank
+        self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
 
     def start(self, batch_size: int) -> GreedyState:
@@ -72,7 +80,9 @@ class GreedySearch:
             current = encoded[rows, np.minimum(frame, encoded.shape[1] - 1)][:, None]
             joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
             logits = joined["logits"][:, 0, 0]
-            token = logits.argmax(axis=1)
+            chosen_from = logits.copy()
+            chosen_from[:, self._blank] -= self._blank_penalty
+            token = chosen_from.argmax(axis=1)
             best = logits[rows, token]
             total = np.log(np.exp(logits - best[:, None]).sum(axis=1))
             state.log_probability -= np.where(active, total, 0.0).astype(np.float32)

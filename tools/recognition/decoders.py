@@ -100,6 +100,7 @@ class TransducerDecoder:
             blank=self._pipeline["blank"],
             state_shape=self._pipeline["state_shape"],
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
+            blank_penalty=self._pipeline.get("blank_penalty", 0.0),
         )
         state = search.advance(search.start(len(encoded)), encoded, lengths)
         return self._outputs(search.finish(state))

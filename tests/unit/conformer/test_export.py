@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import conformer
+from conformer.config import DecodingConfig
 from conformer.export import main
 from conformer.graph_recognition import greedy
 from conformer.tokenizer import CharacterTokenizer
@@ -22,6 +23,7 @@ from tools.inference.runner import load
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 
 RATE_HZ = 8000
+PENALTY = 0.3  # of the blank
 MAX_SYMBOLS_PER_FRAME = 1  # fewer than the model would emit
 LENGTHS = [9000, 6001, 400, 0]
 
@@ -43,6 +45,7 @@ def config(tiny_sizes):
             "features.frame_step_ms": 12.5,
             "features.frame_length_ms": 30.0,
             "decoding.max_symbols_per_frame": MAX_SYMBOLS_PER_FRAME,
+            "decoding.blank_penalty": PENALTY,
             "data.min_seconds": 0.2,
             "data.max_seconds": 9.0,
             "data.max_eval_seconds": 33.0,
@@ -58,7 +61,9 @@ def model(config, tokenizer):
     for variable in (*model.joint.weights, *model.prediction.weights):
         if "kernel" in variable.path or "embedding" in variable.path:
             variable.assign(3.0 * variable)
-    model.joint.vocabulary_projection.bias.assign(0.2 * np.eye(tokenizer.vocabulary_size)[0])
+    model.joint.vocabulary_projection.bias.assign(
+        (0.2 + PENALTY) * np.eye(tokenizer.vocabulary_size)[0]
+    )
     return model
 
 
@@ -107,7 +112,8 @@ def inputs(sounds):
 @pytest.fixture(scope="module")
 def expected(model, inputs):
     waveforms = tf.constant(inputs["waveforms"])
-    found = greedy(model, waveforms, inputs["lengths"], MAX_SYMBOLS_PER_FRAME)
+    options = DecodingConfig(MAX_SYMBOLS_PER_FRAME, PENALTY)
+    found = greedy(model, waveforms, inputs["lengths"], options)
     return {name: value.numpy() for name, value in found._asdict().items()}
 
 
@@ -150,7 +156,7 @@ def test_serving_default_gives_the_same_tokens(runner, inputs, expected, tokeniz
     frames = 23
     assert 0 < expected["token_lengths"][1] < expected["token_lengths"][0] < frames
     short = tf.constant(inputs["waveforms"][2:3, : LENGTHS[2]])
-    with_other_limit = greedy(model, short, inputs["lengths"][2:3], 5)
+    with_other_limit = greedy(model, short, inputs["lengths"][2:3], DecodingConfig(5))
     assert with_other_limit.token_lengths[0] > expected["token_lengths"][2]
     check(runner.run(inputs), expected, tokenizer)
 
@@ -230,6 +236,7 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert (pipeline["frame_step_ms"], pipeline["num_mel_bins"]) == (12.5, 80)
     assert (pipeline["kind"], pipeline["subsampling"]) == ("transducer", 4)
     assert pipeline["max_symbols_per_frame"] == MAX_SYMBOLS_PER_FRAME
+    assert pipeline["blank_penalty"] == PENALTY
     assert pipeline["vocabulary"]["kind"] == "characters"
     conversion = pipeline["convert"]
     assert conversion.keys() == {"listen", "predict", "join"}

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 import conformer
 from conformer.attention import RelativeMultiHeadAttention, relative_positions
+from conformer.config import DecodingConfig
 from conformer.convolution import ConvolutionModule
 from conformer.encoder import ConformerBlock, ConformerEncoder, FeedForward
 from conformer.features import LogMelSpectrogram
@@ -403,7 +404,7 @@ def test_the_whole_transducer_computes_what_the_golden_file_holds(project):
     features, frames = model.features(waveforms, lengths)
     for row, (found, count) in enumerate(zip(features, frames, strict=True)):
         np.testing.assert_allclose(found[:count], arrays[f"features/{row}"], **TOLERANCE)
-    heard = greedy(model, tf.constant(waveforms), tf.constant(lengths), 5)
+    heard = greedy(model, tf.constant(waveforms), tf.constant(lengths), DecodingConfig(5))
     for row, count in enumerate(heard.token_lengths):
         np.testing.assert_array_equal(heard.token_ids[row, :count], arrays[f"tokens/{row}"])
         expected = arrays[f"log_probability/{row}"]

@@ -5,6 +5,7 @@ import pytest
 import tensorflow as tf
 
 import conformer
+from conformer.config import DecodingConfig
 from conformer.graph_recognition import greedy, without_silence
 from conformer.task import ConformerTask
 from conformer.tokenizer import (
@@ -352,7 +353,7 @@ def test_sentencepiece_is_trained_on_the_transcripts_and_read_back(make_task):
     assert again.surfaces == task.tokenizer.surfaces
     reference.randomize(task.model, np.random.default_rng(2))
     batch = only(batch, [0, 1])
-    heard = greedy(task.model, batch["waveforms"], batch["lengths"], 2)
+    heard = greedy(task.model, batch["waveforms"], batch["lengths"], DecodingConfig(2))
     assert np.any(heard.token_lengths)
     expected = [
         again.decode(ids[:n])

@@ -53,10 +53,14 @@ class Toy:
         return joined[:, :, None]
 
 
-def host(toy, encoded, lengths, cap, cuts=()):
+def host(toy, encoded, lengths, cap, cuts=(), penalty=0.0):
     """Hypotheses of the search on the host; `cuts` are the frames at which its input is cut."""
     search = GreedySearch(
-        toy.call, blank=toy.blank, state_shape=(2, WIDTH), max_symbols_per_frame=cap
+        toy.call,
+        blank=toy.blank,
+        state_shape=(2, WIDTH),
+        max_symbols_per_frame=cap,
+        blank_penalty=penalty,
     )
     state = search.start(len(encoded))
     edges = [0, *cuts, encoded.shape[1]]
@@ -67,7 +71,7 @@ def host(toy, encoded, lengths, cap, cuts=()):
     return search.finish(state)
 
 
-def in_graph(toy, encoded, lengths, cap):
+def in_graph(toy, encoded, lengths, cap, penalty=0.0):
     """The same of the search in the graph."""
     states = tf.zeros([len(encoded), 2, WIDTH])
     found = tf.function(
@@ -78,6 +82,7 @@ def in_graph(toy, encoded, lengths, cap):
             toy.join_in_graph,
             initial_states=states,
             max_symbols_per_frame=cap,
+            blank_penalty=penalty,
             blank=toy.blank,
         )
     )(tf.constant(encoded), tf.constant(lengths, tf.int32))
@@ -85,7 +90,7 @@ def in_graph(toy, encoded, lengths, cap):
     return [(tokens[:length], log_probability) for tokens, length, log_probability in rows]
 
 
-def by_hand(toy, encoded, length, cap):
+def by_hand(toy, encoded, length, cap, penalty=0.0):
     """Tokens, their frames and the log probability of one row, frame by frame."""
     tokens, frames, total = [], [], 0.0
     states = np.zeros((1, 2, WIDTH), "float32")
@@ -94,7 +99,7 @@ def by_hand(toy, encoded, length, cap):
         for _ in range(cap):
             inputs = {"encoded": encoded[None, frame : frame + 1], "predicted": predicted}
             logits = toy.call(inputs, "join")["logits"][0, 0, 0].astype("float64")
-            token = int(logits.argmax())
+            token = int((logits - penalty * np.eye(VOCABULARY)[0]).argmax())
             total += logits[token] - np.log(np.exp(logits).sum())
             if token == 0:
                 break
@@ -124,6 +129,21 @@ def test_each_row_is_that_of_a_loop_over_its_own_frames(batch, search, blank_bon
         np.testing.assert_allclose(found[row][-1], log_probability, rtol=1e-4, atol=1e-5)
     if blank_bonus < -10:  # nothing but symbols: as many as are allowed, in each frame
         assert [len(x[0]) for x in found] == (cap * lengths).tolist()
+
+
+@pytest.mark.parametrize("search", [host, in_graph])
+def test_a_penalty_of_the_blank_chooses_more_symbols_and_keeps_their_probabilities(batch, search):
+    toy, (encoded, lengths) = Toy(4.0), batch
+    found = search(toy, encoded, lengths, 3, penalty=3.0)
+    for row, length in enumerate(lengths):
+        tokens, _, log_probability = by_hand(toy, encoded[row], length, 3, penalty=3.0)
+        assert found[row][0].tolist() == tokens
+        np.testing.assert_allclose(found[row][-1], log_probability, rtol=1e-4, atol=1e-5)
+    plain = search(toy, encoded, lengths, 3)
+    assert sum(len(x[0]) for x in found) > sum(len(x[0]) for x in plain)
+    # The same symbols as a model has whose blank is less probable.
+    lower = search(Toy(1.0), encoded, lengths, 3)
+    assert [x[0].tolist() for x in found] == [x[0].tolist() for x in lower]
 
 
 @pytest.mark.parametrize("search", [host, in_graph])

@@ -71,7 +71,7 @@ class Script:
             yield [self.token(row, number) for number in range(sum(emitted))], num_steps * one_step
 
 
-def outside(script, cap):
+def outside(script, cap, **settings):
     """Runs the search of converted models."""
 
     def run(inputs, signature):
@@ -82,6 +82,7 @@ def outside(script, cap):
         "max_symbols_per_frame": cap,
         "state_shape": [2, 1],
         "vocabulary": {"surfaces": SURFACES},
+        **settings,
     }
     return TransducerDecoder(pipeline, in_graph=False).answer(run, {})
 
@@ -165,6 +166,16 @@ def test_a_network_that_always_emits_is_limited_in_every_frame(decode, cap):
     found = decode(script, cap)
     assert found["token_lengths"].tolist() == [7 * cap, 3 * cap, 0]
     assert set(found["token_ids"][0].tolist()) == {2}
+
+
+def test_a_penalty_of_the_blank_is_that_of_the_export():
+    script = Script([[0] * 4])
+    script.join = lambda encoded, predicted: {
+        "logits": np.tile(np.array([1.0, 0.5, 0.0] + [0.0] * (VOCABULARY_SIZE - 3), "f4"),
+                          (len(encoded), 1, 1, 1))
+    }  # fmt: skip
+    assert outside(script, 1)["token_lengths"].tolist() == [0]
+    assert outside(script, 1, blank_penalty=0.7)["token_lengths"].tolist() == [4]
 
 
 def test_a_batch_of_none_has_no_rows():
