@@ -144,7 +144,7 @@ def test_files_that_ffmpeg_reads_one_of_are_refused(tmp_path, stand_in):
         path.write_bytes(head + bytes(2000))
         assert len(audio.read(path)) == len(stand_in.sound)
         path.write_bytes(2 * (head + bytes(2000)))
-        message = f"several {name.partition(' behind')[0]} files joined"
+        message = f"several joined {name.partition(' behind')[0]} files"
         for source in (path, path.read_bytes()):
             with refused(message, error=audio.AudioError):
                 audio.read(source)
