@@ -124,7 +124,15 @@ class ConformerTransducer(keras.Model):
         return self.join(encoded, self.predict_labels(labels, training=training))
 
     def predict_labels(self, labels, training=False):
-        """Runs the prediction network on a blank and labels `[B, U]`; returns `[B, U + 1, P]`."""
+        """Runs the prediction network on a blank and the labels of utterances.
+
+        Args:
+            labels: `[B, U]` token ids without blank.
+            training: whether label dropout is active.
+
+        Returns:
+            `[B, U + 1, P]`.
+        """
         tokens = ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK)
         predicted, _ = self.predict(tokens, training=training)
         return predicted

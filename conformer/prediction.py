@@ -19,8 +19,8 @@ class PredictionNetwork(keras.layers.Layer):
         vocabulary_size: number of symbols V, including the blank.
         hidden_dim: width D of the embedding and of the LSTM.
         context: number N of labels that the output depends on; None: all.
-        label_dropout_rate: share of the labels that training replaces by the blank. The joint
-            network then learns to follow the sound where the labels alone would mislead it.
+        label_dropout_rate: fraction of the labels that are replaced by the blank in training, so
+            that the joint network relies less on the labels and more on the sound.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
     of TensorFlowASR 0.8. The limited context follows Prabhavalkar et al., Less is more: improved
@@ -70,7 +70,7 @@ class PredictionNetwork(keras.layers.Layer):
         Args:
             tokens: `[B, U]` integers. At the start of an utterance the first token is the blank.
             states: `[B, S, D]` states before the tokens; None at the start of an utterance.
-            training: whether labels are dropped.
+            training: whether label dropout is active.
 
         Returns:
             `[B, U, D]` outputs and the `[B, S, D]` states after the last token.
