@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs import run
 from tests.support import markdown
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
@@ -289,3 +290,23 @@ def test_the_page_about_installing_knows_programs_and_packages():
     packages = set(line.split()[2:]) - {"--no-deps", "PATH_TO_CHECKOUT"}
     known |= {pin.replace("_", "-") for pin in pins}
     assert {name.replace("_", "-") for name in packages} <= known
+
+
+def test_the_long_form_runs_what_it_has_data_for():
+    block = markdown.Block("bash", "# needs: DIGITS, two hours\nfalse\n", 1)
+    assert run.missing(block) == ["two hours"]
+    assert run.missing(block._replace(text="echo")) == []
+    every = {
+        need.strip()
+        for page in PAGES
+        for block in markdown.blocks(read(page))
+        for need in re.split("[,;]", block.needs)
+    }
+    assert every >= run.PROVIDED
+
+
+def test_a_block_that_fails_in_its_first_line_fails(tmp_path):
+    code, output = run.run_block(markdown.Block("bash", "false\necho later\n", 1), tmp_path)
+    assert code == 1 and output == ""
+    code, output = run.run_block(markdown.Block("bash", 'echo "$DATA_DIR"\n', 1), tmp_path)
+    assert code == 0 and output == f"{tmp_path}/DIGITS/dev-clean\n"

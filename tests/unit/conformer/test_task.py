@@ -88,12 +88,12 @@ def test_a_row_without_sound_weighs_nothing(make_task, corpus, ctc_weight):
 
 def test_labels_are_dropped_in_training_alone(make_task):
     task = make_task({"model.dropout_rate": 0.0, "model.label_dropout_rate": 0.9})
-    batch = batch_of(task, 4)
+    batch = batch_of(task, 7)
     losses = {training: float(task.loss(batch, training).loss_sum) for training in (False, True)}
     task.model.prediction.label_dropout_rate = 0.0
     kept = {training: float(task.loss(batch, training).loss_sum) for training in (False, True)}
-    assert losses[False] == pytest.approx(kept[False], rel=1e-6)
-    assert losses[True] != pytest.approx(kept[True], rel=1e-4)
+    assert losses[False] == pytest.approx(kept[False], rel=1e-4)
+    assert losses[True] != pytest.approx(kept[True], rel=1e-3)
 
 
 def test_a_batch_of_masked_rows_has_no_loss_and_a_finite_gradient(make_task):
