@@ -96,12 +96,6 @@ class ModelConfig:
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
-    # Number of the last labels that the prediction network depends on; null: all labels. A limit is
-    # required to recognize words that are repeated more often than in the training set.
-    prediction_context: int | None = number(None, at_least=2, at_most=64)
-    # Fraction of the labels that are replaced by the blank in training, at the input of the
-    # prediction network.
-    label_dropout_rate: float = number(0.0, at_least=0, below=1)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of an auxiliary CTC loss on the encoder output. With it, a model learns the alignment
     # from a small corpus much sooner. Exports leave the CTC head out. 0: no CTC head.

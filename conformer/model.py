@@ -67,18 +67,17 @@ class ConformerTransducer(keras.Model):
         """
         return self.encoder(features, lengths, training=training)
 
-    def predict(self, tokens, states=None, training=False):
+    def predict(self, tokens, states=None):
         """Runs the prediction network. It replaces the method of this name of `keras.Model`.
 
         Args:
             tokens: `[B, U]` token ids.
-            states: `[B, S, P]` states before the tokens; None at the start of an utterance.
-            training: whether labels are dropped.
+            states: `[B, 2, P]` states before the tokens; None at the start of an utterance.
 
         Returns:
-            `[B, U, P]` outputs and the `[B, S, P]` states after the last token.
+            `[B, U, P]` outputs and the `[B, 2, P]` states after the last token.
         """
-        return self.prediction(tokens, states, training=training)
+        return self.prediction(tokens, states)
 
     def join(self, encoded, predicted):
         """Computes float32 logits `[B, T, U, V]` from frames `[B, T, D]` and states `[B, U, P]`."""
@@ -100,7 +99,7 @@ class ConformerTransducer(keras.Model):
             `[B, T, U + 1, V]` float32 logits and `[B]` int32 valid encoded frames.
         """
         encoded, encoded_lengths = self.listen(waveforms, lengths, uniforms, training)
-        return self.align(encoded, labels, training), encoded_lengths
+        return self.align(encoded, labels), encoded_lengths
 
     def listen(self, waveforms, lengths, uniforms=None, training=False):
         """Computes features of waveforms and encodes them.
@@ -119,22 +118,13 @@ class ConformerTransducer(keras.Model):
             features = self.augment(features, feature_lengths, uniforms)
         return self.encode(features, feature_lengths, training=training)
 
-    def align(self, encoded, labels, training=False):
+    def align(self, encoded, labels):
         """Computes logits `[B, T, U + 1, V]` from encoded `[B, T, D]` and labels `[B, U]`."""
-        return self.join(encoded, self.predict_labels(labels, training=training))
+        return self.join(encoded, self.predict_labels(labels))
 
-    def predict_labels(self, labels, training=False):
-        """Runs the prediction network on a blank and the labels of utterances.
-
-        Args:
-            labels: `[B, U]` token ids without blank.
-            training: whether label dropout is active.
-
-        Returns:
-            `[B, U + 1, P]`.
-        """
-        tokens = ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK)
-        predicted, _ = self.predict(tokens, training=training)
+    def predict_labels(self, labels):
+        """Runs the prediction network on a blank and labels `[B, U]`; returns `[B, U + 1, P]`."""
+        predicted, _ = self.predict(ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK))
         return predicted
 
 
@@ -164,12 +154,7 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
         prediction=PredictionNetwork(
-            vocabulary_size,
-            model.prediction_dim,
-            context=model.prediction_context,
-            label_dropout_rate=model.label_dropout_rate,
-            dtype=policy,
-            name="prediction",
+            vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
         ),
         joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
         ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")

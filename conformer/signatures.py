@@ -32,7 +32,7 @@ class Signatures:
         self._model, self._surfaces, self._config = model, surfaces, config
         float32, int32 = tf.float32, tf.int32
         bins, width = model.features.num_mel_bins, model.encoder.hidden_dim
-        num_states, states = model.prediction.state_shape
+        states = model.prediction.hidden_dim
 
         def signature(function, **specs):
             specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
@@ -52,7 +52,7 @@ class Signatures:
             "encode": self._encode,
             "listen": self._listen,
             "predict": signature(
-                self._predict, tokens=(int32, None, 1), states=(float32, None, num_states, states)
+                self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
             ),
             "join": signature(
                 self._join,
@@ -126,7 +126,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "subsampling": 4,
         "blank": BLANK,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
-        "state_shape": model.prediction.state_shape,
+        "state_shape": [2, model.prediction.hidden_dim],
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),

@@ -111,7 +111,7 @@ class ConformerTask(SpeechTask):
         encoded, lengths = self.model.listen(
             batch["waveforms"], batch["lengths"], batch["uniforms"], training
         )
-        predicted = self.model.predict_labels(labels, training=training)
+        predicted = self.model.predict_labels(labels)
         losses = loss_of_pieces(
             encoded,
             predicted,

@@ -39,7 +39,6 @@ def config(tiny_sizes):
         {
             **tiny_sizes,
             "model.ctc_weight": 0.2,
-            "model.prediction_context": 3,
             "features.sample_rate_hz": RATE_HZ,
             "features.frame_step_ms": 12.5,
             "features.frame_length_ms": 30.0,
@@ -126,7 +125,7 @@ def test_the_pieces_equal_those_of_the_model(runner, model, inputs):
     np.testing.assert_array_equal(found["encoded_lengths"], lengths)
     silent = {**inputs, "waveforms": np.zeros_like(inputs["waveforms"])}
     assert not runner.run(silent, "listen")["encoded_lengths"].any()
-    states = tf.random.stateless_normal([4, 4, model.prediction.hidden_dim], [1, 2])
+    states = tf.random.stateless_normal([4, 2, model.prediction.hidden_dim], [1, 2])
     tokens = np.array([[0], [3], [1], [6]], np.int32)
     predicted, following = model.predict(tokens, states)
     found = runner.run({"tokens": tokens, "states": states.numpy()}, "predict")
@@ -204,7 +203,7 @@ def test_signatures_are_those_of_the_design(runner, model):
             ("lengths", "int32", (None,)),
         ),
         "predict": (
-            ("states", "float32", (None, 4, states)),
+            ("states", "float32", (None, 2, states)),
             ("tokens", "int32", (None, 1)),
         ),
         "join": (
@@ -220,7 +219,7 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert pipeline["family"] == "conformer"
     assert pipeline["sample_rate_hz"] == RATE_HZ
     assert pipeline["blank"] == 0
-    assert pipeline["state_shape"] == [4, model.prediction.hidden_dim]
+    assert pipeline["state_shape"] == [2, model.prediction.hidden_dim]
     assert pipeline["vocabulary"]["surfaces"] == list(tokenizer.surfaces)
     head = model.ctc_head.count_params()
     assert pipeline["num_parameters"] == model.count_params() - head

@@ -215,8 +215,6 @@ SECTIONS = {
         "subsampling_filters": 7,
         "dropout_rate": 0.3,
         "prediction_dim": 9,
-        "prediction_context": 3,
-        "label_dropout_rate": 0.25,
         "joint_dim": 11,
         "ctc_weight": 0.2,
     },
@@ -242,7 +240,6 @@ def test_every_key_of_the_configuration_reaches_its_layer():
     expected = {k: v for k, v in SECTIONS["model"].items() if k in model.encoder.get_config()}
     assert len(expected) == 6
     assert model.encoder.get_config().items() >= {**expected, "feedforward_dim": 36}.items()
-    assert (model.prediction.context, model.prediction.label_dropout_rate) == (3, 0.25)
     shapes = {v.path.split("/", 1)[1]: tuple(v.shape) for v in model.weights}
     for path, shape in {
         "encoder/subsampling/convolution_0/kernel": (3, 3, 1, 7),

@@ -211,58 +211,6 @@ def test_dropout_follows_every_module_and_the_first_half_of_feed_forward(monkeyp
             np.testing.assert_allclose(ours[: len(theirs)], theirs, **TOLERANCE)
 
 
-@pytest.mark.parametrize("context", [2, 3])
-def test_a_limited_context_is_the_whole_network_on_the_last_labels(rng, context):
-    layer = PredictionNetwork(7, WIDTH, context=context)
-    layer.build((None, None))
-    reference.randomize(layer, rng)
-    weights, tokens = reference.weights_of(layer), rng.integers(0, 7, (2, 6))
-    found, after = layer(tokens)
-    assert after.shape == (2, *layer.state_shape)
-    for row in range(2):
-        for position in range(6):
-            seen = tokens[row, max(0, position + 1 - context) : position + 1]
-            expected, _ = reference.predict(weights, seen, None)
-            np.testing.assert_allclose(found[row, position], expected[-1], **TOLERANCE)
-    states = layer.initial_state(2)
-    for position in range(6):  # as a decoder reads
-        one, states = layer(tokens[:, position : position + 1], states)
-        np.testing.assert_allclose(one[:, 0], found[:, position], **TOLERANCE)
-    np.testing.assert_allclose(states, after, **TOLERANCE)
-    again = PredictionNetwork.from_config(layer.get_config())
-    assert again.context == context and again.state_shape == layer.state_shape
-
-
-def test_dropped_labels_are_the_blank_in_training_alone(rng):
-    layer = PredictionNetwork(7, WIDTH, context=2, label_dropout_rate=0.5)
-    layer.build((None, None))
-    reference.randomize(layer, rng)
-    tokens = rng.integers(1, 7, (4, 200))
-    plain, _ = layer(tokens)
-    trained, _ = layer(tokens, training=True)
-    again, _ = layer(tokens, training=True)
-    for one in (trained, again):
-        same = np.isclose(one[:, 1:], plain[:, 1:], atol=1e-5).all(-1)
-        assert 0.15 < same.mean() < 0.35, "of two labels both are seen in a quarter of the places"
-    assert not np.allclose(trained, again)
-    # Each output is that of the labels or of blanks in their place.
-    options = [np.stack([np.where(first, tokens[:, :-1], 0), np.where(second, tokens[:, 1:], 0)])
-               for first in (0, 1) for second in (0, 1)]  # fmt: skip
-    found = [layer(np.stack(pair, -1).reshape(-1, 2))[0][:, 1] for pair in options]
-    distances = [np.abs(np.reshape(one, (4, 199, WIDTH)) - trained[:, 1:]).max(-1) for one in found]
-    assert np.min(distances, axis=0).max() < 1e-4
-    assert layer.get_config()["label_dropout_rate"] == 0.5
-
-
-def test_a_label_that_is_repeated_often_looks_like_one_that_is_repeated_as_far_as_seen(rng):
-    layer = PredictionNetwork(7, WIDTH, context=2)
-    layer.build((None, None))
-    reference.randomize(layer, rng)
-    found, _ = layer(np.full((1, 6), 3))
-    for position in range(2, 6):
-        np.testing.assert_allclose(found[0, position], found[0, 1], **TOLERANCE)
-
-
 @pytest.fixture
 def prediction():
     layer = PredictionNetwork(7, WIDTH)

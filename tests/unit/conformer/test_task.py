@@ -86,16 +86,6 @@ def test_a_row_without_sound_weighs_nothing(make_task, corpus, ctc_weight):
     np.testing.assert_allclose(together.examples.numpy()[heard], alone.examples, rtol=1e-4)
 
 
-def test_labels_are_dropped_in_training_alone(make_task):
-    task = make_task({"model.dropout_rate": 0.0, "model.label_dropout_rate": 0.9})
-    batch = batch_of(task, 7)
-    losses = {training: float(task.loss(batch, training).loss_sum) for training in (False, True)}
-    task.model.prediction.label_dropout_rate = 0.0
-    kept = {training: float(task.loss(batch, training).loss_sum) for training in (False, True)}
-    assert losses[False] == pytest.approx(kept[False], rel=1e-4)
-    assert losses[True] != pytest.approx(kept[True], rel=1e-3)
-
-
 def test_a_batch_of_masked_rows_has_no_loss_and_a_finite_gradient(make_task):
     task = make_task({"model.ctc_weight": 0.4})
     *_, batch = task.train_data(Shard(5, 6, 1), Position(), 1).dataset
