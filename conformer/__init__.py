@@ -1,4 +1,4 @@
-"""Speech Conformer transducer: `load_config`, `build_model`; programs train, export and run it."""
+"""Speech Conformer transducer: configuration, model, training, export and recognition."""
 
 import runpy
 from pathlib import Path
@@ -18,7 +18,7 @@ _EXPORTS = {
 }
 __all__ = list(_EXPORTS)
 
-if TYPE_CHECKING:  # the table, for type checkers
+if TYPE_CHECKING:  # the same names as in _EXPORTS, for type checkers
     from conformer.config import load_config as load_config
     from conformer.export import export_checkpoint as export_checkpoint
     from conformer.model import build_model as build_model

@@ -1,21 +1,22 @@
-"""Multi-head self-attention with relative sinusoidal positions, for past and future offsets."""
+"""Multi-head self-attention with relative sinusoidal position encodings for both directions."""
 
 import keras
 from keras import ops
 
 
 def relative_positions(frames, hidden_dim, dtype="float32"):
-    """Encodes the offsets `frames - 1` down to `-frames` by interleaved sines and cosines.
+    """Returns sinusoidal encodings of the offsets `frames - 1` down to `-frames`.
 
-    No pair of frames has the last one: `relative_shift` is about rows of even length.
+    The last offset, `-frames`, occurs for no pair of frames. It makes the number of rows even, as
+    `relative_shift` requires.
 
     Args:
-        frames: T.
-        hidden_dim: D, even.
-        dtype: type of the result; the angles are computed in float32.
+        frames: number of frames T.
+        hidden_dim: width D of an encoding, even.
+        dtype: dtype of the result; the angles are computed in float32.
 
     Returns:
-        `[2T, D]`; even columns are sines, odd ones cosines.
+        `[2T, D]`; the even columns are sines, the odd columns are cosines.
 
     Source: Dai et al., Transformer-XL (2019), appendix B.
     """
@@ -27,33 +28,36 @@ def relative_positions(frames, hidden_dim, dtype="float32"):
 
 
 def relative_shift(scores):
-    """Turns scores by relative offset into scores by key.
+    """Rearranges scores per relative offset to scores per key.
 
     Args:
-        scores: `[B, H, T, 2T]`, column c holding offset `T - 1 - c` (query minus key).
+        scores: `[B, H, T, 2T]`; column c holds the score of offset `T - 1 - c` (query minus key).
 
     Returns:
-        `[B, H, T, T]`, entry (i, j) being the score of offset i - j.
+        `[B, H, T, T]`; entry (i, j) is the score of offset i - j.
 
-    Source: Dai et al., Transformer-XL (2019), appendix B, for offsets of both signs.
+    Source: Dai et al., Transformer-XL (2019), appendix B, extended to negative offsets.
     """
     _, heads, frames, columns = ops.shape(scores)
-    # Row i is wanted from its column T - 1 - i: end to end, each begins 2T - 1 behind the last one.
+    # Row i starts at its column T - 1 - i. In the flattened scores these starts are 2T - 1 apart,
+    # so that rows of 2T - 1 columns line them up.
     rows = ops.reshape(scores, (-1, heads, frames * columns))[:, :, frames - 1 : -1]
     return ops.reshape(rows, (-1, heads, frames, columns - 1))[:, :, :, :frames]
 
 
 class RelativeMultiHeadAttention(keras.layers.Layer):
-    """Self-attention whose scores add content and relative position.
+    """Self-attention whose scores are the sum of a content term and a relative position term.
 
-    `scores = ((q + u) k^T + shift((q + v) (R W_r)^T)) / sqrt(K)`, softmax in float32 over the valid
-    keys. Padded queries give finite values that the caller masks. Keeps the length.
+    `scores = ((q + u) k^T + shift((q + v) (R W_r)^T)) / sqrt(K)`. The softmax is in float32 and
+    over the valid keys. Padded queries give finite values that the caller must mask. The output has
+    as many frames as the input.
 
     Args:
-        num_heads: H.
-        head_size: K.
+        num_heads: number of heads H.
+        head_size: size K of a head.
 
-    Source: Gulati et al., Conformer (2020), section 2.1.1; biases u, v per layer and head.
+    Source: Gulati et al., Conformer (2020), section 2.1. Every layer has its own biases u and v,
+    one of each per head.
     """
 
     def __init__(self, num_heads, head_size, **kwargs):
@@ -62,10 +66,11 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         self.head_size = head_size
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
+        """Creates the variables for inputs `[B, T, D]`."""
         hidden_dim = inputs_shape[-1]
         inner_dim = self.num_heads * self.head_size
-        # One product for queries, keys and values, each third initialized as a layer of its own.
+        # One kernel for queries, keys and values. The scale gives each third of the kernel the
+        # variance that Glorot initialization gives to a separate layer.
         self.query_key_value = keras.layers.Dense(
             3 * inner_dim,
             use_bias=False,
@@ -93,11 +98,11 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, positions, frame_mask):
-        """Attends.
+        """Computes self-attention over the valid frames.
 
         Args:
             inputs: `[B, T, D]`.
-            positions: `[2T, D]` from `relative_positions`.
+            positions: `[2T, D]`, the result of `relative_positions`.
             frame_mask: `[B, T]` bool, True at valid frames.
 
         Returns:
@@ -124,12 +129,12 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         )
 
     def _position_scores(self, query, position):
-        """Multiplies `[B, H, T, K]` by the `[H, K, 2T]` that all rows share."""
+        """Multiplies queries `[B, H, T, K]` by positions `[H, K, 2T]`, the same for all of B."""
         if self.num_heads > 1:
             return ops.matmul(query, position)
-        # TensorFlow 2.16 with oneDNN writes beyond its memory, and wrong values, in a batched
-        # product whose right side has no batch dimension above 1. Remove when `attention_1_head`
-        # in the tests passes without.
+        # TensorFlow 2.16 with oneDNN computes wrong values and writes out of bounds in a batched
+        # product whose right operand has batch dimensions of size 1 only. Remove this branch when
+        # the test `attention_1_head` passes without it.
         return ops.tensordot(query, position[0], 1)
 
     def get_config(self):

@@ -1,4 +1,4 @@
-"""Configuration of the speech Conformer: one frozen dataclass for each section of its YAML."""
+"""Configuration of the speech Conformer: one frozen dataclass for each section of the YAML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +11,12 @@ from tools.ranges import number
 from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
 from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
-_MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
+_MAX_SIZE = 1 << 16  # of any dimension; a larger value is a typing error and would fill the memory
 
 
 @dataclass(frozen=True, slots=True)
 class FeaturesConfig:
-    """Arguments of `features.LogMelSpectrogram`."""
+    """Arguments of `conformer.features.LogMelSpectrogram`, with their units."""
 
     sample_rate_hz: int = number(16000, at_least=4000, at_most=384000)
     frame_length_ms: float = number(25.0, above=0, at_most=1000)
@@ -29,22 +29,27 @@ class FeaturesConfig:
     top_db: float = number(80.0, above=0, at_most=1000)
     normalization: Literal["utterance", "loud_frames", "running_loud_frames"] = "utterance"
     loud_frames_db: float = number(35.0, above=0, at_most=1000)
-    # Start values of running_loud_frames.
+    # The three start values are used by normalization: running_loud_frames only.
     start_offset_db: float = number(35.0, at_least=0, at_most=1000)
     start_deviation_db: float = number(13.0, above=0, at_most=1000)
     start_frames: float = number(20.0, above=0, at_most=100_000)
     remove_dc_offset: bool = False
 
     def validate(self) -> None:
-        """Checks that a frame has samples and fits the transform, and that there are mel bins."""
+        """Checks the frame and transform sizes and the frequency range.
+
+        Raises:
+            UserError: `1 sample <= frame step <= frame length <= fft_length` or
+                `min_hz < max_hz <= sample_rate_hz / 2` does not hold.
+        """
         frame, step = (
             round(x * self.sample_rate_hz / 1000)
             for x in (self.frame_length_ms, self.frame_step_ms)
         )
         if not 1 <= step <= frame <= self.fft_length:
             raise UserError.expected(
-                "features.frame_step_ms of at least a sample, frame_length_ms no shorter, and "
-                "fft_length no shorter than a frame",
+                "1 sample <= features.frame_step_ms <= features.frame_length_ms <= "
+                "features.fft_length",
                 f"{step}, {frame} and {self.fft_length} samples",
                 "Correct the features section",
             )
@@ -52,7 +57,7 @@ class FeaturesConfig:
         highest = half if self.max_hz is None else self.max_hz
         if not self.min_hz < highest <= half:
             raise UserError.expected(
-                f"features.min_hz below features.max_hz, and that at most {half:g}",
+                f"features.min_hz < features.max_hz <= {half:g} (half of features.sample_rate_hz)",
                 f"{self.min_hz:g} and {highest:g}",
                 "Correct the features section",
             )
@@ -60,7 +65,7 @@ class FeaturesConfig:
 
 @dataclass(frozen=True, slots=True)
 class SpecAugmentConfig:
-    """Arguments of `features.SpecAugment`."""
+    """Arguments of `conformer.features.SpecAugment`."""
 
     num_time_masks: int = number(10, at_least=0, at_most=1000)
     max_time_mask_frames: int = number(100, at_least=0)
@@ -71,59 +76,63 @@ class SpecAugmentConfig:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerConfig:
-    """Which symbols the model writes."""
+    """The vocabulary of the model's output."""
 
     kind: Literal["characters", "sentencepiece"] = "characters"
     vocabulary_size: int = number(1000, at_least=2, at_most=1 << 20)  # sentencepiece only
-    vocabulary_file: str = ""  # empty: made from the training transcripts
+    vocabulary_file: str = ""  # empty: build the vocabulary from the training transcripts
 
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes of the transducer; the defaults are Conformer-S."""
+    """Sizes of the transducer. The defaults are those of Conformer-S (Gulati et al., table 1)."""
 
     num_layers: int = number(16, at_least=1, at_most=1000)
     hidden_dim: int = number(144, at_least=1, at_most=_MAX_SIZE)
     num_heads: int = number(4, at_least=1, at_most=_MAX_SIZE)
     kernel_size: int = number(32, at_least=1, at_most=_MAX_SIZE)
     feedforward_multiplier: int = number(4, at_least=1, at_most=1000)
-    # null: hidden_dim
+    # null: the same as hidden_dim
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
-    # Labels that the prediction network depends on; null: all. A word that is repeated more often
-    # than in training needs a limit.
-    prediction_context: int | None = number(None, at_least=2, at_most=64)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
-    # Weight of a CTC loss on the encoder beside the transducer's: small corpora align with it much
-    # sooner. Its head is trained along and left out of exports; 0 makes none.
+    # Weight of an auxiliary CTC loss on the encoder output. With it, a model learns the alignment
+    # from a small corpus much sooner. Exports leave the CTC head out. 0: no CTC head.
     ctc_weight: float = number(0.0, at_least=0, at_most=1)
 
     def validate(self) -> None:
-        """Checks that the heads divide the width and that sinusoids come in pairs."""
+        """Checks the width.
+
+        Raises:
+            UserError: hidden_dim is odd or not a multiple of num_heads.
+        """
         if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise UserError.expected(
-                "model.hidden_dim even and a multiple of model.num_heads",
-                f"{self.hidden_dim} and {self.num_heads}",
+                "an even model.hidden_dim that is a multiple of model.num_heads",
+                f"hidden_dim {self.hidden_dim}, num_heads {self.num_heads}",
                 "Change one of them",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingConfig:
-    """Greedy search."""
+    """Options of greedy search."""
 
     max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
 
 
 def _training() -> TrainingConfig:
-    """A loss that is a sum over frames has large gradients: its scale starts low."""
+    """Returns the training defaults, with a low initial loss scale.
+
+    The transducer loss is a sum over frames, so its gradients are large in float16.
+    """
     return TrainingConfig(loss_scale=LossScaleConfig(initial=4.0))
 
 
 @dataclass(frozen=True, slots=True)
 class ConformerConfig:
-    """Everything that defines a model and its training."""
+    """Configuration of a model and its training."""
 
     data: DataConfig = field(default_factory=DataConfig)
     features: FeaturesConfig = field(default_factory=FeaturesConfig)
@@ -135,20 +144,22 @@ class ConformerConfig:
     training: TrainingConfig = field(default_factory=_training)
 
     def validate(self) -> None:
-        """Checks that the metric of the best checkpoint is one that evaluation gives."""
+        """Checks that evaluation computes the metric that selects the best checkpoint."""
         check_best_metric(self.training, SPEECH_METRICS)
 
 
 def load_config(
     path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> ConformerConfig:
-    """Reads a YAML file.
+    """Returns the configuration in a YAML file.
 
     Args:
-        path: the file; None takes the defaults (Conformer-S).
-        overrides: values by dotted key, such as `{"model.num_layers": 4}`; they win over the file.
+        path: YAML file; None returns the defaults (Conformer-S).
+        overrides: values by dotted key, such as `{"model.num_layers": 4}`. They take precedence
+            over the file.
 
     Raises:
-        UserError: unknown key, wrong type or value, naming the key and the nearest valid one.
+        UserError: a key is unknown, or a value has the wrong type or is out of range. The message
+            names the key, and for an unknown key the most similar valid one.
     """
     return load(ConformerConfig, path, overrides or {})

@@ -1,4 +1,4 @@
-"""The convolution module of a Conformer block, with batch norm that never sees padding."""
+"""Convolution module of a Conformer block. Its batch norm leaves padded frames out."""
 
 import keras
 from keras import ops
@@ -11,13 +11,13 @@ BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
 class ConvolutionModule(keras.layers.Layer):
     """Pointwise convolution, GLU, depthwise convolution, batch norm, swish, pointwise convolution.
 
-    Frames beyond the mask are zeroed before the depthwise convolution, so its "same" padding and a
-    batch's padding are the same zeros. Keeps the length.
+    Padded frames are set to zero before the depthwise convolution, so that an utterance gives the
+    same output alone and in a padded batch. The output has as many frames as the input.
 
     Args:
-        kernel_size: frames seen by the depthwise convolution; an even one sees one more future
-            frame than past ones.
-        dropout_rate: dropout at the end.
+        kernel_size: kernel size of the depthwise convolution in frames. A kernel of even size
+            covers one future frame more than past frames.
+        dropout_rate: rate of the dropout after the last convolution.
 
     Source: Gulati et al., Conformer (2020), section 2.2.
     """
@@ -28,13 +28,14 @@ class ConvolutionModule(keras.layers.Layer):
         self.dropout_rate = dropout_rate
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
+        """Creates the variables for inputs `[B, T, D]`."""
         width = inputs_shape[-1]
         # A pointwise convolution is a dense layer over the channels.
         self.expansion = keras.layers.Dense(2 * width, dtype=self.dtype_policy, name="expansion")
         self.expansion.build(inputs_shape)
-        # TensorFlow 2.16 crashes in DepthwiseConv1D from kernel 13 up on AVX-512 machines: the same
-        # as a DepthwiseConv2D over [B, T, 1, D], until TensorFlow 2.18 can be had.
+        # TensorFlow 2.16 crashes in DepthwiseConv1D with kernels of 13 and more frames on AVX-512
+        # machines. DepthwiseConv2D over [B, T, 1, D] computes the same. Replace it when the
+        # project requires TensorFlow 2.18.
         self.depthwise = keras.layers.DepthwiseConv2D(
             (self.kernel_size, 1), padding="same", dtype=self.dtype_policy, name="depthwise"
         )
@@ -49,12 +50,12 @@ class ConvolutionModule(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, frame_mask, training=False):
-        """Convolves.
+        """Applies the module.
 
         Args:
             inputs: `[B, T, D]`.
             frame_mask: `[B, T]` bool, True at valid frames.
-            training: whether dropout and batch moments are active.
+            training: whether dropout is active and batch norm uses the moments of the batch.
 
         Returns:
             `[B, T, D]`.

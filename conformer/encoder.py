@@ -1,4 +1,4 @@
-"""The Conformer encoder: feed-forward module, block, and the stack on top of the subsampling."""
+"""Conformer encoder: feed-forward module, Conformer block, and the complete encoder."""
 
 import keras
 from keras import ops
@@ -12,11 +12,11 @@ LAYER_NORM_EPSILON = 1e-5
 
 
 class FeedForward(keras.layers.Layer):
-    """Two dense layers with swish between them, dropout after each. Keeps the length.
+    """Dense layer, swish, dropout, dense layer, dropout, applied to each frame.
 
     Args:
         feedforward_dim: inner width.
-        dropout_rate: dropout after the activation and at the end.
+        dropout_rate: rate of both dropouts.
 
     Source: Gulati et al., Conformer (2020), section 2.3.
     """
@@ -56,16 +56,17 @@ class FeedForward(keras.layers.Layer):
 
 
 class ConformerBlock(keras.layers.Layer):
-    """Half a feed-forward module, attention, convolution, half a feed-forward module, layer norm.
+    """Feed-forward module, self-attention, convolution, feed-forward module, layer norm.
 
-    Every module reads a layer norm of the residual stream. Keeps the length; padded frames hold
-    finite values that no valid frame ever reads.
+    Each module has a layer norm at its input and a residual connection around it. The residual
+    connections of the feed-forward modules have weight one half. The output has as many frames as
+    the input. Padded frames of the output are finite and do not influence valid frames.
 
     Args:
-        num_heads: H; the width must be a multiple of it.
+        num_heads: number of heads H; D must be a multiple of H.
         feedforward_dim: inner width of both feed-forward modules.
-        kernel_size: of the depthwise convolution.
-        dropout_rate: dropout after each module.
+        kernel_size: kernel size of the depthwise convolution in frames.
+        dropout_rate: rate of the dropout in and after each module.
 
     Source: Gulati et al., Conformer (2020), section 2.4.
     """
@@ -104,13 +105,13 @@ class ConformerBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, positions, frame_mask, training=False):
-        """Transforms.
+        """Applies the block.
 
         Args:
             inputs: `[B, T, D]`.
-            positions: `[2T, D]`.
+            positions: `[2T, D]`, the result of `attention.relative_positions`.
             frame_mask: `[B, T]` bool, True at valid frames.
-            training: whether dropout and batch moments are active.
+            training: whether dropout is active and batch norm uses the moments of the batch.
 
         Returns:
             `[B, T, D]`.
@@ -135,18 +136,18 @@ class ConformerBlock(keras.layers.Layer):
 
 
 class ConformerEncoder(keras.layers.Layer):
-    """Subsampling and a stack of Conformer blocks.
+    """Convolution subsampling followed by Conformer blocks.
 
-    Output length: `ceil(ceil(lengths / 2) / 2)`; frames beyond it are zero.
+    Output length: `ceil(ceil(lengths / 2) / 2)`. Frames after this length are zero.
 
     Args:
-        num_layers: blocks.
-        hidden_dim: D.
-        num_heads: H.
+        num_layers: number of Conformer blocks.
+        hidden_dim: width D, even and a multiple of H.
+        num_heads: number of heads H.
         feedforward_dim: inner width of the feed-forward modules.
-        kernel_size: of the depthwise convolutions.
+        kernel_size: kernel size of the depthwise convolutions in frames.
         subsampling_filters: channels of the subsampling convolutions.
-        dropout_rate: dropout everywhere.
+        dropout_rate: rate of all dropouts.
 
     Source: Gulati et al., Conformer (2020), figure 1.
     """
@@ -173,7 +174,7 @@ class ConformerEncoder(keras.layers.Layer):
         self.dropout_rate = dropout_rate
 
     def build(self, features_shape):
-        """Builds for features of `[B, T, F]`."""
+        """Creates the variables for features `[B, T, F]`."""
         self.subsampling = ConvolutionSubsampling(
             self.subsampling_filters,
             self.hidden_dim,
@@ -197,15 +198,15 @@ class ConformerEncoder(keras.layers.Layer):
         self.built = True
 
     def call(self, features, lengths, training=False):
-        """Encodes.
+        """Encodes features.
 
         Args:
             features: `[B, T, F]`.
             lengths: `[B]` valid frames.
-            training: whether dropout and batch moments are active.
+            training: whether dropout is active and batch norm uses the moments of the batch.
 
         Returns:
-            `[B, ceil(ceil(T/2)/2), D]` and the new `[B]` int32 lengths.
+            `[B, ceil(ceil(T/2)/2), D]` encoded frames and the `[B]` int32 numbers of valid ones.
         """
         x, lengths = self.subsampling(features, lengths, training=training)
         frames = ops.shape(x)[1]

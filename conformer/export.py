@@ -1,4 +1,4 @@
-"""Exports a trained Conformer as a SavedModel that needs nothing but TensorFlow."""
+"""Exports a trained Conformer as a SavedModel that runs in TensorFlow without this project."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
@@ -21,11 +21,15 @@ from tools.training.checkpoint import Checkpoint, open_checkpoint
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Writes a SavedModel, whole or not at all.
+    """Writes the model of a checkpoint as a SavedModel.
+
+    If writing fails, no incomplete directory is left behind.
 
     Args:
-        checkpoint: its moving average is exported where it has one.
-        output_dir: must not exist yet, or be an earlier export.
+        checkpoint: training checkpoint. If it has a moving average of the weights, the average is
+            exported.
+        output_dir: directory to write. It must not exist, or hold an earlier export, which is
+            replaced.
     """
     config = load_config(checkpoint.path / CONFIG_FILE)
     tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
@@ -37,7 +41,7 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "conformer.export",
         "Exports a trained Conformer as a SavedModel.",
@@ -45,7 +49,7 @@ def main(argv: list[str]) -> int:
         example="--checkpoint=runs/m --output_dir=exports/m",
     )
     flags.group("Input")
-    about = "Run directory, whose best checkpoint is exported, or checkpoint directory."
+    about = "Checkpoint directory, or run directory; of a run, the best checkpoint is exported."
     flags.string("checkpoint", None, about, default_text=REQUIRED)
     flags.group("Output")
     flags.string("output_dir", None, "SavedModel directory to write.", default_text=REQUIRED)
@@ -61,7 +65,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -10,7 +10,7 @@ from conformer.running_statistics import running_statistics
 from tools.layers.masking import sequence_mask
 
 _POWER_FLOOR = 1e-10
-_RUNNING_POWER_FLOOR = 1e-14  # of waveforms that are not scaled to their peak
+_RUNNING_POWER_FLOOR = 1e-14  # lower, because these waveforms are not scaled to a peak of 1
 _STANDARD_DEVIATION_FLOOR = 1e-5
 _DECIBELS_PER_NEPER = 10.0 / math.log(10.0)
 NORMALIZATIONS = ("utterance", "loud_frames", "running_loud_frames")
@@ -19,7 +19,14 @@ NORMALIZATIONS = ("utterance", "loud_frames", "running_loud_frames")
 def mel_filterbank(
     sample_rate_hz: int, fft_length: int, num_mel_bins: int, min_hz: float, *, max_hz: float
 ) -> np.ndarray:
-    """Builds triangular filters, evenly spaced on Slaney's mel scale and of equal area.
+    """Returns triangular filters of equal area, evenly spaced on Slaney's mel scale.
+
+    Args:
+        sample_rate_hz: sample rate.
+        fft_length: size of the Fourier transform in samples.
+        num_mel_bins: number of filters F.
+        min_hz: lower edge of the first filter.
+        max_hz: upper edge of the last filter.
 
     Returns:
         `[fft_length // 2 + 1, num_mel_bins]` float32 weights.
@@ -50,16 +57,19 @@ def mel_filterbank(
 
 
 def windowed_dft_basis(frame_length: int, fft_length: int, bins: np.ndarray) -> np.ndarray:
-    """Builds the real DFT of a Hann-windowed frame as a matrix: cosines, then sines.
+    """Returns the matrix that computes the windowed Fourier transform of a frame.
+
+    The window is a periodic Hann window. The left half of the matrix gives the cosine
+    coefficients, the right half the sine coefficients: with `c, s = split(frame @ matrix, 2)`, the
+    power spectrum is `c**2 + s**2`.
 
     Args:
-        frame_length: samples of a frame.
-        fft_length: size of the transform.
-        bins: which of its `fft_length // 2 + 1` to compute.
+        frame_length: samples in a frame.
+        fft_length: size of the Fourier transform in samples.
+        bins: frequency bins to compute, integers in `0..fft_length // 2`.
 
     Returns:
-        `[frame_length, 2 * len(bins)]` float32; the sum of squares of the two halves of
-        `frame @ basis` is the power spectrum.
+        `[frame_length, 2 * len(bins)]` float32.
     """
     samples = np.arange(frame_length)
     window = 0.5 - 0.5 * np.cos(2.0 * np.pi * samples / frame_length)
@@ -69,43 +79,56 @@ def windowed_dft_basis(frame_length: int, fft_length: int, bins: np.ndarray) -> 
 
 
 class LogMelSpectrogram(keras.layers.Layer):
-    """Log-mel spectrogram, normalized by each utterance's own mean and variance.
+    """Log-mel spectrogram, normalized by the mean and standard deviation of each utterance.
 
-    Peak normalization, pre-emphasis, centred Hann frames with reflection at both ends of the
-    utterance itself, power spectrum as a product with a DFT basis, mel filters, decibels limited to
-    `top_db` below the utterance's maximum, then zero mean and unit variance over its frames and
-    bins. What lies beyond `lengths` (whatever it holds) changes nothing; features there are zero.
+    The steps for each utterance:
 
-    By default all frames count for mean and variance, so silence around the speech changes the
-    features of the speech. With `normalization="loud_frames"` only those count whose loudest bin is
-    at most `loud_frames_db` below the loudest bin of the utterance. `"running_loud_frames"` takes
-    the frames so far instead, so that features can be computed while somebody speaks: see
-    `running_statistics`; there is no peak normalization, and `top_db` is below the maximum so far.
+    1. scale the waveform to a peak of 1 and apply pre-emphasis;
+    2. cut centered frames (the waveform is reflected at both of its ends) and apply a Hann window;
+    3. compute the power spectrum and apply the mel filters;
+    4. convert to decibels and raise all values to at least the maximum minus `top_db`;
+    5. subtract the mean and divide by the standard deviation over frames and bins.
 
-    Output length: `1 + lengths // frame_step` (0 for an empty row). Float32 under every policy.
+    `normalization` selects the frames over which mean and standard deviation are computed:
+
+    - `"utterance"`: all frames. Silence around the speech then changes the features of the speech.
+    - `"loud_frames"`: the frames whose loudest bin is at most `loud_frames_db` below the loudest
+      bin of the utterance.
+    - `"running_loud_frames"`: for each frame, the loud frames up to this frame, see
+      `running_statistics`. These features can be computed during recording: the waveform is not
+      scaled to its peak, and the maximum of step 4 is the maximum up to this frame.
+
+    Samples after the end of an utterance have no influence, even if they are NaN. Features of
+    padded frames are zero. All computations are in float32 under every dtype policy.
+
+    Output length: `1 + lengths // frame_step`, and 0 for an utterance without samples.
 
     Args:
-        sample_rate_hz: rate of the waveforms.
-        frame_length_ms: width of the analysis window.
-        frame_step_ms: distance of two frames.
-        fft_length: size of the Fourier transform, at least one frame.
-        num_mel_bins: F.
+        sample_rate_hz: sample rate of the waveforms.
+        frame_length_ms: length of the analysis window.
+        frame_step_ms: distance between two frames.
+        fft_length: size of the Fourier transform in samples, at least the frame length.
+        num_mel_bins: number of mel filters F.
         min_hz: lower edge of the first filter.
-        max_hz: upper edge of the last one; None is half the sample rate.
-        preemphasis: coefficient of the first-order difference.
-        top_db: dynamic range kept below the maximum.
-        normalization: `utterance`, `loud_frames` or `running_loud_frames`: the frames that mean
-            and variance are over.
-        loud_frames_db: range of the frames that count as loud.
-        start_offset_db: of `running_loud_frames`: the mean of the loud frames of a corpus, below
-            the loudest bin of each utterance.
-        start_deviation_db: its standard deviation of them.
-        start_frames: frames that these two stand for.
-        remove_dc_offset: whether each frame's mean is subtracted, and the first sample counts as
-            its own predecessor in the pre-emphasis, so that a constant changes nothing.
+        max_hz: upper edge of the last filter; None means half the sample rate.
+        preemphasis: coefficient c of the pre-emphasis `x[t] - c * x[t - 1]`.
+        top_db: dynamic range; smaller values are raised to the maximum minus this range.
+        normalization: `"utterance"`, `"loud_frames"` or `"running_loud_frames"`, see above.
+        loud_frames_db: frames are loud if their loudest bin is in this range below the maximum.
+        start_offset_db: for `"running_loud_frames"`: start value of the mean, as a distance below
+            the loudest bin so far. Use the average of this distance over a corpus.
+        start_deviation_db: for `"running_loud_frames"`: start value of the standard deviation.
+        start_frames: for `"running_loud_frames"`: number of frames that the start values count as.
+        remove_dc_offset: whether to subtract the mean of each frame, and to use the first sample
+            as its own predecessor in the pre-emphasis. A constant added to the waveform then
+            changes nothing.
 
-    Source: the front end of the original (facts 1c), with librosa 0.11 (`feature.melspectrogram`,
-    `power_to_db`) as the reference; `remove_dc_offset` as in Kaldi's `compute-fbank-feats`.
+    Raises:
+        ValueError: an unknown normalization, or frame step, frame length and fft_length are not
+            in increasing order.
+
+    Source: librosa 0.11, `feature.melspectrogram` and `power_to_db`; `remove_dc_offset` as in
+    Kaldi's `compute-fbank-feats`.
     """
 
     def __init__(
@@ -158,23 +181,23 @@ class LogMelSpectrogram(keras.layers.Layer):
         filters = mel_filterbank(
             sample_rate_hz, fft_length, num_mel_bins, min_hz, max_hz=max_hz or sample_rate_hz / 2
         )
-        heard = np.flatnonzero(filters.any(axis=1))  # what no filter reads is not computed
+        heard = np.flatnonzero(filters.any(axis=1))  # compute only the bins that a filter uses
         self._basis = windowed_dft_basis(self.frame_length, fft_length, heard)
-        if remove_dc_offset:  # (x - mean(x)) B = x (B - the mean of the rows of B)
+        if remove_dc_offset:  # (x - mean(x)) B equals x (B - mean of the rows of B)
             self._basis = self._basis - self._basis.mean(axis=0)
         self._filters = filters[heard]
 
     def frame_lengths(self, lengths):
-        """Gives the number of frames of utterances of `lengths` samples, both `[B]`."""
+        """Returns the `[B]` int32 numbers of frames of utterances with `[B]` lengths in samples."""
         lengths = ops.cast(lengths, "int32")
         return ops.where(lengths > 0, 1 + lengths // self.frame_step, 0)
 
     def call(self, waveforms, lengths):
-        """Computes features.
+        """Computes the features of waveforms.
 
         Args:
             waveforms: `[B, S]` float32.
-            lengths: `[B]` integers, valid samples of each row.
+            lengths: `[B]` integers, valid samples of each waveform.
 
         Returns:
             `[B, 1 + S // frame_step, F]` float32 features and `[B]` int32 valid frames.
@@ -201,7 +224,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         return waveforms - self.preemphasis * previous
 
     def _frames(self, waveforms, lengths):
-        """Cuts `[B, T, frame_length]` frames, reflecting each row at its own two ends."""
+        """Cuts waveforms into frames `[B, T, frame_length]`, reflecting each at both ends."""
         frame_count = 1 + ops.shape(waveforms)[1] // self.frame_step
         covered = (frame_count - 1) * self.frame_step + self.frame_length
         positions = ops.abs(ops.arange(covered) - self.frame_length // 2)
@@ -209,7 +232,8 @@ class LogMelSpectrogram(keras.layers.Layer):
         positions = ops.mod(ops.expand_dims(positions, 0), period)
         positions = ops.minimum(positions, period - positions)
         padded = ops.take_along_axis(waveforms, positions, axis=1)
-        # A frame is a few blocks of the common divisor: slices and one concatenation, no gather.
+        # Frame length and frame step are multiples of a block, so that a frame is a concatenation
+        # of blocks. Slices of blocks are faster than a gather of samples.
         block = math.gcd(self.frame_length, self.frame_step)
         blocks = ops.reshape(padded, (-1, covered // block, block))
         stride = self.frame_step // block
@@ -250,7 +274,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         return ops.where(valid, normalized, 0.0)
 
     def _counted(self, decibels, valid):
-        """Marks `[B, T, 1]` the frames that mean and variance are over."""
+        """Returns a mask `[B, T, 1]` of the frames that enter the mean and the variance."""
         if self.normalization == "utterance":
             return valid
         loudest_bin = ops.max(decibels, axis=2, keepdims=True)
@@ -268,20 +292,22 @@ class LogMelSpectrogram(keras.layers.Layer):
 
 
 class SpecAugment(keras.layers.Layer):
-    """Masks random stretches of time and bands of frequency with zero, the mean of the features.
+    """Sets random time spans and frequency bands to zero, which is the mean of the features.
 
-    A pure function of its `uniforms`: whoever draws them decides about reproducibility, so the same
-    utterance of the same epoch gets the same masks on any number of processes.
+    The masks depend only on the random numbers `uniforms` that the caller passes. The data
+    pipeline draws them from the seed, the epoch and the utterance, so that the masks of an
+    utterance do not depend on the number of processes.
 
     Args:
-        num_time_masks: masks along time.
-        max_time_mask_frames: upper limit of a time mask's width.
-        max_time_mask_share: the same limit as a share of the utterance's own length.
-        num_frequency_masks: masks along frequency.
-        max_frequency_mask_bins: upper limit of a frequency mask's width.
+        num_time_masks: number of time masks.
+        max_time_mask_frames: largest width of a time mask in frames.
+        max_time_mask_share: largest width of a time mask, as a fraction of the valid frames. The
+            smaller of the two limits applies.
+        num_frequency_masks: number of frequency masks.
+        max_frequency_mask_bins: largest width of a frequency mask in mel bins.
 
-    Source: Park et al., SpecAugment (2019); Park et al., SpecAugment on large scale datasets (2020)
-    for widths relative to the length.
+    Source: Park et al., SpecAugment (2019); Park et al., SpecAugment on large scale datasets
+    (2020) for time masks relative to the length.
     """
 
     def __init__(
@@ -303,7 +329,7 @@ class SpecAugment(keras.layers.Layer):
 
     @property
     def num_uniforms(self) -> int:
-        """How many uniform numbers an utterance needs."""
+        """Number of random numbers that the masks of one utterance require."""
         return 2 * (self.num_time_masks + self.num_frequency_masks)
 
     def call(self, features, lengths, uniforms):
@@ -312,10 +338,10 @@ class SpecAugment(keras.layers.Layer):
         Args:
             features: `[B, T, F]`.
             lengths: `[B]` valid frames.
-            uniforms: `[B, num_uniforms]` in `[0, 1)`.
+            uniforms: `[B, num_uniforms]`, uniformly distributed in `[0, 1)`.
 
         Returns:
-            `[B, T, F]` with the masked entries zero.
+            `[B, T, F]` features in which masked entries are zero.
         """
         frames, bins = ops.shape(features)[1], features.shape[2]
         lengths = ops.cast(lengths, "float32")[:, None]
@@ -339,7 +365,7 @@ class SpecAugment(keras.layers.Layer):
 
     @staticmethod
     def _masked(uniforms, count, widest, extent, *, size):
-        """Marks the union of `count` stretches of 0..widest positions that lie inside `extent`."""
+        """Returns a mask of `count` random spans of 0 to `widest` positions within `extent`."""
         width = ops.floor(uniforms[:, :count] * (widest + 1.0))
         start = ops.floor(uniforms[:, count:] * (extent - width + 1.0))
         position = ops.cast(ops.arange(size), "float32")[None, :, None]

@@ -1,4 +1,4 @@
-"""Greedy recognition of waveforms in a graph of TensorFlow, for exports and for evaluation."""
+"""Greedy recognition inside a TensorFlow graph, for exported models and for evaluation."""
 
 from collections.abc import Callable
 
@@ -12,15 +12,15 @@ from tools.layers.masking import sequence_mask
 def without_silence(
     waveforms: tf.Tensor, lengths: tf.Tensor, encoded_lengths: tf.Tensor
 ) -> tf.Tensor:
-    """Sets the length of all-zero waveforms to 0, so that silence decodes to an empty text.
+    """Sets the encoded length of all-zero waveforms to 0, so that they decode to an empty text.
 
     Args:
         waveforms: `[B, S]`.
         lengths: `[B]` valid samples.
-        encoded_lengths: `[B]` valid frames.
+        encoded_lengths: `[B]` valid encoded frames.
 
     Returns:
-        `[B]` frames to decode.
+        `[B]` numbers of encoded frames to decode.
     """
     inside = sequence_mask(lengths, tf.shape(waveforms)[1])
     sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
@@ -35,14 +35,19 @@ def greedy(
     *,
     listen: Callable | None = None,
 ) -> Hypotheses:
-    """Recognizes `[B, S]` waveforms with `[B]` lengths; called in a graph.
+    """Decodes waveforms greedily. Call it in a `tf.function`.
 
     Args:
-        model: built.
-        waveforms: `[B, S]`.
+        model: a built model.
+        waveforms: `[B, S]` float32.
         lengths: `[B]` valid samples.
-        max_symbols_per_frame: of the decoder.
-        listen: stands in for `model.listen` and `without_silence` where they are one function.
+        max_symbols_per_frame: largest number of tokens that the search emits at one frame.
+        listen: function `(waveforms, lengths) -> (encoded, encoded_lengths)` to call instead of
+            `model.listen` and `without_silence`.
+
+    Returns:
+        Token ids, their number and the log probability of each utterance; see
+        `tools.decoding.graph.Hypotheses`.
     """
     if listen is None:
         encoded, encoded_lengths = model.listen(waveforms, lengths)

@@ -1,4 +1,4 @@
-"""Recognizes sound files, folders, or a LibriSpeech-layout corpus with an exported Conformer."""
+"""Recognizes sound files, folders, or a corpus in LibriSpeech layout with an exported Conformer."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.session import BUNDLED_MODEL, open_session, session_limits
@@ -20,10 +20,10 @@ from tools.recognition.sounds import check_options
 
 
 def command_line() -> CommandLine:
-    """The program's flags."""
+    """Returns the flags of the program."""
     flags = CommandLine(
         "conformer.infer",
-        "Recognizes sound files or folders, or recognizes and scores a corpus.",
+        "Recognizes sound files or folders, or recognizes a corpus and computes the error rates.",
         "[FLAGS] [FILE|FOLDER ...]",
         example="sound.wav",
     )
@@ -32,7 +32,7 @@ def command_line() -> CommandLine:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
     options = from_flags(RunnerOptions, values)
     data = from_flags(DataOptions, values, paths=tuple(paths))
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""The joint network of a transducer: an encoder frame and a prediction state to token logits."""
+"""Joint network of a transducer: computes logits from encoder frames and prediction states."""
 
 import keras
 from keras import ops
@@ -7,14 +7,14 @@ from keras import ops
 class JointNetwork(keras.layers.Layer):
     """`Dense_V(tanh(Dense(encoded) + Dense(predicted)))`, for every frame and every state.
 
-    The two projections and the logits of a sum can be had apart: a search projects each frame and
-    each state once, and a loss need not hold the logits of all pairs at the same time.
+    The two projections and the logits are also separate methods. A search can then project each
+    frame and each state once, and a loss can compute the logits in parts to save memory.
 
-    Logits are float32 under every policy.
+    Logits are float32 under every dtype policy.
 
     Args:
-        hidden_dim: width of the sum.
-        vocabulary_size: V, blank included.
+        hidden_dim: width J of both projections.
+        vocabulary_size: number of symbols V, including the blank.
 
     Source: Graves et al., Speech recognition with deep recurrent neural networks (2013), eq. 17-18;
     layout of TensorFlowASR 0.8.
@@ -26,7 +26,7 @@ class JointNetwork(keras.layers.Layer):
         self.vocabulary_size = vocabulary_size
 
     def build(self, encoded_shape, predicted_shape):
-        """Builds for `[B, T, D]` and `[B, U, P]`."""
+        """Creates the variables for frames `[B, T, D]` and prediction states `[B, U, P]`."""
         self.encoded_projection = keras.layers.Dense(
             self.hidden_dim, dtype=self.dtype_policy, name="encoded_projection"
         )
@@ -42,7 +42,7 @@ class JointNetwork(keras.layers.Layer):
         self.built = True
 
     def project_encoded(self, encoded):
-        """Projects encoder frames `[..., D]` to `[..., J]`, J being `hidden_dim`."""
+        """Projects encoder frames `[..., D]` to `[..., J]`, where J is `hidden_dim`."""
         return self.encoded_projection(encoded)
 
     def project_predicted(self, predicted):
@@ -50,11 +50,11 @@ class JointNetwork(keras.layers.Layer):
         return self.predicted_projection(predicted)
 
     def logits(self, joined):
-        """Gives the logits `[..., V]` of sums `[..., J]` of the two projections."""
+        """Computes logits `[..., V]` from sums `[..., J]` of the two projections."""
         return self.vocabulary_projection(ops.tanh(joined))
 
     def call(self, encoded, predicted):
-        """Joins `[B, T, D]` and `[B, U, P]` to logits `[B, T, U, V]`."""
+        """Computes logits `[B, T, U, V]` from frames `[B, T, D]` and states `[B, U, P]`."""
         encoded, predicted = self.project_encoded(encoded), self.project_predicted(predicted)
         return self.logits(ops.expand_dims(encoded, 2) + ops.expand_dims(predicted, 1))
 

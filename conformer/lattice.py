@@ -1,29 +1,31 @@
-"""The lattice of a transducer: log probabilities of its edges to the sum over all paths.
+"""Transducer lattice: sums the probabilities of all paths, given log probabilities of the edges.
 
-Nodes (t, u), t = 0..T, u = 0..U. A blank leads to (t + 1, u), a label to (t, u + 1), and every path
-ends in (T_b, U_b). Forward and backward variables are one recursion over anti-diagonals, run on the
-utterances and on their mirror images at once, so the loop takes T + U short steps.
+The lattice has a node (t, u) for t = 0..T frames and u = 0..U labels. A blank leads from (t, u) to
+(t + 1, u), a label to (t, u + 1). The paths of utterance b start at (0, 0) and end at (T_b, U_b).
+The forward variables are computed one anti-diagonal after the other, in T + U steps. The backward
+variables are the forward variables of the reversed lattice, so that one loop computes both.
 """
 
 import tensorflow as tf
 
-IMPOSSIBLE = -1e30  # a log probability of what cannot be; finite, since sums of infinities give NaN
+IMPOSSIBLE = -1e30  # log probability of edges that do not exist; finite, as inf - inf gives NaN
 
 
 class Lattice:
-    """The lattices of a batch.
+    """The lattices of a batch of utterances.
 
     Args:
-        blank: `[B, T, U + 1]` float32 log probabilities of blank at each frame and state.
-        label: `[B, T, U + 1]` those of the next label; the last state's are never read.
+        blank: `[B, T, U + 1]` float32 log probability of blank at each frame and state.
+        label: `[B, T, U + 1]` float32 log probability of the next label at each frame and state.
+            The last state has no next label, and its values are not used.
         frames: `[B]` int32 valid frames.
         label_lengths: `[B]` int32 valid labels.
 
     Attributes:
-        has_blank: `[B, T, U + 1]` bool, where a blank leads to a node of the lattice.
-        has_label: `[B, T, U + 1]` bool, where a label does.
-        log_likelihood: `[B]` float32, in nats.
-        loss: `[B]` float32, its negative; infinite where there is no path.
+        has_blank: `[B, T, U + 1]` bool, True where the lattice has a blank edge.
+        has_label: `[B, T, U + 1]` bool, True where the lattice has a label edge.
+        log_likelihood: `[B]` float32 log probability of the labels, in nats.
+        loss: `[B]` float32 negative log likelihood; infinite if the lattice has no path.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), sections 2.4, 2.5.
     """
@@ -38,8 +40,8 @@ class Lattice:
         self.has_label = in_time & (u < label_lengths[:, None, None])
         self._blank = tf.where(self.has_blank, blank, IMPOSSIBLE)
         self._label = tf.where(self.has_label, label, IMPOSSIBLE)
-        # The mirror image walks from the end: blanks and labels reversed within their own lengths,
-        # and the label edges, which belong to the row they stay in, one row later.
+        # The reversed lattice: both axes are reversed within the lengths of each utterance. Label
+        # edges stay in their row, so that the reversed ones move down by one row.
         mirrored_blank = _reverse(self._blank, frames, label_lengths + 1)
         mirrored_label = _reverse(self._label, frames, label_lengths)
         row, rows = [[0, 0], [1, 0], [0, 0]], [[0, 0], [0, 1], [0, 0]]
@@ -61,11 +63,14 @@ class Lattice:
         self.loss = tf.where(impossible, float("inf"), -self.log_likelihood)
 
     def occupancies(self) -> tuple[tf.Tensor, tf.Tensor]:
-        """Computes the probability, given the labels, that the path takes an edge.
+        """Computes the probability of each edge to be part of the path, given the labels.
+
+        These probabilities are the negative gradient of the loss with respect to the log
+        probabilities of the edges.
 
         Returns:
-            Those of the blank edges and of the label edges, `[B, T, U + 1]` each, zero where there
-            is no edge. They are the negative gradient of the loss by the edges' log probabilities.
+            Probabilities of the blank edges and of the label edges, `[B, T, U + 1]` each, zero
+            where the lattice has no edge.
         """
         offset = self._alpha[:, :-1] - self.log_likelihood[:, None, None]
         below = tf.pad(self._beta[:, :-1, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=IMPOSSIBLE)
@@ -75,21 +80,21 @@ class Lattice:
 
 
 def _reverse(x, first_lengths, second_lengths):
-    """Reverses axes 1 and 2 of `[B, T, U]` within each row's own lengths."""
+    """Reverses axes 1 and 2 of `[B, T, U]` within the lengths of each utterance."""
     return tf.reverse_sequence(
         tf.reverse_sequence(x, first_lengths, seq_axis=1), second_lengths, seq_axis=2
     )
 
 
 def _log_forward(blank, label):
-    """Sums the paths from (0, 0) to every node.
+    """Sums the probabilities of all paths from (0, 0) to each node.
 
     Args:
         blank: `[B, T, U]` log probability of the edge from (t, u) to (t + 1, u).
         label: `[B, T, U]` log probability of the edge from (t, u) to (t, u + 1).
 
     Returns:
-        `[B, T, U]` log probabilities.
+        `[B, T, U]` log of the sum at each node.
     """
     shape = tf.shape(blank)
     batch, rows, columns = shape[0], shape[1], shape[2]

@@ -1,4 +1,4 @@
-"""The Conformer transducer: front end, encoder, prediction and joint network as one Keras model."""
+"""Conformer transducer: front end, encoder, prediction network and joint network in one model."""
 
 import keras
 from keras import ops
@@ -12,15 +12,17 @@ BLANK = 0
 
 
 class ConformerTransducer(keras.Model):
-    """A speech transducer made of three pieces that losses and decoders call one by one.
+    """A speech transducer.
+
+    Losses and decoders call its three parts separately: `encode`, `predict` and `join`.
 
     Args:
-        features: layer `(waveforms, lengths) -> (features, lengths)`, without variables.
+        features: front end, layer `(waveforms, lengths) -> (features, lengths)` without variables.
         augment: layer `(features, lengths, uniforms) -> features`, used in training only.
         encoder: layer `(features, lengths) -> (encoded, lengths)`.
         prediction: layer `(tokens, states) -> (predicted, states)`.
         joint: layer `(encoded, predicted) -> logits`.
-        ctc_head: layer `encoded -> logits` for an auxiliary loss, or None.
+        ctc_head: layer `encoded -> logits` for an auxiliary CTC loss, or None.
 
     Source: Gulati et al., Conformer (2020); Graves, Sequence transduction (2012).
     """
@@ -36,11 +38,11 @@ class ConformerTransducer(keras.Model):
 
     @property
     def vocabulary_size(self) -> int:
-        """V, blank included."""
+        """Number of symbols V, including the blank."""
         return self.joint.vocabulary_size
 
     def build(self, waveforms_shape=None):
-        """Creates every variable; shapes follow from the arguments alone."""
+        """Creates all variables. Their shapes do not depend on the inputs."""
         self.features.build((None, None))
         self.augment.build((None, None, self.features.num_mel_bins))
         self.encoder.build((None, None, self.features.num_mel_bins))
@@ -53,60 +55,85 @@ class ConformerTransducer(keras.Model):
         self.built = True
 
     def encode(self, features, lengths, training=False):
-        """Encodes features `[B, T, F]` with `[B]` lengths to `[B, T', D]` and `[B]` lengths."""
+        """Encodes features.
+
+        Args:
+            features: `[B, T, F]`.
+            lengths: `[B]` valid frames.
+            training: see `call`.
+
+        Returns:
+            `[B, T', D]` encoded frames and `[B]` int32 numbers of valid ones.
+        """
         return self.encoder(features, lengths, training=training)
 
     def predict(self, tokens, states=None):
-        """Reads tokens `[B, U]` from states `[B, S, P]` to `[B, U, P]` and the states after them.
+        """Runs the prediction network. It replaces the method of this name of `keras.Model`.
 
-        This is the prediction network; batches of inputs are the business of a runner, so Keras's
-        method of this name is not missed.
+        Args:
+            tokens: `[B, U]` token ids.
+            states: `[B, 2, P]` states before the tokens; None at the start of an utterance.
+
+        Returns:
+            `[B, U, P]` outputs and the `[B, 2, P]` states after the last token.
         """
         return self.prediction(tokens, states)
 
     def join(self, encoded, predicted):
-        """Joins `[B, T, D]` and `[B, U, P]` to float32 logits `[B, T, U, V]`."""
+        """Computes float32 logits `[B, T, U, V]` from frames `[B, T, D]` and states `[B, U, P]`."""
         return self.joint(encoded, predicted)
 
     def call(self, waveforms, lengths, labels, uniforms=None, *, training=False):
-        """Computes the logits of every alignment.
+        """Computes the logits of each frame and label position.
 
         Args:
             waveforms: `[B, S]` float32.
             lengths: `[B]` valid samples.
             labels: `[B, U]` token ids without blank.
-            uniforms: `[B, augment.num_uniforms]` in `[0, 1)`; None leaves the features as they are.
-            training: whether dropout, batch moments and augmentation are active.
+            uniforms: `[B, augment.num_uniforms]` random numbers in `[0, 1)` for the augmentation;
+                None turns it off.
+            training: whether dropout and augmentation are active and batch norm uses the moments
+                of the batch.
 
         Returns:
-            `[B, T, U + 1, V]` float32 logits and `[B]` int32 valid frames.
+            `[B, T, U + 1, V]` float32 logits and `[B]` int32 valid encoded frames.
         """
         encoded, encoded_lengths = self.listen(waveforms, lengths, uniforms, training)
         return self.align(encoded, labels), encoded_lengths
 
     def listen(self, waveforms, lengths, uniforms=None, training=False):
-        """Encodes waveforms, augmented in training where there are `uniforms`; see `call`."""
+        """Computes features of waveforms and encodes them.
+
+        Args:
+            waveforms: `[B, S]` float32.
+            lengths: `[B]` valid samples.
+            uniforms: see `call`.
+            training: see `call`.
+
+        Returns:
+            `[B, T, D]` encoded frames and `[B]` int32 numbers of valid ones.
+        """
         features, feature_lengths = self.features(waveforms, lengths)
         if training and uniforms is not None:
             features = self.augment(features, feature_lengths, uniforms)
         return self.encode(features, feature_lengths, training=training)
 
     def align(self, encoded, labels):
-        """Joins `[B, T, D]` with the states after each of `[B, U]` labels: `[B, T, U + 1, V]`."""
+        """Computes logits `[B, T, U + 1, V]` from encoded `[B, T, D]` and labels `[B, U]`."""
         return self.join(encoded, self.predict_labels(labels))
 
     def predict_labels(self, labels):
-        """Reads `[B, U]` labels behind the blank that begins an utterance: `[B, U + 1, P]`."""
+        """Runs the prediction network on a blank and labels `[B, U]`; returns `[B, U + 1, P]`."""
         predicted, _ = self.predict(ops.pad(labels, [[0, 0], [1, 0]], constant_values=BLANK))
         return predicted
 
 
 def build_model(config, vocabulary_size: int, precision: str = "float32") -> ConformerTransducer:
-    """Builds a model with all its variables.
+    """Returns a model with all its variables, initialized at random.
 
     Args:
-        config: `conformer.config.ConformerConfig`.
-        vocabulary_size: V, blank included.
+        config: a `conformer.config.ConformerConfig`.
+        vocabulary_size: number of symbols V, including the blank.
         precision: Keras dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`.
     """
     model = config.model
@@ -127,11 +154,7 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
         prediction=PredictionNetwork(
-            vocabulary_size,
-            model.prediction_dim,
-            context=model.prediction_context,
-            dtype=policy,
-            name="prediction",
+            vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
         ),
         joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
         ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")

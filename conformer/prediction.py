@@ -1,37 +1,31 @@
-"""The prediction network of a transducer: the labels so far to a state for the joint network."""
+"""Prediction network of a transducer: computes a state from the labels decoded so far."""
 
 import keras
 from keras import ops
 
 
 class PredictionNetwork(keras.layers.Layer):
-    """Embedding, one LSTM and layer norm.
+    """Embedding, one LSTM layer and layer norm.
 
-    The state is one tensor `[B, 2, D]` (output, cell), so that a decoder or another runtime carries
-    it through a loop as it is. One label at a time takes the cell itself: no loop in the graph.
-
-    With a `context` of N labels the LSTM starts anew N labels back. A word that is said five times
-    then looks to it like one that is said N times. The states are those after the last 1 to N - 1
-    labels.
+    The LSTM state is one tensor `[B, 2, D]` (output, cell), so that a decoder carries one tensor
+    through its loop. For a single label the LSTM cell is called directly, without a loop in the
+    graph.
 
     Args:
-        vocabulary_size: V, blank included.
-        hidden_dim: D, of embedding and LSTM.
-        context: N, labels that the output depends on; None: all.
+        vocabulary_size: number of symbols V, including the blank.
+        hidden_dim: width D of the embedding and of the LSTM.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
-    of TensorFlowASR 0.8. The limited context follows Prabhavalkar et al., Less is more: improved
-    RNN-T decoding using limited label context and path merging (2021), section 2.2.
+    of TensorFlowASR 0.8.
     """
 
-    def __init__(self, vocabulary_size, hidden_dim, context=None, **kwargs):
+    def __init__(self, vocabulary_size, hidden_dim, **kwargs):
         super().__init__(**kwargs)
         self.vocabulary_size = vocabulary_size
         self.hidden_dim = hidden_dim
-        self.context = context
 
     def build(self, tokens_shape):
-        """Builds for tokens of `[B, U]`."""
+        """Creates the variables for tokens `[B, U]`."""
         self.embedding = keras.layers.Embedding(
             self.vocabulary_size, self.hidden_dim, dtype=self.dtype_policy, name="embedding"
         )
@@ -51,29 +45,22 @@ class PredictionNetwork(keras.layers.Layer):
         self.built = True
 
     def initial_state(self, batch_size):
-        """Returns the states before the first token, `[B, S, D]` zeros."""
-        return ops.zeros((batch_size, *self.state_shape), self.compute_dtype)
-
-    @property
-    def state_shape(self):
-        """Shape of the states of one row: `[2, D]`, or `[2 * (N - 1), D]` with a context of N."""
-        return [2 * ((self.context or 2) - 1), self.hidden_dim]
+        """Returns the state before the first token, `[B, 2, D]` zeros."""
+        return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)
 
     def call(self, tokens, states=None):
-        """Reads tokens.
+        """Computes the outputs after each token.
 
         Args:
-            tokens: `[B, U]` integers, the first one blank at the start of an utterance.
-            states: `[B, S, D]`, None at the start.
+            tokens: `[B, U]` integers. At the start of an utterance the first token is the blank.
+            states: `[B, 2, D]` states before the tokens; None at the start of an utterance.
 
         Returns:
-            `[B, U, D]` and the states after the last token, `[B, S, D]`.
+            `[B, U, D]` outputs and the `[B, 2, D]` states after the last token.
         """
         if states is None:
             states = self.initial_state(ops.shape(tokens)[0])
         embedded = self.embedding(tokens)
-        if self.context is not None:
-            return self._limited(embedded, states)
         carried = [states[:, 0], states[:, 1]]
         if tokens.shape[1] == 1:
             output, carried = self.lstm.cell(embedded[:, 0], carried)
@@ -82,32 +69,10 @@ class PredictionNetwork(keras.layers.Layer):
             outputs, *carried = self.lstm(embedded, initial_state=carried)
         return self.norm(outputs), ops.stack(carried, axis=1)
 
-    def _limited(self, embedded, states):
-        """Runs the cell once for each label of the context, over all positions at once.
-
-        The k-th run starts from the (k-1)-th run's states one position earlier, the first one from
-        zeros: after N runs the output depends on N labels.
-        """
-        shape = ops.shape(embedded)
-        flat = ops.reshape(embedded, (-1, self.hidden_dim))
-        output, cell = self.lstm.cell(flat, [ops.zeros_like(flat)] * 2)[1]
-        last = []
-        for number in range(self.context - 1):
-            earlier = []
-            for part, run in enumerate((output, cell)):
-                run = ops.reshape(run, shape)
-                last.append(run[:, -1])
-                first = states[:, 2 * number + part, None]
-                shifted = ops.concatenate([first, run[:, :-1]], axis=1)
-                earlier.append(ops.reshape(shifted, (-1, self.hidden_dim)))
-            output, cell = self.lstm.cell(flat, earlier)[1]
-        return self.norm(ops.reshape(output, shape)), ops.stack(last, axis=1)
-
     def get_config(self):
         """Returns the constructor's arguments."""
         return {
             **super().get_config(),
             "vocabulary_size": self.vocabulary_size,
             "hidden_dim": self.hidden_dim,
-            "context": self.context,
         }

@@ -1,17 +1,21 @@
-"""Mean and standard deviation of the loud frames so far: a normalization that can stream."""
+"""Running mean and standard deviation of loud frames, for normalization during recording."""
 
 import math
 
 from keras import ops
 
-# Levels in decibels that frames are sorted by: below -100 dB all count as one level.
+# Frames are counted by their level in whole decibels. All levels below -100 dB count as -100 dB.
 _LOWEST_DB, _NUM_LEVELS = -100, 160
 
 
 def running_maximum(values):
-    """Gives for each frame the largest value of it and of all before, `[B, T]` to `[B, T]`.
+    """Returns the maximum of each frame and all frames before it.
 
-    Exact for up to 65536 frames.
+    Args:
+        values: `[B, T]`, at most 65536 frames.
+
+    Returns:
+        `[B, T]`.
     """
     for power in range(16):
         step = 1 << power
@@ -21,21 +25,23 @@ def running_maximum(values):
 
 
 def running_statistics(decibels, *, loud_frames_db, start_offset_db, start_deviation_db, weight):
-    """Gives for each frame the mean and the standard deviation of the loud frames up to it.
+    """Computes, for each frame t, the mean and standard deviation of the loud frames up to t.
 
-    A frame counts at a later one as long as its loudest bin is at most `loud_frames_db` below the
-    loudest bin so far, in whole decibels. So what comes before the speech counts only until the
-    speech begins. The start value stands for `weight` frames, and moves with the loudest bin.
+    A frame is loud at t if its loudest bin is at most `loud_frames_db` below the loudest bin of all
+    frames up to t, in whole decibels. Noise before the speech is therefore included only until the
+    speech begins. The start values of mean and standard deviation are averaged in as if they were
+    `weight` further frames.
 
     Args:
-        decibels: `[B, T, F]`, of frames that are valid at least up to the one asked about.
-        loud_frames_db: range of the frames that count.
-        start_offset_db: start value of the mean, below the loudest bin so far.
-        start_deviation_db: start value of the standard deviation.
-        weight: frames that the start value stands for.
+        decibels: `[B, T, F]` log-mel spectrogram. Results at frame t are valid if the frames up to
+            t are valid.
+        loud_frames_db: range in decibels of the frames that count as loud.
+        start_offset_db: start value of the mean: this many decibels below the loudest bin so far.
+        start_deviation_db: start value of the standard deviation in decibels.
+        weight: number of frames that the start values count as.
 
     Returns:
-        Loudest bin so far, mean and standard deviation, `[B, T, 1]` each.
+        Loudest bin so far, mean and standard deviation in decibels, `[B, T, 1]` each.
     """
     num_bins = decibels.shape[2]
     level = ops.max(decibels, axis=2)
@@ -46,7 +52,7 @@ def running_statistics(decibels, *, loud_frames_db, start_offset_db, start_devia
     counts_at = levels >= ops.floor(loudest)[..., None] - _LOWEST_DB - loud_frames_db
 
     def so_far(values):
-        """Sums values `[B, T]` over the frames up to each that count at it."""
+        """Sums values `[B, T]`, for each frame t, over the frames up to t that are loud at t."""
         by_level = ops.cumsum(at_level * values[..., None], axis=1)
         return ops.sum(ops.where(counts_at, by_level, 0.0), axis=2)
 

@@ -1,4 +1,4 @@
-"""Opens exported Conformers: what programs, Python users and servers hold."""
+"""Opens exported Conformers for recognition in Python, in programs and in servers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,20 +22,21 @@ BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
 def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords]) -> SpeechSession:
     """Opens a Conformer that recognizes speech.
 
-    The options have the names of the flags of `python -m conformer.infer`: for example
-    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
+    The options have the same names as the flags of `python -m conformer.infer`. For example,
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: an exported SavedModel, or a converted model; None: the bundled model, which
-            knows spoken English digits.
-        **options: see `RunnerOptions`.
+        model_dir: directory of an exported SavedModel or of a converted model. None opens the
+            bundled model, which recognizes spoken English digits.
+        **options: see `tools.inference.options.RunnerOptions`.
 
     Returns:
-        A session with `transcribe`; close it, or use it in a `with` statement. The first call for a
-        model converts it, which takes about half a minute and is said on stderr.
+        A session whose `transcribe` returns the text of sounds. Close it after use, or use it in a
+        `with` statement. The first call for a SavedModel converts it. This takes about half a
+        minute, and a message on stderr announces it.
 
     Raises:
-        tools.errors.UserError: a bad directory or option.
+        tools.errors.UserError: the directory holds no such model, or an option is invalid.
 
     Example:
         >>> import conformer
@@ -48,7 +49,15 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords])
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
-    """Opens a model by options; see `load`."""
+    """Opens a model for recognition; `load` is the same function with options as keywords.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: runtime, precision, batch size and limits.
+
+    Raises:
+        UserError: the directory holds no such model, or an option is invalid.
+    """
     check_seconds(options.max_seconds)
     limits = session_limits(model_dir, options)
     runner = open_runner(model_dir, options, calibration_examples)
@@ -57,10 +66,14 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
 
 
 def session_limits(model_dir: str | Path, options: RunnerOptions) -> AudioLimits:
-    """Gives the limits of the sounds that a session will take, before it is opened.
+    """Returns the limits of the sounds that a session accepts, without opening the session.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: options of the session.
 
     Raises:
-        UserError: the model does not take what the options ask for.
+        UserError: the options request sounds that are longer than the model accepts.
     """
     pipeline = describe(model_dir, FAMILY)
     check_longest(model_dir, pipeline, options)
@@ -68,7 +81,12 @@ def session_limits(model_dir: str | Path, options: RunnerOptions) -> AudioLimits
 
 
 def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
-    """Gives the limits of the sounds that a model takes."""
+    """Returns the sample rate in Hz and the shortest and longest sounds that a model accepts.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: `max_seconds` replaces the limit of the model, if it is set.
+    """
     return AudioLimits(
         rate_hz=pipeline["sample_rate_hz"],
         min_seconds=pipeline["min_seconds"],
@@ -79,7 +97,17 @@ def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
-    """Reads utterances to calibrate with; see `tools.families.Family`."""
+    """Reads utterances for calibration of a quantized model; see `tools.families.Family`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        data_dir: corpus in LibriSpeech layout, or folder of sound files.
+        num_samples: number of utterances to read, spread over the whole data set.
+        judged: whether the accuracy on these utterances will be measured.
+
+    Raises:
+        UserError: the data set has no usable utterances.
+    """
     limits = limits_of(pipeline, RunnerOptions())
     decoder = TransducerDecoder(pipeline, in_graph=False)
     return read_examples(data_dir, num_samples, limits, judged, decoder=decoder)

@@ -1,4 +1,4 @@
-"""What an exported Conformer computes, and what it says of itself."""
+"""Signatures and description (`pipeline.json`) of an exported Conformer."""
 
 import math
 
@@ -14,13 +14,16 @@ from tools.speech.wav_bytes import decode_wavs
 class Signatures:
     """The signatures of an exported transducer, with dynamic shapes.
 
-    Front end and encoder are functions of their own, called by the recognizer as well, so that an
-    export holds each graph once.
+    The front end and the encoder are separate functions. The recognizer calls the same functions,
+    so that an export contains each graph once.
 
     Args:
-        model: built, float32.
-        surfaces: text that each token id adds.
-        config: the model's configuration.
+        model: a built float32 model.
+        surfaces: V texts; entry i is the text that token id i adds.
+        config: configuration of the model.
+
+    Attributes:
+        functions: `tf.function` of each signature by name.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class Signatures:
         self._model, self._surfaces, self._config = model, surfaces, config
         float32, int32 = tf.float32, tf.int32
         bins, width = model.features.num_mel_bins, model.encoder.hidden_dim
-        num_states, states = model.prediction.state_shape
+        states = model.prediction.hidden_dim
 
         def signature(function, **specs):
             specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
@@ -49,7 +52,7 @@ class Signatures:
             "encode": self._encode,
             "listen": self._listen,
             "predict": signature(
-                self._predict, tokens=(int32, None, 1), states=(float32, None, num_states, states)
+                self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
             ),
             "join": signature(
                 self._join,
@@ -74,7 +77,7 @@ class Signatures:
         return {"logits": self._model.join(encoded, predicted)}
 
     def _listen_waveforms(self, waveforms, lengths):
-        """Front end and encoder in one; digital silence has no frames."""
+        """Computes features and encodes them. All-zero waveforms have 0 encoded frames."""
         features = self._features(waveforms, lengths)
         encoded = self._encode(features["features"], features["feature_lengths"])
         frames = without_silence(waveforms, lengths, encoded["encoded_lengths"])
@@ -93,19 +96,25 @@ class Signatures:
         return self._recognizer(waveforms, lengths)
 
     def _recognize_bytes(self, bytes):
-        """Reads 16-bit PCM WAV files of the model's rate; channels are averaged."""
+        """Recognizes 16-bit PCM WAV files at the sample rate of the model; averages channels."""
         waveforms, lengths = decode_wavs(bytes, self._config.features.sample_rate_hz)
         return self._recognizer(waveforms, lengths)
 
 
 def exported_weights(model: ConformerTransducer) -> list:
-    """The variables that recognition needs: all but the head of the auxiliary loss."""
+    """Returns the variables of the model without the CTC head, which only training uses."""
     head = model.ctc_head.weights if model.ctc_head is not None else []
     return [v for v in model.weights if all(v is not other for other in head)]
 
 
 def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTransducer) -> dict:
-    """What converters, runners and servers need to know of the model."""
+    """Returns the content of `pipeline.json`: what converters, runners and servers read.
+
+    Args:
+        config: a `ConformerConfig`.
+        tokenizer: a `conformer.tokenizer.Tokenizer`.
+        model: a built model.
+    """
     return {
         "family": "conformer",
         "kind": "transducer",
@@ -117,7 +126,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "subsampling": 4,
         "blank": BLANK,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
-        "state_shape": model.prediction.state_shape,
+        "state_shape": [2, model.prediction.hidden_dim],
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),
@@ -125,13 +134,13 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
 
 
 def _conversion(config: ConformerConfig) -> dict[str, dict]:
-    """The signatures that a converter takes.
+    """Returns the signatures to convert, with options for the converter.
 
-    Each has a range for every free dimension of its inputs other than the batch, and names the
-    layers that are to stay in float. It is `small` where one call is too little work to share among
-    threads, and `paddable` where zeros behind an input add frames to the output, no more. The
-    spectrum spans more decades than 8 bits can tell apart. The decoder asks for one frame and one
-    token at a time.
+    `dim_range` holds the smallest and largest size of each dynamic dimension other than the batch.
+    Layers in `keep_in_float` are not quantized: the power spectrum has a larger dynamic range than
+    8 bits can represent. `small` means that one call is too short for several threads. `paddable`
+    means that zeros after an input add frames to the output and change nothing else. The decoder
+    passes one frame and one token per call.
     """
     rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
     seconds = (window_ms / 1000, config.data.max_eval_seconds)

@@ -1,4 +1,4 @@
-"""Convolution subsampling: features at the frame rate to encoder inputs at a quarter of it."""
+"""Convolution subsampling: reduces the number of frames by a factor of 4."""
 
 import keras
 from keras import ops
@@ -7,13 +7,16 @@ from tools.layers.masking import sequence_mask
 
 
 class Convolution(keras.layers.Conv2D):
-    """A convolution whose bias and activation are float32 under every policy.
+    """A convolution whose bias and activation are float32 under every dtype policy.
 
-    The gradient of the bias is a sum over all frames and bins of a batch, the first to leave
-    float16's range: where SpecAugment put zeros, all of them are active once a bias is above zero.
+    The gradient of the bias is a sum over all frames and bins of a batch, and would overflow in
+    float16 before any other gradient does: where SpecAugment sets features to zero, every output
+    with a positive bias contributes to it.
 
     Args:
-        product_dtype: of the product with the kernel, and of the output.
+        *args: arguments of `keras.layers.Conv2D`.
+        product_dtype: dtype of the product with the kernel, and of the output.
+        **kwargs: arguments of `keras.layers.Conv2D`, without `dtype`.
     """
 
     def __init__(self, *args, product_dtype, **kwargs):
@@ -21,7 +24,7 @@ class Convolution(keras.layers.Conv2D):
         self.product_dtype = product_dtype
 
     def call(self, inputs):
-        """Convolves `[B, T, F, C]`."""
+        """Computes the convolution of `[B, T, F, C]`."""
         inputs, kernel = (ops.cast(x, self.product_dtype) for x in (inputs, self.kernel))
         x = ops.cast(self.convolution_op(inputs, kernel), "float32")
         return ops.cast(self.activation(x + self.bias), self.product_dtype)
@@ -34,18 +37,19 @@ class Convolution(keras.layers.Conv2D):
 
 
 class ConvolutionSubsampling(keras.layers.Layer):
-    """Two 3x3 convolutions of stride 2 with ReLU, then a projection of all channels and bins.
+    """Two 3x3 convolutions with stride 2 and ReLU, then a dense layer and dropout.
 
-    One frame and bin are padded on each side explicitly: "same" padding with a stride would pad by
-    the parity of the padded batch, so that an utterance shifted with its batch mates. Frames beyond
-    the length are zeroed before each convolution, so padding never reaches a valid frame.
+    Each convolution pads one frame and one bin on each side. With `padding="same"`, the padding
+    would depend on whether the padded batch has an even number of frames, and the result of an
+    utterance on the other utterances of its batch. Padded frames are set to zero before each
+    convolution, so that they do not influence valid frames.
 
     Output length: `ceil(ceil(lengths / 2) / 2)`.
 
     Args:
         filters: channels of both convolutions.
-        hidden_dim: D, width of the output.
-        dropout_rate: dropout after the projection.
+        hidden_dim: width D of the output.
+        dropout_rate: rate of the dropout after the dense layer.
 
     Source: Gulati et al., Conformer (2020), section 2; layout of TensorFlowASR 0.8.
     """
@@ -57,7 +61,7 @@ class ConvolutionSubsampling(keras.layers.Layer):
         self.dropout_rate = dropout_rate
 
     def build(self, features_shape):
-        """Builds for features of `[B, T, F]`."""
+        """Creates the variables for features `[B, T, F]`."""
         batch, _, bins = features_shape
         self.convolutions = []
         channels = 1
@@ -74,14 +78,14 @@ class ConvolutionSubsampling(keras.layers.Layer):
             convolution.build((batch, None, bins + 2, channels))
             self.convolutions.append(convolution)
             channels, bins = self.filters, (bins + 1) // 2
-        # In float32 under every policy, for the sake of the gradient of its bias as well.
+        # Float32 under every dtype policy, because the gradient of its bias would overflow too.
         self.projection = keras.layers.Dense(self.hidden_dim, dtype="float32", name="projection")
         self.projection.build((batch, None, bins * channels))
         self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)
         self.built = True
 
     def call(self, features, lengths, training=False):
-        """Subsamples.
+        """Subsamples features.
 
         Args:
             features: `[B, T, F]`.
@@ -89,7 +93,7 @@ class ConvolutionSubsampling(keras.layers.Layer):
             training: whether dropout is active.
 
         Returns:
-            `[B, ceil(ceil(T/2)/2), D]` and the new `[B]` int32 lengths.
+            `[B, ceil(ceil(T/2)/2), D]` and the `[B]` int32 numbers of valid frames in it.
         """
         x = ops.expand_dims(features, -1)
         lengths = ops.cast(lengths, "int32")

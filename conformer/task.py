@@ -1,4 +1,4 @@
-"""The speech Conformer as a training task: corpus, vocabulary, model, loss and evaluation."""
+"""Training task of the speech Conformer: corpus, vocabulary, model, loss and evaluation."""
 
 import functools
 import re
@@ -33,14 +33,18 @@ from tools.training.task import LossSums
 
 
 class ConformerTask(SpeechTask):
-    """Implements `tools.training.task.Task`.
+    """Training task of the Conformer; implements `tools.training.task.Task`.
 
     Args:
-        config: of the run.
-        processes: rank 0 reads the corpora and makes the vocabulary, the others wait for it.
-        pretrained: a checkpoint whose vocabulary and weights training starts from.
-        resumed: the checkpoint of this run that continues; its vocabulary stays in force.
-        needs_evaluation: False leaves the evaluation set unread.
+        config: configuration of the run.
+        processes: the processes of the run. Rank 0 reads the corpora and builds the vocabulary,
+            the other ranks wait for it.
+        pretrained: checkpoint whose vocabulary and weights training starts with, or None.
+        resumed: checkpoint from which the run continues, or None. Its vocabulary is used.
+        needs_evaluation: whether to read the evaluation set.
+
+    Raises:
+        UserError: the corpus, the vocabulary or the checkpoint does not fit the configuration.
     """
 
     def __init__(
@@ -60,13 +64,13 @@ class ConformerTask(SpeechTask):
         )
         self.vocabulary_size = self.tokenizer.vocabulary_size
         remedy = (
-            "Leave --pretrained and tokenizer.vocabulary_file out for a vocabulary of these "
+            "Leave --pretrained and tokenizer.vocabulary_file out to build a vocabulary from these "
             "transcripts, or raise data.max_unknown_share"
         )
         if any(text != text.upper() for text in self.tokenizer.surfaces):
             remedy = (
-                "Transcripts are read in upper case, and this vocabulary has lower-case letters. "
-                + remedy
+                "Transcripts are converted to upper case, and this vocabulary has lower-case "
+                "letters. " + remedy
             )
         unknown = self.tokenizer.unknown_characters
         self.check_characters(utterances, unknown, remedy, most=None)
@@ -91,14 +95,18 @@ class ConformerTask(SpeechTask):
             self.evaluate_splits(self.texts, unknown=unknown)
 
     def layer_depth(self, path: str) -> int:
-        """Counts the layers below a variable: subsampling 0, then the blocks, then all the rest."""
+        """Returns the depth of a variable, for learning rates that depend on depth.
+
+        The subsampling has depth 0, block i depth i + 1, everything after the encoder
+        `num_layers + 1`.
+        """
         block = re.search(r"/encoder/block_(\d+)/", path)
         if block:
             return 1 + int(block[1])
         return 0 if "/encoder/" in path else 1 + self.config.model.num_layers
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
-        """Sums the transducer loss over the utterances of a batch; a masked row weighs nothing."""
+        """Sums the losses of the utterances of a batch. Rows of length 0 have weight 0."""
         labels, label_lengths = batch["labels"], batch["label_lengths"]
         encoded, lengths = self.model.listen(
             batch["waveforms"], batch["lengths"], batch["uniforms"], training
@@ -131,11 +139,11 @@ class ConformerTask(SpeechTask):
         )
 
     def example_logits(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Runs the model on a batch."""
+        """Returns the logits `[B, T, U + 1, V]` of a batch."""
         return self.model(batch["waveforms"], batch["lengths"], batch["labels"])[0]
 
     def _vocabulary(self, utterances: list[Utterance], source: Checkpoint | None) -> str:
-        """The vocabulary as JSON: a checkpoint's, a file's, or one made from the transcripts."""
+        """Returns the vocabulary as JSON: of a checkpoint, of a file, or built from transcripts."""
         config = self.config.tokenizer
         file = load_tokenizer(config.vocabulary_file) if config.vocabulary_file else None
         if source is not None:
@@ -143,7 +151,7 @@ class ConformerTask(SpeechTask):
             if file is not None and file.to_json() != tokenizer.to_json():
                 raise UserError.expected(
                     f"the vocabulary of {source.path} ({tokenizer.vocabulary_size} symbols)",
-                    f"{config.vocabulary_file} ({file.vocabulary_size} symbols)",
+                    f"a different one in {config.vocabulary_file} ({file.vocabulary_size} symbols)",
                     "Leave tokenizer.vocabulary_file out, or train without that checkpoint",
                 )
             return tokenizer.to_json()
@@ -155,7 +163,7 @@ class ConformerTask(SpeechTask):
         return SentencePieceTokenizer.train(transcripts, config.vocabulary_size).to_json()
 
     def _learnable(self, utterances: list[Utterance]) -> list[Utterance]:
-        """Drops transcripts too long for the configuration or for their sound."""
+        """Leaves out transcripts with more labels than the configuration or the sound allows."""
         config = self.config
         counts = self.tokenizer.count_labels([u.transcript for u in utterances])
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
@@ -164,7 +172,7 @@ class ConformerTask(SpeechTask):
         return self.keep_fitting(utterances, counts, most)
 
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """Decodes waveforms `[B, S]` with lengths `[B]` greedily to texts `[B]`."""
+        """Returns the texts `[B]` of waveforms `[B, S]` with lengths `[B]`, by greedy search."""
         cap = self.config.decoding.max_symbols_per_frame
         hypotheses = greedy(self.model, waveforms, lengths, cap)
         return detokenize(hypotheses, self.tokenizer.surfaces)

@@ -1,7 +1,7 @@
-"""Tokenizers: transcripts to token ids and back, in Python and inside a `tf.data` graph.
+"""Tokenizers: convert transcripts to token ids and back, in Python and in a `tf.data` graph.
 
-Id 0 is the transducer's blank and id 1 the unknown symbol, in either kind of vocabulary. A
-vocabulary is one JSON text, which checkpoints and exported models carry along.
+Id 0 is the blank of the transducer and id 1 the unknown symbol in both kinds of vocabulary. A
+vocabulary is saved as JSON text in checkpoints and exported models.
 """
 
 import base64
@@ -21,23 +21,23 @@ import sentencepiece
 from tools.errors import UserError
 from tools.files import to_json, write_text
 
-if TYPE_CHECKING:  # TensorFlow is imported where a graph is built: encoding needs none of it
+if TYPE_CHECKING:  # encoding in Python runs without TensorFlow; graph functions import it
     import tensorflow as tf
 
 BLANK, UNKNOWN = "<blank>", "<unk>"
 UNKNOWN_ID = 1
-UNKNOWN_CHARACTER = "\u2047"  # "⁇", what SentencePiece prints for the unknown symbol
+UNKNOWN_CHARACTER = "\u2047"  # "⁇", the text of SentencePiece for the unknown symbol
 MODEL_TYPES = ("unigram", "bpe")
-_MAKE_ONE = "Make one with python -m tools.cli.train_tokenizer"
-_MAX_SENTENCE_BYTES = 65536  # SentencePiece passes over longer ones in silence
+_MAKE_ONE = "Create one with python -m tools.cli.train_tokenizer"
+_MAX_SENTENCE_BYTES = 65536  # SentencePiece skips longer transcripts without a message
 
 
 class Tokenizer(ABC):
-    """A vocabulary of V symbols.
+    """Base class of tokenizers with a vocabulary of V symbols.
 
     Args:
-        pieces: V symbols, the blank and the unknown one first.
-        surfaces: V texts, what each id adds to a decoded text.
+        pieces: V symbols. The first is the blank, the second the unknown symbol.
+        surfaces: V texts; entry i is the text that id i adds when ids are decoded.
     """
 
     kind: ClassVar[str]
@@ -47,49 +47,54 @@ class Tokenizer(ABC):
 
     @property
     def vocabulary_size(self) -> int:
-        """V, blank included."""
+        """Number of symbols V, including the blank."""
         return len(self.pieces)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of token ids, without outer spaces; blanks add nothing."""
+        """Returns the text of token ids, without spaces at its ends. Blanks add no text."""
         return "".join(self.surfaces[token_id] for token_id in ids).strip(" ")
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text; what the vocabulary lacks becomes id 1."""
+        """Returns the token ids of a text. Characters that are not in the vocabulary get id 1."""
 
     @abstractmethod
     def unknown_characters(self, text: str) -> str:
-        """Returns the characters of a text that the vocabulary lacks, in their order."""
+        """Returns the characters of a text that are not in the vocabulary, in order."""
 
     @abstractmethod
     def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        """Returns the token ids `[B, (U)]` int32 of texts `[B]`, the same as those of `encode`."""
+        """Returns int32 token ids `[B, (U)]` of texts `[B]`, the same ids as `encode`."""
 
     def count_labels(self, texts: Sequence[str], at_once: int = 4096) -> np.ndarray:
-        """Counts the token ids of each text, `[N]`; the graph encodes `at_once` texts in a call."""
+        """Returns the numbers of token ids of N texts, `[N]`, encoded in batches of `at_once`."""
         parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
         counts = [self.encode_in_graph(part).row_lengths().numpy() for part in parts]
         return np.concatenate(counts) if counts else np.zeros(0, np.int64)
 
     @abstractmethod
     def to_json(self) -> str:
-        """Returns the whole vocabulary as JSON, for `tokenizer_from_json`."""
+        """Returns the vocabulary as JSON text, which `tokenizer_from_json` reads."""
 
     @classmethod
     @abstractmethod
     def from_fields(cls, fields: dict) -> Self:
-        """Builds from the fields of `to_json`; raises KeyError, TypeError or ValueError."""
+        """Returns the tokenizer with the fields of `to_json`.
+
+        Raises:
+            KeyError, TypeError, ValueError: a field is missing or invalid.
+        """
 
 
 class CharacterTokenizer(Tokenizer):
-    """One symbol for each character.
+    """A tokenizer with one symbol for each character.
 
     Args:
         characters: V - 2 different characters.
 
     Raises:
-        ValueError: none, one that is no single character, or one that comes twice.
+        ValueError: `characters` is empty, an entry is not a single character, or a character
+            occurs twice.
     """
 
     kind = "characters"
@@ -100,7 +105,7 @@ class CharacterTokenizer(Tokenizer):
         if any(not isinstance(character, str) or len(character) != 1 for character in characters):
             raise ValueError("a symbol that is not one character")
         if len(set(characters)) != len(characters):
-            raise ValueError("a character that comes twice")
+            raise ValueError("a character that occurs twice")
         super().__init__(
             (BLANK, UNKNOWN, *characters),
             ("", UNKNOWN_CHARACTER, *characters),
@@ -109,10 +114,16 @@ class CharacterTokenizer(Tokenizer):
 
     @classmethod
     def from_transcripts(cls, transcripts: Iterable[str]) -> Self:
-        """Builds from the characters that transcripts hold, sorted; raises UserError for none."""
+        """Returns a tokenizer with the sorted characters of transcripts.
+
+        Raises:
+            UserError: the transcripts contain no characters.
+        """
         characters = sorted({character for text in transcripts for character in text})
         if not characters:
-            raise UserError.expected("transcripts to make a vocabulary of", "none", "Add some")
+            raise UserError.expected(
+                "transcripts to build a vocabulary from", "none", "Add transcripts"
+            )
         return cls(characters)
 
     def encode(self, text: str) -> list[int]:
@@ -125,7 +136,7 @@ class CharacterTokenizer(Tokenizer):
     def _table(self):
         import tensorflow as tf
 
-        with tf.init_scope():  # a table made while a graph is traced would die with that graph
+        with tf.init_scope():  # a table that is created inside a graph is deleted with the graph
             entries = tf.lookup.KeyValueTensorInitializer(
                 list(self._ids), list(self._ids.values()), tf.string, tf.int32
             )
@@ -146,13 +157,13 @@ class CharacterTokenizer(Tokenizer):
 
 
 class SentencePieceTokenizer(Tokenizer):
-    """Subwords of a SentencePiece model, whose ids are shifted by one to make room for the blank.
+    """A tokenizer with the subwords of a SentencePiece model. Its ids + 1 are the token ids.
 
     Args:
         model: a serialized SentencePiece model whose unknown symbol has id 0.
 
     Raises:
-        ValueError: not such a model.
+        ValueError: `model` is not such a model, or uses byte fallback.
 
     Source: Kudo and Richardson, SentencePiece (2018); sentencepiece 0.2.3, tensorflow-text 2.16.1.
     """
@@ -164,7 +175,7 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             processor.LoadFromSerializedProto(model)
         except RuntimeError as error:
-            raise ValueError("no SentencePiece model") from error
+            raise ValueError("data that is not a SentencePiece model") from error
         if len(processor) < 2 or processor.unk_id() != UNKNOWN_ID - 1:
             raise ValueError("a SentencePiece model whose unknown symbol is not id 0")
         pieces = [processor.IdToPiece(index) for index in range(len(processor))]
@@ -183,21 +194,24 @@ class SentencePieceTokenizer(Tokenizer):
     def train(
         cls, transcripts: Iterable[str], vocabulary_size: int, model_type: str = "unigram"
     ) -> Self:
-        """Trains on transcripts; the same ones in the same order give the same vocabulary.
+        """Trains a SentencePiece model. The same transcripts in the same order give the same model.
 
         Args:
-            transcripts: text as it is to be written, case and spaces included.
-            vocabulary_size: V, blank and unknown symbol included.
+            transcripts: texts in the form in which the model is to write them.
+            vocabulary_size: number of symbols V, including the blank and the unknown symbol.
             model_type: "unigram" or "bpe".
 
         Raises:
-            UserError: no transcripts, or a vocabulary too large or too small for them.
+            UserError: there are no transcripts, or the vocabulary is too large or too small for
+                them.
         """
         if model_type not in MODEL_TYPES:
-            raise UserError.expected("model type unigram or bpe", model_type, "Choose one of them")
+            raise UserError.expected("model type unigram or bpe", model_type, "Select one of them")
         sentences = [text for text in transcripts if text.strip()]
         if not sentences:
-            raise UserError.expected("transcripts to make a vocabulary of", "none", "Add some")
+            raise UserError.expected(
+                "transcripts to build a vocabulary from", "none", "Add transcripts"
+            )
         model = io.BytesIO()
         try:
             sentencepiece.SentencePieceTrainer.train(
@@ -206,10 +220,10 @@ class SentencePieceTokenizer(Tokenizer):
                 vocab_size=vocabulary_size - 1,
                 model_type=model_type,
                 character_coverage=1.0,
-                # Transcripts are normalized when they are read, and must come back as they are.
+                # Transcripts are already normalized, and decoding must return them unchanged.
                 normalization_rule_name="identity",
                 max_sentence_length=_MAX_SENTENCE_BYTES,
-                num_threads=8,  # the model depends on it in its last digits
+                num_threads=8,  # fixed, because the scores depend on it in their last digits
                 unk_id=0,
                 bos_id=-1,
                 eos_id=-1,
@@ -232,8 +246,9 @@ class SentencePieceTokenizer(Tokenizer):
         import tensorflow as tf
         import tensorflow_text
 
-        # Made anew in every graph: the op's kernel owns the model, and setting TensorFlow's seed
-        # discards the kernels of eager ops (tensorflow-text 2.16.1, sentencepiece_tokenizer.py).
+        # Create a tokenizer in each graph: the kernel of the op owns the model, and setting the
+        # seed of TensorFlow deletes the kernels of eager ops (tensorflow-text 2.16.1,
+        # sentencepiece_tokenizer.py).
         tokenizer = tensorflow_text.SentencepieceTokenizer(self.model, out_type=tf.int32)
         return tokenizer.tokenize(texts) + 1
 
@@ -245,11 +260,11 @@ class SentencePieceTokenizer(Tokenizer):
         try:
             return cls(base64.b64decode(fields["model"], validate=True))
         except binascii.Error as error:
-            raise ValueError("a model that is not base64") from error
+            raise ValueError("a model that is not base64 text") from error
 
 
 def _training_error(message: str, vocabulary_size: int) -> UserError:
-    """Returns what SentencePiece's message says about the size of the vocabulary."""
+    """Converts an error message of SentencePiece to one that names the possible sizes."""
     too_large = re.search(r"size too high \(\d+\).*<= (\d+)", message)
     if too_large:
         largest = int(too_large[1]) + 1
@@ -271,34 +286,48 @@ _KINDS = {kind.kind: kind for kind in (CharacterTokenizer, SentencePieceTokenize
 
 
 def tokenizer_from_json(text: str, source: str | Path = "the vocabulary") -> Tokenizer:
-    """Builds the tokenizer of `Tokenizer.to_json`.
+    """Returns the tokenizer in a JSON text written by `Tokenizer.to_json`.
 
     Args:
-        text: JSON.
-        source: where the text is from, for messages.
+        text: JSON text.
+        source: origin of the text, for error messages.
 
     Raises:
-        UserError: not a vocabulary, or one that holds nothing or a symbol twice.
+        UserError: the text is not a vocabulary, or the vocabulary is empty or has a symbol twice.
     """
     try:
         fields = json.loads(text)
         return _KINDS[fields["kind"]].from_fields(fields)
     except (KeyError, TypeError, ValueError) as error:
         broken = isinstance(error, json.JSONDecodeError)
-        found = str(error) if type(error) is ValueError else "no JSON" if broken else "other JSON"
+        found = (
+            str(error)
+            if type(error) is ValueError
+            else "invalid JSON"
+            if broken
+            else "JSON with other fields"
+        )
         raise UserError.expected(f"a vocabulary in {source}", found, _MAKE_ONE) from error
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Reads a vocabulary file; raises UserError if it is missing or broken."""
+    """Returns the tokenizer in a vocabulary file.
+
+    Raises:
+        UserError: the file cannot be read or is not a vocabulary.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no text"
+        reason = getattr(error, "strerror", None) or "a file that is not UTF-8 text"
         raise UserError.expected(f"a vocabulary in {path}", reason, _MAKE_ONE) from error
     return tokenizer_from_json(text, path)
 
 
 def save_tokenizer(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Writes a vocabulary file, whole or not at all; raises UserError if it cannot."""
+    """Writes a vocabulary file. If writing fails, no incomplete file is left behind.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     write_text(Path(path), tokenizer.to_json() + "\n")

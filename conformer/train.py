@@ -5,7 +5,7 @@ import sys
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.config import ConformerConfig, load_config
@@ -15,7 +15,8 @@ from tools.recognition.training import TrainingProgram
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.training.distributed import Processes
 
-# Beside the training set and the vocabulary; weights of losses and rates of dropout may differ.
+# A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
+# Other keys, such as loss weights and dropout rates, may change.
 _SIZES = "num_layers hidden_dim num_heads kernel_size feedforward_multiplier subsampling_filters"
 DEFINES_A_RUN = (
     "features",
@@ -33,17 +34,17 @@ def make_task(
     *,
     needs_evaluation: bool,
 ) -> ConformerTask:
-    """Opens the checkpoint to start from, and makes the task."""
+    """Opens the pretrained checkpoint, if one is given, and returns the training task."""
     checkpoint = open_checkpoint(pretrained) if pretrained else None
     return ConformerTask(config, processes, checkpoint, resumed, needs_evaluation=needs_evaluation)
 
 
 PROGRAM = TrainingProgram(
     "conformer.train",
-    "Trains a speech Conformer transducer on a LibriSpeech-layout corpus, in one process or under "
-    "horovodrun.",
+    "Trains a speech Conformer transducer on a corpus in LibriSpeech layout, in one process or "
+    "with horovodrun.",
     "conformer/conformer_s_100h.yml",
-    "Run or checkpoint directory to start from (weights, vocabulary).",
+    "Run or checkpoint directory whose weights and vocabulary training starts with.",
     load_config,
     make_task,
     defines_a_run=DEFINES_A_RUN,
@@ -52,7 +53,7 @@ main = PROGRAM.main
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""The transducer loss of logits in TensorFlow, with its own gradient and float32 inside."""
+"""Transducer loss in TensorFlow, with a custom gradient, computed in float32."""
 
 import tensorflow as tf
 
@@ -8,12 +8,12 @@ from conformer.lattice import Lattice
 def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
     """Computes the negative log likelihood of the labels, summed over all alignments.
 
-    Whatever the padding holds, infinities and NaN included, changes neither the loss nor the
-    gradient, which is zero there. A row of length 0 without labels costs 0,
-    one with labels, like all labels that cannot be emitted, infinity.
+    Values in padding, including infinities and NaN, do not influence the loss, and their gradient
+    is zero. The loss of an utterance with 0 frames is 0 if it has no labels, and infinite if it
+    has labels.
 
     Args:
-        logits: `[B, T, U + 1, V]`, unnormalized, any float type.
+        logits: `[B, T, U + 1, V]` unnormalized, any float dtype.
         labels: `[B, U]` integers without blank.
         logit_lengths: `[B]` valid frames.
         label_lengths: `[B]` valid labels.
@@ -23,7 +23,7 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
         `[B]` float32 losses in nats.
 
     Raises:
-        ValueError: ranks other than 4, 2, 1, 1, or a blank outside the vocabulary.
+        ValueError: the ranks of the inputs are not 4, 2, 1 and 1, or blank is not in 0..V - 1.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), sections 2.4, 2.5.
     """
@@ -38,7 +38,7 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
             f"Received ranks {ranks}."
         )
     if not 0 <= blank < (logits.shape[-1] or blank + 1):
-        raise ValueError(f"Expected a blank within {logits.shape[-1]} symbols. Received: {blank}.")
+        raise ValueError(f"Expected 0 <= blank < {logits.shape[-1]}. Received: {blank}.")
 
     @tf.custom_gradient
     def loss_of(logits):
@@ -54,12 +54,12 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
 
 
 def loss_of_pieces(encoded, predicted, joint, labels, *, logit_lengths, label_lengths, blank=0):
-    """Computes the transducer loss from the pieces of a model; see `transducer_loss`.
+    """Computes the transducer loss from encoder and prediction outputs; see `transducer_loss`.
 
     Args:
-        encoded: `[B, T, D]`.
-        predicted: `[B, U + 1, P]`.
-        joint: maps the two to logits `[B, T, U + 1, V]`.
+        encoded: `[B, T, D]` encoder frames.
+        predicted: `[B, U + 1, P]` outputs of the prediction network.
+        joint: function `(encoded, predicted) -> logits [B, T, U + 1, V]`.
         labels: `[B, U]` integers without blank.
         logit_lengths: `[B]` valid frames.
         label_lengths: `[B]` valid labels.
@@ -73,23 +73,23 @@ def loss_of_pieces(encoded, predicted, joint, labels, *, logit_lengths, label_le
 
 
 class _Edges:
-    """Log probabilities of a lattice's edges, from the logits of every frame and state."""
+    """Log probabilities of the edges of a lattice, computed from the logits."""
 
     def __init__(self, logits, labels, label_lengths, blank):
         self._logits, self._blank_index = logits, blank
         states = tf.shape(logits)[2]
-        # The last state has no label: any valid index does, the lattice never reads its value.
+        # The last state has no next label. Pad with any valid index; the lattice does not use it.
         labels = tf.pad(labels[:, : states - 1], [[0, 0], [0, 1]])
         self._labels = tf.where(tf.range(states)[None] < label_lengths[:, None], labels, 0)
         normalizer = tf.reduce_logsumexp(logits, axis=-1)
-        # An infinite logit makes the loss NaN; else the loss may be finite and its gradient not.
+        # If a logit is infinite, set the loss to NaN. It could be finite with a NaN gradient.
         self._normalizer = tf.where(tf.math.is_finite(normalizer), normalizer, float("nan"))
         index = tf.broadcast_to(self._labels[:, None, :, None], tf.shape(logits[..., :1]))
         self.blank = logits[..., blank] - self._normalizer
         self.label = tf.gather(logits, index, batch_dims=3)[..., 0] - self._normalizer
 
     def gradient(self, lattice, upstream):
-        """Gradient of `sum(upstream * loss)` with respect to the logits, zero in padding."""
+        """Returns the gradient of `sum(upstream * loss)` by the logits; it is zero in padding."""
         weight = upstream[:, None, None]
         blanks, labels = lattice.occupancies()
         blanks = tf.where(lattice.has_blank, weight * blanks, 0.0)

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # Runs a model over a data set and reports its accuracy and speed:
 #   bash infer_run.sh [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY] [--net_name NET] [further flags]
-# With -e 1 TensorFlow runs the SavedModel; with -e 0 a converted one runs, made on first use.
-#   NET         a family, conformer (speech) by default; further flags go to its program
-# From the environment; env.sh holds the defaults:
-#   DATA_DIR    LibriSpeech; for vision IMAGENET_DIR, with a folder val
-#   INFER_CKPT  the SavedModel; for other families than conformer there is no default
-#   RESULT_PATH a JSON file
+# -e 1 runs the SavedModel in TensorFlow; -e 0 runs a converted model, which the first run creates.
+#   NET         model family, default: conformer (speech); further flags are passed to its program
+# Environment variables; env.sh sets the defaults:
+#   DATA_DIR    folder of LibriSpeech; for vision IMAGENET_DIR, which contains the folder val
+#   INFER_CKPT  the SavedModel; has a default for conformer only
+#   RESULT_PATH JSON file of the report
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"
 own_model=$INFER_CKPT
-# What env.sh chose, also in the shell that this was started from, is for speech alone.
+# The default that env.sh sets is a speech model, also if the calling shell has sourced env.sh.
 [[ ! $own_model -ef $project/conformer/pretrained/digits ]] || own_model=
 
 usage() {

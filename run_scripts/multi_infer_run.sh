@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Runs a model in every combination of batch sizes, precisions and modes, and puts the reports into
-# one table: on the terminal, and as table.csv, table.md and table.png in OUTPUT_DIR.
+# Runs a model with all combinations of batch sizes, precisions and modes, and writes the results as
+# a table to the terminal and to table.csv, table.md and table.png in OUTPUT_DIR.
 #   bash multi_infer_run.sh [-b BATCH_SIZES] [-p PRECISIONS] [-e RUN_EAGERLY] [--net_name NET] [flags]
-# Flags come in any order. Lists have commas: -b 1,4,16 -p fp32,int8_fp32 -e 1,0 are the defaults. TensorFlow itself (-e 1)
-# computes in fp32 only. Models are converted in runs of their own, so that neither their time nor
-# their memory is counted. From the environment, further to infer_run.sh:
+# Flags can be in any order. Lists are separated by commas; the defaults are -b 1,4,16
+# -p fp32,int8_fp32 -e 1,0. In TensorFlow (-e 1) only fp32 is run. Models are converted in separate
+# runs before the measured ones, so that conversion does not count in time and memory.
+# Environment variables in addition to those of infer_run.sh:
 #   OUTPUT_DIR            default: runs/multi_infer
-#   CALIBRATION_DATA_DIR  data to quantize with; default: those that are run
+#   CALIBRATION_DATA_DIR  data set for calibration of quantized models; default: the data set
 set -euo pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 output_dir=${OUTPUT_DIR:-$here/../runs/multi_infer}
@@ -34,8 +35,8 @@ while (($#)); do
       continue
       ;;
     --batch_size* | --quant_precision* | --run_eagerly* | --norun_eagerly | --result_path*)
-      # A report is named by what it holds.
-      echo "Error: Expected -b, -p, -e or OUTPUT_DIR. Received: $1. Use them in its place." >&2
+      # The name of a report contains these values.
+      echo "Error: Expected -b, -p, -e or OUTPUT_DIR. Received: $1. Use one of these instead." >&2
       exit 2
       ;;
     -*) [[ $1 == --* ]] || usage

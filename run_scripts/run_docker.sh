@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Opens a shell in the project's container, made from the DOCKERFILE and started as needed.
-# From the environment: DATA_DIR (shown to the container under the same path), IMAGE_NAME, MY_CONTAINER.
+# Opens a shell in the container of the project. Builds the image from the DOCKERFILE and starts the
+# container if required. Environment variables: DATA_DIR (mounted under the same path), IMAGE_NAME,
+# MY_CONTAINER.
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 image=${IMAGE_NAME:-conformer-zoo:latest}
 container=${MY_CONTAINER:-conformer-zoo}
 
 if ! docker info >/dev/null 2>&1; then
-  echo "Expected a running Docker. Received: none. Start it, or install Docker Engine with NVIDIA's runtime." >&2
+  echo "Expected a running Docker. Received: none. Start Docker, or install Docker Engine with the NVIDIA runtime." >&2
   exit 2
 fi
 if [[ -z $(docker images --quiet "$image") ]]; then

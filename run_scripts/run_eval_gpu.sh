@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Scores a checkpoint on an ImageFolder (the CONFIG's, else IMAGENET_DIR/val), on a GPU where there is one:
+# Measures the accuracy of a checkpoint on an ImageFolder (that of CONFIG, else IMAGENET_DIR/val), on
+# a GPU if one is available:
 #   bash run_eval_gpu.sh CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]
-# for instance --extra --data_url /data/imagenet --val_dir validation_preprocess
+# Example of flags: --extra --data_url /data/imagenet --val_dir validation_preprocess
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 usage="usage: bash ${BASH_SOURCE[0]} CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]"

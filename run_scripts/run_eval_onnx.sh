@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Scores an ONNX file on an ImageFolder:
-#   bash run_eval_onnx.sh DATA [--onnx_path ONNX_PATH]
-# and any other flag of vision.eval_onnx. Without ONNX_PATH: conformer_tiny_patch16.onnx in this folder.
+# Measures the accuracy of an ONNX file on an ImageFolder:
+#   bash run_eval_onnx.sh DATA [--onnx_path ONNX_PATH] [other flags of vision.eval_onnx]
+# The default of ONNX_PATH is conformer_tiny_patch16.onnx in the current folder.
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# Trains a vision Conformer in one process, on a GPU where there is one:
+# Trains a vision Conformer in one process, on a GPU if one is available:
 #   bash run_standalone_train_gpu.sh CONFIG [--device ID] [--checkpoint CKPT] [--extra FLAGS OF vision.train]
 exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_vision.sh" standalone "$@"

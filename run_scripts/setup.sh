@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
-# Makes or refreshes .venv in the project's folder: the exact versions of pyproject.toml, the project
-# itself (editable) and Horovod, which is built once and kept in the user's cache.
+# Creates or updates .venv in the project folder. Installs the exact versions in pyproject.toml, the
+# project itself (editable), and Horovod, which is built once and kept in the user's cache.
 #
 #   bash run_scripts/setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs]
 #
-#   --dev    also the test tools
-#   --gpu    also the CUDA libraries; Horovod reduces over NCCL where NCCL and nvcc are installed
-#   --peers  also PyTorch and Transformers, for comparisons
-#   --beam   also beam search with language models, which pip compiles
-#   --docs   also Sphinx, which run_scripts/docs.sh builds the API reference with
+#   --dev    also install the test tools
+#   --gpu    also install the CUDA libraries; Horovod uses NCCL if NCCL and nvcc are installed
+#   --peers  also install PyTorch and Transformers, for comparisons
+#   --beam   also install beam search with language models, which pip compiles
+#   --docs   also install Sphinx, for run_scripts/docs.sh
 #
-# An extra that was installed once stays. A run that finds nothing to do takes a fraction of a second.
-# pip's own configuration says where packages come from; XDG_CACHE_HOME moves the cache.
+# Later calls keep installed extras. If everything is up to date, a call takes less than a second.
+# Packages come from the index in the pip configuration. XDG_CACHE_HOME sets the cache folder.
 set -euo pipefail
 
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly project
 readonly venv=$project/.venv
-readonly state=$venv/.setup # a file for each installed part, holding the fingerprint it was made from
+readonly state=$venv/.setup # a file for each installed part, with the fingerprint of its sources
 readonly cache=${XDG_CACHE_HOME:-~/.cache}/conformer-zoo
 cd -- "$project"
 # shellcheck source=setup/progress.sh
@@ -31,7 +31,7 @@ workspace=
 plain_folder=
 # shellcheck disable=SC2317,SC2329 # called by the trap
 clean_up() {
-  # bash 5.2 at times says that it has no record of a process that it has just run.
+  # bash 5.2 sometimes prints that it has no record of a process that it has just started.
   {
     stop_heartbeat
     [[ -z $workspace ]] || rm -rf -- "$workspace"
@@ -41,7 +41,7 @@ clean_up() {
 trap clean_up EXIT
 trap 'exit 130' INT
 
-pinned() { # NAME; the version that pyproject.toml names. `constraints` gives that whole list.
+pinned() { # NAME; prints the version in pyproject.toml; for the name `constraints`, the whole list
   "$python" - "$1" <<'PYTHON'
 import sys
 import tomllib
@@ -55,7 +55,7 @@ print(value if isinstance(value, str) else "\n".join(value))
 PYTHON
 }
 
-fingerprint() { # what, when it changes, asks for another installation
+fingerprint() { # a new installation is required when its output changes
   sha256sum <pyproject.toml
   printf '%s\n' "$project"
   readlink -f "$venv/bin/python"
@@ -73,7 +73,7 @@ is_complete() {
   done
 }
 
-is_usable() { # an environment of Python 3.11 with pip, made for this folder
+is_usable() { # whether .venv has Python 3.11 and pip, and was created for this folder
   grep -qsF -- "$venv" "$venv/bin/activate" &&
     "$venv/bin/python" -c 'import sys, pip; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 }
@@ -83,7 +83,7 @@ for argument in "$@"; do
   case $argument in
     --dev | --gpu | --peers | --beam | --docs) extras+=("${argument#--}") ;;
     -h | --help)
-      sed -n '2,15s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
+      sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
       exit 0
       ;;
     *) refuse "--dev, --gpu, --peers, --beam or --docs" "$argument" "Run bash run_scripts/setup.sh --help" ;;
@@ -91,13 +91,13 @@ for argument in "$@"; do
 done
 
 [[ $(uname -s)/$(uname -m) == Linux/x86_64 ]] ||
-  refuse "Linux on x86-64, which tensorflow-io needs" "$(uname -s) on $(uname -m)" \
-    "Use such a machine, or the DOCKERFILE on one"
+  refuse "Linux on x86-64, which tensorflow-io requires" "$(uname -s) on $(uname -m)" \
+    "Use such a machine"
 
-# A second run waits for the first. The lock is on a folder: no file is left behind.
+# A second run waits for the first. The lock is on a folder, so that no lock file is left behind.
 exec 9<"$project/run_scripts"
 if ! flock --nonblock 9; then
-  say "environment: another setup.sh is at work here; waiting"
+  say "environment: waiting for another setup.sh in this folder"
   flock 9
 fi
 for extra in dev gpu peers beam docs; do
@@ -108,17 +108,17 @@ if is_complete; then
   exit 0
 fi
 
-# First everything that can be refused, before anything is downloaded.
+# Check all requirements before anything is downloaded.
 find_python
 choose_horovod
 mkdir -p -- "$cache/wheels" 2>/dev/null || true
 workspace=$(mktemp -d "$cache/wheels/.building.XXXXXX" 2>/dev/null) ||
-  refuse "a cache folder that can be written" "$cache" "Name another one in XDG_CACHE_HOME"
+  refuse "a writable cache folder" "$cache" "Set another folder in XDG_CACHE_HOME"
 cmake=unused
 find_horovod_wheel || check_build_tools
 
 if ! is_usable; then
-  say "environment: making .venv with $python"
+  say "environment: creating .venv with $python"
   if ! "$python" -m venv --clear "$venv" >"$workspace/venv.log" 2>&1; then
     refuse "an environment in $venv" "$(tail -n 1 "$workspace/venv.log")" "Run setup.sh again"
   fi
@@ -127,7 +127,7 @@ fi
 mkdir -p -- "$state"
 for part in base "${extras[@]}"; do rm -f -- "$state/$part"; done
 
-made_from=$(fingerprint) # before: an edit of pyproject.toml meanwhile asks for another installation
+made_from=$(fingerprint) # before installing, so that an edit of pyproject.toml meanwhile is noticed
 pinned constraints >"$workspace/constraints.txt"
 selection=$(IFS=, && printf '%s' "${extras[*]-}")
 long "installing packages" "$state/packages.log" \

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the environment if needed, checks the style of code and scripts, and runs the tests.
-# Arguments go to pytest: bash run_scripts/test.sh tests/unit/tools -x
+# Creates the environment if required, checks the style of code and scripts, and runs the tests.
+# Arguments are passed to pytest: bash run_scripts/test.sh tests/unit/tools -x
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$project"
@@ -12,6 +12,6 @@ ruff check --quiet .
 ruff format --check --quiet .
 find . -path ./.venv -prune -o -path ./.git -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck .ci/run
-# A file at a time to each worker: what the tests of a file share is made once. tests/conftest.py puts the
-# longest files first, and xdist keeps that order. -rfEs lists what failed, and what was skipped and why.
+# Each worker runs one file at a time, so that the fixtures of a file are created once. tests/conftest.py
+# puts the longest files first, and xdist keeps this order. -rfEs lists failed and skipped tests.
 python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -rfEs "$@"

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Trains a vision Conformer in one process or several; run_standalone_train_gpu.sh and
-# run_distribute_train_gpu.sh beside it call this one.
+# Trains a vision Conformer with one or more processes. Called by run_standalone_train_gpu.sh and
+# run_distribute_train_gpu.sh.
 #   bash train_vision.sh KIND CONFIG [--num_devices N] [--device_ids 0,1,..] [--device ID]
 #                        [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.train]
-# KIND is distribute or standalone. Data: the --data_url of --extra, that of the CONFIG, else IMAGENET_DIR.
+# KIND is distribute or standalone. The data set is that of --data_url after --extra, else that of
+# CONFIG, else IMAGENET_DIR.
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
@@ -35,15 +36,15 @@ while (($#)); do
       shift
       ;;
     *:--extra) shift && extra=("$@") && break ;;
-    *:-*) refuse "Expected one of these flags. Received: $1. Put flags of vision.train behind --extra." ;;
+    *:-*) refuse "Expected one of these flags. Received: $1. Put flags of vision.train after --extra." ;;
     *) [[ -z $config ]] || refuse "Expected one CONFIG. Received: $config and $1."
       config=$1 ;;
   esac
   shift
 done
 [[ -n $config ]] || refuse "Expected a CONFIG. Received: none."
-[[ $device_ids =~ ^([0-9]+(,[0-9]+)*)?$ ]] || refuse "Expected numbers of devices, such as 0,1. Received: $device_ids."
-[[ $num_devices =~ ^([1-9][0-9]*)?$ ]] || refuse "Expected a number of devices of 1 or more. Received: $num_devices."
+[[ $device_ids =~ ^([0-9]+(,[0-9]+)*)?$ ]] || refuse "Expected device numbers, such as 0,1. Received: $device_ids."
+[[ $num_devices =~ ^([1-9][0-9]*)?$ ]] || refuse "Expected --num_devices >= 1. Received: $num_devices."
 if [[ -n $device_ids ]]; then
   commas=${device_ids//[^,]/}
   count=$((${#commas} + 1))
@@ -53,7 +54,7 @@ if [[ -n $device_ids ]]; then
 fi
 if [[ $kind == distribute && -z $num_devices ]]; then
   num_devices=$(nvidia-smi --list-gpus 2> /dev/null | wc -l) || true
-  ((num_devices > 0)) || refuse "Expected --num_devices where there is no GPU to count. Received: none."
+  ((num_devices > 0)) || refuse "Expected --num_devices, since no GPU was found. Received: none."
 fi
 
 command=(python "$project/vision/train.py" --config "$config" "${arguments[@]}" "${extra[@]}")

@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
-# Trains a speech model with NP processes; the recipes beside it call this one. Arguments are passed
-# on to the program. From the environment:
+# Trains a speech model with NP processes. The recipes in this folder call it. Arguments are passed
+# to the program. Environment variables:
 #
-#   PROGRAM     conformer/train.py (the default) or wav2vec2/train.py, which wants a CONFIG
-#   DATA_DIR    the corpus (env.sh holds the default)
-#   NP          processes, one for each GPU (default 8); with 1, Horovod is not started
-#   STEPS       ends after so many steps (default: all epochs of the config)
-#   CONFIG      a YAML file (default: configs/conformer/conformer_s_100h.yml)
-#   OUTPUT_DIR  the run directory (default: a new one under runs/)
+#   PROGRAM     conformer/train.py (default) or wav2vec2/train.py, which requires CONFIG
+#   DATA_DIR    folder of the corpus (env.sh sets the default)
+#   NP          number of processes, one for each GPU (default 8); 1: run without Horovod
+#   STEPS       number of training steps (default: all epochs of the config)
+#   CONFIG      YAML file (default: configs/conformer/conformer_s_100h.yml)
+#   OUTPUT_DIR  run directory (default: a new one in runs/)
 set -euo pipefail
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"
 
 refuse() {
-  echo "Error: Expected $1. Received: $2. Correct it." >&2
+  echo "Error: Expected $1. Received: $2. Correct the number." >&2
   exit 2
 }
-[[ ${NP:=8} =~ ^[1-9][0-9]*$ ]] || refuse "NP, a number of processes of 1 or more" "$NP"
+[[ ${NP:=8} =~ ^[1-9][0-9]*$ ]] || refuse "NP, a number of processes >= 1" "$NP"
 [[ ${STEPS:-0} =~ ^[0-9]+$ ]] || refuse "STEPS, a whole number" "$STEPS"
 
 command=(python "$project/${PROGRAM:=conformer/train.py}")
-[[ $PROGRAM == conformer/train.py ]] || : "${CONFIG:?wanted with this PROGRAM, such as configs/wav2vec2/base_100h.yml}"
-resumes=false # with the config and the corpus of the run, whatever the environment says
+[[ $PROGRAM == conformer/train.py ]] || : "${CONFIG:?required for this PROGRAM, such as configs/wav2vec2/base_100h.yml}"
+resumes=false # a resumed run uses its own config and corpus instead of those of the environment
 for word in "$@"; do
   [[ $word != --resume && $word != --resume=[tT1]* ]] || resumes=true
 done
@@ -31,7 +31,7 @@ if [[ $resumes == false || -n ${CONFIG:-} ]]; then
 fi
 [[ $resumes == true ]] || command+=(--data_dir "$DATA_DIR")
 if [[ $resumes == false && -z ${CONFIG:-} && ! -d $DATA_DIR/train-clean-100 && -d $DATA_DIR/train-clean ]]; then
-  echo "no train-clean-100 in $DATA_DIR: training on its train-clean, in characters" >&2
+  echo "no train-clean-100 in $DATA_DIR: training on train-clean with a character vocabulary" >&2
   command+=(--set data.train_splits=train-clean --set tokenizer.kind=characters)
 fi
 [[ -z ${STEPS:-} ]] || command+=(--steps "$STEPS")

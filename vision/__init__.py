@@ -1,4 +1,4 @@
-"""Vision Conformer: `build_model`, and weights from and to the PyTorch implementations."""
+"""Vision Conformer: configuration, model, training, export, classification, PyTorch weights."""
 
 import runpy
 from pathlib import Path
@@ -21,7 +21,7 @@ _EXPORTS = {
 }
 __all__ = list(_EXPORTS)
 
-if TYPE_CHECKING:  # the table, for type checkers
+if TYPE_CHECKING:  # the same names as in _EXPORTS, for type checkers
     from vision.config import load_config as load_config
     from vision.export import export_checkpoint as export_checkpoint
     from vision.model import build_model as build_model

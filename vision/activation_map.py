@@ -1,4 +1,4 @@
-"""Draws where on an image the two branches of a model see its class."""
+"""Draws class activation maps: the parts of an image that lead each branch to the class."""
 
 import io
 import os
@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -26,15 +26,15 @@ from vision.signatures import PREDICTED
 
 
 def draw(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> bytes:
-    """Draws an image, and maps over it.
+    """Draws an image and, beside it, one copy of the image for each map with the map over it.
 
     Args:
-        image: uint8 `[H, W, 3]`.
-        maps: `[h, w]` by what stands above them; each is scaled to its own range.
-        title: of the whole.
+        image: `[H, W, 3]` uint8.
+        maps: maps `[h, w]` by title. Each map is scaled from its minimum to its maximum.
+        title: title of the figure.
 
     Returns:
-        A PNG.
+        The content of a PNG file.
     """
     figure = Figure((3.2 * (1 + len(maps)), 3.6), layout="constrained")
     figure.suptitle(title)
@@ -56,21 +56,21 @@ def draw(image: np.ndarray, maps: dict[str, np.ndarray], title: str) -> bytes:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "vision.activation_map",
-        "Draws where on an image the two branches of a model see its class.",
+        "Draws class activation maps: the parts of an image that lead each branch to the class.",
         "IMAGE --native_savedmodel_dir=DIR [FLAGS]",
         example="photo.jpg --native_savedmodel_dir=exports/tiny --output=cam.png",
     )
     flags.group("Model")
-    about = "SavedModel of vision.export."
+    about = "SavedModel written by vision.export."
     flags.string("native_savedmodel_dir", None, about, default_text=REQUIRED)
-    about = "File with the names of the classes."
-    flags.string("imagenet_label_file", None, about, default_text="the model's")
+    about = "File of class names."
+    flags.string("imagenet_label_file", None, about, default_text="the names in the model")
     flags.group("Output")
     flags.string("output", "cam.png", "PNG to write.", short_name="o")
-    about = "Class to draw."
+    about = "Number of the class."
     flags.integer("class_index", PREDICTED, about, default_text="the predicted class")
     values, paths = flags.parse(argv)
     if len(paths) != 1 or not values.native_savedmodel_dir:
@@ -80,7 +80,9 @@ def main(argv: list[str]) -> int:
     pipeline = read_pipeline(values.native_savedmodel_dir, FAMILY)
     if not PREDICTED <= values.class_index < pipeline["num_classes"]:
         raise UserError.expected(
-            f"--class_index below {pipeline['num_classes']}", values.class_index, "Correct it"
+            f"--class_index below {pipeline['num_classes']}",
+            values.class_index,
+            "Correct --class_index",
         )
     classes = classes_of(pipeline, values.imagenet_label_file)
     preprocessing = PreprocessingConfig(**pipeline["preprocessing"])

@@ -1,4 +1,4 @@
-"""The transformer side of the vision Conformer."""
+"""Self-attention and transformer block of the vision Conformer."""
 
 import keras
 from keras import ops
@@ -7,21 +7,22 @@ from vision.convolution import EPSILON, drop_path
 
 
 def projection(units, dtype, name):
-    """A dense layer with the initial values of the originals.
+    """Returns a dense layer with the initial values of the PyTorch implementation.
 
-    They truncate at an absolute 2.0, a hundred deviations away: a plain normal distribution.
+    PyTorch draws from a normal distribution with standard deviation 0.02, truncated at -2 and 2.
+    These limits are 100 standard deviations away, so that truncation has no effect.
     """
     initializer = keras.initializers.RandomNormal(stddev=0.02)
     return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)
 
 
 class MultiHeadAttention(keras.layers.Layer):
-    """Self-attention over all tokens; softmax in float32.
+    """Self-attention over all tokens, with the softmax in float32.
 
     Args:
-        num_heads: H; the width must be a multiple of it.
-        dropout_rate: after the output projection.
-        attention_dropout_rate: on the attention weights.
+        num_heads: number of heads H; D must be a multiple of H.
+        dropout_rate: rate of the dropout after the output projection.
+        attention_dropout_rate: rate of the dropout on the attention weights.
 
     Source: Vaswani et al., Attention is all you need (2017), section 3.2.
     """
@@ -33,7 +34,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.attention_dropout_rate = attention_dropout_rate
 
     def build(self, tokens_shape):
-        """Builds for tokens of `[B, P, D]`."""
+        """Creates the variables for tokens `[B, P, D]`."""
         policy, hidden_dim = self.dtype_policy, tokens_shape[-1]
         self.query_key_value = projection(3 * hidden_dim, policy, "query_key_value")
         self.output_projection = projection(hidden_dim, policy, "output_projection")
@@ -44,7 +45,7 @@ class MultiHeadAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens, training=False):
-        """Maps `[B, P, D]` to `[B, P, D]`."""
+        """Computes self-attention; maps `[B, P, D]` to `[B, P, D]`."""
         _, length, hidden_dim = ops.shape(tokens)
         head_size = hidden_dim // self.num_heads
         query, key, value = (
@@ -66,15 +67,16 @@ class MultiHeadAttention(keras.layers.Layer):
 
 
 class TransformerBlock(keras.layers.Layer):
-    """Attention and feed-forward, each reading a layer norm of the residual stream.
+    """Pre-norm transformer block: self-attention, then a feed-forward network.
 
     Args:
-        num_heads: H; the width must be a multiple of it.
-        feedforward_dim: inner width of the feed-forward part.
-        dropout_rate: in the feed-forward part and after the attention.
-        attention_dropout_rate: on the attention weights.
-        drop_path_rate: of both residual branches, drawn apart.
-        approximate_gelu: whether GELU is its tanh form.
+        num_heads: number of heads H; D must be a multiple of H.
+        feedforward_dim: inner width of the feed-forward network.
+        dropout_rate: rate of the dropouts in the feed-forward network and after the attention.
+        attention_dropout_rate: rate of the dropout on the attention weights.
+        drop_path_rate: rate of stochastic depth. Each of the two residual branches draws
+            separately.
+        approximate_gelu: whether to use the tanh approximation of GELU.
 
     Source: Peng et al., Conformer (2021), section 3.2; Dosovitskiy et al., ViT (2021).
     """
@@ -99,7 +101,7 @@ class TransformerBlock(keras.layers.Layer):
         self.approximate_gelu = approximate_gelu
 
     def build(self, tokens_shape):
-        """Builds for tokens of `[B, P, D]`."""
+        """Creates the variables for tokens `[B, P, D]`."""
         policy, hidden_dim = self.dtype_policy, tokens_shape[-1]
         self.attention_norm, self.feedforward_norm = (
             keras.layers.LayerNormalization(epsilon=EPSILON, dtype=policy, name=name)
@@ -122,7 +124,7 @@ class TransformerBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens, training=False):
-        """Maps `[B, P, D]` to `[B, P, D]`."""
+        """Applies the block; maps `[B, P, D]` to `[B, P, D]`."""
         attended = self.attention(self.attention_norm(tokens), training=training)
         tokens = tokens + self.drop_path(attended, training=training)
         x = self.expansion(self.feedforward_norm(tokens))

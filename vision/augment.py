@@ -1,7 +1,6 @@
-"""RandAugment in the graph: operations chosen and measured out afresh for each image.
+"""RandAugment in a TensorFlow graph: random operations of random strength for each image.
 
-Every random number is a function of the seed handed in, so what becomes of an image depends on
-nothing else.
+All random numbers are functions of a seed argument, so that the same seed gives the same result.
 """
 
 import math
@@ -15,8 +14,8 @@ from vision.augmentation_config import MAX_MAGNITUDE, RandAugment
 
 _MAX_DEGREES = 30.0
 _MAX_SHEAR = 0.3
-_MAX_TRANSLATION = 0.45  # of the side
-_MAX_ENHANCEMENT = 0.9  # away from the unchanged image
+_MAX_TRANSLATION = 0.45  # fraction of the width or height
+_MAX_ENHANCEMENT = 0.9  # largest difference of a factor from 1
 _MIN_FACTOR = 0.1
 _NUM_BITS = 4
 _MAX_ADDITION = 110
@@ -26,11 +25,11 @@ class Operation(NamedTuple):
     """One operation of RandAugment.
 
     Attributes:
-        name: timm's, without its "Increasing" and "Rel".
-        argument: of `apply`, from the strength (0 to 1, above 1 with `mmax`) and a sign (-1, 1);
-            None: takes none.
-        apply: the function `(image, argument)`.
-        weight: of being chosen, in timm's set 0.
+        name: name in timm without "Increasing" and "Rel".
+        argument: function `(strength, sign) -> argument of apply`, where the strength is 0 to 1
+            (larger with `mmax`) and the sign is -1 or 1; None if `apply` has no argument.
+        apply: function `(image)` or `(image, argument)` that returns the changed image.
+        weight: weight in the random choice of operations (set 0 of timm).
     """
 
     name: str
@@ -47,10 +46,10 @@ def operations(increasing: bool, interpolation: str, fill: tuple[int, int, int])
     """Returns the fifteen operations of RandAugment.
 
     Args:
-        increasing: whether colors change more with the strength, rather than go from one extreme
-            of their range to the other.
-        interpolation: nearest, bilinear or bicubic, of what moves pixels.
-        fill: RGB of what comes into the image from outside.
+        increasing: True: color operations change the image more with growing strength. False: they
+            go from one end of their range to the other.
+        interpolation: "nearest", "bilinear" or "bicubic", for operations that move pixels.
+        fill: RGB color of pixels whose source is outside the image.
 
     Source: timm 1.0, `_RAND_TRANSFORMS` and `_RAND_INCREASING_TRANSFORMS`.
     """
@@ -102,11 +101,12 @@ def operations(increasing: bool, interpolation: str, fill: tuple[int, int, int])
 
 
 class Draws(NamedTuple):
-    """What RandAugment does to one image, in order.
+    """The operations that RandAugment applies to one image, in this order.
 
     Attributes:
-        operations: `[N]` int32, the number of operations where there is none.
-        strengths: `[N]` float32, the magnitude in tenths.
+        operations: `[N]` int32 indices of operations. An index equal to the number of operations
+            leaves the image unchanged.
+        strengths: `[N]` float32, magnitude / 10.
         signs: `[N]` float32, -1 or 1.
     """
 
@@ -116,12 +116,12 @@ class Draws(NamedTuple):
 
 
 class RandAugmentation:
-    """Applies a RandAugment policy.
+    """Applies a RandAugment policy to images.
 
     Args:
-        policy: what to draw.
-        interpolation: nearest, bilinear or bicubic.
-        fill: RGB of what comes into the image from outside.
+        policy: the policy.
+        interpolation: "nearest", "bilinear" or "bicubic", for operations that move pixels.
+        fill: RGB color of pixels whose source is outside the image.
 
     Source: Cubuk et al., RandAugment (2019); timm 1.0, `RandAugment` and `AugmentOp`.
     """
@@ -129,16 +129,17 @@ class RandAugmentation:
     def __init__(self, policy: RandAugment, interpolation: str, fill: tuple[int, int, int]):
         self.policy = policy
         self.operations = operations(policy.increasing, interpolation, fill)
-        # Traced once for all operations of an image; fifteen branches take seconds.
+        # One trace serves all operations of an image: tracing fifteen branches takes seconds.
         self._step = tf.function(self._apply_one, autograph=False)
 
     def draw(self, seed: tf.Tensor) -> Draws:
-        """Draws operations and their strengths from a seed `[2]`."""
+        """Draws the operations and strengths for one image from a seed `[2]`."""
         policy, count = self.policy, self.policy.num_operations
         uniforms = tf.random.stateless_uniform([4, max(count, len(self.operations))], seed)
         choice, applied, sign, spread = uniforms[0], *tf.unstack(uniforms[1:, :count])
         if policy.weighted:
-            # The largest of u^(1/w) are a choice by weight that takes nothing twice.
+            # The operations with the largest u^(1/weight) are a weighted choice without
+            # replacement.
             weights = tf.constant([max(o.weight, 1e-30) for o in self.operations])
             keys = tf.math.log(choice[: len(self.operations)]) / weights
             chosen = tf.math.top_k(keys, count).indices
@@ -147,7 +148,7 @@ class RandAugmentation:
         if math.isinf(policy.magnitude_std):
             magnitudes = spread * policy.magnitude
         else:
-            # The seed of the uniform numbers with another key gives independent normal ones.
+            # The inverted seed gives normal numbers that are independent of the uniform ones.
             normal = tf.random.stateless_normal([count], tf.bitwise.invert(seed))
             magnitudes = policy.magnitude + policy.magnitude_std * normal
         magnitudes = tf.clip_by_value(magnitudes, 0.0, policy.max_magnitude)
@@ -158,7 +159,7 @@ class RandAugmentation:
         )
 
     def apply(self, image: tf.Tensor, draws: Draws) -> tf.Tensor:
-        """Changes an image uint8 `[H, W, 3]`."""
+        """Applies drawn operations to an image `[H, W, 3]` uint8; returns the same shape."""
         for number in range(self.policy.num_operations):
             image = self._step(image, *(drawn[number] for drawn in draws))
         return image
@@ -173,7 +174,7 @@ class RandAugmentation:
         return tf.switch_case(index, [*branches, lambda: tf.identity(image)])
 
     def describe(self, draws: Draws) -> list[str]:
-        """Names what was drawn, with arguments, outside of a graph."""
+        """Returns the names and arguments of drawn operations. Call it outside a graph."""
         found = []
         for index, strength, sign in zip(*(x.numpy() for x in draws), strict=True):
             if index < len(self.operations):
@@ -186,12 +187,15 @@ class RandAugmentation:
 
 
 def jitter_colors(image: tf.Tensor, amount: float, seed: tf.Tensor) -> tf.Tensor:
-    """Changes brightness, contrast and color, in random order, each by a factor of 1 +- `amount`.
+    """Changes brightness, contrast and color saturation in random order.
 
     Args:
-        image: uint8 `[H, W, 3]`.
-        amount: largest change.
-        seed: `[2]`.
+        image: `[H, W, 3]` uint8.
+        amount: the factors are drawn from `[1 - amount, 1 + amount]`.
+        seed: `[2]` integers.
+
+    Returns:
+        `[H, W, 3]` uint8.
 
     Source: torchvision 0.15, `ColorJitter`, without hue.
     """

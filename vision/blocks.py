@@ -1,4 +1,4 @@
-"""The block that couples the two branches of the vision Conformer, and its two crossings."""
+"""Block with a convolution branch and a transformer branch, and the layers that couple them."""
 
 import keras
 from keras import ops
@@ -14,25 +14,26 @@ from vision.convolution import (
 
 
 def bias_initializer(fan_in):
-    """Biases of convolutions in the originals: uniform within `1 / sqrt(fan_in)`."""
+    """Returns the initializer of PyTorch's convolution biases: uniform in +- `1 / sqrt(fan_in)`."""
     return keras.initializers.RandomUniform(-(fan_in**-0.5), fan_in**-0.5)
 
 
 def flatten(x):
-    """Maps `[B, H, W, C]` to `[B, H * W, C]`."""
+    """Reshapes `[B, H, W, C]` to `[B, H * W, C]`."""
     _, height, width, channels = ops.shape(x)
     return ops.reshape(x, (-1, height * width, channels))
 
 
 class CouplingDown(keras.layers.Layer):
-    """Feature map to tokens: average pool, 1x1 convolution, layer norm, GELU, class token in front.
+    """Converts a feature map to tokens: average pooling, 1x1 convolution, layer norm, GELU.
 
-    Pooling and a 1x1 convolution commute; in this order the convolution has less to do.
+    The class token of the transformer branch is put in front. The paper applies the convolution
+    before the pooling. Both orders give the same result, and pooling first is faster.
 
     Args:
-        hidden_dim: D.
-        pool_size: side of the patch of the map that makes a token.
-        approximate_gelu: whether GELU is its tanh form.
+        hidden_dim: width D of a token.
+        pool_size: side of the square of the map that becomes one token.
+        approximate_gelu: whether to use the tanh approximation of GELU.
 
     Source: Peng et al., Conformer (2021), section 3.3.
     """
@@ -44,7 +45,7 @@ class CouplingDown(keras.layers.Layer):
         self.approximate_gelu = approximate_gelu
 
     def build(self, inputs_shape):
-        """Builds for feature maps of `[B, H, W, C]`."""
+        """Creates the variables for feature maps `[B, H, W, C]`."""
         policy, channels = self.dtype_policy, inputs_shape[-1]
         self.pooling = (
             keras.layers.AveragePooling2D(self.pool_size, dtype=policy)
@@ -66,7 +67,15 @@ class CouplingDown(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, tokens):
-        """Maps `[B, H, W, C]`, with the class token of `[B, 1 + P, D]`, to `[B, 1 + P, D]`."""
+        """Converts a feature map to tokens.
+
+        Args:
+            inputs: `[B, H, W, C]` feature map.
+            tokens: `[B, 1 + P, D]` tokens of the transformer branch; the first is the class token.
+
+        Returns:
+            `[B, 1 + P, D]`: the class token and the tokens of the feature map.
+        """
         x = inputs if self.pooling is None else self.pooling(inputs)
         x = self.normalization(self.projection(flatten(x)))
         x = ops.gelu(x, approximate=self.approximate_gelu)
@@ -79,11 +88,11 @@ class CouplingDown(keras.layers.Layer):
 
 
 class CouplingUp(keras.layers.Layer):
-    """Tokens to feature map: 1x1 convolution, batch norm, ReLU, nearest upsampling.
+    """Converts tokens to a feature map: 1x1 convolution, batch norm, ReLU, nearest upsampling.
 
     Args:
         filters: channels of the map.
-        up_size: side of the patch of the map that repeats a token.
+        up_size: side of the square of the map that is filled with one token.
 
     Source: Peng et al., Conformer (2021), section 3.3.
     """
@@ -94,7 +103,7 @@ class CouplingUp(keras.layers.Layer):
         self.up_size = up_size
 
     def build(self, tokens_shape):
-        """Builds for tokens of `[B, 1 + P, D]`."""
+        """Creates the variables for tokens `[B, 1 + P, D]`."""
         policy, hidden_dim = self.dtype_policy, tokens_shape[-1]
         self.projection = keras.layers.Dense(
             self.filters,
@@ -109,7 +118,7 @@ class CouplingUp(keras.layers.Layer):
         self.built = True
 
     def call(self, tokens, height, width, training=False):
-        """Maps `[B, 1 + P, D]` to `[B, height, width, filters]`; the class token is left out."""
+        """Maps `[B, 1 + P, D]` to `[B, height, width, filters]`, without the class token."""
         x = self.normalization(self.projection(tokens[:, 1:]), training=training)
         size, filters = self.up_size, self.filters
         rows, columns = height // size, width // size
@@ -126,17 +135,20 @@ class CouplingUp(keras.layers.Layer):
 
 
 class CoupledBlock(keras.layers.Layer):
-    """A convolution block, a transformer block that reads it, a convolution block that reads both.
+    """Two convolution blocks with a transformer block between them.
 
-    Output size of the map: `ceil(size / strides)`, halved once more where `is_last`.
+    The bottleneck of the first convolution block is added to the input of the transformer block.
+    The output of the transformer block is added to the bottleneck of the second convolution block.
+
+    Output size of the map: `ceil(size / strides)`, halved again if `is_last`.
 
     Args:
         filters: channels of the map.
-        strides: of the first convolution block, whose shortcut is a convolution where it is 2.
-        pool_size: side of the patch of the map behind a token.
-        transformer_arguments: of the `TransformerBlock`, by name.
-        is_last: whether the second convolution block halves the map.
-        fusion_drop_path_rate: of the second convolution block.
+        strides: stride of the first convolution block. With stride 2 its shortcut is a convolution.
+        pool_size: side of the square of the map that corresponds to one token.
+        transformer_arguments: arguments of the `TransformerBlock` by name.
+        is_last: whether the second convolution block has stride 2.
+        fusion_drop_path_rate: rate of stochastic depth in the second convolution block.
         zero_init_last_batch_norm: see `ConvolutionBlock`.
 
     Source: Peng et al., Conformer (2021), section 3.3 and figure 2.
@@ -164,7 +176,7 @@ class CoupledBlock(keras.layers.Layer):
         self.zero_init_last_batch_norm = zero_init_last_batch_norm
 
     def build(self, inputs_shape, tokens_shape):
-        """Builds for feature maps of `[B, H, W, C]` and tokens of `[B, 1 + P, D]`."""
+        """Creates the variables for feature maps `[B, H, W, C]` and tokens `[B, 1 + P, D]`."""
         policy, inner = self.dtype_policy, self.filters // BOTTLENECK
         self.convolution = ConvolutionBlock(
             self.filters,
@@ -202,15 +214,16 @@ class CoupledBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, tokens, training=False):
-        """Transforms.
+        """Applies the block.
 
         Args:
-            inputs: `[B, H, W, C]`.
-            tokens: `[B, 1 + P, D]`.
-            training: whether dropout, drop path and batch moments are active.
+            inputs: `[B, H, W, C]` feature map.
+            tokens: `[B, 1 + P, D]` tokens.
+            training: whether dropout and stochastic depth are active and batch norm uses the
+                moments of the batch.
 
         Returns:
-            `[B, H', W', filters]` and `[B, 1 + P, D]`.
+            `[B, H', W', filters]` feature map and `[B, 1 + P, D]` tokens.
         """
         x, inner = self.convolution(inputs, training=training)
         tokens = self.transformer(self.down(inner, tokens) + tokens, training=training)

@@ -1,4 +1,4 @@
-"""Models with the weights of a file."""
+"""Builds models with the weights of a file."""
 
 import re
 import sys
@@ -21,7 +21,7 @@ _HEADS = r".*/(convolution|transformer)_head/(kernel|bias)"
 
 
 def build(config: ModelConfig, precision: str = "float32") -> VisionConformer:
-    """Builds the model of a config with its initial weights."""
+    """Returns the model of a configuration with initial weights."""
     return build_model(
         config.arch,
         num_classes=config.num_classes,
@@ -37,7 +37,7 @@ def build(config: ModelConfig, precision: str = "float32") -> VisionConformer:
 
 
 def full_name(architecture: str) -> str:
-    """The name of an architecture without abbreviation."""
+    """Returns the full name of an architecture, which may be abbreviated."""
     return ALIASES.get(architecture, architecture)
 
 
@@ -47,19 +47,20 @@ def load_model(
     precision: str = "float32",
     use_ema: bool | None = None,
 ) -> VisionConformer:
-    """Builds a model with the weights of a checkpoint.
+    """Returns a model with the weights of a checkpoint.
 
     Args:
-        config: of the model; a `.keras` file brings its own.
-        checkpoint: `.pth` or `.safetensors` of the PyTorch implementations, `.keras`, or a
-            checkpoint of training or the folder of several, of which the best is taken.
-        precision: Keras dtype policy; a `.keras` file brings its own.
-        use_ema: whether to take averaged weights; None: of a checkpoint of training where there are
-            some, of the others only where there is nothing else. A `.keras` file has no choice.
+        config: configuration of the model. It is compared with the one in a `.keras` file.
+        checkpoint: a `.pth` or `.safetensors` file of the PyTorch implementations, a `.keras` file,
+            a training checkpoint, or a directory of training checkpoints, whose best is loaded.
+        precision: Keras dtype policy. A `.keras` file has its own.
+        use_ema: whether to load averaged weights (EMA). None loads the averaged weights of a
+            training checkpoint if it has some, and those of a PyTorch file only if it has no
+            others. Must be None for a `.keras` file, which has one set of weights.
 
     Raises:
-        UserError: it cannot be read, has no such weights, or is of another architecture or number
-            of classes.
+        UserError: the checkpoint cannot be read, lacks the requested weights, or has another
+            architecture or number of classes.
     """
     if is_keras(checkpoint):
         _check_one_kind(checkpoint, use_ema)
@@ -67,7 +68,7 @@ def load_model(
     model = build(config, precision)
     if _load_weights(model, checkpoint, use_ema):
         raise UserError.expected(
-            f"a checkpoint of {config.num_classes} classes", checkpoint, "Correct --num_classes"
+            f"a checkpoint with {config.num_classes} classes", checkpoint, "Correct --num_classes"
         )
     return model
 
@@ -78,19 +79,19 @@ def load_pretrained(
     folders: Sequence[str],
     use_ema: bool | None = None,
 ) -> list[str]:
-    """Gives a model weights to start training from; heads of other classes stay initial.
+    """Loads pretrained weights into a model. Heads for other classes keep their initial values.
 
     Args:
-        model: built.
-        source: see `load_model`; a `.keras` file counts by its weights alone.
-        folders: names of the classes of the model.
+        model: a built model.
+        source: see `load_model`. Of a `.keras` file only the weights are used.
+        folders: folder names of the classes of the model, in order of class number.
         use_ema: see `load_model`.
 
     Returns:
-        Lines for the log.
+        Messages for the log.
 
     Raises:
-        UserError: it cannot be read, or is of another architecture.
+        UserError: the source cannot be read or has another architecture.
     """
     heads = [x for x in model.weights if re.fullmatch(_HEADS, x.path)]
     initial = [np.array(x) for x in heads]
@@ -103,16 +104,19 @@ def load_pretrained(
         kept = tuple(sorted(x.path for x in heads))
     if kept:
         why = f"other classes{f' ({other})' if other else ''}"
-        lines.append(f"Removing {', '.join(kept)} of it: {why}, so these start anew")
+        lines.append(f"{', '.join(kept)}: not loaded, because the checkpoint has {why}")
     elif not known.aliases:
-        lines.append(f"It does not name its {len(folders)} classes: they count as the same")
+        lines.append(
+            f"The checkpoint has {len(folders)} classes without names. They are assumed to be the "
+            "classes of the training set, in the same order"
+        )
     return lines
 
 
 def _load_weights(
     model: VisionConformer, source: str | Path, use_ema: bool | None
 ) -> tuple[str, ...]:
-    """Loads and tells the paths of the heads that were left at their initial values."""
+    """Loads weights and returns the paths of the heads that keep their initial values."""
     if Path(source).is_dir():
         arrays = _arrays_of_run(open_checkpoint(source), use_ema)
     elif is_keras(source):
@@ -125,11 +129,11 @@ def _load_weights(
 
 
 def _check_one_kind(path: str | Path, use_ema: bool | None) -> None:
-    """Refuses to choose between weights of a Keras file, which has but one kind."""
+    """Raises UserError if `use_ema` is given for a Keras file, which has one set of weights."""
     if use_ema is not None:
         raise UserError.expected(
             "use_ema with a .pth or .safetensors file or a training run",
-            f"{path}, which holds one set of weights",
+            f"{path}, which has one set of weights",
             "Leave use_ema out",
         )
 
@@ -139,7 +143,9 @@ def _arrays_of_run(checkpoint: Checkpoint, use_ema: bool | None) -> dict[str, np
         return checkpoint.arrays("model")
     if use_ema and not checkpoint.arrays("average"):
         raise UserError.expected(
-            "averaged weights (EMA)", f"{checkpoint.path} without", "Leave --use_ema out"
+            "a checkpoint with averaged weights (EMA)",
+            f"{checkpoint.path}, which has none",
+            "Leave --use_ema out",
         )
     return checkpoint.weights()
 
@@ -148,13 +154,15 @@ def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
     model = _read_keras(checkpoint)
     if model.num_classes != config.num_classes:
         raise UserError.expected(
-            f"a vision Conformer of {config.num_classes} classes",
-            f"{checkpoint}: {model.num_classes}",
+            f"a vision Conformer with {config.num_classes} classes",
+            f"{checkpoint} with {model.num_classes} classes",
             "Correct --num_classes",
         )
     told = (keras_description(checkpoint) or {}).get("architecture", config.arch)
     if full_name(told) != full_name(config.arch):
-        raise UserError.expected(f"--arch {told}, of {checkpoint}", config.arch, "Correct it")
+        raise UserError.expected(
+            f"--arch {told}, as in {checkpoint}", config.arch, "Correct --arch"
+        )
     check_finite({x.path: np.asarray(x) for x in model.weights}, str(checkpoint))
     return model
 
@@ -169,15 +177,15 @@ def _read_keras(path: str | Path) -> VisionConformer:
         ) from error
     if not isinstance(model, VisionConformer):
         raise UserError.expected(
-            "a vision Conformer", f"{path}: {type(model).__name__}", "Choose another file"
+            "a vision Conformer", f"{path}: {type(model).__name__}", "Select another file"
         )
     return model
 
 
 def initial_model(config: ModelConfig, seed: int) -> VisionConformer:
-    """Builds a model that has learnt nothing, and says so."""
+    """Returns an untrained model and prints a warning."""
     print(
-        f"no --checkpoint: these are initial weights (seed {seed}), which recognize nothing",
+        f"no --checkpoint: using untrained initial weights (seed {seed})",
         file=sys.stderr,
     )
     keras.utils.set_random_seed(seed)

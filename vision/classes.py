@@ -1,4 +1,4 @@
-"""Names of the classes of a model, and the folders that hold their images."""
+"""Names of the classes of a model, and names of the folders that contain their images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,26 +14,26 @@ _NUM_LISTED = 5
 
 
 class Classes(NamedTuple):
-    """Classes in the order of their numbers; both are None where nothing is known.
+    """Names of classes in order of class number.
 
     Attributes:
-        names: for people.
-        folders: what the folders of a data set are called where that is something else: WordNet's
-            numbers for ImageNet.
+        names: names to show, or None if they are not known.
+        folders: names of the class folders of a data set (WordNet ids for ImageNet), or None if
+            they are not known.
     """
 
     names: list[str] | None = None
     folders: list[str] | None = None
 
     def name(self, number: int) -> str | None:
-        """The name of a class, if any."""
+        """Returns the name of a class, or None if it has no name."""
         return self.names[number] if self.names else None
 
     @property
     def aliases(self) -> Sequence[tuple[str, ...]]:
-        """For each class what its folder may be called; empty where nothing is known.
+        """The possible folder names of each class; empty if no names are known.
 
-        A folder may have both names in its own: `n01440764 tench`.
+        A folder name can also consist of both names, such as `n01440764 tench`.
         """
         if not (self.names and self.folders):
             return [(name,) for name in self.names or self.folders or ()]
@@ -42,42 +42,51 @@ class Classes(NamedTuple):
 
 
 def read_classes(path: str | Path, num_classes: int) -> Classes:
-    """Reads a label file; see `label_file.read_labels`.
+    """Reads a label file; see `label_file.read_labels` for the formats.
+
+    Args:
+        path: path of the file.
+        num_classes: number of classes that the file must have.
 
     Raises:
-        UserError: it cannot be read, or has other classes.
+        UserError: the file cannot be read, or does not have `num_classes` classes.
     """
     names, folders = read_labels(path, _read_text(path, "--imagenet_label_file"))
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
-            f"{num_classes} classes in {path}, all with WordNet's number or none",
-            f"{len(names)} classes, {len(folders)} with it",
+            f"{num_classes} classes in {path}, all with a WordNet id or all without",
+            f"{len(names)} classes, {len(folders)} with a WordNet id",
             "Use the label file of the model",
         )
     return Classes(names, folders or None)
 
 
 def read_own_classes(path: Path) -> Classes:
-    """Reads the names of class folders that training has written, `INDEX FOLDER`, as they are.
+    """Reads the `INDEX FOLDER` lines of the class file that training writes.
 
     Raises:
-        UserError: it cannot be read, or is damaged.
+        UserError: the file cannot be read, or the numbers are not 0, 1, 2, ...
     """
     numbered = [line.partition(" ") for line in _read_text(path, "list of classes").splitlines()]
     numbers = [number for number, _, _ in numbered]
     if not numbered or numbers != [str(x) for x in range(len(numbered))]:
         raise UserError.expected(
-            f"classes numbered from 0 in {path}", _some(numbers) or "none", "Choose another"
+            f"classes numbered from 0 in {path}",
+            _some(numbers) or "none",
+            "Select another checkpoint",
         )
     return Classes([name for _, _, name in numbered])
 
 
 def renamed(known: Classes, folders: Sequence[str]) -> str:
-    """Tells which class folders are none of the classes of their numbers; empty: all are the same.
+    """Returns a message that lists the class folders that do not match the classes of a model.
 
     Args:
-        known: classes, which have names.
-        folders: of a data set, in the order of their numbers.
+        known: classes of the model, with names.
+        folders: class folders of a data set, in order of class number.
+
+    Returns:
+        The message; empty if all folders match.
     """
     if len(folders) != len(known.aliases):
         return f"{len(folders)} classes instead of {len(known.aliases)}"
@@ -95,26 +104,28 @@ def _read_text(path: str | Path, what: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise UserError.expected(f"a readable {what}", f"{path}: {reason}", "Correct it") from error
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise UserError.expected(
+            f"a readable {what}", f"{path}: {reason}", "Correct the file name or the file"
+        ) from error
 
 
 def classes_of(pipeline: Mapping, label_file: str | None) -> Classes:
-    """The classes that a model knows, by the names of a label file where there is one."""
+    """Returns the classes of a `pipeline.json`, with the names of a label file if one is given."""
     known = Classes(pipeline["class_names"], pipeline["class_folders"])
     return named_by(known, label_file, pipeline["num_classes"])
 
 
 def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classes:
-    """Gives the classes of a model the names of a label file; data keep the folders of both.
+    """Replaces the class names of a model by those of a label file. Known folder names are kept.
 
     Args:
-        known: what the model tells of its classes.
-        label_file: see `read_classes`; none leaves the classes as they are.
-        num_classes: of the model.
+        known: class names in the model.
+        label_file: see `read_classes`; None returns `known`.
+        num_classes: number of classes of the model.
 
     Raises:
-        UserError: the file cannot be read, has other classes, or has them in another order.
+        UserError: the file cannot be read, or has other classes or another order of classes.
     """
     if not label_file:
         return known
@@ -127,7 +138,7 @@ def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classe
         if moved:
             raise UserError.expected(
                 f"the classes in {label_file} in the order of the model",
-                f"class {number} is {moved[0]}, which the model has as class {numbers[moved[0]]}",
+                f"class {number} is {moved[0]}, which is class {numbers[moved[0]]} of the model",
                 "Use the label file of the model",
             )
     return given if given.folders else Classes(given.names, known.folders or known.names)
@@ -136,19 +147,33 @@ def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classe
 def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:
     """Lists the images of an ImageFolder with the class numbers of a model.
 
+    Args:
+        data_dir: the ImageFolder.
+        classes: class names of the model. Without names, the folders are numbered in the order of
+            their names.
+        num_classes: number of classes of the model.
+
     Raises:
-        UserError: nothing tells which folder holds which class, or there are no images.
+        UserError: the folders cannot be assigned to the classes, or there are no images.
     """
     found = read_image_folder(data_dir, classes.aliases)
     if not classes.aliases and len(found.classes) != num_classes:
         raise UserError.expected(
-            f"{num_classes} class folders in {data_dir}, or names of the classes",
-            f"{len(found.classes)} folders",
-            "Name an --imagenet_label_file",
+            f"{num_classes} class folders in {data_dir}, or a model with class names",
+            f"{len(found.classes)} folders and a model without class names",
+            "Give an --imagenet_label_file",
         )
     return found
 
 
 def top_classes(scores: np.ndarray, count: int) -> np.ndarray:
-    """The numbers of the best classes, `[B, count]` of `[B, V]`; of equal ones the first."""
+    """Returns the classes with the largest scores.
+
+    Args:
+        scores: `[B, V]`.
+        count: number of classes to return.
+
+    Returns:
+        `[B, count]` class numbers, best first; of equal scores the smaller number first.
+    """
     return np.argsort(-scores, axis=-1, kind="stable")[:, :count]

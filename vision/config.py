@@ -1,4 +1,4 @@
-"""Configuration of the vision Conformer; the keys have the names of the MindSpore recipe."""
+"""Configuration of the vision Conformer. The keys have the names of the MindSpore recipe."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -23,64 +23,64 @@ METRICS = ("acc_head1", "acc_head2", "acc_heads", "acc_heads_top5", "loss")
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Which model; the switches are set as the PyTorch weights need them."""
+    """The model. The defaults of the switches are those of the PyTorch implementation."""
 
     arch: str = "conformer_tiny_patch16"
     num_classes: int = number(1000, at_least=1, at_most=1 << 20)
-    drop: float = number(0.0, at_least=0, below=1)  # dropout in the transformer branch
-    # Dropout on attention weights, whatever the name says.
+    drop: float = number(0.0, at_least=0, below=1)  # dropout rate in the transformer branch
+    # Dropout rate of the attention weights. The recipe gives it this misleading name.
     drop_block: float = number(0.0, at_least=0, below=1)
     drop_path: float = number(0.1, at_least=0, below=1)
-    disable_approximate_gelu: bool = True  # false: GELU in its tanh form, as in MindSpore
-    fusion_drop_path: bool = False  # true: also in convolution blocks, as in mmpretrain
-    zero_init_last_batch_norm: bool = False  # true: convolution blocks start as shortcuts
-    use_pytorch_maxpool: bool = True  # false: the stem pads the far side only, as in MindSpore
+    disable_approximate_gelu: bool = True  # false: tanh approximation of GELU, as in MindSpore
+    fusion_drop_path: bool = False  # true: stochastic depth in convolution blocks (mmpretrain)
+    zero_init_last_batch_norm: bool = False  # true: residual branches start at 0 (mmpretrain)
+    use_pytorch_maxpool: bool = True  # false: max pooling pads right and bottom only (MindSpore)
 
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingConfig:
-    """How an image file becomes the input of the model."""
+    """Resizing, cropping and normalization of images."""
 
     image_size: int = number(224, at_least=1, at_most=1 << 14)
-    # The side of the crop in that of the resized image; MindSpore: 0.96.
+    # Side of the center crop / short side of the resized image (MindSpore: 0.96).
     crop_pct: float = number(0.875, above=0, at_most=1)
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic"
     mean: tuple[float, ...] = number((0.485, 0.456, 0.406), at_least=-1000, at_most=1000)
     std: tuple[float, ...] = number((0.229, 0.224, 0.225), above=0, at_most=1000)
-    exif_orientation: bool = False  # true: turned as EXIF says; false: as the pixels are stored
+    exif_orientation: bool = False  # true: rotate images by the orientation in their EXIF data
 
     def validate(self) -> None:
-        """Checks that there are three channels to scale."""
+        """Checks that mean and std have three values; raises UserError otherwise."""
         if len(self.mean) != 3 or len(self.std) != 3:
             raise UserError.expected(
                 "a mean and a std for each of three channels",
-                f"{list(self.mean)} and {list(self.std)}",
+                f"mean {list(self.mean)} and std {list(self.std)}",
                 "Correct the preprocessing",
             )
 
     @property
     def resized_size(self) -> int:
-        """The short side before cropping."""
+        """Short side of the resized image before cropping, in pixels."""
         return int(self.image_size / self.crop_pct)
 
 
 @dataclass(frozen=True, slots=True)
 class DataConfig:
-    """Where images come from: ImageFolders, `CLASS/image` below each directory."""
+    """Image data: directories in ImageFolder layout, `CLASS/image`."""
 
-    dataset: str = "ImageNet"  # a name for people
-    data_url: str = ""  # the folder of both directories; --data_url and IMAGENET_DIR fill it
+    dataset: str = "ImageNet"  # name of the data set for logs
+    data_url: str = ""  # folder that contains both directories; empty: --data_url or IMAGENET_DIR
     train_dir: str = "train"
     val_dir: str = "val"
-    # A random part, the same for the same seed; -1: all.
+    # Number of images to use, chosen at random by the seed; -1: all.
     train_num_samples: int = number(-1, at_least=-1)
     val_num_samples: int = number(-1, at_least=-1)
-    # Images prepared at once; 0: by the cores.
+    # Number of images read in parallel; 0: one for each core.
     num_parallel_workers: int = number(0, at_least=0, at_most=10_000)
-    eval_batch_size: int = number(0, at_least=0, at_most=1 << 20)  # 0: that of training
+    eval_batch_size: int = number(0, at_least=0, at_most=1 << 20)  # 0: batch size of training
 
     def validate(self) -> None:
-        """Checks that no set is empty."""
+        """Checks the numbers of images; raises UserError if one is 0 or below -1."""
         for name in ("train_num_samples", "val_num_samples"):
             if getattr(self, name) == 0:
                 raise UserError.expected(
@@ -90,36 +90,38 @@ class DataConfig:
 
 @dataclass(frozen=True, slots=True)
 class RunConfig:
-    """What a run starts from, runs on, and where it writes."""
+    """Initial weights, devices and output folders of a run."""
 
-    pretrained: str = ""  # weights to start from
-    use_ema: bool | None = None  # of pretrained: averaged weights or not; null: as it has them
-    exclude_epoch_state: bool = True  # of pretrained: false continues a run of this project exactly
-    start_epoch: int = number(0, at_least=0)  # epochs that count as done
-    heads_loss: Literal["mean", "sum"] = "mean"  # of the two heads' cross-entropies
-    device_target: Literal["GPU", "CPU"] = "GPU"  # GPU: where there is one
-    device_id: int = number(0, at_least=0, at_most=1000)  # of a single process
-    # Processes; above 1 it is checked against those that were started.
+    pretrained: str = ""  # file or checkpoint with initial weights
+    # true: load the averaged weights of pretrained, false: the others, null: those that it has.
+    use_ema: bool | None = None
+    # false: continue the run of which pretrained is a checkpoint, with its optimizer and epoch.
+    exclude_epoch_state: bool = True
+    start_epoch: int = number(0, at_least=0)  # number of epochs that count as completed
+    heads_loss: Literal["mean", "sum"] = "mean"  # mean or sum of the cross-entropies of both heads
+    device_target: Literal["GPU", "CPU"] = "GPU"  # GPU: use a GPU if one is available
+    device_id: int = number(0, at_least=0, at_most=1000)  # GPU of a run with a single process
+    # Number of processes. If above 1, it must equal the number of started processes.
     device_num: int = number(1, at_least=1)
-    pynative_mode: bool = False  # run without graphs, for debugging
+    pynative_mode: bool = False  # true: run eagerly (without graphs), for debugging
     file_format: Literal["SAVEDMODEL", "ONNX", "KERAS", "MINDIR", "AIR"] = (
-        "SAVEDMODEL"  # of exports
+        "SAVEDMODEL"  # file format of vision.export
     )
-    summary_root_dir: str = ""  # each empty: a folder in runs/
+    summary_root_dir: str = ""  # this and the next two: empty: a folder in runs/
     ckpt_root_dir: str = ""
     best_ckpt_root_dir: str = ""
-    model_postfix: str = ""  # of the run's folders; 0: none
+    model_postfix: str = ""  # postfix of the names of the run's folders; 0: none
 
     def validate(self) -> None:
-        """Checks that the postfix makes no folder."""
+        """Checks that the postfix contains no `/`; raises UserError otherwise."""
         if "/" in self.model_postfix:
             raise UserError.expected(
-                "a model_postfix without /", self.model_postfix, "Name other folders by *_root_dir"
+                "a model_postfix without /", self.model_postfix, "Set other folders by *_root_dir"
             )
 
 
 def _training() -> TrainingConfig:
-    """The MindSpore recipe's."""
+    """Returns the training defaults of the MindSpore recipe."""
     return TrainingConfig(
         batch_size=100,
         num_epochs=300,
@@ -140,7 +142,7 @@ def _training() -> TrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class VisionConfig:
-    """Everything that defines a model, its input and its training."""
+    """Configuration of a model, its preprocessing and its training."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
@@ -150,7 +152,7 @@ class VisionConfig:
     training: TrainingConfig = field(default_factory=_training)
 
     def validate(self) -> None:
-        """Checks that the metric of the best checkpoint is one that evaluation gives."""
+        """Checks that evaluation computes the metric that selects the best checkpoint."""
         check_best_metric(self.training, METRICS)
 
 
@@ -159,15 +161,18 @@ def load_config(
     overrides: Mapping[str, object] | None = None,
     flags: Mapping[str, object] | None = None,
 ) -> VisionConfig:
-    """Reads a YAML file, in sections or flat.
+    """Returns the configuration in a YAML file, which has sections or flat keys.
 
     Args:
-        path: the file; None takes the defaults (Conformer-tiny).
-        overrides: values by dotted key, such as `{"model.num_classes": 10}`.
-        flags: words of a command line by flat key, such as `{"num_classes": "10"}`.
+        path: YAML file; None returns the defaults (Conformer-tiny).
+        overrides: values by dotted key, such as `{"model.num_classes": 10}`. They take precedence
+            over the flags.
+        flags: values as text by flat key, such as `{"num_classes": "10"}`. They take precedence
+            over the file.
 
     Raises:
-        UserError: unknown key, wrong type or value, naming the key and the nearest valid one.
+        UserError: a key is unknown, or a value has the wrong type or is out of range. The message
+            names the key, and for an unknown key the most similar valid one.
     """
     leaves = leaf_keys(VisionConfig)
     sections = {key.partition(".")[0] for key in leaves}
@@ -187,18 +192,18 @@ def load_config(
 
 
 def all_arguments(config: VisionConfig) -> dict[str, object]:
-    """Every value by its flat name; as a JSON or YAML file it reads back to the same config."""
+    """Returns all values by flat key. Written as YAML or JSON, they load as the same config."""
     return to_flat(leaf_values(config))
 
 
 @dataclass(frozen=True, slots=True)
 class ConfigOptions:
-    """What a config is read from.
+    """The sources of a configuration.
 
     Attributes:
-        config: YAML file, in sections or flat; None: the defaults (Conformer-tiny).
-        set: values by dotted key; they win over the others.
-        words: values by flat key, as words of a command line; they win over the file.
+        config: YAML file with sections or flat keys; None: the defaults (Conformer-tiny).
+        set: values by dotted key. They take precedence over `words`.
+        words: values as text by flat key. They take precedence over the file.
     """
 
     config: str | Path | None = None
@@ -206,32 +211,32 @@ class ConfigOptions:
     words: Mapping[str, object] = field(default_factory=dict)
 
     def load(self) -> VisionConfig:
-        """Reads the config; see `load_config`."""
+        """Returns the configuration; see `load_config`."""
         return load_config(self.config, self.set, self.words)
 
     def with_words(self, **words: object) -> "ConfigOptions":
-        """Gives the same options with other values by flat key."""
+        """Returns a copy of the options with other values by flat key."""
         return replace(self, words={**self.words, **words})
 
 
 def preprocessing_of(
     known: Mapping[str, object], words: Mapping[str, object]
 ) -> PreprocessingConfig:
-    """Gives the preprocessing that a model was exported with, but for what is asked for.
+    """Returns the preprocessing of an exported model, with the values that the user overrides.
 
     Args:
-        known: of the model, by name.
-        words: of `ConfigOptions`; what is none of the preprocessing does not count.
+        known: preprocessing of the model by key.
+        words: `words` of `ConfigOptions`. Keys of other sections are ignored.
 
     Raises:
-        UserError: a value of a wrong type or out of its range.
+        UserError: a value has the wrong type or is out of range.
     """
     asked = {name: words[name] for name in leaf_keys(PreprocessingConfig) if name in words}
     return load(PreprocessingConfig, None, preprocessing_words(known) | asked)
 
 
 def preprocessing_words(known: Mapping[str, object]) -> dict[str, str]:
-    """Writes the preprocessing of a `pipeline.json` as words of a command line, by flat key."""
+    """Returns the preprocessing of a `pipeline.json` as text by flat key, like flags."""
     return {
         name: ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
         for name, value in known.items()

@@ -1,4 +1,4 @@
-"""The convolution side of the vision Conformer: batch-normalized convolutions, residual block."""
+"""Convolution with batch norm, and residual convolution block of the vision Conformer."""
 
 import keras
 from keras import ops
@@ -11,12 +11,17 @@ BOTTLENECK = 4
 
 
 def kernel_initializer():
-    """He's normal distribution over the outgoing connections, one draw for each call."""
+    """Returns a new initializer: He normal with `fan_out`, as in the PyTorch implementation."""
     return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
 
 
 def drop_path(rate, rank, dtype):
-    """Dropout of whole samples of a residual branch of that rank.
+    """Returns a stochastic depth layer, which drops the residual branch of whole samples.
+
+    Args:
+        rate: probability to drop the branch of a sample.
+        rank: number of dimensions of the branch.
+        dtype: dtype policy.
 
     Source: Huang et al., Deep networks with stochastic depth (2016).
     """
@@ -27,8 +32,8 @@ class BatchNormalization(batch_norm.BatchNormalization):
     """Batch normalization with the constants of the vision Conformer.
 
     Args:
-        epsilon: added to the variance.
-        zero_init: whether the scale starts at zero.
+        epsilon: constant that is added to the variance.
+        zero_init: whether the initial scale is 0 instead of 1.
     """
 
     def __init__(self, epsilon=EPSILON, zero_init=False, **kwargs):
@@ -42,16 +47,17 @@ class BatchNormalization(batch_norm.BatchNormalization):
 
 
 class ConvolutionNorm(keras.layers.Layer):
-    """Convolution without bias and batch norm, padded by half a kernel on every side.
+    """Convolution without bias, followed by batch norm.
 
-    Output size: `ceil(size / strides)`.
+    The input is padded by `kernel_size // 2` zeros on each side. Output size:
+    `ceil(size / strides)`.
 
     Args:
         filters: output channels.
-        kernel_size: odd.
-        strides: of both directions.
-        epsilon: of the batch norm.
-        zero_init: whether the scale of the batch norm starts at zero.
+        kernel_size: height and width of the kernel, odd.
+        strides: stride in both directions.
+        epsilon: epsilon of the batch norm.
+        zero_init: whether the initial scale of the batch norm is 0 instead of 1.
     """
 
     def __init__(
@@ -65,9 +71,9 @@ class ConvolutionNorm(keras.layers.Layer):
         self.zero_init = zero_init
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, H, W, C]`."""
+        """Creates the variables for inputs `[B, H, W, C]`."""
         policy = self.dtype_policy
-        # With a stride, "same" pads even sizes at the far side only.
+        # With a stride, padding="same" would pad inputs of even size at the right and bottom only.
         explicit = self.strides > 1 and self.kernel_size > 1
         self.padding = (
             keras.layers.ZeroPadding2D(self.kernel_size // 2, dtype=policy) if explicit else None
@@ -90,7 +96,7 @@ class ConvolutionNorm(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        """Maps `[B, H, W, C]` to `[B, H', W', filters]`."""
+        """Applies convolution and batch norm; maps `[B, H, W, C]` to `[B, H', W', filters]`."""
         x = inputs if self.padding is None else self.padding(inputs)
         return self.normalization(self.convolution(x), training=training)
 
@@ -101,16 +107,18 @@ class ConvolutionNorm(keras.layers.Layer):
 
 
 class ConvolutionBlock(keras.layers.Layer):
-    """Bottleneck residual block whose 3x3 convolution may also read the other branch.
+    """Residual bottleneck block: 1x1, 3x3 and 1x1 convolution with a shortcut.
 
+    A feature map of the transformer branch can be added to the input of the 3x3 convolution.
     Output size: `ceil(size / strides)`.
 
     Args:
-        filters: output channels, a multiple of four.
-        strides: of the 3x3 and of the residual convolution.
-        project_residual: whether the shortcut is a convolution; otherwise shapes must agree.
-        drop_path_rate: of the branch beside the shortcut.
-        zero_init_last_batch_norm: whether the block starts as its shortcut.
+        filters: output channels, a multiple of 4.
+        strides: stride of the 3x3 convolution and of the shortcut.
+        project_residual: whether the shortcut is a convolution. Otherwise the input must have the
+            shape of the output.
+        drop_path_rate: rate of stochastic depth of the residual branch.
+        zero_init_last_batch_norm: whether the residual branch is 0 at initialization.
 
     Source: Peng et al., Conformer (2021), section 3.2; He et al., Deep residual learning (2016).
     """
@@ -133,7 +141,7 @@ class ConvolutionBlock(keras.layers.Layer):
         self.zero_init_last_batch_norm = zero_init_last_batch_norm
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, H, W, C]`."""
+        """Creates the variables for inputs `[B, H, W, C]`."""
         policy, inner = self.dtype_policy, self.filters // BOTTLENECK
         self.reduce = ConvolutionNorm(inner, dtype=policy, name="reduce")
         self.spatial = ConvolutionNorm(inner, 3, self.strides, dtype=policy, name="spatial")
@@ -153,15 +161,17 @@ class ConvolutionBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, added=None, training=False):
-        """Convolves.
+        """Applies the block.
 
         Args:
             inputs: `[B, H, W, C]`.
-            added: `[B, H, W, filters / 4]` from the other branch, or None.
-            training: whether drop path and batch moments are active.
+            added: `[B, H, W, filters / 4]` feature map of the transformer branch, or None.
+            training: whether stochastic depth is active and batch norm uses the moments of the
+                batch.
 
         Returns:
-            `[B, H', W', filters]`, and the bottleneck's `[B, H', W', filters / 4]`.
+            `[B, H', W', filters]` output, and `[B, H', W', filters / 4]` output of the 3x3
+            convolution.
         """
         x = ops.relu(self.reduce(inputs, training=training))
         x = x if added is None else x + added

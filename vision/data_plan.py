@@ -1,4 +1,4 @@
-"""The plan of an epoch: which images make which batch, the same on every process."""
+"""Plan of an epoch: the images of each batch, the same on all processes."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,11 @@ from tools.training.task import Shard
 
 
 class Rows(NamedTuple):
-    """Images of an epoch, in order.
+    """Rows of a batch, in order.
 
     Attributes:
-        indices: `[N]` int64 into the folder.
-        repetitions: `[N]` int64, which variant of the image in this epoch.
+        indices: `[N]` int64 indices of images in the data set.
+        repetitions: `[N]` int64 numbers of the variants of these images in this epoch, from 0.
     """
 
     indices: np.ndarray
@@ -21,21 +21,24 @@ class Rows(NamedTuple):
 
 
 class EpochPlan:
-    """The batches of one epoch that are still to run, the same on every process.
+    """The remaining batches of one epoch, the same on all processes.
 
-    The images come in an order of (seed, epoch). With repeated augmentation each of them comes
-    several times in a row, so that its variants meet in one step, and the epoch ends when it is as
-    long as without. The last batch is filled up with further variants of the first images: no row
-    is empty, which batch normalization would see.
+    The order of the images is a function of the seed and the epoch. With repeated augmentation,
+    the variants of an image follow each other, so that they are in the same batch, and the epoch
+    uses only as many images as fit into its usual length. The last batch is filled with further
+    variants of the first images, because batch norm would include empty rows in its moments.
 
     Args:
-        num_images: of the folder.
-        repeats: variants of an image in an epoch.
-        seed: of the run.
-        epoch: from 0.
-        global_batch_size: rows of all processes.
-        done: `(global_batch_size, num_steps)` of what was already run, in order; a run that stopped
-            inside the epoch goes on behind that, at whatever batch size.
+        num_images: number of images in the data set.
+        repeats: number of variants of an image in an epoch.
+        seed: seed of the run.
+        epoch: number of the epoch, from 0.
+        global_batch_size: rows of a batch on all processes together.
+        done: `(global_batch_size, num_steps)` of the completed parts of this epoch, in order. A
+            resumed run continues after them, also with another batch size.
+
+    Raises:
+        UserError: `done` covers more than the whole epoch.
 
     Source: Hoffer et al., Augment your batch (2019); DeiT @ee8893c, `RASampler`.
     """
@@ -57,38 +60,39 @@ class EpochPlan:
         last = next((size for size, steps in reversed(done) if steps), 0)
         if last and self._start - last >= num_images:
             raise UserError.expected(
-                f"at most {num_images} images to resume in epoch {epoch}",
-                f"{self._start} already seen",
+                f"at most {num_images} images completed in epoch {epoch}",
+                f"{self._start} images completed before the run was stopped",
                 "Resume with the data that the run was started with",
             )
 
     def __len__(self) -> int:
-        """Number of steps."""
+        """Returns the number of remaining steps."""
         return -(-max(0, len(self._order) - self._start) // self._size)
 
     def first_row(self, step: int) -> int:
-        """Place of a step's first row in the epoch, which names the step at any batch size."""
+        """Returns the position in the epoch of the first row of a step."""
         return self._start + step * self._size
 
     def rows(self, step: int) -> Rows:
-        """The rows of a global batch."""
+        """Returns the rows of the global batch of a step."""
         places = self.first_row(step) + np.arange(self._size)
         rounds, places = np.divmod(places, len(self._order))
-        # An image's places follow each other from a multiple of their number on.
+        # The positions of an image follow each other and start at a multiple of `repeats`.
         return Rows(self._order[places], places % self._repeats + self._repeats * rounds)
 
 
 def rank_places(shard: Shard) -> np.ndarray:
-    """Returns which rows of a global batch a process has.
+    """Returns the rows of a global batch that a process gets.
 
-    A row and the one as far from the other end are mixed with each other. They come to one process,
-    as far from the ends of its own batch, so that any number of processes mixes the same pairs.
+    Mixing pairs row i with row `-1 - i` of the global batch. Both rows go to the same process, to
+    positions j and `-1 - j` of its batch, so that the pairs do not depend on the number of
+    processes.
 
     Args:
-        shard: of the process.
+        shard: shard of the process.
 
     Returns:
-        `[batch_size]` int64.
+        `[batch_size]` int64 row numbers.
     """
     rank, size, rows = shard
     front = rank + size * np.arange(rows // 2)

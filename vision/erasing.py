@@ -1,4 +1,4 @@
-"""Random erasing: boxes of noise on a normalized image."""
+"""Random erasing: fills random boxes of a normalized image with noise or a color."""
 
 import math
 
@@ -7,24 +7,25 @@ import tensorflow as tf
 from vision.augmentation_config import AugmentationConfig
 
 _ATTEMPTS = 10
-_MIN_AREA, _MAX_AREA = 0.02, 1 / 3  # of the image, all boxes together
-_MIN_RATIO, _MAX_RATIO = 0.3, 1 / 0.3  # height to width
+_MIN_AREA, _MAX_AREA = 0.02, 1 / 3  # area of all boxes together / area of the image
+_MIN_RATIO, _MAX_RATIO = 0.3, 1 / 0.3  # height / width of a box
 
 
 def draw_boxes(side: int, probability: float, max_count: int, seed: tf.Tensor) -> tf.Tensor:
-    """Draws what to erase of a square image.
+    """Draws random boxes in a square image.
 
     Args:
-        side: of the image.
-        probability: of erasing anything.
-        max_count: most boxes; as many or fewer share the area.
-        seed: `[2]`.
+        side: side of the image in pixels.
+        probability: probability that the image has boxes.
+        max_count: largest number of boxes. The number is drawn from 1 to `max_count`, and the
+            boxes share the area.
+        seed: `[2]` integers.
 
     Returns:
-        `[max_count, 4]` int32: top, left, height and width; without height where there is no box.
+        `[max_count, 4]` int32: top, left, height and width. Rows without a box have height 0.
 
     Source: Zhong et al., Random erasing data augmentation (2017); timm 1.0, `RandomErasing`: ten
-        attempts for each box, none as high or as wide as the image.
+        attempts for each box, which must be smaller than the image in both directions.
     """
     uniforms = tf.random.stateless_uniform([1 + 4 * max_count, _ATTEMPTS], seed)
     count = tf.floor(uniforms[0, 1] * max_count) + 1.0
@@ -48,14 +49,18 @@ def draw_boxes(side: int, probability: float, max_count: int, seed: tf.Tensor) -
 def erase(
     image: tf.Tensor, config: AugmentationConfig, box_seed: tf.Tensor, noise_seed: tf.Tensor
 ) -> tf.Tensor:
-    """Erases boxes of an image.
+    """Fills random boxes of an image.
 
     Args:
-        image: float32 `[S, S, 3]`, normalized.
-        config: its `re_prob`, `re_count`, and `re_mode`: "pixel" is normal noise, "rand" one normal
-            color for each box, "const" zero, which is the mean color.
-        box_seed: `[2]`.
-        noise_seed: `[2]`.
+        image: `[S, S, 3]` float32, normalized.
+        config: `re_prob`, `re_count` and `re_mode` are used. `re_mode` "pixel" fills with normally
+            distributed noise, "rand" with one normally distributed color for each box, "const"
+            with 0, the mean color.
+        box_seed: `[2]` integers, for the boxes.
+        noise_seed: `[2]` integers, for the noise.
+
+    Returns:
+        `[S, S, 3]` float32.
     """
     if config.re_prob <= 0:
         return image

@@ -1,4 +1,4 @@
-"""Scores a checkpoint, SavedModel or ONNX file on an ImageFolder."""
+"""Measures the accuracy of a checkpoint, SavedModel or ONNX file on an ImageFolder."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -26,11 +26,11 @@ from vision.session import ImageSession
 
 
 def command_line(module: str, usage: str, *, example: str | None = None) -> CommandLine:
-    """Makes the flags of this program and of `vision.eval_onnx`."""
-    about = "Scores a classifier on an ImageFolder."
+    """Returns the flags of this program and of `vision.eval_onnx`."""
+    about = "Measures the accuracy of a classifier on an ImageFolder."
     flags = CommandLine(module, about, usage, example=example)
     flags.group("Input")
-    about = "Data set that holds the folder --val_dir."
+    about = "Folder that contains --val_dir."
     flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
     about = "ImageFolder in --data_url."
     flags.string("val_dir", None, about, default_text="that of the --config, else val")
@@ -38,18 +38,20 @@ def command_line(module: str, usage: str, *, example: str | None = None) -> Comm
     flags.string(
         "analysis_dir",
         None,
-        "Folder for the confusion matrix (CSV, PNG) and the accuracy of each class (CSV).",
-        default_text="none is written",
+        "Folder to write the confusion matrix (CSV, PNG) and the accuracy of each class (CSV) to.",
+        default_text="not written",
     )
     add_classifier_flags(flags)
     return flags
 
 
 def evaluate(options: EvaluationOptions) -> int:
-    """Scores a model on one data set, prints the results and writes the reports."""
+    """Evaluates a model on one data set, prints the results and writes the reports."""
     (place,) = options.data.paths
     if not Path(place).is_dir():
-        raise UserError.expected("an ImageFolder", f"{place}: no such folder", "Correct it")
+        raise UserError.expected(
+            "an ImageFolder", f"{place}: no such folder", "Correct the folder name"
+        )
     if options.data.result_path:
         check_writable(result_file(Path(options.data.result_path), ".json"))
     if options.analysis_dir:
@@ -70,8 +72,8 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
     if not classifier.classes.aliases:
         (place,) = options.data.paths
         print(
-            f"the model does not name its {num_classes} classes: the folders of {place} are "
-            "numbered by the order of their names; --imagenet_label_file names them",
+            f"the model has no names for its {num_classes} classes: the folders in {place} are "
+            "numbered in the order of their names. Set names with --imagenet_label_file",
             file=sys.stderr,
         )
     images = images.sample(options.num_samples, options.seed)
@@ -102,7 +104,7 @@ def _evaluate(classifier: ImageSession, images: ImageFolder, options: Evaluation
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     example = "ImageNet/val --native_savedmodel_dir=exports/tiny --batch_size=16"
     flags = command_line("vision.eval", "[FLAGS] [DATASET]", example=example)
     values, places = flags.parse(argv)
@@ -110,7 +112,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

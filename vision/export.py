@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
@@ -44,18 +44,19 @@ def export_saved_model(
     layout: str = "NHWC",
     outputs: str = "logits",
 ) -> dict:
-    """Writes a SavedModel, whole or not at all.
+    """Writes a model as a SavedModel. If writing fails, no incomplete directory is left behind.
 
     Args:
-        model: built, float32.
-        config: of the model and its input.
-        output_dir: must not exist yet, or be an earlier export.
-        classes: names to put in.
-        layout: of images; see `Signatures`.
-        outputs: of `serving_default`; see `Signatures`.
+        model: a built float32 model.
+        config: configuration of the model and its preprocessing.
+        output_dir: directory to write. It must not exist, or hold an earlier export, which is
+            replaced.
+        classes: names of the classes to store in the SavedModel.
+        layout: layout of the input images; see `Signatures`.
+        outputs: outputs of `serving_default`; see `Signatures`.
 
     Returns:
-        The `pipeline.json`.
+        The content of `pipeline.json`.
     """
     signatures = Signatures(model, config.preprocessing, classes, layout, outputs=outputs)
     description = pipeline_description(config, model, classes, layout, outputs=outputs)
@@ -64,16 +65,28 @@ def export_saved_model(
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Exports a checkpoint of training with its classes; see `tools.families.Family`."""
+    """Writes the model of a training checkpoint and its class names as a SavedModel.
+
+    Args:
+        checkpoint: training checkpoint. If it has a moving average of the weights, the average is
+            exported.
+        output_dir: see `export_saved_model`.
+    """
     config = load_config(checkpoint.path / CONFIG_FILE)
     classes = own_classes(checkpoint.path)
     export_saved_model(load_model(config.model, checkpoint.path), config, output_dir, classes)
 
 
 def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
-    """Writes `serving_default` of a SavedModel as ONNX, with its description as metadata.
+    """Converts `serving_default` of a SavedModel to an ONNX file.
 
-    Inputs and outputs keep their names; the batch is free.
+    Inputs and outputs keep their names, and the batch size is dynamic. The description of the
+    model is stored as metadata.
+
+    Args:
+        saved_model_dir: SavedModel.
+        pipeline: description of the model, the content of `pipeline.json`.
+        path: ONNX file to write.
     """
     from tools.conversion.rewrites.cleaning import clean
     from tools.conversion.signature import to_onnx
@@ -85,34 +98,36 @@ def export_onnx(saved_model_dir: Path, pipeline: dict, path: Path) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "vision.export",
         "Exports a vision Conformer as a SavedModel, ONNX file or Keras file.",
         example="--checkpoint=conformer_tiny.pth --output_dir=exports/tiny",
     )
     flags.group("Input")
-    about = "Weights: .pth, .safetensors, .keras, or a checkpoint of training."
+    about = "Weights: .pth, .safetensors or .keras file, or training checkpoint."
     flags.string("checkpoint", None, about, short_name="c")
     flags.string("pretrained", None, "Another name of --checkpoint.")
     flags.group("Output")
     about = "SavedModel folder to write, or folder into which the ONNX or Keras file is written."
     flags.string("output_dir", None, about, default_text="in the current folder")
     formats = (*FORMATS, "MINDIR", "AIR")
-    about = "Format to write; MINDIR and AIR are refused, since only MindSpore writes them."
+    about = "Format to write; MINDIR and AIR are not supported."
     flags.enum("file_format", None, formats, about)
-    flags.enum("layout", "NHWC", tuple(LAYOUTS), "Layout of the input.")
-    about = "Outputs: the sum of the heads, its softmax, or the sum and both heads."
+    flags.enum("layout", "NHWC", tuple(LAYOUTS), "Layout of the input images.")
+    about = (
+        "logits: sum of both heads; probabilities: softmax of it; heads: the sum and both heads."
+    )
     flags.enum("outputs", "logits", OUTPUTS, about)
-    about = "File with the names of the classes."
+    about = "File of class names to store in the export."
     flags.string("imagenet_label_file", None, about, default_text="the checkpoint's, else numbers")
     flags.group("Model")
-    flags.integer("seed", 0, "Seed of initial weights, which a model without checkpoint has.")
+    flags.integer("seed", 0, "Seed of initial weights if no checkpoint is given.")
     add_weights_flag(flags)
     add_config_flags(flags)
     values, rest = flags.parse(argv)
     if rest:
-        raise UserError.expected("flags alone", " ".join(rest), "See --help")
+        raise UserError.expected("only flags", " ".join(rest), "See --help")
     source = config_options(values)
     checkpoint = named_checkpoint(checkpoint_of(values), source)
     config = with_recipe(checkpoint, source).load()
@@ -120,7 +135,7 @@ def main(argv: list[str]) -> int:
     if file_format not in FORMATS:
         raise UserError.expected(
             f"--file_format {', '.join(FORMATS)}",
-            f"{file_format}, which only MindSpore writes",
+            f"{file_format}, which only MindSpore can write",
             "Export ONNX",
         )
     number = config.model.num_classes
@@ -150,7 +165,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

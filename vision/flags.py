@@ -1,6 +1,6 @@
-"""The flags of this family's programs, and the options that are made of them.
+"""Flags of the vision programs, and conversion of flags to options.
 
-Programs alone import this; what they call takes options.
+Only programs import this module. Libraries receive options and do not know the flags.
 """
 
 from collections.abc import Iterable, Sequence
@@ -32,16 +32,16 @@ from vision.recipe_keys import (
 
 MODEL_SECTIONS = ("model", "preprocessing")
 _MODEL_KEYS = tuple(f"{section}." for section in MODEL_SECTIONS)
-_USE_EMA = "use_ema"  # of the config's section `run`
+_USE_EMA = "use_ema"  # key in section `run` of the configuration
 _DEFAULTS = VisionConfig()
 
 
 def add_config_flags(flags: CommandLine, *sections: str) -> None:
-    """Adds a flag for every key of some sections of the config.
+    """Adds `--config`, `--set` and a flag for each key of some sections of the configuration.
 
     Args:
-        flags: of the program; `--config` and `--set` are added as well.
-        sections: of `VisionConfig`; none means the model and its input.
+        flags: flags of the program.
+        sections: sections of `VisionConfig`; without any, those of the model and its preprocessing.
     """
     keys = dotted_keys(leaf_keys(VisionConfig))
     wanted = sections or MODEL_SECTIONS
@@ -49,25 +49,27 @@ def add_config_flags(flags: CommandLine, *sections: str) -> None:
 
 
 def add_weights_flag(flags: CommandLine) -> None:
-    """Adds the flag that chooses between the averaged and the other weights of a checkpoint."""
+    """Adds the flag `--use_ema`, which selects between the two sets of weights of a checkpoint."""
     flags.group("Model")
     flags.boolean(
         _USE_EMA,
         None,
-        "Uses the averaged weights (EMA) of a checkpoint, or with --nouse_ema the other ones.",
-        default_text="averaged for a run that has averages, the others for a file that has both",
+        "Loads the averaged weights (EMA) of a checkpoint; --nouse_ema: loads the others.",
+        default_text="for a run EMA if it has some; for a file EMA if it has no others",
     )
 
 
 def add_training_flags(flags: CommandLine) -> None:
-    """Adds a flag for every flat key of the config; `--config` and `--set` as well."""
+    """Adds `--config`, `--set` and a flag for each flat key of the configuration."""
     _add_key_flags(flags, flat_keys(leaf_keys(VisionConfig)))
 
 
 def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
-    """Adds a flag for each of some flat keys, with the type, the default and the choices."""
+    """Adds `--config`, `--set` and a flag for each of some flat keys."""
     flags.group("Config")
-    flags.string("config", None, "YAML file of configs/vision.", default_text="Conformer-tiny")
+    flags.string(
+        "config", None, "YAML file, such as those in configs/vision.", default_text="Conformer-tiny"
+    )
     flags.settings()
     defaults = all_arguments(_DEFAULTS)
     leaves = leaf_keys(VisionConfig)
@@ -81,52 +83,56 @@ def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
             add, options["kind_text"] = flags.string, kind_text(kinds[name])
         shown = to_json(defaults.get(name, False))
         about = describe(name, leaves)
-        add(name, None, about, default_text=f"the config's, else {shown}", **options)
+        add(name, None, about, default_text=f"that of the --config, else {shown}", **options)
 
 
 def add_classifier_flags(flags: CommandLine) -> None:
-    """Adds the flags of all programs that classify."""
+    """Adds the flags that all programs for classification share."""
     add_inference_flags(flags, "none")
     flags.group("Model")
     flags.string(
         "checkpoint",
         None,
-        "Weights to run in TensorFlow: .pth, .safetensors, .keras, or a checkpoint of training.",
+        "Weights to run in TensorFlow: .pth, .safetensors or .keras file, or training checkpoint.",
         short_name="c",
         default_text="none",
     )
     about = "Another name of --checkpoint."
     flags.string("pretrained", None, about, default_text="that of the --config")
     flags.string("onnx_path", None, "ONNX file to run in ONNX Runtime.", default_text="none")
-    about = "File with the names of the classes."
-    flags.string("imagenet_label_file", None, about, default_text="the model's names")
+    about = "File of class names."
+    flags.string("imagenet_label_file", None, about, default_text="the names in the model")
     add_weights_flag(flags)
     flags.group("Runtime")
-    about = "Precision of a checkpoint. O0: float32; bfloat16: bfloat16; the others: float16."
+    about = (
+        "Precision of a checkpoint. O0: float32; bfloat16: mixed bfloat16; others: mixed float16."
+    )
     flags.enum("amp_level", None, sorted(AMP_LEVELS), about, default_text="O0")
-    devices, about = ("GPU", "CPU"), "Device; GPU means a GPU where there is one."
+    devices, about = ("GPU", "CPU"), "Device. GPU: uses a GPU if one is available."
     flags.enum("device_target", None, devices, about, short_name="m", default_text="GPU")
-    flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
-    flags.integer("prefetch", 0, "Images read ahead.", default_text="four batches")
+    flags.integer(
+        "num_parallel_workers", 0, "Number of images read in parallel.", default_text="all cores"
+    )
+    flags.integer("prefetch", 0, "Number of images read in advance.", default_text="four batches")
     add_config_flags(flags)
 
 
 def config_options(values: SimpleNamespace) -> ConfigOptions:
-    """Makes the options of a model's config, of the flags of `add_config_flags`."""
+    """Returns the configuration options from the flags of `add_config_flags`."""
     names = {key.split(".")[1] for key in leaf_keys(VisionConfig) if key.startswith(_MODEL_KEYS)}
     return _config_options(values, {*names, _USE_EMA})
 
 
 def training_config_options(values: SimpleNamespace) -> ConfigOptions:
-    """Makes the options of a training's config, of the flags that have names of its flat keys."""
+    """Returns the configuration options from the flags of `add_training_flags`."""
     return _config_options(values, flat_keys(leaf_keys(VisionConfig)))
 
 
 def run_config_options(values: SimpleNamespace) -> ConfigOptions:
-    """Makes the options of the config of `vision.train`, which goes on from `--checkpoint` exactly.
+    """Returns the configuration options of `vision.train`. `--checkpoint` continues its run.
 
     Raises:
-        UserError: `--pretrained` is named as well.
+        UserError: both `--checkpoint` and `--pretrained` are given.
     """
     options = training_config_options(values)
     if not values.checkpoint:
@@ -141,10 +147,10 @@ def _config_options(values: SimpleNamespace, names: Iterable[str]) -> ConfigOpti
 
 
 def checkpoint_of(values: SimpleNamespace) -> str | None:
-    """Gives the checkpoint that `--checkpoint` or `--pretrained` names; None: neither does.
+    """Returns the value of `--checkpoint` or `--pretrained`; None if neither is given.
 
     Raises:
-        UserError: both do.
+        UserError: both are given.
     """
     if values.checkpoint and values.pretrained:
         raise UserError.expected("--checkpoint or --pretrained", "both", "Leave one out")
@@ -152,14 +158,14 @@ def checkpoint_of(values: SimpleNamespace) -> str | None:
 
 
 def inference_options(values: SimpleNamespace, places: Sequence[str]) -> InferenceOptions:
-    """Makes the options of `vision.infer`.
+    """Returns the options of `vision.infer`.
 
     Args:
-        values: its flags.
-        places: an image or a folder, unless `--data_dir` names it.
+        values: values of the flags.
+        places: positional arguments: an image or a folder, unless `--data_dir` is given.
 
     Raises:
-        UserError: no place or several, or a number out of its range.
+        UserError: no image or folder or several of them are given, or a number is out of range.
     """
     named = [*places, *([values.data_dir] if values.data_dir else [])]
     place = _only_place(named, "one image or folder")
@@ -171,16 +177,17 @@ def inference_options(values: SimpleNamespace, places: Sequence[str]) -> Inferen
 
 
 def evaluation_options(values: SimpleNamespace, places: Sequence[str]) -> EvaluationOptions:
-    """Makes the options of `vision.eval`.
+    """Returns the options of `vision.eval`.
 
-    An explicit --config tells of data, precision and device what the flags leave open.
+    If `--config` is given, it supplies data set, precision and device where no flag does.
 
     Args:
-        values: its flags.
-        places: an ImageFolder, unless flags, config or environment name it.
+        values: values of the flags.
+        places: positional arguments: an ImageFolder, unless the flags, the config or the
+            environment variable IMAGENET_DIR name it.
 
     Raises:
-        UserError: no place or several, or a number out of its range.
+        UserError: no ImageFolder or several of them are given, or a number is out of range.
 
     Source: MindSpore's recipe, whose eval.py has the arguments of its train.py.
     """
@@ -202,12 +209,12 @@ def evaluation_options(values: SimpleNamespace, places: Sequence[str]) -> Evalua
 
 def _only_place(named: Sequence[str], expected: str) -> str:
     if len(named) != 1 or not named[0]:
-        raise UserError.expected(expected, " ".join(named) or "none", "Name one")
+        raise UserError.expected(expected, " ".join(named) or "none", "Give one")
     return named[0]
 
 
 def _classifier_options(values: SimpleNamespace, recipe: VisionConfig) -> ClassifierOptions:
-    """Makes the options of `add_classifier_flags`; `recipe` counts where flags say nothing."""
+    """Returns the options from `add_classifier_flags`; `recipe` supplies values not in flags."""
     device = values.device_target or recipe.run.device_target
     level = values.amp_level
     return from_flags(

@@ -1,9 +1,9 @@
-"""One image file to the input of the model, by the recipe of PIL and torchvision.
+"""Converts an image file to the input of the model, with the results of Pillow and torchvision.
 
-Files are read by their content, whatever they are called. What is not 8-bit RGB becomes that as an
-image viewer would show it: grayscale and CMYK are converted, 16 bits are scaled to 8, what is
-transparent lies over white, and of several frames or pages the first one counts. As in torchvision,
-an orientation in EXIF is ignored, unless the preprocessing asks for it.
+The format of a file is detected from its content; the file name does not matter. All images are
+converted to 8-bit RGB: grayscale and CMYK are converted, 16-bit values are scaled to 8 bits,
+transparent pixels are drawn on white, and of several frames or pages the first is used. As in
+torchvision, the orientation in EXIF data is ignored, unless the preprocessing enables it.
 """
 
 import io
@@ -30,23 +30,24 @@ _ORIENTATIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-MAX_ASPECT = 100  # of the sides: the short one is resized, the long one with it
-# Pillow warns from 89 million pixels and refuses from twice that; both by the header alone.
+MAX_ASPECT = 100  # long side / short side; resizing the short side also enlarges the long side
+# Pillow warns from 89 million pixels on and raises from twice that number on. Both need only the
+# header of the file, and both are treated as errors here.
 _TOO_LARGE = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 warnings.simplefilter("error", Image.DecompressionBombWarning)
-# Damaged EXIF, as in some files of ImageNet: nothing of it is used.
+# Some files of ImageNet have damaged EXIF data, which is ignored.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-# What the decoders of Pillow raise on damaged files.
+# Exceptions that the decoders of Pillow raise for damaged files.
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError)
 _DAMAGED += (struct.error, zlib.error, OverflowError, MemoryError)
 
 
 class ImageError(Exception):
-    """A file of which no image can be made.
+    """An image that cannot be read.
 
     Attributes:
-        path: the file.
-        reason: in a few words.
+        path: path of the file.
+        reason: short reason.
     """
 
     def __init__(self, path: str, reason: str):
@@ -58,20 +59,20 @@ def read_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarr
     """Reads, resizes, crops and normalizes an image.
 
     Args:
-        path: of the file.
-        preprocessing: sizes and statistics.
+        path: path of the file.
+        preprocessing: sizes, interpolation, mean and standard deviation.
 
     Returns:
-        float32 `[image_size, image_size, 3]`, in RGB.
+        `[image_size, image_size, 3]` float32, RGB, normalized.
 
     Raises:
-        ImageError: the file is no image, damaged, or too large to be one.
+        ImageError: the file is not an image, is damaged or is too large.
     """
     return normalize(crop_image(path, preprocessing), preprocessing)
 
 
 def crop_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarray:
-    """Reads, resizes and crops an image, as uint8 `[image_size, image_size, 3]`."""
+    """Reads, resizes and crops an image; returns `[image_size, image_size, 3]` uint8, RGB."""
     image = read_rgb(path, preprocessing.exif_orientation)
     return np.asarray(_crop(image, preprocessing))
 
@@ -79,14 +80,16 @@ def crop_image(path: str | Path, preprocessing: PreprocessingConfig) -> np.ndarr
 def read_rgb(
     source: str | Path | bytes | BinaryIO | np.ndarray, exif_orientation: bool = False
 ) -> Image.Image:
-    """Reads the whole of an image, as RGB of 8 bits.
+    """Reads an image and converts it to 8-bit RGB.
 
     Args:
-        source: a path, the bytes of a file, an open binary file, or uint8 `[H, W, 3]`.
-        exif_orientation: whether a file is turned and mirrored as its EXIF says.
+        source: a path, the bytes of an image file, an open binary file, or an array `[H, W, 3]`
+            uint8.
+        exif_orientation: whether to rotate and mirror the image by the orientation in its EXIF
+            data.
 
     Raises:
-        ImageError: the file is no image, damaged, or too large to be one.
+        ImageError: the source is not an image, is damaged or is too large.
     """
     is_path = isinstance(source, str | os.PathLike)
     path = os.fspath(source) if is_path else type(source).__name__
@@ -98,15 +101,15 @@ def read_rgb(
         if hasattr(source, "read"):
             content = source.read()
             if not content:
-                raise ImageError(path, "nothing left to read: rewind it with seek(0)")
+                raise ImageError(path, "the file is at its end: rewind it with seek(0)")
             return _rgb(io.BytesIO(content), path, exif_orientation)
         if isinstance(source, Image.Image):
             do = 'convert it with numpy.asarray(image.convert("RGB"))'
-            raise ImageError(path, f"an image of PIL: {do}")
+            raise ImageError(path, f"a PIL image: {do}")
         if not is_path:
             raise ImageError(path, "expected a path, bytes, a binary file or an array")
         if not Path(path).is_file():
-            raise ImageError(path, "no such file" if not Path(path).exists() else "no file")
+            raise ImageError(path, "no such file" if not Path(path).exists() else "not a file")
         with open(path, "rb") as file:
             return _rgb(file, path, exif_orientation)
     except Image.UnidentifiedImageError:
@@ -120,7 +123,7 @@ def read_rgb(
 
 
 def _of_array(array: np.ndarray) -> Image.Image:
-    """Takes uint8 `[H, W, 3]` for an image."""
+    """Converts an array `[H, W, 3]` uint8 to an image; raises ImageError for other arrays."""
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         found = f"{array.dtype} {list(array.shape)}"
         raise ImageError("the array", f"expected uint8 [H, W, 3], received {found}")
@@ -128,19 +131,21 @@ def _of_array(array: np.ndarray) -> Image.Image:
 
 
 def _rgb(file: BinaryIO, path: str, exif_orientation: bool) -> Image.Image:
-    """Opens the first frame as RGB of 8 bits."""
+    """Opens the first frame of a file and converts it to 8-bit RGB."""
     with Image.open(file, formats=FORMATS) as stored:
         image = stored
         short, long = sorted(image.size)
         if long > MAX_ASPECT * short:
-            raise ImageError(path, f"sides of {image.size}, more than {MAX_ASPECT} to 1")
+            raise ImageError(
+                path, f"sides of {image.size}, an aspect ratio of more than {MAX_ASPECT} to 1"
+            )
         if exif_orientation:
             image = _turned(image)
         if image.mode.startswith("I;16"):
             eighth = np.round(np.asarray(image) / 257).astype("uint8")
             return Image.fromarray(eighth).convert("RGB")
         if image.mode in ("I", "F"):
-            raise ImageError(path, "samples of 32 bits")
+            raise ImageError(path, "32-bit samples")
         if image.has_transparency_data:
             opaque = Image.new("RGBA", image.size, "white")
             return Image.alpha_composite(opaque, image.convert("RGBA")).convert("RGB")
@@ -148,8 +153,8 @@ def _rgb(file: BinaryIO, path: str, exif_orientation: bool) -> Image.Image:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """Turns and mirrors an image as its EXIF says; one without EXIF, or a damaged one, stays."""
-    image.load()  # PNG may have its EXIF behind the pixels; of TIFF, Pillow has turned it now
+    """Rotates and mirrors an image by its EXIF orientation; missing or damaged EXIF is ignored."""
+    image.load()  # EXIF of PNG can follow the pixels; TIFF images are rotated by loading
     try:
         orientation = image.getexif().get(_ORIENTATION)
     except _DAMAGED:
@@ -159,7 +164,7 @@ def _turned(image: Image.Image) -> Image.Image:
 
 
 def _crop(image: Image.Image, preprocessing: PreprocessingConfig) -> Image.Image:
-    """Resizes the short side and cuts out the middle.
+    """Resizes the short side and crops the center.
 
     Source: torchvision 0.15, `Resize` and `CenterCrop`.
     """
@@ -174,7 +179,15 @@ def _crop(image: Image.Image, preprocessing: PreprocessingConfig) -> Image.Image
 
 
 def normalize(image: np.ndarray, preprocessing: PreprocessingConfig) -> np.ndarray:
-    """Scales uint8 `[..., 3]` to 0..1, then by mean and deviation of each channel, in float32."""
+    """Scales values to 0..1 and normalizes them by the mean and standard deviation of each channel.
+
+    Args:
+        image: `[..., 3]` uint8.
+        preprocessing: mean and standard deviation of each channel.
+
+    Returns:
+        `[..., 3]` float32.
+    """
     values = image.astype("float32")
     values /= np.float32(255)
     values -= np.asarray(preprocessing.mean, "float32")

@@ -1,4 +1,4 @@
-"""Tells what is on an image, or on the images of a folder."""
+"""Classifies an image or the images in a folder."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tqdm import tqdm
@@ -25,23 +25,24 @@ from vision.session import ImageSession, probabilities_of, scores_of
 
 
 def command_line(module: str, *, example: str | None = None) -> CommandLine:
-    """Makes the flags of this program and of `vision.infer_onnx`."""
+    """Returns the flags of this program and of `vision.infer_onnx`."""
     flags = CommandLine(
         module,
-        "Classifies an image, or the images of a folder without its subfolders.",
+        "Classifies an image, or the images in a folder without its subfolders.",
         "[FLAGS] IMAGE|FOLDER",
         example=example,
     )
     flags.group("Output")
-    flags.string("output", "predictions.json", "Class numbers by path, as JSON.", short_name="o")
-    about = "Classes to print for each image; with their probabilities if more than 1."
+    about = "JSON file to write: class numbers by path."
+    flags.string("output", "predictions.json", about, short_name="o")
+    about = "Number of classes to print for each image; above 1 with probabilities."
     flags.integer("top_k", 1, about)
     add_classifier_flags(flags)
     return flags
 
 
 def predict(options: InferenceOptions) -> int:
-    """Classifies an image or a folder, and prints and writes what is on each image."""
+    """Classifies an image or the images in a folder; prints and writes their classes."""
     data = options.data
     for path in filter(None, (options.output, data.result_path)):
         check_writable(Path(path))
@@ -80,7 +81,7 @@ def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions
 
 
 def describe(told: Sequence[dict]) -> str:
-    """Writes classes as `293`, `293 cheetah`, or `293 cheetah 0.970, 288 leopard 0.021`."""
+    """Returns classes as `293`, `293 cheetah`, or `293 cheetah 0.970, 288 leopard 0.021`."""
     several = len(told) > 1
     return ", ".join(
         str(x["class"])
@@ -91,13 +92,13 @@ def describe(told: Sequence[dict]) -> str:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = command_line("vision.infer", example="photo.jpg --native_savedmodel_dir=exports/tiny")
     return predict(inference_options(*flags.parse(argv)))
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""Images to evaluate: which files there are, and reading them ahead in threads."""
+"""Lists the image files of a data set, and reads images in background threads."""
 
 import contextlib
 import itertools
@@ -20,16 +20,16 @@ from vision.images import ImageError, read_image, read_rgb
 SUFFIXES = frozenset(
     (".bmp", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 )
-_FOREIGN = "__MACOSX"  # what unpacking leaves
-_AHEAD = 4  # batches
+_FOREIGN = "__MACOSX"  # folder of metadata in archives made by macOS
+_AHEAD = 4  # number of batches that are read in advance
 
 
 class Listing(NamedTuple):
-    """Images of a place by name, and what else is there.
+    """Images in a folder, in order of name, and the other files in it.
 
     Attributes:
-        paths: of the images.
-        left_out: `(path, reason)` of files and folders that are not hidden.
+        paths: paths of the images.
+        left_out: `(path, reason)` of files and folders that are neither images nor hidden.
     """
 
     paths: list[str]
@@ -37,10 +37,10 @@ class Listing(NamedTuple):
 
 
 def find_images(place: str | Path) -> Listing:
-    """Lists an image, or the images right in a folder.
+    """Lists the images in a folder, without its subfolders. `place` can also be an image.
 
     Raises:
-        UserError: there is none.
+        UserError: there are no images.
     """
     path = Path(place)
     if path.is_dir():
@@ -50,21 +50,21 @@ def find_images(place: str | Path) -> Listing:
             raise UserError.expected(
                 f"images ({', '.join(sorted(SUFFIXES))}) in {path}",
                 some + _some(f"{other} ({reason})" for other, reason in found.left_out),
-                "Choose another folder",
+                "Select another folder",
             )
         return found
     if not path.exists():
         raise UserError.expected(
-            "an image or a folder of images", f"{place}: nothing", "Correct it"
+            "an image or a folder of images", f"{place}: no such file or folder", "Correct the path"
         )
     return Listing([str(place)], [])
 
 
 def check_readable(paths: Sequence[str]) -> None:
-    """Looks for an image that can be read, before a model is opened for them.
+    """Checks that at least one image can be read. Called before the model is opened.
 
     Raises:
-        UserError: there is none.
+        UserError: none of the images can be read.
     """
     reasons = {}
     for path in paths:
@@ -77,16 +77,16 @@ def check_readable(paths: Sequence[str]) -> None:
 
 
 def unreadable(reasons: Mapping[str, str]) -> UserError:
-    """Makes the error for images that cannot be read, by their paths."""
+    """Returns the error for unreadable images, given the reasons by path."""
     bad = "; ".join(f"{path} ({reason})" for path, reason in itertools.islice(reasons.items(), 5))
     return UserError.expected("images that can be read", bad, "Check the files")
 
 
 def _list_folder(folder: Path, deep: bool) -> Listing:
-    """Lists the images of a folder, and with `deep` of those below it; links are followed."""
+    """Lists the images in a folder, and with `deep` in its subfolders. Links are followed."""
     images: list[Path] = []
     left_out: list[tuple[Path, str]] = []
-    # Folders that are still to be looked into, each with the real paths of those above it.
+    # Folders to list, each with the real paths of all folders above it, to detect circular links.
     waiting = [(folder, folders_above(folder) | {os.path.realpath(folder)})]
     while waiting:
         place, above = waiting.pop()
@@ -100,9 +100,9 @@ def _list_folder(folder: Path, deep: bool) -> Listing:
                 if path.suffix.lower() in SUFFIXES:
                     images.append(path)
                 else:
-                    left_out.append((path, "the suffix of no image"))
+                    left_out.append((path, "not the suffix of an image"))
             elif not path.is_dir():
-                left_out.append((path, "no file" if path.exists() else "a link to nothing"))
+                left_out.append((path, "not a file" if path.exists() else "a broken link"))
             elif not deep:
                 left_out.append((path, "a folder"))
             elif (real := os.path.realpath(path)) in above:
@@ -121,14 +121,14 @@ def _is_hidden(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ImageFolder:
-    """Images in folders by class.
+    """Labelled images: a folder for each class.
 
     Attributes:
-        paths: of the images.
-        labels: class numbers of the images.
-        classes: names of the folders whose images are used, by class number.
-        remarks: `(folder, what is odd about it)`.
-        left_out: `(path, reason)` of files that are not hidden.
+        paths: paths of the images.
+        labels: class number of each image.
+        classes: names of the class folders, in order of class number.
+        remarks: `(folder, remark)` of folders that are not used.
+        left_out: `(path, reason)` of files that are neither images nor hidden.
     """
 
     paths: list[str]
@@ -138,7 +138,7 @@ class ImageFolder:
     left_out: list[tuple[str, str]] = field(default_factory=list)
 
     def sample(self, count: int, seed: int) -> "ImageFolder":
-        """A random part of `count` images, the same for the same seed; -1, or too many: all."""
+        """Returns `count` images chosen at random by the seed; all if -1 or not enough images."""
         if not 0 < count < len(self.paths):
             return self
         generator = np.random.default_rng(seed)
@@ -148,24 +148,24 @@ class ImageFolder:
 
 
 def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = ()) -> ImageFolder:
-    """Lists an ImageFolder: `root/CLASS/image`, also deeper and behind links.
+    """Lists an ImageFolder: `root/CLASS/image`, or images in subfolders of `root/CLASS`.
 
-    Hidden files and folders do not count.
+    Links are followed. Hidden files and folders are ignored.
 
     Args:
-        root: of the tree.
-        class_names: for each class the names that its folder may have. The folders of other
-            classes are left out. Without, folders are numbered by the order of their names.
+        root: folder that contains the class folders.
+        class_names: possible folder names of each class. Other folders are left out. If empty,
+            all folders are numbered in the order of their names.
 
     Raises:
-        UserError: there is no class, or no image.
+        UserError: there are no class folders, or they contain no images.
     """
     root, place = Path(root), one_line(root)
     try:
         inside, above = sorted(root.iterdir()), folders_above(root) | {os.path.realpath(root)}
     except OSError as error:
         raise UserError.expected(
-            "a folder of class folders", f"{place}: {error.strerror}", "Correct it"
+            "a folder of class folders", f"{place}: {error.strerror}", "Correct the folder name"
         ) from error
     inside = [x for x in inside if not _is_hidden(x.name)]
     folders = [x for x in inside if x.is_dir() and os.path.realpath(x) not in above]
@@ -176,15 +176,15 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
     found = ImageFolder([], [], {})
     for path in inside:
         if not path.exists():
-            found.left_out.append((str(path), "a link to nothing"))
+            found.left_out.append((str(path), "a broken link"))
         elif path.is_dir() and path not in folders:
             found.left_out.append((str(path), "a link to a folder above it"))
         elif path.suffix.lower() in SUFFIXES and path.is_file():
-            found.left_out.append((str(path), "beside the class folders"))
+            found.left_out.append((str(path), "not in a class folder"))
     for folder in folders:
         number = numbers.get(folder.name)
         if number is None:
-            found.remarks.append((str(folder), "no class of the model"))
+            found.remarks.append((str(folder), "not a class of the model"))
             continue
         images, left_out = _list_folder(folder, deep=True)
         if not images:
@@ -197,36 +197,36 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
         strange = sorted(folder.name for folder in folders if folder.name not in numbers)
         if len(strange) == len(folders):
             raise UserError.expected(
-                f"folders in {root} that are called like classes, such as {_some(numbers)}",
+                f"folders in {root} with the names of classes, such as {_some(numbers)}",
                 _some(strange),
-                "Rename them, or choose a model of these classes",
+                "Rename them, or select a model of these classes",
             )
         others = [f"{path} ({reason})" for path, reason in found.left_out]
         raise UserError.expected(
-            f"images in the class folders of {place}", _some(others) or "none", "Add some"
+            f"images in the class folders of {place}", _some(others) or "none", "Add images"
         )
     return found
 
 
 def _some(names: Iterable[str]) -> str:
-    """The first few of many names."""
+    """Returns the first few names, separated by commas."""
     first = list(itertools.islice(names, 6))
     return ", ".join(first[:5]) + (", and more" if len(first) > 5 else "")
 
 
 class Batches:
-    """Reads images in threads, ahead of who takes them, and puts those that can be read together.
+    """Reads images in background threads and batches them. Unreadable images are left out.
 
     Attributes:
-        reasons: why images could not be read, by index; complete when all batches were taken.
-        waiting_seconds: how long the taker has waited for images.
+        reasons: reason for each unreadable image, by index; complete after the last batch.
+        waiting_seconds: time that the consumer has waited for images.
 
     Args:
-        paths: of the images.
+        paths: paths of the images.
         preprocessing: see `images.read_image`.
-        batch_size: of all batches but the last.
-        num_threads: readers; 0: as many as cores.
-        prefetch: images read ahead; 0: four batches.
+        batch_size: images per batch; the last batch can be smaller.
+        num_threads: number of threads; 0: one for each core.
+        prefetch: number of images to read in advance; 0: four batches.
     """
 
     def __init__(
@@ -245,7 +245,7 @@ class Batches:
         self.waiting_seconds = 0.0
 
     def __iter__(self) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Gives indices and float32 `[B, H, W, 3]`."""
+        """Yields batches: indices of the images, and `[B, H, W, 3]` float32."""
         indices, images = [], []
         threads = {"ahead": self._ahead - 1, "num_threads": self._num_threads}
         with contextlib.closing(in_threads(self._read, self._paths, **threads)) as found:

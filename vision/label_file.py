@@ -1,4 +1,4 @@
-"""Label files as people have them: the names of classes, in the order of their numbers."""
+"""Reads label files in the usual formats: names of classes in order of class number."""
 
 import ast
 import contextlib
@@ -16,25 +16,26 @@ _NUMBERED = re.compile(
 _NUMBERED_BEHIND = re.compile(  # `tench,0`, `tench 0`
     r"""(?P<name>.+?)(?:(?P<sign>\s*[:,;=|\t]\s*)|\s+)["']?(?P<number>\d+)["']?"""
 )
-_ITEM = "- "  # of a list in YAML
+_ITEM = "- "  # start of a list item in YAML
 _WORDNET = re.compile(r"""["']?(n\d{8})["']?[\s,;:]+(.+)""")
 
 
 def read_labels(path: str | Path, text: str) -> tuple[list[str], list[str]]:
-    """Reads the names of classes and their numbers in WordNet.
+    """Reads the names and the WordNet ids of classes.
 
     Args:
-        path: for messages.
-        text: a class a line, `INDEX WNID NAME`, `WNID INDEX NAME`, `WNID NAME`, `INDEX NAME` or
-            `NAME`, where the index counts from 0 or 1 and `:`, `,`, `.`, `|` or `->` may stand
-            behind it; `NAME INDEX`; or a list, also of YAML, or a dictionary by index or by name,
-            as JSON or as Python writes it.
+        path: path of the file, for error messages.
+        text: content of the file, in one of these formats: one class per line, as
+            `INDEX WNID NAME`, `WNID INDEX NAME`, `WNID NAME`, `INDEX NAME`, `NAME` or
+            `NAME INDEX`, where the index starts at 0 or 1 and can be followed by `:`, `,`, `.`,
+            `|` or `->`; a list or a dictionary by index or by name, in JSON or Python syntax; or a
+            list in YAML.
 
     Returns:
-        Names, and WordNet's numbers of those that have one.
+        The names, and the WordNet ids of the classes that have one.
 
     Raises:
-        UserError: classes are missing, or in another order.
+        UserError: the indices are not consecutive, or the text has another format.
     """
     labels = _labels(path, text)
     found = [_WORDNET.fullmatch(label) for label in labels]
@@ -53,10 +54,10 @@ def _labels(path: str | Path, text: str) -> list[str]:
     content = _parsed(text)
     if content is not None:
         return _of_literal(path, content)
-    # A dictionary of a class a line, with quotes inside of its quotes.
+    # A dictionary with one class per line whose names contain unescaped quotes.
     lines = text.strip().strip("{}")
     if not all(_NUMBERED.fullmatch(line.strip()) for line in lines.splitlines() if line.strip()):
-        raise _unfit(path, "another one")
+        raise _unfit(path, "another format")
     return _of_lines(path, lines)
 
 
@@ -65,12 +66,12 @@ def _of_lines(path: str | Path, text: str) -> list[str]:
     headed = len(lines) > 1 and lines[0].endswith(":")
     if lines and all(line.startswith(_ITEM) for line in lines[headed:]):
         return [line.removeprefix(_ITEM) for line in lines[headed:]]
-    # The first line may be names of columns.
+    # The first line can be a header with names of columns.
     return _without_numbers(path, lines) or _without_numbers(path, lines[1:]) or lines
 
 
 def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
-    """The names in numbered lines; none where the lines are not numbered."""
+    """Returns the names in numbered lines; an empty list if the lines are not numbered."""
     for pattern in (_NUMBERED, _NUMBERED_BEHIND):
         numbered = [found for line in lines if (found := pattern.fullmatch(line))]
         if len(numbered) < len(lines):
@@ -83,7 +84,7 @@ def _without_numbers(path: str | Path, lines: list[str]) -> list[str]:
 
 
 def _is_index(numbered: list[re.Match], numbers: list[int]) -> bool:
-    """Whether numbers behind names count them; `Boeing 747` and `room 0`, `room 1` are names."""
+    """Returns whether numbers after names are indices. In `Boeing 747`, `room 0` they are not."""
     if not all(x["sign"] for x in numbered):
         names = {x["name"] for x in numbered}
         if not 1 < len(names) == len(numbered):
@@ -92,7 +93,7 @@ def _is_index(numbered: list[re.Match], numbers: list[int]) -> bool:
 
 
 def _check_order(path: str | Path, numbers: list[int], lines: list[str]) -> None:
-    """Refuses classes that do not follow each other from 0 or 1."""
+    """Raises UserError if the indices are not consecutive from 0 or 1."""
     first = 1 if numbers and numbers[0] == 1 else 0
     for expected, (number, line) in enumerate(zip(numbers, lines, strict=True), start=first):
         if number != expected:
@@ -110,18 +111,18 @@ def _of_literal(path: str | Path, content: list | dict) -> list[str]:
         try:
             content = {int(key): content[key] for key in content}
         except (TypeError, ValueError):
-            raise _unfit(path, "keys that are no numbers") from None
+            raise _unfit(path, "keys that are not numbers") from None
         numbers = sorted(content)
         _check_order(path, numbers, [f"class {number}" for number in numbers])
         content = [content[number] for number in numbers]
     labels = [" ".join(map(str, x)) if isinstance(x, list | tuple) else x for x in content]
     if not all(isinstance(x, str) for x in labels):
-        raise _unfit(path, "values that are no names")
+        raise _unfit(path, "values that are not names")
     return labels
 
 
 def _is_pair(item: object) -> bool:
-    """Whether an item of a list is a name with its number."""
+    """Returns whether an item of a list is a pair of a name and its number."""
     if not isinstance(item, list | tuple) or len(item) != 2:
         return False
     return [type(x) for x in item] in ([int, str], [str, int])
@@ -137,12 +138,12 @@ def _parsed(text: str) -> list | dict | None:
 
 def _unfit(path: str | Path, received: str) -> UserError:
     return UserError.expected(
-        f"a list or dictionary of class names in {path}", received, "Write a class a line"
+        f"a list or dictionary of class names in {path}", received, "Write one class per line"
     )
 
 
 def _unquoted(name: str) -> str:
-    """Takes a comma behind a name and quotes around it away."""
+    """Removes a comma after a name and quotes around it."""
     name = name.strip()
     quoted = re.fullmatch(r"""(["'])(.*)\1,?""", name)
     return quoted[2] if quoted else name.removesuffix(",")

@@ -1,4 +1,4 @@
-"""Mixup and cutmix: images and their targets blended with those of a partner."""
+"""Mixup and CutMix: mix each image and its target with those of another image of the batch."""
 
 from typing import NamedTuple
 
@@ -9,13 +9,14 @@ from vision.augmentation_config import AugmentationConfig
 
 
 class Mixing(NamedTuple):
-    """How the rows of a batch are blended, N of them, or one for all.
+    """Weights and boxes for mixing a batch: N = 1 for all rows, or one of each for every row.
 
-    Outside of its box, an image keeps `own` of its values; inside, nothing.
+    Pixels outside the box are `own * image + (1 - own) * partner`. Pixels inside are those of the
+    partner.
 
     Attributes:
-        own: `[N]` float32; 1 in cutmix, and where nothing is mixed.
-        boxes: `[N, 4]` int32: top, left, bottom, right; empty in mixup.
+        own: `[N]` float32; 1 for CutMix and for rows that are not mixed.
+        boxes: `[N, 4]` int32: top, left, bottom, right in pixels; empty boxes for mixup.
     """
 
     own: np.ndarray | tf.Tensor
@@ -30,18 +31,18 @@ def draw_mixing(
     *,
     generator: np.random.Generator,
 ) -> Mixing:
-    """Draws how a global batch is mixed.
+    """Draws the random numbers for mixing a global batch.
 
     Args:
-        config: the shares, and what has random numbers of its own: the batch, every pair of a row
-            and its partner (the row as far from the other end), or every row.
-        side: of the images.
-        num_rows: of the global batch.
-        epoch: from 0; from `mixup_off_epoch` on nothing is mixed.
-        generator: of this step.
+        config: `mixup`, `cutmix`, their probabilities, and `mixup_mode`: whether to draw once for
+            the batch, for each pair of rows i and `-1 - i`, or for each row.
+        side: side of the images in pixels.
+        num_rows: number of rows of the global batch.
+        epoch: number of the epoch, from 0. From epoch `mixup_off_epoch` on nothing is mixed.
+        generator: random number generator of this step.
 
     Returns:
-        One row for the batch, or `num_rows`.
+        Weights and boxes: one for the batch, or `num_rows` of each.
 
     Source: Zhang et al., mixup (2017); Yun et al., CutMix (2019); timm 1.0, `Mixup`.
     """
@@ -67,7 +68,15 @@ def draw_mixing(
 
 
 def smooth_targets(labels: tf.Tensor, num_classes: int, smoothing: float) -> tf.Tensor:
-    """Makes targets `[B, V]` of labels `[B]`: `smoothing` is shared by all classes.
+    """Returns the target distributions of labels, with label smoothing.
+
+    Args:
+        labels: `[B]` integers.
+        num_classes: number of classes V.
+        smoothing: probability that is distributed equally over all classes.
+
+    Returns:
+        `[B, V]` float32.
 
     Source: Szegedy et al., Rethinking the Inception architecture (2015), section 7.
     """
@@ -78,16 +87,17 @@ def smooth_targets(labels: tf.Tensor, num_classes: int, smoothing: float) -> tf.
 def mix(
     images: tf.Tensor, targets: tf.Tensor, usable: tf.Tensor, mixing: Mixing
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Blends every row with its partner, the row as far from the other end of the batch.
+    """Mixes row i of a batch with row `-1 - i`, its partner.
 
     Args:
-        images: float32 `[B, S, S, 3]`.
-        targets: float32 `[B, V]`.
-        usable: bool `[B]`; a row that is not, or whose partner is not, stays as it is.
-        mixing: for each row, or for all.
+        images: `[B, S, S, 3]` float32.
+        targets: `[B, V]` float32.
+        usable: `[B]` bool; rows are mixed only if they and their partner are usable.
+        mixing: weights and boxes for each row or for all rows.
 
     Returns:
-        Images and targets; the weight of a target is the share of its image in the pixels.
+        Mixed images and targets of the same shapes. The weight of a target is the fraction that
+        its image contributes to the pixels.
     """
     num_rows, (side, channels) = tf.shape(images)[0], (images.shape[1], images.shape[3])
     rows = tf.range(num_rows)
@@ -104,7 +114,7 @@ def mix(
     def blend(own, theirs, weight):
         return weight * own + (1.0 - weight) * theirs
 
-    # A row for each image: broadcasting in two dimensions is the fastest.
+    # Flatten each image to one row, because broadcasting is fastest in two dimensions.
     weights = tf.reshape(tf.repeat(share, channels, axis=2), [-1, side * side * channels])
     flat = tf.reshape(images, [num_rows, side * side * channels])
     mixed = blend(flat, tf.gather(flat, partner), weights)

@@ -1,4 +1,4 @@
-"""The vision Conformer: a convolution and a transformer branch, coupled, each with a classifier."""
+"""Vision Conformer: coupled convolution and transformer branches with one classifier each."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ from vision.blocks import CoupledBlock, bias_initializer, flatten
 from vision.convolution import ConvolutionBlock, ConvolutionNorm, kernel_initializer
 
 STEM_FILTERS = 64
-STEM_EPSILON = FINAL_NORM_EPSILON = 1e-5  # 1e-6 everywhere else
+STEM_EPSILON = FINAL_NORM_EPSILON = 1e-5  # all other normalization layers have 1e-6
 CHANNELS = 3
 NUM_STAGES = 3
 
@@ -26,7 +26,7 @@ ARCHITECTURES = {
         "hidden_dim": 576,
         "num_heads": 9,
     },
-    # Of this project: for smoke runs and data sets of a few thousand small images.
+    # A size of this project, for smoke runs and for data sets of a few thousand small images.
     "conformer_mini_patch16": {
         "patch_size": 16,
         "channel_ratio": 0.5,
@@ -42,31 +42,34 @@ ALIASES = {
 
 @keras.saving.register_keras_serializable(package="vision")
 class VisionConformer(keras.Model):
-    """An image classifier of two branches.
+    """An image classifier with a convolution branch and a transformer branch.
 
-    Layer 1 is a convolution block beside a transformer block on the same stem; the others are
-    coupled blocks in three stages of equal depth, each halving the map of the one before. There is
-    no position embedding, so any number of patches will do.
+    Layer 1 is a convolution block and a transformer block, both on the output of the stem. The
+    other layers are coupled blocks in three stages of equal depth. Each stage halves the height
+    and width of the feature map. There is no position embedding, so the model accepts images of
+    any size that is a multiple of the patch size.
 
     Args:
-        patch_size: side of the patch behind a token, in pixels; a multiple of 16.
-        channel_ratio: width of the convolution branch, in 64 channels.
-        hidden_dim: D.
-        num_heads: H.
-        num_layers: a multiple of three.
-        feedforward_multiplier: inner width of the feed-forward parts, in D.
-        num_classes: of both heads.
-        dropout_rate: in the transformer blocks.
-        attention_dropout_rate: on their attention weights.
-        drop_path_rate: of the last transformer block, rising from 0 at the first.
-        fusion_drop_path: whether the second convolution block of a coupled block drops its path
-            at the same rate (mmpretrain).
-        zero_init_last_batch_norm: whether convolution blocks start as their shortcuts (mmpretrain).
-        approximate_gelu: whether GELU is its tanh form (MindSpore).
-        use_pytorch_maxpool: whether the stem's pooling pads both sides; else the far side only,
-            where the size is even (MindSpore).
-        pad_to_patch: whether other sizes are zero-padded right and bottom behind the stem
-            (mmpretrain) rather than refused.
+        patch_size: side of the patch of one token in pixels, a multiple of 16.
+        channel_ratio: width of the convolution branch in units of 64 channels.
+        hidden_dim: width D of a token, a multiple of H.
+        num_heads: number of heads H.
+        num_layers: number of layers, a multiple of 3.
+        feedforward_multiplier: inner width of the feed-forward networks, divided by D.
+        num_classes: number of classes of both heads.
+        dropout_rate: dropout rate in the transformer blocks.
+        attention_dropout_rate: dropout rate of the attention weights.
+        drop_path_rate: rate of stochastic depth in the last transformer block. The rates rise
+            linearly from 0 in the first block.
+        fusion_drop_path: whether the second convolution block of a coupled block has stochastic
+            depth with the same rate (mmpretrain).
+        zero_init_last_batch_norm: whether the residual branches of the convolution blocks are 0 at
+            initialization (mmpretrain).
+        approximate_gelu: whether to use the tanh approximation of GELU (MindSpore).
+        use_pytorch_maxpool: True: the max pooling of the stem pads on all sides (PyTorch). False:
+            it pads maps of even size at the right and bottom only (MindSpore).
+        pad_to_patch: True: pad feature maps of other image sizes with zeros at the right and
+            bottom (mmpretrain). False: raise an error for other image sizes.
 
     Source: Peng et al., Conformer: local features coupling global representations (2021).
     """
@@ -109,7 +112,7 @@ class VisionConformer(keras.Model):
         self.pad_to_patch = pad_to_patch
 
     def build(self, images_shape=None):
-        """Creates every variable; shapes follow from the arguments alone."""
+        """Creates all variables. Their shapes do not depend on the images."""
         policy, patch = self.dtype_policy, self.patch_size // 4
         self.stem = ConvolutionNorm(
             STEM_FILTERS, 7, 2, epsilon=STEM_EPSILON, dtype=policy, name="stem"
@@ -187,37 +190,42 @@ class VisionConformer(keras.Model):
             self.coupled_blocks.append(block)
 
     def __call__(self, images, *args, **kwargs):
-        """Calls the model; in front of Keras, which would make several lines of the refusal."""
+        """Checks the shape of the images first, because Keras adds lines to errors in `call`."""
         self._check(images)
         return super().__call__(images, *args, **kwargs)
 
     def call(self, images, training=False):
-        """Classifies.
+        """Classifies images.
 
         Args:
-            images: `[B, H, W, 3]`, normalized; H and W multiples of the patch, or see
-                `pad_to_patch`.
-            training: whether dropout, drop path and batch moments are active.
+            images: `[B, H, W, 3]`, normalized. H and W are multiples of the patch size, unless
+                `pad_to_patch` is set.
+            training: whether dropout and stochastic depth are active and batch norm uses the
+                moments of the batch.
 
         Returns:
-            float32 logits `[B, num_classes]` of the convolution branch and of the transformer
-            branch; the prediction is their sum.
+            `[B, num_classes]` float32 logits of the convolution branch, and of the transformer
+            branch. The logits of the model are their sum.
+
+        Raises:
+            UserError: the images have another shape.
         """
         return self.classify(*self.encode(images, training=training))
 
     def encode(self, images, training=False):
-        """Computes what the heads read.
+        """Computes the inputs of the heads.
 
         Args:
             images: see `call`.
             training: see `call`.
 
         Returns:
-            `[B, H/32, W/32, C]`, the last map, and `[B, 1 + P, D]`, class token and patches.
+            `[B, H/32, W/32, C]` last feature map, and `[B, 1 + P, D]` class token and tokens of
+            the patches.
         """
         self._check(images)
         x = ops.relu(self.stem(images, training=training))
-        # Nothing is below zero here, so zeros pad like the negative infinity of a maximum.
+        # The stem ends with ReLU. Padding max pooling with 0 therefore equals padding with -inf.
         x = self.stem_pooling(self.stem_padding(x) if self.use_pytorch_maxpool else x)
         x = self._pad(x) if self.pad_to_patch else x
         patches = flatten(self.patch_embedding(x))
@@ -231,7 +239,15 @@ class VisionConformer(keras.Model):
         return x, tokens
 
     def classify(self, feature_map, tokens):
-        """Maps `[B, H, W, C]` and `[B, 1 + P, D]` to two float32 logits `[B, num_classes]`."""
+        """Computes the logits of both heads.
+
+        Args:
+            feature_map: `[B, H, W, C]`, the first result of `encode`.
+            tokens: `[B, 1 + P, D]`, the second result of `encode`.
+
+        Returns:
+            `[B, num_classes]` float32 logits of the convolution and of the transformer branch.
+        """
         convolution_logits = self.convolution_head(self.global_pooling(feature_map))
         return convolution_logits, self.transformer_head(self.final_norm(tokens[:, 0]))
 
@@ -241,13 +257,13 @@ class VisionConformer(keras.Model):
         fits = self.pad_to_patch or not any(x % self.patch_size for x in sizes)
         if len(batch_and_sizes) != 3 or channels != CHANNELS or not fits or 0 in sizes:
             raise UserError.expected(
-                f"images of shape [B, H, W, {CHANNELS}], H and W multiples of {self.patch_size}",
+                f"images [B, H, W, {CHANNELS}] where H and W are multiples of {self.patch_size}",
                 list(images.shape),
                 "Resize the images, or build the model with pad_to_patch",
             )
 
     def _pad(self, x):
-        """Pads a map to whole patches with zeros, right and bottom."""
+        """Pads a feature map with zeros at the right and bottom to whole patches."""
         multiple = self.patch_size // 4
         bottom, right = (-size % multiple for size in ops.shape(x)[1:3])
         if isinstance(bottom, int) and isinstance(right, int) and bottom == right == 0:
@@ -270,16 +286,17 @@ def build_model(
     precision: str = "float32",
     **options,
 ) -> VisionConformer:
-    """Builds a model with all its variables.
+    """Returns a model with all its variables, initialized at random.
 
     Args:
-        architecture: a name of `ARCHITECTURES` or `ALIASES`, or sizes of a `VisionConformer`.
-        num_classes: of both heads.
+        architecture: a name in `ARCHITECTURES` or `ALIASES`, or the sizes of a `VisionConformer`
+            by argument name.
+        num_classes: number of classes of both heads.
         precision: Keras dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`.
-        options: further arguments of `VisionConformer`.
+        **options: further arguments of `VisionConformer`.
 
     Raises:
-        UserError: no such architecture, or sizes that make none.
+        UserError: the name is unknown, or the sizes do not fit together.
     """
     sizes = architecture
     if isinstance(architecture, str):
@@ -300,7 +317,7 @@ def build_model(
     }
     if any(unfit.values()):
         raise UserError.expected(
-            "layers in three equal stages, a patch of 16 n pixels, a width of equal heads",
+            "num_layers a multiple of 3, patch_size of 16, hidden_dim of num_heads",
             ", ".join(f"{name}={getattr(model, name)}" for name, rest in unfit.items() if rest),
             "Correct the sizes",
         )

@@ -1,4 +1,4 @@
-"""An ONNX file behind the protocol of a runner, ours or another exporter's."""
+"""Runs ONNX files, exported by this project or by others, with the `Runner` protocol."""
 
 import json
 import sys
@@ -21,16 +21,17 @@ from vision.signatures import METADATA_KEY
 
 
 class OnnxRunner:
-    """ONNX Runtime on a file; see `tools.inference.runner.Runner`.
+    """Runs an ONNX file in ONNX Runtime; see `tools.inference.runner.Runner`.
 
-    A file that is not of `vision.export` tells no more than the shape of its input.
+    Files of `vision.export` contain a description of the model. For other files only the shape of
+    the input is known.
 
     Args:
-        path: of the file.
-        config: of a file that does not tell.
+        path: path of the ONNX file.
+        config: supplies the preprocessing if the file has no description.
 
     Raises:
-        UserError: it cannot be read, or does not map images to one row of scores each.
+        UserError: the file cannot be read, or the model does not map images to scores `[B, V]`.
     """
 
     mode, backend, precision = "jit", "onnxruntime", "fp32"
@@ -38,10 +39,12 @@ class OnnxRunner:
     def __init__(self, path: str | Path, config: VisionConfig):
         self.files = (Path(path),)
         if not self.files[0].is_file():
-            raise UserError.expected("an --onnx_path", f"{path}: no such file", "Correct it")
+            raise UserError.expected(
+                "an --onnx_path", f"{path}: no such file", "Correct --onnx_path"
+            )
         try:
             session = onnxruntime.new_session(str(path), {"small": False})
-        except Exception as error:  # ONNX Runtime has no base class of its own for what it raises
+        except Exception as error:  # the exceptions of ONNX Runtime have no common base class
             reason = " ".join(str(error).split())[:200]
             raise UserError.expected(
                 f"an ONNX model in {path}", reason, "Export it again"
@@ -63,13 +66,21 @@ class OnnxRunner:
             if set(ranks.values()) != {2}:
                 found = ", ".join(f"{name} of {rank} dimensions" for name, rank in ranks.items())
                 raise UserError.expected(
-                    "a classifier, which answers with [B, V]", f"{path}: {found}", "Name another"
+                    "a classifier with an output [B, V]", f"{path}: {found}", "Select another file"
                 )
 
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """Runs a batch and returns the outputs by name."""
+        """Runs a batch.
+
+        Args:
+            inputs: arrays by input name.
+            signature: must be "serving_default", the only signature of an ONNX file.
+
+        Returns:
+            The outputs by name.
+        """
         specs = self.signatures[signature]
         check_inputs(inputs, specs, pads=True)
         padded = pad_to(inputs, shapes_of(specs))
@@ -82,7 +93,7 @@ class OnnxRunner:
 
 
 def _check_weights(path: Path) -> None:
-    """Refuses NaN among the constants; an infinity may be meant, as in a mask."""
+    """Raises UserError if a weight is NaN. Infinities are allowed, since masks contain them."""
     constants = onnx.load(path).graph.initializer
     arrays = {x.name: onnx.numpy_helper.to_array(x, str(path.parent)) for x in constants}
     bad = {name: x for name, x in arrays.items() if x.dtype.kind == "f" and np.isnan(x).any()}
@@ -92,21 +103,20 @@ def _check_weights(path: Path) -> None:
 def _say_preprocessing(preprocessing: Mapping, path: str | Path) -> None:
     values = ", ".join(f"{name} {show(value)}" for name, value in preprocessing.items())
     print(
-        f"{path} does not tell how its images are prepared. The values of the config are used: "
-        f"{values}",
+        f"{path} does not describe its preprocessing. Using that of the config: {values}",
         file=sys.stderr,
     )
 
 
 def _description(inputs: list[TensorSpec], config: VisionConfig, path: str | Path) -> dict:
-    """What the shape of the input tells."""
+    """Returns the description of a model that has none, from the shape of its input."""
     shape = inputs[0].shape
     places = {1: "NCHW", 3: "NHWC"}
     layouts = [name for axis, name in places.items() if len(shape) == 4 and shape[axis] == CHANNELS]
     if len(inputs) != 1 or len(layouts) != 1:
         found = ", ".join(f"{spec.name} {list(spec.shape)}" for spec in inputs)
         raise UserError.expected(
-            f"a model of one input with {CHANNELS} channels", f"{path}: {found}", "Export it again"
+            f"a model with one input of {CHANNELS} channels", f"{path}: {found}", "Export it again"
         )
     preprocessing = asdict(config.preprocessing)
     if isinstance(shape[2], int):

@@ -1,4 +1,4 @@
-"""Opens classifiers of every kind by options: checkpoints, exported models and ONNX files."""
+"""Opens a classifier from a checkpoint, an exported or converted model, or an ONNX file."""
 
 from tools.conversion.pipeline import describe
 from tools.errors import UserError
@@ -14,16 +14,17 @@ _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
 
 
 def open_classifier(options: ClassifierOptions, signature: str = "serving_default") -> ImageSession:
-    """Opens the one model that the options name.
+    """Opens the model that the options name.
 
-    Of a checkpoint the config tells architecture and preprocessing; exported models know both.
+    The architecture and preprocessing of a checkpoint come from the configuration. Exported models
+    contain both.
 
     Args:
-        options: which model, and how it is run.
-        signature: that is going to be run of a checkpoint.
+        options: the model and the runtime options.
+        signature: signature to build for a checkpoint.
 
     Raises:
-        UserError: none, several or a bad one.
+        UserError: the options name no model or several models, or the model cannot be opened.
     """
     exported = options.native_savedmodel_dir or options.onnx_path
     checkpoint = options.checkpoint
@@ -35,16 +36,16 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
         raise UserError.expected(
             f"exactly one of {', '.join(f'--{name}' for name in _SOURCES)}",
             " and ".join(f"--{name}" for name in named) or "none",
-            "Name one model",
+            "Give one model",
         )
     if exported and "use_ema" in options.config.words:
         raise UserError.expected(
-            "--use_ema with a --checkpoint, which may hold two sets of weights",
-            f"{exported}, which holds one",
+            "--use_ema with a --checkpoint, which can have two sets of weights",
+            f"{exported}, which has one set of weights",
             "Leave --use_ema out",
         )
     runner = None
-    if options.native_savedmodel_dir:  # opened last: it may have to be converted
+    if options.native_savedmodel_dir:  # after all checks, because opening can convert the model
         pipeline = describe(options.native_savedmodel_dir, FAMILY)
     else:
         restrict_devices(options.runner.visible_devices)
@@ -54,7 +55,9 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
     side = pipeline["preprocessing"]["image_size"]
     if preprocessing.image_size != side:
         raise UserError.expected(
-            f"--image_size {side}, the model's", preprocessing.image_size, "Export another model"
+            f"--image_size {side}, as in the model",
+            preprocessing.image_size,
+            "Leave --image_size out, or export a model of this size",
         )
     classes = classes_of(pipeline, options.imagenet_label_file)
     if runner is None:
@@ -64,7 +67,10 @@ def open_classifier(options: ClassifierOptions, signature: str = "serving_defaul
 
 
 def known_classes(options: ClassifierOptions) -> tuple[Classes, int] | None:
-    """The classes of an exported model and their number, before it is opened; None of others."""
+    """Returns the classes of an exported model and their number without opening the model.
+
+    Returns None for checkpoints and ONNX files.
+    """
     if not options.native_savedmodel_dir:
         return None
     pipeline = describe(options.native_savedmodel_dir, FAMILY)
@@ -72,7 +78,7 @@ def known_classes(options: ClassifierOptions) -> tuple[Classes, int] | None:
 
 
 def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: str) -> Runner:
-    """A checkpoint in TensorFlow or an ONNX file; neither is converted."""
+    """Opens a checkpoint in TensorFlow, or an ONNX file in ONNX Runtime, without conversion."""
     if options.runner.quant_precision != "fp32" or options.runner.converted_savedmodel_dir:
         raise UserError.expected(
             "--native_savedmodel_dir for a converted model",
@@ -84,7 +90,7 @@ def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: st
         from vision.onnx_runner import OnnxRunner
 
         return OnnxRunner(options.onnx_path, config)
-    # TensorFlow is imported where a checkpoint is run; a converted model starts without it.
+    # Import TensorFlow for checkpoints only: converted models run without it.
     from tools.inference.eager import EagerRunner
     from vision.checkpoint import load_model
     from vision.signatures import Signatures, pipeline_description

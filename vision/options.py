@@ -1,4 +1,4 @@
-"""What a program or a caller asks of a classifier, as frozen options."""
+"""Options of the programs that classify images, as frozen dataclasses."""
 
 from dataclasses import dataclass, field
 
@@ -9,14 +9,14 @@ from vision.config import ConfigOptions
 
 @dataclass(frozen=True, slots=True)
 class ImageDataOptions(DataOptions):
-    """Which images a program runs.
+    """The images to classify, and how they are read.
 
     Attributes:
-        num_parallel_workers: images decoded at once; 0: one for each core.
-        prefetch: images read ahead; 0: four batches.
+        num_parallel_workers: number of images read in parallel; 0: one for each core.
+        prefetch: number of images read in advance; 0: four batches.
 
     Raises:
-        UserError: a number is out of its range.
+        UserError: a number is out of range.
     """
 
     num_parallel_workers: int = 0
@@ -27,30 +27,30 @@ class ImageDataOptions(DataOptions):
             raise UserError.expected(
                 "--batch_size >= 1 and --warmup_count >= 0",
                 f"{self.batch_size} and {self.warmup_count}",
-                "Correct the flag",
+                "Correct the values",
             )
         if min(self.num_parallel_workers, self.prefetch) < 0:
             raise UserError.expected(
                 "--num_parallel_workers and --prefetch >= 0",
                 f"{self.num_parallel_workers} and {self.prefetch}",
-                "Correct the flag",
+                "Correct the values",
             )
 
 
 @dataclass(frozen=True, slots=True)
 class ClassifierOptions:
-    """Which classifier is opened, by exactly one of the first three, and how.
+    """The classifier to open, and how to run it. Exactly one of the first three must be set.
 
     Attributes:
-        checkpoint: weights to run in TensorFlow; None: those that the file of `config` names, if no
-            other model is named.
-        native_savedmodel_dir: exported or converted model.
+        checkpoint: weights to run in TensorFlow. None, if no other model is set: the weights that
+            the file of `config` names.
+        native_savedmodel_dir: directory of an exported or converted model.
         onnx_path: ONNX file.
-        config: of a checkpoint, or of an ONNX file that does not describe itself. Its `words` for
-            the preprocessing win over what a model says of itself.
-        imagenet_label_file: names of the classes; None: those that the model knows.
+        config: configuration of a checkpoint, or of an ONNX file without a description. Its
+            `words` for the preprocessing take precedence over the description of a model.
+        imagenet_label_file: file of class names; None: the names in the model.
         precision: Keras dtype policy of a checkpoint.
-        runner: how the model is run.
+        runner: runtime options.
     """
 
     checkpoint: str | None = None
@@ -64,13 +64,13 @@ class ClassifierOptions:
 
 @dataclass(frozen=True, slots=True)
 class InferenceOptions:
-    """What `vision.infer` does.
+    """Options of `vision.infer`.
 
     Attributes:
-        classifier: which model.
-        data: the image, or the folder of images, is the only one of its `paths`.
-        output: file for the predictions.
-        top_k: classes to tell for each image.
+        classifier: the model.
+        data: the data. Its `paths` contain one image or one folder of images.
+        output: JSON file to write the predictions to.
+        top_k: number of classes to print for each image.
     """
 
     classifier: ClassifierOptions
@@ -81,14 +81,14 @@ class InferenceOptions:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationOptions:
-    """What `vision.eval` does.
+    """Options of `vision.eval`.
 
     Attributes:
-        classifier: which model.
-        data: the ImageFolder is the only one of its `paths`.
-        num_samples: images to score, chosen at random; -1: all.
-        seed: by which they are chosen.
-        analysis_dir: folder for the confusion matrix; None: none is written.
+        classifier: the model.
+        data: the data. Its `paths` contain one ImageFolder.
+        num_samples: number of images to use, chosen at random; -1: all.
+        seed: seed of the random choice.
+        analysis_dir: folder to write the confusion matrix to; None: it is not written.
     """
 
     classifier: ClassifierOptions

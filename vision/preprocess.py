@@ -1,6 +1,6 @@
-"""Writes images as raw input of the model: one `STEM.bin` of float32 CHW for each.
+"""Writes images as raw model inputs, one file `STEM.bin` of float32 in CHW layout per image.
 
-A file beside them tells how they were made, so that they are not run through another model.
+The preprocessing is saved in the same folder, so that `run_bins` can compare it with the model.
 """
 
 import os
@@ -8,7 +8,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -23,19 +23,20 @@ from vision.input_pipeline import Batches, find_images
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "vision.preprocess",
-        "Writes images as raw input of a model with --layout NCHW: a STEM.bin of float32 each.",
+        "Writes images as raw inputs (float32, STEM.bin) of a model exported with --layout NCHW.",
         "--src_path=FOLDER --save_path=FOLDER [FLAGS]",
         example="--src_path=images/ --save_path=bins",
     )
     flags.group("Input")
     flags.string("src_path", None, "Image, or folder of images.", default_text=REQUIRED)
     flags.group("Output")
-    flags.string("save_path", None, "Folder to write into.", default_text=REQUIRED)
+    flags.string("save_path", None, "Folder to write to.", default_text=REQUIRED)
     flags.group("Runtime")
-    flags.integer("num_parallel_workers", 0, "Images decoded at once.", default_text="all cores")
+    about = "Number of images read in parallel."
+    flags.integer("num_parallel_workers", 0, about, default_text="all cores")
     add_config_flags(flags, "preprocessing")
     values, rest = flags.parse(argv)
     if rest or not values.src_path or not values.save_path:
@@ -48,7 +49,9 @@ def main(argv: list[str]) -> int:
         place = Path(values.save_path) / f"{Path(path).stem}.bin"
         if place in places:
             raise UserError.expected(
-                "images of different stems", f"{places[place]} and {path}", "Rename one"
+                "images with different names apart from the suffix",
+                f"{places[place]} and {path}",
+                "Rename one of them",
             )
         places[place] = path
     targets = list(places)
@@ -61,7 +64,7 @@ def main(argv: list[str]) -> int:
     for path, reason in skipped:
         print(f"skipped {one_line(path)}: {reason}", file=sys.stderr)
     if not written:
-        raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add some")
+        raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add images")
     made_by = {"layout": "NCHW", "preprocessing": asdict(preprocessing)}
     write_text(Path(values.save_path) / PREPARATION_FILE, to_json(made_by, indent=1) + "\n")
     print(f"{written} images to {values.save_path}, {len(skipped)} skipped", file=sys.stderr)

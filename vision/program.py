@@ -1,4 +1,4 @@
-"""The body of the programs that classify: a run over image files, and what is said of its speed."""
+"""Shared part of the programs that classify: runs a model on image files and reports speed."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -13,20 +13,20 @@ from vision.session import ImageSession, feed
 
 
 class Classification:
-    """A run over image files; iterating gives indices and outputs of each batch.
+    """Runs a model on image files. Iteration yields indices and outputs of each batch.
 
     Attributes:
-        batches: the images.
-        watch: times of the model.
-        skipped: `(path, reason)` of what was left out and of the images that could not be read,
-            when all was iterated.
+        batches: the batches of images.
+        watch: measured times of the model.
+        skipped: `(path, reason)` of `left_out` and of unreadable images; complete after the
+            iteration.
 
     Args:
-        session: the model.
-        paths: of the images.
-        data: how they are read and run.
-        signature: of the model.
-        left_out: `(path, reason)` of files that are none of the images.
+        session: the opened model.
+        paths: paths of the images.
+        data: options for reading and batching.
+        signature: signature of the model to run.
+        left_out: `(path, reason)` of files that are not images.
     """
 
     def __init__(
@@ -50,10 +50,10 @@ class Classification:
         self.watch = Stopwatch()
 
     def __iter__(self) -> Iterator[tuple[list[int], dict[str, np.ndarray]]]:
-        """Runs the images that can be read.
+        """Runs the model on all images that can be read.
 
         Raises:
-            UserError: none could, after the last of them.
+            UserError: none of the images could be read.
         """
         session, count = self._session, self._data.warmup_count
         few = len(self._paths) <= self._data.batch_size
@@ -76,7 +76,7 @@ class Classification:
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """See the class."""
+        """Skipped files; see the attributes of the class."""
         return [*self._left_out, *self._unreadable]
 
     @property
@@ -84,7 +84,7 @@ class Classification:
         return [(self._paths[i], reason) for i, reason in sorted(self.batches.reasons.items())]
 
     def facts(self, num_images: int) -> dict:
-        """What a report says of speed and runner."""
+        """Returns the entries of a report on speed and runtime."""
         speed = self.watch.speed(num_images)
         waiting = self.batches.waiting_seconds
         return {
@@ -98,12 +98,12 @@ class Classification:
 
 
 def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
-    """Writes speed and skipped images to stderr, for people."""
+    """Prints the speed and the skipped images to stderr."""
     print(
         f"{facts['num_images']} images at batch size {facts['batch_size']} ({facts['mode']}, "
         f"{facts['backend']}, {facts['precision']}): {facts['samples_per_second']:.2f} images/s "
-        f"({facts['end_to_end_samples_per_second']:.2f} with reading, "
-        f"{facts['decode_wait_share']:.1%} of the time waiting for it); "
+        f"({facts['end_to_end_samples_per_second']:.2f} including reading, "
+        f"{facts['decode_wait_share']:.1%} of the time waiting for images); "
         "loading and warm-up excluded",
         file=sys.stderr,
     )

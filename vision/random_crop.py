@@ -1,4 +1,4 @@
-"""A training image from its file: a random part of it, resized."""
+"""Reads a random crop of an image file and resizes it, for training."""
 
 import math
 import os
@@ -16,18 +16,19 @@ _METHODS["lanczos"] = "lanczos3"
 
 
 def draw_crop(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tensor:
-    """Draws which part of an image to take.
+    """Draws a random crop of an image.
 
     Args:
-        size: `[2]` int32, height and width.
-        min_area: smallest part of the image's area; the largest is all of it.
-        seed: `[2]`.
+        size: `[2]` int32, height and width of the image.
+        min_area: smallest area of the crop / area of the image; the largest is 1.
+        seed: `[2]` integers.
 
     Returns:
-        `[4]` int32: top, left, height and width, inside the image.
+        `[4]` int32: top, left, height and width of the crop, inside the image.
 
     Source: Szegedy et al., Going deeper with convolutions (2014), section 6; torchvision 0.15,
-        `RandomResizedCrop`: ten attempts, then the largest middle part of an allowed ratio.
+        `RandomResizedCrop`: ten attempts, then the largest center crop with an allowed aspect
+        ratio.
     """
     uniforms = tf.random.stateless_uniform([4, _ATTEMPTS], seed)
     height, width = tf.cast(size[0], tf.float32), tf.cast(size[1], tf.float32)
@@ -37,7 +38,7 @@ def draw_crop(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tensor:
     heights, widths = tf.round(tf.sqrt(area / ratio)), tf.round(tf.sqrt(area * ratio))
     fits = (heights >= 1) & (heights <= height) & (widths >= 1) & (widths <= width)
     first = tf.argmax(fits)
-    # The largest part of the image that is not too wide or too high.
+    # The largest crop whose aspect ratio is in the allowed range.
     whole_height = tf.minimum(height, tf.round(width / _MIN_RATIO))
     whole_width = tf.minimum(width, tf.round(height * _MAX_RATIO))
     found = fits[first]
@@ -55,7 +56,7 @@ def draw_crop(size: tf.Tensor, min_area: float, seed: tf.Tensor) -> tf.Tensor:
 
 
 def resize(image: tf.Tensor, side: int, interpolation: str) -> tf.Tensor:
-    """Resizes uint8 `[H, W, 3]` to `[side, side, 3]` without aliasing, as Pillow does."""
+    """Resizes `[H, W, 3]` uint8 to `[side, side, 3]` uint8 with antialiasing, as Pillow does."""
     resized = tf.image.resize(image, [side, side], _METHODS[interpolation], antialias=True)
     if resized.dtype != tf.uint8:
         resized = tf.cast(tf.clip_by_value(tf.round(resized), 0.0, 255.0), tf.uint8)
@@ -71,23 +72,24 @@ def random_crops(
     seed: tf.Tensor,
     exif_orientation: bool = False,
 ) -> tf.data.Dataset:
-    """Reads one random part of an image file inside `Dataset.interleave`: never fails.
+    """Reads a random crop of an image file, for use inside `Dataset.interleave`.
 
-    A JPEG file of one or three channels is decoded where the part lies and nowhere else, so a file
-    that ends too early still gives the parts above its end. What this refuses, and every other
-    format, is read as for evaluation, which also has the last word on what is wrong with a file.
+    Unreadable images do not raise an error, which would stop the pipeline. Of a JPEG file with one
+    or three channels, only the crop is decoded. A truncated file therefore still gives the crops
+    above the place where it ends. All other files, and those that TensorFlow cannot decode, are
+    read with Pillow as in evaluation, which also gives the reason if a file is unreadable.
 
     Args:
-        path: [] string.
-        side: of the result.
-        interpolation: of the resizing.
+        path: [] string, path of the file.
+        side: height and width of the result in pixels.
+        interpolation: interpolation of the resizing.
         min_area: see `draw_crop`.
-        seed: `[2]`.
-        exif_orientation: see `read_rgb`, which reads all files then.
+        seed: `[2]` integers.
+        exif_orientation: see `images.read_rgb`. If set, all files are read with Pillow.
 
     Returns:
-        A dataset of exactly one element: `image` uint8 `[side, side, 3]` and `reason` [] string,
-        empty when the image is fine, which is black otherwise.
+        A dataset of one element: `image` `[side, side, 3]` uint8 and `reason` [] string, the reason
+        why the image could not be read. The image is then black. For other images it is empty.
     """
 
     def by_pillow(path_bytes: bytes) -> tuple[np.ndarray, bytes]:
@@ -110,7 +112,7 @@ def random_crops(
     def jpeg_element(content: tf.Tensor) -> dict[str, tf.Tensor]:
         size = tf.io.extract_jpeg_shape(content)[:2]
         crop = draw_crop(size, min_area, seed)
-        # TensorFlow's default is a faster transform, off by up to 5 levels, that saves no time.
+        # The default DCT method of TensorFlow differs by up to 5 levels and is not faster here.
         part = tf.io.decode_and_crop_jpeg(content, crop, channels=3, dct_method="INTEGER_ACCURATE")
         return {"image": resize(part, side, interpolation), "reason": tf.constant("")}
 

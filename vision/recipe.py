@@ -1,4 +1,4 @@
-"""Finds the checkpoint to open, and reads what it tells of its model."""
+"""Finds the checkpoint to open, and reads the description of the model in it."""
 
 import dataclasses
 import json
@@ -13,28 +13,28 @@ from tools.training.checkpoint import open_checkpoint
 from vision.classes import Classes, read_own_classes
 from vision.config import ConfigOptions, PreprocessingConfig, preprocessing_words
 
-# What a checkpoint of training holds beside its variables.
+# Files in a training checkpoint besides the variables.
 CONFIG_FILE, CLASSES_FILE = "config.yml", "classes.txt"
 
 
 def named_checkpoint(checkpoint: str | None, config: ConfigOptions) -> str:
-    """Gives the checkpoint that is named, else that of the config's file; empty without one."""
+    """Returns `checkpoint` if given, else the one in the config file; empty if neither exists."""
     return checkpoint or (config.load().run.pretrained if config.config else "")
 
 
 def is_keras(checkpoint: str | Path | None) -> bool:
-    """Tells whether a checkpoint is a Keras file, by its name."""
+    """Returns whether a checkpoint is a Keras file, judged by its suffix."""
     return Path(checkpoint or "").suffix.lower() == ".keras"
 
 
 def describe_keras(path: str | Path, description: Mapping) -> None:
-    """Puts what a model's `pipeline.json` says into a Keras file, beside what Keras reads."""
+    """Adds the description of the model (`pipeline.json`) to a Keras file. Keras ignores it."""
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(PIPELINE_FILE, to_json(description, indent=1))
 
 
 def keras_description(path: str | Path) -> dict | None:
-    """Reads what `describe_keras` wrote; None: the file has no such part, or cannot be read."""
+    """Returns the description that `describe_keras` wrote; None if it is missing or unreadable."""
     try:
         with zipfile.ZipFile(path) as archive:
             found = json.loads(archive.read(PIPELINE_FILE))
@@ -44,17 +44,17 @@ def keras_description(path: str | Path) -> dict | None:
 
 
 def with_recipe(checkpoint: str | None, config: ConfigOptions) -> ConfigOptions:
-    """Takes from a checkpoint what the options of its config leave out.
+    """Completes configuration options with those stored in a checkpoint.
 
-    Of a training that is the file of its config; of a Keras file architecture, classes and
+    A training checkpoint supplies its config file. A Keras file supplies architecture, classes and
     preprocessing.
 
     Args:
-        checkpoint: of any kind, or none.
-        config: options of the config.
+        checkpoint: checkpoint of any kind, or None.
+        config: options of the configuration.
 
     Raises:
-        UserError: neither a Keras file nor the options tell the preprocessing.
+        UserError: neither the Keras file nor the options contain the preprocessing.
     """
     if is_keras(checkpoint):
         return _with_keras(checkpoint, config)
@@ -70,9 +70,9 @@ def _with_keras(path: str, config: ConfigOptions) -> ConfigOptions:
         asked = {*config.words, *(key.rpartition(".")[2] for key in config.set)}
         if Path(path).is_file() and not (config.config or known & asked):
             raise UserError.expected(
-                "a Keras file that tells its preprocessing, as vision.export writes it",
+                "a Keras file with its preprocessing, as written by vision.export",
                 path,
-                "Export it again, or name the --config or the --image_size it was trained with",
+                "Export it again, or give the --config or --image_size that it was trained with",
             )
         return config
     words = {"arch": told["architecture"], "num_classes": str(told["num_classes"])}
@@ -82,13 +82,13 @@ def _with_keras(path: str, config: ConfigOptions) -> ConfigOptions:
 
 
 def own_classes(checkpoint: str | Path | None) -> Classes:
-    """Gives the classes that a checkpoint was trained on; empty where it does not tell them.
+    """Returns the classes that a checkpoint was trained on; empty if they are not stored in it.
 
     Args:
-        checkpoint: of any kind, or none.
+        checkpoint: checkpoint of any kind, or None.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file of classes cannot be read.
     """
     if is_keras(checkpoint):
         told = keras_description(checkpoint) or {}

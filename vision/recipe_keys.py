@@ -1,9 +1,9 @@
-"""The flat names of a recipe: those of MindSpore's YAML files, which are also this family's flags.
+"""Flat keys of a recipe: the names in MindSpore's YAML files and of the flags of this family.
 
-A recipe can be written in sections, as the other families' are, or flat. Most flat keys are the
-last part of a dotted key; those of training, where the shared engine has words of its own, are in a
-table here. Flat values are converted under the name they were given by, so that a message speaks
-of `base_lr`, not of `training.schedule.peak`.
+A recipe has either sections, like those of the other families, or flat keys. Most flat keys are
+the last part of a dotted key. The flat keys of training, which differ from those of the shared
+training engine, are in a table here. Error messages name the key that the user wrote, such as
+`base_lr`, instead of the key of the engine, `training.schedule.peak`.
 """
 
 import difflib
@@ -16,7 +16,7 @@ from typing import Any, Literal
 from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
 
-# Sections whose keys are flat names as they are.
+# Sections whose keys are also the flat keys.
 PLAIN_SECTIONS = ("model", "preprocessing", "data", "augmentation", "run")
 
 _TRAINING = {
@@ -46,7 +46,7 @@ _TRAINING = {
     "print_loss_every": "print_every_steps",
     "summary_loss_collect_freq": "log_every_steps",
 }
-# Values that have other names there; the first of several words is what is written back.
+# Values with other names in MindSpore. If several words have the same value, the first is written.
 AMP_LEVELS = {
     "O0": "float32",
     "O2": "mixed_float16",
@@ -67,16 +67,16 @@ _WORDS: dict[str, dict[Any, str]] = {
     },
     "is_dynamic_loss_scale": {True: "dynamic", False: "fixed"},
 }
-# A number of the engine that may be null is a switch and a number here: (switch, number) with the
-# number that the switch alone stands for.
+# Numbers of the engine that can be null. They have two flat keys: a switch, and the number.
+# Dotted key: (switch, number, value of the number if only the switch is set).
 _SWITCHED = {
     "training.optimizer.clip_norm": ("use_clip_grad_norm", "clip_grad_norm", 1.0),
     "training.optimizer.average_decay": ("with_ema", "ema_decay", 0.9999),
 }
 _BETAS = ("training.optimizer.beta_1", "training.optimizer.beta_2")
-# What MindSpore alone can do, and what does it here.
+# Keys that only MindSpore supports, and what to use instead.
 _ABSENT = {
-    "collect_input_data": "Look at training images by `python -m vision.show_augmentations`",
+    "collect_input_data": "View training images with `python -m vision.show_augmentations`",
     "dump_graph": "Use --use_profiler, which traces the graph for TensorBoard",
 }
 
@@ -92,10 +92,10 @@ _HEADINGS = {
 
 
 def flat_keys(leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """The type of every flat key.
+    """Returns the type of each flat key.
 
     Args:
-        leaves: types by dotted key, of `loader.leaf_keys`.
+        leaves: types by dotted key, the result of `loader.leaf_keys`.
     """
     types = {key.split(".")[1]: leaves[key] for key in leaves if _is_plain(key)}
     types |= {name: leaves[f"training.{key}"] for name, key in _TRAINING.items()}
@@ -107,20 +107,20 @@ def flat_keys(leaves: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dotted_keys(leaves: Mapping[str, Any]) -> dict[str, str]:
-    """The dotted key behind every flat one that has exactly one; `leaves` as in `flat_keys`."""
+    """Returns the dotted key of each flat key that has exactly one; `leaves`: see `flat_keys`."""
     plain = {key.split(".")[1]: key for key in leaves if _is_plain(key)}
     return plain | {name: f"training.{key}" for name, key in _TRAINING.items()}
 
 
 def describe(name: str, leaves: Mapping[str, Any]) -> str:
-    """Returns a sentence on a flat key for --help."""
+    """Returns the help text of a flat key."""
     if name in _ABSENT:
-        return f"False only. {_ABSENT[name]}."
+        return f"Only false is supported. {_ABSENT[name]}."
     for key, (switch, number, _) in _SWITCHED.items():
         if name == switch:
             return f"Turns {key} on or off."
         if name == number:
-            return f"Sets {key} where it is on."
+            return f"Sets {key} if it is on."
     return f"Sets {dotted_keys(leaves).get(name, ' and '.join(_BETAS))}."
 
 
@@ -157,16 +157,19 @@ def kind_text(kind: Any) -> str:
 def read_flat(
     given: Mapping[str, object], leaves: Mapping[str, Any], origin: str, textual: bool
 ) -> dict[str, object]:
-    """Converts flat values, dotted keys among them, by their types.
+    """Converts values to the types of their keys.
 
     Args:
         given: values by flat or dotted key.
         leaves: see `flat_keys`.
-        origin: where they come from, for messages.
-        textual: they are words of a command line.
+        origin: origin of the values, for error messages.
+        textual: whether the values are texts, as on a command line.
+
+    Returns:
+        The converted values by the same keys.
 
     Raises:
-        UserError: an unknown key, or a value of a wrong type.
+        UserError: a key is unknown, or a value has the wrong type.
     """
     types = {**leaves, **flat_keys(leaves)}
     values = {}
@@ -191,11 +194,11 @@ def read_flat(
 
 
 def to_dotted(values: Mapping[str, object], leaves: Mapping[str, Any]) -> dict[str, object]:
-    """Translates what `read_flat` gives to values by dotted key."""
+    """Translates the result of `read_flat` to values by dotted key."""
     rest = dict(values)
     for key, instead in _ABSENT.items():
         if rest.pop(key, False):
-            raise UserError.expected(f"{key}: false, which MindSpore alone can do", "true", instead)
+            raise UserError.expected(f"{key}: false (only MindSpore has it)", "true", instead)
     dotted = {}
     for key, (switch, number, default) in _SWITCHED.items():
         on, value = rest.pop(switch, None), rest.pop(number, None)
@@ -210,7 +213,7 @@ def to_dotted(values: Mapping[str, object], leaves: Mapping[str, Any]) -> dict[s
 
 
 def to_flat(values: Mapping[str, object]) -> dict[str, object]:
-    """Translates the values of a whole config, by dotted key, to a flat file that reads back."""
+    """Translates the values of a complete config, by dotted key, to values by flat key."""
     names = {f"training.{key}": name for name, key in _TRAINING.items()}
     flat = {}
     for key, value in values.items():
@@ -227,11 +230,11 @@ def to_flat(values: Mapping[str, object]) -> dict[str, object]:
 
 
 def in_flat_words(message: str, keys: Collection[str]) -> str:
-    """Gives keys of the training engine their flat names in a message that has the engine's.
+    """Replaces keys of the training engine in an error message by the flat keys.
 
     Args:
-        message: of the engine, which names a key by its last part where the section was said.
-        keys: dotted, that the user knows by flat names.
+        message: message of the engine. It names a key in full, or by its last part.
+        keys: dotted keys to replace.
     """
     flat = {f"training.{key}": name for name, key in _TRAINING.items()}
     flat |= {key: number for key, (_, number, _) in _SWITCHED.items()}
@@ -240,7 +243,7 @@ def in_flat_words(message: str, keys: Collection[str]) -> str:
     for key in flat.keys() & set(keys):
         words[key.removeprefix("training.")] = flat[key]
         last = key.rpartition(".")[2]
-        # One part alone, such as "final", may be a word of the message and no key.
+        # A last part without underscore, such as "final", can be a word of the message.
         if "_" in last or last == "epsilon":
             words[last] = flat[key]
     if not words:

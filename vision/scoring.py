@@ -1,4 +1,4 @@
-"""Scores of a classifier: hits, losses and the confusion matrix, and the files that show them."""
+"""Accuracy, loss and confusion matrix of a classifier, and the report files with them."""
 
 import csv
 import io
@@ -14,14 +14,14 @@ from vision.session import scores_of
 
 TOP = (1, 5)
 _HEADS = ("convolution_logits", "transformer_logits")
-_MAX_TICKS = 50  # classes that are named in a picture
+_MAX_TICKS = 50  # largest number of class names on an axis
 
 
 class Scores:
-    """Sums over images: hits, losses and the confusion matrix.
+    """Accumulates correct predictions, losses and the confusion matrix over batches.
 
     Args:
-        num_classes: V.
+        num_classes: number of classes V.
     """
 
     def __init__(self, num_classes: int):
@@ -30,7 +30,15 @@ class Scores:
         self.confusion = np.zeros((num_classes, num_classes), np.int64)
 
     def add(self, outputs: dict[str, np.ndarray], labels: np.ndarray) -> np.ndarray:
-        """Counts a batch and returns the predicted classes."""
+        """Adds a batch and returns the predicted classes.
+
+        Args:
+            outputs: outputs of the model by name, `[B, V]` each.
+            labels: `[B]` class numbers.
+
+        Returns:
+            `[B]` predicted class numbers.
+        """
         best = top_classes(scores_of(outputs), max(TOP))
         found = best == labels[:, None]
         for count in TOP:
@@ -45,16 +53,16 @@ class Scores:
 
     @property
     def loss(self) -> float | None:
-        """The sum of the heads' cross-entropies, averaged over images; None without heads."""
+        """Sum of the cross-entropies of both heads, averaged over images; None without heads."""
         return self.loss_sum / self.num_images if self.has_loss else None
 
     def top(self, count: int) -> float:
-        """The share of images whose class is among the best `count`."""
+        """Returns the fraction of images whose class is among the `count` best predictions."""
         return self.hits[count] / self.num_images
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Sums the cross-entropy over a batch."""
+    """Returns the sum of the cross-entropies of logits `[B, V]` and labels `[B]`."""
     logits = logits.astype("float64")
     logits -= logits.max(axis=-1, keepdims=True)
     normalizer = np.log(np.exp(logits).sum(axis=-1))
@@ -62,7 +70,14 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def write_report(path: Path, summary: dict, rows: Sequence[tuple], names: Sequence) -> None:
-    """Writes the JSON summary, and beside it a TSV of the answers."""
+    """Writes the summary as a JSON file and the predictions as a TSV file in the same folder.
+
+    Args:
+        path: path of the JSON file.
+        summary: content of the JSON file.
+        rows: path, class number and predicted class number of each image.
+        names: names of the classes by number; None for classes without a name.
+    """
     table = [("PATH", "LABEL", "PREDICTED", "LABEL_NAME", "PREDICTED_NAME")]
     table += [(p, int(x), int(y), names[x] or "", names[y] or "") for p, x, y in rows]
     write_text(result_file(path, ".tsv"), _table(table, "\t"))
@@ -76,12 +91,12 @@ def _table(rows: Sequence[Sequence], delimiter: str = ",") -> str:
 
 
 def write_analysis(folder: Path, confusion: np.ndarray, names: Sequence) -> None:
-    """Writes which classes are taken for which, and how many of each are right.
+    """Writes the confusion matrix (CSV, PNG) and the accuracy of each class (CSV).
 
     Args:
-        folder: made where it is not there.
-        confusion: counts by class and predicted class, `[V, V]`.
-        names: of the classes; numbers stand for those that have none.
+        folder: folder to write to; it is created if it does not exist.
+        confusion: `[V, V]` counts by class and predicted class.
+        names: names of the classes. Classes without a name are shown by their number.
     """
     names = [name or str(number) for number, name in enumerate(names)]
     header = ["label / predicted", *names]
@@ -96,7 +111,7 @@ def write_analysis(folder: Path, confusion: np.ndarray, names: Sequence) -> None
 
 
 def _picture(confusion: np.ndarray, names: Sequence[str]) -> bytes:
-    """Draws the matrix as shares of each class, with counts where there is room."""
+    """Draws the confusion matrix, normalized per class, with counts if there are few classes."""
     count = len(names)
     side = 3 + 0.45 * min(count, _MAX_TICKS)
     figure = Figure((side + 1, side), layout="constrained")

@@ -1,4 +1,4 @@
-"""Opens exported vision Conformers: what programs, Python users and servers hold."""
+"""Opens exported vision Conformers for classification in Python, in programs and in servers."""
 
 import contextlib
 import itertools
@@ -27,19 +27,19 @@ from vision.input_pipeline import find_images, read_image_folder
 
 FAMILY = "vision"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "photos"
-# A path, the bytes of an image file, a binary file object, or uint8 [H, W, 3].
+# A path, the bytes of an image file, an open binary file, or an array [H, W, 3] uint8.
 ImageSource = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 Source = TypeVar("Source", bound=ImageSource)
 _BATCHES_AHEAD = 2
 
 
 class Prediction(NamedTuple):
-    """A class that an image may be of.
+    """A predicted class.
 
     Attributes:
         index: number of the class.
-        name: of the class, where the model knows it.
-        probability: in [0, 1].
+        name: name of the class; None if the model has no class names.
+        probability: probability of the class, 0 to 1.
     """
 
     index: int
@@ -51,10 +51,10 @@ class ImageSession(Session):
     """An opened classifier.
 
     Args:
-        runner: of the model.
-        preprocessing: of its images.
-        classes: their names.
-        batch_size: images that are run together.
+        runner: runs the signatures of the model.
+        preprocessing: preprocessing of images.
+        classes: names of the classes.
+        batch_size: number of images that are run together.
     """
 
     def __init__(
@@ -79,18 +79,18 @@ class ImageSession(Session):
     def classify(
         self, image: ImageSource | Sequence[ImageSource], *, top_k: int = 1
     ) -> list[Prediction] | list[list[Prediction]]:
-        """Tells what is on an image, or on each image of a list.
+        """Returns the most probable classes of an image, or of each image in a list.
 
         Args:
-            image: a path, the bytes of an image file, an open binary file, or an array of uint8
-                `[H, W, 3]`; or a list of them, which is run in batches.
-            top_k: how many classes to give.
+            image: a path, the bytes of an image file, an open binary file, or an array
+                `[H, W, 3]` uint8; or a list of these, which is run in batches.
+            top_k: number of classes to return for each image.
 
         Returns:
-            The best classes, best first; of a list of images a list of them.
+            Predictions in order of decreasing probability; for a list of images a list of them.
 
         Raises:
-            UserError: an image cannot be used, the list is empty, or the session is closed.
+            UserError: an image cannot be read, the list is empty, or the session is closed.
 
         Example:
             >>> import numpy, vision
@@ -102,11 +102,13 @@ class ImageSession(Session):
         self.check_open()
         top_k = argument("top_k", top_k, int)
         if top_k < 1:
-            raise UserError.expected("top_k >= 1", top_k, "Correct it")
+            raise UserError.expected("top_k >= 1", top_k, "Correct top_k")
         if not isinstance(image, list | tuple):
             return self._classify([self._read(image)], top_k)[0]
         if not image:
-            raise UserError.expected("images to classify", "an empty list", "Give at least one")
+            raise UserError.expected(
+                "images to classify", "an empty list", "Give at least one image"
+            )
         found, ahead = [], _BATCHES_AHEAD * self.batch_size
         with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as loaded:
             images = of_list("Image", loaded)
@@ -118,7 +120,7 @@ class ImageSession(Session):
         try:
             return read_image(source, self.preprocessing)
         except ImageError as error:
-            raise UserError.expected("an image", error, "Check it") from error
+            raise UserError.expected("an image", error, "Check the image") from error
 
     def _classify(self, images: Sequence[np.ndarray], top_k: int) -> list[list[Prediction]]:
         inputs = feed(self.pipeline, np.stack(images))
@@ -133,20 +135,21 @@ class ImageSession(Session):
 def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords]) -> ImageSession:
     """Opens a vision Conformer that classifies images.
 
-    The options have the names of the flags of `python -m vision.infer`: for example
-    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
+    The options have the same names as the flags of `python -m vision.infer`. For example,
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: an exported SavedModel, or a converted model; None: the bundled model, which
-            tells six kinds of waste apart.
-        **options: see `RunnerOptions`; those of sounds are refused.
+        model_dir: directory of an exported SavedModel or of a converted model. None opens the
+            bundled model, which recognizes six kinds of waste.
+        **options: see `tools.inference.options.RunnerOptions`, without the options for sounds.
 
     Returns:
-        A session with `classify`; close it, or use it in a `with` statement. The first call for a
-        model converts it, which is said on stderr.
+        A session whose `classify` returns the classes of images. Close it after use, or use it in
+        a `with` statement. The first call for a SavedModel converts it, and a message on stderr
+        announces this.
 
     Raises:
-        tools.errors.UserError: a bad directory or option.
+        tools.errors.UserError: the directory holds no such model, or an option is invalid.
 
     Example:
         >>> import vision
@@ -160,7 +163,15 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:
-    """Opens a model by options; see `load`."""
+    """Opens a model for classification; `load` is the same function with options as keywords.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: runtime, precision and batch size.
+
+    Raises:
+        UserError: the directory holds no such model, or an option is invalid.
+    """
     pipeline = describe(model_dir, FAMILY)
     runner = open_runner(model_dir, options, calibration_examples)
     preprocessing = PreprocessingConfig(**pipeline["preprocessing"])
@@ -169,14 +180,21 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:
 
 
 def feed(pipeline: dict, images: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives `[B, H, W, 3]` the name and the layout that a model takes."""
+    """Returns the input of a model: images by input name, in the layout of the model.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        images: `[B, H, W, 3]` float32.
+    """
     if pipeline["layout"] == "NCHW":
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     return {pipeline["input"]: images}
 
 
 def scores_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
-    """The scores of both heads together, `[B, V]`; an output of another name if it is alone.
+    """Returns the scores `[B, V]` among the outputs of a model.
+
+    These are the logits (sum of both heads) or probabilities, or the only output of another name.
 
     Raises:
         UserError: there is no such output, or a score is not finite.
@@ -193,7 +211,7 @@ def scores_of(outputs: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def probabilities_of(scores: np.ndarray) -> np.ndarray:
-    """Softmax of scores, unless they are probabilities already."""
+    """Returns the softmax of scores `[B, V]`; scores that are probabilities are not changed."""
     if (scores >= 0).all() and np.allclose(scores.sum(axis=-1), 1.0, atol=1e-3):
         return scores
     powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -203,7 +221,17 @@ def probabilities_of(scores: np.ndarray) -> np.ndarray:
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
-    """Reads images to calibrate with; see `tools.families.Family`."""
+    """Reads images for calibration of a quantized model; see `tools.families.Family`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        data_dir: ImageFolder, folder of images, or single image.
+        num_samples: number of images to read, spread over the whole data set.
+        judged: whether the accuracy on these images will be measured; it requires an ImageFolder.
+
+    Raises:
+        UserError: the data set has no images that can be read.
+    """
     preprocessing = PreprocessingConfig(**pipeline["preprocessing"])
     labels: Sequence[int | None]
     if judged:
@@ -221,7 +249,9 @@ def calibration_examples(
             continue
         references.append(label)
     if not batches:
-        raise UserError.expected(f"images in {data_dir}", "only broken ones", "Choose other data")
+        raise UserError.expected(
+            f"images in {data_dir}", "only unreadable images", "Select other data"
+        )
 
     def accuracy(run, numbers):
         hits = []
@@ -234,7 +264,7 @@ def calibration_examples(
 
 
 def _unlabelled(data_dir: Path) -> list[str]:
-    """The images of an ImageFolder, a flat folder or a file."""
+    """Returns the paths of the images in an ImageFolder or in a folder, or of a single image."""
     try:
         return read_image_folder(data_dir).paths
     except UserError:

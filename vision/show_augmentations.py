@@ -1,4 +1,4 @@
-"""Draws what training makes of an image: a sheet of variants, each with what was done to it."""
+"""Draws augmented variants of an image, each with the operations that were applied to it."""
 
 import io
 import os
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -36,17 +36,18 @@ def variants(
     *,
     preprocessing: PreprocessingConfig,
 ) -> list[tuple[np.ndarray, list[str]]]:
-    """Makes variants of an image by the pipeline of training.
+    """Returns augmented variants of an image, made by the training pipeline.
 
     Args:
-        path: of an image that can be read.
-        count: of variants.
-        seed: of the first.
-        augmentation: the recipe.
-        preprocessing: size and statistics of the model's input.
+        path: path of an image that can be read.
+        count: number of variants.
+        seed: seed of the first variant; the others use the following numbers.
+        augmentation: augmentation of the recipe.
+        preprocessing: size, mean and standard deviation of the model inputs.
 
     Returns:
-        For each, float32 `[S, S, 3]`, normalized, and what RandAugment has done.
+        For each variant the image `[S, S, 3]` float32, normalized, and the operations of
+        RandAugment.
     """
     augment, path_bytes = ImageAugmentation(augmentation, preprocessing), os.fsencode(path)
 
@@ -69,13 +70,13 @@ def variants(
 
 
 def shown(image: np.ndarray, preprocessing: PreprocessingConfig) -> np.ndarray:
-    """Undoes the normalization of `[S, S, 3]`, to uint8; what lies outside of 0..255 is cut."""
+    """Reverses the normalization of an image `[S, S, 3]`; returns uint8, clipped to 0..255."""
     values = image * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)
     return np.clip(np.round(255 * values), 0, 255).astype("uint8")
 
 
 def draw_sheet(images: Sequence[np.ndarray], titles: Sequence[str]) -> bytes:
-    """Draws images with titles, about as many rows as columns; gives a PNG."""
+    """Draws images with titles on a square grid; returns the content of a PNG file."""
     columns = int(np.ceil(np.sqrt(len(images))))
     rows = -(-len(images) // columns)
     figure = Figure((_PANEL_INCHES * columns, (_PANEL_INCHES + 0.5) * rows), layout="constrained")
@@ -91,17 +92,17 @@ def draw_sheet(images: Sequence[np.ndarray], titles: Sequence[str]) -> bytes:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "vision.show_augmentations",
-        "Draws an image as training augments it, without mixing of images.",
+        "Draws augmented variants of an image as used in training, without mixup and CutMix.",
         "IMAGE [FLAGS]",
         example="photo.jpg --output=sheet.png",
     )
     flags.group("Output")
-    flags.integer("count", 15, "Variants to draw.", short_name="n")
+    flags.integer("count", 15, "Number of variants to draw.", short_name="n")
     flags.integer("seed", 0, "Seed of the first variant.")
-    flags.string("output", "augmentations.png", "PNG to write.", short_name="o")
+    flags.string("output", "augmentations.png", "PNG file to write.", short_name="o")
     add_config_flags(flags, "preprocessing", "augmentation")
     values, paths = flags.parse(argv)
     if len(paths) != 1 or not 1 <= values.count <= _MAX_COUNT or values.seed < 0:
@@ -121,7 +122,7 @@ def main(argv: list[str]) -> int:
         paths[0], values.count, values.seed, config.augmentation, preprocessing=preprocessing
     ):
         images.append(shown(image, preprocessing))
-        titles.append("\n".join(words) or "cut and flipped only")
+        titles.append("\n".join(words) or "crop and flip only")
     write_bytes(Path(values.output), draw_sheet(images, titles))
     print(f"{values.output}: {values.count} variants of {paths[0]}", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""What an exported vision Conformer computes, and what it says of itself."""
+"""Signatures and description (`pipeline.json`) of an exported vision Conformer."""
 
 import math
 from collections.abc import Iterable
@@ -11,27 +11,31 @@ from vision.classes import Classes
 from vision.config import PreprocessingConfig, VisionConfig
 from vision.model import CHANNELS, VisionConformer
 
-LAYOUTS = {"NHWC": "images", "NCHW": "input"}  # with the name of the input
-METADATA_KEY = "pipeline"  # of an ONNX file, for what a SavedModel has in its pipeline.json
+LAYOUTS = {"NHWC": "images", "NCHW": "input"}  # layout: name of the input
+METADATA_KEY = "pipeline"  # metadata key of the content of pipeline.json in an ONNX file
 OUTPUTS = ("logits", "probabilities", "heads")
 HEADS = ("convolution_head", "transformer_head")
-PREDICTED = -1  # for `activation_map`: the class that the model chooses
-_NUM_ANSWERS = 5  # of `serve_bytes`, best first
+PREDICTED = -1  # class number that selects the predicted class in `activation_map`
+_NUM_ANSWERS = 5  # number of classes that `serve_bytes` returns
 
 
 class Signatures:
-    """The signatures of an exported classifier: any batch, one size of image.
+    """The signatures of an exported classifier, with dynamic batch size and fixed image size.
 
-    Encoder and heads are functions of their own, so that an export holds each graph once. Without
-    `serve_bytes` where images are turned by EXIF, which TensorFlow does not read.
+    The encoder and the heads are separate functions, so that an export contains each graph once.
+    If images are rotated by EXIF orientation, there is no `serve_bytes`, because TensorFlow cannot
+    read EXIF data.
 
     Args:
-        model: built, float32.
-        preprocessing: of its inputs.
-        classes: names for `serve_bytes`; without, it answers with numbers.
-        layout: of images; a key of `LAYOUTS`.
-        outputs: of `serving_default`: the sum of both heads (`logits`), its softmax
-            (`probabilities`), or the sum with each head beside it (`heads`).
+        model: a built float32 model.
+        preprocessing: preprocessing of the images.
+        classes: class names that `serve_bytes` returns; without names it returns class numbers.
+        layout: layout of the input images, a key of `LAYOUTS`.
+        outputs: outputs of `serving_default`: `logits` (sum of both heads), `probabilities`
+            (softmax of the sum), or `heads` (the sum and the logits of each head).
+
+    Raises:
+        UserError: the image size is not a multiple of the patch size.
     """
 
     def __init__(
@@ -49,7 +53,9 @@ class Signatures:
         side = preprocessing.image_size
         if side % model.patch_size:
             raise UserError.expected(
-                f"an image_size that is a multiple of {model.patch_size}", side, "Correct it"
+                f"an image_size that is a multiple of {model.patch_size}",
+                side,
+                "Correct image_size",
             )
         inside = tf.TensorSpec((None, side, side, CHANNELS), tf.float32)
         self._encode = tf.function(model.encode, input_signature=[inside], autograph=False)
@@ -72,7 +78,7 @@ class Signatures:
             del self.functions["serve_bytes"]
 
     def concrete(self, names: Iterable[str] | None = None) -> dict:
-        """Traces some or all of the functions."""
+        """Returns traced functions by signature name; all signatures if `names` is None."""
         return {
             name: self.functions[name].get_concrete_function() for name in names or self.functions
         }
@@ -101,7 +107,7 @@ class Signatures:
         return {"logits": logits}
 
     def _serve_bytes(self, bytes):
-        """Reads JPEG or PNG; the best classes of each image, by name and probability."""
+        """Classifies JPEG or PNG files; returns the best classes with names and probabilities."""
         side = self._preprocessing.image_size
         spec = tf.TensorSpec((side, side, CHANNELS), tf.float32)
         images = tf.map_fn(self.read, bytes, fn_output_signature=spec)
@@ -115,7 +121,14 @@ class Signatures:
         }
 
     def read(self, contents):
-        """Decodes and resizes like `images.read_image`, but for single values a level apart."""
+        """Reads an image file like `images.read_image`. Values can differ by one gray level.
+
+        Args:
+            contents: [] string, content of a JPEG or PNG file.
+
+        Returns:
+            `[S, S, 3]` float32, normalized.
+        """
         config, side = self._preprocessing, self._preprocessing.image_size
         image = tf.io.decode_jpeg(contents, CHANNELS, dct_method="INTEGER_ACCURATE")  # or PNG
         sizes = tf.shape(image)[:2]
@@ -131,10 +144,10 @@ class Signatures:
         return (image / 255 - tf.constant(config.mean)) / tf.constant(config.std)
 
     def _activation_map(self, images, classes):
-        """How much each place speaks for a class, in the two branches.
+        """Computes class activation maps of both branches.
 
-        Each head is linear behind its pooling, so it can be applied to every place: to the cells of
-        the last feature map, and to the tokens of the patches in place of the class token.
+        Each head is a linear layer. It is applied to each cell of the last feature map instead of
+        the average over all cells, and to each patch token instead of the class token.
 
         Source: Zhou et al., Learning deep features for discriminative localization (2016).
         """
@@ -164,7 +177,15 @@ def pipeline_description(
     *,
     outputs: str = "logits",
 ) -> dict:
-    """What converters, runners and servers need to know of the model."""
+    """Returns the content of `pipeline.json`: what converters, runners and servers read.
+
+    Args:
+        config: configuration of the model and its preprocessing.
+        model: a built model.
+        classes: names of the classes.
+        layout: see `Signatures`.
+        outputs: see `Signatures`.
+    """
     return {
         "family": "vision",
         "kind": "classifier",
@@ -176,7 +197,8 @@ def pipeline_description(
         "num_classes": model.num_classes,
         "class_names": classes.names,
         "class_folders": classes.folders,
-        # Nothing but the batch is free. Behind the heads no layer evens out what 8 bits lose.
+        # Only the batch size is dynamic. The heads stay in float, because no later layer could
+        # reduce their quantization errors.
         "convert": {"serving_default": {"dim_range": {}, "keep_in_float": list(HEADS)}},
         "num_parameters": sum(math.prod(x.shape) for x in model.trainable_variables),
     }

@@ -1,4 +1,4 @@
-"""The vision Conformer as a training task: images, model, loss of both heads and evaluation."""
+"""Training task of the vision Conformer: images, model, loss of both heads and evaluation."""
 
 import functools
 import logging
@@ -29,36 +29,40 @@ from vision.training_data import training_data
 
 logger = logging.getLogger(__name__)
 
-_NUM_LISTED = 20  # files that are named
-HEADS = ("convolution_logits", "transformer_logits")  # acc_head1 and acc_head2
+_NUM_LISTED = 20  # largest number of files in a message
+HEADS = ("convolution_logits", "transformer_logits")  # reported as acc_head1 and acc_head2
 
 
 def _check_resumed(checkpoint: Checkpoint, folders: Sequence[str]) -> None:
-    """Checks that the class folders are those that a run has begun with."""
+    """Raises UserError if the class folders are not those that the run was started with."""
     other = renamed(own_classes(checkpoint.path), folders)
     if other:
         raise UserError.expected(
             f"the class folders that {checkpoint.path} was trained on",
             other,
-            "Rename them back, or start anew from its weights with --pretrained",
+            "Restore their names, or start a new run from its weights with --pretrained",
         )
 
 
 def _some(files: Sequence[tuple[str, str]]) -> str:
-    """Tells how many files there are, and the first few with their reasons."""
+    """Returns the number of files, and the first few with their reasons."""
     first = ", ".join(f"{path} ({reason})" for path, reason in files[:_NUM_LISTED])
     return f"{len(files)}: {first}" + (", and more" if len(files) > _NUM_LISTED else "")
 
 
 class VisionTask:
-    """Implements `tools.training.task.Task`.
+    """Training task of the vision Conformer; implements `tools.training.task.Task`.
 
     Args:
-        config: of the run.
-        processes: rank 0 lists images and reads weights, the others wait for it.
-        pretrained: weights to start from; see `checkpoint.load_pretrained`.
-        resumed: the checkpoint of this run that continues; its classes stay in force.
-        needs_evaluation: False leaves the evaluation set unread.
+        config: configuration of the run.
+        processes: the processes of the run. Rank 0 lists images and reads weights, the other ranks
+            wait for it.
+        pretrained: weights to start with; see `checkpoint.load_pretrained`. Empty: initial weights.
+        resumed: checkpoint from which the run continues, or None. Its classes are used.
+        needs_evaluation: whether to list the evaluation set.
+
+    Raises:
+        UserError: the images, the classes or the checkpoint do not fit the configuration.
     """
 
     def __init__(
@@ -82,15 +86,15 @@ class VisionTask:
             raise UserError.expected(
                 f"{config.model.num_classes} class folders in {data.train_dir}",
                 f"{len(names)}: {', '.join(names[:5])}{' ...' if len(names) > 5 else ''}",
-                f"Set num_classes to {len(names)}, or choose another folder",
+                f"Set num_classes to {len(names)}, or select another folder",
             )
-        # What a line of the classes' file cannot hold.
+        # Names that a line of the file of classes cannot contain.
         odd = [x for x in names if " ".join(x.split()).encode("utf-8", "ignore").decode() != x]
         if odd:
             raise UserError.expected(
-                f"names of class folders in {data.train_dir} in UTF-8, with single spaces",
+                f"class folders in {data.train_dir} with names in UTF-8 with single spaces only",
                 ", ".join(map(ascii, odd[:5])),
-                "Rename them",
+                "Rename the folders",
             )
         if resumed is not None:
             from_first_rank(processes, lambda: _check_resumed(resumed, names))
@@ -117,7 +121,7 @@ class VisionTask:
             self.evaluators["eval"] = functools.partial(self._evaluate, held_out)
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
-        """Gives the batches of one process."""
+        """Returns the training batches of one process; see `Task`."""
         config = self.config
         return training_data(
             self.folder,
@@ -132,7 +136,10 @@ class VisionTask:
         )
 
     def layer_depth(self, path: str) -> int:
-        """Counts the layers below a variable: stem and embedding 0, the blocks, then the heads."""
+        """Returns the depth of a variable, for learning rates that depend on depth.
+
+        Stem and embedding have depth 0, then the blocks follow, then the heads.
+        """
         numbered = re.search(r"/(?:convolution|transformer|coupled)_(\d+)/", path)
         if numbered:
             return int(numbered[1])
@@ -140,7 +147,7 @@ class VisionTask:
         return 0 if first else 1 + self.model.num_layers
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
-        """Sums the cross-entropy of both heads; an image that could not be read weighs nothing."""
+        """Sums the cross-entropies of both heads. Unreadable images have weight 0."""
         heads = [tf.cast(x, tf.float32) for x in self.model(batch["images"], training=training)]
         losses = sum(tf.nn.softmax_cross_entropy_with_logits(batch["targets"], x) for x in heads)
         losses = losses * batch["weights"] * self._loss_factor
@@ -165,11 +172,11 @@ class VisionTask:
             raise UserError.expected(
                 f"an image_size that is a multiple of {self.model.patch_size}",
                 side,
-                "Correct it",
+                "Correct image_size",
             )
 
     def _images(self, directory: str, limit: int, names: Sequence[str]) -> ImageFolder:
-        """Lists images on rank 0; every process gets the list, or the error."""
+        """Lists images on rank 0 and sends the list, or the error, to all processes."""
         root = Path(self.config.data.data_url) / directory
         aliases = [(name,) for name in names]
         folder = from_first_rank(self.processes, lambda: read_image_folder(root, aliases))
@@ -183,7 +190,7 @@ class VisionTask:
         return folder
 
     def _evaluate(self, folder: ImageFolder) -> dict[str, float]:
-        """Classifies this process's share of the images and adds up the shares of all."""
+        """Evaluates the images of this process and sums the results of all processes."""
         rank, size = self.processes.rank, self.processes.size
         paths, labels = folder.paths[rank::size], np.array(folder.labels[rank::size])
         batch_size = self.config.data.eval_batch_size or self.config.training.batch_size
@@ -200,7 +207,7 @@ class VisionTask:
         skipped = [(paths[i], reason) for i, reason in sorted(batches.reasons.items())]
         skipped = [x for share in self.processes.gather_objects(skipped) for x in share]
         if skipped and self.processes.rank == 0:
-            logger.warning("left out of the score: %s", _some(skipped))
+            logger.warning("images left out of the evaluation: %s", _some(skipped))
         shares = self.processes.gather_objects([float(x) for x in own])
         count, loss, *rest = np.sum(shares, axis=0)
         if not count:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
@@ -34,24 +34,25 @@ from vision.flags import add_training_flags, run_config_options
 from vision.recipe import CONFIG_FILE
 from vision.task import VisionTask
 
-# Beside the training images: what a resumed run cannot change. Rates of dropout may differ.
+# A run can be resumed only if these keys and the training images are unchanged. Other keys, such
+# as dropout rates, may change.
 _SWITCHES = "arch num_classes disable_approximate_gelu fusion_drop_path use_pytorch_maxpool".split()
 DEFINES_A_RUN = ("preprocessing", *(f"model.{name}" for name in _SWITCHES))
 PROJECT = Path(__file__).resolve().parent.parent
 
 
 def command_line() -> CommandLine:
-    """The program's flags."""
+    """Returns the flags of the program."""
     flags = CommandLine(
         "vision.train",
-        "Trains a vision Conformer on ImageFolders, in one process or under horovodrun.",
+        "Trains a vision Conformer on ImageFolders, in one process or with horovodrun.",
         example="--config=configs/vision/conformer_tiny.yml --data_url=ImageNet",
     )
     flags.group("Checkpoints")
     flags.string(
         "checkpoint",
         None,
-        "Checkpoint of this program to resume exactly, or weights to start from.",
+        "Checkpoint or run of this program to continue exactly, or file of initial weights.",
         default_text="none",
     )
     add_program_flags(flags)
@@ -60,12 +61,14 @@ def command_line() -> CommandLine:
 
 
 def resolve_config(options: ConfigOptions) -> VisionConfig:
-    """Reads the config of a run, without a file that of the run that it resumes.
+    """Returns the configuration of a run.
 
-    For the data it fills in the resumed run's, else IMAGENET_DIR.
+    If the run is resumed and no config file is given, the config file of the resumed run is used.
+    If no data set is given, that of the resumed run is used, or that of IMAGENET_DIR.
 
     Raises:
-        UserError: the config is wrong, there is no data set, or no epoch is left to train.
+        UserError: the configuration is invalid, no data set is given, or `start_epoch` is not
+            below the number of epochs.
     """
     config = options.load()
     resumed = None if options.config and config.data.data_url else resumed_checkpoint(config)
@@ -84,14 +87,14 @@ def resolve_config(options: ConfigOptions) -> VisionConfig:
         raise UserError.expected(
             f"start_epoch below the {config.training.num_epochs} epochs",
             config.run.start_epoch,
-            "Correct it",
+            "Correct start_epoch",
         )
     return config
 
 
 @contextlib.contextmanager
 def run_folders(config: VisionConfig) -> Iterator[RunFolders]:
-    """Makes the three folders of the run, of one name that none has yet, and holds them."""
+    """Creates the three folders of a run under a new name, and locks them for this run."""
     name = f"{time.strftime('%y-%m-%d_%H%M%S')}_{full_name(config.model.arch)}_0"
     if config.run.model_postfix not in ("", "0"):
         name += f"_{config.run.model_postfix}"
@@ -106,7 +109,7 @@ def run_folders(config: VisionConfig) -> Iterator[RunFolders]:
         raise UserError.expected(
             "three different folders as summary_root_dir, ckpt_root_dir and best_ckpt_root_dir",
             ", ".join(map(str, roots)),
-            "Name three",
+            "Set three different folders",
         )
     with alone_in_new(name, *roots) as made:
         yield RunFolders(*made)
@@ -115,7 +118,7 @@ def run_folders(config: VisionConfig) -> Iterator[RunFolders]:
 def prepare_folders(
     folders: RunFolders, config: VisionConfig, source: str | None, argv: list[str]
 ) -> None:
-    """Writes what the run is made with, before its first step, beside its best checkpoints."""
+    """Writes config, command line and versions to the folder of the best checkpoints."""
     if source is None:
         recipe, name = to_yaml(config), "config.yml"
     else:
@@ -131,7 +134,7 @@ def prepare_folders(
 
 
 def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> str:
-    """What --dry_run prints."""
+    """Returns the text that --dry_run prints."""
     shard = Shard(processes.rank, processes.size, config.training.batch_size)
     data = task.train_data(shard, Position(config.run.start_epoch), config.training.num_epochs)
     batch = next(iter(data.dataset))
@@ -149,26 +152,26 @@ def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> st
 
 
 def resumed_checkpoint(config: VisionConfig) -> Checkpoint | None:
-    """The checkpoint that goes on exactly; None where only weights are taken, or nothing is."""
+    """Returns the checkpoint whose run continues; None if a new run starts."""
     source = config.run.pretrained
     if not source or config.run.exclude_epoch_state or Path(source).is_file():
         return None
     checkpoint = open_checkpoint(source, newest=True)
     epoch, start_epoch = checkpoint.state["position"]["epoch"], config.run.start_epoch
     if start_epoch not in (0, epoch):
-        logging.warning("start_epoch %d: %s goes on in epoch %d", start_epoch, source, epoch)
+        logging.warning("start_epoch %d is ignored: %s is in epoch %d", start_epoch, source, epoch)
     if epoch >= config.training.num_epochs:
-        logging.info("%s has made all %d epochs", checkpoint.path, config.training.num_epochs)
+        logging.info("%s: all %d epochs are completed", checkpoint.path, config.training.num_epochs)
     return checkpoint
 
 
 class VisionRun:
-    """A run of a classifier; implements `tools.training.program.TrainingRun`.
+    """A training run of a classifier; implements `tools.training.program.TrainingRun`.
 
     Args:
-        config: of the run.
-        source: of the config's YAML file, None without one.
-        argv: the command line, for the record.
+        config: configuration of the run.
+        source: path of the YAML file; None if there is none.
+        argv: the command line, which is saved with the run.
     """
 
     def __init__(self, config: VisionConfig, source: str | None, argv: Sequence[str]):
@@ -177,11 +180,11 @@ class VisionRun:
         self.run_eagerly = config.run.pynative_mode
 
     def check(self, processes: Processes) -> None:
-        """Compares the processes with `device_num`, and takes the device of `device_id`."""
+        """Checks the number of processes against `device_num`, and selects GPU `device_id`."""
         wanted = self._config.run.device_num
         if wanted > 1 and wanted != processes.size:
             raise UserError.expected(
-                f"{wanted} processes, of device_num",
+                f"{wanted} processes, as in device_num",
                 f"{processes.size} started",
                 f"Start `horovodrun -np {wanted}` or run_scripts/run_distribute_train_gpu.sh",
             )
@@ -189,39 +192,40 @@ class VisionRun:
             os.environ.setdefault("CUDA_VISIBLE_DEVICES", str(self._config.run.device_id))
 
     def folders(self) -> AbstractContextManager[RunFolders]:
-        """Takes the three folders of the run."""
+        """Returns a context manager that creates and locks the three folders of the run."""
         return run_folders(self._config)
 
     def resumed(self, folders: RunFolders | None) -> Checkpoint | None:
-        """Finds the checkpoint that continues, by the config."""
+        """Returns the checkpoint whose run continues; None if a new run starts."""
         return resumed_checkpoint(self._config)
 
     def make_task(
         self, processes: Processes, resumed: Checkpoint | None, needs_evaluation: bool
     ) -> VisionTask:
-        """Makes the task."""
+        """Returns the training task."""
         pretrained = "" if resumed else self._config.run.pretrained
         return VisionTask(
             self._config, processes, pretrained, resumed, needs_evaluation=needs_evaluation
         )
 
     def check_resumed(self, resumed: Checkpoint, task: VisionTask) -> None:
-        """Compares the model and the preprocessing with those of the checkpoint."""
+        """Raises UserError if model or preprocessing differ from those of the checkpoint."""
         before = load_config(resumed.path / CONFIG_FILE)
         check_config(resumed, before, self._config, keys=DEFINES_A_RUN)
 
     def describe(self, task: VisionTask, processes: Processes) -> str:
-        """Says what `--dry_run` prints."""
+        """Returns the text that `--dry_run` prints."""
         return describe(task, self._config, processes)
 
     def prepare(self, folders: RunFolders, task: VisionTask) -> None:
-        """Writes what the run is made with."""
+        """Writes config, command line and versions to the run; see `prepare_folders`."""
         prepare_folders(folders, self._config, self._source, self._argv)
 
     def log_file(self, folders: RunFolders, processes: Processes) -> Path | None:
-        """Names `train_log.log`, of other ranks `train_log_RANK.log`.
+        """Returns the path of `train_log.log`, for other ranks `train_log_RANK.log`.
 
-        Ranks of another machine that does not see the folder keep to their terminal.
+        Returns None for ranks on machines without access to the folder, which log to the terminal
+        only.
         """
         if not folders.best_checkpoints.is_dir():
             return None
@@ -230,10 +234,10 @@ class VisionRun:
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     values, rest = command_line().parse(argv)
     if rest:
-        raise UserError.expected("flags only", " ".join(rest), "See --help")
+        raise UserError.expected("only flags", " ".join(rest), "See --help")
     config = resolve_config(run_config_options(values))
     use_gpu = False if config.run.device_target == "CPU" else None
     options = from_flags(ProgramOptions, values, use_gpu=use_gpu)
@@ -241,7 +245,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""Training images to batches: reading, augmentation, mixing and soft targets."""
+"""Training batches: reads, augments and mixes images, and computes their targets."""
 
 import os
 from collections.abc import Iterator
@@ -18,16 +18,16 @@ from vision.input_pipeline import ImageFolder
 from vision.mixing import Mixing, draw_mixing, mix, smooth_targets
 from vision.random_crop import random_crops
 
-# What gets random numbers of its own from the seed of an image.
+# Uses of random numbers. Each has its own numbers, derived from the seed of the image.
 _CROP, _FLIP, _AUGMENT, _ERASE, _NOISE = range(5)
 
 
 class ImageAugmentation:
-    """Everything that happens to one image, as a function of its seed.
+    """All augmentation of a single image, as a function of its seed.
 
     Args:
-        config: the recipe.
-        preprocessing: size and statistics of the model's input.
+        config: augmentation of the recipe.
+        preprocessing: size, mean and standard deviation of the model inputs.
     """
 
     def __init__(self, config: AugmentationConfig, preprocessing: PreprocessingConfig):
@@ -37,12 +37,13 @@ class ImageAugmentation:
         self.rand_augment = policy and RandAugmentation(policy, config.aa_interpolation, fill)
         side = preprocessing.image_size
         mean, std = np.float64(preprocessing.mean), np.float64(preprocessing.std)
-        # A row of an image at once: broadcasting over three channels is slow.
+        # Repeat the constants for a row of the image, because broadcasting over three channels is
+        # slow.
         self._scale = np.tile(1 / (255 * std), side).astype("float32")
         self._offset = np.tile(-mean / std, side).astype("float32")
 
     def crop(self, path: tf.Tensor, seed: tf.Tensor) -> tf.data.Dataset:
-        """Reads a random part of a file; see `random_crops`."""
+        """Reads a random crop of an image file; see `random_crops`."""
         return random_crops(
             path,
             self._preprocessing.image_size,
@@ -53,7 +54,7 @@ class ImageAugmentation:
         )
 
     def change(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Flips it and changes shape and colors; uint8 `[S, S, 3]`."""
+        """Flips an image and applies RandAugment or color jitter; `[S, S, 3]` uint8."""
         if self._config.hflip > 0:
             uniform = tf.random.stateless_uniform([], _stream(seed, _FLIP))
             flips = uniform < self._config.hflip
@@ -67,11 +68,11 @@ class ImageAugmentation:
         return image
 
     def draws(self, seed: tf.Tensor):
-        """What RandAugment does to the image of this seed."""
+        """Returns the operations of RandAugment for the seed of an image."""
         return self.rand_augment.draw(_stream(seed, _AUGMENT))
 
     def finish(self, image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Normalizes an image and erases parts of it; float32 `[S, S, 3]`."""
+        """Normalizes an image and erases random boxes; `[S, S, 3]` uint8 to float32."""
         side = self._preprocessing.image_size
         rows = tf.cast(tf.reshape(image, [side, 3 * side]), tf.float32)
         image = tf.reshape(rows * self._scale + self._offset, [side, side, 3])
@@ -79,16 +80,16 @@ class ImageAugmentation:
 
 
 def image_seed(epoch_seed: tf.Tensor, index: tf.Tensor, repetition: tf.Tensor) -> tf.Tensor:
-    """Seed `[2]` int64 of one variant of one image; `_stream` adds what it is used for."""
+    """Returns the seed `[2]` int64 of a variant of an image; `_stream` derives seeds from it."""
     return tf.stack([epoch_seed, index + repetition * 2**32])
 
 
 def _stream(seed: tf.Tensor, number: int) -> tf.Tensor:
-    """Seed of one use of an image's random numbers; erasing counts on bits 48 and above."""
+    """Returns the seed for one use of random numbers. It must differ in bits 48 and above."""
     return seed + tf.constant([number * 2**33, 0], tf.int64)
 
 
-# No function of the pipeline branches in Python on a tensor, and AutoGraph would take seconds.
+# AutoGraph would take seconds. It is not required: no function branches on a tensor in Python.
 @tf.autograph.experimental.do_not_convert
 def training_data(
     folder: ImageFolder,
@@ -102,29 +103,31 @@ def training_data(
     num_epochs: int,
     num_workers: int = 0,
 ) -> TrainData:
-    """Makes one process's batches from a position to the end of the last epoch.
+    """Returns the training batches of one process, from a position to the end of the last epoch.
 
-    Every random number belongs to (seed, epoch, image, variant), or to (seed, epoch, step) where
-    images are mixed, so it is the same on any number of processes and after any interruption.
+    Random numbers for an image are functions of (seed, epoch, image, variant), those for mixing
+    are functions of (seed, epoch, step). They are therefore the same on any number of processes
+    and in a resumed run.
 
     Args:
-        folder: the whole training set, the same on every process.
-        num_classes: of the model.
-        preprocessing: size and statistics of the model's input.
-        augmentation: the recipe.
-        seed: of the run.
-        shard: this process's part.
-        position: where to begin.
-        num_epochs: where to end.
-        num_workers: images prepared at once; 0: as many as cores.
+        folder: the complete training set, the same on all processes.
+        num_classes: number of classes V of the model.
+        preprocessing: size, mean and standard deviation of the model inputs.
+        augmentation: augmentation of the recipe.
+        seed: seed of the run.
+        shard: rank, number of processes and batch size.
+        position: epoch and step to start at.
+        num_epochs: number of epochs of the run.
+        num_workers: number of images read in parallel; 0: one for each core.
 
     Returns:
-        Batches of `images [B, S, S, 3]` float32, normalized; `targets [B, V]` float32, smoothed
-        and mixed; `labels [B]` int32; `weights [B]` float32 (0: an image that could not be read);
-        `indices [B]` int32 into the folder; `reason [B]` string (why it could not).
+        Batches of `images` `[B, S, S, 3]` float32, normalized; `targets` `[B, V]` float32,
+        smoothed and mixed; `labels` `[B]` int32; `weights` `[B]` float32, 0 for unreadable images;
+        `indices` `[B]` int32 in the data set; `reason` `[B]` string, the reason why an image is
+        unreadable.
 
     Raises:
-        UserError: a label that the model has no class for, or a batch that cannot be mixed.
+        UserError: a label is not below `num_classes`, or mixing requires an even batch size.
     """
     if max(folder.labels) >= num_classes:
         raise UserError.expected(
@@ -132,7 +135,7 @@ def training_data(
         )
     if augmentation.mixes and shard.batch_size % 2:
         raise UserError.expected(
-            "an even batch_size, whose images are mixed in pairs",
+            "an even batch_size, since images are mixed in pairs",
             shard.batch_size,
             "Change it, or set mixup_prob to 0",
         )
@@ -167,7 +170,8 @@ def training_data(
     def mixings() -> Iterator[Mixing]:
         for epoch, plan in epochs:
             for step in range(len(plan)):
-                # A zero at the end would give the numbers of the epoch's order.
+                # + 1, because seeds (s, e) and (s, e, 0) give the same numbers, and the order of
+                # the epoch uses (s, e).
                 generator = np.random.default_rng((seed, epoch, 1 + plan.first_row(step)))
                 drawn = draw_mixing(
                     augmentation, side, shard.global_batch_size, epoch, generator=generator

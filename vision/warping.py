@@ -1,6 +1,8 @@
-"""Affine transforms of an image, as Pillow's `Image.transform` and `Image.rotate` do them.
+"""Affine transforms with the results of Pillow's `Image.transform` and `Image.rotate`.
 
-All take and give uint8 `[H, W, 3]`. What would come from outside the image has the fill color.
+All functions map an image `[H, W, 3]` uint8 to an image of the same shape and dtype. Pixels whose
+source is outside the image get the color `fill`. `interpolation` is "nearest", "bilinear" or
+"bicubic".
 """
 
 import math
@@ -13,7 +15,7 @@ def _bilinear(fraction: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _bicubic(fraction: tf.Tensor) -> list[tf.Tensor]:
-    """Weights of the four samples around a place between the middle two.
+    """Returns the weights of four samples, for a position between the second and the third.
 
     Source: Keys, Cubic convolution interpolation (1981), with a = -1, as in Pillow's transforms
     (its resizing has a = -1/2).
@@ -27,21 +29,23 @@ def _bicubic(fraction: tf.Tensor) -> list[tf.Tensor]:
     ]
 
 
-# Fractions of a gray level are cut; what rounding in float32 took from a whole one is no fraction.
+# Results are rounded down. This is added before, so that a whole number that float32 rounding made
+# slightly smaller stays the same.
 _ROUNDING = 2.0**-10
-# The first of the samples, relative to the one left of or above the place, and their weights.
+# Interpolation: (offset of the first sample from the sample left of or above the position, weights
+# of the samples).
 _KERNELS = {"bilinear": (0, _bilinear), "bicubic": (-1, _bicubic)}
 
 
 def _samples(
     place: tf.Tensor, size: tf.Tensor, interpolation: str
 ) -> list[tuple[tf.Tensor, tf.Tensor | None]]:
-    """Positions and weights of what is interpolated along one axis.
+    """Returns the positions and weights of the samples for interpolation along one axis.
 
     Args:
-        place: float64, in pixels from the middle of the first one.
-        size: number of pixels.
-        interpolation: nearest, bilinear or bicubic.
+        place: float64 position in pixels; 0 is the center of the first pixel.
+        size: number of pixels along the axis.
+        interpolation: "nearest", "bilinear" or "bicubic".
     """
     if interpolation == "nearest":
         nearest = tf.cast(tf.floor(place + 0.5), tf.int32)
@@ -64,17 +68,18 @@ def _gather(
     *,
     fill: tuple[int, int, int],
 ) -> tf.Tensor:
-    """Sums weighted samples where the place is inside the image.
+    """Interpolates at positions inside the image and fills the other pixels.
 
     Args:
-        image: uint8 `[H, W, 3]`.
-        inside: bool, broadcast to `[H, W]`.
+        image: `[H, W, 3]` uint8.
+        inside: bool, broadcast to `[H, W]`; True where the source is inside the image.
         rows: positions and weights along the height, broadcast to `[H, W]`.
-        columns: the same along the width.
-        fill: color elsewhere.
+        columns: positions and weights along the width, broadcast to `[H, W]`.
+        fill: RGB color of the other pixels.
     """
     width = tf.shape(image)[1]
-    # Four bytes are one number: one look-up and one choice for each pixel, not for each channel.
+    # Pack the channels of a pixel into one int32, so that there is one lookup for each pixel
+    # instead of one for each channel.
     pixels = tf.reshape(_packed(tf.pad(image, [[0, 0], [0, 0], [0, 1]])), [-1])
 
     def values(row, column):
@@ -101,7 +106,7 @@ def _gather(
 
 
 def _packed(image: tf.Tensor) -> tf.Tensor:
-    """Makes one int32 of four uint8, `[..., 4]` to `[...]`."""
+    """Packs four uint8 into one int32; maps `[..., 4]` to `[...]`."""
     return tf.bitcast(image, tf.int32)
 
 
@@ -110,7 +115,7 @@ def _unpacked(pixels: tf.Tensor) -> tf.Tensor:
 
 
 def _axes(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Numbers of pixels, and their middles: `[H, 1]` down and `[1, W]` to the right."""
+    """Returns height, width, row positions `[H, 1]` and column positions `[1, W]` of the pixels."""
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     down = tf.cast(tf.range(height), tf.float64)[:, None] + 0.5
     right = tf.cast(tf.range(width), tf.float64)[None] + 0.5
@@ -126,7 +131,7 @@ def _whole(size: tf.Tensor) -> tf.Tensor:
 
 
 def _along_width(image, moved, interpolation: str, fill) -> tf.Tensor:
-    """Takes every pixel from `moved` `[H, 1]` float64 further right in its row."""
+    """Samples every pixel `moved` (`[H, 1]` float64) pixels further right in its row."""
     height, width, _, right = _axes(image)
     place = right + moved
     return _gather(
@@ -139,7 +144,7 @@ def _along_width(image, moved, interpolation: str, fill) -> tf.Tensor:
 
 
 def _along_height(image, moved, interpolation: str, fill) -> tf.Tensor:
-    """Takes every pixel from `moved` `[1, W]` float64 further down in its column."""
+    """Samples every pixel `moved` (`[1, W]` float64) pixels further down in its column."""
     height, width, down, _ = _axes(image)
     place = down + moved
     return _gather(
@@ -152,33 +157,33 @@ def _along_height(image, moved, interpolation: str, fill) -> tf.Tensor:
 
 
 def shear_x(image, factor, interpolation: str, fill) -> tf.Tensor:
-    """Takes pixels from `factor` [] times their height further right."""
+    """Shears horizontally: samples each pixel `factor` ([]) times its row number further right."""
     down = _axes(image)[2]
     return _along_width(image, tf.cast(factor, tf.float64) * down, interpolation, fill)
 
 
 def shear_y(image, factor, interpolation: str, fill) -> tf.Tensor:
-    """Takes pixels from `factor` [] times their column further down."""
+    """Shears vertically: samples each pixel `factor` ([]) times its column number further down."""
     right = _axes(image)[3]
     return _along_height(image, tf.cast(factor, tf.float64) * right, interpolation, fill)
 
 
 def translate_x(image, share, interpolation: str, fill) -> tf.Tensor:
-    """Takes pixels from `share` [] of the width further right."""
+    """Translates to the left by `share` ([]) of the width."""
     width = tf.cast(tf.shape(image)[1], tf.float64)
     moved = tf.cast(share, tf.float64) * width
     return _along_width(image, moved * tf.ones([1, 1], tf.float64), interpolation, fill)
 
 
 def translate_y(image, share, interpolation: str, fill) -> tf.Tensor:
-    """Takes pixels from `share` [] of the height further down."""
+    """Translates upward by `share` ([]) of the height."""
     height = tf.cast(tf.shape(image)[0], tf.float64)
     moved = tf.cast(share, tf.float64) * height
     return _along_height(image, moved * tf.ones([1, 1], tf.float64), interpolation, fill)
 
 
 def rotate(image, degrees, interpolation: str, fill) -> tf.Tensor:
-    """Turns the image about its middle, counterclockwise, by `degrees` []."""
+    """Rotates the image counterclockwise about its center by `degrees` ([])."""
     height, width, down, right = _axes(image)
     angle = -tf.cast(degrees, tf.float64) * (math.pi / 180)
     cosine, sine = tf.cos(angle), tf.sin(angle)

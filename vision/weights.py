@@ -1,4 +1,4 @@
-"""Weights of the PyTorch vision Conformers: pengzhiliang/Conformer (official) and mmpretrain."""
+"""Conversion of weights from and to PyTorch: pengzhiliang/Conformer (official) and mmpretrain."""
 
 import logging
 import os
@@ -26,7 +26,7 @@ from vision.model import VisionConformer
 
 logger = logging.getLogger(__name__)
 
-# From the path of a variable to the official name.
+# (pattern of the path of a variable, official name)
 _OFFICIAL = (
     (r"^[^/]*/", ""),
     (r"/(kernel|gamma)$", ".weight"),
@@ -87,18 +87,24 @@ def load_pytorch_weights(
     source: str | os.PathLike | Mapping[str, Any],
     use_ema: bool | None = None,
 ) -> Assignment:
-    """Loads an official checkpoint, one of distributed training, or one of mmpretrain.
+    """Loads weights of the official implementation or of mmpretrain into a model.
 
-    Heads of another number of classes are left at their initial values, which is logged and told.
+    Heads with another number of classes keep their initial values, and a message is logged. The
+    prefix `module.` of distributed training is removed.
 
     Args:
-        model: built.
-        source: file of `torch.save` or `.safetensors`, or its content: arrays by name, bare or
-            under a key such as `model` or `state_dict`.
-        use_ema: whether to take the moving average (EMA); None: only where there is nothing else.
+        model: a built model.
+        source: file of `torch.save` or `.safetensors` file, or its content: arrays by name,
+            directly or under a key such as `model` or `state_dict`.
+        use_ema: whether to load the moving average (EMA) of the weights; None loads it only if
+            there are no other weights.
+
+    Returns:
+        The assigned, kept and ignored names.
 
     Raises:
-        UserError: the file cannot be read, or holds anything but the weights of this architecture.
+        UserError: the file cannot be read, or the names or shapes in it are not those of this
+            architecture.
     """
     content = source if isinstance(source, Mapping) else read_weights(source)
     found = state_dict(content, use_ema)
@@ -114,20 +120,20 @@ def load_pytorch_weights(
 
 
 def pytorch_state_dict(model: VisionConformer, naming: str = "official") -> dict[str, np.ndarray]:
-    """Makes what `load_state_dict(strict=True)` of the PyTorch implementation takes.
+    """Returns the weights for `load_state_dict(strict=True)` of the PyTorch implementation.
 
     Args:
-        model: built.
+        model: a built model.
         naming: `official` or `mmpretrain`.
 
     Returns:
-        Arrays by name, the counters of batches that PyTorch keeps beside its statistics at zero.
+        Arrays by name. The batch counters of PyTorch's batch norm (`num_batches_tracked`) are 0.
 
     Raises:
-        UserError: another naming.
+        UserError: the naming is unknown.
     """
     if naming not in ("official", "mmpretrain"):
-        raise UserError.expected("the naming official or mmpretrain", naming, "Correct it")
+        raise UserError.expected("naming official or mmpretrain", naming, "Correct the naming")
     tensors = extract(_links(model))
     counters = [x for x in tensors if x.endswith(".running_var")]
     tensors |= {
@@ -140,21 +146,27 @@ def pytorch_state_dict(model: VisionConformer, naming: str = "official") -> dict
 def save_pytorch_weights(
     model: VisionConformer, path: str | os.PathLike, naming: str = "official"
 ) -> None:
-    """Writes `pytorch_state_dict` as `.safetensors`.
+    """Writes the result of `pytorch_state_dict` to a file.
+
+    Args:
+        model: a built model.
+        path: path of the file, with suffix `.safetensors`.
+        naming: `official` or `mmpretrain`.
 
     Raises:
-        UserError: another suffix or naming, or the file cannot be written.
+        UserError: the suffix is not `.safetensors`, the naming is unknown, or the file cannot be
+            written.
     """
     write_safetensors(path, pytorch_state_dict(model, naming))
 
 
 def _choice(found: StateDict) -> str:
-    """Says which weights of a checkpoint are taken."""
-    taken = "the averaged weights (EMA)" if found.is_ema else "the weights that are no average"
-    other = "no others are in the file"
+    """Returns a message on which weights of a checkpoint are loaded."""
+    taken = "the averaged weights (EMA)" if found.is_ema else "the weights without averaging"
+    other = "the file has no others"
     if found.has_both:
-        other = "--nouse_ema takes the others" if found.is_ema else "--use_ema takes the average"
-    return f"taking {taken}; {other}"
+        other = "--nouse_ema loads the others" if found.is_ema else "--use_ema loads the average"
+    return f"loading {taken}; {other}"
 
 
 def _links(model: VisionConformer) -> list[Link]:
@@ -169,7 +181,7 @@ def _layout(variable) -> Layout:
 
 def _official_names(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     if any(name.startswith("backbone.") for name in tensors):
-        # A name that is taken stays as it is, to be refused as unexpected.
+        # If the new name exists already, keep the old one, which is then reported as unexpected.
         renamed: dict[str, np.ndarray] = {}
         for name, value in tensors.items():
             official = rename(name, _FROM_MMPRETRAIN)

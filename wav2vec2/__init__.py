@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with a CTC head: `build_model`, and folders of Hugging Face in and out."""
+"""wav2vec 2.0 with a CTC head: model, training, export, recognition, Hugging Face folders."""
 
 import runpy
 from pathlib import Path
@@ -23,7 +23,7 @@ _EXPORTS = {
 }
 __all__ = list(_EXPORTS)
 
-if TYPE_CHECKING:  # the table, for type checkers
+if TYPE_CHECKING:  # the same names as in _EXPORTS, for type checkers
     from wav2vec2.checkpoint import from_checkpoint as from_checkpoint
     from wav2vec2.config import load_config as load_config
     from wav2vec2.export import export_checkpoint as export_checkpoint

@@ -1,4 +1,4 @@
-"""Beam search over CTC logits with an n-gram model of words, by way of pyctcdecode."""
+"""Beam search over CTC logits with an n-gram language model of words, using pyctcdecode."""
 
 import numpy as np
 
@@ -10,19 +10,19 @@ from tools.speech.language_model import (
     words_of_arpa,
 )
 
-_SILENT = -1e4  # a log-probability of what cannot be
+_SILENT = -1e4  # log-probability of an impossible symbol
 
 
 class PrefixBeamSearch:
-    """A prefix beam search with an n-gram model of words.
+    """CTC prefix beam search with an optional n-gram language model of words.
 
     Args:
-        surfaces: the text that each symbol adds.
+        surfaces: V texts; entry i is the text that symbol i adds.
         blank: index of the blank symbol.
-        beam: how to search.
+        beam: beam width and language model.
 
     Raises:
-        UserError: a package for the search is missing, or its language model cannot be read.
+        UserError: a required package is missing, or the language model cannot be read.
 
     Source: pyctcdecode 0.5.0.
     """
@@ -42,25 +42,25 @@ class PrefixBeamSearch:
         self._decoder = library.BeamSearchDecoderCTC(alphabet, model)
 
     def __call__(self, logits: np.ndarray) -> str:
-        """Gives the text that the search finds in `[T, V]`."""
+        """Returns the text of logits `[T, V]`."""
         if len(logits) == 0:
             return ""
         scores = logits - logits.max(axis=-1, keepdims=True)
         scores = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-        # What writes nothing is as good as a blank.
+        # Symbols without text have the same effect as the blank, so add up their probabilities.
         nothing = np.logaddexp.reduce(scores[:, [self._blank, *self._silent]], axis=-1)
         columns = np.concatenate([nothing[:, None], scores[:, self._writing]], axis=-1)
         return self._decoder.decode(np.maximum(columns, _SILENT), beam_width=self._width).strip()
 
 
 def _spelled(path: str, letters: set[str]) -> list[str] | None:
-    """The words of a language model that the recognizer's letters can spell."""
+    """Returns the words of a language model that consist of the letters of the vocabulary."""
     words = words_of_arpa(path)
     spelled = None if words is None else [word for word in words if letters.issuperset(word)]
     if spelled == []:
         raise UserError.expected(
-            f"a language model of words in the letters {''.join(sorted(letters)).strip()}",
+            f"a language model with words of the letters {''.join(sorted(letters)).strip()}",
             f"{path}: {' '.join(words[:5])}",
-            "Make it of text in the case of the model's vocabulary",
+            "Train it on text in upper or lower case, like the vocabulary of the model",
         )
     return spelled

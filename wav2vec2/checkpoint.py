@@ -1,4 +1,4 @@
-"""What a model is fine-tuned from or exported from: Hugging Face folders and training runs."""
+"""Reads models to fine-tune or to export: Hugging Face folders and training runs."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,18 +22,18 @@ from wav2vec2.vocabulary_files import VOCABULARY_FILE, load_vocabulary
 from wav2vec2.weights import load_pytorch_weights, read_folder_weights
 
 CONFIG_FILE = "config.yml"
-_HEAD = "/head/"  # in the path of a variable
+_HEAD = "/head/"  # part of the paths of the head's variables
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Trained weights, and what they mean.
+    """A source of trained weights, with the configuration that belongs to them.
 
     Attributes:
-        path: a Hugging Face folder, or a checkpoint of training.
-        model: sizes and rates.
-        preprocessing: of the sound.
-        vocabulary: of the head; None where there is none.
+        path: a Hugging Face folder or a training checkpoint.
+        model: sizes and dropout rates of the model.
+        preprocessing: preprocessing of the waveforms.
+        vocabulary: vocabulary of the head; None if there is no head.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Origin:
     vocabulary: Vocabulary | None
 
     def adopted_by(self, config: Wav2Vec2Config) -> Wav2Vec2Config:
-        """Gives a recipe the sizes and the preprocessing of these weights."""
+        """Returns the recipe `config` with the sizes and the preprocessing of these weights."""
         sizes = {name: getattr(self.model, name) for name in ARCHITECTURE_FIELDS}
         return replace(
             config, model=replace(config.model, **sizes), preprocessing=self.preprocessing
@@ -50,13 +50,14 @@ class Origin:
 
 
 def read_origin(path: str | Path) -> Origin:
-    """Reads all but the weights.
+    """Reads everything except the weights.
 
     Args:
-        path: a Hugging Face folder, a run directory (its best checkpoint) or a checkpoint.
+        path: a Hugging Face folder, a checkpoint, or a run directory, whose best checkpoint is
+            read.
 
     Raises:
-        UserError: it is neither, or its files cannot be read.
+        UserError: the path is none of these, or its files cannot be read.
     """
     path = Path(path)
     if (path / HUGGING_FACE_CONFIG_FILE).is_file():
@@ -77,19 +78,19 @@ def read_origin(path: str | Path) -> Origin:
 
 
 def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> bool:
-    """Gives a model the weights of an origin, strictly.
+    """Loads the weights of an origin into a model. Names and shapes must match exactly.
 
     Args:
-        model: built.
-        origin: of the same architecture.
-        new_head: whether the head keeps its initial values; it does so, too, where the origin has
-            none, as after pre-training.
+        model: a built model.
+        origin: weights of the same architecture.
+        new_head: whether the head keeps its initial values. It also keeps them if the origin has
+            no head, as after pre-training.
 
     Returns:
-        Whether it kept them.
+        Whether the head kept its initial values.
 
     Raises:
-        UserError: the weights cannot be read or are of another architecture.
+        UserError: the weights cannot be read or belong to another architecture.
     """
     tensors = None
     if (origin.path / HUGGING_FACE_CONFIG_FILE).is_file():
@@ -110,22 +111,22 @@ def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> boo
 
 
 def from_checkpoint(path: str | Path, **options: Any) -> Wav2Vec2:
-    """Builds the float32 model of a training run and loads its weights.
+    """Returns the float32 model of a training run with its weights.
 
     Args:
-        path: a run directory (its best checkpoint) or a checkpoint.
-        options: fields of `ModelConfig` that are to differ, such as `mask_padding`.
+        path: a checkpoint, or a run directory, whose best checkpoint is loaded.
+        **options: fields of `ModelConfig` to override, such as `mask_padding`.
 
     Returns:
         The model, with its `vocabulary` and `preprocessing`.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: there is no checkpoint, or it cannot be read.
     """
     origin = read_origin(path)
     if (origin.path / HUGGING_FACE_CONFIG_FILE).is_file():
         raise UserError.expected(
-            "a training run or a checkpoint of one",
+            "a training run or a training checkpoint",
             f"{path}, a Hugging Face folder",
             "Give it as --pytorch_model_dir",
         )

@@ -1,4 +1,4 @@
-"""Converts an export for the shapes of raw batches, runs them, and tells the speed."""
+"""Converts an exported model for the shapes of raw batches, runs it on them, reports the speed."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -36,25 +36,25 @@ from wav2vec2.tensors import (
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.compile",
-        "Converts an export, runs raw batches of waveforms through it, and prints the speed.",
+        "Converts an exported model, runs it on raw batches of waveforms, and prints the speed.",
         "--batch_size=N --input_path=DATA/bin_om_input/bsN --output_path=FOLDER [FLAGS]",
         example="--batch_size=8 --input_path=data/bin_om_input/bs8 --output_path=data/output/bs8",
     )
     flags.group("Input")
-    about = "Folder of batches that wav2vec2.preprocess has written."
+    about = "Folder written by wav2vec2.preprocess."
     flags.string("input_path", None, about, default_text=REQUIRED)
     flags.group("Output")
-    flags.string("output_path", None, "Folder for the logits.", default_text=REQUIRED)
+    flags.string("output_path", None, "Folder to write the logits to.", default_text=REQUIRED)
     flags.group("Model")
     flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=DEFAULT_DIR)
     about = "Another name of --native_savedmodel_dir."
     flags.string("torchscript_path", None, about, default_text="none")
     flags.group("Runtime")
-    flags.integer("batch_size", 1, "Utterances run together.")
-    about = "Runs the SavedModel in TensorFlow; else a converted model."
+    flags.integer("batch_size", 1, "Number of utterances in a batch.")
+    about = "Runs the SavedModel in TensorFlow without conversion."
     flags.boolean("run_eagerly", False, about)
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
@@ -73,7 +73,7 @@ def main(argv: list[str]) -> int:
     preparation = read_preparation(folder, lengths)
     if preparation.sample_rate_hz != pipeline["sample_rate_hz"]:
         raise UserError.expected(
-            f"waveforms of {pipeline['sample_rate_hz']} Hz, as {model_dir} takes them",
+            f"waveforms of {pipeline['sample_rate_hz']} Hz, the sample rate of {model_dir}",
             f"{preparation.sample_rate_hz} Hz in {folder}",
             "Run wav2vec2.preprocess with that --sample_rate_hz",
         )
@@ -86,10 +86,10 @@ def main(argv: list[str]) -> int:
             raise UserError.expected(
                 f"rows of 0 to {size} samples for {name} in {folder / LENGTHS_FILE}",
                 f"{min(rows)} to {max(rows)}",
-                "Run the step before again",
+                "Run wav2vec2.preprocess again",
             )
     if not values.dim_range:
-        # What all batches have in common is fixed: most often the samples.
+        # Dimensions that are equal in all batches, most often the samples, are made static.
         spans = _span(map(len, lengths.values())), _span(sizes)
         if not values.enable_dim_range:
             spans = values.batch_size, max(sizes)
@@ -108,7 +108,7 @@ def main(argv: list[str]) -> int:
             if not frames:
                 run_timed(runner, "serving_default", inputs, [])  # warm-up
             found = run_timed(runner, "serving_default", inputs, seconds)
-            # Fixed shapes may have made them more of either.
+            # A model with static shapes may have padded the batch to more rows and frames.
             num_frames = (waveforms.shape[1] - window) // hop + 1
             logits = found["logits"][: len(rows), :num_frames]
             (written / f"{name}.bin").write_bytes(logits.astype("<f4").tobytes())
@@ -118,14 +118,14 @@ def main(argv: list[str]) -> int:
     count = sum(map(len, lengths.values()))
     print(
         f"{count} samples in {sum(seconds):.3f} s at batch size {values.batch_size}: "
-        f"{count / sum(seconds):.2f} samples/s, the runtime alone after a warm-up "
+        f"{count / sum(seconds):.2f} samples/s, inference time only, after a warm-up "
         f"({runner.mode}, {runner.backend}, {runner.precision})"
     )
     return 0
 
 
 def _span(numbers) -> str:
-    """A range of numbers as `--dim_range` has it."""
+    """Returns the range of numbers in the syntax of `--dim_range`."""
     numbers = sorted(numbers)
     return f"{numbers[0]}:{numbers[-1]}" if numbers[0] < numbers[-1] else str(numbers[0])
 

@@ -1,4 +1,4 @@
-"""Configuration of wav2vec 2.0, and Hugging Face's two files that say the same."""
+"""Configuration of wav2vec 2.0, and conversion from and to the JSON files of Hugging Face."""
 
 import json
 import math
@@ -18,10 +18,10 @@ Section = TypeVar("Section")
 
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
-PROCESSOR_FILE = "processor_config.json"  # what holds the other one's content since transformers 5
+PROCESSOR_FILE = "processor_config.json"  # contains the preprocessor config since transformers 5
 MODEL_TYPE = "wav2vec2"
-RATES_HZ = (4000, 384000)  # of sound files, as `tools.speech.audio` takes them
-MAX_SIZE = 1 << 16  # of any dimension; what is larger is a slip, and would fill the memory
+RATES_HZ = (4000, 384000)  # sample rates that `tools.speech.audio` accepts
+MAX_SIZE = 1 << 16  # of any dimension; a larger value is a typing error and would fill the memory
 
 
 def _size(default: int | tuple[int, ...]) -> Any:
@@ -34,9 +34,10 @@ def _rate(default: float) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """Sizes and rates of the model; the defaults are base."""
+    """Sizes, dropout rates and masks of the model. The defaults are those of wav2vec 2.0 base."""
 
-    feature_norm: Literal["group", "layer"] = "group"  # behind the first, or every, convolution
+    # group: group norm after the first convolution; layer: layer norm after each convolution.
+    feature_norm: Literal["group", "layer"] = "group"
     feature_bias: bool = False
     feature_filters: tuple[int, ...] = _size((512,) * 7)
     feature_kernel_sizes: tuple[int, ...] = _size((10, 3, 3, 3, 3, 2, 2))
@@ -45,14 +46,14 @@ class ModelConfig:
     hidden_dim: int = _size(768)
     num_heads: int = _size(12)
     feedforward_dim: int = _size(3072)
-    pre_norm: bool = False  # layer norm in front of attention and feed-forward, not behind them
+    pre_norm: bool = False  # true: layer norm before attention and feed-forward, false: after
     position_kernel_size: int = _size(128)
     position_groups: int = _size(16)
     layer_norm_epsilon: float = number(1e-5, above=0, at_most=1)
-    vocabulary_size: int = number(32, at_least=2)  # blank included
-    # Whether frames of padding are left out of moments, convolutions and attention, so that an
-    # utterance gets the same logits in any batch. False: they are taken for sound, as the
-    # checkpoints with group norm were trained and are run elsewhere.
+    vocabulary_size: int = number(32, at_least=2)  # including the blank
+    # true: padding is masked in norms, convolutions and attention, so that the logits of an
+    # utterance do not depend on its batch. false: padding is processed like sound, as in the
+    # training of the checkpoints with group norm and in other implementations.
     mask_padding: bool = True
     feature_dropout_rate: float = _rate(0.0)
     dropout_rate: float = _rate(0.1)
@@ -60,7 +61,7 @@ class ModelConfig:
     activation_dropout_rate: float = _rate(0.1)
     head_dropout_rate: float = _rate(0.1)
     layer_drop_rate: float = _rate(0.1)
-    time_mask_rate: float = _rate(0.05)  # share of the frames under masks, were there no overlaps
+    time_mask_rate: float = _rate(0.05)  # fraction of masked frames if masks did not overlap
     time_mask_frames: int = _size(10)
     min_time_masks: int = number(2, at_least=0)
     feature_mask_rate: float = _rate(0.0)
@@ -68,18 +69,18 @@ class ModelConfig:
     min_feature_masks: int = number(0, at_least=0)
 
     def validate(self) -> None:
-        """Checks that the sizes make a model."""
+        """Checks that the sizes fit together; raises UserError otherwise."""
         stages = (self.feature_filters, self.feature_kernel_sizes, self.feature_strides)
         if not stages[0] or len({len(x) for x in stages}) > 1:
             raise UserError.expected(
-                "feature_filters, feature_kernel_sizes and feature_strides of one length",
+                "feature_filters, feature_kernel_sizes and feature_strides of the same length",
                 " ".join(str(list(x)) for x in stages),
                 "Correct the model section",
             )
         divided = (self.num_heads, self.position_groups)
         if any(self.hidden_dim % x for x in divided):
             raise UserError.expected(
-                "hidden_dim a multiple of num_heads and of position_groups",
+                "a hidden_dim that is a multiple of num_heads and of position_groups",
                 f"{self.hidden_dim}, {self.num_heads} and {self.position_groups}",
                 "Change one of them",
             )
@@ -87,17 +88,17 @@ class ModelConfig:
             raise UserError.expected(
                 f"feature_mask_channels up to hidden_dim, {self.hidden_dim}",
                 self.feature_mask_channels,
-                "Correct it, or set feature_mask_rate to 0",
+                "Lower feature_mask_channels, or set feature_mask_rate to 0",
             )
 
     @property
     def hop_samples(self) -> int:
-        """Samples from one frame to the next."""
+        """Distance between two frames in samples."""
         return math.prod(self.feature_strides)
 
     @property
     def receptive_field_samples(self) -> int:
-        """Samples that one frame sees, the fewest that make one."""
+        """Number of samples that a frame depends on; shorter sounds have no frames."""
         samples = 1
         for kernel_size, stride in reversed(
             list(zip(self.feature_kernel_sizes, self.feature_strides, strict=True))
@@ -106,47 +107,49 @@ class ModelConfig:
         return samples
 
     def num_frames(self, num_samples: int) -> int:
-        """Returns the frames, and so logits, of that many samples."""
+        """Returns the number of frames (and logits) of a sound with `num_samples` samples."""
         return max(0, (num_samples - self.receptive_field_samples) // self.hop_samples + 1)
 
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingConfig:
-    """How a recording becomes the input of the model."""
+    """Preprocessing of recordings."""
 
     sample_rate_hz: int = number(16000, at_least=RATES_HZ[0], at_most=RATES_HZ[1])
-    normalize: bool = True  # each utterance to zero mean and unit variance
+    normalize: bool = True  # normalize each utterance to zero mean and unit variance
     variance_epsilon: float = number(1e-7, above=0, at_most=1)
-    max_seconds: float = number(35.0, above=0)  # attention is quadratic in the length
-    # Whether the model was trained with the padding masked; what Hugging Face goes by.
+    # Longest sound for one call. Memory of attention grows with the square of the length.
+    max_seconds: float = number(35.0, above=0)
+    # Whether the model was trained with masked padding (return_attention_mask in Hugging Face).
     trained_with_mask: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class VocabularyConfig:
-    """Which symbols fine-tuning teaches the model to write."""
+    """The vocabulary for fine-tuning."""
 
-    # `letters`: those of the training transcripts. `pretrained`: those that the weights come with,
-    # and letters where they come with none.
+    # letters: the characters of the training transcripts. pretrained: the vocabulary of the
+    # pretrained model, or letters if it has none.
     source: Literal["pretrained", "letters"] = "pretrained"
-    folder: str = ""  # with a vocab.json, which then wins
+    folder: str = ""  # folder with a vocab.json to use instead of source
 
 
 def _fine_tuning() -> TrainingConfig:
-    """The convolutions over the waveform stay as pre-training left them.
+    """Returns the training defaults for fine-tuning.
 
-    A loss that is a sum over frames has large gradients: its scale starts low.
+    The convolutions of the feature encoder are frozen. The initial loss scale is low, because the
+    CTC loss is a sum over frames and has large gradients in float16.
     """
     return TrainingConfig(freeze=("feature_encoder",), loss_scale=LossScaleConfig(initial=16.0))
 
 
 @dataclass(frozen=True, slots=True)
 class Wav2Vec2Config:
-    """Everything that defines a model, its input and its training.
+    """Configuration of a model, its preprocessing and its training.
 
-    Training from a Hugging Face folder or an earlier run takes sizes and preprocessing from there;
-    the rates of `model` stay those of the config, and its `vocabulary_size` becomes the
-    vocabulary's.
+    If training starts from a Hugging Face folder or from an earlier run, sizes and preprocessing
+    come from there. Dropout and mask rates come from this configuration, and `vocabulary_size` from
+    the vocabulary.
     """
 
     data: DataConfig = field(default_factory=DataConfig)
@@ -157,11 +160,11 @@ class Wav2Vec2Config:
     training: TrainingConfig = field(default_factory=_fine_tuning)
 
     def validate(self) -> None:
-        """Checks that the metric of the best checkpoint is one that evaluation gives."""
+        """Checks that evaluation computes the metric that selects the best checkpoint."""
         check_best_metric(self.training, SPEECH_METRICS)
 
 
-# Fields of `ModelConfig` that the shapes and the meaning of weights depend on.
+# Fields of `ModelConfig` that determine shapes and use of the weights.
 ARCHITECTURE_FIELDS = tuple(
     "feature_norm feature_bias feature_filters feature_kernel_sizes feature_strides num_layers "
     "hidden_dim num_heads feedforward_dim pre_norm position_kernel_size position_groups "
@@ -175,7 +178,7 @@ ARCHITECTURES: dict[str, ModelConfig] = {
     "large-lv60": replace(_LARGE, feature_norm="layer", feature_bias=True, pre_norm=True),
 }
 
-# Keys of config.json, in the order of the fields above.
+# Field of ModelConfig: key in config.json.
 _MODEL_KEYS = {
     "feat_extract_norm": "feature_norm",
     "conv_bias": "feature_bias",
@@ -204,7 +207,7 @@ _MODEL_KEYS = {
     "mask_feature_length": "feature_mask_channels",
     "mask_feature_min_masks": "min_feature_masks",
 }
-# Keys whose other values ask for parts that are not here.
+# Keys with the only supported value. Other values require layers that do not exist here.
 _MODEL_FIXED = {
     "model_type": MODEL_TYPE,
     "feat_extract_activation": "gelu",
@@ -224,14 +227,16 @@ _PREPROCESSING_FIXED = {"feature_size": 1, "padding_side": "right", "padding_val
 def load_config(
     path: str | Path | None = None, overrides: Mapping[str, object] | None = None
 ) -> Wav2Vec2Config:
-    """Reads a YAML file.
+    """Returns the configuration in a YAML file.
 
     Args:
-        path: the file; None takes the defaults (base).
-        overrides: values by dotted key, such as `{"model.vocabulary_size": 40}`.
+        path: YAML file; None returns the defaults (base).
+        overrides: values by dotted key, such as `{"model.vocabulary_size": 40}`. They take
+            precedence over the file.
 
     Raises:
-        UserError: unknown key, wrong type or value, naming the key and the nearest valid one.
+        UserError: a key is unknown, or a value has the wrong type or is out of range. The message
+            names the key, and for an unknown key the most similar valid one.
     """
     return load(Wav2Vec2Config, path, overrides or {})
 
@@ -239,14 +244,14 @@ def load_config(
 def model_config(
     architecture: str | ModelConfig | Mapping[str, Any] = "base", **changes: Any
 ) -> ModelConfig:
-    """Makes the sizes of a model.
+    """Returns the configuration of an architecture.
 
     Args:
-        architecture: a name of `ARCHITECTURES`, sizes, or those that differ from base by name.
-        changes: further fields of `ModelConfig`.
+        architecture: a name in `ARCHITECTURES`, a `ModelConfig`, or fields that differ from base.
+        **changes: further fields of `ModelConfig`.
 
     Raises:
-        UserError: no such architecture or field, or sizes that make no model.
+        UserError: the architecture or a field is unknown, or the sizes do not fit together.
     """
     known = ARCHITECTURES.get(architecture) if isinstance(architecture, str) else architecture
     if known is None:
@@ -260,10 +265,10 @@ def model_config(
 
 
 def read_model_config(folder: str | Path) -> ModelConfig:
-    """Reads a folder's `config.json`; a key that it lacks has the value of base.
+    """Reads the `config.json` of a Hugging Face folder. Missing keys have the values of base.
 
     Raises:
-        UserError: no such file, another kind of model, or a part that is not here.
+        UserError: the file is missing or invalid, or describes a model that is not supported.
     """
     path = Path(folder) / CONFIG_FILE
     content = read_json(path)
@@ -273,10 +278,10 @@ def read_model_config(folder: str | Path) -> ModelConfig:
 
 
 def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
-    """Reads a folder's `preprocessor_config.json`, or `processor_config.json` in its place.
+    """Reads `preprocessor_config.json`, or else `processor_config.json`, of a Hugging Face folder.
 
     Raises:
-        UserError: neither file, or another kind of preprocessing.
+        UserError: both files are missing, or describe preprocessing that is not supported.
     """
     path = Path(folder) / PREPROCESSOR_FILE
     combined = path.with_name(PROCESSOR_FILE)
@@ -286,21 +291,21 @@ def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
     else:
         content = read_json(path)
     keys, fixed = _PREPROCESSING_KEYS, _PREPROCESSING_FIXED
-    # Hugging Face takes null for false here.
+    # In Hugging Face, null means false for these keys.
     content |= {x: False for x in _OFF_BY_NULL if x in content and content[x] is None}
     return _renamed_back(PreprocessingConfig, content, path, keys, fixed=fixed)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Reads a file of JSON whose top level is an object.
+    """Reads a JSON file that contains an object.
 
     Raises:
-        UserError: no such file, or another content.
+        UserError: the file is missing or is not a JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "no JSON"
+        reason = getattr(error, "strerror", None) or "not a JSON file"
         raise UserError.expected(
             f"{path.name} of a Hugging Face folder", f"{path}: {reason}", "Correct the folder"
         ) from error
@@ -314,11 +319,11 @@ def _check_mapping(content: Any, path: Path) -> None:
 
 
 def hugging_face_model(config: ModelConfig, blank_id: int) -> dict[str, Any]:
-    """Makes the content of a `config.json`.
+    """Returns the content of `config.json` for Hugging Face.
 
     Args:
-        config: sizes.
-        blank_id: id of the blank, which pads labels there.
+        config: configuration of the model.
+        blank_id: id of the blank, the padding symbol of labels in Hugging Face.
     """
     return {
         "architectures": ["Wav2Vec2ForCTC"],
@@ -330,7 +335,7 @@ def hugging_face_model(config: ModelConfig, blank_id: int) -> dict[str, Any]:
 
 
 def hugging_face_preprocessing(config: PreprocessingConfig) -> dict[str, Any]:
-    """Makes the content of a `preprocessor_config.json`."""
+    """Returns the content of `preprocessor_config.json` for Hugging Face."""
     return {
         "feature_extractor_type": "Wav2Vec2FeatureExtractor",
         **_PREPROCESSING_FIXED,
@@ -354,7 +359,7 @@ def _renamed_back(
     for key, value in fixed.items():
         if content.get(key, value) != value:
             raise UserError.expected(
-                f"{key} {show(value)} in {path}", show(content[key]), "Choose another model"
+                f"{key} {show(value)} in {path}", show(content[key]), "Select another model"
             )
     kinds, values = get_type_hints(section), {}
     for key in keys.keys() & content.keys():

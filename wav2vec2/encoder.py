@@ -1,4 +1,4 @@
-"""The transformer of wav2vec 2.0, and the convolution that tells it positions."""
+"""Transformer encoder of wav2vec 2.0 with a positional convolution."""
 
 import contextlib
 import math
@@ -12,27 +12,29 @@ _MASKED = -1e9
 
 
 def projection(units, dtype, name):
-    """A dense layer with the initial values of the originals."""
+    """Returns a dense layer with the initial values of the original implementation."""
     initializer = keras.initializers.RandomNormal(stddev=0.02)
     return keras.layers.Dense(units, kernel_initializer=initializer, dtype=dtype, name=name)
 
 
 class PositionalConvolution(keras.layers.Layer):
-    """A grouped convolution over the features with weight norm of each tap, and GELU.
+    """Grouped convolution with weight normalization per kernel position, followed by GELU.
 
-    Keeps the length: half a kernel of zeros on either side, one frame less behind an even one.
+    The output has as many frames as the input: the input is padded by half a kernel of zeros on
+    each side, and by one frame less at the end if the kernel size is even.
 
-    The groups are convolutions of their own between a split and a concatenation, with one variable
-    for all kernels. TensorFlow's CPU has no gradient of a grouped convolution, and Keras wraps one
-    in XLA, which compiles anew for every length (keras 3.15.1, `backend/tensorflow/nn.py`). In an
-    ONNX graph the three are one operator again.
+    Each group is a separate convolution between a split and a concatenation; one variable holds the
+    kernels of all groups. TensorFlow has no gradient of grouped convolutions on the CPU, and Keras
+    uses XLA for them, which compiles again for each length (keras 3.15.1,
+    `backend/tensorflow/nn.py`). In an ONNX graph, the operators are fused to one grouped
+    convolution.
 
     Args:
-        kernel_size: in frames.
-        groups: the width must be a multiple of it.
+        kernel_size: kernel size in frames.
+        groups: number of groups; D must be a multiple of it.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 2; Salimans and Kingma, Weight
-    normalization (2016), with one gain for each tap.
+    normalization (2016), with one gain for each kernel position.
     """
 
     def __init__(self, kernel_size, groups, **kwargs):
@@ -42,7 +44,7 @@ class PositionalConvolution(keras.layers.Layer):
         self._fixed = None
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
+        """Creates the variables for inputs `[B, T, D]`."""
         hidden_dim = inputs_shape[-1]
         group_dim = hidden_dim // self.groups
         stddev = 2.0 / math.sqrt(self.kernel_size * hidden_dim)
@@ -52,7 +54,7 @@ class PositionalConvolution(keras.layers.Layer):
             initializer=keras.initializers.RandomNormal(stddev=stddev),
             autocast=False,
         )
-        # The norm of a tap as it starts, so that the kernel is the direction.
+        # Initialize with the norm of the direction, so that initially the kernel is the direction.
         self.gain = self.add_weight(
             name="gain",
             shape=(self.kernel_size,),
@@ -69,10 +71,10 @@ class PositionalConvolution(keras.layers.Layer):
 
     @contextlib.contextmanager
     def fixed(self, kernels):
-        """Calls the layer with kernels computed once, in place of weight norm at each call.
+        """Returns a context in which the layer uses given kernels instead of computing them.
 
         Args:
-            kernels: what `kernels` has returned.
+            kernels: the result of `kernels`.
         """
         self._fixed = self._of_groups(kernels)
         try:
@@ -81,7 +83,7 @@ class PositionalConvolution(keras.layers.Layer):
             self._fixed = None
 
     def call(self, inputs):
-        """Maps `[B, T, D]` to `[B, T, D]`."""
+        """Computes the positional features; maps `[B, T, D]` to `[B, T, D]`."""
         kernels = self._fixed or self._of_groups(self.kernels())
         before = self.kernel_size // 2
         after = self.kernel_size - 1 - before
@@ -103,11 +105,13 @@ class PositionalConvolution(keras.layers.Layer):
 
 
 class SelfAttention(keras.layers.Layer):
-    """Multi-head self-attention, softmax in float32 over the valid keys. Keeps the length.
+    """Multi-head self-attention, with the softmax in float32 and over the valid keys.
+
+    The output has as many frames as the input.
 
     Args:
-        num_heads: H; the width must be a multiple of it.
-        dropout_rate: on the attention weights.
+        num_heads: number of heads H; D must be a multiple of H.
+        dropout_rate: rate of the dropout on the attention weights.
 
     Source: Vaswani et al., Attention is all you need (2017), section 3.2.
     """
@@ -118,7 +122,7 @@ class SelfAttention(keras.layers.Layer):
         self.dropout_rate = dropout_rate
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
+        """Creates the variables for inputs `[B, T, D]`."""
         policy, hidden_dim = self.dtype_policy, inputs_shape[-1]
         self.query, self.key, self.value, self.output_projection = (
             projection(hidden_dim, policy, name)
@@ -130,11 +134,11 @@ class SelfAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, frame_mask=None, training=False):
-        """Attends.
+        """Computes self-attention.
 
         Args:
             inputs: `[B, T, D]`.
-            frame_mask: `[B, T]` bool, True at valid keys; None: all are.
+            frame_mask: `[B, T]` bool, True at valid frames; None: all frames are valid.
             training: whether dropout is active.
 
         Returns:
@@ -153,7 +157,7 @@ class SelfAttention(keras.layers.Layer):
         scores = ops.cast(ops.matmul(query, key), "float32")
         if frame_mask is not None:
             scores = scores + ops.where(frame_mask[:, None, None, :], 0.0, _MASKED)
-        # Keras warns of a softmax over the single key that a sound of one frame has.
+        # Keras warns if softmax is over a single key, as for a sound with one frame.
         single = scores.shape[-1] == 1
         weights = ops.ones_like(scores) if single else ops.softmax(scores, axis=-1)
         weights = self.dropout(ops.cast(weights, self.compute_dtype), training=training)
@@ -170,18 +174,20 @@ class SelfAttention(keras.layers.Layer):
 
 
 class EncoderLayer(keras.layers.Layer):
-    """Attention and feed-forward with their residuals and layer norms. Keeps the length.
+    """Transformer layer: self-attention and feed-forward network with residuals and layer norms.
 
-    Padded frames hold finite values that no valid frame reads.
+    The output has as many frames as the input. Padded frames of the output are finite and do not
+    influence valid frames.
 
     Args:
-        num_heads: H; the width must be a multiple of it.
-        feedforward_dim: inner width of the feed-forward part.
-        pre_norm: whether the norms stand in front of the two parts rather than behind their sums.
-        epsilon: of the norms.
-        dropout_rate: behind either part.
-        attention_dropout_rate: on the attention weights.
-        activation_dropout_rate: behind GELU.
+        num_heads: number of heads H; D must be a multiple of H.
+        feedforward_dim: inner width of the feed-forward network.
+        pre_norm: True: layer norm before attention and feed-forward network. False: layer norm
+            after each residual sum.
+        epsilon: epsilon of the layer norms.
+        dropout_rate: rate of the dropout after attention and after the feed-forward network.
+        attention_dropout_rate: rate of the dropout on the attention weights.
+        activation_dropout_rate: rate of the dropout after GELU.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 2; Vaswani et al., Attention is all you need
     (2017); Xiong et al., On layer normalization (2020) for `pre_norm`.
@@ -209,7 +215,7 @@ class EncoderLayer(keras.layers.Layer):
         self.activation_dropout_rate = activation_dropout_rate
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
+        """Creates the variables for inputs `[B, T, D]`."""
         policy = self.dtype_policy
         self.attention = SelfAttention(
             self.num_heads, self.attention_dropout_rate, dtype=policy, name="attention"
@@ -228,7 +234,7 @@ class EncoderLayer(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, frame_mask=None, training=False):
-        """Maps `[B, T, D]` to `[B, T, D]`; see `SelfAttention.call`."""
+        """Applies the layer; maps `[B, T, D]` to `[B, T, D]`. See `SelfAttention.call`."""
         if self.pre_norm:
             x = inputs + self._attend(self.attention_norm(inputs), frame_mask, training)
             return x + self._feed_forward(self.feedforward_norm(x), training)
@@ -253,24 +259,26 @@ class EncoderLayer(keras.layers.Layer):
 
 
 class Encoder(keras.layers.Layer):
-    """Positions by convolution, and a stack of transformer layers. Keeps the length.
+    """Positional convolution followed by transformer layers.
 
-    With a mask, frames beyond it are zero in front of the convolution and no keys, so no valid
-    frame depends on them; they come out finite and meaningless.
+    The output has as many frames as the input. If a mask is given, padded frames are set to zero
+    before the convolution and are excluded from attention, so that they do not influence valid
+    frames. The output at padded frames is finite, but has no meaning.
 
     Args:
-        num_layers: transformer layers.
-        num_heads: H; the width must be a multiple of it.
-        feedforward_dim: inner width of the feed-forward parts.
-        position_kernel_size: frames under the convolution.
-        position_groups: its groups.
-        pre_norm: see `EncoderLayer`; the norm of the whole then stands behind the last layer, not
-            in front of the first.
-        epsilon: of the norms.
-        dropout_rate: in front of the layers and behind either part of each.
-        attention_dropout_rate: on the attention weights.
-        activation_dropout_rate: behind GELU.
-        layer_drop_rate: probability in training that a batch passes a layer by.
+        num_layers: number of transformer layers.
+        num_heads: number of heads H; D must be a multiple of H.
+        feedforward_dim: inner width of the feed-forward networks.
+        position_kernel_size: kernel size of the positional convolution in frames.
+        position_groups: number of groups of the positional convolution.
+        pre_norm: see `EncoderLayer`. True: a layer norm follows the last layer. False: a layer
+            norm precedes the first layer.
+        epsilon: epsilon of the layer norms.
+        dropout_rate: rate of the dropout before the layers, after attention and after the
+            feed-forward network.
+        attention_dropout_rate: rate of the dropout on the attention weights.
+        activation_dropout_rate: rate of the dropout after GELU.
+        layer_drop_rate: probability that a layer is skipped for a training batch.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 2; Fan et al., Reducing transformer depth
     on demand (2020) for LayerDrop.
@@ -307,7 +315,7 @@ class Encoder(keras.layers.Layer):
         self.seed_generator = keras.random.SeedGenerator() if layer_drop_rate > 0 else None
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, T, D]`."""
+        """Creates the variables for inputs `[B, T, D]`."""
         policy = self.dtype_policy
         self.position = PositionalConvolution(
             self.position_kernel_size, self.position_groups, dtype=policy, name="position"
@@ -333,11 +341,11 @@ class Encoder(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, frame_mask=None, training=False):
-        """Encodes.
+        """Encodes features.
 
         Args:
             inputs: `[B, T, D]`.
-            frame_mask: `[B, T]` bool, True at valid frames; None: all are.
+            frame_mask: `[B, T]` bool, True at valid frames; None: all frames are valid.
             training: whether dropout and LayerDrop are active.
 
         Returns:

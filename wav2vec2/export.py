@@ -1,4 +1,4 @@
-"""Exports wav2vec 2.0 as a SavedModel that needs nothing but TensorFlow."""
+"""Exports wav2vec 2.0 as a SavedModel that runs in TensorFlow without this project."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import keras
@@ -27,14 +27,15 @@ from wav2vec2.weights import from_pretrained, load_pytorch_weights
 
 
 def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
-    """Writes a SavedModel, whole or not at all.
+    """Writes a model as a SavedModel. If writing fails, no incomplete directory is left behind.
 
     Args:
-        model: float32, with its `vocabulary` and `preprocessing`.
-        output_dir: must not exist yet, or be an earlier export.
+        model: a float32 model with `vocabulary` and `preprocessing`.
+        output_dir: directory to write. It must not exist, or hold an earlier export, which is
+            replaced.
 
     Returns:
-        The `pipeline.json`.
+        The content of `pipeline.json`.
     """
     parts = model, model.vocabulary, model.preprocessing
     description = pipeline_description(*parts)
@@ -44,21 +45,27 @@ def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
-    """Exports a checkpoint of training; see `tools.families.Family`."""
+    """Writes the model of a training checkpoint as a SavedModel.
+
+    Args:
+        checkpoint: training checkpoint. If it has a moving average of the weights, the average is
+            exported.
+        output_dir: see `export_saved_model`.
+    """
     export_saved_model(from_checkpoint(checkpoint.path), output_dir)
 
 
 def named_model(
     name: str, checkpoint: str | None, vocabulary: Vocabulary, seed: int, **options
 ) -> Wav2Vec2:
-    """Builds an architecture and loads weights that come without a folder.
+    """Returns a model of a named architecture, with the weights of a single file.
 
     Args:
-        name: of the architecture.
-        checkpoint: a file of weights; None: initial ones.
-        vocabulary: of the head.
-        seed: of initial weights.
-        options: further fields of `ModelConfig`.
+        name: name of the architecture.
+        checkpoint: file of weights; None: initial weights.
+        vocabulary: vocabulary of the head.
+        seed: seed of initial weights.
+        **options: further fields of `ModelConfig`.
     """
     config = model_config(name, vocabulary_size=len(vocabulary), **options)
     keras.utils.set_random_seed(seed)
@@ -66,44 +73,43 @@ def named_model(
     if checkpoint:
         load_pytorch_weights(model, checkpoint)
     else:
-        print("initial weights: they recognize nothing", file=sys.stderr)
+        print("no --checkpoint: using untrained initial weights", file=sys.stderr)
     model.vocabulary = vocabulary
     model.preprocessing = PreprocessingConfig(trained_with_mask=config.feature_norm == "layer")
     return model
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.export",
         "Exports wav2vec 2.0 as a SavedModel.",
         example="--pytorch_model_dir=wav2vec2-base-960h/ --output_dir=exports/w2v",
     )
     flags.group("Input")
-    about = "Hugging Face folder to export."
+    about = "Hugging Face folder."
     flags.string("pytorch_model_dir", None, about, default_text="none")
     names = tuple(ARCHITECTURES)
-    about = "Architecture to export without a folder."
+    about = "Architecture, if no Hugging Face folder is given."
     flags.enum("model", None, names, about, default_text="none")
     flags.string(
         "checkpoint",
         None,
-        "With --model: its weights, .bin, .pth or .safetensors. Alone: run directory of "
-        "wav2vec2.train (its best checkpoint) or checkpoint directory.",
+        "With --model: .bin, .pth or .safetensors file of its weights. Without: checkpoint or run "
+        "directory of wav2vec2.train; of a run, the best checkpoint is exported.",
         default_text="initial weights",
     )
-    about = "Folder whose vocab.json is the vocabulary of --model."
+    about = "With --model: folder with vocab.json."
     flags.string("vocabulary_dir", None, about, default_text="32 LibriSpeech symbols")
     flags.group("Model")
     flags.integer("seed", 0, "Seed of initial weights.")
     flags.boolean(
         "mask_padding",
         None,
-        "Masks padding, so that a sound gives the same output in every batch; else zeros behind a "
-        "sound count as sound.",
+        "Masks the padding, so that results do not depend on the batch; else it counts as sound.",
         default_text="true, or as trained",
     )
-    about = "Longest sound that the model accepts at once."
+    about = "Longest sound for one call in seconds."
     flags.number("max_seconds", None, about, default_text="35")
     flags.group("Output")
     flags.string("output_dir", DEFAULT_DIR, "SavedModel directory to write.")
@@ -125,7 +131,7 @@ def main(argv: list[str]) -> int:
     if trained:
         if Path(values.checkpoint).is_file():
             raise UserError.expected(
-                "--model with a file of weights", values.checkpoint, "Name its architecture"
+                "--model with a file of weights", values.checkpoint, "Give its architecture"
             )
         model = from_checkpoint(values.checkpoint, **masks)
     elif values.pytorch_model_dir:
@@ -138,7 +144,9 @@ def main(argv: list[str]) -> int:
         shortest = model.config.receptive_field_samples / model.preprocessing.sample_rate_hz
         if not shortest <= values.max_seconds <= 3600:
             raise UserError.expected(
-                f"--max_seconds of {shortest} to 3600", values.max_seconds, "Correct the flag"
+                f"--max_seconds of {shortest} to 3600",
+                values.max_seconds,
+                "Correct --max_seconds",
             )
         model.preprocessing = replace(model.preprocessing, max_seconds=values.max_seconds)
     export_saved_model(model, values.output_dir)
@@ -148,7 +156,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""From a waveform to features: the strided convolutions, and the projection behind them."""
+"""Feature encoder of wav2vec 2.0: strided convolutions over the waveform, and a projection."""
 
 import math
 
@@ -12,12 +12,12 @@ EPSILON = 1e-5
 
 
 def num_frames(samples, kernel_sizes, strides):
-    """Counts the frames that unpadded convolutions leave.
+    """Returns the number of frames after a sequence of convolutions without padding.
 
     Args:
-        samples: `[B]` integers.
-        kernel_sizes: of the convolutions, in their order.
-        strides: likewise.
+        samples: `[B]` integers, lengths in samples.
+        kernel_sizes: kernel sizes of the convolutions, in order.
+        strides: strides of the convolutions, in order.
 
     Returns:
         `[B]` int32, at least 0.
@@ -29,12 +29,12 @@ def num_frames(samples, kernel_sizes, strides):
 
 
 def layer_norm(epsilon, dtype, name):
-    """A layer norm of the last axis, computed in float32 under every policy."""
+    """Returns a layer norm of the last axis, computed in float32 under every dtype policy."""
     return keras.layers.LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
 
 
 def cosine_basis(size):
-    """The orthonormal discrete cosine transform: `[size, size]` float32, a basis vector a column.
+    """Returns the basis of the discrete cosine transform, `[size, size]` float32, as columns.
 
     Source: Ahmed et al., Discrete cosine transform (1974).
     """
@@ -45,18 +45,20 @@ def cosine_basis(size):
 
 
 class WaveformConvolution(keras.layers.Layer):
-    """The first convolution with group norm: each channel over the valid frames of its utterance.
+    """First convolution with group norm: normalizes each channel over the frames of an utterance.
 
-    Convolution being linear, the moments of a channel are `w^T m` and `w^T C w` of the mean and the
-    covariance of the `kernel_size` samples under it, which are sooner had than those of its many
-    channels; and the kernel is what they scale. All three are taken in a cosine basis, where
-    float32 keeps the small entries of a sound without high frequencies. Frames of padding come out
-    as `beta`. Output length: `floor((S - kernel_size) / stride) + 1`.
+    The mean and variance of a channel with kernel w are `w^T m` and `w^T C w`, where m and C are
+    mean and covariance of the windows of `kernel_size` samples. This is faster than computing them
+    from the many output channels. The normalization is applied to the kernel. Windows and kernel
+    are represented in a cosine basis, in which float32 is accurate enough for sounds without high
+    frequencies. The output at padded frames is `beta`.
+
+    Output length: `floor((S - kernel_size) / stride) + 1`.
 
     Args:
-        filters: output channels, each a group of its own.
-        kernel_size: in samples.
-        stride: in samples.
+        filters: output channels; each is a group of the group norm.
+        kernel_size: kernel size in samples.
+        stride: stride in samples.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 2; Wu and He, Group normalization (2018).
     """
@@ -68,7 +70,7 @@ class WaveformConvolution(keras.layers.Layer):
         self.stride = stride
 
     def build(self, waveforms_shape):
-        """Builds for waveforms of `[B, 1, S, 1]`."""
+        """Creates the variables for waveforms `[B, 1, S, 1]`."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, 1, self.filters),
@@ -83,11 +85,11 @@ class WaveformConvolution(keras.layers.Layer):
         self.built = True
 
     def call(self, waveforms, frame_mask=None):
-        """Convolves and normalizes.
+        """Applies the convolution and the group norm.
 
         Args:
             waveforms: `[B, 1, S, 1]` float32.
-            frame_mask: `[B, T]` bool, True at frames that count; None: all do.
+            frame_mask: `[B, T]` bool, True at valid frames; None: all frames are valid.
 
         Returns:
             `[B, 1, T, filters]`.
@@ -117,16 +119,16 @@ class WaveformConvolution(keras.layers.Layer):
 
 
 class FeatureConvolution(keras.layers.Layer):
-    """Convolution without padding, a layer norm of the channels, or none, and GELU.
+    """Convolution without padding, optional layer norm over the channels, and GELU.
 
     Output length: `floor((T - kernel_size) / stride) + 1`.
 
     Args:
         filters: output channels.
-        kernel_size: in frames.
-        stride: in frames.
-        use_bias: whether the convolution has one.
-        normalize: whether there is a layer norm.
+        kernel_size: kernel size in frames of the input.
+        stride: stride in frames of the input.
+        use_bias: whether the convolution has a bias.
+        normalize: whether to apply the layer norm.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 2.
     """
@@ -140,7 +142,7 @@ class FeatureConvolution(keras.layers.Layer):
         self.normalize = normalize
 
     def build(self, inputs_shape):
-        """Builds for inputs of `[B, 1, T, C]`."""
+        """Creates the variables for inputs `[B, 1, T, C]`."""
         self.kernel = self.add_weight(
             name="kernel",
             shape=(self.kernel_size, inputs_shape[-1], self.filters),
@@ -155,11 +157,12 @@ class FeatureConvolution(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        """Maps `[B, 1, T, C]` to `[B, 1, T', filters]`."""
+        """Applies the layer; maps `[B, 1, T, C]` to `[B, 1, T', filters]`."""
         x = convolve(inputs, self.kernel, self.stride)
         x = x if self.bias is None else x + self.bias
         if self.norm is not None:
-            # As a sequence: tf2onnx 1.17.0 moves a picture's layer norm to the wrong axis.
+            # In three dimensions, because tf2onnx 1.17.0 converts a layer norm in four dimensions
+            # to the wrong axis.
             x = ops.expand_dims(self.norm(ops.squeeze(x, 1)), 1)
         return gelu(x)
 
@@ -170,19 +173,19 @@ class FeatureConvolution(keras.layers.Layer):
 
 
 class FeatureEncoder(keras.layers.Layer):
-    """A stack of convolutions without padding over the waveform.
+    """A sequence of convolutions without padding over the waveform.
 
-    No valid frame reads a sample of padding; with group norm, none depends on one where the frames
-    are masked. Output length: see `num_frames`.
+    The convolutions of valid frames do not use padded samples. With group norm, padded samples have
+    no influence if lengths are given. Output length: see `num_frames`.
 
     Args:
-        norm: `group`: one norm, over time, behind the first convolution; `layer`: one of the
-            channels behind each.
+        norm: `group`: group norm over time after the first convolution. `layer`: layer norm over
+            the channels after each convolution.
         filters: output channels of each convolution.
-        kernel_sizes: of each.
-        strides: of each.
-        use_bias: whether they have biases; the first one has none with `group`, as that norm would
-            take it away again.
+        kernel_sizes: kernel size of each convolution in frames of its input.
+        strides: stride of each convolution in frames of its input.
+        use_bias: whether the convolutions have biases. With `group`, the first has none, because
+            the norm would remove it.
 
     Source: Baevski et al., wav2vec 2.0 (2020), sections 2 and 4.2.
     """
@@ -196,7 +199,7 @@ class FeatureEncoder(keras.layers.Layer):
         self.use_bias = use_bias
 
     def build(self, waveforms_shape):
-        """Builds for waveforms of `[B, S]`."""
+        """Creates the variables for waveforms `[B, S]`."""
         self.blocks, channels = [], 1
         grouped = self.norm == "group"
         for index, (filters, kernel_size, stride) in enumerate(
@@ -215,17 +218,17 @@ class FeatureEncoder(keras.layers.Layer):
         self.built = True
 
     def call(self, waveforms, lengths=None):
-        """Convolves.
+        """Computes features of waveforms.
 
         Args:
             waveforms: `[B, S]` float32.
-            lengths: `[B]` valid samples; None: all are.
+            lengths: `[B]` valid samples; None: all samples are valid, or padding counts as sound.
 
         Returns:
             `[B, T, filters[-1]]`.
         """
-        # Pictures of one row all the way: TensorFlow knows no other convolution, and would make
-        # them of sequences, and sequences of them, around each.
+        # Use images with one row throughout. TensorFlow computes convolutions of sequences as such
+        # images and would reshape before and after each convolution.
         x = waveforms[:, None, :, None]
         first, *others = self.blocks
         if self.norm == "group":
@@ -237,7 +240,7 @@ class FeatureEncoder(keras.layers.Layer):
         return ops.squeeze(x, 1)
 
     def _first_mask(self, waveforms, lengths):
-        """The valid frames of the first convolution, `[B, T]` bool."""
+        """Returns the mask `[B, T]` bool of the valid frames of the first convolution."""
         stage = self.kernel_sizes[:1], self.strides[:1]
         frames = num_frames(ops.shape(waveforms)[1], *stage)
         return sequence_mask(num_frames(lengths, *stage), frames)
@@ -249,12 +252,12 @@ class FeatureEncoder(keras.layers.Layer):
 
 
 class FeatureProjection(keras.layers.Layer):
-    """Layer norm, dense layer and dropout. Keeps the length.
+    """Layer norm, dense layer and dropout, applied to each frame.
 
     Args:
-        hidden_dim: D.
-        epsilon: of the layer norm.
-        dropout_rate: at the end.
+        hidden_dim: width D of the output.
+        epsilon: epsilon of the layer norm.
+        dropout_rate: rate of the dropout.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 4.2.
     """
@@ -266,7 +269,7 @@ class FeatureProjection(keras.layers.Layer):
         self.dropout_rate = dropout_rate
 
     def build(self, features_shape):
-        """Builds for features of `[B, T, C]`."""
+        """Creates the variables for features `[B, T, C]`."""
         self.norm = layer_norm(self.epsilon, self.dtype_policy, "norm")
         self.projection = keras.layers.Dense(
             self.hidden_dim, dtype=self.dtype_policy, name="projection"
@@ -277,7 +280,7 @@ class FeatureProjection(keras.layers.Layer):
         self.built = True
 
     def call(self, features, training=False):
-        """Maps `[B, T, C]` to `[B, T, D]`."""
+        """Projects features; maps `[B, T, C]` to `[B, T, D]`."""
         return self.dropout(self.projection(self.norm(features)), training=training)
 
     def get_config(self):
@@ -287,7 +290,16 @@ class FeatureProjection(keras.layers.Layer):
 
 
 def convolve(x, kernel, stride=1):
-    """Convolves pictures of one row, `[B, 1, T, C]`, by `[kernel_size, C, filters]`, unpadded."""
+    """Convolves images with one row without padding.
+
+    Args:
+        x: `[B, 1, T, C]`.
+        kernel: `[kernel_size, C, filters]`.
+        stride: stride in frames.
+
+    Returns:
+        `[B, 1, T', filters]`.
+    """
     return ops.conv(
         x,
         ops.expand_dims(kernel, 0),
@@ -298,10 +310,10 @@ def convolve(x, kernel, stride=1):
 
 
 def kernel_initializer():
-    """He's normal distribution, one draw for each call."""
+    """Returns a new He normal initializer."""
     return keras.initializers.VarianceScaling(2.0, "fan_in", "untruncated_normal")
 
 
 def gelu(x):
-    """GELU by the error function."""
+    """Computes GELU exactly, with the error function."""
     return ops.gelu(x, approximate=False)

@@ -1,4 +1,4 @@
-"""Recognizes sound files, folders, or a LibriSpeech-layout corpus with an exported wav2vec 2.0."""
+"""Recognizes sound files, folders, or a corpus in LibriSpeech layout with an exported model."""
 
 import functools
 import os
@@ -6,7 +6,7 @@ import sys
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import REQUIRED, CommandLine, run
@@ -30,33 +30,33 @@ _DEFAULTS = RecognitionOptions()
 
 
 def command_line() -> CommandLine:
-    """The program's flags."""
+    """Returns the flags of the program."""
     flags = CommandLine(
         "wav2vec2.infer",
-        "Recognizes sound files or folders, or recognizes and scores a corpus.",
+        "Recognizes sound files or folders, or recognizes a corpus and computes the error rates.",
         "--native_savedmodel_dir=DIR [FLAGS] [FILE|FOLDER ...]",
         example="sound.wav --native_savedmodel_dir=exports/w2v",
     )
     flags.group("Output")
     flags.boolean("timestamps", False, "Prints each word with its start and end in seconds.")
     flags.group("Decoding")
-    about = "Cuts longer recordings into chunks of this length."
+    about = "Length of the chunks that longer recordings are cut into, in seconds."
     flags.number("chunk_seconds", _DEFAULTS.chunk_seconds, about)
-    about = "Length that each chunk shares with the next one."
+    about = "Overlap of two chunks in seconds."
     flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
-    about = "Hypotheses of the beam search; 0: greedy decoding alone."
+    about = "Number of hypotheses of the beam search; 0: greedy search."
     flags.integer("beam_width", _DEFAULTS.beam_width, about)
-    about = "N-gram language model of the beam search: an ARPA or KenLM file."
+    about = "N-gram language model for the beam search, an ARPA or KenLM file."
     flags.string("lm_path", None, about, default_text="none")
     flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
-    about = "Added to the score for each word, with a language model."
+    about = "Score added for each word if a language model is used."
     flags.number("word_bonus", _DEFAULTS.word_bonus, about)
     add_inference_flags(flags, REQUIRED)
     return flags
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
     options = from_flags(RecognitionOptions, values)
     data = from_flags(DataOptions, values, paths=tuple(paths))
@@ -65,12 +65,12 @@ def main(argv: list[str]) -> int:
     model_dir = values.native_savedmodel_dir
     if not model_dir:
         raise UserError.expected(
-            "--native_savedmodel_dir DIR", "none", "Make one with `python -m wav2vec2.export`"
+            "--native_savedmodel_dir DIR", "none", "Create one with `python -m wav2vec2.export`"
         )
-    # Checks the search before the corpus is read.
+    # Check the options of the search before the corpus is read.
     if options.beam_search() is not None and data.timestamps:
         raise UserError.expected(
-            "--timestamps or --beam_width: the words of a beam search have no times",
+            "--timestamps or --beam_width (beam search does not compute word times)",
             f"--timestamps --beam_width {options.beam_width}",
             "Leave one of them out",
         )
@@ -82,7 +82,7 @@ def main(argv: list[str]) -> int:
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

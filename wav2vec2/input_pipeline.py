@@ -1,4 +1,4 @@
-"""The labels of transcripts, and how many frames they need."""
+"""Labels of transcripts, and the number of frames that CTC requires for them."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -8,13 +8,13 @@ import tensorflow as tf
 
 from wav2vec2.vocabulary import Vocabulary
 
-_END = "\x1f"  # of a piece; no transcript that is normalized holds one
+_END = "\x1f"  # end of a piece; normalized transcripts do not contain this character
 
 
 def label_pieces(vocabulary: Vocabulary, transcripts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Maps the pieces that normalized transcripts are made of to ids.
+    """Returns the ids of all pieces that normalized transcripts consist of.
 
-    What the vocabulary lacks has the id of the unknown symbol, which has to be there.
+    Pieces that are not in the vocabulary get the id of the unknown symbol, which must exist.
     """
     pieces: dict[str, tuple[int, ...] | None] = {}
     for text in transcripts:
@@ -23,7 +23,7 @@ def label_pieces(vocabulary: Vocabulary, transcripts: Iterable[str]) -> dict[str
 
 
 def frames_needed(labels: Sequence[int]) -> int:
-    """Counts the frames of the shortest path of labels: a blank stands between equal ones.
+    """Returns the smallest number of frames for labels: equal labels require a blank between them.
 
     Source: Graves et al., Connectionist temporal classification (2006), section 3.1.
     """
@@ -32,14 +32,14 @@ def frames_needed(labels: Sequence[int]) -> int:
 
 
 def label_lookup(pieces: Mapping[str, tuple[int, ...]]) -> Callable[[tf.Tensor], tf.RaggedTensor]:
-    """Makes what gives transcripts `[B]` their labels `[B, (U)]`, in the graph.
+    """Returns a graph function that maps transcripts `[B]` to labels `[B, (U)]`.
 
     Args:
-        pieces: of `label_pieces`, of these transcripts at least.
+        pieces: result of `label_pieces` for all transcripts.
     """
     longest_first = sorted((x for x in pieces if len(x) > 1), key=len, reverse=True)
     pattern = "|".join([*map(re.escape, longest_first), "."])
-    # The last piece of a split is empty.
+    # The last part of a split is empty.
     entries = tf.lookup.KeyValueTensorInitializer(
         ["", *pieces], list(range(len(pieces) + 1)), tf.string, tf.int32
     )

@@ -1,4 +1,4 @@
-"""The masks that training lays over the features."""
+"""Masking of features in training."""
 
 import math
 
@@ -7,19 +7,20 @@ from keras import ops
 
 
 class SpanMasking(keras.layers.Layer):
-    """Replaces stretches of time by a learned vector and stretches of channels by zero.
+    """Replaces random time spans by a learned vector and random spans of channels by zero.
 
-    A pure function of its `uniforms`: whoever draws them decides about reproducibility, so the same
-    utterance of the same epoch gets the same masks on any number of processes. Spans start at
-    different places and may overlap. Keeps the length.
+    The masks depend only on the random numbers `uniforms` that the caller passes. The data
+    pipeline draws them from the seed, the epoch and the utterance, so that the masks of an
+    utterance do not depend on the number of processes. Spans start at different positions and can
+    overlap. The output has as many frames as the input.
 
     Args:
-        time_rate: share of an utterance's frames under masks, were there no overlaps.
-        time_span: frames of a mask.
-        min_time_masks: the fewest that an utterance gets if it is long enough for them.
-        feature_rate: share of the channels.
-        feature_span: channels of a mask.
-        min_feature_masks: the fewest.
+        time_rate: fraction of masked frames if the masks did not overlap.
+        time_span: frames of a time mask.
+        min_time_masks: smallest number of time masks; fewer if the utterance is too short.
+        feature_rate: fraction of masked channels if the masks did not overlap.
+        feature_span: channels of a feature mask.
+        min_feature_masks: smallest number of feature masks.
 
     Source: Baevski et al., wav2vec 2.0 (2020), sections 3.1 and 4.3.
     """
@@ -44,7 +45,7 @@ class SpanMasking(keras.layers.Layer):
         self.min_feature_masks = min_feature_masks
 
     def build(self, features_shape):
-        """Builds for features of `[B, T, D]`."""
+        """Creates the mask embedding for features `[B, T, D]`."""
         self.hidden_dim = features_shape[-1]
         self.embedding = self.add_weight(
             name="embedding",
@@ -55,7 +56,7 @@ class SpanMasking(keras.layers.Layer):
         self.built = True
 
     def num_uniforms(self, frames):
-        """Returns how many uniform numbers an utterance of up to that many frames needs."""
+        """Returns how many random numbers an utterance with at most `frames` frames requires."""
         return 2 + self._num_feature_masks + self._num_masks(frames, "time")
 
     @property
@@ -63,7 +64,7 @@ class SpanMasking(keras.layers.Layer):
         return self._num_masks(self.hidden_dim, "feature")
 
     def _num_masks(self, extent, axis):
-        """The most masks that may come along an axis."""
+        """Returns the largest possible number of masks along an axis of length `extent`."""
         rate, span = getattr(self, f"{axis}_rate"), getattr(self, f"{axis}_span")
         fewest = getattr(self, f"min_{axis}_masks")
         return max(math.floor(rate * extent / span + 1.0), fewest) if rate > 0 else 0
@@ -74,11 +75,11 @@ class SpanMasking(keras.layers.Layer):
         Args:
             features: `[B, T, D]`.
             lengths: `[B]` valid frames.
-            uniforms: `[B, N]` in `[0, 1)`; an utterance gets no more masks than they are enough
-                for, see `num_uniforms`.
+            uniforms: `[B, N]` random numbers in `[0, 1)`; N limits the number of masks, see
+                `num_uniforms`.
 
         Returns:
-            `[B, T, D]`.
+            `[B, T, D]` masked features.
         """
         x, places = features, 2 + self._num_feature_masks
         if self.time_rate > 0:
@@ -95,10 +96,11 @@ class SpanMasking(keras.layers.Layer):
         return x
 
     def _masked(self, axis, extents, rounding, uniforms, *, size):
-        """Marks the union of an axis's masks inside `extents`: `[B, size]` bool.
+        """Returns the union of the masks along an axis, `[B, size]` bool, within `extents`.
 
-        Masks are as many as the rate asks for, rounded up or down at random. Distinct places are
-        sorted draws with repetition from so many fewer places, spread by one each.
+        The number of masks, `rate * extent / span`, is rounded up or down at random. To get
+        distinct start positions, n positions are drawn with replacement from n - 1 fewer
+        positions, sorted, and the i-th is moved by i.
         """
         rate, span = getattr(self, f"{axis}_rate"), getattr(self, f"{axis}_span")
         places = ops.maximum(ops.cast(extents, "float32")[:, None] - (span - 1.0), 0.0)

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 with a CTC head, from a normalized waveform to logits, as one Keras model."""
+"""wav2vec 2.0 with a CTC head as a Keras model: maps normalized waveforms to logits."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -17,23 +17,23 @@ from wav2vec2.masking import SpanMasking
 
 @keras.saving.register_keras_serializable(package="wav2vec2")
 class Wav2Vec2(keras.Model):
-    """A speech recognizer that gives each 20 ms the logits of characters and blank.
+    """A speech recognizer that computes logits of characters and the CTC blank every 20 ms.
 
-    The usual fine-tuning leaves the convolutions as they are: `feature_encoder.trainable = False`.
+    For fine-tuning, the convolutions are usually frozen: `feature_encoder.trainable = False`.
 
     Args:
-        config: sizes and rates, or a mapping of them.
+        config: a `ModelConfig`, or its fields by name.
 
     Attributes:
-        config: `ModelConfig`.
-        vocabulary: of `weights.from_pretrained`; else None, to be set by who knows it.
-        preprocessing: likewise.
+        config: the `ModelConfig`.
+        vocabulary: set by `weights.from_pretrained`; otherwise None until the caller sets it.
+        preprocessing: set by `weights.from_pretrained`; otherwise None until the caller sets it.
 
     Source: Baevski et al., wav2vec 2.0 (2020).
     """
 
     def __init__(self, config: ModelConfig | Mapping[str, Any], **kwargs):
-        # Layers cast for themselves: sound and random numbers lose too much in half precision.
+        # No autocast: the layers cast, because waveforms and random numbers need float32.
         super().__init__(autocast=False, **kwargs)
         self.config = config = model_config(config)
         self.vocabulary = self.preprocessing = None
@@ -83,7 +83,7 @@ class Wav2Vec2(keras.Model):
         self.head = projection(config.vocabulary_size, "float32", "head")
 
     def build(self, waveforms_shape=None):
-        """Creates every variable; shapes follow from the arguments alone."""
+        """Creates all variables. Their shapes do not depend on the inputs."""
         hidden = (None, None, self.config.hidden_dim)
         self.feature_encoder.build((None, None))
         self.feature_projection.build((None, None, self.config.feature_filters[-1]))
@@ -92,29 +92,42 @@ class Wav2Vec2(keras.Model):
         self.built = True
 
     def __call__(self, waveforms, *args, **kwargs):
-        """Calls the model; in front of Keras, which would make several lines of the refusal."""
+        """Checks the shape of the waveforms first, because Keras adds lines to errors in `call`."""
         self._check(waveforms)
         return super().__call__(waveforms, *args, **kwargs)
 
     def call(self, waveforms, lengths=None, uniforms=None, training=False):
-        """Recognizes.
+        """Computes the logits of waveforms.
 
         Args:
-            waveforms: `[B, S]` float32, each normalized as its preprocessing says; whatever stands
-                beyond a length is never read, unless `mask_padding` is off.
-            lengths: `[B]` valid samples; None: all are.
-            uniforms: `[B, N]` in `[0, 1)` for the masks of training, see `num_uniforms`; None masks
-                nothing.
+            waveforms: `[B, S]` float32, preprocessed as the model requires. Values after the end
+                of a waveform have no influence, unless `mask_padding` is false.
+            lengths: `[B]` valid samples; None: all samples are valid.
+            uniforms: `[B, N]` random numbers in `[0, 1)` for the masks, see `num_uniforms`; None:
+                no masks.
             training: whether dropout, LayerDrop and masks are active.
 
         Returns:
-            float32 logits `[B, T, V]`, of which `logit_lengths` are valid.
+            `[B, T, V]` float32 logits; `logit_lengths` gives the numbers of valid frames.
+
+        Raises:
+            UserError: the waveforms have another shape or fewer samples than one frame requires.
         """
         encoded = self.encode(waveforms, lengths, uniforms, training)
         return self.head(self.head_dropout(encoded, training=training))
 
     def encode(self, waveforms, lengths=None, uniforms=None, training=False):
-        """Computes what the head reads, `[B, T, D]`; see `call`."""
+        """Computes the input of the head.
+
+        Args:
+            waveforms: see `call`.
+            lengths: see `call`.
+            uniforms: see `call`.
+            training: see `call`.
+
+        Returns:
+            `[B, T, D]` encoded frames.
+        """
         self._check(waveforms)
         seen = lengths if self.config.mask_padding else None
         x = self.feature_projection(self.feature_encoder(waveforms, seen), training=training)
@@ -126,11 +139,11 @@ class Wav2Vec2(keras.Model):
         return self.encoder(x, mask, training=training)
 
     def logit_lengths(self, lengths):
-        """Maps `[B]` samples to `[B]` int32 valid frames of the logits."""
+        """Returns the `[B]` int32 numbers of valid frames for `[B]` lengths in samples."""
         return num_frames(lengths, self.config.feature_kernel_sizes, self.config.feature_strides)
 
     def num_uniforms(self, num_samples: int) -> int:
-        """Returns how many uniform numbers an utterance of up to that many samples needs."""
+        """Returns how many random numbers an utterance of at most `num_samples` requires."""
         return self.masking.num_uniforms(self.config.num_frames(num_samples))
 
     def _check(self, waveforms):
@@ -139,7 +152,7 @@ class Wav2Vec2(keras.Model):
             raise UserError.expected(
                 f"waveforms of shape [B, S] with at least {fewest} samples",
                 list(shape),
-                "Leave out what is shorter than one frame",
+                "Leave out shorter waveforms",
             )
 
     def get_config(self):
@@ -152,15 +165,16 @@ def build_model(
     precision: str = "float32",
     **options: Any,
 ) -> Wav2Vec2:
-    """Builds a model with all its variables.
+    """Returns a model with all its variables, initialized at random.
 
     Args:
-        architecture: `base`, `large`, `large-lv60`, a `ModelConfig`, or fields by name over base.
+        architecture: `base`, `large`, `large-lv60`, a `ModelConfig`, or the fields that differ
+            from base by name.
         precision: Keras dtype policy: `float32`, `mixed_float16` or `mixed_bfloat16`.
-        options: further fields of `ModelConfig`, such as `vocabulary_size` or `mask_padding`.
+        **options: further fields of `ModelConfig`, such as `vocabulary_size` or `mask_padding`.
 
     Raises:
-        UserError: no such architecture, or sizes that make none.
+        UserError: the architecture or a field is unknown, or the sizes do not fit together.
     """
     model = Wav2Vec2(
         model_config(architecture, **options), dtype=keras.DTypePolicy(precision), name="wav2vec2"

@@ -1,4 +1,4 @@
-"""Texts of raw logits against what was said: the original's accuracy, and true error rates."""
+"""Decodes raw logits and compares the texts with the transcripts: accuracy and error rates."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import REQUIRED, CommandLine, run
@@ -25,11 +25,11 @@ from wav2vec2.tensors import (
     read_json,
 )
 
-REFERENCE_ACCURACY = 0.970  # the original's, of base-960h on the shorter part of test-clean
+REFERENCE_ACCURACY = 0.970  # of the original: base-960h on the shorter utterances of test-clean
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """Reads what was said, by utterance."""
+    """Reads the transcripts by utterance id; raises UserError if the file cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
@@ -41,10 +41,17 @@ def read_texts(path: Path) -> dict[str, str]:
 
 
 def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[str, list[int]]]:
-    """Reads what the model says of itself, and the frames of each row by batch.
+    """Reads the description of the model and the number of frames of each row.
+
+    Args:
+        folder: folder written by `wav2vec2.compile`.
+        names: utterance ids of the rows, by name of the batch.
+
+    Returns:
+        The content of `pipeline.json`, and the frames of the rows by name of the batch.
 
     Raises:
-        UserError: no such file, or it is of other batches.
+        UserError: the file is missing or belongs to other batches.
     """
     path = folder / OUTPUTS_FILE
     outputs = read_json(path, "wav2vec2.compile")
@@ -59,7 +66,7 @@ def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[
     ):
         raise UserError.expected(
             f"outputs of wav2vec2 for the {len(names)} batches of the map and their utterances",
-            f"others in {path}",
+            f"other batches in {path}",
             "Run wav2vec2.preprocess and wav2vec2.compile again, with the same --batch_size",
         )
     return pipeline, frames
@@ -73,17 +80,20 @@ def recognized(
     *,
     every_frame: bool,
 ) -> dict[str, str]:
-    """Decodes the logits of a folder, without touching the spaces around a text.
+    """Decodes the logits in a folder. Spaces at the ends of a text are kept.
 
     Args:
-        folder: of wav2vec2/compile.py.
-        pipeline: what the model says of itself.
-        names: utterances of each batch.
-        frames: of each row that are sound.
-        every_frame: whether those of padding are decoded as well.
+        folder: folder written by `wav2vec2.compile`.
+        pipeline: content of the model's `pipeline.json`.
+        names: utterance ids of the rows, by name of the batch.
+        frames: valid frames of the rows, by name of the batch.
+        every_frame: whether to decode padded frames as well.
+
+    Returns:
+        The texts by utterance id.
 
     Raises:
-        UserError: a row has not so many frames, or a logit is not finite.
+        UserError: a row has fewer frames than it should, or a logit is not finite.
     """
     surfaces, texts = pipeline["vocabulary"]["surfaces"], {}
     search = CtcGreedySearch(pipeline["blank"])
@@ -111,23 +121,23 @@ def recognized(
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.postprocess",
-        "Decodes raw logits and scores the texts against the transcripts.",
+        "Decodes raw logits and compares the texts with the transcripts.",
         "--input=FOLDER --batch_size=N --data_path=DATA [FLAGS]",
         example="--input=data/output/bs8 --batch_size=8 --data_path=data",
     )
     flags.group("Input")
-    about = "Folder of logits that wav2vec2.compile has written."
+    about = "Folder written by wav2vec2.compile."
     flags.string("input", None, about, default_text=REQUIRED)
-    about = "Folder DATA of wav2vec2.preprocess, with the transcripts."
+    about = "Folder with the file map and the transcripts."
     flags.string("data_path", None, about, default_text=REQUIRED)
-    flags.integer("batch_size", 1, "Batch size of the files.")
+    flags.integer("batch_size", 1, "Number of utterances in a batch.")
     flags.group("Evaluation")
     about = "Decodes padding and counts outer spaces as errors, as the original does."
     flags.boolean("seed_mode", False, about)
-    about = "Accuracy that the result is compared with."
+    about = "Accuracy to compare with."
     flags.number("reference_accuracy", REFERENCE_ACCURACY, about)
     values, rest = flags.parse(argv)
     if rest or not values.input or not values.data_path:
@@ -138,7 +148,9 @@ def main(argv: list[str]) -> int:
         )
     if not 0 <= values.reference_accuracy <= 1:
         raise UserError.expected(
-            "--reference_accuracy of 0 to 1", values.reference_accuracy, "Correct the flag"
+            "--reference_accuracy of 0 to 1",
+            values.reference_accuracy,
+            "Correct --reference_accuracy",
         )
     data = Path(values.data_path)
     names = read_json(data / map_file(values.batch_size), "wav2vec2.preprocess")
@@ -149,7 +161,9 @@ def main(argv: list[str]) -> int:
     texts = recognized(folder, pipeline, names, frames, every_frame=values.seed_mode)
     missing = sorted(texts.keys() - said.keys())
     if missing:
-        raise UserError.expected(f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add it")
+        raise UserError.expected(
+            f"{missing[0]} in {data / TEXTS_FILE}", "no line", "Add its transcript"
+        )
     surfaces = pipeline["vocabulary"]["surfaces"]
     normalize = normalization(surfaces)
     references = [normalize(said[utterance]) for utterance in texts]

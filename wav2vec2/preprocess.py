@@ -1,4 +1,4 @@
-"""Writes a LibriSpeech-layout corpus as raw batches of waveforms."""
+"""Writes a corpus in LibriSpeech layout as raw batches of waveforms."""
 
 import functools
 import math
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 import numpy as np
@@ -36,11 +36,17 @@ from wav2vec2.tensors import (
 def batches_of(
     utterances: Sequence[Utterance], batch_size: int, sample_length: int, only_whole: bool
 ) -> Iterator[tuple[int, list[Utterance]]]:
-    """Puts utterances together that are padded to the same multiple of `sample_length`.
+    """Batches utterances that are padded to the same multiple of `sample_length`.
+
+    Args:
+        utterances: the utterances.
+        batch_size: number of utterances in a batch.
+        sample_length: rows are padded to a multiple of this number of samples.
+        only_whole: whether to leave out batches with fewer than `batch_size` rows.
 
     Yields:
-        The samples of a row, and the utterances of a batch, in their order; those of one
-        `sample_length` first.
+        The number of samples of a row, and the utterances of a batch in order. Batches with
+        shorter rows come first.
     """
     sizes = [-(-x.num_samples // sample_length) * sample_length for x in utterances]
     for size in sorted(set(sizes)):
@@ -52,28 +58,28 @@ def batches_of(
 
 
 def moments(waveform: np.ndarray) -> tuple[float, float]:
-    """Gives the mean of a waveform and its deviation: what makes them 0 and 1."""
+    """Returns the mean and the standard deviation of a waveform, for normalization."""
     mean = waveform.mean(dtype=np.float64)
     variance = np.square(waveform - mean).mean() + PreprocessingConfig().variance_epsilon
     return float(mean), float(np.sqrt(variance))
 
 
 def main(argv: list[str]) -> int:
-    """Runs the program."""
+    """Runs the program and returns its exit code."""
     flags = CommandLine(
         "wav2vec2.preprocess",
-        "Writes a corpus as raw batches of waveforms, with their lengths and texts in DATA.",
+        "Writes a corpus as raw batches of waveforms, and file map and transcripts to DATA.",
         "--input=LIBRISPEECH --batch_size=N --output=DATA/bin_om_input/bsN [FLAGS]",
         example="--input=LibriSpeech/test-clean --batch_size=8 --output=data/bin_om_input/bs8",
     )
     flags.group("Input")
-    about = "Root of a LibriSpeech-layout corpus, or one of its splits."
+    about = "Folder of the corpus, or of a split of it."
     flags.string("input", None, about, default_text=REQUIRED)
-    flags.number("max_seconds", 35.0, "Leaves out longer sounds.")
+    flags.number("max_seconds", 35.0, "Leaves out longer utterances.")
     flags.group("Output")
-    flags.string("output", None, "Folder of the batches.", default_text=REQUIRED)
-    flags.string("data_path", None, "DATA.", default_text="two folders above --output")
-    flags.integer("batch_size", 1, "Utterances in a file.")
+    flags.string("output", None, "Folder to write the batches to.", default_text=REQUIRED)
+    flags.string("data_path", None, "Folder DATA.", default_text="two folders above --output")
+    flags.integer("batch_size", 1, "Number of utterances in a batch.")
     flags.group("Preprocessing")
     about = "Pads waveforms to a multiple of this many samples."
     flags.integer("sample_length", 100000, about)
@@ -89,19 +95,19 @@ def main(argv: list[str]) -> int:
             "--input LIBRISPEECH --output FOLDER", " ".join(argv) or "nothing", "See --help"
         )
     if not 0 < values.max_seconds < math.inf:
-        raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct the flag")
+        raise UserError.expected("--max_seconds > 0", values.max_seconds, "Correct --max_seconds")
     if values.batch_size < 1 or not 400 <= values.sample_length <= 10**7:
         raise UserError.expected(
             "--batch_size >= 1 and --sample_length of 400 to 10000000",
             f"{values.batch_size} and {values.sample_length}",
-            "Correct the flag",
+            "Correct the values",
         )
     output = Path(values.output)
     data = Path(values.data_path) if values.data_path else output.absolute().parent.parent
     check_place(output, LENGTHS_FILE, "output")
     check_ranges(PreprocessingConfig(values.sample_rate_hz))
     limits = AudioLimits(rate_hz=values.sample_rate_hz, max_seconds=values.max_seconds)
-    # In the case that they are written in: which one the model has, postprocess will know.
+    # Keep upper and lower case; postprocess converts transcripts to the case of the model.
     as_written = functools.partial(normalize_transcript, case=str)
     manifest = read_librispeech(values.input, (), limits, normalize=as_written)
     utterances, num_skipped = [], manifest.num_skipped
@@ -142,7 +148,7 @@ def main(argv: list[str]) -> int:
             texts += [f"{x.utterance_id} {x.transcript}\n" for x, _, _ in sounds]
         if not names:
             raise UserError.expected(
-                f"a batch of {values.batch_size} utterances", manifest.summary(), "Add sound"
+                f"a batch of {values.batch_size} utterances", manifest.summary(), "Add utterances"
             )
         write_json(folder / LENGTHS_FILE, lengths)
         Preparation(values.sample_rate_hz, name_of(names), means, deviations).write(folder)

@@ -1,4 +1,4 @@
-"""Opens exported wav2vec 2.0 models: what programs, Python users and servers hold."""
+"""Opens exported wav2vec 2.0 models for recognition in Python, in programs and in servers."""
 
 import math
 from collections.abc import Mapping
@@ -22,21 +22,21 @@ from tools.speech.transcripts import normalization
 from wav2vec2.beam_search import PrefixBeamSearch
 
 FAMILY = "wav2vec2"
-LONGEST_SECONDS = 8 * 3600.0  # of a recording in chunks
-_DEFAULT_CHUNK_SECONDS = 20.0  # less where a model takes less at once
+LONGEST_SECONDS = 8 * 3600.0  # longest recording that is recognized in chunks
+_DEFAULT_CHUNK_SECONDS = 20.0  # shorter if the model accepts only shorter sounds
 
 
 @dataclass(frozen=True, slots=True)
 class RecognitionOptions(RunnerOptions):
-    """How sounds are recognized.
+    """Options for recognition.
 
     Attributes:
-        chunk_seconds: what longer recordings are cut into.
-        overlap_seconds: what a chunk shares with the next one.
-        beam_width: hypotheses of a beam search; 0: greedy search alone.
-        lm_path: its n-gram model, ARPA or of KenLM.
-        lm_weight: weight of that model.
-        word_bonus: added for each word with that model.
+        chunk_seconds: length of the chunks that longer recordings are cut into.
+        overlap_seconds: overlap of two chunks.
+        beam_width: number of hypotheses of the beam search; 0: greedy search.
+        lm_path: n-gram language model for the beam search, an ARPA or KenLM file.
+        lm_weight: weight of the language model.
+        word_bonus: score added for each word if a language model is used.
     """
 
     chunk_seconds: float = _DEFAULT_CHUNK_SECONDS
@@ -47,10 +47,10 @@ class RecognitionOptions(RunnerOptions):
     word_bonus: float = 1.5
 
     def beam_search(self) -> BeamSearch | None:
-        """Gives the beam search; None where there is none.
+        """Returns the options of the beam search; None for greedy search.
 
         Raises:
-            UserError: a language model without a beam, or a value out of its range.
+            UserError: a language model is given without a beam width, or a value is out of range.
         """
         if self.beam_width == 0:
             if self.lm_path:
@@ -74,19 +74,20 @@ class RecognitionKeywords(SpeechKeywords, total=False):
 def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> SpeechSession:
     """Opens a wav2vec 2.0 model that recognizes speech.
 
-    The options have the names of the flags of `python -m wav2vec2.infer`: for example
-    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` computes in 8 bits.
+    The options have the same names as the flags of `python -m wav2vec2.infer`. For example,
+    `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: an exported SavedModel, or a converted model.
+        model_dir: directory of an exported SavedModel or of a converted model.
         **options: see `RecognitionOptions`.
 
     Returns:
-        A session with `transcribe`, for recordings of up to eight hours; close it, or use it in a
-        `with` statement. The first call for a model converts it, which is said on stderr.
+        A session whose `transcribe` returns the text of recordings of up to 8 hours. Close it after
+        use, or use it in a `with` statement. The first call for a SavedModel converts it, and a
+        message on stderr announces this.
 
     Raises:
-        tools.errors.UserError: a bad directory or option.
+        tools.errors.UserError: the directory holds no such model, or an option is invalid.
 
     Example:
         >>> import wav2vec2
@@ -101,7 +102,15 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
-    """Opens a model by options; see `load`."""
+    """Opens a model for recognition; `load` is the same function with options as keywords.
+
+    Args:
+        model_dir: directory of an exported SavedModel or of a converted model.
+        options: runtime, precision, batch size, chunks and beam search.
+
+    Raises:
+        UserError: the directory holds no such model, or an option is invalid.
+    """
     if not isinstance(options, RecognitionOptions):
         options = from_keywords(RecognitionOptions, options.as_keywords())
     check_seconds(options.max_seconds)
@@ -123,10 +132,11 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
 
 
 def describe_model(model_dir: str | Path) -> dict:
-    """Reads what an exported or converted model says of itself.
+    """Returns the content of `pipeline.json` of an exported or converted model.
 
     Raises:
-        UserError: it is none; of a folder of Hugging Face the message tells how to export it.
+        UserError: the directory holds no such model. For a Hugging Face folder, the message tells
+            how to export it.
     """
     try:
         return describe(model_dir, FAMILY)
@@ -134,31 +144,40 @@ def describe_model(model_dir: str | Path) -> dict:
         if is_path(model_dir) and Path(model_dir, "config.json").is_file():
             raise UserError.expected(
                 "an exported SavedModel",
-                f"{model_dir}, a folder of Hugging Face",
+                f"{model_dir}, a Hugging Face folder",
                 f"Export it first: python -m wav2vec2.export --pytorch_model_dir {model_dir}",
             ) from None
         raise
 
 
 def limits_of(pipeline: Mapping, options: RecognitionOptions) -> AudioLimits:
-    """Gives the limits of the sounds that a session takes."""
+    """Returns the sample rate in Hz and the shortest and longest sounds that a session accepts.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: `max_seconds` limits the length of recordings, if it is set.
+    """
     return _limits(pipeline, options.max_seconds or LONGEST_SECONDS)
 
 
 def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
-    """Gives the window that longer recordings are cut by.
+    """Returns the length and the overlap of the chunks that longer recordings are cut into.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: `chunk_seconds` and `overlap_seconds` are used.
 
     Raises:
-        UserError: a chunk that the model does not take at once, or a bad overlap.
+        UserError: a chunk is longer than the model accepts, or the overlap is out of range.
     """
     longest = pipeline["max_seconds"]
     chunk_seconds, overlap_seconds = options.chunk_seconds, options.overlap_seconds
     if longest < chunk_seconds < math.inf:
         if chunk_seconds != _DEFAULT_CHUNK_SECONDS:
             raise UserError.expected(
-                f"--chunk_seconds up to the model's {longest:g}",
+                f"--chunk_seconds of at most {longest:g}, the limit of the model",
                 chunk_seconds,
-                "Give a smaller one",
+                "Lower --chunk_seconds",
             )
         chunk_seconds, overlap_seconds = longest, min(overlap_seconds, longest / 4)
     return Window.of_seconds(
@@ -169,7 +188,17 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
-    """Reads utterances to calibrate with; see `tools.families.Family`."""
+    """Reads utterances for calibration of a quantized model; see `tools.families.Family`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        data_dir: corpus in LibriSpeech layout, or folder of sound files.
+        num_samples: number of utterances to read, spread over the whole data set.
+        judged: whether the accuracy on these utterances will be measured.
+
+    Raises:
+        UserError: the data set has no usable utterances.
+    """
     limits = _limits(pipeline, pipeline["max_seconds"])
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
     return read_examples(

@@ -1,4 +1,4 @@
-"""What an exported wav2vec 2.0 computes, and what it says of itself."""
+"""Signatures and description (`pipeline.json`) of an exported wav2vec 2.0."""
 
 import math
 
@@ -15,19 +15,19 @@ class Signatures:
     """The signatures of an exported CTC model, with dynamic shapes.
 
     Args:
-        model: built, float32.
-        vocabulary: of the logits.
-        preprocessing: of the sound.
+        model: a built float32 model.
+        vocabulary: vocabulary of the logits.
+        preprocessing: preprocessing of the waveforms.
 
     Attributes:
-        functions: by the names of the signatures.
-        weights: the variables that they read.
+        functions: `tf.function` of each signature by name.
+        weights: variables that the signatures use.
     """
 
     def __init__(self, model: Wav2Vec2, vocabulary: Vocabulary, preprocessing: PreprocessingConfig):
         self._model, self._vocabulary, self._preprocessing = model, vocabulary, preprocessing
         position = model.encoder.position
-        # Weight norm and masks are for training.
+        # Export the kernels instead of their weight normalization, which only training needs.
         self._kernels = keras.Variable(position.kernels(), trainable=False, name="position_kernels")
         unread = {v.path for v in (position.direction, position.gain, *model.masking.weights)}
         self.weights = [v for v in model.weights if v.path not in unread] + [self._kernels]
@@ -35,7 +35,7 @@ class Signatures:
             tf.TensorSpec([None, None], tf.float32, "waveforms"),
             tf.TensorSpec([None], tf.int32, "lengths"),
         ]
-        # Called by both signatures, so that an export holds the graph once.
+        # Both signatures call this function, so that an export contains the graph once.
         self._logits = tf.function(self._compute_logits, input_signature=sound, autograph=False)
         files = tf.TensorSpec([None], tf.string, "bytes")
         self.functions = {
@@ -54,7 +54,7 @@ class Signatures:
         return self._logits(waveforms, lengths)
 
     def _recognize_bytes(self, bytes):
-        """Reads 16-bit PCM WAV files of the model's rate; the most probable path of each."""
+        """Recognizes 16-bit PCM WAV files at the sample rate of the model by greedy search."""
         fewest = self._model.config.receptive_field_samples
         found = self._logits(*decode_wavs(bytes, self._preprocessing.sample_rate_hz, fewest))
         path = tf.argmax(found["logits"], axis=-1, output_type=tf.int32)
@@ -62,10 +62,16 @@ class Signatures:
 
 
 def frame_logits(model: Wav2Vec2, preprocessing: PreprocessingConfig, waveforms, lengths):
-    """Recognizes `[B, S]` waveforms with `[B]` lengths as they are read.
+    """Preprocesses waveforms and computes their logits.
+
+    Args:
+        model: a built model.
+        preprocessing: preprocessing of the waveforms.
+        waveforms: `[B, S]` float32, not normalized.
+        lengths: `[B]` valid samples.
 
     Returns:
-        Logits `[B, T, V]`, and how many of them `[B]` count.
+        `[B, T, V]` logits and `[B]` numbers of valid frames, which are 0 for all-zero waveforms.
     """
     fewest = model.config.receptive_field_samples
     message = f"Expected waveforms of at least {fewest} samples. Leave out shorter ones."
@@ -75,21 +81,21 @@ def frame_logits(model: Wav2Vec2, preprocessing: PreprocessingConfig, waveforms,
         inside = tf.sequence_mask(lengths, tf.shape(waveforms)[1])
     with tf.name_scope("normalization"):
         x = normalized(waveforms, inside, preprocessing)
-    # Digital silence says nothing, whatever a model would make of it.
+    # Set the length of all-zero waveforms to 0, so that silence decodes to an empty text.
     sounds = tf.reduce_any(inside & (waveforms != 0.0), axis=1)
     return model(x, lengths), tf.where(sounds, model.logit_lengths(lengths), 0)
 
 
 def normalized(waveforms, inside, preprocessing: PreprocessingConfig):
-    """Prepares sound as the model was trained with it.
+    """Sets padding to zero and, if configured, normalizes waveforms to zero mean, unit variance.
 
     Args:
         waveforms: `[B, S]`.
         inside: `[B, S]` bool, True at valid samples.
-        preprocessing: whether each row gets zero mean and unit variance.
+        preprocessing: its `normalize` and `variance_epsilon` are used.
 
     Returns:
-        `[B, S]`, zero outside.
+        `[B, S]`, zero in padding.
     """
     x = tf.where(inside, waveforms, 0.0)
     if not preprocessing.normalize:
@@ -101,19 +107,19 @@ def normalized(waveforms, inside, preprocessing: PreprocessingConfig):
 
 
 def best_path_text(path, lengths, vocabulary: Vocabulary):
-    """Writes the text of paths: `Vocabulary.decode_path` in the graph.
+    """Returns the texts of paths, like `Vocabulary.decode_path`, inside a graph.
 
     Args:
-        path: `[B, T]` int32, a symbol for each frame.
+        path: `[B, T]` int32 ids, one symbol for each frame.
         lengths: `[B]` valid frames.
-        vocabulary: of the symbols.
+        vocabulary: vocabulary of the ids.
 
     Returns:
         `[B]` strings.
     """
     before = tf.pad(path[:, :-1], [[0, 0], [1, 0]], constant_values=-1)
     starts = (path != before) & tf.sequence_mask(lengths, tf.shape(path)[1])
-    # A blank writes nothing as it is.
+    # The blank needs no special case, since its text is empty.
     pieces = tf.where(starts, tf.gather(tf.constant(vocabulary.surfaces), path), "")
     return tf.strings.strip(tf.strings.reduce_join(pieces, axis=-1))
 
@@ -121,7 +127,13 @@ def best_path_text(path, lengths, vocabulary: Vocabulary):
 def pipeline_description(
     model: Wav2Vec2, vocabulary: Vocabulary, preprocessing: PreprocessingConfig
 ) -> dict:
-    """What converters, runners and servers need to know of the model."""
+    """Returns the content of `pipeline.json`: what converters, runners and servers read.
+
+    Args:
+        model: a built model.
+        vocabulary: vocabulary of the logits.
+        preprocessing: preprocessing of the waveforms.
+    """
     config, rate_hz = model.config, preprocessing.sample_rate_hz
     fewest = config.receptive_field_samples
     return {
@@ -138,11 +150,12 @@ def pipeline_description(
         "convert": {
             "serving_default": {
                 "dim_range": {"waveforms": [[fewest, round(preprocessing.max_seconds * rate_hz)]]},
-                # What tells one frame from the next is small beside what all have in common until
-                # the norm behind the convolutions: 8 bits there cost 61 % of the logits of initial
-                # weights (base's widths, two layers), and 4 % without. The head is little work.
+                # Up to the norm after the convolutions, the difference between two frames is small
+                # compared with their mean. Quantizing the feature encoder to 8 bits changes the
+                # logits by 61 %, quantizing only the other layers by 4 % (initial weights, widths
+                # of base, two layers). Quantizing the head would save little time.
                 "keep_in_float": ["feature_encoder", "head"],
-                # Unless they are masked, zeros behind a sound change what it gives.
+                # Without a mask, zeros after a sound change its logits.
                 "paddable": config.mask_padding,
             }
         },

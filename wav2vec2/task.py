@@ -1,4 +1,4 @@
-"""Fine-tuning of wav2vec 2.0 as a training task: corpus, vocabulary, model, CTC and evaluation."""
+"""Training task for fine-tuning wav2vec 2.0: corpus, vocabulary, model, CTC loss, evaluation."""
 
 import dataclasses
 import functools
@@ -31,14 +31,19 @@ from wav2vec2.vocabulary_files import load_vocabulary, vocabulary_files
 
 
 class Wav2Vec2Task(SpeechTask):
-    """Implements `tools.training.task.Task`.
+    """Training task of wav2vec 2.0; implements `tools.training.task.Task`.
 
     Args:
-        config: of the run.
-        processes: rank 0 reads corpora, vocabulary and weights, the others wait for it.
-        pretrained: Hugging Face folder, run or checkpoint to start from; empty: initial weights.
-        resumed: the checkpoint of this run that continues; its vocabulary stays in force.
-        needs_evaluation: False leaves the evaluation set unread.
+        config: configuration of the run.
+        processes: the processes of the run. Rank 0 reads corpora, vocabulary and weights, the
+            other ranks wait for it.
+        pretrained: Hugging Face folder, run or checkpoint whose weights training starts with;
+            empty: initial weights.
+        resumed: checkpoint from which the run continues, or None. Its vocabulary is used.
+        needs_evaluation: whether to read the evaluation set.
+
+    Raises:
+        UserError: the corpus, the vocabulary or the weights do not fit the configuration.
 
     Source: Baevski et al., wav2vec 2.0 (2020), section 4.3.
     """
@@ -68,9 +73,9 @@ class Wav2Vec2Task(SpeechTask):
         self.check_characters(
             utterances,
             self.vocabulary.unknown_characters,
-            "Set vocabulary.source: letters, choose the weights of that language, or raise "
+            "Set vocabulary.source: letters, select weights for this language, or raise "
             "data.max_unknown_share",
-            # Without an unknown symbol such a transcript has no labels.
+            # Without an unknown symbol, a transcript with unknown characters has no labels.
             most=0.0 if self.vocabulary.unknown_id is None else None,
         )
         utterances = self._learnable(utterances)
@@ -99,7 +104,11 @@ class Wav2Vec2Task(SpeechTask):
             self.evaluate_splits(self.texts, normalize, self.vocabulary.unknown_characters)
 
     def layer_depth(self, path: str) -> int:
-        """Counts the layers below a variable: features and positions 0, the blocks, the head."""
+        """Returns the depth of a variable, for learning rates that depend on depth.
+
+        Feature encoder and positional convolution have depth 0, then the blocks follow, then the
+        head.
+        """
         block = re.search(r"/encoder/block_(\d+)/", path)
         if block:
             return 1 + int(block[1])
@@ -107,7 +116,7 @@ class Wav2Vec2Task(SpeechTask):
         return 1 + self.config.model.num_layers if last else 0
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
-        """Sums the CTC loss over the utterances of a batch; a masked row weighs nothing."""
+        """Sums the CTC losses of the utterances of a batch. Rows of length 0 have weight 0."""
         lengths, label_lengths = batch["lengths"], batch["label_lengths"]
         inside = tf.sequence_mask(lengths, tf.shape(batch["waveforms"])[1])
         x = normalized(batch["waveforms"], inside, self.config.preprocessing)
@@ -120,7 +129,7 @@ class Wav2Vec2Task(SpeechTask):
         sums = {
             "weight": heard & fits,
             "dropped_share": (batch["index"] >= 0) & ~heard,
-            # None but where a file has become shorter since its header was read.
+            # 0, unless a file has become shorter after its header was read.
             "too_short_share": heard & ~fits,
         }
         sums = {name: tf.reduce_sum(tf.cast(rows, tf.float32)) for name, rows in sums.items()}
@@ -133,18 +142,18 @@ class Wav2Vec2Task(SpeechTask):
         )
 
     def example_logits(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Runs the model on a batch."""
+        """Returns the logits `[B, T, V]` of a batch."""
         arguments = (batch["waveforms"], batch["lengths"])
         return frame_logits(self.model, self.config.preprocessing, *arguments)[0]
 
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-        """Writes the best paths of waveforms `[B, S]` with lengths `[B]` as texts `[B]`."""
+        """Returns the texts `[B]` of waveforms `[B, S]` with lengths `[B]`, by greedy search."""
         logits, frames = frame_logits(self.model, self.config.preprocessing, waveforms, lengths)
         path = tf.argmax(logits, axis=-1, output_type=tf.int32)
         return best_path_text(path, frames, self.vocabulary)
 
     def _learnable(self, utterances: Sequence[Utterance]) -> list[Utterance]:
-        """Leaves out transcripts too long for the configuration or for their sound."""
+        """Leaves out transcripts with more labels than the configuration or the sound allows."""
         labels = [self.vocabulary.ids(u.transcript) for u in utterances]
         counts = np.array([*map(len, labels)])
         needed = np.array([*map(frames_needed, labels)])
@@ -160,15 +169,15 @@ class Wav2Vec2Task(SpeechTask):
 def _sources(
     config: Wav2Vec2Config, source: str, resumed: bool
 ) -> tuple[Origin | None, Vocabulary | None]:
-    """The weights to start from, and the vocabulary where it is known before the corpus is."""
+    """Returns the origin of the weights, and the vocabulary if it does not depend on the corpus."""
     origin = read_origin(source) if source else None
     wanted = load_vocabulary(config.vocabulary.folder) if config.vocabulary.folder else None
     if resumed:
         if wanted not in (None, origin.vocabulary):
             raise UserError.expected(
                 f"the vocabulary of {origin.path} ({len(origin.vocabulary)} symbols)",
-                f"{config.vocabulary.folder} ({len(wanted)} symbols)",
-                "Leave vocabulary.folder out, or start anew with --pretrained",
+                f"a different one in {config.vocabulary.folder} ({len(wanted)} symbols)",
+                "Leave vocabulary.folder out, or start a new run with --pretrained",
             )
         return origin, origin.vocabulary
     if wanted is None and origin is not None and config.vocabulary.source == "pretrained":

@@ -1,15 +1,15 @@
-"""The files of the deployment pipeline on raw tensors, between its programs.
+"""Files of the raw-tensor pipeline: `preprocess`, `compile` and `postprocess` exchange them.
 
-    DATA/bin_om_input/bsN/batch_I.bin       waveforms [B, S] float32, zeros behind each
-    DATA/bin_om_input/bsN/lengths.json      samples of each row, by the name of the batch
-    DATA/bin_om_input/bsN/preparation.json  what was done to the sound: see `Preparation`
-    DATA/batch_i_filename_map_bsN.json      utterance ids of each row, by the name of the batch
-    DATA/ground_truth_texts.txt             lines "ID THE WORDS"
+    DATA/bin_om_input/bsN/batch_I.bin       waveforms [B, S] float32, padded with zeros
+    DATA/bin_om_input/bsN/lengths.json      samples of each row, by name of the batch
+    DATA/bin_om_input/bsN/preparation.json  preprocessing of the waveforms: see `Preparation`
+    DATA/batch_i_filename_map_bsN.json      utterance ids of the rows, by name of the batch
+    DATA/ground_truth_texts.txt             lines "ID TRANSCRIPT"
     DATA/bin_om_output/bsN/batch_I.bin      logits [B, T, V] float32
-    DATA/bin_om_output/bsN/outputs.json     frames of each row, what the model says of itself, and
-                                            what names the utterances
+    DATA/bin_om_output/bsN/outputs.json     frames of each row, description of the model, and hash
+                                            of the utterance ids
 
-A batch may have fewer than N rows, and S is a multiple of the sample length.
+N is the batch size; the last batch can be smaller. S is a multiple of the sample length.
 """
 
 import hashlib
@@ -24,20 +24,20 @@ from tools.errors import UserError
 from tools.files import to_json, write_text
 from tools.inference.raw_tensors import PREPARATION_FILE
 
-DEFAULT_DIR = "wav2vec2_savedmodel"  # of an export
+DEFAULT_DIR = "wav2vec2_savedmodel"  # default output directory of wav2vec2.export
 LENGTHS_FILE, OUTPUTS_FILE = "lengths.json", "outputs.json"
 TEXTS_FILE = "ground_truth_texts.txt"
 
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """What a folder of waveforms holds.
+    """Preprocessing of the waveforms in a folder.
 
     Attributes:
-        sample_rate_hz: of the waveforms.
-        utterances: names the utterances of all rows; see `name_of`.
-        mean: what was taken from each row, by the name of the batch.
-        deviation: what each row was then divided by, likewise.
+        sample_rate_hz: sample rate of the waveforms.
+        utterances: hash of the utterance ids of all rows; see `name_of`.
+        mean: mean that was subtracted from each row, by name of the batch.
+        deviation: standard deviation that each row was divided by, by name of the batch.
     """
 
     sample_rate_hz: int
@@ -46,25 +46,25 @@ class Preparation:
     deviation: Mapping[str, Sequence[float]]
 
     def write(self, folder: Path) -> None:
-        """Writes the file of a folder."""
+        """Writes `preparation.json` to a folder."""
         write_json(folder / PREPARATION_FILE, asdict(self))
 
     def sound(self, batch: str, waveforms: np.ndarray, lengths: Sequence[int]) -> np.ndarray:
-        """Gives the waveforms `[B, S]` of a batch as they were before; models prepare their own."""
+        """Reverses the normalization of a batch `[B, S]`. Exported models normalize themselves."""
         rows = np.array([self.mean[batch], self.deviation[batch]], np.float64)[:, :, None]
         inside = np.arange(waveforms.shape[1]) < np.array(lengths)[:, None]
         return np.where(inside, waveforms * rows[1] + rows[0], 0.0).astype(np.float32)
 
 
 def read_preparation(folder: Path, lengths: Mapping[str, Sequence[int]]) -> Preparation:
-    """Reads what was done to the waveforms of a folder.
+    """Reads the preprocessing of the waveforms in a folder.
 
     Args:
-        folder: of wav2vec2.preprocess.
-        lengths: samples of each row, by the name of the batch.
+        folder: folder written by `wav2vec2.preprocess`.
+        lengths: samples of each row, by name of the batch.
 
     Raises:
-        UserError: it is not there, or of other batches.
+        UserError: the file is missing or belongs to other batches.
     """
     path = folder / PREPARATION_FILE
     content = read_json(path, "wav2vec2.preprocess")
@@ -85,74 +85,76 @@ def read_preparation(folder: Path, lengths: Mapping[str, Sequence[int]]) -> Prep
     ):
         raise UserError.expected(
             f"rate, mean and deviation of the {len(lengths)} batches in {path}",
-            "something else",
+            "other content",
             "Run `python -m wav2vec2.preprocess` again",
         )
     return Preparation(**content)
 
 
 def name_of(names: Mapping[str, Sequence[str]]) -> str:
-    """Names the utterances of batches, so that those of another corpus or order differ."""
+    """Returns a hash of the utterance ids of all batches and their order."""
     return hashlib.sha256(to_json(names).encode()).hexdigest()
 
 
 def map_file(batch_size: int) -> str:
-    """The name of the file that maps batches to utterances."""
+    """Returns the name of the file that maps batches to utterance ids."""
     return f"batch_i_filename_map_bs{batch_size}.json"
 
 
 def write_json(path: Path, content: Mapping) -> None:
-    """Writes a file that `read_json` reads."""
+    """Writes a JSON file, which `read_json` reads."""
     write_text(path, to_json(content) + "\n")
 
 
 def read_json(path: Path, program: str) -> dict:
-    """Reads a file of the pipeline.
+    """Reads a JSON file of the pipeline.
 
     Args:
-        path: of the file.
-        program: which one writes it.
+        path: path of the file.
+        program: program that writes it, for error messages.
 
     Raises:
-        UserError: it is not there, or something else.
+        UserError: the file is missing or has other content.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "no JSON"
+        reason = getattr(error, "strerror", None) or "not a JSON file"
         raise UserError.expected(
             f"{path.name} of {program}", f"{path}: {reason}", f"Run `python -m {program}` first"
         ) from error
     if not isinstance(content, dict):
-        raise UserError.expected(f"batches by name in {path}", "something else", "Write it again")
+        raise UserError.expected(
+            f"batches by name in {path}", "other content", "Run the previous step again"
+        )
     return content
 
 
 def read_batch(path: Path, rows: int, row_values: int) -> np.ndarray:
-    """Reads a batch of float32.
+    """Reads a batch of float32 values.
 
     Args:
-        path: of the file.
-        rows: how many it has.
-        row_values: a row has so many, or a multiple of them.
+        path: path of the file.
+        rows: number of rows.
+        row_values: the number of values in a row is a multiple of this.
 
     Returns:
-        `[rows, values]`.
+        `[rows, values]` float32.
 
     Raises:
-        UserError: no such file, or of another size.
+        UserError: the file cannot be read or has another size.
     """
     try:
         raw = path.read_bytes()
     except OSError as error:
         raise UserError.expected(
-            "a file for every batch", f"{path}: {error.strerror}", "Run the step before again"
+            "a file for every batch", f"{path}: {error.strerror}", "Run the previous step again"
         ) from error
     if not raw or rows < 1 or len(raw) % (4 * rows * row_values):
         raise UserError.expected(
-            f"{rows} rows of a multiple of {row_values} float32 in {path}",
+            f"{rows} rows of float32, the length a multiple of {row_values}, in {path}",
             f"{len(raw)} bytes",
-            "Run the step before again, with the same --batch_size",
+            "Run the previous step again with the same --batch_size",
         )
     return np.frombuffer(raw, "<f4").reshape(rows, -1)
 
@@ -161,7 +163,17 @@ _KINDS = {int: "whole numbers", str: "texts"}
 
 
 def check_rows(batches: Mapping[str, Sequence], batch_size: int, kind: type, path: Path) -> None:
-    """Refuses batches that are none, larger than they should be, or not of one kind of items."""
+    """Checks rows of batches.
+
+    Args:
+        batches: items of the rows by name of the batch.
+        batch_size: largest number of rows of a batch.
+        kind: type of the items.
+        path: file of the batches, for error messages.
+
+    Raises:
+        UserError: a batch is empty, is too large or has items of another type.
+    """
     sizes = [
         len(rows) if isinstance(rows, list) and {*map(type, rows)} == {kind} else 0
         for rows in batches.values()
@@ -175,16 +187,19 @@ def check_rows(batches: Mapping[str, Sequence], batch_size: int, kind: type, pat
 
 
 def check_place(folder: Path, own_file: str, flag: str) -> None:
-    """Refuses to write where something else lies than an earlier output of the same program.
+    """Checks that an output folder is new or contains an earlier output of the same program.
 
     Args:
-        folder: to write.
-        own_file: what an earlier output holds.
-        flag: that names the folder.
+        folder: folder to write to.
+        own_file: name of a file that identifies an earlier output.
+        flag: flag of the folder, for error messages.
+
+    Raises:
+        UserError: the folder has other content.
     """
     if folder.is_dir() and ((folder / own_file).exists() or not any(folder.iterdir())):
         return
     if folder.exists():
         raise UserError.expected(
-            f"a --{flag} that is new, or of an earlier run", folder, "Choose another"
+            f"a --{flag} that is new, or of an earlier run", folder, "Select another folder"
         )

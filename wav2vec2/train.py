@@ -5,7 +5,7 @@ import sys
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-if not __package__:  # run as a file: its own checkout comes first
+if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import run
@@ -15,14 +15,16 @@ from wav2vec2.task import Wav2Vec2Task
 
 PROGRAM = TrainingProgram(
     "wav2vec2.train",
-    "Fine-tunes wav2vec 2.0 with CTC on a LibriSpeech-layout corpus, in one process or under "
+    "Fine-tunes wav2vec 2.0 with CTC on a corpus in LibriSpeech layout, in one process or with "
     "horovodrun.",
     "wav2vec2/base_100h.yml",
-    "Hugging Face folder, run or checkpoint to start from (weights, sizes, vocabulary).",
+    "Hugging Face folder, run or checkpoint whose weights, sizes and vocabulary training starts "
+    "with.",
     load_config,
     Wav2Vec2Task,
     example="--pretrained=wav2vec2-base/ --data_dir=LibriSpeech --output_dir=runs/w2v",
-    # Beside the training set and the vocabulary; rates of dropout and of masks may differ.
+    # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
+    # Other keys, such as dropout and mask rates, may change.
     defines_a_run=(
         "preprocessing",
         "model.mask_padding",
@@ -33,7 +35,7 @@ main = PROGRAM.main
 
 
 def cli() -> NoReturn:
-    """Runs the program as a command of the shell."""
+    """Runs the program from the shell and exits."""
     run(main)
 
 

@@ -1,4 +1,4 @@
-"""The symbols that a CTC model writes: text to ids and back."""
+"""Vocabulary of a CTC model: converts texts to ids and back."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -11,31 +11,32 @@ from tools.speech.transcripts import normalization
 
 BLANK, UNKNOWN, DELIMITER = "<pad>", "<unk>", "|"
 CONTROLS = ("<s>", "</s>")
-# The letters of English transcripts in the order of the checkpoints of LibriSpeech.
+# The vocabulary of the public LibriSpeech checkpoints, in the order of their ids.
 LIBRISPEECH = (BLANK, *CONTROLS, UNKNOWN, DELIMITER, *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
-UNKNOWN_CHARACTER = "\u2047"  # "⁇", what other vocabularies here print for an unknown symbol
+UNKNOWN_CHARACTER = "\u2047"  # "⁇", text of the unknown symbol, as in the Conformer vocabularies
 
 
 class Vocabulary:
-    """V symbols: characters or phones, a word delimiter, the blank and a few that write nothing.
+    """V symbols: characters or phones, word delimiter, CTC blank and control symbols.
 
     Args:
-        tokens: V different symbols in the order of their ids. None: an id without a symbol, which
-            writes the same as the unknown symbol.
-        blank: which of them is CTC's blank.
-        unknown: which of them stands for what the vocabulary lacks; it may be missing.
-        delimiter: which of them stands between words; None: there is none.
-        controls: those that write nothing, beside the blank; they may be missing.
-        phones: whether texts have a space between two symbols, and no word delimiter.
-        lower: whether texts are in lower case, while the symbols are in upper case.
+        tokens: V different symbols in order of id. None is an id without a symbol, which has the
+            text of the unknown symbol.
+        blank: symbol of the CTC blank.
+        unknown: symbol for characters that are not in the vocabulary. It may be absent in `tokens`.
+        delimiter: symbol between words; None if there is none.
+        controls: symbols without text other than the blank. They may be absent in `tokens`.
+        phones: whether texts have a space between two symbols and no word delimiter.
+        lower: whether texts are in lower case and symbols in upper case.
 
     Attributes:
         tokens: the symbols.
-        surfaces: what each of them writes.
-        normalize: gives a transcript the case of the letters, if they have but one.
+        surfaces: text of each symbol.
+        normalize: function that converts a transcript to the case of the letters, if all letters
+            have the same case.
 
     Raises:
-        UserError: a symbol twice or of half a character, or no blank or delimiter.
+        UserError: a symbol occurs twice or is half a character, or blank or delimiter is missing.
 
     Source: transformers 5.23.0, Wav2Vec2CTCTokenizer and Wav2Vec2PhonemeCTCTokenizer.
     """
@@ -62,7 +63,7 @@ class Vocabulary:
         if len(self.token_ids) < count or not self.token_ids.keys() >= {*named}:
             raise UserError.expected(
                 f"a vocabulary of different symbols with {' and '.join(named)}",
-                f"{len(self.token_ids)} different ones of {count}: {some(self.token_ids)}",
+                f"{len(self.token_ids)} different symbols of {count}: {some(self.token_ids)}",
                 "Correct the vocabulary",
             )
         try:
@@ -76,7 +77,7 @@ class Vocabulary:
         self.normalize = normalization(self.surfaces)
 
     def _surface(self, token: str | None) -> str:
-        """What a symbol writes; what stands in front of a text is taken away again."""
+        """Returns the text of a symbol. `decode` removes space at the start of a text."""
         between = " " if self.phones else ""
         if token is None or token == self.unknown:
             return between + UNKNOWN_CHARACTER
@@ -88,13 +89,14 @@ class Vocabulary:
 
     @cached_property
     def _known(self) -> dict[str, tuple[int, ...]]:
-        """The ids of what symbols write, in Unicode's composed and decomposed form."""
+        """Ids by text of the symbols, in composed and decomposed Unicode form."""
         known: dict[str, tuple[int, ...]] = {}
         for token, index in self.token_ids.items():
             surface = self.surfaces[index].removeprefix(" " if self.phones else "")
             if not surface or token in (self.unknown, self.delimiter):
                 continue
-            # Where symbols of both cases write the same, transformers takes the upper one.
+            # If an upper-case and a lower-case symbol have the same text, transformers uses the
+            # upper-case symbol.
             if not self.lower or token == token.upper() or surface not in known:
                 known[surface] = (index,)
         for surface in list(known):
@@ -125,47 +127,48 @@ class Vocabulary:
 
     @property
     def blank_id(self) -> int:
-        """Id of CTC's blank."""
+        """Id of the CTC blank."""
         return self.token_ids[self.blank]
 
     @property
     def delimiter_id(self) -> int | None:
-        """Id of the symbol between words, or None."""
+        """Id of the symbol between words; None if there is none."""
         return None if self.delimiter is None else self.token_ids[self.delimiter]
 
     @property
     def unknown_id(self) -> int | None:
-        """Id of what the vocabulary lacks, or None."""
+        """Id of the unknown symbol; None if there is none."""
         return self.token_ids.get(self.unknown)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text, after `normalize`; see `ids`."""
+        """Normalizes a text and returns its ids; see `ids`."""
         return self.ids(self.normalize(text))
 
     def ids(self, text: str) -> list[int]:
-        """Returns the ids of a text that is normalized; what is unknown has the unknown symbol's.
+        """Returns the ids of a normalized text. Unknown characters get the unknown symbol.
 
         Raises:
-            UserError: something is unknown, and there is no unknown symbol.
+            UserError: the text has unknown characters, and there is no unknown symbol.
         """
         pieces = self.pieces(text)
         if self.unknown_id is None and (missing := sorted({x for x, ids in pieces if ids is None})):
             raise UserError.expected(
-                f"a transcript of the characters {some(self.surfaces)}",
+                f"a transcript with the characters {some(self.surfaces)}",
                 " ".join(missing),
                 "Normalize the transcript, or add a symbol for unknown characters",
             )
         return [x for _, ids in pieces for x in ((self.unknown_id,) if ids is None else ids)]
 
     def unknown_characters(self, text: str) -> str:
-        """Returns the characters of a normalized text that the vocabulary lacks, in their order."""
+        """Returns the characters of a normalized text that are not in the vocabulary, in order."""
         return "".join(x for x, ids in self.pieces(text) if ids is None)
 
     def pieces(self, text: str) -> list[tuple[str, tuple[int, ...] | None]]:
-        """Cuts a normalized text into pieces, each with its ids; None: the vocabulary lacks it.
+        """Splits a normalized text into pieces with their ids; None for unknown pieces.
 
-        A piece is the longest symbol that the text goes on with, or a character. A character that
-        is no symbol is written with symbols of its parts: letter and marks, or a syllable's jamo.
+        At each position, a piece is the longest symbol that matches, or else one character. A
+        character without a symbol gets the ids of its parts if they have symbols: letter and
+        diacritical marks, or the jamo of a Hangul syllable.
         """
         if self.phones:
             found = [(phone, self._known.get(phone)) for phone in text.split(" ") if phone]
@@ -181,7 +184,7 @@ class Vocabulary:
         return found
 
     def _longest_at(self, text: str, place: int) -> str:
-        """The longest symbol at a place of a text; empty: there is none."""
+        """Returns the longest symbol at a position of a text; empty if no symbol matches."""
         sizes = range(min(self._longest, len(text) - place), 0, -1)
         return next((x for n in sizes if (x := text[place : place + n]) in self._known), "")
 
@@ -196,28 +199,28 @@ class Vocabulary:
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of labels, without outer whitespace; blanks add nothing."""
+        """Returns the text of labels, without whitespace at its ends. Blanks add no text."""
         return "".join(self.surfaces[x] for x in ids).strip()
 
     def collapse(self, path: Iterable[int]) -> list[int]:
-        """Returns the labels of a path of one symbol a frame: repeats once, blanks left out.
+        """Returns the labels of a path with one id per frame: merges repeats, removes blanks.
 
         Source: Graves et al., Connectionist temporal classification (2006), section 3.1.
         """
         return [int(x) for x, _ in groupby(path) if x != self.blank_id]
 
     def decode_path(self, path: Iterable[int]) -> str:
-        """Returns the text of a path, such as the best symbol of each frame."""
+        """Returns the text of a path with one id per frame, such as the best symbols."""
         return self.decode(self.collapse(path))
 
 
 def vocabulary_of_letters(transcripts: Iterable[str]) -> Vocabulary:
-    """Makes a vocabulary of the characters that transcripts hold, sorted, without controls."""
+    """Returns a vocabulary with the sorted characters of transcripts, without control symbols."""
     letters = sorted({x for text in transcripts for x in text} - {" ", DELIMITER})
     return Vocabulary((BLANK, UNKNOWN, DELIMITER, *letters))
 
 
 def some(items: Iterable[object], count: int = 40) -> str:
-    """Joins the first of many items for a message; control characters are escaped."""
+    """Joins the first `count` items for a message, with control characters escaped."""
     items = [one_line(x) for x in items if x not in ("", None)]
     return " ".join(items[:count]) + (" ..." if len(items) > count else "")

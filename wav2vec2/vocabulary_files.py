@@ -1,4 +1,4 @@
-"""Reads and writes a vocabulary as the files of a Hugging Face folder."""
+"""Reads and writes the vocabulary files of a Hugging Face folder."""
 
 import logging
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ TOKENIZER_FILE = "tokenizer_config.json"
 SPECIAL_FILE = "special_tokens_map.json"
 ADDED_FILE = "added_tokens.json"
 PHONEME_TOKENIZER = "Wav2Vec2PhonemeCTCTokenizer"
-_SIZE = "num_logits"  # the model's; Hugging Face's tokenizers pass over it
-_SPACE = "replace_word_delimiter_char"  # what stands for the word delimiter in a text
+_SIZE = "num_logits"  # number of logits of the model; the tokenizers of Hugging Face ignore it
+_SPACE = "replace_word_delimiter_char"  # text of the word delimiter
 _NAMES = {"bos_token": CONTROLS[0], "eos_token": CONTROLS[1], "unk_token": UNKNOWN}
 
 
 def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabulary:
     """Reads the vocabulary of a Hugging Face folder.
 
-    Special symbols have the names of `tokenizer_config.json` and `special_tokens_map.json`. Added
-    symbols belong to the vocabulary. An id may have no symbol.
+    `tokenizer_config.json` and `special_tokens_map.json` define the special symbols. Added symbols
+    are part of the vocabulary. Ids without a symbol are allowed.
 
     Args:
-        folder: with at least `vocab.json`.
-        num_logits: of the model: symbols with greater ids are left out, and ids without a symbol
-            make up the number. None: as many as the ids need.
+        folder: Hugging Face folder, which contains at least `vocab.json`.
+        num_logits: number of logits of the model. Symbols with larger ids are left out, and missing
+            ids are added without a symbol. None: the largest id determines the number.
 
     Raises:
-        UserError: no `vocab.json`, or it is no vocabulary with a blank, or one that this project
-            wrote for a model of another size, or texts have something else for a space.
+        UserError: `vocab.json` is missing or is not a vocabulary with a blank; this project wrote
+            it for a model with another number of logits; or words are not separated by a space.
 
     Source: transformers 5.23.0, Wav2Vec2CTCTokenizer and Wav2Vec2PhonemeCTCTokenizer.
     """
@@ -59,12 +59,12 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
             f"others with the id of {some(twice)}",
             "Correct the file",
         )
-    written = settings.get(_SIZE)  # by this project alone
+    written = settings.get(_SIZE)  # present only in files of this project
     if None not in (written, num_logits) and written != num_logits:
         raise UserError.expected(
-            f"{num_logits} symbols in {folder / VOCABULARY_FILE}, as the model has",
+            f"{num_logits} symbols in {folder / VOCABULARY_FILE}, as many as the model has logits",
             show(written),
-            "Take both from one model",
+            "Use the vocabulary of the model",
         )
     num_logits = written if num_logits is None else num_logits
     size = max(numbers) + 1 if num_logits is None else num_logits
@@ -75,7 +75,7 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
         raise UserError.expected(
             f'a {_SPACE} of " " in {folder / TOKENIZER_FILE}',
             show(settings[_SPACE]),
-            "Choose another model",
+            "Select another model",
         )
     delimiter = _symbol(settings, "word_delimiter_token", None if phones else DELIMITER)
     if delimiter not in tokens and not phones:
@@ -92,10 +92,10 @@ def load_vocabulary(folder: str | Path, num_logits: int | None = None) -> Vocabu
 
 
 def _tell_difference(ids: Mapping[str, int], tokens: list[str | None], folder: Path) -> None:
-    """Says which symbols have no logit, and how many logits no symbol."""
+    """Logs the symbols without a logit and the number of logits without a symbol."""
     beyond = [token for token in ids if token not in tokens and token not in CONTROLS]
     if beyond:
-        logger.warning("%s: left out, as they have no logit: %s", folder, some(beyond))
+        logger.warning("%s: symbols left out, since they have no logit: %s", folder, some(beyond))
     if None in tokens:
         logger.warning("%s: logits without a symbol: %d", folder, tokens.count(None))
 
@@ -110,7 +110,7 @@ def vocabulary_files(vocabulary: Vocabulary) -> dict[str, Any]:
         "word_delimiter_token": vocabulary.delimiter,
         "do_lower_case": vocabulary.lower,
         _SIZE: len(vocabulary),
-        # A name that is not in the vocabulary would be added to it.
+        # Hugging Face would add names that are not in the vocabulary to it.
         **{key: token if token in ids else None for key, token in present.items()},
     }
     if vocabulary.phones:
@@ -126,13 +126,13 @@ def save_vocabulary(vocabulary: Vocabulary, folder: str | Path) -> None:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    """The settings of the tokenizer, from up to three files."""
+    """Returns the settings of the tokenizer, which are in up to three files."""
 
     def content(name: str) -> dict[str, Any]:
         return read_json(folder / name) if (folder / name).exists() else {}
 
     settings = content(TOKENIZER_FILE)
-    if "added_tokens_decoder" not in settings:  # else it was written with all names
+    if "added_tokens_decoder" not in settings:  # files with this key contain all names
         settings |= content(SPECIAL_FILE)
     if not settings.get("tokenizer_class"):
         settings["tokenizer_class"] = content(CONFIG_FILE).get("tokenizer_class")
@@ -140,7 +140,7 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 
 def _of_language(content: Mapping, settings: Mapping, folder: Path) -> dict[str, Any]:
-    """The symbols of a vocabulary, or of the language of a vocabulary by language."""
+    """Returns the ids by symbol of a vocabulary; of one per language, those of `target_lang`."""
     languages = [k for k, x in content.items() if isinstance(x, Mapping)]
     if not languages:
         return dict(content)
@@ -150,13 +150,13 @@ def _of_language(content: Mapping, settings: Mapping, folder: Path) -> dict[str,
             f"the target_lang of {folder / TOKENIZER_FILE} among the languages of "
             f"{VOCABULARY_FILE}: {some(languages, 12)}",
             show(language),
-            "Name one of them there",
+            "Set target_lang to one of them",
         )
     return dict(content[language])
 
 
 def _added(folder: Path, settings: Mapping) -> dict[str, Any]:
-    """Symbols beside those of `vocab.json`, with their ids."""
+    """Returns the ids of symbols that are added to those of `vocab.json`."""
     decoder = settings.get("added_tokens_decoder")
     if isinstance(decoder, Mapping):
         return {
@@ -168,7 +168,10 @@ def _added(folder: Path, settings: Mapping) -> dict[str, Any]:
 
 
 def _symbol(settings: Mapping[str, Any], key: str, default: str | None) -> str | None:
-    """A name that is written bare, or with its properties; the default where the key is missing."""
+    """Returns the name of a special symbol, written as text or as an object with properties.
+
+    Returns the default if the key is missing.
+    """
     value = settings.get(key, default)
     value = value.get("content") if isinstance(value, Mapping) else value
     return value if isinstance(value, str) else None

@@ -1,4 +1,4 @@
-"""Weights of Hugging Face's Wav2Vec2ForCTC, alone and as folders, in and out."""
+"""Conversion of weights and folders from and to Hugging Face's Wav2Vec2ForCTC."""
 
 import logging
 import os
@@ -45,13 +45,13 @@ from wav2vec2.vocabulary_files import load_vocabulary, save_vocabulary
 logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-_INDEX = ".index.json"  # behind the name of a file that is in several
+_INDEX = ".index.json"  # suffix of the index of a file that is split into shards
 
-# From the path of a variable to the name of a tensor.
+# (pattern of the path of a variable, replacement in the name of a tensor)
 _NAMES = (
     (r"^[^/]*/", ""),
     (r"^feature_encoder/block_(\d+)/(?=(kernel|bias)$)", r"feature_encoder/block_\1/convolution/"),
-    # With group norm, the first convolution and its norm are one layer here.
+    # The first convolution and its group norm are one layer in this project.
     (r"^feature_encoder/block_0/(?=(gamma|beta)$)", "feature_encoder/block_0/norm/"),
     (r"/(kernel|gamma)$", "/weight"),
     (r"/beta$", "/bias"),
@@ -73,7 +73,7 @@ _NAMES = (
     (r"/contraction/", "/feed_forward/output_dense/"),
     ("/", "."),
 )
-# Names that newer versions of PyTorch and older ones of Hugging Face write.
+# Names in files of newer versions of PyTorch and of older versions of Hugging Face.
 _ALIASES = (
     (r"\.parametrizations\.weight\.original0$", ".weight_g"),
     (r"\.parametrizations\.weight\.original1$", ".weight_v"),
@@ -84,27 +84,31 @@ _GAIN = ".conv.weight_g"
 _DIRECTION = ".conv.weight_v"
 _HEAD = r"lm_head\.(weight|bias)"
 _PRETRAINING = r"(quantizer|project_q|project_hid)\..*"
-_PREFIX = "wav2vec2."  # in front of all but these
-# The norm behind it takes its bias away again; Hugging Face's classes have it all the same.
+_PREFIX = "wav2vec2."  # prefix of all other names
+# The norm after this convolution removes its bias. The classes of Hugging Face have it anyway.
 _FIRST_BIAS = "wav2vec2.feature_extractor.conv_layers.0.conv.bias"
 
 
 def load_pytorch_weights(
     model: Wav2Vec2, source: str | os.PathLike | Mapping[str, Any], new_head: bool = False
 ) -> Assignment:
-    """Loads a state dict of Wav2Vec2ForCTC.
+    """Loads a state dict of Wav2Vec2ForCTC into a model.
 
-    A missing mask embedding, which only training reads, leaves the initial one; that is logged and
-    told.
+    If the mask embedding is missing, it keeps its initial value, and a message is logged. Only
+    training uses it.
 
     Args:
-        model: built.
+        model: a built model.
         source: `.bin`, `.pth` or `.safetensors` file, or its content: arrays by name.
-        new_head: whether the head keeps its initial values, as fine-tuning on another vocabulary
-            or from a model without one needs it; what pre-training adds is then ignored too.
+        new_head: whether the head keeps its initial values, for fine-tuning with another vocabulary
+            or from a model without a head. Tensors that only pre-training uses are then ignored.
+
+    Returns:
+        The assigned, kept and ignored names.
 
     Raises:
-        UserError: the file cannot be read, or holds anything but the weights of this architecture.
+        UserError: the file cannot be read, or the names or shapes in it are not those of this
+            architecture.
     """
     content = source if isinstance(source, Mapping) else read_weights(source)
     tensors = _tensors(content)
@@ -127,9 +131,9 @@ def load_pytorch_weights(
 
 
 def pytorch_state_dict(model: Wav2Vec2) -> dict[str, np.ndarray]:
-    """Makes what `load_pytorch_weights` and Wav2Vec2ForCTC read, arrays by name.
+    """Returns the weights for `load_pytorch_weights` and Wav2Vec2ForCTC as arrays by name.
 
-    A model that masks nothing in training has no mask embedding there.
+    The mask embedding is left out if both mask rates are 0, as in Hugging Face.
     """
     tensors = extract(_links(model))
     if model.config.time_mask_rate == model.config.feature_mask_rate == 0:
@@ -142,19 +146,19 @@ def pytorch_state_dict(model: Wav2Vec2) -> dict[str, np.ndarray]:
 def from_pretrained(
     folder: str | os.PathLike, precision: str = "float32", **options: Any
 ) -> Wav2Vec2:
-    """Builds the model of a Hugging Face folder and loads its weights.
+    """Returns the model of a Hugging Face folder with its weights.
 
     Args:
-        folder: with `config.json`, `vocab.json`, `preprocessor_config.json` and the weights,
-            `model.safetensors` or `pytorch_model.bin`.
+        folder: folder with `config.json`, `vocab.json`, `preprocessor_config.json` and the weights
+            in `model.safetensors` or `pytorch_model.bin`.
         precision: see `build_model`.
-        options: fields of `ModelConfig` that are to differ, such as `mask_padding`.
+        **options: fields of `ModelConfig` to override, such as `mask_padding`.
 
     Returns:
         The model, with its `vocabulary` and `preprocessing`.
 
     Raises:
-        UserError: a file is missing or broken, or does not fit the others.
+        UserError: a file is missing or invalid, or does not fit the other files.
     """
     folder = Path(folder)
     config = read_model_config(folder)
@@ -168,7 +172,7 @@ def from_pretrained(
 
 
 def read_folder_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a Hugging Face folder, by name: of one file, or of an index's shards."""
+    """Reads the tensors of a Hugging Face folder by name, from one file or from its shards."""
     for name in WEIGHT_FILES:
         if (folder / name).exists():
             return read_weights(folder / name)
@@ -181,13 +185,13 @@ def read_folder_weights(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _shards(index: Path) -> list[Path]:
-    """The files that an index names, beside it."""
+    """Returns the files that an index lists, in the folder of the index."""
     files = read_json(index).get("weight_map")
     files = set(files.values()) if isinstance(files, Mapping) else set()
     wrong = [x for x in files if not isinstance(x, str) or Path(x).name != x]
     if wrong or not files:
         raise UserError.expected(
-            f"a weight_map of tensors to files beside {index}",
+            f"a weight_map from tensors to files in the folder of {index}",
             show(wrong[0]) if wrong else "none",
             "Correct the file",
         )
@@ -200,23 +204,25 @@ def save_pretrained(
     vocabulary: Vocabulary | None = None,
     preprocessing: PreprocessingConfig | None = None,
 ) -> None:
-    """Writes the folder that `from_pretrained` and Hugging Face's classes read.
+    """Writes a folder that `from_pretrained` and the classes of Hugging Face read.
 
     Args:
-        model: built.
-        folder: must not exist, or be empty.
-        vocabulary: None: the model's.
-        preprocessing: None: the model's, or the usual one of its kind.
+        model: a built model.
+        folder: folder to write. It must not exist or must be empty.
+        vocabulary: vocabulary of the head; None: that of the model.
+        preprocessing: preprocessing of the waveforms; None: that of the model, or if it has none,
+            the usual one for its architecture.
 
     Raises:
-        UserError: no vocabulary or one of another size, or the folder cannot be written.
+        UserError: there is no vocabulary, it has another size than the head, or the folder cannot
+            be written.
     """
     vocabulary = vocabulary or model.vocabulary
     if vocabulary is None or len(vocabulary) != model.config.vocabulary_size:
         raise UserError.expected(
-            f"a vocabulary of {model.config.vocabulary_size} symbols",
+            f"a vocabulary with {model.config.vocabulary_size} symbols",
             "none" if vocabulary is None else len(vocabulary),
-            "Give the one that the model was trained with",
+            "Give the vocabulary that the model was trained with",
         )
     preprocessing = preprocessing or model.preprocessing
     if preprocessing is None:
@@ -232,11 +238,11 @@ def save_pretrained(
         save_vocabulary(vocabulary, beside)
         tensors = {k: np.ascontiguousarray(x) for k, x in pytorch_state_dict(model).items()}
         try:
-            # Older versions of transformers refuse a file that does not name its framework.
+            # Older versions of transformers raise an error for files without this metadata.
             safetensors.numpy.save_file(tensors, beside / WEIGHT_FILES[0], {"format": "pt"})
         except safetensors.SafetensorError as error:
             raise UserError.expected(
-                f"room to write {folder}", error, "Free space or choose another place"
+                f"space to write {folder}", error, "Free space or select another folder"
             ) from error
 
 
@@ -256,7 +262,7 @@ _GAIN_LAYOUT = Layout(lambda x: x.reshape(x.shape[2:]), lambda x: (x[None, None,
 
 
 def _grouped(groups: int) -> Layout:
-    """`[out, in / groups, time]` as kernels of single groups, `[groups, time, in, out]`."""
+    """Returns the layout conversion `[out, in / groups, time]` to `[groups, time, in, out]`."""
 
     def read(x):
         return x.reshape(groups, -1, *x.shape[1:]).transpose(0, 3, 2, 1)
@@ -270,9 +276,9 @@ def _grouped(groups: int) -> Layout:
 
 def _tensors(content: Any) -> dict[str, np.ndarray]:
     found = state_dict(content).tensors
-    # The model without its head is saved without the prefix.
+    # Files of the model without a head have names without the prefix.
     bare = not any(name.startswith(_PREFIX) for name in found)
-    # A name that is taken stays as it is, to be refused as unexpected.
+    # If the new name exists already, keep the old one, which is then reported as unexpected.
     tensors: dict[str, np.ndarray] = {}
     for name, value in found.items():
         usual = rename(name, _ALIASES)
@@ -283,12 +289,15 @@ def _tensors(content: Any) -> dict[str, np.ndarray]:
 
 
 def _check_norm(model: Wav2Vec2, tensors: Mapping[str, np.ndarray]) -> None:
-    """Refuses weights of the other norm by its name, rather than by all that differs."""
+    """Raises UserError if the weights have the other `feature_norm`.
+
+    Without this check, the error would list all names that differ.
+    """
     present = {x for x in tensors if ".conv_layers." in x and x.endswith(".layer_norm.weight")}
     received = "layer" if len(present) > 1 else "group"
     if present and len(model.config.feature_filters) > 1 and received != model.config.feature_norm:
         raise UserError.expected(
             f"weights of a model with feature_norm {model.config.feature_norm}",
             f"feature_norm {received}",
-            "Choose the architecture that the weights were trained with",
+            "Select the architecture that the weights were trained with",
         )

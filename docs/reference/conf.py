@@ -81,10 +81,16 @@ def _skip(app, what, name, obj, skip, options) -> bool | None:
     return True if str(obj.__doc__).startswith("Alias for field number") else None
 
 
+def _without_catch_all(app, what, name, obj, options, signature, returned) -> tuple | None:
+    """Leaves out signatures that say nothing, such as those of protocols."""
+    return ("", returned) if signature == "(*args, **kwargs)" else None
+
+
 def setup(app) -> None:
     """Registers what this file adds to Sphinx."""
     app.connect("source-read", _add_contents)
     app.connect("autodoc-process-docstring", _from_markdown, priority=600)  # after napoleon
+    app.connect("autodoc-process-signature", _without_catch_all)
     app.connect("autodoc-skip-member", _skip)
     for family in FAMILIES:  # their public names are imported on first use, which autodoc misses
         module = importlib.import_module(family)

@@ -1,8 +1,8 @@
 # shellcheck shell=bash disable=SC2154
-# Which Horovod wheel is wanted, what building it takes, and the build. Sourced by setup.sh, whose
-# `venv`, `cache`, `workspace` and `extras` it reads.
+# Selects the Horovod wheel, checks the build tools, and builds it. Sourced by setup.sh; uses its
+# variables `venv`, `cache`, `workspace` and `extras`.
 #
-# The source needs no Python headers. It does need cmake from 3.13 to below 4.
+# The build requires cmake >= 3.13 and < 4. It does not require Python headers.
 
 nvcc_and_nccl() {
   local folder
@@ -20,7 +20,7 @@ choose_horovod() { # sets horovod_version, horovod_reduction, horovod_key and ho
     if nvcc_and_nccl; then
       horovod_reduction=nccl
     else
-      say "Horovod: nvcc and nccl.h are not both on this machine, so it will reduce over Gloo"
+      say "Horovod: nvcc or nccl.h is missing on this machine, using Gloo instead of NCCL"
     fi
   fi
   horovod_key=horovod-$horovod_version-tensorflow-$(pinned tensorflow)-cp311-$horovod_reduction
@@ -37,18 +37,18 @@ compiler_works() { # COMPILER
   "$1" -x c++ - -o /dev/null >/dev/null 2>&1 <<<'int main() { return 0; }'
 }
 
-check_build_tools() { # sets cmake, empty where the machine's own does not do, and cmake_found
+check_build_tools() { # sets cmake (empty if the installed one does not fit) and cmake_found
   local compiler=${CXX:-} candidate
   for candidate in c++ g++ clang++; do
     compiler=${compiler:-$(type -P "$candidate" || true)}
   done
   if [[ -z $compiler ]] || ! compiler_works "$compiler"; then
-    refuse "a working C++ compiler, to build Horovod" "${compiler:-none in PATH}" \
-      "Install one, on Debian and Ubuntu: apt-get install g++ make"
+    refuse "a working C++ compiler to build Horovod" "${compiler:-none in PATH}" \
+      "Install one; on Debian and Ubuntu: apt-get install g++ make"
   fi
   type -P make >/dev/null ||
-    refuse "make, to build Horovod" "none in PATH" \
-      "Install it, on Debian and Ubuntu: apt-get install make"
+    refuse "make to build Horovod" "none in PATH" \
+      "Install it; on Debian and Ubuntu: apt-get install make"
   cmake=$(type -P cmake || true)
   cmake_found="no cmake"
   [[ -z $cmake ]] || cmake_found=$("$cmake" --version 2>/dev/null | sed -n '1s/ version//p')
@@ -58,14 +58,14 @@ check_build_tools() { # sets cmake, empty where the machine's own does not do, a
   esac
 }
 
-fetch_cmake() { # a binary for this one build, from where pip takes its packages
+fetch_cmake() { # downloads a binary from the package index of pip, for this build only
   local version
   version=$(pinned cmake)
   "$venv/bin/python" -m pip install --quiet --no-deps --target "$workspace/cmake" \
     "cmake==$version" >"$workspace/cmake.log" 2>&1 ||
-    refuse "cmake from 3.13 to below 4, to build Horovod" \
+    refuse "cmake >= 3.13 and < 4 to build Horovod" \
       "${cmake_found:-a broken cmake}, and pip could not fetch cmake $version" \
-      "Install such a cmake, or see to it that pip reaches its index"
+      "Install such a cmake, or check that pip can reach its package index"
   cmake=$workspace/cmake/cmake/data/bin/cmake
   say "Horovod: this machine has ${cmake_found:-a broken cmake}; building with cmake $version from pip's index"
 }
@@ -76,15 +76,15 @@ build_horovod() {
     HOROVOD_WITHOUT_MPI=1 HOROVOD_WITH_GLOO=1
   )
   [[ $horovod_reduction == gloo ]] || options+=(HOROVOD_GPU_OPERATIONS=NCCL)
-  # A compiler takes up to 1.5 GB on the files that include TensorFlow's headers.
+  # Compiling a file that includes the headers of TensorFlow takes up to 1.5 GB of memory.
   jobs=$(nproc)
   memory_jobs=$(awk '/^MemAvailable/ { print int($2 / 1.5e6) }' /proc/meminfo)
   ((memory_jobs >= jobs)) || jobs=$((memory_jobs > 1 ? memory_jobs : 1))
-  # Horovod's CMake files quote nothing: Python and TensorFlow must lie under a path without spaces.
+  # The CMake files of Horovod do not quote paths, so the path of Python must not contain spaces.
   plain_folder=$(mktemp -d)
   ln -s -- "$venv" "$plain_folder/venv"
-  # Without pip's own cache, which knows nothing of the options and of TensorFlow's version.
-  long "building Horovod $horovod_version, once, some minutes" "$cache/$horovod_key.log" \
+  # Without the cache of pip, which ignores the build options and the version of TensorFlow.
+  long "building Horovod $horovod_version (only once; takes some minutes)" "$cache/$horovod_key.log" \
     env "${options[@]}" HOROVOD_CMAKE="$cmake" MAKEFLAGS="-j$jobs" \
     "$plain_folder/venv/bin/python" -m pip wheel --verbose --no-deps --no-build-isolation --no-cache-dir \
     --no-binary horovod --wheel-dir "$workspace/wheel" "horovod==$horovod_version"
@@ -92,10 +92,10 @@ build_horovod() {
 }
 
 install_horovod() {
-  # Another clone's setup.sh may be building the same wheel.
+  # setup.sh of another clone may be building the same wheel.
   exec 8>"$cache/wheels/.lock"
   if ! flock --nonblock 8; then
-    say "Horovod: another setup.sh is building it; waiting"
+    say "Horovod: waiting for another setup.sh that builds it"
     flock 8
   fi
   if ! find_horovod_wheel; then

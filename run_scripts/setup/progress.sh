@@ -1,9 +1,9 @@
 # shellcheck shell=bash
-# What setup.sh tells: lines, refusals, and a sign of life from long commands. Sourced by setup.sh.
+# Messages, errors and progress of setup.sh, which sources this file.
 
 say() { printf '%s\n' "$*"; }
 
-# One line, in the words every program of the project uses for what a user can correct.
+# Prints an error in the format that all programs of the project use, and exits.
 refuse() { # EXPECTED RECEIVED DO
   printf 'Expected %s. Received: %s. %s.\n' "$1" "$2" "$3" >&2
   exit 2
@@ -13,7 +13,7 @@ on_terminal() { [[ -t 1 && ${CI:-} != true ]]; }
 
 minutes() { printf '%d min %02d s' $(($1 / 60)) $(($1 % 60)); }
 
-percent_done() { # LOG; of what make or pip wrote. Empty where the log does not tell.
+percent_done() { # LOG; reads the log of make or pip. Prints nothing if the progress is not known.
   local percent
   percent=$(grep -aoE '^ *\[ *[0-9]+%\]' "$1" | tail -n 1 | tr -dc '0-9') || true
   if [[ -z $percent ]] && grep -qs '^Collecting' "$1"; then
@@ -53,7 +53,7 @@ stop_heartbeat() {
   ! on_terminal || printf '\r\033[K'
 }
 
-# Output goes to the log; the command stays in the foreground, so that Ctrl-C reaches it.
+# Runs a command in the foreground, so that Ctrl-C stops it, and writes its output to a log.
 long() { # LABEL LOG COMMAND...
   local label=$1 log=$2 status=0 started=$SECONDS
   shift 2
@@ -64,7 +64,7 @@ long() { # LABEL LOG COMMAND...
   stop_heartbeat
   if ((status != 0)); then
     tail -n 20 "$log" >&2
-    printf '%s: failed after %s, exit code %d; the whole log is %s\n' \
+    printf '%s: failed after %s, exit code %d; complete log: %s\n' \
       "$label" "$(minutes $((SECONDS - started)))" "$status" "$log" >&2
     exit 1
   fi

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
-# Where Python 3.11 is. Sourced by setup.sh; sets `python`.
+# Finds Python 3.11. Sourced by setup.sh; sets `python`.
 
-# A candidate is run before it is believed: a pyenv shim answers to names it has no version for.
+# Run each candidate to check it: pyenv has shims for versions that are not installed.
 readonly python_probe='
 import os, sys
 if sys.version_info[:2] != (3, 11) or sys.maxsize < 2**32:
@@ -39,12 +39,12 @@ find_python() {
   for uv in "$(type -P uv)" ~/.local/bin/uv ~/.cargo/bin/uv; do
     [[ -x $uv ]] || continue
     if try_uv "$uv"; then return; fi
-    say "no Python 3.11 found: asking uv for one"
+    say "no Python 3.11 found: installing it with uv"
     if "$uv" python install --quiet 3.11 2>/dev/null && try_uv "$uv"; then return; fi
   done
   [[ -z $python_without_venv ]] ||
     refuse "Python 3.11 with the modules venv and ensurepip" "$python_without_venv without them" \
-      "Install them, on Debian and Ubuntu: apt-get install python3.11-venv"
-  refuse "Python 3.11" "no python3.11 that runs, in PATH, in pyenv or from uv" \
+      "Install them; on Debian and Ubuntu: apt-get install python3.11-venv"
+  refuse "Python 3.11" "no working python3.11 in PATH, in pyenv or from uv" \
     "Install it: apt-get install python3.11-venv, pyenv install 3.11, or uv python install 3.11"
 }

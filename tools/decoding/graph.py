@@ -40,7 +40,7 @@ def greedy_decode(
         encoded_lengths: `[B]` valid frames.
         predict: prediction network, `(tokens [B, 1], states) -> (predicted [B, 1, P], states)`.
         join: joint network, `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V]`.
-        initial_states: `[B, S, P]` states of the prediction network before the first symbol.
+        initial_states: `[B, 2, P]` states of the prediction network before the first symbol.
         max_symbols_per_frame: number of symbols after which the search moves to the next frame
             without a blank.
         blank: index of the blank symbol.

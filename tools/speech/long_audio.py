@@ -15,7 +15,7 @@ from tools.errors import UserError
 from tools.speech.pauses import PauseShortener
 from tools.speech.reading import pad_waveforms
 
-_PAUSE_SECONDS = 0.5  # that a longer pause is shortened to
+_PAUSE_SECONDS = 0.5  # longer pauses are shortened to this length
 
 # Model: waveforms `[B, S]` float32 and lengths `[B]` int32 to the valid frames of each, `[T, D]`.
 Frames = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
@@ -48,7 +48,8 @@ class Window:
         chunk_samples: length of a chunk, a multiple of `hop_samples`.
         overlap_samples: overlap of neighboring chunks, an even multiple of `hop_samples`.
         hop_samples: distance between frames.
-        pause_frames: frames kept at each end of a long pause; None: pauses are not shortened.
+        pause_frames: number of frames that are kept at each end of a long pause; None does not
+            shorten pauses.
     """
 
     chunk_samples: int

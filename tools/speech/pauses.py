@@ -1,25 +1,25 @@
-"""Shortens long pauses before a model hears them, and gives back frames of the full length.
+"""Shortens long pauses before the model runs, and restores the full number of frames afterwards.
 
-A model that normalizes each sound by its own mean and variance turns the words up when a part of
-the sound is silent, and noise alone up to the level of words. Without long pauses a chunk of a
-recording is normalized as the utterances that the model was trained on.
+Some models normalize each sound by its own mean and variance. If a large part of the sound is
+silent, this amplifies the words too much, and a sound with noise only is amplified to the level of
+words. Without long pauses, a chunk of a recording is normalized like the training utterances.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-_SILENCE_DB = 35.0  # below the loudest frame; a frame below it holds no word
-_FORGOTTEN_DB = 10.0  # of the loudest frame so far, with each chunk
+_SILENCE_DB = 35.0  # frames at least this far below the loudest frame count as silent
+_FORGOTTEN_DB = 10.0  # decrease of the loudest earlier level with each chunk
 
 
 class Shortened(NamedTuple):
     """A sound without its long pauses.
 
     Attributes:
-        sound: `[S]`.
-        kept: `[N]` numbers of the frames of the original that `sound` consists of.
-        num_removed: frames of the original that it lacks.
+        sound: `[S]` samples that are left.
+        kept: `[N]` numbers of the original frames that are left.
+        num_removed: number of the original frames that were removed.
     """
 
     sound: np.ndarray
@@ -27,13 +27,13 @@ class Shortened(NamedTuple):
     num_removed: int
 
     def restored(self, frames: np.ndarray) -> np.ndarray:
-        """Repeats the frames of pauses.
+        """Fills the removed frames by repeating the frame before them.
 
         Args:
-            frames: `[T, D]` that the model made of `sound`.
+            frames: `[T, D]` output of the model for `sound`.
 
         Returns:
-            `[T + num_removed, D]`.
+            `[T + num_removed, D]` frames for the original sound.
         """
         if not self.num_removed:
             return frames
@@ -45,12 +45,12 @@ class Shortened(NamedTuple):
 class PauseShortener:
     """Shortens the pauses of a recording that comes in chunks.
 
-    A pause is a run of frames that are all 35 dB below the loudest frame of the chunk, or below the
-    loudest one of earlier chunks, of which 10 dB are forgotten with each chunk.
+    A pause is a sequence of frames that are all at least 35 dB below a reference level: the level
+    of the loudest frame so far, which decreases by 10 dB with each chunk.
 
     Args:
-        frame_samples: of a frame, from its start to the start of the next.
-        kept_frames: that stay of a pause at each of its ends.
+        frame_samples: length of a frame, without overlap.
+        kept_frames: number of frames that are kept at each end of a pause.
     """
 
     def __init__(self, frame_samples: int, kept_frames: int):
@@ -61,25 +61,25 @@ class PauseShortener:
         """Removes the middle of each long pause.
 
         Args:
-            sound: `[S]`, a chunk that follows the one before.
+            sound: `[S]`, next chunk of the recording.
         """
         size = self._frame_samples
         num_frames = len(sound) // size
         frames = sound[: num_frames * size].reshape(num_frames, size)
-        offset = np.median(frames.mean(axis=1)) if num_frames else 0.0  # an offset is no sound
+        offset = np.median(frames.mean(axis=1)) if num_frames else 0.0  # DC offset
         power = np.square(frames - offset).mean(axis=1)
         self._loudest = max(power.max(initial=0.0), self._loudest * 10 ** (-_FORGOTTEN_DB / 10))
         silent = power <= self._loudest * 10 ** (-_SILENCE_DB / 10)
         keep = ~_inner(silent, self._kept_frames)
-        # What is left behind the last whole frame belongs to it.
+        # Keep the samples after the last complete frame.
         samples = np.append(np.repeat(keep, size), np.ones(len(sound) - num_frames * size, bool))
         return Shortened(sound[samples], np.flatnonzero(keep), int((~keep).sum()))
 
 
 def _inner(silent: np.ndarray, margin: int) -> np.ndarray:
-    """Tells which frames have at least `margin` silent frames on both sides.
+    """Returns, as `[T]` bool, which frames have at least `margin` silent frames on both sides.
 
-    At the edges of a chunk the pause goes on beyond it only as far as it is heard here.
+    Silence outside the chunk does not count.
     """
     inner = np.zeros(len(silent), bool)
     edges = np.flatnonzero(np.diff(np.concatenate([[False], silent, [False]]).astype(int)))

@@ -8,7 +8,7 @@ import conformer
 
 @pytest.fixture(scope="session")
 def tiny_sizes():
-    """Two blocks of width 8, by dotted key."""
+    """Returns configuration values for two blocks of width 8, by dotted key."""
     return {
         "model.num_layers": 2,
         "model.hidden_dim": 8,
@@ -22,12 +22,12 @@ def tiny_sizes():
 
 @pytest.fixture(scope="session")
 def tiny_config(tiny_sizes):
-    """The defaults with tiny sizes."""
+    """Returns the default configuration with tiny sizes."""
     return conformer.load_config(None, tiny_sizes)
 
 
 @pytest.fixture
 def tiny_model(tiny_config):
-    """A tiny model over seven symbols, the same in every test."""
+    """Returns a tiny model with seven symbols and the same weights in every test."""
     keras.utils.set_random_seed(1)
     return conformer.build_model(tiny_config, vocabulary_size=7)

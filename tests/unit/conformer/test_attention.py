@@ -1,4 +1,4 @@
-"""Relative positions and masks of attention; `test_reference` holds the sum over all pairs."""
+"""Tests relative positions and masks of attention; `test_reference` has the sum over pairs."""
 
 import keras
 import numpy as np
@@ -36,7 +36,7 @@ def test_positions_are_sinusoids_of_their_offsets():
 
 
 def test_reversed_time_differs():
-    """A model that confused past and future would not notice."""
+    """Without this test, exchanging past and future would go unnoticed."""
     layer = build()
     x = np.linspace(-1, 1, 6 * WIDTH, dtype="float32").reshape(1, 6, WIDTH)
     mask = np.ones((1, 6), bool)

@@ -15,7 +15,7 @@ def test_defaults_are_the_smallest_model_of_the_paper():
 
 
 def test_defaults_of_features_and_masks():
-    """Those of the original's config.yml; SpecAugment also in the paper, section 3.2."""
+    """The values are those of the original's config.yml; SpecAugment: also paper, section 3.2."""
     config = conformer.load_config()
     features = dataclasses.asdict(config.features)
     assert features == {
@@ -50,7 +50,7 @@ def test_defaults_of_features_and_masks():
 
 
 def test_defaults_of_training():
-    """The paper's Adam; batches and limits that README and the configs go by."""
+    """Adam as in the paper; batch sizes and limits as README and the configs assume."""
     config = conformer.load_config()
     optimizer, training = config.training.optimizer, config.training
     assert (optimizer.beta_1, optimizer.beta_2, optimizer.epsilon) == (0.9, 0.98, 1e-9)

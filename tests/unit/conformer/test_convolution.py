@@ -65,7 +65,7 @@ def test_statistics_are_those_of_float32_under_mixed_precision(rng):
 
 
 def test_moments_summed_over_ranks_equal_one_large_batch(rng):
-    """Two ranks imitated by handing each the other's sums."""
+    """Simulates two ranks: each call gets the sums of the other rank."""
     x, mask = ragged(rng)
     whole = batch_norm()
     expected = np.asarray(whole(x, mask, training=True))

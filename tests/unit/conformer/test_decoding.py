@@ -1,4 +1,4 @@
-"""Greedy decoding against a plain loop over frames, on networks that are made-up tables."""
+"""Compares greedy decoding with a plain loop over frames, for networks that are random tables."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ VOCABULARY_SIZE, WIDTH = 6, 4
 
 
 class Tables:
-    """A transducer of random tables; its state is a hash of all tokens read so far."""
+    """A transducer of random tables. Its state is a hash of all tokens so far."""
 
     def __init__(self, rng, blank_bias=0.0):
         self.by_frame = rng.normal(size=(WIDTH, VOCABULARY_SIZE)).astype("float32")
@@ -20,7 +20,7 @@ class Tables:
         self.blank_bias = np.eye(VOCABULARY_SIZE, dtype="float32")[BLANK] * np.float32(blank_bias)
 
     def predict(self, tokens, states):
-        """States `[B, 2, 1]`: the hash, and how many tokens were read."""
+        """Returns outputs and states `[B, 2, 1]`: the hash, and the number of tokens so far."""
         hashed = (3 * states[:, 0] + 1 + tf.cast(tokens, tf.float32)) % 11
         states = tf.stack([hashed, states[:, 1] + 1], axis=1)
         return tf.gather(self.by_state, tf.cast(hashed, tf.int32)), states
@@ -34,7 +34,7 @@ class Tables:
         return np.zeros((2, 1), "float32")
 
     def reference(self, encoded, cap):
-        """The definition: one utterance, frame by frame, symbol by symbol."""
+        """Decodes one utterance by the definition: frame by frame, symbol by symbol."""
         state = 1  # the hash after the blank that starts every utterance
         tokens, log_probability = [], 0.0
         for frame in encoded:

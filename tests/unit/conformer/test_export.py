@@ -1,4 +1,4 @@
-"""An exported model against the Keras model it was made of, here and where only TensorFlow is."""
+"""Compares exported models with their Keras models, also in a process with TensorFlow only."""
 
 import json
 import math
@@ -22,7 +22,7 @@ from tools.inference.runner import load
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 
 RATE_HZ = 8000
-MAX_SYMBOLS_PER_FRAME = 1  # fewer than the model has to say
+MAX_SYMBOLS_PER_FRAME = 1  # fewer than the model would emit
 LENGTHS = [9000, 6001, 400, 0]
 
 
@@ -33,13 +33,12 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def config(tiny_sizes):
-    """Values that are no defaults, and a head that recognition does not need."""
+    """Returns a configuration with values other than the defaults, and with a CTC head."""
     return conformer.load_config(
         None,
         {
             **tiny_sizes,
             "model.ctc_weight": 0.2,
-            "model.prediction_context": 3,
             "features.sample_rate_hz": RATE_HZ,
             "features.frame_step_ms": 12.5,
             "features.frame_length_ms": 30.0,
@@ -53,7 +52,7 @@ def config(tiny_sizes):
 
 @pytest.fixture(scope="module")
 def model(config, tokenizer):
-    """A model of random weights that says different things, and not at every chance."""
+    """Returns a model with random weights whose texts differ, and that also emits blanks."""
     keras.utils.set_random_seed(2)
     model = conformer.build_model(config, tokenizer.vocabulary_size)
     for variable in (*model.joint.weights, *model.prediction.weights):
@@ -65,7 +64,7 @@ def model(config, tokenizer):
 
 @pytest.fixture(scope="module")
 def run_dir(model, config, tokenizer, tmp_path_factory):
-    """The run that left this model as the average of its weights."""
+    """Returns a run whose checkpoint has this model as the average of its weights."""
     directory = tmp_path_factory.mktemp("run")
     trainable = {v.path: v for v in model.trainable_variables}
     groups = {
@@ -92,7 +91,7 @@ def runner(exported):
 
 @pytest.fixture(scope="module")
 def sounds():
-    """16-bit values, so that they come back from a WAV as they are; garbage in the padding."""
+    """Returns waveforms of 16-bit values, which WAV stores exactly, with garbage in padding."""
     rng = np.random.default_rng(1)
     waveforms = rng.integers(-20000, 20000, (len(LENGTHS), max(LENGTHS))) / 32768
     for row, length in enumerate(LENGTHS):
@@ -126,7 +125,7 @@ def test_the_pieces_equal_those_of_the_model(runner, model, inputs):
     np.testing.assert_array_equal(found["encoded_lengths"], lengths)
     silent = {**inputs, "waveforms": np.zeros_like(inputs["waveforms"])}
     assert not runner.run(silent, "listen")["encoded_lengths"].any()
-    states = tf.random.stateless_normal([4, 4, model.prediction.hidden_dim], [1, 2])
+    states = tf.random.stateless_normal([4, 2, model.prediction.hidden_dim], [1, 2])
     tokens = np.array([[0], [3], [1], [6]], np.int32)
     predicted, following = model.predict(tokens, states)
     found = runner.run({"tokens": tokens, "states": states.numpy()}, "predict")
@@ -204,7 +203,7 @@ def test_signatures_are_those_of_the_design(runner, model):
             ("lengths", "int32", (None,)),
         ),
         "predict": (
-            ("states", "float32", (None, 4, states)),
+            ("states", "float32", (None, 2, states)),
             ("tokens", "int32", (None, 1)),
         ),
         "join": (
@@ -220,7 +219,7 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert pipeline["family"] == "conformer"
     assert pipeline["sample_rate_hz"] == RATE_HZ
     assert pipeline["blank"] == 0
-    assert pipeline["state_shape"] == [4, model.prediction.hidden_dim]
+    assert pipeline["state_shape"] == [2, model.prediction.hidden_dim]
     assert pipeline["vocabulary"]["surfaces"] == list(tokenizer.surfaces)
     head = model.ctc_head.count_params()
     assert pipeline["num_parameters"] == model.count_params() - head
@@ -234,7 +233,7 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert pipeline["vocabulary"]["kind"] == "characters"
     conversion = pipeline["convert"]
     assert conversion.keys() == {"listen", "predict", "join"}
-    # From one window to the longest sound, in samples; one frame and one token at a time.
+    # Samples: from one window to the longest sound. The decoder passes one frame and one token.
     assert conversion["listen"]["dim_range"] == {"waveforms": [[240, 33 * RATE_HZ]]}
     assert conversion["predict"]["dim_range"] == {}
     assert conversion["join"]["dim_range"] == {"encoded": [[1, 1]], "predicted": [[1, 1]]}
@@ -242,7 +241,7 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
         shapes = {name: shape for name, _, shape in runner.signatures[name]}
         assert conversion["dim_range"].keys() <= shapes.keys()
         for tensor, shape in shapes.items():
-            # The batch comes first; the rest of what is free has a range.
+            # The first dimension is the batch; each other dynamic dimension has a range.
             ranges = conversion["dim_range"].get(tensor, [])
             assert len(ranges) == shape.count(None) - 1, (name, tensor)
             assert all(1 <= low <= high for low, high in ranges)
@@ -292,7 +291,7 @@ def test_it_runs_where_only_tensorflow_is(exported, inputs, expected, tokenizer,
 
 @pytest.fixture(scope="module")
 def doubling():
-    """Function and variable of a SavedModel that is written at once."""
+    """Returns function and variable of a SavedModel that is written quickly."""
     factor = keras.Variable(2.0)
     double = tf.function(
         lambda x: {"y": factor.value * x}, input_signature=[tf.TensorSpec([None], name="x")]

@@ -1,4 +1,4 @@
-"""Features against librosa, SpecAugment against its rules, and both against padding."""
+"""Compares features with librosa, SpecAugment with its rules, and tests both with padding."""
 
 import librosa
 import numpy as np
@@ -12,7 +12,7 @@ RATE_HZ = 16000
 def reference(
     waveform: np.ndarray, sample_rate_hz: int = RATE_HZ, top_db: float = 80.0
 ) -> np.ndarray:
-    """The same front end written with librosa, one utterance at a time."""
+    """Computes the features of one utterance with librosa."""
     waveform = waveform / (np.abs(waveform).max() + 1e-9)
     waveform = np.append(waveform[:1], waveform[1:] - 0.97 * waveform[:-1])
     mel = librosa.feature.melspectrogram(
@@ -99,7 +99,7 @@ def test_features_stay_float32_under_mixed_precision(rng):
 
 @pytest.mark.parametrize("top_db", [80.0, 40.0])
 def test_a_fading_sound_is_cut_off_at_top_db_as_librosa_does(rng, top_db):
-    """Noise alone never reaches the floor."""
+    """Noise alone would not reach the power floor."""
     fading = (rng.normal(size=8000) * np.geomspace(1.0, 1e-6, 8000)).astype("float32")
     quiet_first = fading[::-1].copy()
     features, frames = LogMelSpectrogram(top_db=top_db)(
@@ -116,7 +116,7 @@ def test_a_fading_sound_is_cut_off_at_top_db_as_librosa_does(rng, top_db):
 
 @pytest.fixture(scope="module")
 def voice():
-    """A second of speech-like sound: a voice of 120 Hz that swells and fades, with quiet noise."""
+    """Returns one second of a 120 Hz tone that swells and fades, like a voice, with quiet noise."""
     time_s = np.arange(RATE_HZ) / RATE_HZ
     voice = sum(np.sin(2 * np.pi * 120 * n * time_s) / n for n in range(1, 40))
     noise = np.random.default_rng(7).normal(size=RATE_HZ)
@@ -135,7 +135,7 @@ def features_of(waveform, **options):
 @pytest.mark.parametrize("seconds", [0.5, 4.0, 20.0])
 @pytest.mark.parametrize("options", [{}, ROBUST], ids=["utterance", "loud_frames"])
 def test_silence_around_speech_leaves_the_features_of_loud_frames(voice, seconds, options):
-    """A tenth of a standard deviation; over all frames the same silence moves them by several."""
+    """Features differ by at most 0.1 standard deviations; with all frames, by several."""
     silence = np.zeros(int(seconds * RATE_HZ), "float32")
     start = len(silence) // 160
     found = features_of(np.concatenate([silence, voice, silence]), **options)[start : start + 100]
@@ -147,7 +147,7 @@ def test_silence_around_speech_leaves_the_features_of_loud_frames(voice, seconds
 def test_a_constant_offset_changes_nothing_where_it_is_removed(voice, offset):
     changed = features_of(0.3 * voice + np.float32(offset), **ROBUST)
     plain = features_of(0.3 * voice, **ROBUST)
-    # The peak, and with it the level that counts as silence, is another one.
+    # The peak differs, and with it the level below which frames count as silence.
     loud = plain.max(axis=1) > plain.max() - 2.0
     np.testing.assert_allclose(changed[loud], plain[loud], atol=0.02)
     without = features_of(0.3 * voice + np.float32(offset))
@@ -164,7 +164,7 @@ RUNNING = {"normalization": "running_loud_frames", "remove_dc_offset": True}
 
 
 def running_reference(decibels, weight, offset_db, deviation_db, range_db, *, top_db):
-    """The definition: at each frame, statistics of the frames up to it that are loud by now."""
+    """Computes by definition: at each frame, the statistics of the loud frames up to it."""
     found = []
     levels = np.floor(decibels.max(axis=1))
     for frame in range(len(decibels)):
@@ -201,13 +201,13 @@ def test_running_features_do_not_know_what_comes(voice):
     found = features_of(np.concatenate([first, other]), **RUNNING)
     for second in (np.zeros(8000, "float32"), 1e-3 * other):
         again = features_of(np.concatenate([first, second]), **RUNNING)
-        # To the bit: a division by the peak of the whole would change the last ones.
+        # Exactly equal: a division by the peak of the whole waveform would change the last bits.
         np.testing.assert_array_equal(again[:48], found[:48])
     assert np.abs(features_of(first, **ROBUST)[:40] - found[:40]).max() > 0.2
 
 
 def test_running_features_come_to_those_of_the_utterance(voice):
-    """As the start value loses its weight."""
+    """Both converge, because the weight of the start values decreases."""
     waveform = np.tile(voice, 3)
     found = features_of(waveform, **RUNNING, start_frames=0.01)
     expected = features_of(waveform, **ROBUST)
@@ -216,7 +216,7 @@ def test_running_features_come_to_those_of_the_utterance(voice):
 
 @pytest.mark.parametrize("gain_db", [-30.0, 20.0])
 def test_running_features_keep_under_gain_and_behind_silence(voice, gain_db):
-    """Whole decibels decide what is loud: a gain may move single frames over the limit."""
+    """Loudness is counted in whole decibels, so a gain can move single frames over the limit."""
     expected = features_of(voice, **RUNNING)
     changed = features_of(voice * np.float32(10 ** (gain_db / 20)), **RUNNING)
     assert np.abs(changed - expected)[expected > -2].max() < 0.1
@@ -230,12 +230,12 @@ def test_another_normalization_is_refused():
 
 
 def grid(count):
-    """`count` numbers spread evenly over [0, 1), none at a limit of what is rounded down."""
+    """Returns `count` numbers evenly spread over [0, 1), none where rounding down jumps."""
     return (np.arange(count) + 0.5) / count
 
 
 def masked_spans(layer, axis, uniforms, length, frames=40, bins=8):
-    """First and last position of the one mask of each row of uniforms, or None without one."""
+    """Returns first and last position of the mask for each row of uniforms; None if it is empty."""
     features = np.ones((len(uniforms), frames, bins), "float32")
     lengths = np.full(len(uniforms), length)
     masked = np.asarray(layer(features, lengths, uniforms.astype("float32"))) == 0
@@ -254,7 +254,7 @@ def masked_spans(layer, axis, uniforms, length, frames=40, bins=8):
 @pytest.mark.parametrize(
     ("axis", "options", "length", "widest", "extent"),
     [
-        # The mask's widest is what is smaller: the limit in frames, or the share of the length.
+        # The largest width is the smaller of the limit in frames and the fraction of the length.
         (1, {"max_time_mask_frames": 5, "max_time_mask_share": 0.5}, 20, 5, 20),
         (1, {"max_time_mask_frames": 9, "max_time_mask_share": 0.25}, 12, 3, 12),
         (1, {"max_time_mask_frames": 9, "max_time_mask_share": 0.25}, 15, 3, 15),
@@ -264,7 +264,7 @@ def masked_spans(layer, axis, uniforms, length, frames=40, bins=8):
     ],
 )
 def test_every_width_and_place_of_a_mask_is_equally_likely(axis, options, length, widest, extent):
-    """Widths 0 to the widest, then every place where such a mask lies inside."""
+    """All widths from 0 to the largest and all positions of such a mask occur."""
     layer = SpecAugment(
         num_time_masks=int(axis == 1), num_frequency_masks=int(axis == 2), **options
     )
@@ -278,13 +278,13 @@ def test_every_width_and_place_of_a_mask_is_equally_likely(axis, options, length
             assert set(spans) == {None}
         else:
             assert spans == [(first, first + width - 1) for first in range(len(places))]
-    # The largest uniform number there is gives the widest mask, in the last place.
+    # The largest float32 below 1 gives the largest width and the last position.
     largest = np.full((1, 2), np.nextafter(np.float32(1), np.float32(0)))
     assert masked_spans(layer, axis, largest, length) == [(extent - widest, extent - 1)]
 
 
 def test_each_mask_has_uniforms_of_its_own():
-    """Widths of all time masks, their places, then the same of the frequency masks."""
+    """Order: widths of the time masks, their positions, then those of the frequency masks."""
     layer = SpecAugment(
         num_time_masks=2,
         max_time_mask_frames=3,

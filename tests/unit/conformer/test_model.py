@@ -1,4 +1,4 @@
-"""The whole model: sizes, padding, gradients, precision, and independence of the backend."""
+"""Tests the whole model: sizes, padding, gradients, precision, and other Keras backends."""
 
 import dataclasses
 import inspect
@@ -18,7 +18,7 @@ from tests.support.errors import refused
 from tools.decoding.graph import greedy_decode
 from tools.layers.batch_norm import BatchNormalization
 
-# Encoder and whole model at V = 1031, all variables counted (facts 5a).
+# Parameters of the encoder and of the whole model at V = 1031, including all variables.
 SIZES = {
     "s": (8_710_848, 10_341_639),
     "m": (27_327_488, 32_502_919),
@@ -29,7 +29,7 @@ SIZES = {
 @pytest.mark.parametrize("variant", SIZES)
 def test_parameter_counts(variant, project):
     config = conformer.load_config(project / f"configs/conformer/conformer_{variant}.yml")
-    with keras.StatelessScope(initialize_variables=False):  # nothing is drawn
+    with keras.StatelessScope(initialize_variables=False):  # without drawing initial values
         model = conformer.build_model(config, vocabulary_size=1031)
     encoder, whole = SIZES[variant]
     assert model.encoder.count_params() == encoder
@@ -106,7 +106,7 @@ def test_pieces_compose_to_the_whole(tiny_model, inputs):
     np.testing.assert_array_equal(frames, encoded_lengths)
     predicted, _ = tiny_model.predict(np.pad(labels, [[0, 0], [1, 0]]))
     np.testing.assert_allclose(tiny_model.join(encoded, predicted), logits, atol=1e-5)
-    # Label by label, the way a decoder reads, gives the same states.
+    # One label per call, as in a decoder, gives the same states.
     states = tiny_model.prediction.initial_state(3)
     for position, token in enumerate(np.pad(labels, [[0, 0], [1, 0]]).T):
         step, states = tiny_model.predict(tf.constant(token[:, None]), states)
@@ -129,7 +129,7 @@ def test_lengths_follow_the_formula(tiny_model):
 def test_mixed_precision_stays_near_float32_with_its_heads_in_float32(
     tiny_config, inputs, precision, tolerance
 ):
-    """The tolerance is a share of the largest logit: about ten times the format's own rounding."""
+    """The tolerance is a fraction of the largest logit, about ten times the rounding error."""
     waveforms, lengths, labels = inputs
     models = [
         conformer.build_model(tiny_config, 7, precision=name) for name in ("float32", precision)
@@ -150,7 +150,7 @@ def test_mixed_precision_stays_near_float32_with_its_heads_in_float32(
 
 
 def test_gradients_of_the_biases_below_the_encoder_do_not_overflow():
-    """They are sums over all frames and bins, in silence of equal terms: far beyond 65504."""
+    """They are sums over all frames and bins, with equal terms in silence: far above 65504."""
     gradients = {}
     features, scale = np.zeros((1, 400, 80), np.float32), 2000.0
     for precision in ("float32", "mixed_float16"):
@@ -215,7 +215,6 @@ SECTIONS = {
         "subsampling_filters": 7,
         "dropout_rate": 0.3,
         "prediction_dim": 9,
-        "prediction_context": 3,
         "joint_dim": 11,
         "ctc_weight": 0.2,
     },
@@ -229,7 +228,7 @@ def configured(**model):
 
 
 def test_every_key_of_the_configuration_reaches_its_layer():
-    """No two of the sizes are equal, so that none can stand in for another."""
+    """All sizes differ, so that a test fails if one is used in place of another."""
     config = configured()
     for name, keys in SECTIONS.items():
         assert dataclasses.asdict(getattr(config, name)) == keys, "all keys are set"
@@ -241,7 +240,6 @@ def test_every_key_of_the_configuration_reaches_its_layer():
     expected = {k: v for k, v in SECTIONS["model"].items() if k in model.encoder.get_config()}
     assert len(expected) == 6
     assert model.encoder.get_config().items() >= {**expected, "feedforward_dim": 36}.items()
-    assert model.prediction.context == 3
     shapes = {v.path.split("/", 1)[1]: tuple(v.shape) for v in model.weights}
     for path, shape in {
         "encoder/subsampling/convolution_0/kernel": (3, 3, 1, 7),

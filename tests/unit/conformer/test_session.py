@@ -1,4 +1,4 @@
-"""Which sounds an exported Conformer takes."""
+"""Tests which sounds an exported Conformer accepts."""
 
 import json
 
@@ -19,7 +19,7 @@ def test_the_limits_are_those_the_model_was_trained_with(max_seconds, longest):
 
 @pytest.fixture
 def model(tmp_path):
-    """What an export says of itself: it takes 33 s of 8 kHz."""
+    """Returns the description of a model for at most 33 s at 8 kHz."""
     convert = {"listen": {"dim_range": {"waveforms": [[200, 33 * 8000]]}}}
     described = {**PIPELINE, "family": "conformer", "convert": convert}
     (tmp_path / "assets").mkdir()

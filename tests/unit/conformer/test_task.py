@@ -1,4 +1,4 @@
-"""The training task: vocabulary, what a row weighs, what ranks tell each other, and evaluation."""
+"""Tests the training task: vocabulary, weights of rows, communication of ranks, evaluation."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ WORDS = ["ONE", "TWO THREE", "SIX SEVEN", "NINE TWO", "SIX"]
 
 @pytest.fixture
 def corpus(tmp_path, rng):
-    """Five utterances of noise, the same for training and evaluation."""
+    """Writes five utterances of noise, the same for training and evaluation."""
     sounds = [0.1 * rng.normal(size=3200 + 800 * number) for number in range(len(WORDS))]
     write_librispeech(tmp_path / "corpus" / "train", zip(WORDS, sounds, strict=True))
     return tmp_path / "corpus"
@@ -34,7 +34,7 @@ def corpus(tmp_path, rng):
 
 @pytest.fixture
 def make_task(corpus, tiny_sizes):
-    """Makes a task of one block without dropout; values by dotted key change it."""
+    """Returns a function that makes a task of one block without dropout, with given changes."""
 
     def make(overrides=None, processes=None, needs_evaluation=False, **checkpoints):
         values = {
@@ -79,7 +79,7 @@ def test_a_row_without_sound_weighs_nothing(make_task, corpus, ctc_weight):
     examples = sums.examples.numpy()
     assert np.all(examples[heard] > 0)
     np.testing.assert_array_equal(np.delete(examples, heard), [0, 0, 0])
-    # The good ones alone: the same losses, and in training the same moments of batch norm.
+    # Without the bad rows: the same losses, and in training the same moments of batch norm.
     alone = task.loss(only(batch, heard), training=True)
     together = task.loss(batch, training=True)
     np.testing.assert_allclose(together.loss_sum, alone.loss_sum, rtol=1e-5)
@@ -90,7 +90,7 @@ def test_a_batch_of_masked_rows_has_no_loss_and_a_finite_gradient(make_task):
     task = make_task({"model.ctc_weight": 0.4})
     *_, batch = task.train_data(Shard(5, 6, 1), Position(), 1).dataset
     assert batch["index"].numpy().tolist() == [-1]
-    # Eagerly, Keras warns of a softmax over a single frame: take a few.
+    # Several frames, because eager Keras warns about a softmax over a single frame.
     batch = {**batch, "waveforms": tf.zeros([1, 1600])}
     variables = [v.value for v in task.model.trainable_variables]
     with tf.GradientTape() as tape:
@@ -103,7 +103,7 @@ def test_a_batch_of_masked_rows_has_no_loss_and_a_finite_gradient(make_task):
 
 
 class Rank0(SingleProcess):
-    """Remembers what it tells the others."""
+    """Rank 0; records what it sends to the others."""
 
     size = 2
 
@@ -116,7 +116,7 @@ class Rank0(SingleProcess):
 
 
 class Rank1(SingleProcess):
-    """Hears what rank 0 has told."""
+    """Another rank; receives what rank 0 has sent."""
 
     rank, size = 1, 2
 
@@ -163,7 +163,7 @@ def test_transcripts_with_too_many_labels_are_dropped_and_counted(make_task):
 
 def test_evaluation_scores_the_shares_of_all(make_task, corpus, monkeypatch):
     task = make_task()
-    for number in (4, 3):  # the two longest: a batch of dropped rows only
+    for number in (4, 3):  # the two longest, so that a batch has only dropped rows
         next(corpus.rglob(f"7-1-000{number}.flac")).write_bytes(b"fLaC")
     said = iter([b"SIX SEVEN", b"TWO THREE", b"ONE ONE"])
 
@@ -204,7 +204,7 @@ def test_layers_are_counted_from_the_sound_to_the_text(make_task):
 def test_a_transcript_must_fit_the_symbols_that_decoding_its_sound_can_give(
     make_task, tmp_path, rng, cap, frame_step_ms, kept
 ):
-    """3200 samples are 5 encoded frames of 40 ms; one sample less is not enough for 5 symbols."""
+    """3200 samples are 5 encoded frames of 40 ms; with one sample less, 5 symbols do not fit."""
     sounds = [("ABCDE", 3200), ("ABCDEF", 3200), ("ABCDE", 3839), ("ABCDEF", 3839), ("FEDCB", 3199)]
     utterances = [(words, 0.1 * rng.normal(size=n)) for words, n in sounds]
     write_librispeech(tmp_path / "short" / "train", utterances)
@@ -268,7 +268,7 @@ def test_a_vocabulary_file_decides_the_symbols(make_task, tmp_path):
 
 
 def save(task, directory):
-    """Saves a task's model, different from any that is newly made."""
+    """Saves the model of a task with weights that differ from initial ones."""
     reference.randomize(task.model, np.random.default_rng(6))
     groups = {"model": {v.path: v for v in task.model.weights}}
     store = CheckpointStore(directory)
@@ -277,7 +277,7 @@ def save(task, directory):
 
 
 def test_characters_that_a_vocabulary_file_lacks_are_told_or_refused(make_task, corpus, tmp_path):
-    """Of the letters of ONE TWO THREE NINE, SIX SEVEN and SIX lack S I X V: three of five."""
+    """The vocabulary of ONE TWO THREE NINE lacks S, X, V: unknown in three of five transcripts."""
     save_tokenizer(CharacterTokenizer(sorted(set("ONE TWO THREE"))), tmp_path / "v.json")
     overrides = {"tokenizer.vocabulary_file": str(tmp_path / "v.json")}
     lacks = "3 of 5 transcripts (60.0%) with characters that the vocabulary lacks: "
@@ -288,7 +288,7 @@ def test_characters_that_a_vocabulary_file_lacks_are_told_or_refused(make_task, 
 
 
 def test_a_vocabulary_file_of_lower_case_is_refused_by_that_name(make_task, corpus, tmp_path):
-    refusal = "Transcripts are read in upper case, and this vocabulary has lower-case letters."
+    refusal = "Transcripts are converted to upper case, and this vocabulary has lower-case letters."
     for letters, has_lower_case in (("one two three six seven nine", True), ("QWZ", False)):
         save_tokenizer(CharacterTokenizer(sorted({*letters})), tmp_path / "v.json")
         with refused("Leave --pretrained and tokenizer.vocabulary_file out") as caught:
@@ -310,7 +310,7 @@ def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_pa
         np.testing.assert_array_equal(ours.numpy(), theirs.numpy(), err_msg=ours.path)
     make_task({"tokenizer.vocabulary_file": str(same)}, pretrained=checkpoint)
 
-    # As many symbols, so that nothing but the vocabulary itself tells them apart.
+    # As many symbols, so that only the symbols themselves differ.
     save_tokenizer(CharacterTokenizer("EFGHINORSTUVWXYZ "), other)
     for role in ("pretrained", "resumed"):
         with refused("Leave tokenizer.vocabulary_file out") as caught:
@@ -320,7 +320,7 @@ def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_pa
 
 
 def test_a_run_that_continues_keeps_its_own_vocabulary(make_task, tmp_path):
-    """It may have started from a model of the same size whose symbols were others."""
+    """The run may have started from a model with as many symbols, but other ones."""
     tasks = {}
     for name, characters in (("first", "ZYXWVUTSRONIHGFE "), ("run", "EFGHINORSTUVWXYZ ")):
         save_tokenizer(CharacterTokenizer(characters), tmp_path / f"{name}.json")
@@ -347,7 +347,7 @@ def test_sentencepiece_is_trained_on_the_transcripts_and_read_back(make_task):
         assert min(labels) > 0
         assert task.tokenizer.decode(labels) == WORDS[index]
     assert np.all(np.isfinite(task.loss(batch, training=True).examples))
-    # The checkpoint's asset gives the same tokenizer, and recognition writes its texts.
+    # The checkpoint contains the same tokenizer, and recognition uses it.
     again = tokenizer_from_json(task.assets["vocabulary.json"])
     assert again.surfaces == task.tokenizer.surfaces
     reference.randomize(task.model, np.random.default_rng(2))
@@ -387,7 +387,7 @@ def test_the_training_rows_carry_the_numbers_that_spec_augment_needs(make_task):
             np.testing.assert_array_equal(encoded, plain)
 
 
-# The tests of whole runs use another one, `smoke`.
+# The tests of whole runs use the config `smoke`.
 CONFIGS = ["conformer_l", "conformer_m", "conformer_s", "conformer_s_100h"]
 CONFIGS += ["digits", "digits_rooms", "quickstart"]
 
@@ -445,7 +445,7 @@ def test_every_configuration_takes_a_step_somewhere(project):
 
 @pytest.fixture
 def eagerly():
-    """Runs a single step in half the time, since no graph is traced."""
+    """Runs eagerly, which takes half the time for a single step."""
     tf.config.run_functions_eagerly(True)
     yield
     tf.config.run_functions_eagerly(False)

@@ -1,4 +1,4 @@
-"""Tokenizers: round trips, the graph against Python, the library as reference, broken files."""
+"""Tests tokenizers: round trips, graph and Python, comparison with the library, broken files."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ VOCABULARY_SIZE = 60
 
 
 def made_up_corpus(num_sentences: int = 200) -> list[str]:
-    """Sentences of syllables, accents and an apostrophe included."""
+    """Returns sentences of random syllables with accents and an apostrophe."""
     rng = np.random.default_rng(0)
     syllables = ["BA", "CO", "DU", "ÉL", "FI", "GO'", "HÜ", "IN", "THE", "ER"]
     words = ["".join(rng.choice(syllables, rng.integers(1, 4))) for _ in range(60)]
@@ -112,7 +112,7 @@ def test_sentencepiece_is_the_library_shifted_by_one(model_type):
 def test_graph_equals_python(kind, inside_map):
     tokenizer = make(kind)
     texts = CORPUS + UNKNOWN_TEXTS
-    if inside_map:  # the first use traces the map: what it makes must outlive that
+    if inside_map:  # the first use traces the map; the table created there must remain valid
         dataset = tf.data.Dataset.from_tensor_slices(texts).batch(16)
         batches = list(dataset.map(tokenizer.encode_in_graph))
         batches = list(dataset.map(tokenizer.encode_in_graph, num_parallel_calls=2))

@@ -1,4 +1,4 @@
-"""The transducer loss against enumerated paths and plain recursions, values and gradients."""
+"""Compares the transducer loss and its gradient with enumerated paths and plain recursions."""
 
 import itertools
 
@@ -15,7 +15,7 @@ GARBAGE = [np.nan, np.inf, -np.inf, 1e30, -65000.0]
 
 
 def make_batch(blank=0, vocabulary_size=6, frames=FRAMES, label_lengths=LABEL_LENGTHS, scale=2.0):
-    """Ragged random logits and labels; two rows and columns more than needed, padded with 0."""
+    """Returns ragged random logits and labels, with two extra rows and columns of zeros."""
     generator = np.random.default_rng(3)
     shape = (len(frames), frames.max() + 2, label_lengths.max() + 2 + 1, vocabulary_size)
     logits = generator.normal(0.0, scale, shape).astype(np.float32)
@@ -26,7 +26,7 @@ def make_batch(blank=0, vocabulary_size=6, frames=FRAMES, label_lengths=LABEL_LE
 
 
 def is_valid(shape, frames, label_lengths) -> np.ndarray:
-    """Mask [B, T, U + 1] of the nodes that belong to the utterances."""
+    """Returns a mask [B, T, U + 1] of the valid nodes."""
     t, u = np.arange(shape[1])[None, :, None], np.arange(shape[2])[None, None]
     return (t < frames[:, None, None]) & (u <= label_lengths[:, None, None])
 
@@ -45,7 +45,7 @@ def loss_and_gradient(logits, *arguments, **options):
 
 
 def enumerated_loss(logits, labels, blank) -> float:
-    """Adds up the probabilities of all alignments of one utterance [T, U + 1, V], one by one."""
+    """Sums the probabilities of all alignments of one utterance [T, U + 1, V], one by one."""
     logits = logits.astype(np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     num_frames, num_labels = logits.shape[0], logits.shape[1] - 1
@@ -68,7 +68,7 @@ def enumerated_loss(logits, labels, blank) -> float:
 
 
 def naive_loss(logits, labels, blank) -> tf.Tensor:
-    """Graves's forward recursion for one utterance in float64, differentiable by TensorFlow."""
+    """Computes the forward recursion of Graves for one utterance in float64, differentiable."""
     log_probabilities = tf.nn.log_softmax(tf.cast(logits, tf.float64))
     num_frames, num_states = logits.shape[:2]
     alpha = {}
@@ -270,7 +270,7 @@ def test_the_gradient_of_every_node_sums_to_zero():
     logits, labels, frames, label_lengths = make_batch()
     _, gradient = loss_and_gradient(logits, labels, frames, label_lengths)
     np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=1e-6)
-    # A constant added to a node's logits therefore changes nothing.
+    # Adding a constant to the logits of a node therefore does not change the loss.
     shift = np.random.default_rng(0).normal(0, 5, (*logits.shape[:3], 1)).astype(np.float32)
     shifted = transducer_loss(logits + shift, labels, frames, label_lengths)
     expected = transducer_loss(logits, labels, frames, label_lengths)

@@ -125,6 +125,14 @@ def test_fields_of_named_tuples_are_left_out(site):
     assert site.emit("autodoc-skip-member", "class", "x", Site, False, None) is None
 
 
+@pytest.mark.parametrize(
+    ("signature", "shown"), [("(*args, **kwargs)", ("", None)), ("(a, *args, **kwargs)", None)]
+)
+def test_signatures_that_say_nothing_are_left_out(site, signature, shown):
+    arguments = "class", "x", Site, None, signature, None
+    assert site.emit("autodoc-process-signature", *arguments) == shown
+
+
 def test_the_reference_is_built_without_warnings(project, tmp_path):
     pytest.importorskip("sphinx")
     pytest.importorskip("furo")

@@ -137,14 +137,14 @@ def cut(name):
     ("changes", "settings", "message"),
     [
         ({}, {"NUM_CLASSES": "4"}, "Expected 4 classes"),
-        ({}, {"NUM_CLASSES": "four"}, "Received: four. Correct it."),
-        ({}, {"IMAGES_PER_VAL_CLASS": "-1"}, "Received: -1. Correct it."),
+        ({}, {"NUM_CLASSES": "four"}, "Received: four. Correct the number."),
+        ({}, {"IMAGES_PER_VAL_CLASS": "-1"}, "Received: -1. Correct the number."),
         ({}, {"IMAGES_PER_VAL_CLASS": "50"}, "Expected 50 images in val/n01000001. Received: 2"),
         ({"num_images": 5}, {}, "Expected 6 validation images. Received: 5"),
         ({"truth": (1, 1, 2, 2, 1, 1)}, {}, "the same classes"),
-        (cut("ILSVRC2012_img_train.tar"), {}, "Expected a whole archive"),
-        (cut("ILSVRC2012_devkit_t12.tar.gz"), {}, "Expected a whole archive"),
-        (lambda folder: (folder / "ILSVRC2012_img_val.tar").unlink(), {}, "Received: nothing"),
+        (cut("ILSVRC2012_img_train.tar"), {}, "Expected a complete archive"),
+        (cut("ILSVRC2012_devkit_t12.tar.gz"), {}, "Expected a complete archive"),
+        (lambda folder: (folder / "ILSVRC2012_img_val.tar").unlink(), {}, "Received: no such file"),
     ],
 )
 def test_a_set_that_is_not_whole_leaves_nothing(
@@ -164,7 +164,7 @@ def test_a_folder_with_content_is_left_alone(prepare, archives, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine").touch()
     found = prepare(archives(), tmp_path / "full")
-    assert found.returncode == 2 and "holds something" in found.stderr
+    assert found.returncode == 2 and "which is not empty" in found.stderr
     assert [x.name for x in (tmp_path / "full").iterdir()] == ["mine"]
 
 

@@ -56,7 +56,7 @@ def test_numbers_are_checked_before_anything_starts(run_script, clone, corpus, n
     assert (found.returncode, found.stdout) == (2, "")
     message = found.stderr.splitlines()[-1]  # behind that of env.sh
     assert message.startswith(f"Error: Expected {name}, ")
-    assert message.endswith(f" Received: {value}. Correct it.")
+    assert message.endswith(f" Received: {value}. Correct the number.")
 
 
 def test_a_corpus_of_digits_is_trained_on_in_characters(run_script, clone, told, tmp_path):

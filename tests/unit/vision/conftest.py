@@ -33,26 +33,26 @@ def build_small():
 
 @pytest.fixture
 def small_model(build_small):
-    """The same in every test."""
+    """Returns a generator with the same numbers in every test."""
     return build_small()
 
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Conformer-tiny as it starts; no test changes it."""
+    """Returns Conformer-tiny with initial weights; tests must not change it."""
     keras.utils.set_random_seed(1)
     return vision.build_model("conformer_tiny", drop_path_rate=0.1)
 
 
 @pytest.fixture
 def images(rng):
-    """Three made-up images, `[3, 32, 48, 3]`."""
+    """Returns three random images, `[3, 32, 48, 3]`."""
     return rng.standard_normal((3, 32, 48, 3)).astype("float32")
 
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory):
-    """Writes an ImageFolder of noise around a color of each class; both splits."""
+    """Writes train and val of an ImageFolder: noise around one color for each class."""
 
     def write(classes=("blue", "red"), count=5, side=40, root=None):
         root = root or tmp_path_factory.mktemp("images")
@@ -71,7 +71,7 @@ def image_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def small_architecture():
-    """Makes a model of three narrow layers known by name, for programs."""
+    """Registers a model of three narrow layers under a name, for programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(vision.model.ARCHITECTURES, "conformer_test", SIZES)
         yield "conformer_test"
@@ -79,7 +79,7 @@ def small_architecture():
 
 @pytest.fixture(scope="session")
 def calibrated(build_small):
-    """A model whose answers differ from image to image."""
+    """Returns a model whose predictions differ from image to image."""
     model = build_small()
     rng = np.random.default_rng(3)
     for variable in model.weights:
@@ -88,7 +88,7 @@ def calibrated(build_small):
     norms = [x for x in model._flatten_layers() if isinstance(x, BatchNormalization)]
     momentum = {norm: norm.momentum for norm in norms}
     for norm in norms:
-        norm.momentum = 0.0  # the statistics become those of one batch
+        norm.momentum = 0.0  # so that the statistics are those of one batch
     model(rng.standard_normal((32, IMAGE_SIZE, IMAGE_SIZE, 3)).astype("float32"), training=True)
     for norm in norms:
         norm.momentum = momentum[norm]
@@ -97,7 +97,7 @@ def calibrated(build_small):
 
 @pytest.fixture
 def of_small(monkeypatch, calibrated):
-    """Makes `small` a name of the model `calibrated`; flags that tell programs about it."""
+    """Registers the sizes of `calibrated` as `small`; returns the flags for programs."""
     sizes = "patch_size channel_ratio hidden_dim num_heads num_layers".split()
     sizes = {name: getattr(calibrated, name) for name in sizes}
     monkeypatch.setitem(vision.model.ARCHITECTURES, "small", sizes)

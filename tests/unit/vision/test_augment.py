@@ -1,4 +1,4 @@
-"""RandAugment: what is drawn, how often, how strongly, and that it is what Pillow would do."""
+"""Tests RandAugment: which operations are drawn, how often and how strong; Pillow as reference."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def augmentation(text):
 
 
 def draw_many(text, count=4000):
-    """Draws of many seeds, made in the graph of a dataset."""
+    """Returns the draws for many seeds, computed in the graph of a dataset."""
     seeds = tf.data.Dataset.range(count).map(lambda i: tf.stack([tf.constant(5, tf.int64), i]))
     batches = seeds.map(augmentation(text).draw).batch(count)
     return Draws(*(x.numpy() for x in next(iter(batches))))
@@ -58,7 +58,7 @@ def test_strengths_are_normal_around_the_magnitude_and_cut(draws):
     assert np.mean(strengths == 1) == pytest.approx(stats.norm.sf(2), abs=0.01)
     assert stats.binomtest(int((draws.signs > 0).sum()), draws.signs.size).pvalue > 1e-4
     assert abs(np.corrcoef(draws.signs.ravel(), strengths)[0, 1]) < 0.05
-    # Applied or not has nothing to do with how strongly.
+    # Whether an operation is applied is independent of its strength.
     assert stats.ks_2samp(strengths, strengths[draws.operations.ravel() < 15]).pvalue > 1e-4
 
 
@@ -115,7 +115,7 @@ def test_factors_stay_above_a_tenth():
 
 
 def by_pillow(name, image, argument):
-    """Reference: one operation, with an argument as `describe` prints it."""
+    """Reference: applies one operation with the argument that `describe` prints."""
     width, height = image.size
     options = {"resample": Image.Resampling.BILINEAR, "fillcolor": FILL}
 
@@ -144,14 +144,14 @@ def by_pillow(name, image, argument):
 
 @pytest.fixture(scope="module")
 def picture():
-    """Smooth, with every channel of its own: each operation leaves a mark."""
+    """Returns a smooth image with different channels, which every operation changes."""
     down, right = np.mgrid[:32, :32]
     values = np.stack([40 + 4 * right, 30 + 5 * down, 20 + 3 * down + 3 * right], -1)
     return values.astype("uint8")
 
 
 def test_epochs_of_the_input_pipeline(picture, tmp_path):
-    """Frozen draws would show here: every image is recognized by what Pillow makes of it."""
+    """Compares every image with Pillow's result, so that draws that are frozen would be found."""
     count, augment = 300, augmentation("rand-n1-m9-inc1-p1")
     candidates = {}
     for operation in augment.operations:
@@ -208,7 +208,7 @@ def test_several_operations_follow_each_other(picture):
         for words in augment.describe(drawn):
             name, *argument = words.split()
             expected = by_pillow(name, expected, float(argument[0]) if argument else None)
-        # Three digits of an argument, and one level before an equalization, may grow.
+        # Rounding of the printed argument, or one level before an equalization, can be amplified.
         difference = np.abs(found - np.asarray(expected))
         assert np.mean(difference > 6) < 0.03, augment.describe(drawn)
         compared += len(augment.describe(drawn))

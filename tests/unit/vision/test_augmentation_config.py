@@ -1,4 +1,4 @@
-"""RandAugment's language, and the ranges of the recipe."""
+"""Tests the syntax of RandAugment policies and the ranges of the recipe."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Every block against plain NumPy, in float64 and in the channel order of the originals."""
+"""Compares all blocks with NumPy in float64, in the channel order of the original."""
 
 import math
 
@@ -13,7 +13,7 @@ from vision.convolution import BatchNormalization, ConvolutionBlock, Convolution
 
 
 def randomize(layer, rng):
-    """Gives every variable a value that shows; returns them by the end of their path."""
+    """Assigns random values to all variables; returns them by the end of their path."""
     for variable in layer.weights:
         value = rng.standard_normal(variable.shape) * 0.5
         variable.assign(np.abs(value) + 0.5 if "variance" in variable.path else value)
@@ -59,7 +59,7 @@ def gelu_of_tanh(x):
 
 
 def attention(x, w, prefix, num_heads, dropped=1.0):
-    """One query at a time, one head at a time; `dropped` is what dropout makes of a weight."""
+    """Computes one query and one head at a time; `dropped` is the dropout of weights."""
     query, key, value = np.split(dense(x, w, f"{prefix}query_key_value/"), 3, axis=-1)
     size = x.shape[-1] // num_heads
     context = np.zeros_like(x)
@@ -80,7 +80,7 @@ def close(actual, expected):
 
 
 def times(factor):
-    """In place of a dropout layer: what went through it can be told from what did not."""
+    """Replaces a dropout layer; changes its input in a way that can be recognized."""
 
     def multiply(x, training):
         assert training, "the layer is told that this is training"
@@ -143,7 +143,7 @@ def test_attention(rng):
 
 
 def test_transformer_block(rng):
-    """In evaluation, where nothing is dropped."""
+    """Evaluation mode, without dropout."""
     rates = ("dropout_rate", "attention_dropout_rate", "drop_path_rate")
     layer = TransformerBlock(2, 10, **dict.fromkeys(rates, 0.5))
     layer.build((None, None, 6))
@@ -167,7 +167,7 @@ def test_dropout_is_behind_weights_projections_and_activation(rng):
 
 
 def test_gelu_in_its_other_form(rng):
-    """Of MindSpore: 5e-4 away from the exact one, which is far more than rounding."""
+    """GELU of MindSpore differs from exact GELU by up to 5e-4, far more than rounding."""
     layer = TransformerBlock(2, 10, approximate_gelu=True)
     layer.build((None, None, 6))
     w, x = randomize(layer, rng), rng.standard_normal((2, 5, 6))
@@ -209,7 +209,7 @@ def test_drop_path_of_a_convolution_block_leaves_the_shortcut(rng):
     w = randomize(layer, rng)
     x = rng.standard_normal((1, 4, 4, 8))
     for name in ("reduce", "spatial", "expand"):
-        getattr(layer, name).normalization.trainable = False  # statistics of the batch would differ
+        getattr(layer, name).normalization.trainable = False  # moments of the batch would differ
     inner = np.maximum(convolution_norm(x, w, "reduce/"), 0)
     inner = np.maximum(convolution_norm(inner, w, "spatial/"), 0)
     branch = convolution_norm(inner, w, "expand/")

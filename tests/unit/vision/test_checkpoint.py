@@ -1,4 +1,4 @@
-"""From the config to the model: what each key changes, and what a file of weights has to fit."""
+"""Tests the effect of each config key on the model, and checks of files of weights."""
 
 import dataclasses
 import inspect
@@ -22,12 +22,12 @@ RATE = 0.25
 
 @pytest.fixture(scope="module")
 def config(small_architecture):
-    """A small model in which every key but `arch` stands at its neutral value."""
+    """Returns the config of a small model in which all keys except `arch` have neutral values."""
     return ModelConfig(arch=small_architecture, num_classes=5, drop_path=0.0)
 
 
 def settings(model):
-    """What the layers of a model were made with, by what it does to an image."""
+    """Returns the settings of a model's layers, measured by their effect on an image."""
     transformers = [model.first_transformer, *(x.transformer for x in model.coupled_blocks)]
     convolutions = [model.first_convolution]
     convolutions += [x for block in model.coupled_blocks for x in (block.convolution, block.fusion)]
@@ -165,7 +165,7 @@ def keras_file(source, tmp_path_factory):
 
 
 def test_only_the_weights_of_a_keras_file_start_a_training(build_small, source, keras_file):
-    """The file's own classes and rates do not count."""
+    """The number of classes and the rates in the file are ignored."""
     target = build_small(seed=4, drop_path_rate=0.5)
     before = {x.path: np.array(x) for x in target.weights}
     _, told = load_pretrained(target, keras_file, [str(n) for n in range(10)])
@@ -179,7 +179,7 @@ def test_only_the_weights_of_a_keras_file_start_a_training(build_small, source, 
 
 
 def test_a_keras_file_of_other_classes_or_another_model_is_refused(config, keras_file, tmp_path):
-    with refused("a vision Conformer of 5 classes"):
+    with refused("a vision Conformer with 5 classes"):
         load_model(config, keras_file)
     keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "b.keras")
     with refused("b.keras: Sequential"):
@@ -188,7 +188,7 @@ def test_a_keras_file_of_other_classes_or_another_model_is_refused(config, keras
 
 @pytest.mark.parametrize("use_ema", [False, True])
 def test_a_keras_file_has_no_choice_of_weights(config, build_small, keras_file, use_ema):
-    message = f"Received: {keras_file}, which holds one set of weights. Leave use_ema out."
+    message = f"Received: {keras_file}, which has one set of weights. Leave use_ema out."
     with refused(message):
         load_model(dataclasses.replace(config, num_classes=4), keras_file, use_ema=use_ema)
     with refused(message):

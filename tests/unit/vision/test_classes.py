@@ -1,4 +1,4 @@
-"""Names of classes, the seed of the order of images, and lists that are cut short."""
+"""Tests names of classes, the seed of the order of images, and lists in messages."""
 
 import inspect
 
@@ -21,12 +21,12 @@ WNIDS = ["n01440764", "n01443537"]
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        # Numbers, and numbers of WordNet, are names where nothing stands behind them.
+        # Numbers and WordNet ids are names if nothing follows them.
         ("12\n7\n", Classes(["12", "7"])),
         ("0 12\n1 7\n", Classes(["12", "7"])),
         ("n01440764\nn01443537\n", Classes(WNIDS)),
         ("n01440764 tench\nn01443537 gold fish\n", Classes(["tench", "gold fish"], WNIDS)),
-        # What only looks a little like such a number is a word of the name.
+        # A word that is similar to a WordNet id is a part of the name.
         ("n0144076 a\nn014407644 b\n", Classes(["n0144076 a", "n014407644 b"])),
         ("a01440764 a\nm01443537 b\n", Classes(["a01440764 a", "m01443537 b"])),
         ("nightmare a\nnecessary b\n", Classes(["nightmare a", "necessary b"])),

@@ -1,4 +1,4 @@
-"""Operations on colors against Pillow: equal to the last bit."""
+"""Compares color operations with Pillow; the results must be identical."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ FACTORS = (0.1, 0.5, 1.0, 1.37, 1.9)
     scope="module", params=["smooth", "noise", "narrow", "two_values", "one_value", "empty_channel"]
 )
 def image(request):
-    """Histograms of every kind, 37 x 50."""
+    """Returns images of 37 x 50 pixels with different histograms."""
     rng = np.random.default_rng(1)
     down, right = np.mgrid[:37, :50]
     smooth = np.stack([3 * down + 2 * right, 5 * right, 255 - 6 * down], -1) % 256

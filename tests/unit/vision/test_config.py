@@ -1,4 +1,4 @@
-"""Recipes in sections and flat, and the flags that stand for their keys."""
+"""Tests recipes with sections and with flat keys, and the flags for their keys."""
 
 import fnmatch
 import json
@@ -14,7 +14,7 @@ from vision.config import VisionConfig, all_arguments, load_config, preprocessin
 from vision.flags import add_training_flags, training_config_options
 from vision.recipe_keys import PLAIN_SECTIONS, flat_keys
 
-# A flat recipe with every key that MindSpore's has: value, dotted key here, value here.
+# All keys of MindSpore's recipe: value there, dotted key and value in this project.
 FLAT = {
     "dataset": ("ImageNet", "data.dataset", "ImageNet"),
     "data_url": ("/data/imagenet", "data.data_url", "/data/imagenet"),
@@ -149,7 +149,7 @@ def test_every_key_is_a_flag_that_wins_over_the_file(flat_file, name):
     ],
 )
 def test_switches_and_their_numbers(flat_file, flags, decay, norm):
-    """EMA and clipping are apart: both may be on."""
+    """EMA and clipping are independent of each other."""
     changes = {"with_ema": False, "ema_decay": 0.99, "clip_grad_norm": 3.0}
     line = CommandLine("train.py", "")
     add_training_flags(line)
@@ -325,4 +325,4 @@ def test_help_names_the_key_behind_a_flag(name):
     lines = line.help_text().splitlines()
     heads = (f"  --{name}=", f"  --[no]{name}")
     (place,) = (i for i, x in enumerate(lines) if x.startswith(heads[0]) or x == heads[1])
-    assert (FLAT[name][1] or "False only") in lines[place + 1]
+    assert (FLAT[name][1] or "Only false is supported") in lines[place + 1]

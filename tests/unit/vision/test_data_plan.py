@@ -1,4 +1,4 @@
-"""The plan of an epoch: rows of processes, repetitions, and the last batch."""
+"""Tests the plan of an epoch: rows of processes, repetitions, and the last batch."""
 
 import numpy as np
 import pytest
@@ -36,7 +36,7 @@ def test_repeated_augmentation():
     assert len(set(images)) == 100
     for index in set(images):
         assert sorted(r for i, r in rows if i == index) == [0, 1, 2]
-    # Variants follow each other: those of an image are spread over the processes of a step.
+    # The variants of an image follow each other and are on different processes of one step.
     assert images[::3] == images[1::3] == images[2::3]
     again = EpochPlan(300, 3, seed=1, epoch=0, global_batch_size=20, done=((10, 5), (20, 2)))
     assert rows_of(again)[:210] == rows[90:]

@@ -1,4 +1,4 @@
-"""Random erasing: how often, where, how much, and what comes there."""
+"""Tests random erasing: how often, where, how much, and the fill."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_how_often_where_and_how_much():
     area, ratio = height * width / SIDE**2, height / width
     assert area.min() >= 0.019
     assert area.max() <= 0.34
-    # At 0.27 and less, the most extreme ratio still fits into the image.
+    # For areas up to 0.27, boxes of all ratios fit into the image.
     inside = area < 0.27
     assert stats.kstest(area[inside], stats.uniform(0.02, 0.25).cdf).pvalue > 1e-4
     logs = np.log(ratio[inside])
@@ -43,7 +43,7 @@ def test_several_boxes_share_the_area():
     for count in (1, 2, 3):
         assert areas[counts == count].max() <= (1 / 3) / count + 0.01
         assert areas[counts == count].max() >= (1 / 3) / count * 0.9
-    # Where no box is drawn, all of it is zero.
+    # Rows without a box are zero.
     assert not np.any(boxes[boxes[..., 2] == 0])
 
 
@@ -79,7 +79,7 @@ def test_what_comes_there(mode):
 
 
 def test_no_box_is_as_high_or_wide_as_the_image():
-    """Of a third of the area, a quarter of the ratios would be."""
+    """A box of a third of the area would be too high or too wide for a quarter of the ratios."""
     sides = boxes_of(1.0, 1, count=2000, side=8)[:, 0, 2:]
     assert sides.max(axis=0).tolist() == [7, 7]
 

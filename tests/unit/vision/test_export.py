@@ -1,4 +1,4 @@
-"""Exported models compute what the Keras model computes, in every form and by every signature."""
+"""Compares all exported formats and all signatures with the Keras model."""
 
 import json
 
@@ -31,7 +31,7 @@ CONFIG = load_config(None, {"preprocessing.image_size": SIDE, "model.num_classes
 
 @pytest.fixture(scope="module")
 def saved(calibrated, tmp_path_factory):
-    """A SavedModel for each layout."""
+    """Returns a SavedModel for each layout."""
     folder = tmp_path_factory.mktemp("saved")
     for layout, outputs in (("NHWC", "logits"), ("NCHW", "heads")):
         place = folder / layout
@@ -131,7 +131,7 @@ def test_resizing_in_the_graph_is_close_to_pil(interpolation, calibrated, rng, t
     signatures = Signatures(calibrated, config.preprocessing, Classes())
     found = signatures.read(tf.constant((tmp_path / "a.jpg").read_bytes())).numpy()
     difference = np.abs(found - read_image(tmp_path / "a.jpg", config.preprocessing)) * 0.225 * 255
-    # In levels of 255. Hardly a value rounds to the other side, in each of both directions.
+    # In units of 1/255. Few values round differently in one of the two directions.
     limit, mean = (8, 0.8) if interpolation == "nearest" else (2.1, 1e-3)
     assert difference.max() < limit
     assert difference.mean() < mean
@@ -222,7 +222,7 @@ def test_program_writes_keras_and_onnx_files(
 def test_program_writes_the_outputs_that_are_asked_for(
     outputs, of_small, calibrated, batch, expected, tmp_path, monkeypatch
 ):
-    """As a SavedModel, with the layout and the names of classes that are asked for."""
+    """A SavedModel with the requested layout and class names."""
     given = []
     monkeypatch.setattr(vision.export, "load_model", lambda *_, **__: calibrated)
     monkeypatch.setattr(vision.export, "write_saved_model", lambda *x: given.extend(x))
@@ -265,7 +265,7 @@ def test_a_model_of_few_unnamed_classes_answers_with_all_their_numbers(build_sma
 def test_weights_that_are_not_finite_are_refused_in_all_formats(
     of_small, build_small, calibrated, rng, tmp_path
 ):
-    """By every program that opens them; the exports are made before the weight is spoiled."""
+    """Tests all programs that open a model. The export is made before a weight is set to NaN."""
     model = build_small()
     model.set_weights(calibrated.get_weights())
     bias = model.transformer_head.bias
@@ -297,7 +297,7 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
 
 
 def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng, tmp_path, capsys):
-    """It is run, and exported again, without a flag; what contradicts it is refused."""
+    """The file runs and can be exported again without flags; contradicting flags are refused."""
     vision.save_pytorch_weights(calibrated, tmp_path / "a.safetensors")
     (tmp_path / "labels.txt").write_text("\n".join(NAMES))
     labels = f"--imagenet_label_file={tmp_path / 'labels.txt'}"
@@ -333,7 +333,7 @@ def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng
 def test_a_keras_file_that_tells_nothing_needs_the_preprocessing(of_small, calibrated, tmp_path):
     calibrated.save(tmp_path / "a.keras")
     source = ["-c", tmp_path / "a.keras", f"--output_dir={tmp_path / 'new'}"]
-    with refused("tells its preprocessing"):
+    with refused("a Keras file with its preprocessing"):
         program(*source, "--arch=small", "--num_classes=10")
     program(*source, *of_small)
     assert read_pipeline(tmp_path / "new")["preprocessing"]["image_size"] == SIDE
@@ -341,7 +341,7 @@ def test_a_keras_file_that_tells_nothing_needs_the_preprocessing(of_small, calib
 
 def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
     program(*of_small, "--file_format=KERAS", f"--output_dir={tmp_path}", "--seed=3")
-    assert "recognize nothing" in capsys.readouterr().err
+    assert "untrained initial weights" in capsys.readouterr().err
     model = load_model(ModelConfig("small", num_classes=10), tmp_path / "small.keras")
     keras.utils.set_random_seed(3)
     same = vision.build_model("small", 10, drop_path_rate=0.1)
@@ -351,8 +351,8 @@ def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--file_format=MINDIR"], "MINDIR, which only MindSpore writes"),
-        (["--file_format=AIR"], "AIR, which only MindSpore writes"),
+        (["--file_format=MINDIR"], "MINDIR, which only MindSpore can write"),
+        (["--file_format=AIR"], "AIR, which only MindSpore can write"),
         (["--file_format=TFLITE"], "TFLITE"),
         (["--checkpoint=/nowhere.pth"], "/nowhere.pth"),
         (["--checkpoint=/nowhere.keras"], "/nowhere.keras"),

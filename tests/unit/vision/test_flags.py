@@ -1,4 +1,4 @@
-"""Options of the programs' flags: what an empty command line stands for, and what wins."""
+"""Tests the options made from flags: defaults, and which of several sources is used."""
 
 import copy
 import dataclasses
@@ -34,7 +34,7 @@ def evaluation(*arguments):
 
 @pytest.fixture
 def recipe(tmp_path):
-    """A recipe that says something of all that flags may leave open."""
+    """Returns a recipe with values for everything that flags can leave out."""
     path = tmp_path / "recipe.yaml"
     path.write_text(
         "amp_level: O2\ndevice_target: CPU\ndata_url: /of/the/recipe\nval_dir: held_out\n"

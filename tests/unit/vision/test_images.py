@@ -1,4 +1,4 @@
-"""One image to the input of the model: byte for byte PIL's, and every odd or broken file."""
+"""Tests preprocessing of images: equal to Pillow's, also for unusual and broken files."""
 
 import io
 
@@ -11,7 +11,7 @@ from vision.config import PreprocessingConfig, load_config
 from vision.images import ImageError, crop_image, read_image, read_rgb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-# What MANIFEST.md calls valid or leaves to the program; all others are refused.
+# Files that MANIFEST.md calls valid or optional; all others must be refused.
 ACCEPTED = (
     "corrupt_middle.jpg cmyk.jpg gray.jpg gray_16bit.png rgb_16bit.png alpha.png gray_alpha.png "
     "palette_transparent.png gif_named.jpg animated.gif webp_named.jpg png_named.JPEG image.bmp "
@@ -21,7 +21,7 @@ ACCEPTED = (
 
 
 def reference(path, short=256, side=224, method=Image.BICUBIC):
-    """The recipe of torchvision in PIL and NumPy, float32 CHW."""
+    """Computes the preprocessing of torchvision with PIL and NumPy, float32 CHW."""
     image = Image.open(path).convert("RGB")
     width, height = image.size
     if width <= height:
@@ -141,13 +141,13 @@ def test_a_bomb_is_refused_by_its_header(shared_data):
 
 @pytest.fixture
 def gradient():
-    """Smooth colours, `[60, 80, 3]`."""
+    """Returns an image `[60, 80, 3]` of smooth colors."""
     rows, columns = np.mgrid[0:60, 0:80]
     return np.stack([rows * 4, columns * 3, 255 - columns * 3], -1).astype("uint8")
 
 
 def middle(image, tmp_path, **options):
-    """The mean colour of what is read of a PIL image."""
+    """Saves a PIL image, reads it, and returns the mean color."""
     path = tmp_path / f"image.{options.pop('suffix', 'png')}"
     image.save(path, **options)
     return crop_image(path, PreprocessingConfig()).astype(float).mean((0, 1))
@@ -197,7 +197,7 @@ def test_orientation_is_ignored(gradient, tmp_path):
     np.testing.assert_array_equal(*images)
 
 
-# As the module itself sets it; pytest begins anew.
+# The module sets this filter as well, but pytest resets filters.
 quiet = pytest.mark.filterwarnings(r"ignore::UserWarning:PIL\.TiffImagePlugin")
 
 
@@ -225,7 +225,7 @@ def test_every_cut_of_a_file_is_a_reason(gradient, tmp_path):
 
 
 def test_no_file_no_image(tmp_path):
-    for path, reason in ((tmp_path / "none.jpg", "no such file"), (tmp_path, "no file")):
+    for path, reason in ((tmp_path / "none.jpg", "no such file"), (tmp_path, "not a file")):
         with pytest.raises(ImageError, match=reason):
             read_image(path, PreprocessingConfig())
 

@@ -1,4 +1,4 @@
-"""Lists of images, class numbers, and reading ahead."""
+"""Tests lists of images, class numbers, and reading in background threads."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ from vision.input_pipeline import SUFFIXES, Batches, find_images, read_image_fol
 
 @pytest.fixture
 def tree(tmp_path):
-    """Three images in two classes, and things to ignore."""
+    """Writes three images in two classes, and files that must be ignored."""
     for name in ("cat/a.png", "cat/deeper/b.JPG", "dog/c.jpeg"):
         path = tmp_path / "tree" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,12 +65,12 @@ def test_a_flat_folder_without_what_is_below(tree):
     (tree / "cat" / "none").mkdir()
     with refused(f"in {tree / 'cat' / 'none'}"):
         find_images(tree / "cat" / "none")
-    with refused(f"{tree / 'nothing'}: nothing"):
+    with refused(f"{tree / 'nothing'}: no such file or folder"):
         find_images(tree / "nothing")
 
 
 def test_what_an_image_folder_leaves_out_is_told(tree):
-    """Hidden files and folders are not there; links are followed, but not round and round."""
+    """Hidden files and folders are ignored; links are followed, except circular ones."""
     cat, elsewhere = tree / "cat", tree.parent / "elsewhere"
     shutil.copytree(cat / "deeper", cat / ".ipynb_checkpoints")
     (cat / "deeper" / ".b.heic").touch()
@@ -97,17 +97,17 @@ def test_what_an_image_folder_leaves_out_is_told(tree):
     ]
     assert found.labels == [0] * 5 + [1]
     assert {path.removeprefix(f"{tree}/"): reason for path, reason in found.left_out} == {
-        "bird": "a link to nothing",
-        "top.png": "beside the class folders",
+        "bird": "a broken link",
+        "top.png": "not in a class folder",
         "cat/again/up": "a link to a folder above it",
-        "cat/dangling.jpg": "a link to nothing",
+        "cat/dangling.jpg": "a broken link",
         "cat/deeper/itself": "a link to a folder above it",
-        "cat/e.heic": "the suffix of no image",
-        "cat/f.avif": "the suffix of no image",
+        "cat/e.heic": "not the suffix of an image",
+        "cat/f.avif": "not the suffix of an image",
         "cat/more/up": "a link to a folder above it",
-        "cat/no_suffix": "the suffix of no image",
-        "cat/notes.txt": "the suffix of no image",
-        "cat/pipe.png": "no file",
+        "cat/no_suffix": "not the suffix of an image",
+        "cat/notes.txt": "not the suffix of an image",
+        "cat/pipe.png": "not a file",
     }
     assert found.sample(2, 0).left_out == found.left_out
 
@@ -134,7 +134,7 @@ def test_a_link_to_a_folder_above_a_class_brings_no_other_class_into_it(tree):
 
 
 def test_a_folder_that_cannot_be_read_is_told(tree, monkeypatch):
-    """As root reads every folder, the refusal is made here."""
+    """The error is simulated, because root can read every folder."""
     look = Path.iterdir
 
     def refuse(path):
@@ -155,9 +155,9 @@ def test_a_folder_without_an_image_names_what_is_there(tree):
         tree / "dog" / "c.jpeg",
     ):
         path.rename(path.with_suffix(".heic"))
-    with refused("a.heic (the suffix of no image)"):
+    with refused("a.heic (not the suffix of an image)"):
         read_image_folder(tree)
-    with refused("c.heic (the suffix of no image)"):
+    with refused("c.heic (not the suffix of an image)"):
         find_images(tree / "dog")
 
 
@@ -180,7 +180,7 @@ def test_names_of_the_model_number_the_folders(tree):
     assert found.labels == [2, 2, 0]
     found = read_labelled(tree, Classes(["a dog", "a bird"], ["dog", "bird"]), 2)
     assert found.labels == [0]
-    assert found.remarks == [(str(tree / "cat"), "no class of the model")]
+    assert found.remarks == [(str(tree / "cat"), "not a class of the model")]
     with refused("imagenet_label_file"):
         read_labelled(tree, Classes(), 1000)
     assert read_labelled(tree, Classes(), 2).labels == [0, 0, 1]
@@ -244,7 +244,7 @@ def test_batches_keep_the_order_and_leave_out_what_is_broken(
 
 
 def test_leaving_early_leaves_no_readers(monkeypatch):
-    """What is read at that moment is read to its end, and nothing that was to come after it."""
+    """Images that are being read are completed; no further ones are started."""
     config, started, go_on = PreprocessingConfig(image_size=16), [], threading.Event()
 
     def read(path, preprocessing):
@@ -269,7 +269,7 @@ def test_leaving_early_leaves_no_readers(monkeypatch):
 
 
 def test_waiting_is_the_time_until_an_image_is_there(monkeypatch):
-    """By a clock that goes on by itself: a second for each look at it, three for each image."""
+    """Uses a simulated clock: 1 s for each call, 3 s for each image."""
     now = [0.0]
 
     def look():
@@ -292,7 +292,7 @@ def test_waiting_is_the_time_until_an_image_is_there(monkeypatch):
     monkeypatch.setattr(input_pipeline.time, "perf_counter", look)
     batches = Batches(["x"] * 5, PreprocessingConfig(image_size=16), 2)
     for _ in batches:
-        now[0] += 100.0  # the taker's own time
+        now[0] += 100.0  # time of the consumer
     assert batches.waiting_seconds == 5 * (3.0 + 1.0)
 
 
@@ -434,7 +434,7 @@ def test_a_damaged_list_of_own_classes_is_refused(text, tmp_path):
 
 
 def test_a_label_file_in_another_order_than_the_model_is_refused(tmp_path):
-    """Other names are as good, and data keep the folders of both."""
+    """Other names are accepted, and data can have the folder names of both."""
     known = Classes(["cat", "crane", "crane"], ["n1", "n2", "n3"])
     labels = tmp_path / "labels"
     for text in ("crane\ncat\ncrane\n", "a\nb\nn2\n", "a\ncat\nb\n"):

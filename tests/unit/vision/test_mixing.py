@@ -1,4 +1,4 @@
-"""Mixup and cutmix: shares, boxes, partners and what becomes of targets."""
+"""Tests mixup and CutMix: weights, boxes, partners and targets."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_boxes_of_cutmix_follow_their_distribution():
     own, boxes = draw_many(mixup=0.0, cutmix=1.0)
     assert np.all(own == 1)
     assert np.all((boxes >= 0) & (boxes <= SIDE))
-    # Inside of the image, a box has the share that was drawn; centers are anywhere.
+    # Boxes inside the image have the area that was drawn; centers are anywhere.
     height, width = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
     whole = (boxes[:, :2] > 0).all(1) & (boxes[:, 2:] < SIDE).all(1)
     assert np.all(height[whole] == width[whole])
@@ -88,7 +88,7 @@ def test_smoothing():
 
 
 def naive(images, targets, usable, mixing):
-    """Pixel by pixel, in double precision."""
+    """Mixes pixel by pixel in float64."""
     images, targets = images.astype("float64"), targets.astype("float64")
     mixed, mixed_targets = images.copy(), targets.copy()
     for row in range(len(images)):
@@ -101,7 +101,7 @@ def naive(images, targets, usable, mixing):
             for x in range(images.shape[2]):
                 share = 0.0 if top <= y < bottom and left <= x < right else own
                 mixed[row, y, x] = share * images[row, y, x] + (1 - share) * images[partner, y, x]
-        # The label counts as much as its pixels do.
+        # The weight of a label is the fraction of its pixels.
         share = own * (1 - (bottom - top) * (right - left) / np.prod(images.shape[1:3]))
         mixed_targets[row] = share * targets[row] + (1 - share) * targets[partner]
     return mixed, mixed_targets

@@ -1,4 +1,4 @@
-"""The whole model: sizes, epsilons, shapes, gradients, precision, and outputs of the original."""
+"""Tests the model: sizes, epsilons, shapes, gradients, precision, outputs of the original."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from tests.golden import make_vision_conformer as golden
 from tests.support.errors import refused
 from vision.convolution import ConvolutionBlock
 
-# Trainable parameters at 1000 classes (facts 2a).
+# Trainable parameters with 1000 classes.
 SIZES = {
     "conformer_tiny_patch16": 23_524_704,
     "conformer_small_patch16": 37_673_424,
@@ -29,7 +29,7 @@ def count(variables):
 
 @pytest.mark.parametrize("architecture", SIZES)
 def test_architecture(architecture):
-    with keras.StatelessScope(initialize_variables=False):  # shapes alone: no values are drawn
+    with keras.StatelessScope(initialize_variables=False):  # shapes only, without initial values
         model = vision.build_model(architecture)
     assert count(model.trainable_variables) == SIZES[architecture]
     assert len(model.trainable_variables) == 463
@@ -142,7 +142,7 @@ def test_switches_of_mmpretrain(build_small, images):
     for block in layers_of(model, ConvolutionBlock):
         assert not np.any(block.expand.normalization.gamma)
         assert np.all(np.asarray(block.spatial.normalization.gamma) == 1)
-    # Each branch is gone or doubled, so two passes differ.
+    # Stochastic depth drops or doubles each branch, so two passes differ.
     for variable in model.trainable_variables:
         if "expand/normalization" in variable.path:
             variable.assign(np.ones(variable.shape))
@@ -152,7 +152,7 @@ def test_switches_of_mmpretrain(build_small, images):
 
 @pytest.mark.parametrize("use_pytorch_maxpool", [True, False])
 def test_the_pooling_of_the_stem(build_small, calibrated, images, use_pytorch_maxpool):
-    """Windows of three, every two: from one in front of the map, or from its first place."""
+    """Windows of 3 with stride 2 that start one pixel before the map, or at its first pixel."""
     model = build_small(use_pytorch_maxpool=use_pytorch_maxpool)
     model.set_weights(calibrated.get_weights())
     seen, call = [], model.first_convolution.call
@@ -184,7 +184,7 @@ def test_other_sizes_are_padded(build_small, rng):
 
 
 def test_padding_is_zeros_right_and_bottom(build_small, rng):
-    """What the first layer of the two branches reads, behind a stem that halves twice."""
+    """Returns the input of the first layer; the stem halves the image twice."""
     model, seen = build_small(pad_to_patch=True), []
     for layer in (model.patch_embedding, model.first_convolution):
 
@@ -231,7 +231,7 @@ def test_batch_equals_single(calibrated, images):
 
 @pytest.fixture(scope="module")
 def in_float32(build_small, calibrated):
-    """Images, weights, and the logits of both heads by whether it is training."""
+    """Returns images, weights, and logits of both heads in training and evaluation mode."""
     images = np.random.default_rng(6).standard_normal((8, 64, 64, 3)).astype("float32")
     weights, model = calibrated.get_weights(), build_small()
     model.set_weights(weights)
@@ -242,7 +242,7 @@ def in_float32(build_small, calibrated):
     ("precision", "tolerance"), [("mixed_float16", 0.01), ("mixed_bfloat16", 0.08)]
 )
 def test_mixed_precision_is_close_to_float32(build_small, in_float32, precision, tolerance):
-    """Within some of its own steps, 2^-11 and 2^-8, in parts of how far logits differ at all."""
+    """The tolerance is a few rounding steps (2^-11, 2^-8), relative to the spread of logits."""
     images, weights, expected = in_float32
     model = build_small(precision=precision)
     model.set_weights(weights)

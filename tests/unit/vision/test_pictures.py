@@ -1,4 +1,4 @@
-"""What the pictures of vision's programs show: confusion, sheets of variants, activation maps."""
+"""Tests the figures of the programs: confusion matrix, variants of images, activation maps."""
 
 import csv
 
@@ -10,7 +10,7 @@ from vision.activation_map import draw
 from vision.scoring import write_analysis, write_report
 from vision.show_augmentations import draw_sheet
 
-# Class 2 has no images; nothing is taken for class 0 but itself.
+# Class 2 has no images; only images of class 0 are predicted as class 0.
 CONFUSION = np.array([[3, 1, 0, 0], [0, 2, 6, 0], [0, 0, 0, 0], [0, 0, 1, 4]])
 NAMES = ["cat", "", "cow", "dog"]
 

@@ -1,4 +1,4 @@
-"""Raw images for the deployment pipeline, and the result of scoring its output."""
+"""Tests raw images for the deployment pipeline, and the evaluation of its outputs."""
 
 import json
 
@@ -27,7 +27,7 @@ GOLDEN = {
 
 @pytest.fixture
 def results(tmp_path):
-    """Scores of three images, and their labels with one more."""
+    """Writes scores of three images, and labels of these and one more image."""
     folder = tmp_path / "out"
     folder.mkdir()
     for stem, scores in {
@@ -75,8 +75,12 @@ def test_a_class_for_the_background_shifts_the_labels(tmp_path):
     [
         ("d_0.txt", "1 2 3 4 5 6", "label for every result"),
         ("c_1.txt", "1 2 3 4 5 6", "one result"),
-        ("b_0.txt", "1 2 3", "3 and 1"),
-        ("ILSVRC2012_val_1_0.txt", "1 2 3", "Expected 6 scores .* 3 and 1 for .*val_1_0"),
+        ("b_0.txt", "1 2 3", "3 scores and label 1"),
+        (
+            "ILSVRC2012_val_1_0.txt",
+            "1 2 3",
+            "Expected 6 scores .* 3 scores and label 1 for .*val_1_0",
+        ),
         ("b_0.txt", "", "finite"),
         ("b_0.txt", "1 x", "scores"),
         ("b_0.txt", "nan 1 2 3 4 5", "finite"),
@@ -143,7 +147,7 @@ def test_images_become_raw_files(rng, tmp_path, capsys):
 def test_raw_files_of_one_name_are_refused(tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    with refused("stems"):
+    with refused("different names"):
         vision.preprocess.main([f"--src_path={tmp_path}", f"--save_path={tmp_path / 'bin'}"])
     for arguments in ([], [f"--src_path={tmp_path / 'none'}", "--save_path=x"]):
         with refused():

@@ -1,4 +1,4 @@
-"""Evaluation and inference by their programs, against the model run by hand on images of PIL."""
+"""Compares the programs for evaluation and inference with the model run on images of PIL."""
 
 import ast
 import csv
@@ -38,7 +38,7 @@ SOURCES = ("checkpoint", "eager", "jit", "onnx")
 
 
 def picture(path):
-    """The recipe of PIL, once more."""
+    """Returns the preprocessed image, computed with PIL."""
     with Image.open(path) as image:
         image = image.convert("RGB")
         width, height = image.size
@@ -52,7 +52,7 @@ def picture(path):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory, calibrated):
-    """An ImageFolder in which about half of the images lie where the model sees them."""
+    """Writes an ImageFolder in which the model predicts about half of the classes correctly."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(5)
     for number in range(24):
         cells = rng.integers(0, 256, (5, 6, 3), np.uint8)
@@ -89,7 +89,7 @@ def models(calibrated, tmp_path_factory):
 
 @pytest.fixture
 def flags(models, of_small, tmp_path):
-    """What names the model to a program, by source."""
+    """Returns the flags that select the model, by source."""
     labels = tmp_path / "labels.txt"
     labels.write_text("\n".join(NAMES))
     named = f"--imagenet_label_file={labels}"
@@ -173,7 +173,7 @@ def test_what_is_left_out_is_counted_and_named(flags, photos, tmp_path, capsys):
     output = f"--output={tmp_path / 'p.json'}"
     vision.infer.main([*flags["eager"], output, f"--result_path={report}", str(place)])
     assert json.loads(report.read_text())["num_skipped"] == 3
-    assert f"skipped {place}/x.heic: the suffix of no image" in capsys.readouterr().err
+    assert f"skipped {place}/x.heic: not the suffix of an image" in capsys.readouterr().err
 
 
 def test_a_share_of_the_images_is_scored_by_its_own_labels(flags, photos, answers, tmp_path):
@@ -193,7 +193,7 @@ def test_a_share_of_the_images_is_scored_by_its_own_labels(flags, photos, answer
 
 
 def test_facts_of_a_report_are_of_its_own_times(models, photos):
-    """By times that are set: 6 images, 2 s in the model, 8 s in all, 3 of them waiting."""
+    """Uses given times: 6 images, 2 s in the model, 8 s in total, 3 s of it waiting."""
     session = ImageSession(load(models / "saved"), CONFIG.preprocessing, Classes(NAMES))
     options = ImageDataOptions(batch_size=4, num_parallel_workers=1, warmup_count=0)
     run = Classification(session, [], options)
@@ -243,7 +243,7 @@ def test_examples_to_calibrate_with_are_spread_and_judged(models, photos, answer
 
 @pytest.fixture
 def folder(answers, tmp_path):
-    """Some of the images in one folder, with what does not belong there."""
+    """Writes some of the images to one folder, with other files."""
     place = tmp_path / "some photos"
     (place / "below").mkdir(parents=True)
     for number in range(6):
@@ -257,7 +257,7 @@ def folder(answers, tmp_path):
 def test_a_config_tells_what_the_flags_leave_open(
     flags, models, photos, answers, tmp_path, capsys, monkeypatch
 ):
-    """Weights, data, precision and device, as the program of the original takes them from YAML."""
+    """Weights, data, precision and device come from the YAML file, as in the original."""
     labels = flags["checkpoint"][-1]
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -280,7 +280,7 @@ def test_a_config_tells_what_the_flags_leave_open(
     expected = results(*flags["checkpoint"], str(photos))
     monkeypatch.setenv("IMAGENET_DIR", str(photos.parent))
     assert results(*flags["checkpoint"], f"--val_dir={photos.name}") == expected
-    # What the command line names comes first: another model, other data.
+    # The command line takes precedence: another model, other data.
     few = tmp_path / "few"
     (few / NAMES[0]).mkdir(parents=True)
     with refused(match=f"images in the class folders of {few}"):
@@ -295,7 +295,7 @@ def test_a_config_tells_what_the_flags_leave_open(
     assert rounded["Loss"] != expected["Loss"]
     assert opened[-1].precision == "mixed_bfloat16"
     assert opened[-1].runner.visible_devices == "-1"
-    # All that this flag leaves open is as the flags above had it.
+    # The values that this flag leaves out are those of the flags above.
     monkeypatch.delenv("IMAGENET_DIR")
     assert results(f"--config={recipe}", labels, "--amp_level=O0") == expected
 
@@ -414,7 +414,7 @@ def test_a_result_that_cannot_be_written_ends_before_the_work(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Received: none. Name one model"),
+        ([], "Received: none. Give one model"),
         (["--onnx_path=a.onnx", "--checkpoint=b.pth"], "checkpoint and --onnx_path"),
         (["--onnx_path=/nowhere.onnx"], "no such file"),
         (["--checkpoint=a.pth", "--pretrained=b.pth"], "both"),
@@ -430,7 +430,7 @@ def test_bad_flags_are_one_line(arguments, message, folder, tmp_path):
 
 
 def onnx_model(path, shape, answer):
-    """A model that squares what it gets and sums it down to the rank of its answer."""
+    """Writes a model that squares its input and sums it to an output of the given rank."""
     nodes = [helper.make_node("Mul", ["x", "x"], ["y" if len(shape) == len(answer) else "z"])]
     if len(shape) != len(answer):
         axes = helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3])
@@ -463,22 +463,22 @@ def test_another_exporters_onnx_model_classifies(folder, answers, tmp_path, caps
     vision.infer_onnx.main([*arguments, str(folder)])
     squares = [(picture(path) ** 2).sum((0, 1)) for path in answers[0][:6]]
     assert list(json.loads(output.read_text()).values()) == np.argmax(squares, -1).tolist()
-    said = [x for x in capsys.readouterr().err.splitlines() if "images are prepared" in x]
+    said = [x for x in capsys.readouterr().err.splitlines() if "preprocessing" in x]
     assert len(said) == 1
-    assert said[0].startswith(f"{tmp_path / 'other.onnx'} does not tell how")
+    assert said[0].startswith(f"{tmp_path / 'other.onnx'} does not describe its preprocessing")
     assert f"image_size {SIDE}, crop_pct 0.875, interpolation 'bicubic', mean (0.485," in said[0]
 
 
 def test_a_model_that_describes_itself_needs_no_word_about_it(flags, folder, tmp_path, capsys):
     vision.infer_onnx.main([*flags["onnx"], f"-o={tmp_path / 'p.json'}", str(folder)])
-    assert "images are prepared" not in capsys.readouterr().err
+    assert "preprocessing" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flag", ["--use_ema", "--nouse_ema"])
 @pytest.mark.parametrize("source", ["eager", "jit", "onnx"])
 def test_an_exported_model_has_no_choice_of_weights(source, flag, flags, folder, tmp_path):
     main = program_of(source, vision.infer, vision.infer_onnx)
-    with refused("--use_ema with a --checkpoint, which may hold two sets of weights. Received: "):
+    with refused("--use_ema with a --checkpoint, which can have two sets of weights. Received: "):
         main([*flags[source], flag, f"-o={tmp_path / 'p.json'}", str(folder)])
 
 
@@ -530,7 +530,7 @@ def test_activation_maps_are_drawn(models, folder, tmp_path, monkeypatch):
 
 
 def test_the_model_of_a_checkpoint_is_the_model(flags, calibrated, models):
-    """What all references above rest on."""
+    """All references above depend on this."""
     keras.utils.set_random_seed(9)
     again = vision.build_model("small", NUM_CLASSES)
     vision.load_pytorch_weights(again, models / "weights.safetensors")

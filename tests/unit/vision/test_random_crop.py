@@ -1,4 +1,4 @@
-"""Random parts of images: where they lie, and that they are read as Pillow reads them."""
+"""Tests random crops of images: their positions, and equality with Pillow."""
 
 import numpy as np
 import pytest
@@ -11,14 +11,14 @@ from vision.random_crop import draw_crop, random_crops
 
 
 def crops_of(height, width, min_area, count=3000):
-    """Crops of many seeds, `[count, 4]`."""
+    """Returns the crops for many seeds, `[count, 4]`."""
     seeds = tf.data.Dataset.range(count).map(lambda i: tf.stack([tf.constant(7, tf.int64), i]))
     found = seeds.map(lambda seed: draw_crop(tf.constant([height, width]), min_area, seed))
     return next(iter(found.batch(count))).numpy()
 
 
 def test_areas_and_ratios_are_uniform():
-    # Parts up to a half of a square fit at any ratio, so nothing is redrawn below that.
+    # Crops of up to half of a square fit with all ratios, so none is drawn again.
     side = 2000
     top, left, height, width = crops_of(side, side, 0.08).T
     assert np.all((top >= 0) & (left >= 0) & (top + height <= side) & (left + width <= side))
@@ -31,7 +31,7 @@ def test_areas_and_ratios_are_uniform():
     assert stats.kstest(logs, stats.uniform(np.log(3 / 4), 2 * np.log(4 / 3)).cdf).pvalue > 1e-4
     assert area.min() >= 0.0795
     assert area.max() > 0.95
-    # Small parts are rarely redrawn: their share is nearly that of the range.
+    # Small crops are rarely drawn again, so their areas are nearly uniform.
     assert np.mean(small) == pytest.approx(0.42 / 0.92, abs=0.08)
     for place, free in ((top, side - height), (left, side - width)):
         shares = (place[small] + 0.5) / (free[small] + 1)
@@ -48,13 +48,13 @@ def test_areas_and_ratios_are_uniform():
     ],
 )
 def test_no_allowed_part_gives_the_middle(height, width, expected):
-    # All of a long image, or one pixel, has no allowed ratio.
+    # The whole of a long image, or a single row of pixels, has no allowed ratio.
     found = crops_of(height, width, 1.0, 20)
     assert {tuple(row) for row in found} == {expected}
 
 
 def read_all(paths, side=24, interpolation="bicubic", min_area=0.3, **options):
-    """Reads files in one dataset; the number of a file is its seed."""
+    """Reads files in one dataset; the index of a file is its seed."""
     names = tf.data.Dataset.from_tensor_slices([str(path) for path in paths])
     dataset = names.enumerate().interleave(
         lambda number, path: random_crops(
@@ -79,7 +79,7 @@ def by_pillow(image, side=24, interpolation="bicubic", min_area=0.3, number=0):
 
 @pytest.fixture(scope="module")
 def photograph():
-    """Smooth colors with an edge, 90 x 130."""
+    """Returns an image of 90 x 130 pixels with smooth colors and an edge."""
     down, right = np.mgrid[:90, :130]
     values = np.stack([2 * down, right + down // 2, 200 - right], -1)
     values[30:60, 40:90] = 255 - values[30:60, 40:90]
@@ -123,7 +123,7 @@ def test_formats_as_in_evaluation(photograph, tmp_path):
     paths = []
     for name, change in FORMATS.items():
         change(photograph).save(tmp_path / name)
-        # By its content, whatever it is called.
+        # The format is detected from the content of the file.
         paths.append((tmp_path / name).rename(tmp_path / f"{name}.jpg"))
     for number, (found, reason) in enumerate(read_all(paths)):
         assert reason == ""
@@ -176,7 +176,7 @@ def test_what_cannot_be_read_is_told(photograph, tmp_path):
 
 
 def test_shared_images(shared_data):
-    """The odd and broken ones: the same ones are refused as in evaluation."""
+    """Unusual and broken files: the same files are refused as in evaluation."""
     folder = shared_data / "bad_inputs" / "images"
     paths = sorted(x for x in folder.rglob("*") if x.is_file())
     reasons = [reason for _, reason in read_all(paths, min_area=1.0)]
@@ -191,7 +191,7 @@ def test_shared_images(shared_data):
 
 
 def test_ten_parts_are_tried_before_the_middle_is_taken():
-    # Of nearly the whole square few parts fit; the sides of those that do not are redrawn.
+    # Few crops of nearly the whole square fit; the others are drawn again.
     found = crops_of(1000, 1000, 0.9, 1000)
     middle = np.all(found == (0, 0, 1000, 1000), axis=1).mean()
     rng = np.random.default_rng(0)

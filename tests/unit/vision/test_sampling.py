@@ -1,4 +1,4 @@
-"""Which images an evaluation scores and how often it runs them, with a model that costs nothing."""
+"""Tests which images an evaluation uses and how often it runs them, with a trivial model."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ NAMES = ["blue", "green", "red"]
 
 
 class Brightest:
-    """A model that takes the brightest channel for the class, and counts its batches."""
+    """A model that predicts the brightest channel as the class, and counts its batches."""
 
     mode, backend, precision, files = "jit", "none", "fp32", ()
     signatures = {"serving_default": ()}  # noqa: RUF012 - a stand-in
@@ -37,7 +37,7 @@ class Brightest:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Seven images of each class; the fourth of each has another one's color."""
+    """Writes seven images of each class; the fourth has the color of another class."""
     for label, name in enumerate(NAMES):
         (tmp_path / "val" / name).mkdir(parents=True)
         for index in range(7):
@@ -88,6 +88,6 @@ def test_the_first_batch_alone_warms_up_and_the_last_may_be_smaller(folder, sess
     assert found == [([0, 1], (2, 3)), ([2, 3], (2, 3)), ([4], (1, 3))]
     assert session.runner.batches == [2, 2, 2, 2, 2, 1]
     assert isinstance(run.watch, Stopwatch) and len(run.watch.laps) == 3
-    # A second run over the same images begins anew.
+    # A second run over the same images starts again at 0.
     assert len(list(run)) == 3
     assert len(run.watch.laps) == 3 and run.skipped == []

@@ -1,4 +1,4 @@
-"""Sessions of classifiers from Python: images of any origin, batches, refusals."""
+"""Tests sessions of classifiers in Python: kinds of images, batches, errors."""
 
 import io
 import os
@@ -39,8 +39,8 @@ class Colors:
 
     def run(self, inputs, signature="serving_default"):
         self.batches.append(len(inputs["images"]))
-        self.images = inputs["images"]  # as a runtime keeps them
-        time.sleep(0.001)  # other threads may enter
+        self.images = inputs["images"]  # without a copy, as in a runtime
+        time.sleep(0.001)  # lets other threads run
         return {"logits": 8 * self.images.mean(axis=(1, 2))}
 
 
@@ -91,7 +91,7 @@ def test_a_list_is_read_by_threads(session, monkeypatch):
 
     def read_image(source, preprocessing):
         readers.add(threading.current_thread())
-        both.wait()  # goes on only where two are at work
+        both.wait()  # continues only if two threads are running
         return real(source, preprocessing)
 
     monkeypatch.setattr(session_module, "read_image", read_image)

@@ -1,4 +1,4 @@
-"""The sheet of augmented variants."""
+"""Tests the figure of augmented variants."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def path(tmp_path, rng):
 
 
 def test_variants_and_their_names(tmp_path, rng):
-    """What is told of a variant, done to the image by Pillow, makes the variant."""
+    """Applying the printed operations with Pillow gives the variant."""
     path = str(tmp_path / "square.png")
     Image.fromarray(rng.integers(30, 200, (24, 24, 3)).astype("uint8")).save(path)
     off = {"min_crop": 1.0, "hflip": 0.0, "re_prob": 0.0}

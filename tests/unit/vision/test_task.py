@@ -1,4 +1,4 @@
-"""The training task: the loss of both heads, what a row weighs, evaluation by shares, depths."""
+"""Tests the training task: loss of both heads, weights of rows, evaluation on ranks, depths."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ from vision.task import VisionTask
 
 
 class Rank(SingleProcess):
-    """One of several processes that never meet; what it would gather is kept."""
+    """One of several processes without communication; records what it would gather."""
 
     def __init__(self, rank, size):
         self.rank, self.size = rank, size
@@ -49,7 +49,7 @@ def make_task(data_url, small_architecture):
 
 @pytest.fixture(scope="module")
 def task(make_task):
-    """As the flags above have it; no test changes its variables but by training=True."""
+    """Returns a task with the flags above. Tests change its variables only by training=True."""
     return make_task()
 
 
@@ -96,7 +96,7 @@ def test_a_row_without_weight_has_no_gradient(task, batch):
 
 
 def loss_and_gradients(task, batch):
-    """Of a training step, the gradients as one vector."""
+    """Returns loss and gradients of a training step, the gradients as one vector."""
     with tf.GradientTape() as tape:
         sums = task.loss(batch, training=True)
     variables = [v.value for v in task.model.trainable_variables]
@@ -106,7 +106,7 @@ def loss_and_gradients(task, batch):
 
 @pytest.fixture(scope="module")
 def whole_precision():
-    """What `loss_and_gradients` found in float32."""
+    """Returns the result of `loss_and_gradients` in float32."""
     return []
 
 
@@ -117,7 +117,7 @@ def whole_precision():
 def test_mixed_precision_trains_as_float32(
     make_task, task, batch, whole_precision, level, dtype, of_loss, of_gradients
 ):
-    """The loss in float32 and close, the gradients of nearly the same length and direction."""
+    """The loss is float32 and close; the gradients have nearly the same length and direction."""
     if not whole_precision:
         whole_precision.extend(loss_and_gradients(task, batch))
     task = make_task(amp_level=level)
@@ -126,7 +126,7 @@ def test_mixed_precision_trains_as_float32(
     assert sums.loss_sum.dtype == sums.examples.dtype == tf.float32
     expected, reference = whole_precision
     assert float(sums.loss_sum) == pytest.approx(float(expected.loss_sum), rel=of_loss)
-    # Batch norm over four images multiplies what rounding does.
+    # Batch norm over four images amplifies rounding errors.
     assert np.linalg.norm(gradients - reference) < of_gradients * np.linalg.norm(reference)
 
 
@@ -140,7 +140,7 @@ def test_a_batch_of_the_pipeline_can_be_trained_on(make_task):
 
 @pytest.fixture(scope="module")
 def many_classes(image_folder):
-    """Eight classes, so that five best ones are not all; three evaluation images are broken."""
+    """Eight classes, so that top 5 is not trivial; three evaluation images are broken."""
     root = image_folder(tuple("abcdefgh"), 4)
     for name in ("b/0.png", "b/3.png", "c/1.png"):
         (root / "val" / name).write_text("broken")
@@ -169,7 +169,7 @@ def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypat
     monkeypatch.setattr(Batches, "__iter__", note)
     found = task.evaluators["eval"]()
     names = " ".join(record.getMessage() for record in caplog.records)
-    assert "left out of the score: 3: " in names
+    assert "images left out of the evaluation: 3: " in names
     assert all(f"{many_classes}/val/{x} (not an image" in names for x in ("b/0.png", "c/1.png"))
     assert sizes == [6, 6, 6, 6, 5]
     all_images = sorted((many_classes / "val").rglob("*.png"))
@@ -192,7 +192,7 @@ def test_the_evaluation_by_hand_and_by_shares(make_task, many_classes, monkeypat
     assert [round(29 * x) for x in [*expected.values()][:3]] == [4, 3, 2]
     assert 2 < 29 * expected["acc_heads_top5"] < 29
     assert found == pytest.approx(expected, rel=1e-5)
-    # Three ranks: what each of them adds, and that they add up to the same.
+    # The sums of three ranks add up to the result of one process.
     shares = []
     for rank in range(3):
         processes.rank, processes.size = rank, 3
@@ -239,7 +239,7 @@ def test_layers_are_counted_from_the_image_to_the_answer(task):
 
 
 def test_weight_decay_takes_kernels_and_nothing_else(make_task):
-    """Neither norms nor biases, which are vectors, nor the class token: timm's rule."""
+    """No weight decay for norms and biases, which are vectors, and the class token, as in timm."""
     task = make_task(weight_decay=0.05)
     variables = task.model.trainable_variables
     for variable in variables:
@@ -271,7 +271,7 @@ def test_other_numbers_of_classes_are_refused(make_task):
 @pytest.mark.parametrize("name", [b"caf\xe9", b"two  spaces", b"a\nb", b" begin"])
 def test_names_that_a_checkpoint_cannot_hold_are_refused(make_task, image_folder, tmp_path, name):
     image_folder(("a", os.fsdecode(name)), 1, root=tmp_path)
-    with refused("names of class folders") as caught:
+    with refused("with names in UTF-8") as caught:
         make_task(data_url=tmp_path, num_classes=2)
     str(caught.value).encode()
 
@@ -322,7 +322,7 @@ def make_norm(kernel=None):
 @pytest.mark.parametrize("kernel", [None, fused_batch_norm])
 @pytest.mark.parametrize(("mean", "deviation"), [(3.0, 2.0), (30.0, 1.0)])
 def test_moments_over_ranks_are_those_of_the_whole_batch(rng, mean, deviation, kernel):
-    """Also where the mean is far from zero, and where a rank has a kernel for its own batch."""
+    """Also with a mean far from zero, and for the fused kernel of a single rank."""
     images = rng.normal(mean, deviation, (4, 5, 6, 3)).astype("float32")
     whole, ranks = make_norm(), [make_norm(kernel), make_norm(kernel)]
     expected = whole(images, training=True)
@@ -363,7 +363,7 @@ def test_batch_norm_is_synchronized_where_there_are_several_processes(task):
 
 
 def test_batch_norm_in_training_is_the_kernel_of_the_framework(make_task, batch):
-    """And changes nothing but the time it takes: loss, gradients and moving statistics."""
+    """Loss, gradients and moving statistics do not change."""
     found = []
     for fused in (True, False):
         model = (task := make_task()).model

@@ -1,4 +1,4 @@
-"""The training program in process: folders, resuming, fine-tuning, and what it refuses."""
+"""Tests the training program in process: folders, resuming, fine-tuning, errors."""
 
 import dataclasses
 import json
@@ -31,9 +31,9 @@ from vision.recipe import own_classes, with_recipe
 from vision.task import VisionTask
 from vision.train import VisionRun, main
 
-EPOCHS, STEPS = 2, 3  # 10 images in batches of 4: the last is filled up
+EPOCHS, STEPS = 2, 3  # 10 images in batches of 4; the last batch is filled up
 ROOTS = ("summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir")
-# Building a graph takes longer than a few steps without one.
+# Run eagerly, because building a graph takes longer than a few steps.
 EAGERLY = "--pynative_mode"
 ignore_eager_input = pytest.mark.filterwarnings(
     "ignore:Even though the `tf.config.experimental_run"
@@ -47,7 +47,7 @@ def data_url(image_folder):
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory, small_architecture):
-    """A flat recipe in which everything random is on."""
+    """Writes a flat recipe with all random augmentation enabled."""
     path = tmp_path_factory.mktemp("recipes") / "recipe.yaml"
     path.write_text(
         f"arch: {small_architecture}\n"
@@ -73,7 +73,7 @@ def train(recipe, data_url):
 
 @pytest.fixture(scope="module")
 def finished(train, tmp_path_factory):
-    """A whole run with a checkpoint after every step."""
+    """Returns a complete run with a checkpoint after every step."""
     return train(tmp_path_factory.mktemp("run"), "--ckpt_save_every_step=1", "--ckpt_keep_num=100")
 
 
@@ -140,10 +140,10 @@ def test_a_run_that_is_resumed_without_a_config_keeps_its_own(finished, recipe, 
     assert resolved() == dataclasses.replace(own, run=resuming)
     longer = dataclasses.replace(own.training, num_epochs=7)
     assert resolved("--epochs=7") == dataclasses.replace(own, run=resuming, training=longer)
-    # Weights alone begin a run of their own.
+    # A file of weights starts a new run.
     weights = program.command_line().parse([f"--pretrained={finished[1]}", "--data_url=d"])[0]
     assert program.resolve_config(run_config_options(weights)).model == load_config().model
-    # A file that is named counts, and takes the data of the run where it has none.
+    # A given config file is used, with the data set of the run if it has none.
     named = resolved(f"--config={recipe}", "--epochs=3")
     assert named.training == dataclasses.replace(load_config(recipe).training, num_epochs=3)
     assert named.data.data_url == str(data_url)
@@ -169,7 +169,7 @@ def test_a_continued_run_equals_one_that_never_stopped(finished, train, tmp_path
     assert ours.keys() == expected.keys()
     assert {name.partition("/")[0] for name in ours} == {"model", "optimizer", "average"}
     for name, value in expected.items():
-        # Of each array's own size: second moments are below any tolerance for weights.
+        # Relative to each array, because second moments are smaller than a tolerance for weights.
         difference = np.abs(ours[name] - value).max()
         assert difference <= 1e-3 * np.abs(value).max(), name
 
@@ -182,12 +182,12 @@ def test_the_score_is_that_of_the_evaluation_program(finished, data_url, capsys)
     results = json.loads(printed.removeprefix("eval results: ").replace("'", '"'))
     last = metrics(summaries)[-1]
     assert results["Top1-Acc"] == pytest.approx(last["eval/acc_heads"], abs=1e-6)
-    # The program adds up the heads' losses, training takes their mean.
+    # The program sums the losses of the heads, training uses their mean.
     assert results["Loss"] == pytest.approx(2 * last["eval/loss"], rel=1e-4)
 
 
 def test_a_label_file_wins_over_the_classes_of_a_checkpoint(finished, tmp_path):
-    """And a config's file over its config; a file of weights has neither."""
+    """A label file also has precedence over the classes of a config; files of weights have none."""
     path, words = open_checkpoint(finished[1]).path, {"image_size": "64"}
     found = with_recipe(str(finished[1]), ConfigOptions(words=words))
     assert found == ConfigOptions(str(path / "config.yml"), {}, words)
@@ -209,7 +209,7 @@ def test_a_label_file_wins_over_the_classes_of_a_checkpoint(finished, tmp_path):
 def test_folders_called_by_numbers_of_wordnet_are_those_that_were_trained_on(
     image_folder, train, tmp_path, capsys
 ):
-    """A number, a number and a name, or a name alone: each as the folder is called."""
+    """Folder names can be a number, a number and a name, or a name."""
     names = ("0: x", "n00000002 red", "n00000003")
     url = image_folder(names, 2)
     flags = ["--num_classes=3", "--steps=1", "--skip_eval", EAGERLY]
@@ -236,14 +236,14 @@ def test_folders_called_by_numbers_of_wordnet_are_those_that_were_trained_on(
 
 
 def test_a_finished_run_is_not_begun_anew(finished, train, tmp_path, monkeypatch, capsys):
-    """Its checkpoint knows better than a flag where it stands, and the terminal says so."""
+    """The position in the checkpoint is used instead of that of the flag, with a message."""
     monkeypatch.setattr(logging.getLogger(), "handlers", [])  # as in a program of its own
     flags = [f"--checkpoint={finished[1]}", "--start_epoch=1", "--skip_eval"]
     summaries, _, _ = train(tmp_path, *flags)
     assert losses(summaries) == {}
     told = capsys.readouterr().err.splitlines()
-    assert told.count(f"start_epoch 1: {finished[1]} goes on in epoch 2") == 1
-    assert told.count(f"{finished[1]}/step-00000006 has made all 2 epochs") == 1
+    assert told.count(f"start_epoch 1 is ignored: {finished[1]} is in epoch 2") == 1
+    assert told.count(f"{finished[1]}/step-00000006: all 2 epochs are completed") == 1
 
 
 @ignore_eager_input
@@ -255,7 +255,7 @@ def test_other_classes_get_new_heads_and_the_old_body(
     flags += ["--freeze=stem,coupled_*", f"--pretrained={finished[1]}", "--skip_eval", EAGERLY]
     _, checkpoints, best = train(tmp_path, *flags, url=other)
     log = (best / "train_log.log").read_text()
-    assert "Removing" in log and "convolution_head/kernel" in log
+    assert "not loaded" in log and "convolution_head/kernel" in log
     before, now = arrays(finished[1]), arrays(checkpoints)
     source = CheckpointStore(finished[2]).best()
     name = "vision_conformer/coupled_2/fusion/spatial/convolution/kernel"
@@ -281,7 +281,7 @@ def test_a_checkpoint_of_a_run_gives_its_averages_or_the_weights_beside_them(fin
 def test_a_run_goes_on_with_the_class_folders_it_began_with(
     finished, train, image_folder, tmp_path
 ):
-    """As many folders, one of them renamed: the others would change their numbers."""
+    """One folder is renamed, which would change the numbers of the others."""
     other = image_folder(("red", "zinnober"), 2)
     flags = [f"--checkpoint={finished[1]}", "--epochs=3", "--skip_eval"]
     with refused("0: red instead of blue, 1: zinnober instead of red"):
@@ -305,7 +305,7 @@ def test_as_many_classes_keep_the_heads_by_their_names(
         kept = np.allclose(now[f"model/{path}"], before[path], atol=1e-6)
         assert kept == (same or "head" not in name), name
     log = (best / "train_log.log").read_text()
-    assert ("Removing" in log) == (not same)
+    assert ("not loaded" in log) == (not same)
     assert same or "0: red instead of blue" in log
 
 
@@ -344,7 +344,7 @@ def test_a_dry_run_tells_and_writes_nothing(train, tmp_path, capsys):
 
 
 class Ended(Exception):
-    """Ends the program where a test has seen enough."""
+    """Ends the program at the point that a test checks."""
 
 
 def test_flags_of_a_run_reach_the_loop(train, tmp_path, monkeypatch, capsys):
@@ -419,7 +419,7 @@ def test_a_checkpoint_to_continue_is_the_newest_and_weights_are_the_best(tmp_pat
 
 
 class OneOfTwo(SingleProcess):
-    """A process beside another one of the same host."""
+    """One of two processes on the same host."""
 
     rank, size, local_rank, local_size = 1, 2, 1, 2
 
@@ -469,7 +469,7 @@ def test_every_config_takes_a_step(
 
 
 def test_configs_differ_by_the_model_alone(project):
-    """So that a step of one of them stands for all; `photos` and `smoke` are apart."""
+    """So that testing a step of one config is enough; `photos` and `smoke` are exceptions."""
     configs = {x.stem: load_config(x) for x in (project / "configs/vision").glob("*.yml")}
     assert configs.keys() >= {"photos", "smoke", "conformer_tiny"}
     tiny = configs["conformer_tiny"]
@@ -536,7 +536,7 @@ def test_folders_must_differ_and_are_new(train, tmp_path, monkeypatch):
 
 
 def test_a_late_rank_takes_the_folders_that_rank_0_made(train, tmp_path, monkeypatch):
-    """The folders are there before other ranks have heard of them."""
+    """The folders exist before the other ranks receive their names."""
     made = []
 
     class Rank1(OneOfTwo):
@@ -554,7 +554,7 @@ def test_a_late_rank_takes_the_folders_that_rank_0_made(train, tmp_path, monkeyp
 
 
 class _Heard(Exception):
-    """Ends a run whose folders are settled."""
+    """Ends a run after its folders are created."""
 
 
 def log_of(processes, folder):
@@ -572,7 +572,7 @@ def test_other_ranks_log_where_they_see_the_folder_and_have_something_to_tell(tm
 
 
 def test_a_log_has_names_of_any_bytes(tmp_path, monkeypatch):
-    # What pytest captures goes from worker to worker as UTF-8, which has no such names.
+    # Captured output must be UTF-8, which cannot represent such names.
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     with log_of(SingleProcess(), tmp_path):
         logging.getLogger("tools").warning(os.fsdecode(b"dropped caf\xe9.png"))

@@ -1,4 +1,4 @@
-"""Data of training: the same images and numbers on any number of processes, from any step."""
+"""Tests training data: the same images and numbers on any number of processes, from any step."""
 
 import logging
 
@@ -21,14 +21,14 @@ from vision.training_data import ImageAugmentation, image_seed, training_data
 
 COUNT, NUM_CLASSES = 13, 3
 PREPROCESSING = PreprocessingConfig(image_size=16, std=(0.2, 0.3, 0.25))
-# RandAugment takes seconds to trace: most tests have the other random color operations instead.
+# Tracing RandAugment takes seconds, so most tests use color jitter instead.
 FAST = {"auto_augment": "none", "color_jitter": 0.4}
 PLAIN = {"auto_augment": "none", "mixup": 0.0, "cutmix": 0.0, "re_prob": 0.0}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Thirteen images, every one of its own color."""
+    """Writes thirteen images of different colors."""
     place, rng, paths = tmp_path_factory.mktemp("images"), np.random.default_rng(0), []
     for number in range(COUNT):
         path = place / f"{number}.{('jpg', 'png')[number % 2]}"
@@ -70,7 +70,7 @@ def assert_same_batches(found, expected):
 
 @pytest.fixture(scope="module")
 def whole(folder):
-    """Two epochs of one process."""
+    """Returns two epochs of one process."""
     return batches_of(make_data(folder, **FAST))
 
 
@@ -92,7 +92,7 @@ def test_batches(folder, whole):
     for epoch in (whole[:4], whole[4:]):
         indices = np.concatenate([batch["indices"] for batch in epoch])
         assert set(indices) == set(range(COUNT))
-        # The last batch is filled up with the first images, changed in another way.
+        # The last batch is filled with other variants of the first images.
         np.testing.assert_array_equal(indices[COUNT:], indices[: 16 - COUNT])
     orders = [np.concatenate([b["indices"] for b in part]) for part in (whole[:4], whole[4:])]
     assert np.any(orders[0] != orders[1])
@@ -112,7 +112,7 @@ def test_the_whole_recipe_resumed_by_more_workers(folder):
 @pytest.mark.parametrize("num_steps", [3, 4, 6])
 def test_a_resumed_run_is_as_if_it_had_not_stopped(folder, whole, num_steps):
     epoch, step = divmod(num_steps, 4)
-    if num_steps == 4:  # saved before the loop counted the epoch
+    if num_steps == 4:  # saved before the loop has counted the epoch
         epoch, step = 0, 4
     data = make_data(folder, position=Position(epoch, ((4, step),)), **FAST)
     assert data.num_steps(epoch) == 4 - step
@@ -124,7 +124,7 @@ def test_a_resumed_run_is_as_if_it_had_not_stopped(folder, whole, num_steps):
 def test_two_processes_see_what_one_does(folder, mode):
     config = {"auto_augment": "none", "mixup_mode": mode, "num_epochs": 1}
     if mode != "batch":
-        config |= {"re_prob": 0.0}  # what becomes of an image alone does not know of modes
+        config |= {"re_prob": 0.0}  # erasing does not depend on the mode of mixing
     one = batches_of(make_data(folder, batch_size=8, **config))
     two = [batches_of(make_data(folder, rank, 2, 4, **config)) for rank in (0, 1)]
     assert len(one) == len(two[0]) == len(two[1]) == 2
@@ -148,7 +148,7 @@ def test_a_run_goes_on_with_another_batch_size(folder):
     indices = np.concatenate([batch["indices"] for batch in first + rest])
     assert set(indices) == set(range(COUNT))
     assert len(indices) == 8 + 6
-    with refused("already seen"):
+    with refused("completed before the run was stopped"):
         make_data(folder, position=Position(0, ((4, 5),)), **PLAIN)
 
 
@@ -172,7 +172,7 @@ def test_without_augmentation_an_image_is_only_normalized(folder, tmp_path):
     config = PLAIN | {"min_crop": 1.0, "label_smoothing": 0.3, "batch_size": 16, "num_epochs": 1}
     expected = normalize(values, PREPROCESSING)
     (batch,) = batches_of(make_data(single, hflip=0.0, **config))
-    # At full area, a square is taken whole where the drawn ratio does not fit, which is always.
+    # With full area, no ratio except 1 fits, so that the whole square is used.
     for image in batch["images"]:
         np.testing.assert_allclose(image, expected, atol=1e-5)
     np.testing.assert_allclose(batch["targets"], [[0.1, 0.8, 0.1]] * 16, rtol=1e-6)
@@ -204,7 +204,7 @@ def test_images_that_cannot_be_read_are_masked_and_named_once(folder, tmp_path, 
             np.testing.assert_array_equal(batch["weights"].numpy(), ~bad)
             np.testing.assert_array_equal(batch["reason"].numpy() != b"", bad)
             assert not np.any(batch["images"].numpy()[bad])
-            # Nobody is mixed with what is not there: the target stays as smoothed.
+            # Partners of unreadable images are not mixed: their targets are only smoothed.
             alone = batch["targets"].numpy()[bad | bad[::-1]]
             labels = batch["labels"].numpy()[bad | bad[::-1]]
             np.testing.assert_allclose(alone, 0.1 / 3 + 0.9 * np.eye(3)[labels], rtol=1e-5)
@@ -218,7 +218,7 @@ def test_images_that_cannot_be_read_are_masked_and_named_once(folder, tmp_path, 
 
 
 def test_every_use_of_random_numbers_has_a_seed_of_its_own(monkeypatch):
-    """In all variants of all images of two epochs; the part, the flip, colors, box and noise."""
+    """All variants of all images of two epochs differ in crop, flip, colors, box and noise."""
     seen = []
 
     def note(*arguments, **named):
@@ -259,7 +259,7 @@ def test_mixing_is_drawn_anew_for_every_step_and_epoch(folder, monkeypatch):
 
 
 def test_interpolations_of_the_recipe(tmp_path):
-    """That of the crop is the preprocessing's, that of moved pixels the augmentation's."""
+    """Crops use the interpolation of preprocessing, moved pixels that of augmentation."""
     values = np.where(np.mgrid[:40, :40][0] < 20, 0, 255).astype("uint8")
     Image.fromarray(np.stack([values] * 3, -1)).save(tmp_path / "a.png")
     levels = {}

@@ -1,4 +1,4 @@
-"""Checkpoints of the PyTorch implementations: names, both ways, and what is refused."""
+"""Tests checkpoints of the PyTorch implementations: names, both directions, errors."""
 
 import logging
 
@@ -13,7 +13,7 @@ from tools.weights.pth import Placeholder
 
 @pytest.fixture(scope="module")
 def source(build_small):
-    """A model whose every number is its own."""
+    """Returns a model in which all numbers differ."""
     rng = np.random.default_rng(5)
     model = build_small()
     for variable in model.weights:
@@ -23,19 +23,19 @@ def source(build_small):
 
 @pytest.fixture(scope="module")
 def official(source):
-    """Its tensors."""
+    """Returns the tensors of that model."""
     return vision.pytorch_state_dict(source)
 
 
 @pytest.fixture(scope="module")
 def whatever(build_small):
-    """A model of the same shape, of which no test may expect certain weights."""
+    """Returns a model of the same sizes; tests must not rely on its weights."""
     return build_small(seed=2)
 
 
 @pytest.fixture
 def emptied(whatever):
-    """It with weights that are nobody's."""
+    """Returns that model with other weights."""
     for variable in whatever.weights:
         variable.assign(np.full(variable.shape, -1.0))
     return whatever
@@ -109,13 +109,13 @@ def test_wrappers(emptied, official, wrap):
 
 
 def test_averaged_weights_where_they_are_asked_for(emptied, official, caplog):
-    """Which ones are taken is said, wherever there is a choice or there are no others."""
+    """A message names the loaded weights if there is a choice, or only averaged ones."""
     average = {name: value + 1 for name, value in official.items()}
     both = {"model": official, "model_ema": {"module": average}}
     for use_ema, wanted, said in (
-        (None, official, "--use_ema takes the average"),
-        (False, official, "--use_ema takes the average"),
-        (True, average, "averaged weights (EMA); --nouse_ema takes the others"),
+        (None, official, "--use_ema loads the average"),
+        (False, official, "--use_ema loads the average"),
+        (True, average, "averaged weights (EMA); --nouse_ema loads the others"),
     ):
         caplog.clear()
         vision.load_pytorch_weights(emptied, both, use_ema)
@@ -124,10 +124,10 @@ def test_averaged_weights_where_they_are_asked_for(emptied, official, caplog):
         assert said in caplog.text
     caplog.clear()
     vision.load_pytorch_weights(emptied, {"model_ema": average})
-    assert "no others are in the file" in caplog.text
+    assert "the file has no others" in caplog.text
     caplog.clear()
     vision.load_pytorch_weights(emptied, official)
-    assert "taking" not in caplog.text
+    assert "loading the" not in caplog.text
 
 
 @pytest.mark.parametrize("naming", ["official", "mmpretrain"])

@@ -38,13 +38,13 @@ def build_small():
 
 @pytest.fixture(params=KINDS)
 def kind(request):
-    """Group norm behind the sums, and layer norm in front."""
+    """Returns the two kinds of models: group norm with post-norm, layer norm with pre-norm."""
     return request.param
 
 
 @pytest.fixture(scope="session")
 def vocabulary():
-    """Of the twelve symbols; the blank is not the first of them."""
+    """Returns a vocabulary of twelve symbols, of which the blank is not the first."""
     return Vocabulary((*"ABCDEFG", "|", "<pad>", "<s>", "</s>", "<unk>"))
 
 
@@ -56,7 +56,7 @@ def talkative(build_small, vocabulary):
         model = build_small(kind, **options)
         rng = np.random.default_rng(7)
         model.head.kernel.assign(0.3 * rng.standard_normal(model.head.kernel.shape))
-        # Every symbol is as likely as the others on average, but for those that write nothing.
+        # On average, all symbols with a text are equally likely.
         logits = np.asarray(model(rng.standard_normal((1, 32000)).astype("float32")))[0]
         kernel, scale = model.head.kernel.numpy(), 3.0 / logits.std(axis=0)
         model.head.kernel.assign(kernel * scale)
@@ -70,7 +70,7 @@ def talkative(build_small, vocabulary):
 
 @pytest.fixture(scope="session")
 def folders(talkative, tmp_path_factory):
-    """Folders of Hugging Face, by the kind of the model."""
+    """Returns Hugging Face folders by kind of model."""
     root = tmp_path_factory.mktemp("hugging_face")
     for kind in KINDS:
         wav2vec2.save_pretrained(talkative(kind), root / kind)
@@ -79,7 +79,7 @@ def folders(talkative, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def exports(folders, tmp_path_factory):
-    """SavedModels of them."""
+    """Returns SavedModels of these folders by kind of model."""
     root = tmp_path_factory.mktemp("exports")
     for kind in KINDS:
         arguments = ["--pytorch_model_dir", str(folders / kind), "--output_dir", str(root / kind)]

@@ -1,4 +1,4 @@
-"""What a model is fine-tuned or exported from: sizes, weights and symbols of folders and runs."""
+"""Tests reading of models to fine-tune or export: sizes, weights, symbols of folders and runs."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def test_a_recipe_adopts_sizes_and_sound_and_keeps_its_rates(tmp_path):
 
 
 def without_head(folder, place):
-    """A folder as after pre-training, which has neither head nor vocabulary."""
+    """Returns a folder of a pre-trained model, without head and vocabulary."""
     place.mkdir()
     for path in folder.glob("*config.json"):
         (place / path.name).write_bytes(path.read_bytes())
@@ -120,7 +120,7 @@ def test_a_vocabulary_of_another_size_follows_the_head(folders, build_small, tmp
 
 @pytest.mark.parametrize("with_head", [True, False])
 def test_names_may_lack_the_prefix_and_weights_the_head(folders, build_small, tmp_path, with_head):
-    """Hugging Face saves the model without its head that way."""
+    """Hugging Face saves a model without a head like this."""
     shutil.copytree(folders / "group", tmp_path / "copy")
     tensors = wav2vec2.pytorch_state_dict(wav2vec2.from_pretrained(folders / "group"))
     bare = {

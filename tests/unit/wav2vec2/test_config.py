@@ -1,4 +1,4 @@
-"""Sizes by name, by field, and from Hugging Face's files."""
+"""Tests model sizes by name, by field, and from files of Hugging Face."""
 
 import json
 
@@ -146,7 +146,7 @@ def test_the_names_are_those_of_hugging_face(tmp_path):
 
 
 def test_frames_by_counting_where_kernels_fit():
-    """Of other strides and kernels, a frame needs every sample under it, and so on."""
+    """With other strides and kernels, a frame requires all samples that it covers."""
     config = ModelConfig(
         feature_filters=(8, 8, 8), feature_kernel_sizes=(7, 4, 2), feature_strides=(3, 5, 2)
     )
@@ -197,8 +197,8 @@ def test_null_is_false_in_preprocessing(tmp_path):
         ({"adapter_attn_dim": 16}, "Expected adapter_attn_dim null"),
         ({"hidden_size": "768"}, "Expected an integer for hidden_size"),
         ({"feat_extract_norm": "batch"}, "Expected one of group, layer for feat_extract_norm"),
-        ({"conv_kernel": [10, 3]}, "of one length"),
-        ({"num_attention_heads": 7}, "hidden_dim a multiple of num_heads"),
+        ({"conv_kernel": [10, 3]}, "of the same length"),
+        ({"num_attention_heads": 7}, "hidden_dim that is a multiple of num_heads"),
         ({"num_conv_pos_embedding_groups": 0}, "position_groups at least 1 and at most 65536"),
         ({"hidden_size": 10**9}, "hidden_dim at least 1 and at most 65536"),
         ({"conv_dim": [512] * 6 + [0]}, "feature_filters at least 1"),
@@ -208,7 +208,7 @@ def test_null_is_false_in_preprocessing(tmp_path):
         ({"layerdrop": 1.0}, "layer_drop_rate at least 0 and below 1"),
         ({"feat_proj_dropout": -0.1}, "feature_dropout_rate at least 0 and below 1"),
         ({"mask_feature_min_masks": -1}, "min_feature_masks"),
-        ({"num_conv_pos_embedding_groups": 5}, "hidden_dim a multiple of num_heads"),
+        ({"num_conv_pos_embedding_groups": 5}, "hidden_dim that is a multiple of num_heads"),
         ({"vocab_size": 1}, "vocabulary_size at least 2"),
         ({"mask_time_length": 0}, "time_mask_frames at least 1"),
         ({"conv_stride": [5, 2, 2, 2, 2, 2, 0]}, "feature_strides at least 1"),
@@ -252,7 +252,7 @@ def test_refused_input(tmp_path):
     with refused(match=r"config\.json of a Hugging Face folder"):
         read_model_config(tmp_path)
     (tmp_path / "config.json").write_text("{", "utf-8")
-    with refused(match="no JSON"):
+    with refused(match="not a JSON file"):
         read_model_config(tmp_path)
     write(tmp_path, "preprocessor_config.json", {"padding_side": "left"})
     with refused(match="Expected padding_side 'right'"):
@@ -260,7 +260,7 @@ def test_refused_input(tmp_path):
 
 
 def test_keys_that_are_absent_mean_what_hugging_face_takes_for_them(tmp_path):
-    """transformers writes no key whose value is its default: Wav2Vec2Config of transformers 4."""
+    """transformers 4 does not write keys with the default values of Wav2Vec2Config."""
     config = hugging_face_model(ModelConfig(), 0)
     defaults = {
         "feat_extract_norm": "group",

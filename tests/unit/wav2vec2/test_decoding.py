@@ -1,4 +1,4 @@
-"""Texts of logits against the vocabulary's own words, enumeration, and times by hand."""
+"""Tests decoding of logits: vocabulary, enumeration of paths, and times computed by hand."""
 
 import itertools
 from collections import defaultdict
@@ -26,7 +26,7 @@ def pipeline_of(vocabulary):
 
 
 def searched(path, vocabulary):
-    """The hypothesis of greedy search for the best symbols of each frame."""
+    """Returns the hypothesis of greedy search, given the best symbol of each frame."""
     logits = np.eye(len(vocabulary), dtype="float32")[list(path)][None]
     search = CtcGreedySearch(vocabulary.blank_id)
     (found,) = search.finish(search.advance(search.start(1), logits, np.array([len(path)])))
@@ -54,7 +54,7 @@ def test_another_blank():
 
 
 def test_words_have_the_times_of_their_frames(vocabulary):
-    """CAB, a pause, A, by frames of 20 ms that stand in the middle of 25."""
+    """CAB, a pause, A, in frames every 20 ms that are centered in windows of 25 ms."""
     path = [8, 2, 2, 8, 0, 1, 1, 8, 7, 7, 8, 8, 0, 8]
     outputs = {"logits": np.eye(12)[path][None], "logit_lengths": np.array([len(path)])}
     (found,) = CtcDecoder(pipeline_of(vocabulary)).transcriptions(outputs, with_words=True)
@@ -64,7 +64,7 @@ def test_words_have_the_times_of_their_frames(vocabulary):
 
 
 def most_probable_text(logits, vocabulary):
-    """By the sum over all paths."""
+    """Returns the best text by the sum over all paths."""
     probabilities = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     texts = defaultdict(float)
     frames, symbols = logits.shape
@@ -80,7 +80,7 @@ def test_beam_search_finds_the_most_probable_text(rng):
     greedy, found = 0, 0
     for _ in range(12):
         logits = rng.standard_normal((5, 5)).astype(np.float32)
-        # Inner spaces and outer ones are of no weight in the search.
+        # The search ignores repeated spaces and spaces at the ends.
         logits[:, 2] -= 20
         expected = most_probable_text(logits, vocabulary)
         found += beam(logits) == expected
@@ -103,23 +103,23 @@ def test_a_language_model_chooses_among_what_sounds_alike(tmp_path, vocabulary):
     assert plain(logits) == greedy_text(logits, vocabulary) == "BAD"
     assert guided(logits) == "BED"
     path.write_text(head + "-0.3\tbed\t0\n-3\tbad\t0\n" + tail.format("bed"))
-    with refused("case of the model"):
+    with refused("like the vocabulary of the model"):
         beam_search(vocabulary, BeamSearch(20, str(path)))
 
 
 def write_arpa(path, words):
-    """A model of single words with log10 probabilities; what is unknown has -9."""
+    """Writes a unigram model with log10 probabilities; unknown words have -9."""
     unigrams = "".join(f"{value}\t{word}\t0\n" for word, value in words.items())
     counts = f"\\data\\\nngram 1={len(words) + 3}\nngram 2=1\n\n"
     frame = "\\1-grams:\n-9\t<unk>\n-9\t<s>\t0\n0\t</s>\n"
-    # KenLM wants pairs of words: one that does not occur.
+    # KenLM requires bigrams, so add one that does not occur.
     path.write_text(f"{counts}{frame}{unigrams}\n\\2-grams:\n-1\t</s> </s>\n\n\\end\\\n")
     return str(path)
 
 
 @pytest.fixture
 def two_or_one():
-    """Logits of A, a delimiter or nothing, and B: two words or one."""
+    """Returns logits of A, a delimiter or blank, and B: two words or one word."""
     vocabulary = Vocabulary(("<pad>", "A", "B", "|"))
     probabilities = np.full((3, 4), 1e-9)
     probabilities[0, 1] = probabilities[2, 2] = 1.0
@@ -130,11 +130,11 @@ def two_or_one():
 @pytest.mark.parametrize(
     ("bonus", "weight", "text"),
     [
-        # log(3) = 1.1 is what speaks for one word in the sound.
+        # In the logits, one word is log(3) = 1.1 better than two.
         (0.0, 0.0, "AB"),
         (1.0, 0.0, "AB"),
         (1.2, 0.0, "A B"),
-        # 0.1 of log(10), the two words' advantage in the model, with its weight.
+        # In the language model, two words are 0.1 * log(10) better, times the weight.
         (0.0, 1.0, "AB"),
         (1.0, 1.0, "A B"),
         (1.0, 0.2, "AB"),
@@ -150,7 +150,7 @@ def test_weight_and_word_bonus_count_once_for_each_word(two_or_one, tmp_path, bo
 
 
 def test_a_wider_beam_finds_what_a_narrow_one_loses():
-    """A is likelier than B at first, but what begins with B is in the sum over its paths."""
+    """A is more likely than B in the first frame, but the sum over all paths of B is larger."""
     vocabulary = Vocabulary(("<pad>", "A", "B", "|"))
     probabilities = np.full((2, 4), 1e-9)
     probabilities[0, [0, 1, 2]] = 0.3, 0.4, 0.3

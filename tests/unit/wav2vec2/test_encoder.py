@@ -1,4 +1,4 @@
-"""The transformer's parts against naive ones."""
+"""Compares the parts of the transformer with naive implementations."""
 
 import math
 
@@ -162,13 +162,13 @@ def zero(*children):
 
 
 def shares(x, values):
-    """How often each value occurs; there must be no others."""
+    """Returns how often each value occurs; checks that no other values occur."""
     close = [np.isclose(x, value, atol=1e-5) for value in values]
     assert np.all(np.any(close, axis=0))
     return [part.mean() for part in close]
 
 
-RATE = 0.75  # what is kept is a quarter, four times as large
+RATE = 0.75  # a quarter of the values is kept and multiplied by 4
 
 
 def test_dropout_is_behind_both_parts(rng):
@@ -204,7 +204,7 @@ def test_attention_dropout_is_on_the_weights_of_each_head(rng):
     layer.output_projection.kernel.assign(np.eye(8))
     inputs = rng.standard_normal((100, 2, 8)).astype("float32")
     np.testing.assert_allclose(layer(inputs), 1.0, atol=1e-6)
-    # Two keys of weight 1/2 each, both, one or none of which are kept.
+    # Two keys with weight 1/2 each; dropout keeps both, one or none.
     found = shares(layer(inputs, training=True), [0.0, 2.0, 4.0])
     np.testing.assert_allclose(found, [9 / 16, 6 / 16, 1 / 16], atol=0.03)
 

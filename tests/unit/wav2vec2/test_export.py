@@ -1,4 +1,4 @@
-"""An exported model against the Keras model it was made of, and what the program refuses."""
+"""Compares exported models with their Keras models, and tests errors of the program."""
 
 import json
 from dataclasses import replace
@@ -28,7 +28,7 @@ LENGTHS = [9000, 400, 6001, 0]
 
 @pytest.fixture(scope="module")
 def inputs():
-    """Sound with an offset, and garbage in the padding."""
+    """Returns sounds with a DC offset and garbage in the padding."""
     rng = np.random.default_rng(1)
     waveforms = rng.integers(-20000, 26000, (len(LENGTHS), max(LENGTHS))) / 32768
     for row, length in enumerate(LENGTHS):
@@ -37,14 +37,14 @@ def inputs():
 
 
 def alone(model, sound):
-    """Logits of one utterance, normalized by the formula."""
+    """Returns the logits of one utterance that is normalized by the formula."""
     x = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
     return np.asarray(model(x[None].astype("float32")))[0]
 
 
 @pytest.fixture(scope="module")
 def expected(folders, inputs):
-    """Logits by the kind of the model; what has no frame has none."""
+    """Returns the logits by kind of model; sounds without a frame have none."""
     rows = list(zip(inputs["waveforms"], LENGTHS, strict=True))
     return {
         kind: [alone(model, row[:length]) if length else np.zeros((0, 12)) for row, length in rows]
@@ -67,7 +67,7 @@ def test_a_batch_gives_what_its_utterances_give_alone(exports, inputs, expected,
 
 
 def test_weight_norm_is_computed_once_for_all(folders, exports, kind):
-    """The export holds the kernels, and of what only training reads nothing."""
+    """The export contains the computed kernels, and no variables that only training uses."""
     model = wav2vec2.from_pretrained(folders / kind)
     function = load_saved_model(exports / kind)["serving_default"]
     position, masking = model.encoder.position, model.masking.weights
@@ -96,10 +96,10 @@ def test_converted_models_give_the_same(exports, inputs, expected, tmp_path, kin
 
 
 def test_layers_that_stay_in_float_are_there(folders, inputs, tmp_path, kind):
-    """And 8 bits leave the answers much as they were, in batches of any size and of one shape."""
+    """8-bit models give similar results, for batches of any size and for a fixed shape."""
     model = wav2vec2.from_pretrained(folders / kind)
     rng = np.random.default_rng(3)
-    for variable in model.trainable_variables:  # initial biases are zero: gone from the graph
+    for variable in model.trainable_variables:  # conversion removes zero biases
         if variable.name == "bias":
             variable.assign(0.05 * rng.standard_normal(variable.shape))
     export_saved_model(model, tmp_path / "native")
@@ -121,7 +121,7 @@ def test_layers_that_stay_in_float_are_there(folders, inputs, tmp_path, kind):
 
 
 def test_without_masks_padding_is_sound(folders, inputs, tmp_path):
-    """As the checkpoints with group norm were made, and run elsewhere."""
+    """This is how checkpoints with group norm were trained and are run in other projects."""
     place = ["--pytorch_model_dir", str(folders / "group"), "--output_dir", str(tmp_path / "model")]
     main([*place, "--mask_padding=false"])
     runner = load(tmp_path / "model")
@@ -178,7 +178,7 @@ def test_serve_bytes_of_empty_files_and_of_another_rate(exports, inputs):
 
 
 def test_texts_in_the_graph_are_those_of_the_vocabulary(vocabulary, rng):
-    """Of paths with many repeats, blanks and delimiters, with garbage behind each."""
+    """Paths have many repeats, blanks and delimiters, and garbage in the padding."""
     blank = vocabulary.blank_id
     paths = rng.choice([0, 1, vocabulary.delimiter_id, blank, 9], (50, 12)).astype("int32")
     lengths = rng.integers(0, 13, 50)
@@ -223,7 +223,7 @@ def test_the_pipeline_describes_the_model(exports, vocabulary, kind):
     assert (pipeline["sample_rate_hz"], pipeline["max_seconds"]) == (16000, 35.0)
     conversion = pipeline["convert"]["serving_default"]
     assert conversion["paddable"] and conversion["keep_in_float"] == ["feature_encoder", "head"]
-    # A convolution over samples and six over 16 channels, with what norms and biases there are.
+    # One convolution over samples and six over 16 channels, with their norms and biases.
     convolutions = 16 * 10 + 16 * 16 * (3 + 3 + 3 + 3 + 2 + 2)
     norms = 16 * 3 * 7 if kind == "layer" else 16 * 2
     projection, position, whole = 16 * 2 + 16 * 32 + 32, 32 * 8 * 8 + 8 + 32, 32 * 2
@@ -235,7 +235,7 @@ def test_the_pipeline_describes_the_model(exports, vocabulary, kind):
 
 
 def test_weights_without_a_folder(build_small, folders, inputs, tmp_path, monkeypatch, capsys):
-    """An architecture by name, with or without weights, and the usual vocabulary or another."""
+    """An architecture by name, with or without weights, with the default or another vocabulary."""
     sizes = build_small().config
     monkeypatch.setitem(wav2vec2.config.ARCHITECTURES, "base", sizes)
     place = ["--output_dir", str(tmp_path / "named")]
@@ -246,7 +246,7 @@ def test_weights_without_a_folder(build_small, folders, inputs, tmp_path, monkey
     found = load(tmp_path / "named").run(one)["logits"][0, :27]
     np.testing.assert_allclose(found, alone(model, one["waveforms"][0]), atol=1e-4)
     main(["--model=base", "--seed=3", "--max_seconds=20", *place])
-    assert "recognize nothing" in capsys.readouterr().err
+    assert "untrained initial weights" in capsys.readouterr().err
     runner = load(tmp_path / "named")
     keras.utils.set_random_seed(3)
     model = wav2vec2.build_model(sizes, vocabulary_size=32)
@@ -256,12 +256,12 @@ def test_weights_without_a_folder(build_small, folders, inputs, tmp_path, monkey
     assert runner.pipeline["convert"]["serving_default"]["dim_range"]["waveforms"] == [
         [400, 320000]
     ]
-    with refused(match="lm_head"):  # weights of another vocabulary
+    with refused(match="lm_head"):  # weights for another vocabulary
         main(["--model=base", *weights, *place])
 
 
 def edited(folder, tmp_path, name, change):
-    """A copy of a folder with one file changed, or without it."""
+    """Returns a copy of a folder in which one file is changed or missing."""
     copy = tmp_path / "copy"
     copy.mkdir()
     for path in folder.iterdir():
@@ -310,7 +310,7 @@ def test_bad_arguments_are_one_line(arguments, message):
 
 
 def test_a_folder_is_no_training_run(folders, tmp_path):
-    """It may lack a head, which fine-tuning would replace and an export must not make up."""
+    """A checkpoint without a head can be fine-tuned, but must not be exported."""
     with refused(match="Give it as --pytorch_model_dir"):
         main([f"--checkpoint={folders / 'group'}", f"--output_dir={tmp_path / 'new'}"])
 

@@ -1,4 +1,4 @@
-"""The convolutions over the waveform against naive ones."""
+"""Compares the convolutions over the waveform with naive implementations."""
 
 import keras
 import numpy as np
@@ -64,7 +64,7 @@ def test_masked_group_norm_is_that_of_the_valid_frames(waveform_convolution, rng
 
 
 def test_a_sound_without_high_frequencies_keeps_its_quiet_channels(waveform_convolution, rng):
-    """A filter that hears next to nothing: its variance is a millionth of that of the samples."""
+    """A filter whose output has a variance of a millionth of that of the samples."""
     time = np.arange(16000)
     waveform = sum(np.sin(2 * np.pi * hz / 16000 * time + hz) for hz in range(50, 2000, 130))
     waveform = (waveform / waveform.std() + 1e-3 * rng.standard_normal(16000)).astype("float32")

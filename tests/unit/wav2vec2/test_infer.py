@@ -1,4 +1,4 @@
-"""Recognition with a model of random weights: files good and bad, folders, corpora, chunks."""
+"""Tests recognition with random weights: valid and broken files, folders, corpora, chunks."""
 
 import doctest
 import functools
@@ -40,7 +40,7 @@ ACCEPTED = {
 
 @pytest.fixture(scope="module", autouse=True)
 def loaded_once():
-    """Loads every model once for all tests of this module."""
+    """Loads each model once for all tests in this module."""
     load = opening.load
     opening.load = functools.cache(load)
     yield
@@ -62,7 +62,7 @@ def main(model_dir):
 
 
 def decoder_of(pipeline, beam=None):
-    """The decoder of a model, with a beam search where one is described."""
+    """Returns the decoder of a model, with beam search if it is given."""
     surfaces = list(pipeline["vocabulary"]["surfaces"])
     search = beam and PrefixBeamSearch(surfaces, pipeline["blank"], beam)
     return CtcDecoder(pipeline, search)
@@ -83,7 +83,7 @@ def noise(seconds, seed=1):
 
 @pytest.fixture(scope="module")
 def corpus(tmp_path_factory):
-    """Five utterances of noise in the layout of LibriSpeech, one of them cut off."""
+    """Writes five utterances of noise in LibriSpeech layout, one of them truncated."""
     root = tmp_path_factory.mktemp("corpus")
     seconds = (0.7, 1.3, 0.4, 2.1, 0.9)
     sounds = [("CAB A BED", noise(x, number)) for number, x in enumerate(seconds)]
@@ -94,13 +94,13 @@ def corpus(tmp_path_factory):
 
 
 def expected_logits(model, sound):
-    """Of the Keras model."""
+    """Returns the logits of the Keras model."""
     x = (sound - sound.mean()) / np.sqrt(sound.var() + 1e-7)
     return np.asarray(model(x[None].astype("float32")))[0]
 
 
 def expected_text(model, sound):
-    """Greedy text of the Keras model."""
+    """Returns the greedy text of the Keras model."""
     return model.vocabulary.decode_path(expected_logits(model, sound).argmax(-1))
 
 
@@ -139,7 +139,7 @@ def test_the_converted_model_writes_the_same_texts(model_dir, corpus, tmp_path):
 
 
 def expected_words(vocabulary, path):
-    """Words of a path of symbols, with the times of frames that are 20 ms in the middle of 25."""
+    """Words of a path, with times of frames every 20 ms, centered in windows of 25 ms."""
     words, frame, inside = [], 0, False
     for symbol, run in itertools.groupby(path):
         start, frame = frame, frame + len(list(run))
@@ -211,14 +211,14 @@ def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
     found = session_of(runner, pipeline, None, window).recognize_long(*whole, with_words=True)
     assert found.text == vocabulary.decode_path(symbols[:699])
     assert [word.text for word in found.words] == found.text.split()
-    # The last word ends with the last of the frames that write something.
+    # The last word ends at the last frame with a symbol.
     writing = [x for x, text in enumerate(vocabulary.surfaces) if text.strip()]
     last = max(np.flatnonzero(np.isin(symbols[:699], writing))) + 1
     assert found.words[-1].end_seconds == pytest.approx((last * 320 + 40) / RATE_HZ)
     assert max(size[1] for size in runner.sizes) == 32000
     assert max(size[0] for size in runner.sizes) == 3
     assert found.beam_text is None
-    # A beam search sees the logits of the whole, silence in its place.
+    # Beam search gets the logits of the whole recording, including silence.
     whole = (stream(path, AudioLimits()), info.num_samples)
     searched = session_of(runner, pipeline, BeamSearch(4), window).recognize_long(*whole)
     assert searched.text == found.text and not searched.words
@@ -256,7 +256,7 @@ def test_every_shared_sound_file_is_recognized_or_refused_in_one_line(
 
 
 def in_forms(folder, sound):
-    """Writes a sound in containers, codings and rates that have all of it, and yields the paths."""
+    """Writes a sound in lossless containers, encodings and rates; yields the paths."""
     stereo = np.stack([sound, sound], axis=1)
     for name, content, subtype in (
         ("pcm_16.wav", sound, "PCM_16"),
@@ -327,7 +327,7 @@ def test_beam_search_is_told_beside_the_greedy_texts(main, folders, corpus, tmp_
 
 
 def test_batches_are_decoded_without_their_padding(vocabulary):
-    """Logits beyond a length belong to no utterance, neither greedily nor in a search."""
+    """Greedy and beam search ignore logits after the end of an utterance."""
     blank = vocabulary.blank_id
     described = {"blank": blank, "hop_samples": 320, "receptive_field_samples": 400}
     described |= {"sample_rate_hz": RATE_HZ, "vocabulary": {"surfaces": vocabulary.surfaces}}
@@ -377,8 +377,8 @@ def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, 
         (["a.wav", "--batch_size=0"], "batch_size"),
         (["a.wav", "--beam_width=-1"], "--beam_width"),
         (["a.wav", "--lm_path=x.arpa"], "--beam_width with --lm_path"),
-        (["a.wav", "--beam_width=5", "--timestamps"], "words of a beam search have no times"),
-        (["a.wav", "--chunk_seconds=60"], "up to the model's 35"),
+        (["a.wav", "--beam_width=5", "--timestamps"], "beam search does not compute word times"),
+        (["a.wav", "--chunk_seconds=60"], "--chunk_seconds of at most 35, the limit of the model"),
         (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
         (["a.wav", "--overlap_seconds=nan"], "half of --chunk_seconds"),
         (["a.wav", "--chunk_seconds=inf"], "half of --chunk_seconds"),
@@ -393,7 +393,7 @@ def test_bad_arguments_are_one_line(main, arguments, message):
 
 @pytest.fixture(scope="module")
 def lower_dir(model_dir, folders, vocabulary, tmp_path_factory):
-    """The same model, which writes small letters."""
+    """Returns the same model with a vocabulary of lower-case letters."""
     place = tmp_path_factory.mktemp("lower")
     model = wav2vec2.from_pretrained(folders / "layer")
     model.vocabulary = Vocabulary([x.lower() for x in vocabulary.tokens])
@@ -444,7 +444,7 @@ def test_chunks_follow_a_model_that_takes_less_at_once():
     pipeline = {"max_seconds": 8.0, "hop_samples": 320, "sample_rate_hz": RATE_HZ}
     window = window_of(pipeline, RecognitionOptions())
     assert window == Window.of_seconds(8.0, 2.0, 320, RATE_HZ)
-    with refused("--chunk_seconds up to the model's 8"):
+    with refused("--chunk_seconds of at most 8, the limit of the model"):
         window_of(pipeline, RecognitionOptions(chunk_seconds=9.0))
     longer = {**pipeline, "max_seconds": 35.0}
     assert window_of(longer, RecognitionOptions()) == Window.of_seconds(20.0, 4.0, 320, RATE_HZ)

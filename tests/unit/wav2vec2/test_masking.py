@@ -1,4 +1,4 @@
-"""The masks of training: how many, how wide, where, and from what."""
+"""Tests the masks of training: number, width, positions, and random numbers."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ def masking():
 
 
 def spans(mask):
-    """Lengths of the stretches of True."""
+    """Returns the lengths of the runs of True."""
     edges = np.flatnonzero(np.diff(np.r_[0, mask, 0]))
     return edges[1::2] - edges[::2]
 
@@ -30,7 +30,7 @@ def test_masks(masking, rng):
     for row, length in zip(timed, lengths, strict=True):
         assert not row[length:].any()
         assert np.all(spans(row) >= 10)
-        # Distinct starts: two masks cover at least one frame more than one does.
+        # Starts are distinct, so that two masks cover at least one frame more than one mask.
         assert row.sum() >= (0 if length < 10 else 11 if length > 10 else 10)
     assert all(np.all(spans(row) >= 4) and 4 <= row.sum() <= 12 for row in silent)
     share = timed[lengths == 300].mean()
@@ -81,7 +81,7 @@ def test_masks_of_known_uniforms_are_those_of_the_rule(time_span, feature_span, 
         0.4, time_span, fewest, 0.3, feature_span=feature_span, min_feature_masks=fewest
     )
     layer.build((None, None, 32))
-    # Every length around the width of a mask, and sums of it.
+    # All lengths around multiples of the width of a mask.
     lengths = np.array([0, 1, time_span - 1, time_span, time_span + 1, 2 * time_span, 39, 40] * 6)
     uniforms = rng.uniform(size=(len(lengths), layer.num_uniforms(40))).astype("float32")
     uniforms[0, 2:], uniforms[-1, 2:] = 0.0, np.nextafter(np.float32(1), np.float32(0))
@@ -103,7 +103,7 @@ def test_masks_of_known_uniforms_are_those_of_the_rule(time_span, feature_span, 
 def test_the_uniforms_are_as_many_as_the_masks_and_their_roundings():
     layer = SpanMasking(0.5, 10, 2, 0.25, feature_span=4, min_feature_masks=1)
     layer.build((None, None, 32))
-    # Two to round by, 0.25 * 32 / 4 channel masks and one more, 0.5 * T / 10 time masks likewise.
+    # 2 for rounding, 0.25 * 32 / 4 + 1 channel masks, 0.5 * T / 10 + 1 time masks.
     assert [layer.num_uniforms(x) for x in (0, 19, 20, 100)] == [2 + 3 + x for x in (2, 2, 2, 6)]
 
 
@@ -124,5 +124,5 @@ def test_the_config_rebuilds_the_layer_and_the_embedding_is_learnt(masking):
     assert again.get_config() == masking.get_config()
     embedding = np.asarray(masking.embedding)
     assert masking.trainable_variables and embedding.shape == (32,)
-    # Uniform in [0, 1), as transformers draws it.
+    # Uniform in [0, 1), as in transformers.
     assert 0 <= embedding.min() < 0.2 and 0.8 < embedding.max() < 1

@@ -1,4 +1,4 @@
-"""The whole model: sizes, outputs of transformers, padding, gradients, precision, refusals."""
+"""Tests the model: sizes, outputs of transformers, padding, gradients, precision, errors."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from tests.golden import make_wav2vec2 as golden
 from tests.support.errors import refused
 from tools.conversion.signature import to_onnx
 
-# Parameters as transformers counts those of Wav2Vec2ForCTC over 32 symbols.
+# Parameters of Wav2Vec2ForCTC with 32 symbols in transformers.
 SIZES = {"base": 94_396_320, "large": 315_461_792, "large-lv60": 315_471_520}
 
 
@@ -35,7 +35,7 @@ def arrays(project):
 
 @pytest.mark.parametrize("architecture", SIZES)
 def test_architecture(architecture):
-    # Variables without values: the large ones would fill gigabytes.
+    # Variables without values, because large models would take gigabytes.
     with keras.StatelessScope(initialize_variables=False):
         model = wav2vec2.build_model(architecture)
     shapes = [tuple(v.shape) for v in model.trainable_variables]
@@ -129,14 +129,14 @@ def test_every_trainable_variable_has_a_gradient(kind, build_small, rng):
             loss = tf.reduce_sum(tf.sin(logits))
         return tape.gradient(loss, [v.value for v in variables])
 
-    # A layer that LayerDrop passes by has a gradient of zero.
+    # A layer that LayerDrop skips has zero gradients.
     for _ in range(4):
         for index, gradient in enumerate(gradients()):
             assert gradient is not None, variables[index].path
             assert np.all(np.isfinite(gradient)), variables[index].path
             found[index] |= bool(np.any(gradient))
     still = {v.path for v, moved in zip(variables, found, strict=True) if not moved}
-    # Softmax does not see what is added to all scores of a query.
+    # Softmax is invariant to a constant that is added to all scores of a query.
     assert all(path.endswith("key/bias") for path in still)
 
 
@@ -187,7 +187,7 @@ def test_every_dropout_acts_in_training_and_only_there(name, build_small, rng):
     wanted = np.asarray(plain(waveforms))
     np.testing.assert_array_equal(model(waveforms), wanted)
     np.testing.assert_array_equal(plain(waveforms, training=True), wanted)
-    # LayerDrop may keep all layers of a batch.
+    # LayerDrop can keep all layers for a batch.
     found = [np.asarray(model(waveforms, training=True)) for _ in range(5)]
     assert any(not np.allclose(x, wanted, atol=1e-4) for x in found)
 

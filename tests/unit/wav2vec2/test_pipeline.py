@@ -1,4 +1,4 @@
-"""The deployment pipeline on raw tensors, from a corpus to error rates."""
+"""Tests the deployment pipeline on raw tensors, from a corpus to error rates."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def corpus(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def quiet_corpus(tmp_path_factory):
-    """A second at -70 dB: its variance is that which normalization adds."""
+    """Returns one second at -70 dB, with a variance equal to the epsilon of normalization."""
     root, rng = tmp_path_factory.mktemp("quiet"), np.random.default_rng(5)
     sound = 3e-4 * rng.standard_normal(RATE_HZ)
     write_librispeech(root / "test-clean", [("CAB", sound)], speaker=1, chapter=2)
@@ -110,7 +110,7 @@ def test_rows_are_the_least_multiple_of_the_sample_length():
 
 
 def test_sound_as_it_is_in_rows_of_another_length(corpus, tmp_path, capsys):
-    """Half a second is 8,000 samples: what has just as many takes one sample length."""
+    """Half a second is exactly 8,000 samples, which fit into one sample length."""
     options = ["--sample_length=8000", "--normalize=false", "--max_seconds=0.9"]
     folder = prepare(corpus, tmp_path, *options)
     assert "3 utterances in 2 files" in (told := capsys.readouterr().err)
@@ -153,7 +153,7 @@ def test_logits_are_those_of_each_utterance_alone(
 def test_a_model_hears_the_sound_as_it_was_read(
     talkative, quiet_corpus, tmp_path, normalize, options
 ):
-    """Whatever it makes of it, and however quiet it is: normalized twice it were another one."""
+    """Also if the model normalizes and for quiet sounds: normalizing twice would change them."""
     model = talkative("layer")
     model.preprocessing = PreprocessingConfig(8000, normalize=normalize, trained_with_mask=True)
     export.export_saved_model(model, tmp_path / "model")
@@ -169,7 +169,7 @@ def test_a_model_hears_the_sound_as_it_was_read(
 
 
 def test_outputs_of_other_utterances_are_refused(exports, corpus, quiet_corpus, tmp_path):
-    """The map says which ones they are; it may have been written again."""
+    """The map lists the utterances and may have been written by a later run."""
     prepare(quiet_corpus, tmp_path)
     run(exports / "group", tmp_path, "--run_eagerly")
     path = tmp_path / "batch_i_filename_map_bs2.json"
@@ -190,7 +190,7 @@ def test_as_the_original_padding_is_sound(folders, corpus, tmp_path):
 
 
 def make_outputs(data, pipeline, said, batch_size=2, case=str, padding="G"):
-    """Files as of a model that has heard `said`, with a symbol in the padding of each row."""
+    """Writes the outputs of a model that recognizes `said`, with a symbol in the padding."""
     folder = data / "bin_om_output" / f"bs{batch_size}"
     folder.mkdir(parents=True)
     tokens = pipeline["vocabulary"]["tokens"]
@@ -213,7 +213,7 @@ def pipeline(exports):
 
 @pytest.mark.parametrize("case", [str.upper, str.lower])
 def test_rates_by_hand(pipeline, tmp_path, capsys, case):
-    """One character of 14 is wrong, one word of four, whatever case the model writes."""
+    """1 of 14 characters and 1 of 4 words are wrong, in upper and in lower case."""
     make_outputs(tmp_path, pipeline, "CAB BED ", case=case)
     judge(tmp_path)
     told = capsys.readouterr().out
@@ -222,7 +222,7 @@ def test_rates_by_hand(pipeline, tmp_path, capsys, case):
     assert "WER 25.00%, CER 7.14% of 2 utterances" in told
     judge(tmp_path, "--seed_mode", "--reference_accuracy=0.5")
     told = capsys.readouterr().out
-    # The space and the padding of each are two edits more.
+    # The space and the padding of each text are two more edits.
     assert f"Err {5 / 14:.4f}" in told and f"difference {0.5 - 5 / 14:+.4f}" in told
 
 
@@ -248,7 +248,7 @@ def test_logits_that_are_not_finite_are_refused(pipeline, tmp_path):
 
 
 def test_outer_spaces_are_errors_of_the_original_alone(pipeline, tmp_path, capsys):
-    """One letter of 14 characters is wrong, and a space stands around each of the two texts."""
+    """1 of 14 characters is wrong, and both texts have a space at their ends."""
     make_outputs(tmp_path, pipeline, " CAB BED ", padding="<pad>")
     judge(tmp_path)
     assert f"Err {1 / 14:.4f}" in capsys.readouterr().out
@@ -305,7 +305,7 @@ def test_the_whole_in_a_row(exports, folders, corpus, tmp_path, capsys, monkeypa
 
     monkeypatch.setattr(compile_program, "run_timed", in_half_a_second)
     run(exports / "layer", tmp_path, "--run_eagerly", batch_size=4)
-    # Three batches; the warm-up is not in it.
+    # Three batches, without the warm-up.
     told = capsys.readouterr().out
     assert "6 samples in 1.500 s at batch size 4: 4.00 samples/s" in told
     assert "(eager, tensorflow, fp32)" in told
@@ -361,7 +361,7 @@ def change_preparation(**changes):
     ("change", "message"),
     [
         (lambda x: (x / "lengths.json").unlink(), "lengths.json"),
-        (lambda x: (x / "lengths.json").write_text("no"), "no JSON"),
+        (lambda x: (x / "lengths.json").write_text("no"), "not a JSON file"),
         (lambda x: (x / "lengths.json").write_text("{}"), "none"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, 2, 3]}'), "1 to 2 whole"),
         (lambda x: (x / "lengths.json").write_text('{"batch_0": [1, "2"]}'), "whole numbers"),

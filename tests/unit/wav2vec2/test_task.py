@@ -1,4 +1,4 @@
-"""Fine-tuning: what a row weighs, what moves, whose vocabulary it is, and learning by heart."""
+"""Tests fine-tuning: weights of rows, frozen variables, vocabularies, and overfitting."""
 
 import dataclasses
 import itertools
@@ -35,7 +35,7 @@ STILL = {
 
 @pytest.fixture
 def corpus(tmp_path, rng):
-    """Four utterances of noise, the same for training and evaluation."""
+    """Writes four utterances of noise, the same for training and evaluation."""
     sounds = [(words, 0.1 * rng.normal(size=9000 + 2000 * len(words))) for words in WORDS]
     write_librispeech(tmp_path / "corpus" / "train", sounds)
     return tmp_path / "corpus"
@@ -67,12 +67,12 @@ def batch_of(task, batch_size=4):
 
 
 def labels_of(path, blank):
-    """The labels of a path, from their definition."""
+    """Returns the labels of a path, by definition."""
     return [symbol for symbol, _ in groupby(path) if symbol != blank]
 
 
 def enumerated_loss(logits, labels, blank):
-    """-log of the sum over the probabilities of every path that means the labels."""
+    """Returns -log of the sum of the probabilities of all paths that give the labels."""
     logits = np.asarray(logits, "float64")
     log_probabilities = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     frames, symbols = logits.shape
@@ -85,7 +85,7 @@ def enumerated_loss(logits, labels, blank):
 
 
 def ragged_batch(rng, uniforms=None):
-    """Rows of 4 and 3 frames, one of too few frames, and one without sound; garbage behind each."""
+    """Rows with 4, 3, too few and no frames, with garbage in the padding."""
     lengths = np.array([400 + 3 * 320, 400 + 2 * 320 + 319, 400 + 320, 0])
     waveforms = rng.standard_normal((4, lengths.max())).astype("float32") + 0.3
     for row, length in zip(waveforms, lengths, strict=True):
@@ -105,7 +105,7 @@ BLANK = 6
 
 @pytest.fixture
 def blank_last(tmp_path, vocabulary):
-    """The setting for a vocabulary whose blank is not the first of its symbols."""
+    """Returns the setting for a vocabulary whose blank is not the first symbol."""
     tokens = (*"ABCDEF", "<pad>", "|")
     save_vocabulary(type(vocabulary)(tokens), tmp_path / "symbols")
     return {"vocabulary__folder": str(tmp_path / "symbols")}
@@ -205,7 +205,7 @@ def test_waveforms_change_as_configured_and_their_masks_cover_what_is_added(make
     assert max(added.values()) > 1600
     silent = [key for key in found[1] if found[0][key][1] == 0]
     assert 0 < len(silent) < len(found[1])
-    # 349 frames of 7 s in place of 149 of 3 s.
+    # 349 frames for 7 s, 149 frames for 3 s.
     assert {x[2] for x in found[0].values()} == {task.model.num_uniforms(7 * 16000)}
     assert task.model.num_uniforms(7 * 16000) > task.model.num_uniforms(3 * 16000)
 
@@ -316,7 +316,7 @@ def test_every_variable_that_trains_has_a_gradient(make_task):
     gradients = tape.gradient(loss, [v.value for v in variables])
     found = {v.path: x.numpy() for v, x in zip(variables, gradients, strict=True)}
     assert all(np.all(np.isfinite(x)) for x in found.values())
-    # Softmax does not see what is added to all scores of a query.
+    # Softmax is invariant to a constant that is added to all scores of a query.
     still = {path for path, x in found.items() if not np.any(x)}
     assert all(path.endswith("key/bias") for path in still)
     assert any(path.endswith("masking/embedding") for path in found)
@@ -329,7 +329,7 @@ def test_layers_are_counted_from_the_sound_to_the_text(make_task):
     assert depth["encoder/block_0/attention/query/kernel"] == 1
     assert depth["encoder/block_1/attention/query/kernel"] == 2
     assert depth["encoder/norm/gamma"] == depth["head/kernel"] == 3
-    # Behind the sums, the norm of the whole is in front of the layers.
+    # With post-norm, the norm of the encoder is before the layers.
     task = make_task(model__pre_norm="false")
     assert task.layer_depth("wav2vec2/encoder/norm/gamma") == 0
     assert task.layer_depth("wav2vec2/head/bias") == 3
@@ -353,7 +353,7 @@ def run(project, corpus, tmp_path):
 
 
 def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tmp_path, make_task):
-    # Adam without a floor makes much of gradients that are nothing but rounding.
+    # With a small epsilon, Adam amplifies gradients that are only rounding errors.
     arguments = ["--skip_eval", "--epochs=2", "--set=training.optimizer.epsilon=1e-4"]
     pretrained = f"--pretrained={folders / 'group'}"
     whole = run("whole", *arguments, pretrained)
@@ -375,17 +375,17 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
         new = {"wav2vec2/head/kernel", "wav2vec2/head/bias"} if symbols == 9 else set()
         assert weights.keys() - same == new
         assert weights["wav2vec2/head/bias"].shape == (symbols,)
-    # A vocabulary of another size is refused, wherever the checkpoint goes.
+    # A vocabulary of another size is refused in all uses of the checkpoint.
     newest = max((tmp_path / "whole" / "checkpoints").glob("step-*"))
     save_vocabulary(vocabulary_of_letters(["XYZ"]), newest)
     with refused(match=r"Expected 12 symbols in .*vocab\.json.* Received: 6\."):
         export([f"--checkpoint={tmp_path / 'whole'}", f"--output_dir={tmp_path / 'export'}"])
-    # A run goes on with its own vocabulary, not with the letters of its corpus.
+    # A resumed run uses its own vocabulary instead of the letters of the corpus.
     assert len(json.loads((tmp_path / "parts" / "vocab.json").read_text())) == 12
     save_vocabulary(vocabulary_of_letters(["XYZ"]), tmp_path)
     with refused("12 symbols"):
         run("parts", "--resume", f"--set=vocabulary.folder={tmp_path}")
-    # Sizes and preprocessing are those of the checkpoint: others are refused by name.
+    # Sizes and preprocessing come from the checkpoint; other values are refused.
     for setting, message in (
         ("model.num_layers=5", "Expected model.num_layers 2, as in the run of"),
         ("preprocessing.normalize=false", "Expected preprocessing.normalize True, as in the run"),
@@ -395,7 +395,7 @@ def test_resumed_equals_uninterrupted_and_the_convolutions_stay(run, folders, tm
 
 
 def test_learns_ten_utterances_by_heart_and_exports_them(run, project, tmp_path, capsys):
-    """Short words spoken fast, layer norm and four convolutions: they take the fewest steps."""
+    """Short words spoken fast, layer norm and four convolutions require the fewest steps."""
     sounds = {x: synthesize(x, rate_words_per_minute=250) for x in SHORT_WORDS}
     assert len(sounds) == 10
     write_librispeech(tmp_path / "spoken" / "train", sounds.items())
@@ -545,7 +545,7 @@ def test_dry_run_prints_what_would_happen(project, corpus, tmp_path, capsys):
 
 def test_recipes_are_read(project):
     for path in (project / "configs/wav2vec2").glob("*.yml"):
-        # Only what begins with initial weights has convolutions to learn.
+        # Only training from initial weights trains the convolutions.
         starts_anew = wav2vec2.load_config(path).vocabulary.source == "letters"
         frozen = () if starts_anew else ("feature_encoder",)
         assert wav2vec2.load_config(path).training.freeze == frozen, path

@@ -1,4 +1,4 @@
-"""Text to ids and back, and the files of Hugging Face."""
+"""Tests conversion of text to ids and back, and files of Hugging Face."""
 
 import json
 import unicodedata
@@ -108,7 +108,7 @@ def test_refused_ids(content, message, tmp_path):
 
 
 def write(folder, vocabulary, **files):
-    """Writes a folder: symbols in the order of their ids (None: a hole), and other files."""
+    """Writes a folder: symbols in order of id (None: an unused id), and other files."""
     folder.mkdir(exist_ok=True)
     ids = {x: i for i, x in enumerate(vocabulary) if x is not None}
     for name, content in {"vocab": ids, **files}.items():
@@ -125,7 +125,7 @@ def test_logits_decide_how_many_symbols_there_are(tmp_path, caplog):
     folder = write(tmp_path, symbols, added_tokens={"<s>": 5, "c": 6})
     assert load_vocabulary(folder).tokens == (*symbols, "<s>", "c")
     assert load_vocabulary(folder, 5).tokens == symbols
-    assert "left out, as they have no logit: c" in caplog.text and "<s>" not in caplog.text
+    assert "since they have no logit: c" in caplog.text and "<s>" not in caplog.text
     longer = load_vocabulary(folder, 9)
     assert longer.tokens == (*symbols, "<s>", "c", None, None)
     assert surfaces(longer) == ["", " ", "a", "\u2047", "b", "", "c", "\u2047", "\u2047"]
@@ -143,7 +143,7 @@ def test_names_of_special_symbols_come_from_any_of_the_files(tmp_path):
     found = load_vocabulary(folder)
     assert (found.blank_id, found.unknown_id) == (3, 5)
     assert surfaces(found) == ["<pad>", " ", "a", "", "", "\u2047"]
-    # The map wins over a tokenizer_config.json, unless that one was written with all names.
+    # The map has precedence over tokenizer_config.json, unless that file contains all names.
     write(tmp_path, symbols, tokenizer_config={"pad_token": "<pad>"})
     assert load_vocabulary(folder).blank_id == 3
     decoder = {"added_tokens_decoder": {"0": {"content": "<pad>"}, "6": {"content": "ä"}}}
@@ -164,7 +164,7 @@ def test_phones_have_spaces_between_them(tmp_path):
     assert found.delimiter_id is None
     save_vocabulary(found, tmp_path / "again")
     assert load_vocabulary(tmp_path / "again", 7) == found
-    # The class may stand in config.json alone.
+    # The class may be only in config.json.
     kind = settings.pop("tokenizer_class")
     write(tmp_path, phones, tokenizer_config=settings, config={"tokenizer_class": kind})
     assert load_vocabulary(tmp_path).decode([3, 4]) == "o t"
@@ -217,7 +217,7 @@ def test_labels_are_the_longest_symbols():
         ("<pad>", "|", "<unk>", "t", "t\u0283", "t\u0283o", "o", "-"), blank="-"
     )
     assert vocabulary.encode("t\u0283ot t\u0283t o") == [5, 3, 1, 4, 3, 1, 6]
-    # The blank is no label, whatever it looks like.
+    # The blank is not a label, even if it is a letter.
     assert vocabulary.encode("t-o") == [3, 2, 6]
 
 
@@ -233,11 +233,11 @@ def test_marks_and_jamo_are_labels_where_letters_and_syllables_are_none(symbols,
     vocabulary = Vocabulary(("<pad>", "|", "<unk>", *dict.fromkeys(symbols.replace(" ", ""))))
     ids = vocabulary.encode(text)
     assert vocabulary.unknown_id not in ids
-    # Perfect labels make a perfect text, in whatever form it is written.
+    # Correct labels give the text, in composed and in decomposed form.
     found = vocabulary.decode(ids)
     assert unicodedata.normalize("NFC", found) == unicodedata.normalize("NFC", text)
     assert score([text], [found]).cer == score([vocabulary.normalize(text)], [text]).wer == 0
-    # A letter whose mark is missing is one unknown character.
+    # A letter whose mark is not in the vocabulary is one unknown character.
     assert vocabulary.encode("\u00e7") == [2]
 
 
@@ -275,7 +275,7 @@ def test_letters_of_transcripts_are_sorted_behind_what_every_vocabulary_has():
 
 
 def test_the_files_name_the_special_symbols_that_are_there(tmp_path):
-    """A name of a symbol that is not there would be added by Hugging Face's tokenizer."""
+    """The tokenizer of Hugging Face would add names that are not in the vocabulary."""
     tokens = ("a", "<s>", "#", "-")
     save_vocabulary(Vocabulary(tokens, blank="-", delimiter="#", unknown="?"), tmp_path)
     settings = json.loads((tmp_path / "tokenizer_config.json").read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""Checkpoints of Hugging Face: names, both ways, folders, and what is refused."""
+"""Tests checkpoints of Hugging Face: names, both directions, folders, errors."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ NEW_NAMES = {
 
 
 def randomized(model):
-    """A model whose every number is its own."""
+    """Returns a model in which all numbers differ."""
     rng = np.random.default_rng(5)
     for variable in model.weights:
         variable.assign(rng.standard_normal(variable.shape))
@@ -112,7 +112,7 @@ def test_no_masks_no_mask_embedding(build_small, tensors):
 
 
 def test_masks_of_channels_alone_bring_the_embedding_too(build_small, tensors):
-    """Hugging Face makes it for masks of either kind."""
+    """Hugging Face creates it if one of the mask rates is above 0."""
     model = build_small(seed=2, time_mask_rate=0.0, feature_mask_rate=0.1)
     wav2vec2.load_pytorch_weights(model, tensors)
     equal(wav2vec2.pytorch_state_dict(model), tensors)
@@ -164,7 +164,7 @@ def test_other_architectures_are_refused(build_small, tensors):
 
 @pytest.fixture
 def folder(build_small, tmp_path):
-    """A model in the form of Hugging Face."""
+    """Returns a Hugging Face folder of a model."""
     wav2vec2.save_pretrained(randomized(build_small("layer")), tmp_path / "model", VOCABULARY)
     return tmp_path / "model"
 
@@ -185,7 +185,7 @@ def test_folder_round_trip(kind, build_small, tmp_path, rng):
 
 
 def test_folder_of_pickled_weights(folder):
-    """As PyTorch since 2.0 names them."""
+    """The names that PyTorch uses since version 2.0."""
     model = wav2vec2.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
     content, storages = OrderedDict(), {}
@@ -202,7 +202,7 @@ def test_folder_of_pickled_weights(folder):
 
 
 def save_pickled(path, tensors):
-    """Writes what `torch.save` does."""
+    """Writes a file like `torch.save`."""
     storages = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     content = {
         name: pickles.tensor(
@@ -233,12 +233,12 @@ def test_weights_in_several_files(folder, whole):
         wav2vec2.from_pretrained(folder)
     for wrong in ({"a": "../b.bin"}, {"a": 1}, {}, 3):
         (folder / f"{whole}.index.json").write_text(json.dumps({"weight_map": wrong}))
-        with refused("a weight_map of tensors to files beside"):
+        with refused("a weight_map from tensors to files in the folder of"):
             wav2vec2.from_pretrained(folder)
 
 
 def test_biases_with_group_norm(build_small, tmp_path, rng):
-    """The first one is in the files of Hugging Face, and does nothing there."""
+    """The bias of the first convolution is in files of Hugging Face, without effect."""
     model = randomized(build_small("group", feature_bias=True))
     tensors = wav2vec2.pytorch_state_dict(model)
     biases = {f"wav2vec2.feature_extractor.conv_layers.{i}.conv.bias" for i in range(7)}
@@ -269,7 +269,7 @@ def test_safetensors_come_before_pickled_weights(folder):
 
 
 def test_what_a_folder_says_of_its_model(build_small, tmp_path):
-    """The blank pads labels there; group norm was trained without masks, layer norm with them."""
+    """The blank pads labels there. Only models with layer norm are trained with masks."""
     vocabulary = Vocabulary((*"ABCDEFG", "|", "<pad>", "<s>", "</s>", "<unk>"))
     for kind in ("group", "layer"):
         wav2vec2.save_pretrained(build_small(kind), tmp_path / kind, vocabulary)
@@ -278,7 +278,7 @@ def test_what_a_folder_says_of_its_model(build_small, tmp_path):
         again = wav2vec2.from_pretrained(tmp_path / kind)
         assert again.preprocessing == PreprocessingConfig(trained_with_mask=kind == "layer")
         assert again.vocabulary == vocabulary
-        # What a model was loaded with stays with it.
+        # A model keeps the vocabulary and preprocessing it was loaded with.
         again.preprocessing = PreprocessingConfig(8000, normalize=False)
         wav2vec2.save_pretrained(again, tmp_path / f"{kind}_again")
         once_more = wav2vec2.from_pretrained(tmp_path / f"{kind}_again")
@@ -298,9 +298,9 @@ def test_refused_folders(folder, tmp_path):
 
 def test_refused_saving(build_small, folder, tmp_path):
     model = build_small()
-    with refused(match=r"vocabulary of 12 symbols\. Received: none"):
+    with refused(match=r"vocabulary with 12 symbols\. Received: none"):
         wav2vec2.save_pretrained(model, tmp_path / "new")
-    with refused(match=r"vocabulary of 12 symbols\. Received: 3"):
+    with refused(match=r"vocabulary with 12 symbols\. Received: 3"):
         wav2vec2.save_pretrained(model, tmp_path / "new", Vocabulary(("<pad>", "|", "A")))
     with refused(match="Expected room and permission"):
         wav2vec2.save_pretrained(model, folder, VOCABULARY)
