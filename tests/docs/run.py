@@ -45,12 +45,16 @@ corpus = "--train_utterances=24 --dev_utterances=6 --num_speakers=2".split()
 synthesize_corpus.main([*corpus, "--output_dir=DIGITS"])
 images = "--train_images=8 --val_images=4".split()
 synthesize_images.main([*images, "--output_dir=PHOTOS"])
+shapes = {"circle": "cardboard", "cross": "glass", "square": "metal", "triangle": "paper"}
+for split in ("train", "val"):
+    for shape, name in shapes.items():
+        Path("PHOTOS", split, shape).rename(Path("PHOTOS", split, name))
 for link, target in {
     "LibriSpeech": "DIGITS",
     "DIGITS/test-clean": "dev-clean",
     "ImageNet": "PHOTOS",
     "photos": "PHOTOS",
-    "VAL": "PHOTOS/val/cross",
+    "VAL": "PHOTOS/val/glass",
 }.items():
     Path(link).symlink_to(target)
 Path("exports").mkdir()
