@@ -3,7 +3,6 @@
 import doctest
 import json
 import os
-import platform
 import subprocess
 import sys
 
@@ -18,6 +17,7 @@ import vision.session
 import wav2vec2
 from tests.support.errors import refused
 from tools.conversion import artifact, backends
+from tools.conversion.machine import machine
 
 HEAVY = ("tensorflow", "keras", "sklearn")
 TRY = """
@@ -134,7 +134,7 @@ def test_a_half_written_export_is_refused(family, half_an_export, tmp_path):
 WHOLE = {
     "format": artifact.FORMAT,
     "request": {"precision": "fp32", "backend": "onnxruntime"},
-    "machine": platform.machine(),
+    "machine": machine(),
     "versions": backends.get("onnxruntime").versions(),
     "signatures": {"serving_default": {"backend": "onnxruntime", "files": ["a.onnx"]}},
     "files": {"a.onnx": "0123"},
