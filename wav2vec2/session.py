@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -180,9 +180,11 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
                 "Lower --chunk_seconds",
             )
         chunk_seconds, overlap_seconds = longest, min(overlap_seconds, longest / 4)
-    return Window.of_seconds(
+    window = Window.of_seconds(
         chunk_seconds, overlap_seconds, pipeline["hop_samples"], pipeline["sample_rate_hz"]
     )
+    # Without a mask the padding behind a shorter chunk changes its result.
+    return window if pipeline["mask_padding"] else replace(window, pause_frames=None)
 
 
 def calibration_examples(

@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from tools.conversion import backends
-from tools.conversion.artifact import open_artifact
+from tools.conversion.artifact import Artifact, open_artifact
 from tools.conversion.converter import LoadedModel, convert, decision_path, say_converted
 from tools.conversion.machine import processor
 from tools.conversion.protocol import LENGTHS, Execution, Function, TensorSpec
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
-from tools.files import to_json, write_text
+from tools.files import one_line, to_json, write_text
 
 CANDIDATES = ("openvino", "onnxruntime")  # the first one is kept unless another is clearly faster
 _MARGIN = 0.95  # of the first one's time that another has to stay below
@@ -97,46 +97,75 @@ def _measured(
     batch_size: int,
     execution: Execution,
 ) -> dict[str, float]:
-    """Returns milliseconds of a batch by runtime; nothing where not even one shape fits the time.
+    """Returns the time of a batch in each runtime, in milliseconds, summed over a few shapes.
 
-    Each shape runs once in every runtime before the clock starts, then in turn.
+    Each shape runs once in every runtime before the clock starts, then in turn. The result is empty
+    if the first runtime is the only one that works, or if not even one shape fits into the time.
     """
-    loaded = LoadedModel(native_dir)
-    opened = {}
+    loaded, opened = LoadedModel(native_dir), {}
     for name in names:
-        asked = replace(request, backend=name)
-        manifest = convert(native_dir, None, asked, loaded=loaded, may_be_temporary=True)
-        say_converted(native_dir, manifest)
-        opened[name] = open_artifact(manifest["directory"], execution)
+        try:
+            opened[name] = _opened(native_dir, replace(request, backend=name), loaded, execution)
+        except (UserError, RuntimeError, OSError, MemoryError) as error:
+            if name == names[0]:
+                raise
+            print(f"{name} is not measured: {one_line(error)}", file=sys.stderr)
+            return {}
     signatures = opened[names[0]].manifest["signatures"]
     large = [name for name, described in signatures.items() if not described["small"]]
-    totals = dict.fromkeys(names, 0.0)
+    totals: dict[str, float] = {}
     started, last = time.perf_counter(), 0.0
+    deadline, measured = started + _BUDGET_SECONDS, set()
     for share in _SHARES:
         before = time.perf_counter()
-        if before - started + 2 * last > _BUDGET_SECONDS:  # a shape of twice the length
+        if before + 2 * last > deadline:  # a shape of twice the length
             break
         for signature in large:
             inputs = _sample(opened[names[0]].inputs[signature], batch_size, share)
+            shapes = signature, *((name, array.shape) for name, array in inputs.items())
+            if shapes in measured:
+                continue
+            measured.add(shapes)
             functions = {name: opened[name].functions[signature] for name in names}
-            for name, seconds in _in_turn(functions, inputs).items():
-                totals[name] += 1e3 * seconds
+            for name, seconds in _in_turn(functions, inputs, deadline).items():
+                totals[name] = totals.get(name, 0.0) + 1e3 * seconds
         last = time.perf_counter() - before
-    return totals if last else {}
+    return totals
+
+
+def _opened(
+    native_dir: str | Path, request: ConversionRequest, loaded: LoadedModel, execution: Execution
+) -> Artifact:
+    """Converts and opens a model; a damaged conversion of the cache is made again."""
+    how = {"loaded": loaded, "may_be_temporary": True}
+    manifest = convert(native_dir, None, request, **how)
+    say_converted(native_dir, manifest)
+    try:
+        return open_artifact(manifest["directory"], execution)
+    except UserError as error:
+        if not manifest["reused"]:
+            raise
+        print(f"{error} Converts again.", file=sys.stderr)
+        manifest = convert(native_dir, None, request, anew=True, **how)
+        say_converted(native_dir, manifest)
+        return open_artifact(manifest["directory"], execution)
 
 
 def _in_turn(
-    functions: Mapping[str, Function], inputs: Mapping[str, np.ndarray]
+    functions: Mapping[str, Function], inputs: Mapping[str, np.ndarray], deadline: float
 ) -> dict[str, float]:
-    """Returns the least time of a run in each runtime, in seconds."""
+    """Returns the least time of a run in each runtime, in seconds; empty after the deadline."""
     for function in functions.values():
         function(inputs)
-    best = dict.fromkeys(functions, float("inf"))
+    best: dict[str, float] = {}
     for _ in range(_TIMED_RUNS):
+        if time.perf_counter() > deadline:
+            break
         for name, function in functions.items():
             started = time.perf_counter()
             function(inputs)
-            best[name] = min(best[name], time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            best[name] = min(best.get(name, seconds), seconds)
     return best
 
 

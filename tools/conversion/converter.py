@@ -87,13 +87,15 @@ def convert(
     in_cache = converted_dir is None
     converted_dir = _cached(wanted) if in_cache else Path(converted_dir)
 
-    def earlier() -> dict | None:
-        return None if anew else _earlier(converted_dir, wanted, request, calibration)
+    def earlier(aloud: bool = False) -> dict | None:
+        if anew:
+            return None
+        return _earlier(converted_dir, wanted, request, calibration, aloud=aloud)
 
     if in_cache and _is_damaged(converted_dir):
         print(f"{converted_dir} is damaged: converts again", file=sys.stderr)
         anew = True
-    manifest = earlier()
+    manifest = earlier(aloud=True)
     if manifest is None:
         if in_cache and may_be_temporary:
             converted_dir = _writable(converted_dir)
@@ -126,6 +128,8 @@ def _earlier(
     wanted: Mapping,
     request: ConversionRequest,
     calibration: Calibration | None,
+    *,
+    aloud: bool,
 ) -> dict | None:
     """The manifest of an earlier conversion that is the same; None where there is none.
 
@@ -143,7 +147,7 @@ def _earlier(
             f"{converted_dir}, a conversion of {existing.get('family') or 'something else'}",
             "Choose another",
         )
-    if existing is not None:
+    if existing is not None and aloud:
         for what in ("machine", "versions"):
             there, here = existing.get(what), wanted[what]
             if there != here:
@@ -227,7 +231,9 @@ def _check(request: ConversionRequest, backend: backends.Backend) -> None:
 def _cached(wanted: Mapping) -> Path:
     """The place in the user's cache for what a manifest begins with."""
     request = wanted["request"]
-    exact = hashlib.sha256(to_json(request, sort_keys=True).encode()).hexdigest()[:8]
+    # Machines that share a home have conversions of their own.
+    exact = to_json([request, wanted["machine"]], sort_keys=True)
+    exact = hashlib.sha256(exact.encode()).hexdigest()[:8]
     name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
     return _cache() / name
 

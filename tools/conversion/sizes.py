@@ -52,7 +52,8 @@ class Sizes:
             fitted = self._fitted(self._seen)
             if self._is_worthwhile(fitted):
                 self.sizes = fitted
-        return int(self.sizes[np.searchsorted(self.sizes, length)])
+        sizes = self.sizes  # another thread may announce lengths meanwhile
+        return int(sizes[np.searchsorted(sizes, length)])
 
     def expect(self, lengths: Sequence[int]) -> list[int]:
         """Fits the sizes to lengths that will come.

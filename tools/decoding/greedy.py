@@ -83,8 +83,9 @@ class GreedySearch:
             chosen_from = logits.copy()
             chosen_from[:, self._blank] -= self._blank_penalty
             token = chosen_from.argmax(axis=1)
-            best = logits[rows, token]
-            total = np.log(np.exp(logits - best[:, None]).sum(axis=1))
+            most = logits.max(axis=1)
+            total = np.log(np.exp(logits - most[:, None]).sum(axis=1))
+            total += most - logits[rows, token]
             state.log_probability -= np.where(active, total, 0.0).astype(np.float32)
             emits = active & (token != self._blank)
             emitting = np.flatnonzero(emits)

@@ -45,8 +45,8 @@ def recognize(
         session: open model.
         utterances: utterances to recognize.
         batch_size: number of utterances in a batch.
-        warmup_count: number of runs of the first batch that are not timed. If it is above 0, every
-            input shape is also run once before.
+        warmup_count: number of runs of the first batch that are not timed. If it is above 0, full
+            batches of every padded length also run once before, if the runtime prepares shapes.
         with_words: whether to return words with their times.
 
     Returns:

@@ -171,7 +171,9 @@ class SpeechSession(Session):
             num_samples: padded length of each batch in samples.
             batch_size: rows in a batch.
         """
-        for size in self.runner.expect("waveforms", num_samples):
+        with self._lock:
+            sizes = self.runner.expect("waveforms", num_samples)
+        for size in sizes:
             waveforms = np.zeros((batch_size, size), np.float32)
             self.recognize({"waveforms": waveforms, "lengths": np.full(batch_size, size, np.int32)})
 

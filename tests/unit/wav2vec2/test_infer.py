@@ -442,9 +442,12 @@ def test_the_model_is_to_be_named_and_of_this_family(project, model_dir):
 
 def test_chunks_follow_a_model_that_takes_less_at_once():
     pipeline = {"max_seconds": 8.0, "hop_samples": 320, "sample_rate_hz": RATE_HZ}
+    pipeline["mask_padding"] = True
     window = window_of(pipeline, RecognitionOptions())
     assert window == Window.of_seconds(8.0, 2.0, 320, RATE_HZ)
     with refused("--chunk_seconds of at most 8, the limit of the model"):
         window_of(pipeline, RecognitionOptions(chunk_seconds=9.0))
     longer = {**pipeline, "max_seconds": 35.0}
     assert window_of(longer, RecognitionOptions()) == Window.of_seconds(20.0, 4.0, 320, RATE_HZ)
+    unmasked = window_of({**longer, "mask_padding": False}, RecognitionOptions())
+    assert unmasked.pause_frames is None, "padding behind a shorter chunk would change its result"
