@@ -92,7 +92,7 @@ class ShapeCounts:
         """Returns the counts for a report."""
         return {
             "prepared": self.prepared,
-            "first_run_seconds": round(self.first_run_seconds, 3),
+            "first_run_seconds": self.first_run_seconds,
             "reused": self.reused,
         }
 
