@@ -184,7 +184,7 @@ def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
         chunk_seconds, overlap_seconds, pipeline["hop_samples"], pipeline["sample_rate_hz"]
     )
     # Without a mask the padding behind a shorter chunk changes its result.
-    return window if pipeline["mask_padding"] else replace(window, pause_frames=None)
+    return window if pipeline.get("mask_padding") else replace(window, pause_frames=None)
 
 
 def calibration_examples(
