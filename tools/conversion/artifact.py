@@ -85,13 +85,13 @@ def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXEC
         if not path.is_file() or file_hash(path) != expected:
             raise _again(directory, f"the {name} that was written", "another one or none")
     pipeline = json.loads((directory / PIPELINE_FILE).read_text(encoding="utf-8"))
-    inputs, functions = {}, {}
+    inputs, functions, content = {}, {}, to_json(manifest, sort_keys=True)
     for name, described in manifest["signatures"].items():
         inputs[name] = tuple(
             TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
             for tensor, dtype, shape in described["inputs"]
         )
-        key = execution, name, to_json(manifest, sort_keys=True)
+        key = execution, name, content
         with _OPENING:
             found = _OPEN.get(key)
             if found is None:

@@ -80,8 +80,10 @@ class GreedySearch:
             current = encoded[rows, np.minimum(frame, encoded.shape[1] - 1)][:, None]
             joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
             logits = joined["logits"][:, 0, 0]
-            chosen_from = logits.copy()
-            chosen_from[:, self._blank] -= self._blank_penalty
+            chosen_from = logits
+            if self._blank_penalty:
+                chosen_from = logits.copy()
+                chosen_from[:, self._blank] -= self._blank_penalty
             token = chosen_from.argmax(axis=1)
             most = logits.max(axis=1)
             total = np.log(np.exp(logits - most[:, None]).sum(axis=1))
