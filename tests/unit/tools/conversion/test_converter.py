@@ -463,28 +463,12 @@ def test_the_precision_asked_for_is_that_of_the_computation(
 
 
 @pytest.mark.parametrize("small", [True, False])
-def test_a_small_call_takes_one_thread(graph, monkeypatch, small):
-    module, threads = backends.get("onnxruntime"), []
-    session = module.onnxruntime.InferenceSession
-
-    def start(model, options, **more):
-        threads.append(options.intra_op_num_threads)
-        return session(model, options, **more)
-
-    monkeypatch.setattr(module.onnxruntime, "InferenceSession", start)
-    module.open(graph, {"small": small})
-    assert threads == [1 if small else 0]
-
-    module, chosen = backends.get("openvino"), []
-
-    class Core(module.openvino.Core):
-        def compile_model(self, network, device, options):
-            chosen.append(options)
-            return super().compile_model(network, device, options)
-
-    monkeypatch.setattr(module.openvino, "Core", Core)
-    module.open(graph, {"small": small})
-    assert [options.get("INFERENCE_NUM_THREADS") for options in chosen] == [1 if small else None]
+def test_a_small_call_takes_one_thread(graph, onnxruntime_threads, openvino_options, small):
+    backends.get("onnxruntime").open(graph, {"small": small})
+    assert onnxruntime_threads == [1 if small else 0]
+    backends.get("openvino").open(graph, {"small": small})
+    threads = [options.get("INFERENCE_NUM_THREADS") for options in openvino_options]
+    assert threads == [1 if small else None]
 
 
 @pytest.mark.parametrize("folds", [True, False])

@@ -56,18 +56,10 @@ def test_cores_are_those_that_this_process_may_use():
     ],
 )
 def test_openvino_is_told_the_threads_and_keeps_few_kernels(
-    graph, monkeypatch, execution, expected
+    graph, openvino_options, execution, expected
 ):
-    module, told = backends.get("openvino"), []
-
-    class Core(module.openvino.Core):
-        def compile_model(self, network, device, options):
-            told.append(dict(options))
-            return super().compile_model(network, device, options)
-
-    monkeypatch.setattr(module.openvino, "Core", Core)
-    module.open(graph, {"small": False}, execution)
-    (options,) = told
+    backends.get("openvino").open(graph, {"small": False}, execution)
+    (options,) = openvino_options
     assert int(options.pop("CPU_RUNTIME_CACHE_CAPACITY")) < 1000
     assert (options.pop("PERFORMANCE_HINT"), options.pop("INFERENCE_PRECISION_HINT")) == (
         "LATENCY",
@@ -77,14 +69,6 @@ def test_openvino_is_told_the_threads_and_keeps_few_kernels(
 
 
 @pytest.mark.parametrize("threads", [None, 1])
-def test_onnxruntime_is_told_the_threads(graph, monkeypatch, threads):
-    module, told = backends.get("onnxruntime"), []
-    session = module.onnxruntime.InferenceSession
-
-    def start(model, options, **more):
-        told.append(options.intra_op_num_threads)
-        return session(model, options, **more)
-
-    monkeypatch.setattr(module.onnxruntime, "InferenceSession", start)
-    module.open(graph, {"small": False}, Execution(threads))
-    assert told == [threads or 0]
+def test_onnxruntime_is_told_the_threads(graph, onnxruntime_threads, threads):
+    backends.get("onnxruntime").open(graph, {"small": False}, Execution(threads))
+    assert onnxruntime_threads == [threads or 0]
