@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tools.benchmark import markdown
 from tools.benchmark.blocks import PROJECT, link_project, run_text
+from tools.benchmark.page_jobs import is_short
 
 # What `prepare` puts into the folder.
 PROVIDED = {
@@ -24,8 +25,6 @@ PROVIDED = {
     "LibriSpeech in DATA_DIR",
     "PHOTOS",
     "VAL",
-    "a few minutes",
-    "a minute",
     "a corpus in DIGITS",
     "a converted model in converted/m",
     "an ImageFolder in photos",
@@ -80,7 +79,7 @@ def prepare(folder: Path) -> None:
 def missing(block: markdown.Block) -> list[str]:
     """Lists what a block needs and `prepare` does not provide."""
     needs = [need.strip() for need in block.needs.replace(";", ",").split(",") if need.strip()]
-    return [need for need in needs if need not in PROVIDED]
+    return [need for need in needs if need not in PROVIDED and not is_short(need)]
 
 
 def run_block(block: markdown.Block, folder: Path) -> tuple[int, str]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from tools.benchmark.page_jobs import Job
+from tools.benchmark.robustness import CHANGES, REPETITIONS
 
 
 class Done(NamedTuple):
@@ -114,6 +115,22 @@ def _table() -> list[Figure]:
     ]
 
 
+def _robustness() -> list[Figure]:
+    """Returns the word error rates of `tools.benchmark.robustness`, by row."""
+    return [
+        Figure(
+            _DIGITS,
+            (name,),
+            "tools.benchmark.robustness",
+            rf"^{re.escape(name)}: WER {_NUMBER}%",
+            2,
+            "%",
+            column="CTC head",
+        )
+        for name in (*CHANGES, *REPETITIONS)
+    ]
+
+
 def _encoder() -> list[Figure]:
     """Returns the figures of the Conformer-S encoder, by row and batch size."""
     rows = {
@@ -168,6 +185,7 @@ FIGURES = (
         0,
         "utterances/s",
     ),
+    *_robustness(),
     *_table(),
     *_encoder(),
     Figure(

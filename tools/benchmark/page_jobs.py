@@ -10,9 +10,19 @@ from tools.benchmark import markdown
 PROGRAM = "tools.benchmark.all"  # its own block on the page is not run
 _PEERS = "setup.sh --peers"
 _PEER_PACKAGES = ("torch", "transformers")
-_SHORT = {"a minute", "a few minutes"}
+_SHORT = {"a minute", "1 minute", "a few minutes", *(f"{number} minutes" for number in (2, 3, 4))}
 _DURATION = re.compile(r".+ (?:minute|hour)s?")
 _DATA = re.compile(r"(?:.* in )?([A-Z][A-Z0-9]*)")
+
+
+def is_duration(need: str) -> bool:
+    """Returns whether a need is a duration, such as "half an hour"."""
+    return _DURATION.fullmatch(need) is not None
+
+
+def is_short(need: str) -> bool:
+    """Returns whether a need is a duration of less than five minutes."""
+    return need in _SHORT
 
 
 class Job(NamedTuple):
@@ -37,8 +47,8 @@ class Job(NamedTuple):
         """Lists missing needs; with `quick`, also a duration of more than five minutes."""
         lacking = []
         for need in self.needs:
-            if _DURATION.fullmatch(need):
-                there = not quick or need in _SHORT
+            if is_duration(need):
+                there = not quick or is_short(need)
             elif need == _PEERS:
                 there = all(map(importlib.util.find_spec, _PEER_PACKAGES))
             else:

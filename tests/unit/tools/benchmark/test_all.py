@@ -10,6 +10,7 @@ from tools.benchmark import multi_infer
 from tools.benchmark.all import PAGE, main, measure, page_cell, parse_data
 from tools.benchmark.page_figures import FIGURES, Done, Figure
 from tools.benchmark.page_jobs import Job, read_jobs
+from tools.benchmark.robustness import CHANGES, REPETITIONS, describe
 from tools.recognition.program import show
 
 SECTION = "spoken-digits-speech-conformer"
@@ -193,7 +194,12 @@ def test_figures_are_read_from_what_the_programs_print(capsys):
     }
     show(summary, [])
     figures = figures_in(capsys.readouterr().err, "conformer.infer", SECTION)
-    assert list(figures.values()) == ["2.04 %", "1.72 %", "7, 4, 2", None]
+    assert list(figures.values())[:3] == ["2.04 %", "1.72 %", "7, 4, 2"]
+    row = {"wer": 0.0235, "num_words": 637, "substitutions": 1, "deletions": 2, "insertions": 12}
+    printed = "".join(f"{name}: {describe(row)}\n" for name in (*CHANGES, *REPETITIONS))
+    figures = figures_in(printed, "tools.benchmark.robustness", SECTION)
+    found = [value for name, value in figures.items() if name.endswith("CTC head")]
+    assert found == ["2.35 %"] * 12
 
 
 def test_figures_are_read_from_a_table_of_many_runs(tmp_path, capsys):
