@@ -17,6 +17,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.machine import machine, processor
 from tools.conversion.pipeline import describe
+from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.families import open_session
 from tools.files import check_writable, to_json, write_text
@@ -52,17 +53,15 @@ class Inputs:
         self, session: Session, batch_size: int, longest: int, sound: np.ndarray | None = None
     ):
         self._specs = session.signatures["serving_default"]
-        rng = np.random.default_rng(SEED)
-        self._arrays = {}
-        for name, dtype, shape in self._specs:
-            rest = [x if isinstance(x, int) else longest for x in shape[1:]]
-            if np.dtype(dtype).kind != "f":
-                values = rng.integers(0, 256, (batch_size, *rest))
-            elif sound is None:
-                values = 0.1 * rng.standard_normal((batch_size, *rest))
-            else:
-                values = [np.take(sound, _places(sound, longest, rng)) for _ in range(batch_size)]
-            self._arrays[name] = np.asarray(values).astype(dtype)
+        shapes = {
+            name: (batch_size, *(x if isinstance(x, int) else longest for x in shape[1:]))
+            for name, _, shape in self._specs
+        }
+        self._arrays = random_inputs(self._specs, shapes, SEED)
+        if sound is not None:
+            rng = np.random.default_rng(SEED)
+            rows = [np.take(sound, _places(sound, longest, rng)) for _ in range(batch_size)]
+            self._arrays["waveforms"] = np.asarray(rows, np.float32)
 
     def batch(self, length: int) -> dict[str, np.ndarray]:
         """Returns a batch of sounds of one length; images have one size, whatever it is."""

@@ -3,17 +3,15 @@
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from tools.conversion import backends
 from tools.conversion.machine import machine
 from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE
-from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
+from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, Opened, TensorSpec
 from tools.errors import UserError
 from tools.files import to_json
 
@@ -29,27 +27,19 @@ class Artifact(NamedTuple):
     files: list[Path]
     inputs: dict[str, tuple[TensorSpec, ...]]
     functions: dict[str, Function]
+    shared: Sequence[Opened] = ()  # is open for as long as an artifact refers to it
 
 
-class _Shared:
-    """A signature of an artifact that is opened once in a process, for one thread at a time."""
-
-    def __init__(self, function: Function):
-        self._function, self._lock = function, threading.Lock()
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs a batch."""
-        with self._lock:
-            return self._function(inputs)
-
-
-# What is open in this process: sessions of one artifact share its weights.
-_OPEN: WeakValueDictionary[tuple, _Shared] = WeakValueDictionary()
-_OPENING = threading.Lock()
+# What is open in this process: sessions of one artifact share its weights, and nothing else.
+_OPEN: WeakValueDictionary[tuple, Opened] = WeakValueDictionary()
+_OPENING = threading.Lock()  # two sessions that are opened at once must not load the weights twice
 
 
 def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
-    """Loads an artifact, or shares what is open of it in this process.
+    """Opens an artifact for one session.
+
+    All sessions of an artifact in a process share its weights. What a session counts and prepares
+    is its own, and threads may run several sessions at the same time.
 
     Args:
         converted_dir: its folder.
@@ -85,7 +75,8 @@ def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXEC
         if not path.is_file() or file_hash(path) != expected:
             raise _again(directory, f"the {name} that was written", "another one or none")
     pipeline = json.loads((directory / PIPELINE_FILE).read_text(encoding="utf-8"))
-    inputs, functions, content = {}, {}, to_json(manifest, sort_keys=True)
+    inputs, functions, shared = {}, {}, []
+    content = to_json(manifest, sort_keys=True)
     for name, described in manifest["signatures"].items():
         inputs[name] = tuple(
             TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
@@ -97,10 +88,11 @@ def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXEC
             if found is None:
                 first = directory / described["files"][0]
                 backend = opened[described["backend"]]
-                found = _OPEN[key] = _Shared(backend.open(first, described, execution))
-        functions[name] = found
+                found = _OPEN[key] = backend.open(first, described, execution)
+        shared.append(found)
+        functions[name] = found()
     files = [directory / name for name in manifest["files"]]
-    return Artifact(manifest, pipeline, files, inputs, functions)
+    return Artifact(manifest, pipeline, files, inputs, functions, shared)
 
 
 def _again(directory: Path, expected: str, received: object) -> UserError:

@@ -83,14 +83,19 @@ def show_shape(shape: Sequence) -> str:
 
 
 def check_inputs(
-    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], *, pads: bool = False
+    inputs: Mapping[str, np.ndarray],
+    specs: Sequence[TensorSpec],
+    *,
+    pads: bool = False,
+    pads_lengths: bool = False,
 ) -> None:
     """Compares arrays with what a model takes.
 
     Args:
         inputs: by name.
         specs: of a signature.
-        pads: whether sizes below a fixed one are padded up to it.
+        pads: whether sizes below a fixed one, and batches below their range, are padded up to it.
+        pads_lengths: whether other sizes below their range are padded up to it as well.
 
     Raises:
         UserError: a tensor is missing, unknown, no array, of another type, or of a shape outside
@@ -108,7 +113,11 @@ def check_inputs(
     for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
         array = arrays[name]
         same_rank = array.ndim == len(shape)
-        if not same_rank or not all(map(_fits, array.shape, shape, [pads] * array.ndim)):
+        padded = [
+            pads and (pads_lengths or not axis or isinstance(size, int))
+            for axis, size in enumerate(shape)
+        ]
+        if not same_rank or not all(map(_fits, array.shape, shape, padded)):
             ranged = same_rank and (pads or any(isinstance(size, tuple) for size in shape))
             raise UserError.expected(
                 f"{name} of shape {show_shape(shape)}",
@@ -167,7 +176,9 @@ def _one_batch(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) ->
 
 
 def _fits(size: int, allowed: int | tuple[int, int] | None, pads: bool = False) -> bool:
-    low, high = allowed if isinstance(allowed, tuple) else (0 if pads else allowed, allowed)
+    low, high = allowed if isinstance(allowed, tuple) else (allowed, allowed)
+    if pads:
+        low = min(low, 1) if isinstance(allowed, tuple) else 0
     return allowed is None or low <= size <= high
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:  # running a converted model does not need it
 
 # Runs a batch through the one signature that a backend has opened.
 Function = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+# Makes a function for one session of a signature that a backend has opened. All of them share the
+# weights, and several threads may run one each at the same time.
+Opened = Callable[[], Function]
 # Runs a batch through a signature of a model, by its name.
 Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
 
@@ -157,7 +160,7 @@ class Backend(Protocol):
             examples: to calibrate with, where the request is for a quantized model.
         """
 
-    def open(self, path: Path, described: Mapping, execution: Execution) -> Function:
+    def open(self, path: Path, described: Mapping, execution: Execution) -> Opened:
         """Loads what `save` wrote.
 
         Args:

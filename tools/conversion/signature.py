@@ -1,7 +1,6 @@
 """Signatures of a SavedModel on their way to a backend, and as ONNX graphs."""
 
 import contextlib
-import functools
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -36,6 +35,7 @@ class Source:
         keep_in_float: layers that are not to be quantized, by the model's own account.
         options: further rewrites of the graph; see `graph.clean`.
         graphs: kept graphs and their rewrites, by the name of the signature and the options.
+        keeps: whether the graph stays among them for another conversion.
         rewrites: how often each was made.
     """
 
@@ -47,18 +47,26 @@ class Source:
     keep_in_float: Collection[str] = ()
     options: Collection[str] = ()
     graphs: dict[tuple, tuple] = field(default_factory=dict)
+    keeps: bool = False
     rewrites: dict[str, int] = field(default_factory=dict)
 
-    @functools.cached_property
+    @property
     def onnx(self) -> onnx.ModelProto:
-        """The cleaned graph."""
+        """The cleaned graph, which the caller may change.
+
+        It is as large as the weights: it is copied only where another conversion needs it, too.
+        """
         key = self.name, *self.options
-        if key not in self.graphs:
+        found = self.graphs.pop(key, None)
+        if found is None:
             model = to_onnx(self.functions[self.name], self.name)
-            self.graphs[key] = model, clean(model, self.options)
-        model, rewrites = self.graphs[key]
+            found = model, clean(model, self.options)
+        model, rewrites = found
         self.rewrites |= rewrites
-        copy = onnx.ModelProto()  # backends change what they get
+        if not self.keeps:
+            return model
+        self.graphs[key] = found
+        copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
 

@@ -148,18 +148,19 @@ def _padding(sizes: np.ndarray, lengths: Sequence[int]) -> int:
 class Padding:
     """Decides the shapes that the batches of one signature are padded to.
 
-    A fixed size is padded up to. Where a runtime prepares each new shape, ranges are padded as
-    well: a partial batch to the next power of two, never beyond the largest batch so far, and,
-    where zeros behind an input do not change its result, a length to one of a few sizes.
+    A fixed size is padded up to. So is the lower end of a range, of the batch and of what zeros
+    behind an input do not change. Where a runtime prepares each new shape, sizes inside a range are
+    padded as well: a partial batch to the next power of two, never beyond the largest batch so far,
+    and, where zeros behind an input do not change its result, a length to one of a few sizes.
 
     Args:
         specs: inputs of the signature.
         ranges: whether ranges are padded, not only fixed sizes.
-        lengths: whether other axes than the batch may be padded inside their range.
+        lengths: whether other axes than the batch may be padded where they have a range.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], *, ranges: bool, lengths: bool):
-        self._specs, self._ranges = specs, ranges
+        self._specs, self._ranges, self._lengths = specs, ranges, lengths
         self._most_rows = 0
         self._sizes = {
             (spec.name, axis): Sizes(*size)
@@ -172,7 +173,7 @@ class Padding:
         """Returns the shape that each input is padded to.
 
         Args:
-            inputs: that fit the signature.
+            inputs: that fit the signature, but for sizes that are padded up to a lower end.
         """
         shapes = {}
         for name, _, allowed in self._specs:
@@ -194,14 +195,11 @@ class Padding:
     def _target(self, name: str, axis: int, size: int, allowed) -> int:
         if isinstance(allowed, int):
             return allowed
+        if isinstance(allowed, tuple) and (self._lengths or not axis):
+            size = max(size, allowed[0])
         if (name, axis) in self._sizes:
             return self._sizes[name, axis].padded(size)
         if axis or not self._ranges or not isinstance(allowed, tuple):
             return size
         self._most_rows = max(self._most_rows, size)
         return min(1 << max(0, size - 1).bit_length(), self._most_rows)
-
-
-def padding_share(sizes: Sequence[int], lengths: Sequence[int]) -> float:
-    """Returns the padding of lengths as a share of their sum."""
-    return _padding(np.asarray(sizes), lengths) / math.fsum(lengths)

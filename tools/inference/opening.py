@@ -9,15 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.conversion import backends
 from tools.conversion.artifact import is_artifact, read_manifest
 from tools.conversion.choice import choose_backend
-from tools.conversion.converter import convert, say_converted
+from tools.conversion.converter import convert, open_converted, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
+from tools.conversion.loaded_model import LoadedModel
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import Calibration, Examples
+from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.inference.options import ConversionOptions, RunnerOptions
-from tools.inference.runner import Runner, load
+from tools.inference.runner import JitRunner, Runner, load
 
 # `(pipeline, data_dir, num_samples, judged) -> Examples`: data as inference preprocesses them, one
 # sample in a batch, with references where a model's accuracy on them is `judged`.
@@ -52,24 +55,11 @@ def open_runner(
                 "Leave one of them out",
             )
         return load(model_dir, execution)
-    manifest = _converted_aloud(model_dir, options, read_examples)
-    try:
-        return load(manifest["directory"], execution)
-    except UserError as error:
-        if options.converted_savedmodel_dir or not manifest["reused"]:
-            raise
-        # The cache is ours: what is damaged there is made again.
-        print(f"{error} Converts again.", file=sys.stderr)
-        manifest = _converted_aloud(model_dir, options, read_examples, anew=True)
-        return load(manifest["directory"], execution)
-
-
-def _converted_aloud(
-    model_dir: str | Path, options: RunnerOptions, read_examples: ReadExamples, anew: bool = False
-) -> dict:
-    manifest = converted(model_dir, options, read_examples, anew=anew, may_be_temporary=True)
-    say_converted(model_dir, manifest)
-    return manifest
+    loaded, request, calibration = _conversion(model_dir, options, read_examples)
+    place = options.converted_savedmodel_dir
+    artifact, manifest = open_converted(loaded, place, request, calibration, execution=execution)
+    say_converted(model_dir, [manifest])
+    return JitRunner(artifact)
 
 
 def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
@@ -124,20 +114,30 @@ def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -
 
 
 def converted(
-    native_dir: str | Path,
-    options: ConversionOptions,
-    read_examples: ReadExamples,
-    **how: bool,
+    native_dir: str | Path, options: ConversionOptions, read_examples: ReadExamples
 ) -> dict:
     """Converts a SavedModel by options, unless that was done before; see `convert`."""
+    loaded, request, calibration = _conversion(native_dir, options, read_examples)
+    place = options.converted_savedmodel_dir
+    return convert(native_dir, place, request, calibration, loaded=loaded)
+
+
+def _conversion(
+    native_dir: str | Path, options: ConversionOptions, read_examples: ReadExamples
+) -> tuple[LoadedModel, ConversionRequest, Calibration | None]:
+    """Returns what a conversion by options needs; chooses the runtime where that is `auto`."""
     pipeline = read_pipeline(native_dir)
     request = options.request(pipeline)
+    # XLA runs in TensorFlow, whose threads can be set only before it loads a model.
+    threads = options.execution.threads if backends.choose(request.backend) == "xla" else None
+    loaded = LoadedModel(native_dir, threads)
     if request.backend == "auto":
-        backend = choose_backend(native_dir, request, options.batch_size, options.execution)
+        place = options.converted_savedmodel_dir
+        backend = choose_backend(
+            loaded, request, options.batch_size, options.execution, converted_dir=place
+        )
         request = replace(request, backend=backend)
-    calibration = _calibration(options, pipeline, read_examples)
-    place = options.converted_savedmodel_dir
-    return convert(native_dir, place, request, calibration, **how)
+    return loaded, request, _calibration(options, pipeline, read_examples)
 
 
 def _calibration(

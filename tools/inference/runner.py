@@ -112,14 +112,16 @@ class JitRunner:
         self.backend = artifact.manifest["request"]["backend"]
         self.files = artifact.files
         self.signatures, self._functions = artifact.inputs, artifact.functions
+        self._shared = artifact.shared
         self.shapes = ShapeCounts()
         signatures = artifact.manifest["signatures"]
+        self._paddable = {name for name, described in signatures.items() if described["paddable"]}
         self._small = {name for name, described in signatures.items() if described["small"]}
         self._padding = {
             name: Padding(
                 artifact.inputs[name],
                 ranges=described["prepares_shapes"] and name not in self._small,
-                lengths=described["paddable"],
+                lengths=name in self._paddable,
             )
             for name, described in signatures.items()
         }
@@ -147,7 +149,7 @@ class JitRunner:
         """
         specs = self.signatures[signature]
         if not fit(inputs, specs):
-            check_inputs(inputs, specs, pads=True)
+            check_inputs(inputs, specs, pads=True, pads_lengths=signature in self._paddable)
         return pad_to(inputs, self._padding[signature].shapes(inputs))
 
     def expect(self, name: str, lengths: Sequence[int]) -> list[int]:

@@ -1,5 +1,6 @@
 """ONNX Runtime: CPUs, and GPUs where a build with their providers is installed."""
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from tools.conversion.protocol import (
     Examples,
     Execution,
     Function,
+    Opened,
     Saved,
     Source,
 )
@@ -101,9 +103,10 @@ def _ignored(model, source, request) -> list[str]:
     return ignored_nodes(names, [*source.keep_in_float, *asked])
 
 
-def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
     """Loads an ONNX model; see `Backend.open`."""
-    return as_function(new_session(str(path), described, execution.threads))
+    # ONNX Runtime lets several threads run one session.
+    return functools.partial(as_function, new_session(str(path), described, execution.threads))
 
 
 def layers(path: Path) -> list[str]:

@@ -1,10 +1,13 @@
 """OpenVINO on CPUs: the fastest runtime for the large parts of a model."""
 
+import functools
 import importlib.metadata
 import re
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import openvino
@@ -16,6 +19,7 @@ from tools.conversion.protocol import (
     Examples,
     Execution,
     Function,
+    Opened,
     Saved,
     Source,
     TensorSpec,
@@ -150,12 +154,13 @@ def _products_of_activations(network: openvino.Model) -> list[str]:
     ]
 
 
-def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
     """Loads an IR, or an ONNX model of whatever origin; see `Backend.open`."""
     network, options = _read(path, described["small"], execution)
     if network.is_dynamic() and not described["small"]:
-        return _Specializing(network, options)
-    return _function(openvino.Core().compile_model(network, "CPU", options))
+        shared = _Network(network, options)
+        return lambda: _Specializing(shared)
+    return functools.partial(_function, openvino.Core().compile_model(network, "CPU", options))
 
 
 def layers(path: Path) -> list[str]:
@@ -195,6 +200,30 @@ def _read(
     return network, options
 
 
+class _Network:
+    """A network with its compiled forms: for all shapes, and for single ones that are in use."""
+
+    def __init__(self, network: openvino.Model, options: Mapping):
+        self._network, self._options = network, options
+        self.general = self._compile(network)
+        self._special: WeakValueDictionary[tuple, openvino.CompiledModel] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def special(self, shapes: tuple) -> openvino.CompiledModel:
+        """Compiles the network for one shape of each input, unless a session has that."""
+        # Two sessions that meet a shape at once must not compile it twice, each with its weights.
+        with self._lock:
+            compiled = self._special.get(shapes)
+            if compiled is None:
+                fixed = self._network.clone()
+                fixed.reshape({name: list(shape) for name, shape in shapes})
+                compiled = self._special[shapes] = self._compile(fixed)
+        return compiled
+
+    def _compile(self, network: openvino.Model) -> openvino.CompiledModel:
+        return openvino.Core().compile_model(network, "CPU", dict(self._options))
+
+
 class _Specializing:
     """A network of ranges that compiles a shape that it meets often once more, for that alone.
 
@@ -202,18 +231,14 @@ class _Specializing:
     at every operator in every call: a tenth to a quarter of the time (Conformer-S, 10 s). The k-th
     shape is compiled when it was met k times `PATIENCE` and in at least half of the calls since
     the last one was compiled, so that a mixture of lengths compiles nothing; the last `_KEPT` stay.
-    It is not left to the clock: what computes in 8 bits
-    rounds otherwise when compiled for a shape, and a run is to give the same answers every time.
+    It is left neither to the clock nor to other sessions: what computes in 8 bits rounds otherwise
+    when compiled for a shape, and a session is to give the same answers every time.
     """
 
-    def __init__(self, network: openvino.Model, options: Mapping):
-        self._network, self._options = network, options
-        self._general = self._compile(network)
+    def __init__(self, network: _Network):
+        self._network, self._general = network, _function(network.general)
         self._patience, self._met = PATIENCE, Counter()
         self._special: OrderedDict[tuple, Function] = OrderedDict()
-
-    def _compile(self, network: openvino.Model) -> Function:
-        return _function(openvino.Core().compile_model(network, "CPU", dict(self._options)))
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
@@ -224,9 +249,7 @@ class _Specializing:
         self._met[shapes] += 1
         often = self._met[shapes] >= self._patience
         if often and 2 * self._met[shapes] >= self._met.total():
-            fixed = self._network.clone()
-            fixed.reshape({name: list(shape) for name, shape in shapes})
-            self._special[shapes] = self._compile(fixed)
+            self._special[shapes] = _function(self._network.special(shapes))
             if len(self._special) > _KEPT:
                 self._special.popitem(last=False)
             self._patience += PATIENCE
@@ -252,6 +275,7 @@ def _function(compiled: openvino.CompiledModel) -> Function:
         results = request.infer(dict(inputs), share_inputs=True)
         return {output.get_any_name(): array for output, array in results.items()}
 
+    run.compiled = compiled  # others may share it while this function is in use
     return run
 
 

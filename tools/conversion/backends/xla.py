@@ -13,7 +13,7 @@ from tools.conversion.protocol import (
     DEFAULT_EXECUTION,
     Examples,
     Execution,
-    Function,
+    Opened,
     Saved,
     Source,
 )
@@ -77,7 +77,7 @@ def _called(node) -> str:
     return node.attr["f"].func.name if node.op.endswith("PartitionedCall") else ""
 
 
-def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
     """Loads a signature; see `Backend.open`."""
     limit_threads(execution.threads)
     state = path.stat()
@@ -87,7 +87,7 @@ def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTIO
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         return {name: value.numpy() for name, value in function(**tensors).items()}
 
-    return run
+    return lambda: run  # TensorFlow lets several threads run one function
 
 
 @functools.lru_cache(maxsize=1)
