@@ -1,4 +1,4 @@
-"""Converted models: a folder of a runtime's files with a manifest of what made them."""
+"""Converted models: directories with the files of a runtime and a manifest."""
 
 import hashlib
 import json
@@ -16,37 +16,48 @@ from tools.errors import UserError
 from tools.files import to_json
 
 FORMAT = 4
-_PARTS = {"request", "machine", "versions", "signatures", "files"}  # of a manifest
+_PARTS = {"request", "machine", "versions", "signatures", "files"}  # keys of a manifest
 
 
 class Artifact(NamedTuple):
-    """An opened artifact: what it is, what the model says of itself, and what it computes."""
+    """An opened converted model.
+
+    Attributes:
+        manifest: content of its `manifest.json`.
+        pipeline: content of its `pipeline.json`.
+        files: its files, except the manifest.
+        inputs: inputs of each signature, by the name of the signature.
+        functions: function of each signature, for one session.
+        shared: what the functions share with those of other sessions. It must be kept in memory
+            while the functions are in use.
+    """
 
     manifest: dict
     pipeline: dict
     files: list[Path]
     inputs: dict[str, tuple[TensorSpec, ...]]
     functions: dict[str, Function]
-    shared: Sequence[Opened] = ()  # is open for as long as an artifact refers to it
+    shared: Sequence[Opened] = ()
 
 
-# What is open in this process: sessions of one artifact share its weights, and nothing else.
+# Opened signatures of this process: the sessions of an artifact share its weights.
 _OPEN: WeakValueDictionary[tuple, Opened] = WeakValueDictionary()
-_OPENING = threading.Lock()  # two sessions that are opened at once must not load the weights twice
+_OPENING = threading.Lock()  # so that two threads do not load the same weights twice
 
 
 def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
-    """Opens an artifact for one session.
+    """Opens a converted model for one session.
 
-    All sessions of an artifact in a process share its weights. What a session counts and prepares
-    is its own, and threads may run several sessions at the same time.
+    All sessions of a converted model in a process share its weights. They share no other state, so
+    that several threads can run one session each at the same time.
 
     Args:
-        converted_dir: its folder.
-        execution: how to use the machine.
+        converted_dir: directory of the converted model.
+        execution: use of threads.
 
     Raises:
-        UserError: it is none, is damaged, or was made by other versions or for another machine.
+        UserError: the directory holds no converted model, it is damaged, or it was made by other
+            versions or for another machine.
     """
     directory = Path(converted_dir)
     manifest = read_manifest(directory)
@@ -100,12 +111,12 @@ def _again(directory: Path, expected: str, received: object) -> UserError:
 
 
 def is_artifact(directory: str | Path) -> bool:
-    """Tells whether a directory is a converted model."""
+    """Returns whether a directory holds a converted model."""
     return (Path(directory) / MANIFEST_FILE).is_file()
 
 
 def read_manifest(directory: Path) -> dict | None:
-    """The manifest of an artifact, None where there is none that can be read."""
+    """Returns the manifest of a converted model, or None if it cannot be read."""
     try:
         found = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

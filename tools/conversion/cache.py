@@ -1,4 +1,4 @@
-"""Places of converted models in the user's cache."""
+"""Paths of converted models in the cache of the user."""
 
 import atexit
 import os
@@ -10,22 +10,22 @@ from pathlib import Path
 from tools.errors import UserError
 from tools.files import check_writable
 
-_TEMPORARY: dict[Path, Path] = {}  # folders of this process, by the cache that cannot be written
+_TEMPORARY: dict[Path, Path] = {}  # directories of this process, by the cache directory
 
 
 def cache_place(name: str) -> Path:
-    """Returns the path of a file or folder in the user's cache of converted models."""
+    """Returns the path of a file or directory in the cache of converted models."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "conformer-zoo" / "converted" / name
 
 
 def writable_place(place: Path) -> Path:
-    """Returns a place of the cache, or one in a temporary folder if the cache cannot be written.
+    """Returns a path of the cache, or one in a temporary directory if the cache is not writable.
 
-    All models of a process share the temporary folder, which is removed when the process ends.
+    All models of a process share the temporary directory. It is removed when the process ends.
 
     Args:
-        place: path that `cache_place` returned.
+        place: path in the cache, from `cache_place`.
     """
     try:
         check_writable(place.with_name(f".{place.name}.try"))

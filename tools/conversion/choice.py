@@ -1,4 +1,4 @@
-"""Chooses the faster runtime for a model by measuring both once on this machine."""
+"""Chooses the faster runtime for a model by timing OpenVINO and ONNX Runtime once."""
 
 import hashlib
 import json
@@ -21,10 +21,13 @@ from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.files import one_at_a_time, one_line, to_json, write_text
 
-CANDIDATES = ("openvino", "onnxruntime")  # the first one is kept unless another is clearly faster
-_MARGIN = 0.95  # of the first one's time that another has to stay below
+CANDIDATES = (
+    "openvino",
+    "onnxruntime",
+)  # a choice of the second needs a clear difference
+_MARGIN = 0.95  # the other one must take less than this part of the time of the first
 _BUDGET_SECONDS = 8.0
-_SHARES = (16, 8, 4)  # of the longest input: these parts of it are run
+_SHARES = (16, 8, 4)  # the longest input divided by these numbers is timed
 _TIMED_RUNS = 3
 
 
@@ -36,20 +39,20 @@ def choose_backend(
     *,
     converted_dir: str | Path | None = None,
 ) -> str:
-    """Returns the runtime that is the faster one for a model on this machine.
+    """Returns the faster runtime for a model on this machine.
 
-    Measures OpenVINO against ONNX Runtime in at most about 10 s, besides the conversions, keeps the
-    decision in the cache beside the conversions, and prints it. A quantized model uses the first
-    runtime that is installed, because a second calibration would take longer than it could save.
-    XLA, which may compile for minutes, is never chosen while another runtime is installed.
+    Converts the model for OpenVINO and ONNX Runtime, times both in at most about 10 s, prints the
+    choice and stores it in the cache. For a quantized model, it returns the first installed
+    runtime, because a second calibration would take too long. It returns XLA, which can compile for
+    minutes, only if no other runtime is installed.
 
     Args:
         loaded: the SavedModel.
-        request: the conversion; its backend is ignored.
-        batch_size: rows of a batch.
-        execution: how the model will run.
-        converted_dir: folder of the user for the conversion. The runtime of an earlier conversion
-            there is kept if nothing else about it has to change.
+        request: request of the conversion; its backend is ignored.
+        batch_size: number of rows in a batch.
+        execution: use of threads.
+        converted_dir: directory of the user for the conversion. If it holds a conversion that
+            differs from the request only in the runtime, that runtime is returned.
     """
     default = backends.choose("auto")
     names = [name for name in CANDIDATES if backends.is_installed(name)]
@@ -66,8 +69,8 @@ def choose_backend(
     if key in decisions:
         return decisions[key]["backend"]
     path = writable_place(path)
-    # Two processes that measure at the same time would slow each other down: one measures, the
-    # other one waits for the decision.
+    # Two processes that measure at the same time would slow each other down. The lock lets one
+    # process measure; the other waits and reads the result.
     with one_at_a_time(path):
         decisions = _read(path)
         if decisions is None:
@@ -91,7 +94,7 @@ def _decision(
     batch_size: int,
     execution: Execution,
 ) -> dict:
-    """Measures the runtimes, chooses one of them and prints the choice."""
+    """Times the runtimes, chooses one of them and prints the choice."""
     milliseconds = _measured(loaded, request, names, batch_size=batch_size, execution=execution)
     best = names[0]
     if milliseconds:
@@ -103,7 +106,7 @@ def _decision(
 
 
 def _key(request: ConversionRequest, batch_size: int, execution: Execution) -> str:
-    """Returns a text that differs where another decision may be right."""
+    """Returns a key of everything on which the choice depends."""
     rows = 1 << (batch_size - 1).bit_length()
     versions = [backends.get(name).versions() for name in CANDIDATES]
     facts = [asdict(replace(request, backend="auto")), rows, execution, versions, processor()]
@@ -111,7 +114,7 @@ def _key(request: ConversionRequest, batch_size: int, execution: Execution) -> s
 
 
 def _read(path: Path) -> dict | None:
-    """Reads earlier decisions; None where the file is damaged."""
+    """Returns the stored decisions, or None if the file is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -131,10 +134,10 @@ def _measured(
     batch_size: int,
     execution: Execution,
 ) -> dict[str, float]:
-    """Returns the time of a batch in each runtime, in milliseconds, summed over a few shapes.
+    """Returns the time of a batch in each runtime in milliseconds, summed over a few shapes.
 
-    Each shape runs once in every runtime before the clock starts, then in turn. The result is empty
-    if the first runtime is the only one that works, or if not even one shape fits into the time.
+    The runtimes take turns. The first run of each shape is not timed. The result is empty if only
+    the first runtime works, or if no shape can be timed within the limit.
     """
     opened, manifests = {}, []
     for name in names:
@@ -161,7 +164,7 @@ def _measured(
     deadline, measured = started + _BUDGET_SECONDS, set()
     for share in _SHARES:
         before = time.perf_counter()
-        if before + 2 * last > deadline:  # a shape of twice the length
+        if before + 2 * last > deadline:  # the next shape is twice as long
             break
         for signature in large:
             inputs = _sample(opened[names[0]].inputs[signature], batch_size, share)
@@ -179,7 +182,7 @@ def _measured(
 def _in_turn(
     functions: Mapping[str, Function], inputs: Mapping[str, np.ndarray], deadline: float
 ) -> dict[str, float]:
-    """Returns the least time of a run in each runtime, in seconds; empty after the deadline."""
+    """Returns the shortest time of a run in each runtime in seconds; empty after the deadline."""
     for function in functions.values():
         function(inputs)
     best: dict[str, float] = {}
@@ -195,7 +198,7 @@ def _in_turn(
 
 
 def _sample(specs: Sequence[TensorSpec], batch_size: int, share: int) -> dict[str, np.ndarray]:
-    """Makes random inputs; other axes than the batch have a part of their longest size."""
+    """Makes random inputs; free axes other than the batch have a part of their longest size."""
     shapes = {}
     for name, _, shape in specs:
         sizes = [x if isinstance(x, int) else max(x[0], x[1] // share) for x in shape]

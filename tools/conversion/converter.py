@@ -1,4 +1,4 @@
-"""From a SavedModel to an artifact: a runtime's files, and a manifest of what made them."""
+"""Converts SavedModels for other runtimes, and reuses earlier conversions."""
 
 import hashlib
 import importlib.metadata
@@ -40,24 +40,25 @@ def convert(
     anew: bool = False,
     may_be_temporary: bool = False,
 ) -> dict:
-    """Converts a SavedModel, unless the same was done before.
+    """Converts a SavedModel, unless the same conversion exists already.
 
     Args:
-        native_dir: a SavedModel with its `pipeline.json`.
-        converted_dir: new, or an artifact of the same family, which is replaced where it does not
-            match; None is a folder of the user's cache.
-        request: what to make.
-        calibration: data to quantize with; read only where that is due.
-        loaded: the same SavedModel, where several conversions of it follow one another.
-        anew: converts also where the same was done before.
-        may_be_temporary: converts into a temporary folder where the cache cannot be written.
+        native_dir: directory of the SavedModel, with its `pipeline.json`.
+        converted_dir: new directory, or one with a conversion of the same family. A conversion that
+            does not match the request is replaced. None uses a directory in the cache of the user.
+        request: request of the conversion.
+        calibration: data for calibration; read only if the model is quantized.
+        loaded: the same SavedModel, to share it with other conversions.
+        anew: whether to replace a conversion in the cache even if it matches the request.
+        may_be_temporary: whether to convert into a temporary directory if the cache is not
+            writable.
 
     Returns:
-        The manifest, with the `directory`; `reused` is true where nothing had to be done, and
-        `copied` where another place had the same conversion.
+        The manifest and three further keys: `directory`, `reused` (true if the conversion existed
+        already) and `copied` (true if it was copied from another directory).
 
     Raises:
-        UserError: a bad source, request or place.
+        UserError: the model, the request or the directory cannot be used.
     """
     pipeline = read_pipeline(native_dir)
     loaded = loaded or LoadedModel(native_dir)
@@ -72,7 +73,7 @@ def convert(
         target = writable_place(place) if in_cache and may_be_temporary else place
         with one_at_a_time(target):
             if not anew or target != place:
-                # Another process may have made the same while this one waited.
+                # Another process may have converted while this one waited for the lock.
                 manifest = _earlier(target, wanted, request, calibration)
             if manifest is None and not in_cache:
                 manifest = _copied(loaded.conversions, target, wanted)
@@ -91,22 +92,23 @@ def open_converted(
     *,
     execution: Execution,
 ) -> tuple[Artifact, dict]:
-    """Converts a SavedModel, unless the same was done before, and opens the conversion.
+    """Converts a SavedModel, unless the same conversion exists already, and opens the conversion.
 
-    A damaged conversion of the cache is made again.
+    A damaged conversion in the cache is replaced.
 
     Args:
         loaded: the SavedModel.
-        converted_dir: as of `convert`.
-        request: what to make.
-        calibration: data to quantize with.
-        execution: how to use the machine.
+        converted_dir: directory of the conversion; see `convert`.
+        request: request of the conversion.
+        calibration: data for calibration.
+        execution: use of threads.
 
     Returns:
-        The artifact, and the manifest as of `convert`.
+        The opened model, and the manifest as `convert` returns it.
 
     Raises:
-        UserError: a bad source, request or place, or a damaged conversion in `converted_dir`.
+        UserError: the model, the request or the directory cannot be used, or the conversion in
+            `converted_dir` is damaged.
     """
     how = {"loaded": loaded, "may_be_temporary": True}
     manifest = convert(loaded.native_dir, converted_dir, request, calibration, **how)
@@ -121,11 +123,11 @@ def open_converted(
 
 
 def say_converted(native_dir: str | Path, manifests: Iterable[Mapping]) -> None:
-    """Prints one line about conversions, unless earlier ones are used again.
+    """Prints one line about new conversions; prints nothing if all were reused.
 
     Args:
-        native_dir: the SavedModel.
-        manifests: as `convert` returns them, of conversions into one folder.
+        native_dir: directory of the SavedModel.
+        manifests: results of `convert` for one SavedModel.
     """
     made = [manifest for manifest in manifests if not manifest["reused"]]
     if not made:
@@ -143,9 +145,15 @@ def say_converted(native_dir: str | Path, manifests: Iterable[Mapping]) -> None:
 def matching_backend(
     loaded: LoadedModel, converted_dir: str | Path, request: ConversionRequest
 ) -> str | None:
-    """Returns the runtime of a conversion that meets a request but for its backend.
+    """Returns the runtime of a conversion that differs from a request at most in the runtime.
 
-    Returns None if the folder holds none.
+    Args:
+        loaded: the SavedModel.
+        converted_dir: directory of the conversion.
+        request: request of the conversion.
+
+    Returns:
+        Name of the backend, or None if the directory holds no such conversion.
     """
     manifest = read_manifest(Path(converted_dir)) or {}
     asked = manifest.get("request")
@@ -160,10 +168,10 @@ def matching_backend(
 def _settled(
     loaded: LoadedModel, pipeline: Mapping, request: ConversionRequest
 ) -> tuple[ConversionRequest, dict]:
-    """Returns the request for its backend, and what the manifest of the conversion begins with."""
+    """Returns the request for its backend, and the start of the manifest of the conversion."""
     name = backends.choose(request.backend)
     backend = backends.get(name)
-    _check(request, backend)  # what was asked for, also where it does not apply
+    _check(request, backend)  # all options, including those that do not apply to the backend
     request = request.settled(name, backend.NOT_APPLICABLE)
     return request, {
         "format": FORMAT,
@@ -191,10 +199,10 @@ def _earlier(
     *,
     aloud: bool = False,
 ) -> dict | None:
-    """The manifest of an earlier conversion that is the same; None where there is none.
+    """Returns the manifest of an earlier conversion that matches, or None.
 
     Raises:
-        UserError: something else is there.
+        UserError: the directory holds something else.
     """
     existing = read_manifest(converted_dir)
     if existing is not None and _is_same(existing, wanted):
@@ -223,7 +231,7 @@ def _earlier(
 
 
 def _copied(places: Iterable[Path], target: Path, wanted: Mapping) -> dict | None:
-    """Copies the conversion that is wanted from one of some places; None where none has it."""
+    """Copies a matching conversion from another directory; returns None if there is none."""
     for place in places:
         manifest = read_manifest(place)
         if manifest is not None and _is_same(manifest, wanted):
@@ -242,7 +250,7 @@ def _made(
     request: ConversionRequest,
     calibration: Calibration | None,
 ) -> dict:
-    """Converts, and gives the manifest with `reused` false."""
+    """Converts a SavedModel and returns the manifest, with `reused` false."""
     started = time.perf_counter()
     if not request.quantized:
         calibration = None
@@ -270,7 +278,7 @@ def _made(
 
 
 def _own_version() -> str:
-    """A hash of this package: what an older state of it converted is converted again."""
+    """Returns a hash of this package, so that models are converted again after a change of it."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -301,16 +309,16 @@ def _check(request: ConversionRequest, backend: backends.Backend) -> None:
 
 
 def _cache_name(wanted: Mapping) -> str:
-    """Returns the name of a folder in the cache for what a manifest begins with."""
+    """Returns the name of the directory in the cache for the start of a manifest."""
     request = wanted["request"]
-    # Machines that share a home have conversions of their own.
+    # Different machines that share a home directory use different conversions.
     exact = to_json([request, wanted["machine"]], sort_keys=True)
     exact = hashlib.sha256(exact.encode()).hexdigest()[:8]
     return f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
 
 
 def _is_damaged(place: Path) -> bool:
-    """Tells whether a folder holds something that is no whole conversion."""
+    """Returns whether a directory holds something other than a complete conversion."""
     manifest = read_manifest(place)
     if manifest is None:
         return _holds_something(place)
@@ -322,11 +330,11 @@ def _holds_something(place: Path) -> bool:
     try:
         return place.exists() and (not place.is_dir() or any(place.iterdir()))
     except PermissionError:
-        return False  # what cannot be read will not be written either, and that is told
+        return False  # the error follows when the directory is written
 
 
 def _words(facts: object) -> str:
-    """Writes the machine or the versions of a manifest for a message."""
+    """Returns the machine or the versions of a manifest as text for a message."""
     if isinstance(facts, Mapping):
         return ", ".join(f"{name} {version}" for name, version in facts.items())
     return str(facts)

@@ -1,4 +1,4 @@
-"""SavedModels in memory, and the conversion of their signatures."""
+"""Loads SavedModels for conversion, and converts their signatures."""
 
 import errno
 import functools
@@ -19,21 +19,21 @@ from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.files import to_json
 
-_FULL_BYTES = 1 << 22  # left on a disk that had no room for a file of a model
+_FULL_BYTES = 1 << 22  # a disk with less free space counts as full
 
 
 class LoadedModel:
-    """A SavedModel and what its conversions share.
+    """A SavedModel that is loaded when it is first needed, and the data that its conversions share.
 
     Args:
-        native_dir: of the SavedModel.
-        threads: of TensorFlow, set before it loads the model; None changes nothing.
+        native_dir: directory of the SavedModel.
+        threads: number of threads of TensorFlow, which is set before the model is loaded. None
+            changes nothing.
 
     Attributes:
-        keeps: whether further conversions follow: functions and graphs stay in memory for them.
-        graphs: of its signatures as ONNX, by the signature and the rewrites that were made.
-        conversions: folders of the conversions that were opened; one that is wanted in another
-            place is copied.
+        keeps: whether functions and graphs are kept in memory for further conversions.
+        graphs: ONNX graphs of the signatures, by the signature and the rewrites.
+        conversions: directories of conversions of this model, from which `convert` can copy.
     """
 
     def __init__(self, native_dir: str | Path, threads: int | None = None):
@@ -44,21 +44,20 @@ class LoadedModel:
 
     @functools.cached_property
     def sha256(self) -> str:
-        """Hash of the files of the SavedModel."""
+        """SHA-256 of the files of the SavedModel."""
         return source_hash(self.native_dir)
 
     @functools.cached_property
     def functions(self) -> Mapping:
-        """The concrete functions by signature; loading them takes seconds."""
-        # An artifact that is used again needs no converter: TensorFlow and tf2onnx would slow every
-        # start by seconds.
+        """Concrete functions by signature. Loading them takes seconds."""
+        # Imported here, because a conversion that is reused needs neither TensorFlow nor tf2onnx.
         from tools.conversion.saved_model import limit_threads, load_saved_model
 
         limit_threads(self._threads)
         return load_saved_model(self.native_dir)
 
     def release(self) -> None:
-        """Frees the memory of functions and graphs."""
+        """Removes functions and graphs from memory."""
         self.__dict__.pop("functions", None)
         self.graphs.clear()
 
@@ -75,16 +74,16 @@ def convert_signatures(
 
     Args:
         loaded: the SavedModel.
-        folder: to write into.
-        pipeline: content of its `pipeline.json`.
-        request: settled for its backend.
-        examples: to calibrate with.
+        folder: directory to write into.
+        pipeline: content of the model's `pipeline.json`.
+        request: request of the conversion, settled for its backend.
+        examples: data for calibration.
 
     Returns:
-        What the manifest says of each signature.
+        The entry of each signature in the manifest.
 
     Raises:
-        UserError: a signature or a tensor that is asked for is not there.
+        UserError: a requested signature or tensor does not exist.
     """
     from tools.conversion.saved_model import input_specs
     from tools.conversion.signature import Source
@@ -128,7 +127,7 @@ def convert_signatures(
         own = backends.get(backend.SMALL) if source.small else backend
         try:
             saved = own.save(source, request, folder, examples)
-        except RuntimeError as error:  # what OpenVINO makes of a full disk
+        except RuntimeError as error:  # OpenVINO raises it if the disk is full
             if shutil.disk_usage(folder).free > _FULL_BYTES:
                 raise
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
@@ -149,7 +148,7 @@ def convert_signatures(
 def _input_ranges(
     specs: Sequence[TensorSpec], described: Mapping[str, list], request: ConversionRequest
 ) -> tuple[TensorSpec, ...]:
-    """Ranges of a signature: those asked for, else the batch and what `pipeline.json` says."""
+    """Returns the inputs of a signature with the ranges of the request or of `pipeline.json`."""
     batch = next((ranges[0] for ranges in request.dim_range.values()), request.batch)
     ranges = {
         spec.name: (batch, *map(tuple, described.get(spec.name, ())))
@@ -162,5 +161,5 @@ def _input_ranges(
 
 
 def plain(value: object) -> object:
-    """The value as JSON will give it back."""
+    """Returns the value as it is read back from JSON."""
     return json.loads(to_json(value))

@@ -17,9 +17,9 @@ def random_inputs(
     behind the batch, so that no row is padded.
 
     Args:
-        specs: inputs of the signature, without strings.
+        specs: inputs of the signature; strings are not supported.
         shapes: shape of each input by name.
-        seed: of the random numbers.
+        seed: seed of the random numbers.
     """
     rng, inputs = np.random.default_rng(seed), {}
     longest = max((shape[1] for shape in shapes.values() if len(shape) > 1), default=1)
