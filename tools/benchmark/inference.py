@@ -1,4 +1,4 @@
-"""Times one signature of a model in both runners, in turn, without any loading of data."""
+"""Times one signature of a model in TensorFlow and converted, in turn, on random inputs."""
 
 import os
 import platform
@@ -27,15 +27,16 @@ from tools.inference.runner import load
 def inputs_of_sizes(
     specs: Sequence[TensorSpec], batch: int, sizes: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Makes random inputs of given sizes for a converted signature.
+    """Returns random inputs of given sizes for a converted signature.
 
     Args:
-        specs: inputs, with a range for every dimension that is free.
-        batch: rows.
-        sizes: by tensor, sizes for the ranges after the batch; else the geometric middle of each.
+        specs: inputs, with a range for every variable dimension.
+        batch: number of rows.
+        sizes: sizes of the variable dimensions after the batch, by tensor. The default is the
+            geometric mean of each range.
 
     Raises:
-        UserError: `sizes` names another tensor, or another number of dimensions.
+        UserError: `sizes` names an unknown tensor or has the wrong number of sizes.
     """
     shapes = {}
     for name, _, shape in specs:
@@ -55,7 +56,7 @@ def inputs_of_sizes(
 def _fixed(
     options: ConversionOptions, specs: Sequence[TensorSpec], inputs: Mapping[str, np.ndarray]
 ) -> ConversionOptions:
-    """The same options for a model of the shapes of these inputs alone."""
+    """Returns the options for a model that is converted for the shapes of these inputs only."""
     sizes = []
     for name, _, shape in specs:
         free = [n for n, x in zip(inputs[name].shape, shape, strict=True) if not isinstance(x, int)]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from tests.support.errors import refused
+from tests.support.page_figures import figures_in
 from tests.support.peers import known_times
 from tools.benchmark import inference
 from tools.benchmark.inference import inputs_of_sizes, main
@@ -46,6 +47,10 @@ def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys, monkeypatch)
     assert printed.count("batch") == 2
     assert printed.count(" 4.00 x;") == printed.count(" 2.00 x jit;") == 2
     assert printed.count("the range has 0.75 of its speed") == 2
+    int8 = printed.replace("fp16", "int8_fp32")
+    figures = figures_in(int8, "tools.benchmark.inference", "conformer-s-encoder")
+    found = [value for name, value in figures.items() if name.endswith("batch 1")]
+    assert found == ["8 ms", "2.0 ms", "4.0 x", "1.0 ms", "2.00 x", "0.75"]
     with refused(match="serving_default"):
         main([*arguments, "--signature=nothing"])
     for flag in ("--batch_sizes=1,x", "--loop=0", "--size=waveforms"):
