@@ -13,7 +13,8 @@ from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
-from tools.conversion.protocol import LENGTHS, TensorSpec
+from tools.conversion.protocol import TensorSpec
+from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.families import read_examples
 from tools.files import to_json, write_text
@@ -23,10 +24,10 @@ from tools.inference.options import ConversionOptions
 from tools.inference.runner import load
 
 
-def random_inputs(
+def inputs_of_sizes(
     specs: Sequence[TensorSpec], batch: int, sizes: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Returns random inputs of a converted signature, with all rows of full length.
+    """Returns random inputs of given sizes for a converted signature.
 
     Args:
         specs: inputs, with a range for every variable dimension.
@@ -49,15 +50,7 @@ def random_inputs(
         raise UserError.expected(
             f"a tensor among {', '.join(shapes)}", min(unknown), "Correct --size"
         )
-    longest = max((shape[1] for shape in shapes.values() if len(shape) > 1), default=1)
-    rng = np.random.default_rng(0)
-    inputs = {}
-    for name, dtype, _ in specs:
-        if np.issubdtype(np.dtype(dtype), np.integer):
-            inputs[name] = np.full(shapes[name], longest if name == LENGTHS else 0, dtype)
-        else:
-            inputs[name] = (0.1 * rng.standard_normal(shapes[name])).astype(dtype)
-    return inputs
+    return random_inputs(specs, shapes)
 
 
 def _fixed(
@@ -131,7 +124,7 @@ def main(argv: list[str]) -> int:
     specs = runners["jit"].signatures[signature]
     results = []
     for batch in batches:
-        inputs = random_inputs(specs, batch, sizes)
+        inputs = inputs_of_sizes(specs, batch, sizes)
         if values.fixed_shape:
             fixed = converted(native, _fixed(options, specs, inputs), read_examples)
             runners["fixed"] = load(fixed["directory"])

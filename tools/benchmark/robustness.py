@@ -23,7 +23,7 @@ from tools.inference.options import RunnerOptions
 from tools.inference.report import runner_facts
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import read
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 from tools.speech.scoring import score
 from tools.speech.transcripts import normalization
 
@@ -285,7 +285,7 @@ def read_speech(session: SpeechSession, data_dir: str) -> tuple[list[np.ndarray]
     """
     normalize = normalization(session.pipeline["vocabulary"]["surfaces"])
     limits = session.limits
-    utterances = read_librispeech(data_dir, (), limits, normalize=normalize).utterances
+    utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     if not utterances:
         raise UserError.expected(
             f"utterances with transcripts in {data_dir}", "none", "Choose another --data_dir"

@@ -8,7 +8,7 @@ from tests.support.errors import refused
 from tests.support.page_figures import figures_in
 from tests.support.peers import known_times
 from tools.benchmark import inference
-from tools.benchmark.inference import main, random_inputs
+from tools.benchmark.inference import inputs_of_sizes, main
 from tools.conversion.protocol import TensorSpec
 
 SPECS = (
@@ -18,15 +18,15 @@ SPECS = (
 
 
 def test_inputs_have_the_sizes_asked_for_or_the_middle_of_the_range():
-    inputs = random_inputs(SPECS, 2, {})
+    inputs = inputs_of_sizes(SPECS, 2, {})
     assert inputs["images"].shape == (2, 100, 3)
     assert inputs["lengths"].tolist() == [100, 100]
-    inputs = random_inputs(SPECS, 4, {"images": [50]})
+    inputs = inputs_of_sizes(SPECS, 4, {"images": [50]})
     assert inputs["images"].shape == (4, 50, 3)
     assert inputs["images"].dtype == np.float32
     for sizes in ({"images": [50, 60]}, {"sounds": [1]}):
         with refused(match="--size"):
-            random_inputs(SPECS, 1, sizes)
+            inputs_of_sizes(SPECS, 1, sizes)
 
 
 def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys, monkeypatch):
