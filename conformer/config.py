@@ -120,6 +120,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LossConfig:
+    """Options of the transducer loss."""
+
+    # How the loss is computed: plain keeps the logits of all frames and states in memory, fused
+    # those of a few frames. Both have the same value and gradients.
+    kind: Literal["plain", "fused"] = "plain"
+
+
+@dataclass(frozen=True, slots=True)
 class DecodingConfig:
     """Options of greedy search."""
 
@@ -149,6 +158,7 @@ class ConformerConfig:
     waveform_augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     training: TrainingConfig = field(default_factory=_training)
 
