@@ -133,6 +133,7 @@ class ConformerTask(SpeechTask):
             logit_lengths=lengths,
             label_lengths=label_lengths,
             blank=BLANK,
+            kind=self.config.loss.kind,
         )
         weight = self.config.model.ctc_weight
         if weight > 0:
