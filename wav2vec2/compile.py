@@ -64,6 +64,12 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
+    if (values.torchscript_path or "").lower().endswith((".pth", ".pt")):
+        raise UserError.expected(
+            "the folder of an exported model as --torchscript_path",
+            f"{values.torchscript_path}, a file of TorchScript",
+            "Run python -m wav2vec2.export --pytorch_model_dir=FOLDER, and leave the flag out",
+        )
     options = from_flags(RunnerOptions, values)
     model_dir = values.native_savedmodel_dir or values.torchscript_path or DEFAULT_DIR
     pipeline = read_pipeline(model_dir, "wav2vec2")

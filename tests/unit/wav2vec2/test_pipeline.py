@@ -442,3 +442,10 @@ def test_a_file_that_was_damaged_since_is_left_out(corpus, tmp_path, monkeypatch
     }
     texts = (tmp_path / "ground_truth_texts.txt").read_text().splitlines()
     assert sorted(line.split()[0] for line in texts) == ids(1, 2, 4, 5)
+
+
+@pytest.mark.parametrize("path", ["./traced.pth", "model.PT"])
+def test_a_file_of_torchscript_is_answered_with_the_export(path):
+    with refused("Run python -m wav2vec2.export --pytorch_model_dir=FOLDER") as caught:
+        compile_program.main(["--input_path=a", "--output_path=b", f"--torchscript_path={path}"])
+    assert path in str(caught.value)
