@@ -41,6 +41,7 @@ COMPUTED = {
     TABLE,
     "tools/exports.py",
     "tools/speech/language_model.py",
+    "tools/decoding/language_model.py",
     "tools/benchmark/vision_peer.py",
 }
 FLAGS = {"tools/config/command_line.py"}  # rule 7: where flags are parsed
