@@ -98,7 +98,8 @@ class ModelConfig:
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of an auxiliary CTC loss on the encoder output. With it, a model learns the alignment
-    # from a small corpus much sooner. Exports leave the CTC head out. 0: no CTC head.
+    # from a small corpus much sooner. Exports contain the CTC head only if decoding.head is ctc.
+    # 0: no CTC head.
     ctc_weight: float = number(0.0, at_least=0, at_most=1)
 
     def validate(self) -> None:
@@ -122,6 +123,9 @@ class DecodingConfig:
     max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
     # Subtracted from the log probability of the blank: a model that leaves out words writes more.
     blank_penalty: float = number(0.0, at_least=0, at_most=100)
+    # Output that greedy search decodes: the transducer, or the CTC head on the encoder. `ctc`
+    # requires model.ctc_weight > 0, and does not use the two options above.
+    head: Literal["transducer", "ctc"] = "transducer"
 
 
 def _training() -> TrainingConfig:
@@ -146,8 +150,19 @@ class ConformerConfig:
     training: TrainingConfig = field(default_factory=_training)
 
     def validate(self) -> None:
-        """Checks that evaluation computes the metric that selects the best checkpoint."""
+        """Checks keys of different sections against each other.
+
+        Raises:
+            UserError: evaluation does not compute the metric that selects the best checkpoint, or
+                decoding requires a CTC head that the model does not have.
+        """
         check_best_metric(self.training, SPEECH_METRICS)
+        if self.decoding.head == "ctc" and self.model.ctc_weight == 0:
+            raise UserError.expected(
+                "decoding.head: transducer for a model without a CTC head (model.ctc_weight: 0)",
+                "decoding.head: ctc",
+                "Set model.ctc_weight above 0, for example 0.3, or correct decoding.head",
+            )
 
 
 def load_config(

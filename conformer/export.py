@@ -37,7 +37,8 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     load_weights(model, checkpoint)
     signatures = Signatures(model, tokenizer.surfaces, config)
     description = pipeline_description(config, tokenizer, model)
-    write_saved_model(output_dir, signatures.functions, exported_weights(model), description)
+    weights = exported_weights(model, config)
+    write_saved_model(output_dir, signatures.functions, weights, description)
 
 
 def main(argv: list[str]) -> int:

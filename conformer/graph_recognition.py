@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
-from tools.decoding.graph import Hypotheses, greedy_decode
+from tools.decoding.graph import Hypotheses, ctc_greedy_decode, greedy_decode
 from tools.layers.masking import sequence_mask
 
 
@@ -39,7 +39,7 @@ def greedy(
     """Decodes waveforms greedily. Call it in a `tf.function`.
 
     Args:
-        model: a built model.
+        model: a built model; with a CTC head if `options.head` is `"ctc"`.
         waveforms: `[B, S]` float32.
         lengths: `[B]` valid samples.
         options: options of the search.
@@ -55,6 +55,8 @@ def greedy(
         encoded_lengths = without_silence(waveforms, lengths, encoded_lengths)
     else:
         encoded, encoded_lengths = listen(waveforms, lengths)
+    if options.head == "ctc":
+        return ctc_greedy_decode(model.ctc_head(encoded), encoded_lengths, blank=BLANK)
     return greedy_decode(
         encoded,
         encoded_lengths,

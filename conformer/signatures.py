@@ -81,7 +81,10 @@ class Signatures:
         features = self._features(waveforms, lengths)
         encoded = self._encode(features["features"], features["feature_lengths"])
         frames = without_silence(waveforms, lengths, encoded["encoded_lengths"])
-        return {"encoded": encoded["encoded"], "encoded_lengths": frames}
+        heard = {"encoded": encoded["encoded"], "encoded_lengths": frames}
+        if self._config.decoding.head == "ctc":
+            heard["logits"] = self._model.ctc_head(encoded["encoded"])
+        return heard
 
     def _recognize(self, waveforms, lengths):
         def listen(waveforms, lengths):
@@ -101,9 +104,10 @@ class Signatures:
         return self._recognizer(waveforms, lengths)
 
 
-def exported_weights(model: ConformerTransducer) -> list:
-    """Returns the variables of the model without the CTC head, which only training uses."""
-    head = model.ctc_head.weights if model.ctc_head is not None else []
+def exported_weights(model: ConformerTransducer, config: ConformerConfig) -> list:
+    """Returns the variables of the model, without the CTC head if only training uses it."""
+    only_trained = model.ctc_head is not None and config.decoding.head != "ctc"
+    head = model.ctc_head.weights if only_trained else []
     return [v for v in model.weights if all(v is not other for other in head)]
 
 
@@ -125,12 +129,13 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "num_mel_bins": config.features.num_mel_bins,
         "subsampling": 4,
         "blank": BLANK,
+        "head": config.decoding.head,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
         "blank_penalty": config.decoding.blank_penalty,
         "state_shape": [2, model.prediction.hidden_dim],
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
-        "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model)),
+        "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model, config)),
     }
 
 
@@ -139,18 +144,20 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
 
     `dim_range` holds the smallest and largest size of each dynamic dimension other than the batch.
     Layers in `keep_in_float` are not quantized: the power spectrum has a larger dynamic range than
-    8 bits can represent. `small` means that one call is too short for several threads. `paddable`
-    means that zeros after an input add frames to the output and change nothing else. The decoder
-    passes one frame and one token per call.
+    8 bits can represent, and the search compares the outputs of the CTC head directly. `small`
+    means that one call is too short for several threads. `paddable` means that zeros after an input
+    add frames to the output and change nothing else. The decoder passes one frame and one token per
+    call.
     """
     rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
     seconds = (window_ms / 1000, config.data.max_eval_seconds)
     samples = [round(bound * rate_hz) for bound in seconds]
     one = [[1, 1]]
+    ctc_head = ["ctc_head"] if config.decoding.head == "ctc" else []
     return {
         "listen": {
             "dim_range": {"waveforms": [samples]},
-            "keep_in_float": ["features"],
+            "keep_in_float": ["features", *ctc_head],
             "paddable": True,
         },
         "predict": {"dim_range": {}, "small": True},

@@ -38,14 +38,20 @@ def test_where_nobody_speaks_the_text_is_empty(model, name):
 
 
 @pytest.mark.parametrize("gap_seconds", [0.0, 0.3])
-@pytest.mark.parametrize("word", ["NINE", "ZERO"])
-def test_a_word_that_is_said_three_times_is_written_three_times(model, word, gap_seconds):
+@pytest.mark.parametrize("word", ["NINE", "ZERO", "FOUR"])
+def test_a_word_that_is_said_five_times_is_written_five_times(model, word, gap_seconds):
     one = synthesize(word.lower(), voice="en-us+m7")
     gap = np.zeros(round(gap_seconds * RATE_HZ), np.float32)
-    sound = np.concatenate([one, gap, one, gap, one])
-    assert model.transcribe(sound, rate_hz=RATE_HZ).text == " ".join([word] * 3)
+    sound = np.concatenate([one, gap] * 5)
+    assert model.transcribe(sound, rate_hz=RATE_HZ).text == " ".join([word] * 5)
 
 
-def test_a_real_recording_between_silence(model, shared_data):
-    path = shared_data / "reported" / "sound" / "probe_sil_sp_sil_3.flac"
-    assert model.transcribe(path).text == "ONE TWO TWO SEVEN ZERO"
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("probe_sil_sp_sil_3.flac", "ONE TWO TWO SEVEN ZERO"),
+        ("probe_four_x5.flac", "FOUR FOUR FOUR FOUR FOUR"),
+    ],
+)
+def test_real_recordings_between_silence_and_repeated(model, shared_data, name, text):
+    assert model.transcribe(shared_data / "reported" / "sound" / name).text == text

@@ -1,4 +1,4 @@
-"""Greedy transducer decoding as TensorFlow operations, for SavedModels and training."""
+"""Greedy decoding as TensorFlow operations, for SavedModels and training."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -93,7 +93,37 @@ def greedy_decode(
         (1, zeros, zeros, predicted, states, tf.zeros([batch]), emitted),
     )
     path = tf.transpose(tf.reshape(emitted.stack(), [steps, batch]))
-    tokens = tf.ragged.boolean_mask(path, path >= 0)
+    return _hypotheses(path, path >= 0, log_probability, blank)
+
+
+def ctc_greedy_decode(logits: tf.Tensor, logit_lengths: tf.Tensor, *, blank: int = 0) -> Hypotheses:
+    """Decodes CTC logits greedily: takes the most probable symbol of every frame.
+
+    Consecutive frames with the same symbol give one token; blanks give none.
+
+    Args:
+        logits: `[B, T, V]`.
+        logit_lengths: `[B]` valid frames.
+        blank: index of the blank symbol.
+
+    Returns:
+        The decoded utterances. The log-probability is that of the path of symbols.
+
+    Source: Graves et al., Connectionist temporal classification (2006), section 3.1.
+    """
+    scores = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+    valid = tf.sequence_mask(logit_lengths, tf.shape(logits)[1])
+    path = tf.argmax(scores, axis=-1, output_type=tf.int32)
+    before = tf.pad(path[:, :-1], [[0, 0], [1, 0]], constant_values=-1)
+    log_probability = tf.reduce_sum(tf.where(valid, tf.reduce_max(scores, axis=-1), 0.0), axis=1)
+    return _hypotheses(path, valid & (path != blank) & (path != before), log_probability, blank)
+
+
+def _hypotheses(
+    path: tf.Tensor, emitted: tf.Tensor, log_probability: tf.Tensor, blank: int
+) -> Hypotheses:
+    """Collects the emitted symbols of paths `[B, N]`; `emitted` is a mask of the same shape."""
+    tokens = tf.ragged.boolean_mask(path, emitted)
     lengths = tf.cast(tokens.row_lengths(), tf.int32)
     return Hypotheses(tokens.to_tensor(blank), lengths, log_probability)
 

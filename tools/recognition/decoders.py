@@ -9,7 +9,7 @@ import numpy as np
 
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
-from tools.decoding.protocol import Call, Hypothesis
+from tools.decoding.protocol import Call, Hypothesis, Search
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
 from tools.errors import UserError
@@ -72,7 +72,7 @@ class Decoder(Protocol):
 
 
 class TransducerDecoder:
-    """Greedy search of a transducer: in the model's graph if available, else in Python.
+    """Greedy search of a transducer or of its CTC head: in the model's graph, or in Python.
 
     Args:
         pipeline: content of the model's `pipeline.json`.
@@ -83,6 +83,8 @@ class TransducerDecoder:
 
     def __init__(self, pipeline: Mapping, in_graph: bool):
         self._pipeline, self._in_graph = pipeline, in_graph
+        # Output of `listen` that the search decodes.
+        self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.
@@ -94,16 +96,20 @@ class TransducerDecoder:
         if self._in_graph:
             return dict(call(inputs, "serving_default"))
         heard = call(inputs, "listen")
-        encoded, lengths = heard["encoded"], heard["encoded_lengths"]
-        search = GreedySearch(
+        search, frames = self._search(call), heard[self._frames]
+        state = search.advance(search.start(len(frames)), frames, heard["encoded_lengths"])
+        return self._outputs(search.finish(state))
+
+    def _search(self, call: Call) -> Search:
+        if self._frames == "logits":
+            return CtcGreedySearch(self._pipeline["blank"])
+        return GreedySearch(
             call,
             blank=self._pipeline["blank"],
             state_shape=self._pipeline["state_shape"],
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
         )
-        state = search.advance(search.start(len(encoded)), encoded, lengths)
-        return self._outputs(search.finish(state))
 
     def _outputs(self, hypotheses: Sequence[Hypothesis]) -> dict[str, np.ndarray]:
         surfaces = self._pipeline["vocabulary"]["surfaces"]

@@ -3,6 +3,7 @@
 import dataclasses
 
 import conformer
+from tests.support.errors import refused
 
 
 def test_defaults_are_the_smallest_model_of_the_paper():
@@ -73,3 +74,13 @@ def test_defaults_of_training():
         ("dev-clean",),
     )
     assert (config.decoding.max_symbols_per_frame, config.tokenizer.kind) == (5, "characters")
+
+
+def test_decoding_requires_the_head_that_it_decodes():
+    assert conformer.load_config().decoding.head == "transducer"
+    with refused("decoding.head: transducer for a model without a CTC head"):
+        conformer.load_config(None, {"decoding.head": "ctc"})
+    config = conformer.load_config(None, {"decoding.head": "ctc", "model.ctc_weight": 0.3})
+    assert config.decoding.head == "ctc"
+    with refused("decoding.head"):
+        conformer.load_config(None, {"decoding.head": "attention"})

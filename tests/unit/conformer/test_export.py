@@ -1,5 +1,6 @@
 """Compares exported models with their Keras models, also in a process with TensorFlow only."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -14,6 +15,7 @@ import conformer
 from conformer.config import DecodingConfig
 from conformer.export import main
 from conformer.graph_recognition import greedy
+from conformer.signatures import Signatures, pipeline_description
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
@@ -219,6 +221,34 @@ def test_signatures_are_those_of_the_design(runner, model):
     }
 
 
+def collapsed(path):
+    """Tokens of a CTC path: the symbols that differ from the one before, without blanks."""
+    return [k for i, k in enumerate(path) if k and (i == 0 or path[i - 1] != k)]
+
+
+def test_a_model_that_decodes_its_ctc_head(model, config, tokenizer, inputs):
+    decoding = dataclasses.replace(config.decoding, head="ctc")
+    config = dataclasses.replace(config, decoding=decoding)
+    functions = Signatures(model, tokenizer.surfaces, config).functions
+    inputs = {name: tf.constant(value) for name, value in inputs.items()}
+    encoded, frames = model.listen(**inputs)
+    model.ctc_head.kernel.assign(9.0 * model.ctc_head.kernel)
+    logits = model.ctc_head(encoded)
+    model.ctc_head.bias.assign(-tf.reduce_mean(logits, axis=(0, 1)))  # no symbol always wins
+    logits = model.ctc_head(encoded).numpy()
+    heard = functions["listen"](**inputs)
+    np.testing.assert_allclose(heard["logits"], logits, atol=1e-5)
+    paths = [row[:n].argmax(axis=1) for row, n in zip(logits, frames, strict=True)]
+    tokens = [collapsed(path) for path in paths]
+    assert len({len(row) for row in tokens}) > 2
+    answer = functions["serving_default"](**inputs)
+    assert [x.decode() for x in answer["text"].numpy()] == [tokenizer.decode(x) for x in tokens]
+    pipeline = pipeline_description(config, tokenizer, model)
+    assert pipeline["head"] == "ctc"
+    assert pipeline["num_parameters"] == model.count_params()
+    assert pipeline["convert"]["listen"]["keep_in_float"] == ["features", "ctc_head"]
+
+
 def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     pipeline = json.loads((exported / "assets" / "pipeline.json").read_text())
     assert runner.pipeline == pipeline
@@ -237,6 +267,8 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert (pipeline["kind"], pipeline["subsampling"]) == ("transducer", 4)
     assert pipeline["max_symbols_per_frame"] == MAX_SYMBOLS_PER_FRAME
     assert pipeline["blank_penalty"] == PENALTY
+    assert pipeline["head"] == "transducer"
+    assert pipeline["convert"]["listen"]["keep_in_float"] == ["features"]
     assert pipeline["vocabulary"]["kind"] == "characters"
     conversion = pipeline["convert"]
     assert conversion.keys() == {"listen", "predict", "join"}

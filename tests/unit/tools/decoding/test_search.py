@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tools.decoding.ctc import CtcGreedySearch
-from tools.decoding.graph import greedy_decode
+from tools.decoding.graph import ctc_greedy_decode, greedy_decode
 from tools.decoding.greedy import GreedySearch
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import pieces_of, words_of
@@ -208,7 +208,14 @@ def test_ctc_takes_runs_once_whole_or_in_pieces(rng, blank, cuts):
         state = search.advance(
             state, logits[:, first:last], np.clip(lengths - first, 0, last - first)
         )
+    in_graph = ctc_greedy_decode(tf.constant(logits), tf.constant(lengths), blank=blank)
     for row, found in enumerate(search.finish(state)):
+        count = int(in_graph.token_lengths[row])
+        np.testing.assert_array_equal(found.tokens, in_graph.token_ids[row, :count])
+        assert (in_graph.token_ids[row, count:] == blank).numpy().all()
+        np.testing.assert_allclose(
+            found.log_probability, in_graph.log_probability[row], rtol=1e-5, atol=1e-6
+        )
         valid = logits[row, : lengths[row]].astype("float64")
         expected = ctc_by_hand(valid.argmax(axis=-1).tolist(), blank)
         assert list(zip(*(x.tolist() for x in found[:3]), strict=True)) == expected

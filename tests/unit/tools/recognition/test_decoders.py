@@ -178,6 +178,22 @@ def test_a_penalty_of_the_blank_is_that_of_the_export():
     assert outside(script, 1, blank_penalty=0.7)["token_lengths"].tolist() == [4]
 
 
+def test_the_ctc_head_is_decoded_where_the_export_says_so():
+    def call(inputs, signature):
+        assert signature == "listen"  # a CTC search runs no other signature
+        logits = np.log(np.full((2, 5, 3), 0.1, np.float32))
+        for row, path in enumerate(([0, 1, 1, 0, 1], [2, 0, 1, 1, 1])):
+            logits[row, range(5), path] = np.log(0.8)
+        encoded = np.zeros((2, 5, 4), np.float32)
+        return {"encoded": encoded, "encoded_lengths": np.array([5, 2]), "logits": logits}
+
+    pipeline = {"blank": 0, "head": "ctc", "vocabulary": {"surfaces": ["", " A", " B"]}}
+    found = TransducerDecoder(pipeline, in_graph=False).answer(call, {})
+    assert found["text"].tolist() == [b"A A", b"B"]
+    assert found["token_ids"].tolist() == [[1, 1], [2, 0]]
+    np.testing.assert_allclose(found["log_probability"], np.log([0.8**5, 0.8**2]), rtol=1e-5)
+
+
 def test_a_batch_of_none_has_no_rows():
     found = outside(Script([]), 2)
     assert {name: value.shape for name, value in found.items()} == {
