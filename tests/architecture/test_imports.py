@@ -40,7 +40,6 @@ MODEL_CODE = {"keras", "numpy", "tools"} | FAMILIES | set(sys.stdlib_module_name
 COMPUTED = {
     TABLE,
     "tools/exports.py",
-    "tools/speech/language_model.py",
     "tools/decoding/language_model.py",
     "tools/benchmark/vision_peer.py",
 }

@@ -3,10 +3,10 @@
 import gzip
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,20 @@ _PROBLEMS = {
     6: "every {order}-gram once",
 }
 _BREAK, _FULL = -1, -2  # reasons to stop before the end of the data
+
+
+class Found(NamedTuple):
+    """Receives the n-grams of an order.
+
+    Attributes:
+        nodes: `[N, 2]` int32, the node of the first words, and the last word.
+        values: `[N, 2]` float32, probability and backoff weight; NaN without one.
+        counts: `[2]` int64, numbers of n-grams and of lines that were read.
+    """
+
+    nodes: np.ndarray
+    values: np.ndarray
+    counts: np.ndarray
 
 
 @compiled
@@ -87,24 +101,23 @@ def parse_number(text, start, end):
 
 
 @compiled
-def parse_ngrams(text, order, trie, words, nodes, values, has_backoff, counts):
+def parse_ngrams(text, shape, known, found):
     """Reads the n-grams of whole lines.
 
     Args:
         text: `[S]` uint8, whole lines.
-        order: number of words of an n-gram, at least 2.
-        trie: all shorter n-grams.
-        words: vocabulary.
-        nodes: `[N, 2]` int32, receives the node of the first words, and the last word.
-        values: `[N, 2]` float32, receives the probability and the backoff weight; NaN without one.
-        has_backoff: whether backoff weights are allowed.
-        counts: `[2]` int64, numbers of n-grams and of lines that were read; updated.
+        shape: number of words of an n-gram, at least 2, and whether backoff weights are allowed.
+        known: `Trie` of all shorter n-grams, and `Words`.
+        found: `Found`; updated.
 
     Returns:
-        0 at the end of the text; a key of `_PROBLEMS`, with the line's number in `counts`; or
+        0 at the end of the text; a key of `_PROBLEMS`, with the line's number in `found.counts`; or
         `_BREAK` at a line that starts with a backslash; or `_FULL` at the line of N + 1.
         And the position of the next line.
     """
+    order, has_backoff = shape
+    trie, words = known
+    nodes, values, counts = found
     starts, ends = np.zeros(order + 4, np.int64), np.zeros(order + 4, np.int64)
     position, size = 0, len(text)
     while position < size:
@@ -217,7 +230,7 @@ class _Reader:
     """
 
     def __init__(self, file: BinaryIO, path: str):
-        self._file, self._path, self._line_number = file, path, 0
+        self._file, self._path, self._line_number, self._order = file, path, 0, 1
         self._data, self._start = b"", 0  # bytes that were read, and the first one that is unused
 
     def read(self) -> NgramModel:
@@ -246,8 +259,8 @@ class _Reader:
         )
         del listed, probabilities
         lower = np.array(backoffs, np.float32)
-        for order in range(2, len(sizes) + 1):
-            trie, lower = self._longer(trie, words, lower, order, sizes[order - 1], len(sizes))
+        for self._order in range(2, len(sizes) + 1):
+            trie, lower = self._longer(trie, words, lower, sizes[self._order - 1 :])
         if self._next_line() != b"\\end\\":
             raise _broken(self._path, "\\end\\ at the end", self._received())
         trie = Trie(*map(read_only, trie))
@@ -294,24 +307,31 @@ class _Reader:
         return words, probabilities, backoffs
 
     def _longer(
-        self, trie: Trie, words: Words, lower: np.ndarray, order: int, size: int, max_order: int
+        self, trie: Trie, words: Words, lower: np.ndarray, sizes: Sequence[int]
     ) -> tuple[Trie, np.ndarray]:
-        """Adds the n-grams of an order; returns the trie and their backoff weights."""
+        """Adds the n-grams of the next order; returns the trie and their backoff weights.
+
+        Args:
+            trie: all shorter n-grams.
+            words: vocabulary.
+            lower: backoff weights of the longest ones of the trie.
+            sizes: numbers of n-grams of this order and of all longer ones.
+        """
+        order, size = self._order, sizes[0]
         self._heading(order)
-        counts = np.array([0, self._line_number])
         num_lower = len(trie.words)
         trie = trie._replace(log10_backoff=np.concatenate([trie.log10_backoff, lower]))
         nodes = np.empty((size, 2), np.int32)
         values = np.empty((size, 2), np.float32)
-        view = Trie(*map(read_only, trie))
+        counts = np.array([0, self._line_number])
+        known = Trie(*map(read_only, trie)), words
         while True:
             block = self._block()
             if not block:
                 break
             text = np.frombuffer(block, np.uint8)
-            status, used = parse_ngrams(
-                text, order, view, words, nodes, values, order < max_order, counts
-            )
+            shape = order, len(sizes) > 1
+            status, used = parse_ngrams(text, shape, known, Found(nodes, values, counts))
             self._line_number = int(counts[1])
             self._data, self._start = block[used:] + self._data, 0
             if status > 0:

@@ -16,13 +16,14 @@ from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
+from tools.decoding.options import BeamSearch
+from tools.decoding.text import text_of
 from tools.inference import opening
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.beams import ctc_beam_search
+from tools.recognition.decoders import CtcDecoder, searched
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioError, AudioLimits, probe, read, stream
-from tools.speech.language_model import BeamSearch
 from tools.speech.long_audio import Window
-from wav2vec2.beam_search import PrefixBeamSearch
 from wav2vec2.infer import command_line
 from wav2vec2.session import RecognitionOptions, calibration_examples, window_of
 from wav2vec2.vocabulary import Vocabulary
@@ -63,9 +64,7 @@ def main(model_dir):
 
 def decoder_of(pipeline, beam=None):
     """Returns the decoder of a model, with beam search if it is given."""
-    surfaces = list(pipeline["vocabulary"]["surfaces"])
-    search = beam and PrefixBeamSearch(surfaces, pipeline["blank"], beam)
-    return CtcDecoder(pipeline, search)
+    return CtcDecoder(pipeline, beam and ctc_beam_search(pipeline, beam))
 
 
 def session_of(runner, pipeline, beam=None, window=None):
@@ -310,10 +309,14 @@ def test_beam_search_is_told_beside_the_greedy_texts(main, folders, corpus, tmp_
     model = wav2vec2.from_pretrained(folders / "layer")
     search = BeamSearch(6, str(language_model), 0.3, 4.0)
     surfaces, blank = list(model.vocabulary.surfaces), model.vocabulary.blank_id
-    searches = [PrefixBeamSearch(surfaces, blank, x) for x in (search, BeamSearch(6))]
+    described = {"vocabulary": {"surfaces": surfaces}, "blank": blank}
+    searches = [ctc_beam_search(described, x) for x in (search, BeamSearch(6))]
     files = sorted(corpus.rglob("*.flac"))[:4]
     logits = [expected_logits(model, read(path)) for path in files]
-    guided, plain = ([one(x) for x in logits] for one in searches)
+    guided, plain = (
+        [text_of(searched(one, x[None], [len(x)])[0].tokens, surfaces) for x in logits]
+        for one in searches
+    )
     greedy = [model.vocabulary.decode_path(x.argmax(-1)) for x in logits]
     assert guided != plain and guided != greedy
     report, flags = tmp_path / "report.json", ["--lm_weight=0.3", "--word_bonus=4"]

@@ -11,6 +11,7 @@ import pytest
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, SURFACES, Spelling, sound_of
+from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
 from tools.recognition import session as session_module
 from tools.recognition.decoders import CtcDecoder, TransducerDecoder
@@ -270,7 +271,7 @@ def test_a_transducer_answers_alike_by_the_host_and_by_its_graph(in_graph):
 
 
 def test_the_words_of_a_beam_search_have_no_times(runner):
-    decoder = CtcDecoder(PIPELINE, lambda logits: "AB")
+    decoder = CtcDecoder(PIPELINE, CtcGreedySearch(PIPELINE["blank"]))
     with refused("a beam search. Leave timestamps out"):
         SpeechSession(runner, decoder, LIMITS).transcribe(sound_of("AB"), timestamps=True)
 
