@@ -1,16 +1,19 @@
 """Configuration of the speech Conformer: one frozen dataclass for each section of the YAML file."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from tools.config.loader import load
+from conformer.tensorflow_asr import is_tensorflow_asr, translate
+from tools.config.loader import load, nested
 from tools.errors import UserError
 from tools.ranges import number
 from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
 from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
 
+_log = logging.getLogger(__name__)
 _MAX_SIZE = 1 << 16  # of any dimension; a larger value is a typing error and would fill the memory
 
 
@@ -117,6 +120,15 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LossConfig:
+    """Options of the transducer loss."""
+
+    # How the loss is computed: plain keeps the logits of all frames and states in memory, fused
+    # those of a few frames. Both have the same value and gradients.
+    kind: Literal["plain", "fused"] = "plain"
+
+
+@dataclass(frozen=True, slots=True)
 class DecodingConfig:
     """Options of greedy search."""
 
@@ -146,6 +158,7 @@ class ConformerConfig:
     waveform_augment: WaveformAugmentConfig = field(default_factory=WaveformAugmentConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
     decoding: DecodingConfig = field(default_factory=DecodingConfig)
     training: TrainingConfig = field(default_factory=_training)
 
@@ -170,8 +183,11 @@ def load_config(
 ) -> ConformerConfig:
     """Returns the configuration in a YAML file.
 
+    Keys of a file of TensorFlowASR that have no effect here are logged with the reason.
+
     Args:
-        path: YAML file; None returns the defaults (Conformer-S).
+        path: YAML file, of this project or of TensorFlowASR; None returns the defaults
+            (Conformer-S).
         overrides: values by dotted key, such as `{"model.num_layers": 4}`. They take precedence
             over the file.
 
@@ -179,4 +195,14 @@ def load_config(
         UserError: a key is unknown, or a value has the wrong type or is out of range. The message
             names the key, and for an unknown key the most similar valid one.
     """
-    return load(ConformerConfig, path, overrides or {})
+    return load(ConformerConfig, path, overrides or {}, lambda content: _own(content, path))
+
+
+def _own(content: Mapping, path: str | Path) -> Mapping:
+    """Returns the content of a file in the sections of `ConformerConfig`."""
+    if not is_tensorflow_asr(content):
+        return content
+    translation = translate(content, path)
+    for line in translation.lines():
+        _log.warning("%s: no effect of %s", path, line)
+    return nested(translation.values)

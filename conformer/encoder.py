@@ -6,6 +6,7 @@ from keras import ops
 from conformer.attention import RelativeMultiHeadAttention, relative_positions
 from conformer.convolution import ConvolutionModule
 from conformer.subsampling import ConvolutionSubsampling
+from tools.layers.layer_norm import LayerNormalization
 from tools.layers.masking import sequence_mask
 
 LAYER_NORM_EPSILON = 1e-5
@@ -95,9 +96,7 @@ class ConformerBlock(keras.layers.Layer):
             self.kernel_size, self.dropout_rate, dtype=policy, name="convolution"
         )
         self.norms = [
-            keras.layers.LayerNormalization(
-                epsilon=LAYER_NORM_EPSILON, dtype=policy, name=f"norm_{name}"
-            )
+            LayerNormalization(epsilon=LAYER_NORM_EPSILON, dtype=policy, name=f"norm_{name}")
             for name in ("feedforward_0", "attention", "convolution", "feedforward_1", "output")
         ]
         for child in (*self.feedforwards, self.attention, self.convolution, *self.norms):

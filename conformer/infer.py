@@ -9,9 +9,16 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from conformer.session import BUNDLED_MODEL, open_session, session_limits
+from conformer.session import (
+    BUNDLED_MODEL,
+    FAMILY,
+    open_session,
+    session_limits,
+    transcript_normalization,
+)
 from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
+from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
@@ -43,7 +50,9 @@ def main(argv: list[str]) -> int:
     restrict_devices(options.visible_devices)
     model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
     limits = session_limits(model_dir, options)
-    return run_program(functools.partial(open_session, model_dir, options), limits, data)
+    normalize = transcript_normalization(describe(model_dir, FAMILY))
+    opening = functools.partial(open_session, model_dir, options)
+    return run_program(opening, limits, data, normalize)
 
 
 def cli() -> NoReturn:

@@ -49,6 +49,11 @@ class JointNetwork(keras.layers.Layer):
         """Projects prediction states `[..., P]` to `[..., J]`."""
         return self.predicted_projection(predicted)
 
+    @property
+    def output_layer(self):
+        """Kernel `[J, V]` and bias `[V]` of the layer that computes the logits."""
+        return self.vocabulary_projection.kernel, self.vocabulary_projection.bias
+
     def logits(self, joined):
         """Computes logits `[..., V]` from sums `[..., J]` of the two projections."""
         return self.vocabulary_projection(ops.tanh(joined))

@@ -24,7 +24,7 @@ class Lattice:
     Attributes:
         has_blank: `[B, T, U + 1]` bool, True where the lattice has a blank edge.
         has_label: `[B, T, U + 1]` bool, True where the lattice has a label edge.
-        log_likelihood: `[B]` float32 log probability of the labels, in nats.
+        log_likelihood: `[B]` float64 log probability of the labels, in nats.
         loss: `[B]` float32 negative log likelihood; infinite if the lattice has no path.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), sections 2.4, 2.5.
@@ -38,8 +38,11 @@ class Lattice:
         in_time = t < frames[:, None, None]
         self.has_blank = in_time & (u <= label_lengths[:, None, None])
         self.has_label = in_time & (u < label_lengths[:, None, None])
-        self._blank = tf.where(self.has_blank, blank, IMPOSSIBLE)
-        self._label = tf.where(self.has_label, label, IMPOSSIBLE)
+        # The recursion is in float64. Log probabilities of long paths are in the thousands, where
+        # the spacing of float32 (1e-4) would be the relative error of the gradient.
+        impossible = tf.constant(IMPOSSIBLE, tf.float64)
+        self._blank = tf.where(self.has_blank, tf.cast(blank, tf.float64), impossible)
+        self._label = tf.where(self.has_label, tf.cast(label, tf.float64), impossible)
         # The reversed lattice: both axes are reversed within the lengths of each utterance. Label
         # edges stay in their row, so that the reversed ones move down by one row.
         mirrored_blank = _reverse(self._blank, frames, label_lengths + 1)
@@ -59,8 +62,8 @@ class Lattice:
         self._beta = _reverse(mirrored_beta, frames + 1, label_lengths + 1)
         end = tf.stack([frames, label_lengths], axis=1)
         self.log_likelihood = tf.gather_nd(self._alpha, end, batch_dims=1)
-        impossible = self.log_likelihood <= 0.5 * IMPOSSIBLE
-        self.loss = tf.where(impossible, float("inf"), -self.log_likelihood)
+        loss = tf.cast(-self.log_likelihood, tf.float32)
+        self.loss = tf.where(self.log_likelihood <= 0.5 * IMPOSSIBLE, float("inf"), loss)
 
     def occupancies(self) -> tuple[tf.Tensor, tf.Tensor]:
         """Computes the probability of each edge to be part of the path, given the labels.
@@ -69,14 +72,15 @@ class Lattice:
         probabilities of the edges.
 
         Returns:
-            Probabilities of the blank edges and of the label edges, `[B, T, U + 1]` each, zero
-            where the lattice has no edge.
+            Probabilities of the blank edges and of the label edges, `[B, T, U + 1]` float32 each.
+            They are zero where the lattice has no edge.
         """
         offset = self._alpha[:, :-1] - self.log_likelihood[:, None, None]
         below = tf.pad(self._beta[:, :-1, 1:], [[0, 0], [0, 0], [0, 1]], constant_values=IMPOSSIBLE)
-        blanks = tf.where(self.has_blank, tf.exp(offset + self._blank + self._beta[:, 1:]), 0.0)
-        labels = tf.where(self.has_label, tf.exp(offset + self._label + below), 0.0)
-        return blanks, labels
+        blanks = tf.cast(offset + self._blank + self._beta[:, 1:], tf.float32)
+        labels = tf.cast(offset + self._label + below, tf.float32)
+        blanks = tf.where(self.has_blank, tf.exp(blanks), 0.0)
+        return blanks, tf.where(self.has_label, tf.exp(labels), 0.0)
 
 
 def _reverse(x, first_lengths, second_lengths):
@@ -107,7 +111,9 @@ def _log_forward(blank, label):
         return tf.transpose(tf.reshape(x, [batch, columns, diagonals]), [2, 0, 1])
 
     blank, label = skew(blank), skew(label)
-    start = tf.concat([tf.zeros([batch, 1]), tf.fill([batch, columns - 1], IMPOSSIBLE)], axis=1)
+    impossible = tf.constant(IMPOSSIBLE, blank.dtype)
+    start = tf.zeros([batch, 1], blank.dtype)
+    start = tf.concat([start, tf.fill([batch, columns - 1], impossible)], axis=1)
 
     def step(n, current, collected):
         stay = current + blank[n - 1]
@@ -118,7 +124,7 @@ def _log_forward(blank, label):
         following = larger + tf.math.log1p(tf.exp(-tf.abs(stay - move)))
         return n + 1, following, collected.write(n, following)
 
-    collected = tf.TensorArray(tf.float32, diagonals, element_shape=[None, None])
+    collected = tf.TensorArray(blank.dtype, diagonals, element_shape=[None, None])
     _, _, collected = tf.while_loop(
         lambda n, *_: n < diagonals,
         step,

@@ -1,9 +1,10 @@
 """Opens exported Conformers for recognition in Python, in programs and in servers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Unpack
 
+from conformer.subwords import subword_normalization
 from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
@@ -15,6 +16,7 @@ from tools.recognition.examples import read_examples
 from tools.recognition.options import SearchKeywords, SearchOptions
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
+from tools.speech.transcripts import normalize_transcript
 
 FAMILY = "conformer"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
@@ -104,6 +106,18 @@ def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
     )
 
 
+def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
+    """Returns the function that normalizes reference transcripts as in the model's training.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+    """
+    vocabulary = pipeline["vocabulary"]
+    if vocabulary["kind"] == "subwords":
+        return subword_normalization(vocabulary["surfaces"])
+    return normalize_transcript
+
+
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
@@ -120,4 +134,7 @@ def calibration_examples(
     """
     limits = limits_of(pipeline, RunnerOptions())
     decoder = TransducerDecoder(pipeline, in_graph=False)
-    return read_examples(data_dir, num_samples, limits, judged, decoder=decoder)
+    normalize = transcript_normalization(pipeline)
+    return read_examples(
+        data_dir, num_samples, limits, judged, decoder=decoder, normalize=normalize
+    )

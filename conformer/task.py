@@ -15,6 +15,7 @@ from conformer.model import BLANK, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
+    Tokenizer,
     load_tokenizer,
     tokenizer_from_json,
 )
@@ -27,6 +28,7 @@ from tools.recognition.task import SpeechTask
 from tools.recognition.training_data import TrainingSet, prepare
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
+from tools.speech.transcripts import normalize_transcript
 from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums
@@ -58,9 +60,15 @@ class ConformerTask(SpeechTask):
     ):
         super().__init__(config.data, config.features.sample_rate_hz, processes)
         self.config = config
-        utterances = self.read_training_set()
+        known = functools.cache(lambda: self._known_vocabulary(resumed or pretrained))
+
+        def normalize(transcript: str) -> str:  # called on rank 0, which reads the corpus
+            tokenizer = known()
+            return (normalize_transcript if tokenizer is None else tokenizer.normalize)(transcript)
+
+        utterances = self.read_training_set(normalize)
         self.tokenizer = tokenizer_from_json(
-            from_first_rank(processes, lambda: self._vocabulary(utterances, resumed or pretrained))
+            from_first_rank(processes, lambda: (known() or self._built(utterances)).to_json())
         )
         self.vocabulary_size = self.tokenizer.vocabulary_size
         remedy = (
@@ -92,7 +100,7 @@ class ConformerTask(SpeechTask):
                     layer.sum_over_ranks = lambda sums: processes.sum([sums])[0]
         self.assets = {VOCABULARY_FILE: self.tokenizer.to_json(), CONFIG_FILE: to_yaml(config)}
         if needs_evaluation:
-            self.evaluate_splits(self.texts, unknown=unknown)
+            self.evaluate_splits(self.texts, self.tokenizer.normalize, unknown)
 
     def layer_depth(self, path: str) -> int:
         """Returns the depth of a variable, for learning rates that depend on depth.
@@ -120,6 +128,7 @@ class ConformerTask(SpeechTask):
             logit_lengths=lengths,
             label_lengths=label_lengths,
             blank=BLANK,
+            kind=self.config.loss.kind,
         )
         weight = self.config.model.ctc_weight
         if weight > 0:
@@ -142,25 +151,27 @@ class ConformerTask(SpeechTask):
         """Returns the logits `[B, T, U + 1, V]` of a batch."""
         return self.model(batch["waveforms"], batch["lengths"], batch["labels"])[0]
 
-    def _vocabulary(self, utterances: list[Utterance], source: Checkpoint | None) -> str:
-        """Returns the vocabulary as JSON: of a checkpoint, of a file, or built from transcripts."""
+    def _known_vocabulary(self, source: Checkpoint | None) -> Tokenizer | None:
+        """Returns the vocabulary of a checkpoint or of a file, or None if one is to be built."""
         config = self.config.tokenizer
         file = load_tokenizer(config.vocabulary_file) if config.vocabulary_file else None
-        if source is not None:
-            tokenizer = tokenizer_from_json(source.asset(VOCABULARY_FILE), source.path)
-            if file is not None and file.to_json() != tokenizer.to_json():
-                raise UserError.expected(
-                    f"the vocabulary of {source.path} ({tokenizer.vocabulary_size} symbols)",
-                    f"a different one in {config.vocabulary_file} ({file.vocabulary_size} symbols)",
-                    "Leave tokenizer.vocabulary_file out, or train without that checkpoint",
-                )
-            return tokenizer.to_json()
-        if file is not None:
-            return file.to_json()
-        transcripts = [u.transcript for u in utterances]
+        if source is None:
+            return file
+        tokenizer = tokenizer_from_json(source.asset(VOCABULARY_FILE), source.path)
+        if file is not None and file.to_json() != tokenizer.to_json():
+            raise UserError.expected(
+                f"the vocabulary of {source.path} ({tokenizer.vocabulary_size} symbols)",
+                f"a different one in {config.vocabulary_file} ({file.vocabulary_size} symbols)",
+                "Leave tokenizer.vocabulary_file out, or train without that checkpoint",
+            )
+        return tokenizer
+
+    def _built(self, utterances: list[Utterance]) -> Tokenizer:
+        """Returns a vocabulary that is built from transcripts."""
+        config, transcripts = self.config.tokenizer, [u.transcript for u in utterances]
         if config.kind == "characters":
-            return CharacterTokenizer.from_transcripts(transcripts).to_json()
-        return SentencePieceTokenizer.train(transcripts, config.vocabulary_size).to_json()
+            return CharacterTokenizer.from_transcripts(transcripts)
+        return SentencePieceTokenizer.train(transcripts, config.vocabulary_size)
 
     def _learnable(self, utterances: list[Utterance]) -> list[Utterance]:
         """Leaves out transcripts with more labels than the configuration or the sound allows."""

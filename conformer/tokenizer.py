@@ -1,7 +1,8 @@
 """Tokenizers: convert transcripts to token ids and back, in Python and in a `tf.data` graph.
 
-Id 0 is the blank of the transducer and id 1 the unknown symbol in both kinds of vocabulary. A
-vocabulary is saved as JSON text in checkpoints and exported models.
+Id 0 is the blank of the transducer. Id 1 is the unknown symbol, except in vocabularies of
+tensorflow-datasets, which encode any text. A vocabulary is saved as JSON text in checkpoints and
+exported models.
 """
 
 import base64
@@ -10,7 +11,7 @@ import io
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -18,8 +19,16 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import sentencepiece
 
+from conformer.subwords import (
+    NUM_BYTES,
+    SUFFIX,
+    Subwords,
+    read_subwords,
+    subword_normalization,
+)
 from tools.errors import UserError
 from tools.files import to_json, write_text
+from tools.speech.transcripts import normalize_transcript
 
 if TYPE_CHECKING:  # encoding in Python runs without TensorFlow; graph functions import it
     import tensorflow as tf
@@ -38,9 +47,13 @@ class Tokenizer(ABC):
     Args:
         pieces: V symbols. The first is the blank, the second the unknown symbol.
         surfaces: V texts; entry i is the text that id i adds when ids are decoded.
+
+    Attributes:
+        normalize: function that normalizes transcripts for the vocabulary.
     """
 
     kind: ClassVar[str]
+    normalize: Callable[[str], str] = staticmethod(normalize_transcript)
 
     def __init__(self, pieces: Sequence[str], surfaces: Sequence[str]):
         self.pieces, self.surfaces = tuple(pieces), tuple(surfaces)
@@ -263,6 +276,57 @@ class SentencePieceTokenizer(Tokenizer):
             raise ValueError("a model that is not base64 text") from error
 
 
+class SubwordTokenizer(Tokenizer):
+    """A tokenizer with a vocabulary of tensorflow-datasets. Text that no subword covers is bytes.
+
+    Exported models write the byte symbols one by one: those of letters outside ASCII as U+FFFD.
+
+    Args:
+        subwords: V - 257 subwords; empty ones are left out.
+
+    Raises:
+        ValueError: `subwords` is empty, or an entry is not a text.
+    """
+
+    kind = "subwords"
+
+    def __init__(self, subwords: Sequence[str]):
+        self._codec = codec = Subwords(subwords)
+        texts = [chr(byte) if byte < 128 else "\ufffd" for byte in range(NUM_BYTES)]
+        pieces = [f"<0x{byte:02X}>" for byte in range(NUM_BYTES)]
+        super().__init__((BLANK, *codec.subwords, *pieces), ("", *codec.surfaces, *texts))
+        self.normalize = subword_normalization(self.surfaces)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._codec.decode(token_id for token_id in ids if token_id).strip(" ")
+
+    def encode(self, text: str) -> list[int]:
+        return self._codec.encode(text)
+
+    def unknown_characters(self, text: str) -> str:
+        return ""
+
+    def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
+        import tensorflow as tf
+
+        def encode(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = [self.encode(text.decode()) for text in batch]
+            flat = [token_id for row in rows for token_id in row]
+            return np.array(flat, np.int32), np.array([*map(len, rows)], np.int64)
+
+        texts = tf.convert_to_tensor(texts)
+        flat, counts = tf.numpy_function(encode, [texts], (tf.int32, tf.int64))
+        flat, counts = (tf.ensure_shape(x, [None]) for x in (flat, counts))
+        return tf.RaggedTensor.from_row_lengths(flat, counts)
+
+    def to_json(self) -> str:
+        return to_json({"kind": self.kind, "subwords": self._codec.subwords})
+
+    @classmethod
+    def from_fields(cls, fields: dict) -> Self:
+        return cls(fields["subwords"])
+
+
 def _training_error(message: str, vocabulary_size: int) -> UserError:
     """Converts an error message of SentencePiece to one that names the possible sizes."""
     too_large = re.search(r"size too high \(\d+\).*<= (\d+)", message)
@@ -282,7 +346,8 @@ def _training_error(message: str, vocabulary_size: int) -> UserError:
     )
 
 
-_KINDS = {kind.kind: kind for kind in (CharacterTokenizer, SentencePieceTokenizer)}
+_CLASSES = (CharacterTokenizer, SentencePieceTokenizer, SubwordTokenizer)
+_KINDS = {kind.kind: kind for kind in _CLASSES}
 
 
 def tokenizer_from_json(text: str, source: str | Path = "the vocabulary") -> Tokenizer:
@@ -311,11 +376,16 @@ def tokenizer_from_json(text: str, source: str | Path = "the vocabulary") -> Tok
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """Returns the tokenizer in a vocabulary file.
+    """Returns the tokenizer in a vocabulary file, or in a file `*.subwords`.
 
     Raises:
         UserError: the file cannot be read or is not a vocabulary.
     """
+    if Path(path).name.endswith(SUFFIX):
+        try:
+            return SubwordTokenizer(read_subwords(Path(path)))
+        except ValueError as error:
+            raise UserError.expected(f"subwords in {path}", error, _MAKE_ONE) from error
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from conformer.fused_loss import OutputLayer, fused_transducer_loss
 from conformer.lattice import Lattice
 
 
@@ -53,21 +54,35 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
     return loss_of(logits)
 
 
-def loss_of_pieces(encoded, predicted, joint, labels, *, logit_lengths, label_lengths, blank=0):
+def loss_of_pieces(
+    encoded, predicted, joint, labels, *, logit_lengths, label_lengths, blank=0, kind="plain"
+):
     """Computes the transducer loss from encoder and prediction outputs; see `transducer_loss`.
 
     Args:
         encoded: `[B, T, D]` encoder frames.
         predicted: `[B, U + 1, P]` outputs of the prediction network.
-        joint: function `(encoded, predicted) -> logits [B, T, U + 1, V]`.
+        joint: a `conformer.joint.JointNetwork`.
         labels: `[B, U]` integers without blank.
         logit_lengths: `[B]` valid frames.
         label_lengths: `[B]` valid labels.
         blank: index of the blank symbol.
+        kind: `"plain"` computes all logits `[B, T, U + 1, V]` at once, `"fused"` a few frames at a
+            time; see `conformer.fused_loss`. Values and gradients are equal.
 
     Returns:
         `[B]` float32 losses in nats.
     """
+    if kind == "fused":
+        return fused_transducer_loss(
+            joint.project_encoded(encoded),
+            joint.project_predicted(predicted),
+            OutputLayer(*joint.output_layer),
+            labels,
+            logit_lengths=logit_lengths,
+            label_lengths=label_lengths,
+            blank=blank,
+        )
     logits = joint(encoded, predicted)
     return transducer_loss(logits, labels, logit_lengths, label_lengths, blank=blank)
 

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tools.layers.layer_norm import LayerNormalization
 from vision.convolution import EPSILON, drop_path
 
 
@@ -104,7 +105,7 @@ class TransformerBlock(keras.layers.Layer):
         """Creates the variables for tokens `[B, P, D]`."""
         policy, hidden_dim = self.dtype_policy, tokens_shape[-1]
         self.attention_norm, self.feedforward_norm = (
-            keras.layers.LayerNormalization(epsilon=EPSILON, dtype=policy, name=name)
+            LayerNormalization(epsilon=EPSILON, dtype=policy, name=name)
             for name in ("attention_norm", "feedforward_norm")
         )
         self.attention = MultiHeadAttention(

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tools.layers.layer_norm import LayerNormalization
 from vision.attention import TransformerBlock
 from vision.convolution import (
     BOTTLENECK,
@@ -60,9 +61,7 @@ class CouplingDown(keras.layers.Layer):
             name="projection",
         )
         self.projection.build((None, None, channels))
-        self.normalization = keras.layers.LayerNormalization(
-            epsilon=EPSILON, dtype=policy, name="normalization"
-        )
+        self.normalization = LayerNormalization(epsilon=EPSILON, dtype=policy, name="normalization")
         self.normalization.build((None, None, self.hidden_dim))
         self.built = True
 

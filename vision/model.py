@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from tools.errors import UserError
+from tools.layers.layer_norm import LayerNormalization
 from vision.attention import TransformerBlock, projection
 from vision.blocks import CoupledBlock, bias_initializer, flatten
 from vision.convolution import ConvolutionBlock, ConvolutionNorm, kernel_initializer
@@ -137,7 +138,7 @@ class VisionConformer(keras.Model):
             initializer=keras.initializers.RandomNormal(stddev=0.02),
         )
         self._build_layers()
-        self.final_norm = keras.layers.LayerNormalization(
+        self.final_norm = LayerNormalization(
             epsilon=FINAL_NORM_EPSILON, dtype="float32", name="final_norm"
         )
         self.final_norm.build((None, self.hidden_dim))

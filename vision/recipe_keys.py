@@ -6,13 +6,13 @@ training engine, are in a table here. Error messages name the key that the user 
 `base_lr`, instead of the key of the engine, `training.schedule.peak`.
 """
 
-import difflib
 import re
 import typing
 from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Any, Literal
 
+from tools.config.similar import similar_name
 from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
 
@@ -175,9 +175,9 @@ def read_flat(
     values = {}
     for key, value in given.items():
         if key not in types:
-            near = difflib.get_close_matches(str(key), types, n=1)
+            near = similar_name(str(key), [*types])
             raise UserError.expected(
-                f"a known key {origin}", key, f"Use {near[0]}" if near else "See --help of training"
+                f"a known key {origin}", key, f"Use {near}" if near else "See --help of training"
             )
         kind = types[key]
         if kind is int and isinstance(value, float) and value.is_integer():

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tools.layers.layer_norm import LayerNormalization
 from tools.layers.masking import sequence_mask
 
 EPSILON = 1e-5
@@ -30,7 +31,7 @@ def num_frames(samples, kernel_sizes, strides):
 
 def layer_norm(epsilon, dtype, name):
     """Returns a layer norm of the last axis, computed in float32 under every dtype policy."""
-    return keras.layers.LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
+    return LayerNormalization(epsilon=epsilon, dtype=dtype, name=name)
 
 
 def cosine_basis(size):

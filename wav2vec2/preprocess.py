@@ -19,7 +19,7 @@ from tools.errors import UserError
 from tools.files import new_folder, one_line, write_text
 from tools.ranges import check_ranges
 from tools.speech.audio import AudioError, AudioLimits, read
-from tools.speech.corpus import Utterance, read_librispeech
+from tools.speech.corpus import Utterance, read_corpus
 from tools.speech.transcripts import normalize_transcript
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.tensors import (
@@ -109,7 +109,7 @@ def main(argv: list[str]) -> int:
     limits = AudioLimits(rate_hz=values.sample_rate_hz, max_seconds=values.max_seconds)
     # Keep upper and lower case; postprocess converts transcripts to the case of the model.
     as_written = functools.partial(normalize_transcript, case=str)
-    manifest = read_librispeech(values.input, (), limits, normalize=as_written)
+    manifest = read_corpus(values.input, (), limits, normalize=as_written)
     utterances, num_skipped = [], manifest.num_skipped
     for utterance in manifest.utterances:
         if values.seed_mode and utterance.num_samples > values.sample_length:

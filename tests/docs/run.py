@@ -7,16 +7,16 @@ line. The other blocks are listed as left out. The exit code is 1 when a block f
 """
 
 import argparse
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from tests.support import markdown
+from tools.benchmark import markdown
+from tools.benchmark.blocks import PROJECT, link_project, run_text
+from tools.benchmark.page_jobs import is_short
 
-PROJECT = Path(__file__).resolve().parents[2]
 # What `prepare` puts into the folder.
 PROVIDED = {
     "DIGITS",
@@ -25,8 +25,6 @@ PROVIDED = {
     "LibriSpeech in DATA_DIR",
     "PHOTOS",
     "VAL",
-    "a few minutes",
-    "a minute",
     "a corpus in DIGITS",
     "a converted model in converted/m",
     "an ImageFolder in photos",
@@ -74,34 +72,21 @@ convert.main([*arguments, "--dim_range=waveforms=1:8,6400:560000"])
 
 def prepare(folder: Path) -> None:
     """Links the project into a folder and makes small data there under the names of the docs."""
-    made_here = {"data", "runs", ".git"}
-    for entry in PROJECT.iterdir():
-        if entry.name not in made_here:
-            (folder / entry.name).symlink_to(entry)
+    link_project(folder)
     subprocess.run([sys.executable, "-c", _PREPARATION], cwd=folder, check=True)
 
 
 def missing(block: markdown.Block) -> list[str]:
     """Lists what a block needs and `prepare` does not provide."""
     needs = [need.strip() for need in block.needs.replace(";", ",").split(",") if need.strip()]
-    return [need for need in needs if need not in PROVIDED]
+    return [need for need in needs if need not in PROVIDED and not is_short(need)]
 
 
 def run_block(block: markdown.Block, folder: Path) -> tuple[int, str]:
-    """Runs a block with the project of the folder; gives its exit code and its output."""
-    shells = {"bash": ["bash", "-euo", "pipefail", "-c"], "python": [sys.executable, "-c"]}
+    """Runs a block with the project of the folder; returns its exit code and its output."""
     data = {"DATA_DIR": folder / "DIGITS" / "dev-clean", "IMAGENET_DIR": folder / "PHOTOS"}
-    environment = os.environ | {"PYTHONPATH": str(folder)} | {x: str(y) for x, y in data.items()}
-    done = subprocess.run(
-        [*shells[block.language], block.text],
-        cwd=folder,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    return done.returncode, done.stdout
+    variables = {name: str(path) for name, path in data.items()}
+    return run_text(block.text, folder, block.language, variables)
 
 
 def main() -> int:

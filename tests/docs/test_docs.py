@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs import run
-from tests.support import markdown
+from tools.benchmark import markdown
 from tools.config.command_line import CommandLine
 from tools.errors import UserError
 

@@ -1,4 +1,4 @@
-"""What colors alone tell of photographs: logistic regression on their histograms, as a baseline."""
+"""A baseline for photographs: logistic regression on their color histograms."""
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -20,14 +20,18 @@ _INVERSE_PENALTIES = [1.0, 10.0, 100.0, 1000.0, 10000.0]
 
 
 def histogram(image: np.ndarray) -> np.ndarray:
-    """Shares of the colors of an image uint8 `[H, W, 3]`, `[BINS**3]`; they sum up to one."""
+    """Returns the color histogram `[BINS**3]` of an image uint8 `[H, W, 3]`, with the sum 1."""
     channels = (image.reshape(-1, 3) // (256 // BINS)).astype(np.int64)
     colors = channels @ np.array([BINS * BINS, BINS, 1])
     return np.bincount(colors, minlength=BINS**3) / len(colors)
 
 
 def histograms(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Reads an ImageFolder: histograms `[N, BINS**3]` and labels `[N]` of what can be read."""
+    """Returns histograms `[N, BINS**3]` and labels `[N]` of the readable images of an ImageFolder.
+
+    Raises:
+        UserError: no image can be read.
+    """
 
     def read(path: str) -> np.ndarray | None:
         try:
@@ -46,7 +50,7 @@ def histograms(folder: ImageFolder) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(features: np.ndarray, labels: np.ndarray) -> GridSearchCV:
-    """Fits the regression; its penalty is the best of cross-validation on the same data."""
+    """Fits the regression; cross-validation on the same data selects its penalty."""
     candidates = {"C": _INVERSE_PENALTIES}
     return GridSearchCV(LogisticRegression(max_iter=3000), candidates, cv=_FOLDS, n_jobs=1).fit(
         features, labels
@@ -76,7 +80,7 @@ def main(argv: list[str]) -> int:
     search = fit(features, labels)
     print(f"{len(labels)} images, {len(names)} classes, C = {search.best_params_['C']:g}")
     for name, folder in sets.items():
-        features, labels = histograms(folder)  # without what cannot be read
+        features, labels = histograms(folder)  # of the readable images
         print(f"{name}: Top1-Acc {search.score(features, labels):.4f} of {len(labels)}")
     return 0
 

@@ -1,4 +1,4 @@
-"""What the benchmarks beside a peer have in common on the command line and on paper."""
+"""Flags and output that the benchmarks with a peer share."""
 
 import importlib.metadata
 import platform
@@ -14,22 +14,22 @@ from tools.errors import UserError
 
 PRECISIONS = ("fp32", "int8_fp32")
 TABLE_BATCH_SIZES = "1,4,8,16,32,64"
-REST_SECONDS = 0.02  # in which the threads of the side before stop spinning
+REST_SECONDS = 0.02  # the threads of the previous side stop spinning in this time
 _VERSIONS = ("numpy", "tensorflow", "keras", "openvino", "onnxruntime", "nncf", "tf2onnx")
 
 
 def add_flags(
     flags: CommandLine, default_batches: str, data: str, made_up: str, *, samples: str, table: str
 ) -> None:
-    """Adds the flags of every such benchmark.
+    """Adds the flags that these benchmarks share.
 
     Args:
-        flags: of the program.
-        default_batches: to time.
-        data: what `--data_dir` is.
-        made_up: what stands in for it.
-        samples: what it holds.
-        table: what `--table` does.
+        flags: command line of the program.
+        default_batches: batch sizes to time by default.
+        data: help text of `--data_dir`.
+        made_up: default text of `--data_dir`.
+        samples: name of the samples in `--data_dir`, such as "Images".
+        table: help text of `--table`.
     """
     default_batches += f"; --table: {TABLE_BATCH_SIZES}"
     flags.group("Input")
@@ -66,10 +66,10 @@ def parse(
     """Parses and checks the flags of `add_flags`.
 
     Args:
-        flags: of the program.
-        argv: its arguments.
-        default_batches: to time.
-        lowest: smallest value by flag, beside `loop`.
+        flags: command line of the program.
+        argv: arguments of the program.
+        default_batches: batch sizes to time by default.
+        lowest: smallest values of other flags than `loop`, by flag.
 
     Returns:
         The values, with `batches`, `backends` and `precisions` as lists.
@@ -95,11 +95,11 @@ def parse(
 
 
 def described(values: SimpleNamespace, versions: Mapping[str, str]) -> dict:
-    """What a report says of the run; prints a line of it.
+    """Returns the settings and versions for the report, and prints them in one line.
 
     Args:
-        values: of `parse`.
-        versions: of the peer.
+        values: values of `parse`.
+        versions: versions of the peer's packages.
     """
     known = {name: importlib.metadata.version(name) for name in _VERSIONS} | dict(versions)
     shown = ", ".join(f"{name} {x}" for name, x in known.items())
@@ -115,7 +115,7 @@ def described(values: SimpleNamespace, versions: Mapping[str, str]) -> dict:
 
 
 def add_ratios(times: Mapping[str, dict[str, float]]) -> None:
-    """Adds how many times faster a side is than the peer, and than the peer's own export."""
+    """Adds the speed of each side relative to the peer and to the peer's own export."""
     for name, row in times.items():
         for key, other in (("speedup", PEER), ("against_export", export_name(name.split()[0]))):
             if other in times and other != name:
@@ -123,7 +123,7 @@ def add_ratios(times: Mapping[str, dict[str, float]]) -> None:
 
 
 def show_times(title: str, batch: int, times: Mapping[str, Mapping]) -> None:
-    """Prints one batch size."""
+    """Prints the times of one batch size."""
     width = max(map(len, times))
     print(f"\n{title}, batch {batch}")
     print(f"{'':{width}}  median ms    p95 ms     fps   x {PEER}   x PyTorch's ONNX")

@@ -1,4 +1,4 @@
-"""Times one signature of a model in both runners, in turn, without any loading of data."""
+"""Times one signature of a model in TensorFlow and converted, in turn, on random inputs."""
 
 import os
 import platform
@@ -13,7 +13,8 @@ from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.pipeline import read_pipeline
-from tools.conversion.protocol import LENGTHS, TensorSpec
+from tools.conversion.protocol import TensorSpec
+from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.families import read_examples
 from tools.files import to_json, write_text
@@ -23,18 +24,19 @@ from tools.inference.options import ConversionOptions
 from tools.inference.runner import load
 
 
-def random_inputs(
+def inputs_of_sizes(
     specs: Sequence[TensorSpec], batch: int, sizes: Mapping[str, Sequence[int]]
 ) -> dict[str, np.ndarray]:
-    """Makes inputs of a converted signature: noise, with every row of full length.
+    """Returns random inputs of given sizes for a converted signature.
 
     Args:
-        specs: inputs, with a range for every dimension that is free.
-        batch: rows.
-        sizes: by tensor, sizes for the ranges after the batch; else the geometric middle of each.
+        specs: inputs, with a range for every variable dimension.
+        batch: number of rows.
+        sizes: sizes of the variable dimensions after the batch, by tensor. The default is the
+            geometric mean of each range.
 
     Raises:
-        UserError: `sizes` names another tensor, or another number of dimensions.
+        UserError: `sizes` names an unknown tensor or has the wrong number of sizes.
     """
     shapes = {}
     for name, _, shape in specs:
@@ -48,21 +50,13 @@ def random_inputs(
         raise UserError.expected(
             f"a tensor among {', '.join(shapes)}", min(unknown), "Correct --size"
         )
-    longest = max((shape[1] for shape in shapes.values() if len(shape) > 1), default=1)
-    rng = np.random.default_rng(0)
-    inputs = {}
-    for name, dtype, _ in specs:
-        if np.issubdtype(np.dtype(dtype), np.integer):
-            inputs[name] = np.full(shapes[name], longest if name == LENGTHS else 0, dtype)
-        else:
-            inputs[name] = (0.1 * rng.standard_normal(shapes[name])).astype(dtype)
-    return inputs
+    return random_inputs(specs, shapes)
 
 
 def _fixed(
     options: ConversionOptions, specs: Sequence[TensorSpec], inputs: Mapping[str, np.ndarray]
 ) -> ConversionOptions:
-    """The same options for a model of the shapes of these inputs alone."""
+    """Returns the options for a model that is converted for the shapes of these inputs only."""
     sizes = []
     for name, _, shape in specs:
         free = [n for n, x in zip(inputs[name].shape, shape, strict=True) if not isinstance(x, int)]
@@ -130,7 +124,7 @@ def main(argv: list[str]) -> int:
     specs = runners["jit"].signatures[signature]
     results = []
     for batch in batches:
-        inputs = random_inputs(specs, batch, sizes)
+        inputs = inputs_of_sizes(specs, batch, sizes)
         if values.fixed_shape:
             fixed = converted(native, _fixed(options, specs, inputs), read_examples)
             runners["fixed"] = load(fixed["directory"])

@@ -4,10 +4,11 @@ import importlib.metadata
 import multiprocessing
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +18,7 @@ from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.machine import machine, processor
 from tools.conversion.pipeline import describe
+from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.families import open_session
 from tools.files import check_writable, to_json, write_text
@@ -27,7 +29,7 @@ from tools.inference.session import Session
 from tools.speech.audio import AudioLimits, load
 
 SEED = 1
-WARM_UP = 30  # batches before the clock starts
+WARM_UP = 30  # batches before the time is measured
 EAGER = "eager"
 _VERSIONS = ("tensorflow", "openvino", "onnxruntime")
 
@@ -52,17 +54,15 @@ class Inputs:
         self, session: Session, batch_size: int, longest: int, sound: np.ndarray | None = None
     ):
         self._specs = session.signatures["serving_default"]
-        rng = np.random.default_rng(SEED)
-        self._arrays = {}
-        for name, dtype, shape in self._specs:
-            rest = [x if isinstance(x, int) else longest for x in shape[1:]]
-            if np.dtype(dtype).kind != "f":
-                values = rng.integers(0, 256, (batch_size, *rest))
-            elif sound is None:
-                values = 0.1 * rng.standard_normal((batch_size, *rest))
-            else:
-                values = [np.take(sound, _places(sound, longest, rng)) for _ in range(batch_size)]
-            self._arrays[name] = np.asarray(values).astype(dtype)
+        shapes = {
+            name: (batch_size, *(x if isinstance(x, int) else longest for x in shape[1:]))
+            for name, _, shape in self._specs
+        }
+        self._arrays = random_inputs(self._specs, shapes, SEED)
+        if sound is not None:
+            rng = np.random.default_rng(SEED)
+            rows = [np.take(sound, _places(sound, longest, rng)) for _ in range(batch_size)]
+            self._arrays["waveforms"] = np.asarray(rows, np.float32)
 
     def batch(self, length: int) -> dict[str, np.ndarray]:
         """Returns a batch of sounds of one length; images have one size, whatever it is."""
@@ -82,26 +82,41 @@ def _places(sound: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarr
 
 
 def time_pass(
-    model: str, options: RunnerOptions, lengths: Sequence[int], sound: np.ndarray | None = None
+    model: str,
+    options: RunnerOptions,
+    lengths: Sequence[int],
+    sound: np.ndarray | None = None,
+    *,
+    warm_up: int = WARM_UP,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, dict]:
-    """Opens a model anew and runs all lengths once.
+    """Opens a model and runs a batch of each length.
+
+    Args:
+        model: directory of the model.
+        options: options of the runtime.
+        lengths: lengths in samples.
+        sound: `[S]` speech that the rows are cut from; None uses noise.
+        warm_up: number of first batches that are not timed.
+        clock: returns the time in seconds.
 
     Returns:
-        Rows per second without the first `WARM_UP` batches, and what the runner says of its shapes
-        and of the backend.
+        Rows per second, and the backend, the seconds of the first batch and the counts of shapes.
     """
     with open_session(model, options) as session:
         inputs = Inputs(session, options.batch_size, max(lengths), sound)
-        started = time.perf_counter()
+        opened = started = clock()
         for number, length in enumerate(lengths):
-            if number == WARM_UP:
-                started = time.perf_counter()
+            if number == warm_up:
+                started = clock()
             session.run(inputs.batch(length))
-        seconds = time.perf_counter() - started
+            if number == 0:
+                first = clock() - opened
+        seconds = clock() - started
         runner = session.runner
         shapes = runner.shapes.described() if hasattr(runner, "shapes") else None
-        said = {"backend": runner.backend, "shapes": shapes}
-    return options.batch_size * (len(lengths) - WARM_UP) / seconds, said
+        said = {"backend": runner.backend, "first_answer_seconds": first, "shapes": shapes}
+    return options.batch_size * (len(lengths) - warm_up) / seconds, said
 
 
 def compare(
@@ -109,19 +124,26 @@ def compare(
     sides: dict[str, RunnerOptions],
     lengths: Sequence[int],
     rounds: int,
-    *,
-    sound: np.ndarray | None = None,
+    **how: Any,
 ) -> dict[str, dict]:
     """Times all sides in turn.
 
+    Args:
+        model: directory of the model.
+        sides: options by the name of the side.
+        lengths: lengths in samples.
+        rounds: number of rounds, of which the median is returned.
+        **how: further arguments of `time_pass`.
+
     Returns:
-        By side the median rows per second, its ratio to the eager side, and what the runner says.
+        For each side, the median rows per second, its ratio to the eager side, and the facts that
+        `time_pass` returns.
     """
     speeds: dict[str, list[float]] = {name: [] for name in sides}
     rows: dict[str, dict] = {}
     for _ in tqdm(range(rounds), model, file=sys.stderr, unit="round"):
         for name, options in sides.items():
-            speed, said = time_pass(model, options, lengths, sound)
+            speed, said = time_pass(model, options, lengths, **how)
             speeds[name].append(speed)
             rows[name] = said
     for name, row in rows.items():
@@ -171,11 +193,17 @@ def main(argv: list[str]) -> int:
     flags.string("sound", None, about, default_text="noise")
     flags.group("Measurement")
     about = (
-        "Rounds, of which the median is reported. Each opens the model anew and does not time its "
-        f"first {WARM_UP} batches."
+        "Rounds, of which the median is reported. Each round opens the model again and runs all "
+        "lengths."
     )
     flags.integer("rounds", 3, about)
-    about = f"Sides to time, separated by commas: {EAGER}, auto or a backend."
+    flags.integer("warmup_count", WARM_UP, "Batches of each round that run before the others.")
+    about = "Measures the CPU time of the process instead of the time, for a machine in use."
+    flags.boolean("cpu_time", False, about)
+    about = (
+        f"Sides to time, separated by commas: {EAGER}, auto or a backend, with a precision behind "
+        "a colon if it differs from --quant_precision."
+    )
     flags.string("sides", "eager,openvino,auto", about)
     about = "Also measures the memory after this many lengths; 0: does not."
     flags.integer("memory_lengths", 0, about)
@@ -189,7 +217,8 @@ def main(argv: list[str]) -> int:
     if not models:
         raise UserError.expected("models to time", "none", "Name exported SavedModels")
     batches, names = batch_sizes(values.batch_sizes), values.sides.split(",")
-    for flag, low in (("lengths", WARM_UP + 1), ("rounds", 1)):
+    warm_up = values.warmup_count
+    for flag, low in (("warmup_count", 0), ("lengths", warm_up + 1), ("rounds", 1)):
         if getattr(values, flag) < low:
             given = getattr(values, flag)
             raise UserError.expected(f"--{flag} >= {low}", given, f"Correct --{flag}")
@@ -205,6 +234,8 @@ def main(argv: list[str]) -> int:
         "versions": {name: importlib.metadata.version(name) for name in _VERSIONS},
         "rounds": values.rounds,
         "seed": SEED,
+        "warmup_count": warm_up,
+        "cpu_time": values.cpu_time,
         "models": {},
     }
     for model in models:
@@ -212,7 +243,15 @@ def main(argv: list[str]) -> int:
         found = report["models"][model] = {}
         for batch in batches:
             sides = {name: _side(options, name, batch) for name in names}
-            rows = compare(model, sides, lengths[: values.lengths], values.rounds, sound=sound)
+            rows = compare(
+                model,
+                sides,
+                lengths[: values.lengths],
+                values.rounds,
+                sound=sound,
+                warm_up=warm_up,
+                clock=time.process_time if values.cpu_time else time.perf_counter,
+            )
             found[f"batch {batch}"] = rows
             for name, row in rows.items():
                 _show(model, batch, name, row)
@@ -250,7 +289,9 @@ def _lengths_and_sound(model: str, values: SimpleNamespace) -> tuple[list[int], 
 def _side(options: RunnerOptions, name: str, batch_size: int) -> RunnerOptions:
     if name == EAGER:
         return replace(options, run_eagerly=True, batch_size=batch_size)
-    return replace(options, backend=name, batch_size=batch_size)
+    backend, _, precision = name.partition(":")
+    precision = precision or options.quant_precision
+    return replace(options, backend=backend, quant_precision=precision, batch_size=batch_size)
 
 
 def _show(model: str, batch: int, name: str, row: dict) -> None:
@@ -259,6 +300,7 @@ def _show(model: str, batch: int, name: str, row: dict) -> None:
     counts = ""
     if shapes:
         counts = f", {shapes['prepared']} shapes in {shapes['first_run_seconds']:.1f} s"
+    counts += f", first answer after {row['first_answer_seconds']:.2f} s"
     line = f"{name} ({row['backend']}): {row['rows_per_second']:.1f}/s{ratio}{counts}"
     print(f"{model}, batch {batch}, {line}", flush=True)
 

@@ -36,7 +36,7 @@ _MARKERS = "os^Dv<>Pp*X"
 
 
 class Report(NamedTuple):
-    """What one run of inference has measured; `numbers` has no entry for what is missing."""
+    """The measurements of one run of inference; `numbers` omits missing ones."""
 
     mode: str
     backend: str
@@ -47,14 +47,14 @@ class Report(NamedTuple):
     numbers: Mapping[str, float]
 
 
-Cell = Callable[[Report, Report | None], str]  # of a report and the one it is held against
+Cell = Callable[[Report, Report | None], str]  # of a report and its baseline
 
 
 def read_report(path: Path) -> Report:
-    """Reads what an inference program has written.
+    """Reads the report of an inference program.
 
     Raises:
-        UserError: it cannot be read, or is something else.
+        UserError: the file cannot be read or is not such a report.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -75,13 +75,13 @@ def read_report(path: Path) -> Report:
         quantization=describe_quantization(found.get("quantization") or {}),
         batch_size=found["batch_size"],
         metrics=tuple(key for key in METRICS if key in found),
-        # Neither an infinity nor NaN, which Python's JSON knows, is a measurement.
+        # Python's JSON also reads Infinity and NaN, which are not measurements.
         numbers={key: x for key, x in numbers.items() if abs(x) <= sys.float_info.max},
     )
 
 
 def _problem(found: object) -> str | None:
-    """What keeps a JSON value from being a report."""
+    """Returns why a JSON value is not a report; None if it is one."""
     if not isinstance(found, dict):
         return "no object"
     missing = sorted({"mode", "precision", "batch_size"} - found.keys())
@@ -103,7 +103,7 @@ def _one_line(text: str) -> str:
 
 
 def describe_quantization(settings: Mapping[str, object]) -> str:
-    """Writes settings of quantization in few words: `linear symm per_tensor opt_config=...`."""
+    """Returns settings of quantization as short text: `linear symm per_tensor opt_config=...`."""
     first = ("algo", "type", "granularity")
     words = [str(settings[key]) for key in first if settings.get(key) is not None]
     for key, value in settings.items():
@@ -116,13 +116,13 @@ def describe_quantization(settings: Mapping[str, object]) -> str:
 
 
 def baselines(reports: Sequence[Report]) -> dict[int, Report]:
-    """The eager fp32 report of every batch size that has one."""
+    """Returns the eager fp32 reports by batch size."""
     plain = [x for x in reports if (x.mode, x.precision) == ("eager", "fp32")]
     return {report.batch_size: report for report in reversed(plain)}
 
 
 def metrics_of(reports: Sequence[Report]) -> list[str]:
-    """The metrics that at least one report has."""
+    """Returns the metrics that at least one report has."""
     return [key for key in METRICS if any(key in report.metrics for report in reports)]
 
 
@@ -150,7 +150,7 @@ def _change(key: str) -> Cell:
 
 
 def table(reports: Sequence[Report]) -> list[list[str]]:
-    """Makes the rows of the table, the header first, sorted by mode, precision and batch size."""
+    """Returns the header and the rows of the table, sorted by mode, precision and batch size."""
     metrics, base = metrics_of(reports), baselines(reports)
     columns: dict[str, Cell] = {
         **{name: lambda report, _, name=name: getattr(report, name) for name in TEXT_HEADERS},
@@ -174,7 +174,7 @@ def _order(report: Report) -> tuple:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Writes the table for a terminal: words to the left, numbers to the right."""
+    """Returns the table for a terminal: text is left-aligned, numbers are right-aligned."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     pads = [str.ljust if header in TEXT_HEADERS else str.rjust for header in rows[0]]
     lines = (
@@ -185,23 +185,23 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """Writes the table in Markdown."""
+    """Returns the table in Markdown."""
     rule = [":---" if header in TEXT_HEADERS else "---:" for header in rows[0]]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "".join(f"| {' | '.join(row)} |\n" for row in (escaped[0], rule, *escaped[1:]))
 
 
 def comma_separated(rows: Sequence[Sequence[str]]) -> str:
-    """Writes the table as CSV."""
+    """Returns the table as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
 
 
 def plot(reports: Sequence[Report]) -> bytes:
-    """Draws speeds and metrics against batch sizes, a line for each mode and precision, as PNG.
+    """Draws speeds and metrics by batch size as PNG, with a line for each mode and precision.
 
-    Where they differ, backend and quantization make lines of their own.
+    Reports with different backends or quantizations are in different lines.
     """
     lines: dict[tuple, list[Report]] = defaultdict(list)
     for report in sorted(reports, key=_order):
@@ -214,7 +214,7 @@ def plot(reports: Sequence[Report]) -> bytes:
     figure = Figure(figsize=(4.5 * len(panels), 4.5), layout="constrained")
     for axes, (key, header, scale) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for index, (kind, of) in enumerate(lines.items()):
-            # Metrics are often equal: side by side, so that no line hides another.
+            # Metrics are often equal. The shift prevents that one line hides another.
             shift = 0 if key in SPEEDS else 0.4 * (index / len(lines) - 0.5)
             points = [x for x in of if key in x.numbers]
             axes.plot(

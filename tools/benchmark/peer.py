@@ -1,4 +1,4 @@
-"""A model of another framework in a process of its own, which answers a line of JSON with one."""
+"""A model of another framework in a separate process: requests and replies are lines of JSON."""
 
 import contextlib
 import importlib.util
@@ -12,15 +12,15 @@ from tools.errors import UserError
 
 
 class Peer:
-    """The near end: asks a line of JSON and reads a line of JSON.
+    """Starts the process and sends requests to it.
 
     Args:
-        command: of a process that answers like `answer_requests`.
+        command: command of a process that runs `answer_requests`.
     """
 
     def __init__(self, command: Sequence[str]):
-        # In a process of its own threads may spin between operators: without, PyTorch takes 40 %
-        # longer (Conformer-tiny, batch 1). They are asleep before the next side's turn.
+        # The threads of the peer may spin between operators. Without spinning PyTorch takes 40 %
+        # longer (Conformer-tiny, batch 1). They have stopped when the next side runs.
         quiet = ("KMP_BLOCKTIME", "OMP_WAIT_POLICY")
         environment = {name: x for name, x in os.environ.items() if name not in quiet}
         self._process = subprocess.Popen(
@@ -33,10 +33,10 @@ class Peer:
         )
 
     def ask(self, method: str, *arguments):
-        """Calls a method of the other end.
+        """Calls a method of the object in the process and returns its result.
 
         Raises:
-            UserError: the process has ended; it has said why.
+            UserError: the process has ended; its own output says why.
         """
         line = ""
         with contextlib.suppress(BrokenPipeError):
@@ -62,13 +62,13 @@ class Peer:
 def open_peer(
     module: str, packages: Sequence[str], *arguments: str, absent: str = ""
 ) -> Iterator[Peer | None]:
-    """Starts a peer; gives None, and says so, where there is none to start.
+    """Starts a peer. If that is not possible, prints the reason and yields None.
 
     Args:
-        module: the program.
-        packages: that it needs, of the extra `peers`.
-        arguments: of the program.
-        absent: why there is none, whatever is installed.
+        module: module of the program.
+        packages: packages that it needs, of the extra `peers`.
+        arguments: arguments of the program.
+        absent: reason not to start it; empty if there is none.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing and not absent:
@@ -86,14 +86,14 @@ def open_peer(
 
 @contextlib.contextmanager
 def answers() -> Iterator:
-    """Opens what answers are written to; what else is printed, by an exporter say, is no answer."""
+    """Yields a stream to stdout for the replies; all other output goes to stderr."""
     with os.fdopen(os.dup(1), "w", buffering=1) as stream:
         os.dup2(2, 1)
         yield stream
 
 
 def answer_requests(target: object, stream) -> None:
-    """The far end: calls the target's methods until nobody asks any more."""
+    """Calls the methods of `target` that stdin requests, until stdin ends."""
     for line in sys.stdin:
         method, *arguments = json.loads(line)
         print(json.dumps([getattr(target, method)(*arguments)]), file=stream)

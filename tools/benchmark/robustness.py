@@ -1,7 +1,7 @@
-"""Word errors of a recognizer when silence, noise, an offset, gain or repetition is added.
+"""Measures word errors with added silence, noise, offset, gain or repetition.
 
-Every change is made by a fixed seed, so two models are measured on the same sounds. A ratio of
-signal to noise is against the RMS of the speech: of the frames within 30 dB of the loudest one.
+The seed is fixed, so that all models are measured on the same sounds. Signal-to-noise ratios refer
+to the RMS of the frames that are at most 30 dB below the loudest frame.
 """
 
 import sys
@@ -23,7 +23,7 @@ from tools.inference.options import RunnerOptions
 from tools.inference.report import runner_facts
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import read
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 from tools.speech.scoring import score
 from tools.speech.transcripts import normalization
 
@@ -34,26 +34,27 @@ _HUM_HZ = 50.0
 _HUM_OVERTONES = 5
 _NUM_NOISES = 20
 _REPEATS = 5
-_GAPS_SECONDS = {"one word five times": 0.0, "one word five times, with gaps of 300 ms": 0.3}
+# Rows of the table: seconds of silence between repetitions.
+REPETITIONS = {"one word five times": 0.0, "one word five times, with gaps of 300 ms": 0.3}
 
 Generator = np.random.Generator
 Change = Callable[[np.ndarray, int, Generator], np.ndarray]
 
 
 def white(num_samples: int, rate_hz: int, rng: Generator) -> np.ndarray:
-    """Makes white noise `[S]` of RMS 1."""
+    """Returns white noise `[S]` with RMS 1."""
     return _unit(rng.normal(size=num_samples))
 
 
 def pink(num_samples: int, rate_hz: int, rng: Generator) -> np.ndarray:
-    """Makes noise `[S]` of RMS 1 whose power falls by 3 dB an octave above 20 Hz."""
+    """Returns pink noise `[S]` with RMS 1: its power falls by 3 dB per octave above 20 Hz."""
     spectrum = np.fft.rfft(rng.normal(size=num_samples))
     hz = np.fft.rfftfreq(num_samples, 1 / rate_hz)
     return _unit(np.fft.irfft(spectrum / np.sqrt(np.maximum(hz, 20.0)), num_samples))
 
 
 def hum(num_samples: int, rate_hz: int, rng: Generator) -> np.ndarray:
-    """Makes a hum `[S]` of RMS 1: 50 Hz and overtones of falling amplitude, in random phases."""
+    """Returns a hum `[S]` with RMS 1: 50 Hz and weaker overtones, with random phases."""
     cycles = _HUM_HZ * np.arange(num_samples) / rate_hz
     phases = rng.uniform(size=_HUM_OVERTONES)
     tones = [
@@ -71,7 +72,7 @@ def _unit(noise: np.ndarray) -> np.ndarray:
 
 
 def speech_rms(waveform: np.ndarray, rate_hz: int) -> float:
-    """Gives the RMS of the frames of a waveform `[S]` within 30 dB of its loudest frame."""
+    """Returns the RMS of the frames of a waveform `[S]` at most 30 dB below its loudest frame."""
     size = round(_FRAME_SECONDS * rate_hz)
     frames = np.pad(waveform, (0, -len(waveform) % size)).reshape(-1, size).astype(np.float64)
     power = np.square(frames).mean(axis=1)
@@ -80,7 +81,7 @@ def speech_rms(waveform: np.ndarray, rate_hz: int) -> float:
 
 
 def with_zeros(before_seconds: float, behind_seconds: float) -> Change:
-    """Makes the change that puts digital silence around a sound."""
+    """Returns the change that adds zeros before and after a sound."""
 
     def change(waveform, rate_hz, rng):
         return np.pad(waveform, (round(before_seconds * rate_hz), round(behind_seconds * rate_hz)))
@@ -89,7 +90,7 @@ def with_zeros(before_seconds: float, behind_seconds: float) -> Change:
 
 
 def with_noise(kind: str, snr_db: float) -> Change:
-    """Makes the change that adds noise of a kind at a ratio of signal to noise."""
+    """Returns the change that adds a kind of noise at a signal-to-noise ratio."""
 
     def change(waveform, rate_hz, rng):
         level = speech_rms(waveform, rate_hz) * 10 ** (-snr_db / 20)
@@ -123,7 +124,7 @@ CHANGES: dict[str, tuple[Change, ...]] = {
 
 
 def empty_sounds(rate_hz: int) -> dict[str, list[np.ndarray]]:
-    """Makes sounds that nobody speaks in, by the names of their rows."""
+    """Returns sounds without speech, by the names of their rows."""
 
     def noises(*kinds: str) -> list[np.ndarray]:
         made = []
@@ -146,7 +147,7 @@ def empty_sounds(rate_hz: int) -> dict[str, list[np.ndarray]]:
 
 
 def repeated(waveform: np.ndarray, rate_hz: int, gap_seconds: float) -> np.ndarray:
-    """Joins five copies of a waveform `[S]`, with digital silence between them."""
+    """Joins five copies of a waveform `[S]`, with zeros between them."""
     gap = np.zeros(round(gap_seconds * rate_hz), np.float32)
     return np.concatenate([waveform, *[gap, waveform] * (_REPEATS - 1)])
 
@@ -159,12 +160,12 @@ def measure(
     Args:
         session: opened recognizer.
         waveforms: `[S]` each, at its rate.
-        texts: what is said in them, as the model writes it.
+        texts: their transcripts, in the form that the model writes.
 
     Returns:
-        By row: error counts and rates as in `tools.speech.scoring.Score`, and the texts; of sounds
-        that nobody speaks in `num_not_empty` of `num_sounds`. A row that the model cannot take,
-        because its sounds are too long, has a `reason` instead.
+        A dictionary by row, with error counts and rates as in `tools.speech.scoring.Score`, and the
+        recognized texts. For sounds without speech it contains `num_not_empty` and `num_sounds`
+        instead. If the sounds of a row are too long for the model, it contains only a `reason`.
     """
     rate_hz = session.limits.rate_hz
     rows: dict[str, tuple[list[np.ndarray], list[str]]] = {}
@@ -176,7 +177,7 @@ def measure(
         ]
         rows[name] = changed, [*texts] * len(changes)
     single = [index for index, text in enumerate(texts) if len(text.split()) == 1]
-    for name, gap in _GAPS_SECONDS.items():
+    for name, gap in REPETITIONS.items():
         sounds = [repeated(waveforms[index], rate_hz, gap) for index in single]
         rows[name] = sounds, [" ".join([texts[index]] * _REPEATS) for index in single]
     for name, sounds in empty_sounds(rate_hz).items():
@@ -200,7 +201,7 @@ def _row(session: SpeechSession, sounds: Sequence[np.ndarray], texts: Sequence[s
 
 
 def describe(row: dict) -> str:
-    """Words a row of the table."""
+    """Returns the text of a row of the table."""
     if "reason" in row:
         return f"not measured: {row['reason']}"
     if "num_not_empty" in row:
@@ -228,10 +229,10 @@ def main(argv: list[str]) -> int:
     flags.string("json", None, "Report to write.")
     flags.group("Runtime")
     flags.integer("batch_size", 16, "Sounds run together.")
-    about = "Runs the SavedModel in TensorFlow; else a converted model."
+    about = "Runs the SavedModel in TensorFlow; by default the model is converted."
     flags.boolean("run_eagerly", False, about)
     flags.group("Measurement")
-    about = "Also counts the texts that differ from those of TensorFlow."
+    about = "Also counts the texts that differ between the converted model and TensorFlow."
     flags.boolean("compare_eager", False, about)
     add_conversion_flags(flags)
     values, rest = flags.parse(argv)
@@ -264,10 +265,10 @@ def main(argv: list[str]) -> int:
 
 
 def open_speech(model_dir: str, options: RunnerOptions) -> SpeechSession:
-    """Opens a model.
+    """Opens a speech recognizer.
 
     Raises:
-        UserError: it is no recognizer.
+        UserError: the model does not recognize speech.
     """
     session = open_session(model_dir, options)
     if isinstance(session, SpeechSession):
@@ -277,10 +278,14 @@ def open_speech(model_dir: str, options: RunnerOptions) -> SpeechSession:
 
 
 def read_speech(session: SpeechSession, data_dir: str) -> tuple[list[np.ndarray], list[str]]:
-    """Reads a data set: waveforms `[S]`, and what is said in them as the model writes it."""
+    """Returns the waveforms `[S]` of a data set, and their transcripts in the form of the model.
+
+    Raises:
+        UserError: the data set has no usable utterance with a transcript.
+    """
     normalize = normalization(session.pipeline["vocabulary"]["surfaces"])
     limits = session.limits
-    utterances = read_librispeech(data_dir, (), limits, normalize=normalize).utterances
+    utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     if not utterances:
         raise UserError.expected(
             f"utterances with transcripts in {data_dir}", "none", "Choose another --data_dir"

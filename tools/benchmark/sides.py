@@ -1,4 +1,4 @@
-"""What a benchmark compares: our runtimes, a PyTorch model, and that one's own ONNX export."""
+"""The sides of a benchmark: our runtimes, a PyTorch model, and PyTorch's ONNX export of it."""
 
 import gc
 from collections.abc import Callable, Mapping, Sequence
@@ -19,29 +19,29 @@ from tools.inference.runner import Runner, load
 
 PEER = "pytorch eager"
 EAGER = "tensorflow eager"
-NOISE = 1e-3  # in standard deviations
+NOISE = 1e-3  # in standard deviations of the input
 
 
 class Side(Protocol):
     """Something that computes logits."""
 
     def take(self, inputs: np.ndarray) -> None:
-        """Keeps a batch for the calls that follow."""
+        """Stores a batch for the next calls."""
 
     def time(self) -> float:
-        """Gives the seconds of one forward pass."""
+        """Runs one forward pass and returns its seconds."""
 
     def logits(self) -> np.ndarray:
-        """Gives the logits of the batch."""
+        """Returns the logits of the batch."""
 
 
 class LocalSide:
     """A runtime in this process.
 
     Args:
-        run: maps inputs to outputs by name.
-        feed: makes the inputs of a batch.
-        read: takes the logits from the outputs.
+        run: function from inputs to outputs, both by name.
+        feed: function from a batch to the inputs.
+        read: function from the outputs to the logits.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class LocalSide:
 
 
 class PeerSide:
-    """A model in a process of its own.
+    """A model in a separate process.
 
     Args:
-        peer: answers `take`, `time` and `logits`, arrays through files.
-        folder: for the arrays.
+        peer: process with the requests `take`, `time` and `logits`; arrays are passed in files.
+        folder: folder of the files.
     """
 
     def __init__(self, peer: Peer, folder: Path):
@@ -83,7 +83,7 @@ class PeerSide:
         self.ask("take", self._inputs)
 
     def time(self):
-        """See `Side`; measured inside the peer."""
+        """See `Side`; the peer measures the time."""
         return self.ask("time")
 
     def logits(self):
@@ -93,7 +93,7 @@ class PeerSide:
 
 
 def describe(quantization: Quantization) -> str:
-    """Writes settings in few words."""
+    """Returns the settings of a quantization as short text."""
     words = [quantization.algo, quantization.type, quantization.granularity]
     kept = (f"+{x[1:]}" if x.startswith("-") else f"-{x}" for x in quantization.keep_in_float)
     return " ".join((*words, *kept))
@@ -107,14 +107,17 @@ def open_runners(
     *,
     calibration: Calibration,
 ) -> dict[str, Runner]:
-    """Opens our sides, converting what was not converted before.
+    """Opens the SavedModel and its converted models; converts those that do not exist yet.
 
     Args:
         native: the SavedModel.
-        folder: for what is converted.
-        values: with the flags of `comparison.add_flags`.
-        shapes: whose `batch` and `dim_range` count.
-        calibration: to quantize with.
+        folder: folder of the converted models.
+        values: values of the flags of `comparison.add_flags`.
+        shapes: request whose `batch` and `dim_range` are used.
+        calibration: data for quantization.
+
+    Returns:
+        The runners by the name of their side.
     """
     asked = Quantization(
         values.quantize_algo,
@@ -135,12 +138,12 @@ def open_runners(
             )
             place = folder / name.replace("/", "_").replace(" ", "-")
             places[name] = Path(convert(native, place, request, calibration)["directory"])
-            gc.collect()  # a conversion leaves gigabytes in cycles
+            gc.collect()  # frees gigabytes that reference cycles of the conversion keep
     return {name: load(place) for name, place in places.items()}
 
 
 def export_name(backend: str) -> str:
-    """What a side is called that runs PyTorch's own export."""
+    """Returns the name of the side that runs PyTorch's own export."""
     return f"{backend} fp32 on PyTorch's ONNX"
 
 
@@ -148,12 +151,12 @@ class PeerExport(NamedTuple):
     """The ONNX export that PyTorch makes of a peer's model, and how to run it.
 
     Attributes:
-        path: to write, unless it is there already.
+        path: file to write, unless it exists.
         zeros: a batch of the shape to export for.
         inputs: name of the input.
-        outputs: of the output, or of several.
+        outputs: name of the output, or names of several.
         feed: see `LocalSide`.
-        read: likewise.
+        read: see `LocalSide`.
     """
 
     path: Path
@@ -172,14 +175,17 @@ def open_sides(
     *,
     names: Sequence[str],
 ) -> dict[str, Side]:
-    """Puts a peer beside our sides, and what the backends make of its own export.
+    """Adds the peer to our sides, and each backend with the peer's own ONNX export.
 
     Args:
-        ours: by name.
-        peer: None where there is none.
-        model: what the peer builds its model of.
-        export: written whole or not at all.
-        names: of backends.
+        ours: our sides by name.
+        peer: the peer; None adds nothing.
+        model: arguments from which the peer builds its model.
+        export: the ONNX export; the file appears complete or not at all.
+        names: names of the backends.
+
+    Returns:
+        All sides by name, the peer first.
     """
     if peer is None:
         return dict(ours)
@@ -199,15 +205,15 @@ def open_sides(
 def answers(
     sides: Mapping[str, Side], batches: Sequence[np.ndarray], inputs: str
 ) -> dict[str, list[np.ndarray]]:
-    """Gives the logits of every side on each batch.
+    """Returns the logits of every side on each batch.
 
-    One entry more has what the weights make of noise on the inputs, which bounds what any way to
-    compute with fewer bits can reach.
+    Another entry contains the logits of TensorFlow with noise added to the inputs. Its error is a
+    lower bound for that of computing with fewer bits.
 
     Args:
-        sides: by name, `EAGER` among them.
-        batches: to compute with.
-        inputs: what they are, in one word.
+        sides: sides by name, `EAGER` among them.
+        batches: inputs of the sides.
+        inputs: name of the inputs in the entry with noise, such as "images".
     """
     rng = np.random.default_rng(0)
     noisy = [
@@ -227,5 +233,5 @@ def answers(
 
 
 def relative_error(values: np.ndarray, reference: np.ndarray) -> float:
-    """The norm of the difference over the norm."""
+    """Returns the norm of the difference divided by the norm of the reference."""
     return float(np.linalg.norm(values - reference) / np.linalg.norm(reference))

@@ -1,6 +1,6 @@
-"""Timing several sides in turn, so that what slows the machine for a while slows them all.
+"""Times several sides in turn, so that a slower phase of the machine affects all of them.
 
-To be imported before any runtime: they read their settings when they are loaded.
+Import this module before any runtime: a runtime reads its environment variables when it is loaded.
 """
 
 import os
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Threads of one runtime that wait by spinning would slow the other ones.
+# Threads of one runtime that spin while they wait would slow the others down.
 os.environ.setdefault("KMP_BLOCKTIME", "0")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -20,10 +20,10 @@ from tools.errors import UserError
 
 
 def use_cores(count: int) -> None:
-    """Restricts the threads that runtimes make from now on, here and in processes started here.
+    """Restricts this process, and those that it starts, to a number of cores.
 
     Raises:
-        UserError: there are fewer cores.
+        UserError: the machine has fewer cores.
     """
     cores = sorted(os.sched_getaffinity(0))
     if not 1 <= count <= len(cores):
@@ -35,7 +35,7 @@ def use_cores(count: int) -> None:
 
 
 def timed(function: Callable, *arguments) -> Callable[[], float]:
-    """Makes a function that calls another one and gives the seconds it took."""
+    """Returns a function that calls `function` and returns its seconds."""
 
     def call() -> float:
         started = time.perf_counter()
@@ -57,12 +57,13 @@ def time_in_turn(
     """Runs every side once per round.
 
     Args:
-        sides: by name, what runs a batch and gives the seconds that it took.
+        sides: functions by name that run a batch and return its seconds.
         batch: rows of a batch.
-        loop: rounds.
-        warmup_seconds: for every side, before the rounds.
-        rest_seconds: before every call, in which the threads of the side before fall asleep.
-        warmup_calls: at least so many, since the first call of a shape prepares for it.
+        loop: number of rounds.
+        warmup_seconds: warm-up of every side before the rounds.
+        rest_seconds: pause before every call, in which the threads of the previous side stop.
+        warmup_calls: smallest number of calls in the warm-up, because a runtime prepares itself
+            for a shape in the first call.
 
     Returns:
         Milliseconds per batch and rows per second, by side.
@@ -88,10 +89,10 @@ def time_in_turn(
 
 
 def batch_sizes(text: str) -> list[int]:
-    """Reads "1,8".
+    """Parses batch sizes such as "1,8".
 
     Raises:
-        UserError: it is something else.
+        UserError: the text has another form.
     """
     try:
         numbers = [int(word) for word in text.split(",")]

@@ -1,7 +1,7 @@
-"""Times vision Conformers in every runtime and beside the PyTorch model, and compares their logits.
+"""Times vision Conformers in every runtime and in PyTorch, and compares their logits.
 
-All sides run in turn. The peer is pengzhiliang/Conformer in a process of its own, and what OpenVINO
-and ONNX Runtime make of PyTorch's own ONNX export of it; without it our sides run alone.
+All sides run in turn. The peer is pengzhiliang/Conformer in a separate process. PyTorch's own ONNX
+export of it also runs in OpenVINO and ONNX Runtime. Without a checkout of it our sides run alone.
 """
 
 import contextlib
@@ -49,7 +49,10 @@ _BATCHES = "1,8"
 
 
 def logit_errors(sides: Mapping[str, Side], images: np.ndarray) -> dict[str, dict[str, float]]:
-    """Compares logits with those of the first side, and tells what noise on the images makes."""
+    """Returns the relative errors of the logits against the first side, by side and head.
+
+    Another entry contains the error that noise on the images causes.
+    """
     logits = {}
     for name, (heads,) in answers(sides, [images], "images").items():
         logits[name] = dict(zip((*HEADS, "logits"), (*heads, sum(heads)), strict=True))
@@ -61,7 +64,7 @@ def logit_errors(sides: Mapping[str, Side], images: np.ndarray) -> dict[str, dic
 
 
 def decode_wait_share(runner: Runner, data_dir: str, count: int) -> dict:
-    """What `vision.eval` reports of a run over photos: its share of time waiting for images."""
+    """Evaluates photographs as `vision.eval` does; returns its speed and the share of waiting."""
     preprocessing = PreprocessingConfig(**runner.pipeline["preprocessing"])
     data = ImageDataOptions(batch_size=BATCH)
     paths = spread(read_image_folder(data_dir).paths, count)
@@ -73,7 +76,7 @@ def decode_wait_share(runner: Runner, data_dir: str, count: int) -> dict:
 
 
 def fps_table(architecture: str, results: Sequence[Mapping]) -> str:
-    """Writes images per second by batch size, in the form of the published tables."""
+    """Returns images per second by batch size, in the form of the published tables."""
     names = list(results[0]["sides"])
     title = architecture.replace("conformer", "Conformer").replace("_", "-")
     lines = [f"| model | {' | '.join(names)} |", f"| :---: |{' ---: |' * len(names)}"]
@@ -84,7 +87,7 @@ def fps_table(architecture: str, results: Sequence[Mapping]) -> str:
 
 
 def show_errors(architecture: str, errors: Mapping[str, Mapping]) -> None:
-    """Prints how far logits are from those of the first side."""
+    """Prints the errors of the logits against the first side."""
     width, (first, *others) = max(map(len, errors)), errors
     print(f"\n{architecture}, relative logit error in % against {first}")
     print(f"{'':{width}}  convolution  transformer      sum")
@@ -96,33 +99,35 @@ def show_errors(architecture: str, errors: Mapping[str, Mapping]) -> None:
 def _flags() -> CommandLine:
     flags = CommandLine(
         "tools.benchmark.vision",
-        "Times vision Conformers in every runtime and beside the PyTorch model, in turn.",
+        "Times vision Conformers in every runtime and in PyTorch, in turn.",
         example="--architectures=conformer_tiny --data_dir=ImageNet/val",
     )
     flags.group("Model")
     flags.string("architectures", "conformer_tiny,conformer_base", "Models to time.")
-    about = "Weights of a single architecture."
+    about = "Weights, if --architectures names one architecture."
     flags.string("checkpoint", None, about, default_text="initial ones, calibrated")
     flags.enum(
         "norm_statistics",
         "running",
         ("running", "mean"),
-        "Batch norm statistics of initial weights: after "
-        f"{NUM_NORM_BATCHES} steps of training, or their limit.",
+        "Batch norm statistics of initial weights: running statistics after "
+        f"{NUM_NORM_BATCHES} steps of training, or the means over their batches.",
     )
     flags.integer("num_classes", 1000, "Classes of both heads.")
     flags.integer("image_size", 224, "Width and height of the images in pixels.")
     about = "Checkout of pengzhiliang/Conformer, for the PyTorch model."
     flags.string("peer_repo", None, about, default_text="no PyTorch model")
     flags.group("Input")
-    flags.integer("eval_images", 128, "Images of --data_dir to evaluate end to end; 0: none.")
+    flags.integer(
+        "eval_images", 128, "Images of --data_dir to evaluate end to end; 0 evaluates none."
+    )
     add_flags(
         flags,
         _BATCHES,
         "ImageFolder of photos.",
         "images are made up",
         samples="Images",
-        table="Prints images per second by batch size as well.",
+        table="Also prints a table of images per second by batch size.",
     )
     return flags
 
@@ -141,13 +146,13 @@ def _parse(argv: list[str]) -> SimpleNamespace:
 
 
 def _measure(architecture: str, values: SimpleNamespace, folder: Path, peer) -> dict:
-    """One architecture."""
+    """Measures one architecture and returns its part of the report."""
     config = load_config(
         None,
         {
             "model.arch": architecture,
             "model.num_classes": values.num_classes,
-            "model.drop_path": 0.0,  # nor dropped while batch norms are calibrated
+            "model.drop_path": 0.0,  # also while batch norm is calibrated
             "preprocessing.image_size": values.image_size,
         },
     )

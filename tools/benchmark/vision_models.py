@@ -1,4 +1,4 @@
-"""Vision Conformers to time, and images to time them with."""
+"""The vision Conformers and the images of the vision benchmarks."""
 
 import json
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from vision.weights import save_pytorch_weights
 
 NUM_JUDGED = 16  # images whose logits are compared
 NUM_NORM_BATCHES = 4
-BATCH = 16  # for all that is not timed
-_SCALES = (4, 16, 64)  # cells of made-up images on a side
+BATCH = 16  # of all runs that are not timed
+_SCALES = (4, 16, 64)  # cells per side of synthesized images
 
 
 def made_images(count: int, size: int) -> np.ndarray:
-    """Makes normalized images of cells of several sizes, smooth like photos: `[B, H, W, 3]`."""
+    """Synthesizes normalized images `[B, H, W, 3]` of smooth cells of several sizes."""
     rng = np.random.default_rng(0)
     layers = [rng.standard_normal((count, x, x, CHANNELS)) for x in _SCALES]
     images = sum(tf.image.resize(x, (size, size), "bicubic").numpy() for x in layers)
@@ -34,7 +34,11 @@ def made_images(count: int, size: int) -> np.ndarray:
 
 
 def read_images(data_dir: str | None, preprocessing: PreprocessingConfig, count: int) -> np.ndarray:
-    """Reads images spread over a data set, `[B, H, W, 3]`; made-up ones where there is none."""
+    """Returns images `[B, H, W, 3]` spread over a data set; synthesized ones without a data set.
+
+    Raises:
+        UserError: the data set has too few images.
+    """
     if data_dir is None:
         return made_images(count, preprocessing.image_size)
     described = {"preprocessing": asdict(preprocessing), "layout": "NHWC", "input": "images"}
@@ -50,14 +54,17 @@ def read_images(data_dir: str | None, preprocessing: PreprocessingConfig, count:
 def calibrate_batch_norm(
     model: VisionConformer, batches: Sequence[np.ndarray], kind: str = "running"
 ) -> None:
-    """Gives batch norms statistics of images; without, one head drowns the other one.
+    """Sets the batch norm statistics of a model with initial weights from images.
+
+    With the initial statistics the logits of one head are much larger than those of the other.
 
     Args:
-        model: with initial weights.
-        batches: of images.
-        kind: `running`: what as many steps of training leave, a third of the way from the initial
-            ones after four; `mean`: the means over the batches, as at the end of a training. With
-            those an untrained model is chaotic: each layer enlarges the error of the one before.
+        model: model with initial weights.
+        batches: batches of images.
+        kind: `running` sets the running statistics after one training step for each batch; after
+            four steps they have moved a third of the way from their initial values. `mean` sets the
+            means over the batches, which a long training approaches. With `mean` each layer of an
+            untrained model amplifies the error of the layer before.
     """
     if kind == "running":
         for images in batches:
@@ -76,7 +83,7 @@ def calibrate_batch_norm(
 
 
 def official_arguments(model: VisionConformer) -> dict:
-    """What makes the official class the same model."""
+    """Returns the arguments with which the official class builds the same model."""
     return {
         "patch_size": model.patch_size,
         "channel_ratio": model.channel_ratio,
@@ -91,37 +98,37 @@ def official_arguments(model: VisionConformer) -> dict:
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """One architecture in a folder: official weights and the SavedModel."""
+    """The files of one architecture: weights with the official names, and the SavedModel."""
 
     folder: Path
 
     @property
     def weights(self) -> Path:
-        """In the official naming."""
+        """File of the weights, with the official names."""
         return self.folder / "weights.safetensors"
 
     @property
     def native(self) -> Path:
-        """With both heads as outputs."""
+        """Folder of the SavedModel, which has both heads as outputs."""
         return self.folder / "saved_model"
 
     @property
     def arguments(self) -> dict:
-        """What makes the official class the same model."""
+        """Arguments with which the official class builds the same model."""
         return json.loads((self.folder / "arguments.json").read_text())
 
 
 def make_models(
     config, checkpoint: str | None, images: np.ndarray, kind: str, *, folder: Path
 ) -> Models:
-    """Exports a model, unless the folder is there already.
+    """Exports a model, unless the folder exists.
 
     Args:
-        config: of the model.
-        checkpoint: its weights; None takes initial ones and calibrates their batch norms.
-        images: to calibrate with.
+        config: config of the model.
+        checkpoint: weights; None uses initial weights with calibrated batch norm.
+        images: images for the calibration.
         kind: see `calibrate_batch_norm`.
-        folder: to write into.
+        folder: folder to write.
     """
     models = Models(folder)
     if folder.exists():

@@ -1,7 +1,7 @@
-"""The vision Conformer of PyTorch, in a process of its own that answers requests by line.
+"""Runs the vision Conformer of PyTorch in a separate process that replies to requests.
 
-`tools.benchmark.vision` and `vision_training` start it. The official code is a module `conformer`,
-as one of ours is.
+`tools.benchmark.vision` and `vision_training` start it. The process imports the official module
+`conformer` instead of our package of the same name.
 """
 
 import importlib
@@ -23,12 +23,12 @@ _OPSET = 18
 
 
 def import_conformer(checkout: Path):
-    """Imports the class, with stand-ins for the two symbols that it takes from timm.
+    """Imports the official class, with replacements for the two symbols that it imports from timm.
 
-    At a drop path rate of zero the first of them is never called.
+    `DropPath` is never called, because the drop path rate is zero.
 
     Raises:
-        UserError: it is not there.
+        UserError: the checkout has no such class.
     """
     for name in ("timm", "timm.models", "timm.models.layers"):
         sys.modules[name] = layers = types.ModuleType(name)
@@ -43,17 +43,17 @@ def import_conformer(checkout: Path):
 
 
 class Peer:
-    """What can be asked of the model; every method is a request, its return value the answer."""
+    """The model. Every method is a request, and its return value is the reply."""
 
     def __init__(self, checkout: Path):
         self._class = import_conformer(checkout)
 
     def versions(self) -> dict[str, str]:
-        """Versions of what runs it."""
+        """Returns the versions of the packages."""
         return {"torch": torch.__version__}
 
     def build(self, arguments: Mapping, weights: str) -> None:
-        """Makes a model from arguments of the official class and official weights."""
+        """Builds a model from arguments of the official class and a file of official weights."""
         model = self._class(**arguments)
         tensors = read_weights(weights)
         model.load_state_dict({name: torch.from_numpy(x) for name, x in tensors.items()})
@@ -61,7 +61,7 @@ class Peer:
 
     def take(self, images: str) -> None:
         """Reads the images of the next requests: an `.npy` file of `[B, H, W, 3]`."""
-        # A channels-last tensor of NCHW in PyTorch's sense.
+        # In PyTorch's terms: shape NCHW, memory format channels_last.
         self._images = torch.from_numpy(np.load(images)).permute(0, 3, 1, 2)
 
     def logits(self, path: str) -> None:
@@ -70,18 +70,18 @@ class Peer:
             np.save(path, np.stack([x.numpy() for x in self._model(self._images)]))
 
     def time(self) -> float:
-        """Gives the seconds of one forward pass."""
+        """Runs one forward pass and returns its seconds."""
         with torch.inference_mode():
             started = time.perf_counter()
             self._model(self._images)
             return time.perf_counter() - started
 
     def prepare_training(self, targets: str, optimizer: Mapping) -> None:
-        """Makes the optimizer of a training from the weights as they are.
+        """Creates the optimizer of a training that starts from the current weights.
 
         Args:
-            targets: an `.npy` file of `[B, V]`, for the images that were taken.
-            optimizer: settings by our names; kernels alone are decayed.
+            targets: `.npy` file of targets `[B, V]` for the images of `take`.
+            optimizer: settings by our names. Weight decay applies to kernels only.
         """
         self._targets = torch.from_numpy(np.load(targets))
         self._clip_norm = optimizer["clip_norm"]
@@ -99,7 +99,7 @@ class Peer:
         )
 
     def train(self) -> tuple[float, float]:
-        """Makes one step on the images and gives its seconds and its loss."""
+        """Runs one training step on the images; returns its seconds and its loss."""
         started = time.perf_counter()
         self._optimizer.zero_grad()
         cross_entropy = torch.nn.functional.cross_entropy
@@ -112,13 +112,13 @@ class Peer:
         return time.perf_counter() - started, loss
 
     def export(self, path: str, inputs: str, outputs: list[str]) -> None:
-        """Writes PyTorch's own ONNX export, with a free batch."""
+        """Writes PyTorch's own ONNX export, with a variable batch size."""
         names = (inputs, *outputs)
         torch.onnx.export(
             self._model.to(memory_format=torch.contiguous_format),
             (self._images[:1].contiguous(),),
             path,
-            dynamo=False,  # the other exporter wants a package more
+            dynamo=False,  # the other exporter needs another package
             opset_version=_OPSET,
             input_names=[inputs],
             output_names=outputs,

@@ -1,4 +1,4 @@
-"""Times the input pipeline of vision training alone, and what each part of the recipe costs."""
+"""Times the input pipeline of vision training, and the parts of its augmentations."""
 
 import dataclasses
 import importlib.metadata
@@ -26,14 +26,14 @@ from vision.flags import add_config_flags, training_config_options
 from vision.input_pipeline import ImageFolder, read_image_folder
 from vision.training_data import training_data
 
-# Of photographs in ImageNet: their usual size, and about their usual 110 kB.
+# Size of typical photographs in ImageNet; with this quality they have about 110 kB.
 _WIDTH, _HEIGHT, _QUALITY = 500, 375, 92
 _NUM_MADE = 64
-_SEED, _EPOCHS = 0, 1_000_000  # more than anyone waits for
+_SEED, _EPOCHS = 0, 1_000_000  # more epochs than a measurement needs
 
 
 def make_images(folder: Path) -> ImageFolder:
-    """Writes JPEG files of the size and weight of ImageNet's: smooth shapes with fine noise."""
+    """Writes JPEG files of the sizes of ImageNet's: smooth shapes with fine noise."""
     rng = np.random.default_rng(_SEED)
     for number in range(_NUM_MADE):
         coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3)).astype("uint8"))
@@ -47,7 +47,7 @@ def make_images(folder: Path) -> ImageFolder:
 
 
 def recipes(whole: AugmentationConfig) -> dict[str, AugmentationConfig]:
-    """The recipe in parts, each with one part more than the one before it."""
+    """Returns variants of the augmentations; each has one part more than the variant before."""
     parts = {"crop, flip, normalize": {}}
     parts["+ color and shape"] = {"auto_augment": whole.auto_augment}
     parts["+ color and shape"]["color_jitter"] = whole.color_jitter
@@ -58,7 +58,7 @@ def recipes(whole: AugmentationConfig) -> dict[str, AugmentationConfig]:
 
 
 def _wait_for_rest() -> None:
-    """Waits until this process has nothing to do, five seconds at most."""
+    """Waits until this process is idle, for at most five seconds."""
     for _ in range(50):
         started = time.process_time()
         time.sleep(0.1)
@@ -74,13 +74,21 @@ def time_in_turn(
     *,
     seconds: float,
 ) -> dict[str, dict[str, float]]:
-    """Lets every recipe run for some seconds per round.
+    """Runs the variants in turn, each for some seconds per round.
 
-    A pipeline that is not being timed prepares batches until its buffers are full, then rests; so
-    each turn waits for that, and begins by emptying its own.
+    A pipeline that is not timed prepares batches until its buffers are full. Therefore each turn
+    first waits until the process is idle, and then empties the buffers of its own pipeline.
+
+    Args:
+        folder: images to read.
+        config: preprocessing, batch size and number of workers.
+        recipes: variants of the augmentations by name.
+        rounds: number of rounds.
+        seconds: time of each variant in a round.
 
     Returns:
-        Medians over the rounds, by recipe: images per second, and milliseconds of all cores.
+        Medians over the rounds, by variant: `images_per_second`, and `processor_ms_per_image` of
+        all cores.
     """
     batch_size = config.training.batch_size
     num_classes = max(folder.labels) + 1
@@ -127,7 +135,7 @@ def main(argv: list[str]) -> int:
     """Runs the program."""
     flags = CommandLine(
         "tools.benchmark.vision_pipeline",
-        "Times the input pipeline of vision training alone, with the whole recipe and its parts.",
+        "Times the input pipeline of vision training, and the parts of its augmentations.",
         example="--config=configs/vision/conformer_tiny.yml --data_dir=ImageNet/val",
     )
     add_config_flags(flags, "preprocessing", "augmentation")
@@ -135,10 +143,10 @@ def main(argv: list[str]) -> int:
     flags.string("data_dir", None, "ImageFolder to read.", default_text="made-up images")
     flags.integer("batch_size", None, "Images of a batch.", default_text="the recipe's")
     flags.group("Runtime")
-    about = "Images prepared at once."
+    about = "Images that are prepared in parallel."
     flags.integer("num_parallel_workers", None, about, default_text="as many as cores")
     flags.group("Measurement")
-    flags.integer("rounds", 3, "Rounds, with all variants of the recipe in turn.")
+    flags.integer("rounds", 3, "Rounds, with all variants of the augmentations in turn.")
     flags.number("seconds", 5.0, "Time of each variant in a round.")
     flags.group("Output")
     flags.string("json", None, "Report to write.", default_text="none")

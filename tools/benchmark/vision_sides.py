@@ -20,7 +20,7 @@ _PEER_INPUT = "input"
 
 @contextlib.contextmanager
 def open_peer(checkout: str | None, threads: int, folder: Path) -> Iterator[PeerSide | None]:
-    """Starts the PyTorch side; gives None, and says so, where there is none to start."""
+    """Starts the PyTorch side. If that is not possible, prints the reason and yields None."""
     with peers.open_peer(
         "tools.benchmark.vision_peer",
         ["torch"],
@@ -32,12 +32,12 @@ def open_peer(checkout: str | None, threads: int, folder: Path) -> Iterator[Peer
 
 
 def our_side(runner: Runner) -> LocalSide:
-    """Answers with the logits of both heads, `[2, B, V]`."""
+    """Returns the side of a runner; its logits are those of both heads, `[2, B, V]`."""
     return LocalSide(runner.run, functools.partial(feed, runner.pipeline), _logits)
 
 
 def peer_export(models: Models, image_size: int) -> PeerExport:
-    """Describes the export of the official model, which has both heads as outputs as well."""
+    """Returns the export of the official model, with both heads as outputs."""
     zeros = np.zeros((1, image_size, image_size, CHANNELS), np.float32)
     fed = functools.partial(feed, {"layout": "NCHW", "input": _PEER_INPUT})
     return PeerExport(models.folder / "peer.onnx", zeros, _PEER_INPUT, HEADS, fed, _logits)

@@ -1,7 +1,7 @@
 """Times a training step of the vision Conformer in turn with PyTorch's.
 
-The peer is pengzhiliang/Conformer in a process of its own; without it our side runs alone. Both
-start from the same weights and see one batch again and again, so their first losses are the same.
+The peer is pengzhiliang/Conformer in a separate process; without it our side runs alone. Both sides
+start from the same weights and train on one batch in every step, so that their first losses agree.
 """
 
 import contextlib
@@ -37,22 +37,22 @@ from vision.input_pipeline import read_image_folder
 from vision.task import VisionTask
 from vision.weights import save_pytorch_weights
 
-NUM_COMPARED = 3  # losses; the first before any update
-TOLERANCE = 1e-3  # of the first, relative
-RATE = 1e-5  # as at the start of a warm-up
-_REST_SECONDS = 0.05  # in which the threads of the side before stop spinning
+NUM_COMPARED = 3  # losses; the first is that of the initial weights
+TOLERANCE = 1e-3  # relative, of the first loss
+RATE = 1e-5  # learning rate, as at the start of a warm-up
+_REST_SECONDS = 0.05  # the threads of the previous side stop spinning in this time
 PIPELINE_SECONDS = 5.0  # of a round
 
 
 class Side(Protocol):
-    """Something that trains on one batch."""
+    """A model that trains on one batch."""
 
     def train(self) -> tuple[float, float]:
-        """Makes a step; gives its seconds, and the loss before its update."""
+        """Runs one step; returns its seconds and the loss before the update."""
 
 
 def make_task(config: VisionConfig, folder: Path) -> VisionTask:
-    """Makes the task of a training, over a data set of as many classes and no image to read."""
+    """Returns the training task, with a data set of empty files in the right number of classes."""
     for number in range(config.model.num_classes):
         place = folder / f"class{number:05}"
         place.mkdir(parents=True)
@@ -63,10 +63,10 @@ def make_task(config: VisionConfig, folder: Path) -> VisionTask:
 
 
 class OurSide:
-    """The step of the training engine.
+    """The training step of this project.
 
     Args:
-        task: whose model is trained in place.
+        task: task whose model is trained.
         images: `[B, H, W, 3]`.
         targets: `[B, V]`.
     """
@@ -84,7 +84,7 @@ class OurSide:
             "labels": tf.constant(targets.argmax(1), tf.int32),
             "weights": tf.ones(len(images)),
         }
-        # A free batch, as the data of a training has it.
+        # A variable batch size, as in a training.
         self._step.compile(
             {name: tf.TensorSpec([None, *x.shape[1:]], x.dtype) for name, x in self._batch.items()}
         )
@@ -97,14 +97,14 @@ class OurSide:
 
 
 class PeerTraining:
-    """The PyTorch model in training, from the same weights; measured inside the peer.
+    """The PyTorch model in training, from the same weights. The peer measures the time.
 
     Args:
         peer: the process.
-        task: whose weights and settings it takes.
+        task: task whose weights and settings the model gets.
         images: `[B, H, W, 3]`.
         targets: `[B, V]`.
-        folder: for the arrays.
+        folder: folder of the files in which arrays are passed.
     """
 
     def __init__(
@@ -132,10 +132,10 @@ class PeerTraining:
 
 
 def first_losses(sides: Mapping[str, Side]) -> dict[str, list[float]]:
-    """Lets every side make its first steps.
+    """Runs the first steps of every side and returns their losses.
 
     Raises:
-        UserError: the first losses differ, so that they are not of the same model.
+        UserError: the first losses differ, so that the models are not the same.
     """
     losses = {name: [side.train()[1] for _ in range(NUM_COMPARED)] for name, side in sides.items()}
     firsts = [found[0] for found in losses.values()]
@@ -149,7 +149,7 @@ def first_losses(sides: Mapping[str, Side]) -> dict[str, list[float]]:
 
 
 def soft_targets(count: int, num_classes: int) -> np.ndarray:
-    """Makes targets of two classes each, as mixing leaves them: `[B, V]`."""
+    """Returns targets `[B, V]` with two classes each, as after mixup."""
     rng = np.random.default_rng(0)
     targets = np.zeros((count, num_classes), np.float32)
     shares = rng.uniform(0.5, 1.0, count).astype(np.float32)
@@ -159,7 +159,7 @@ def soft_targets(count: int, num_classes: int) -> np.ndarray:
 
 
 def time_pipeline(config: VisionConfig, data_dir: str | None, rounds: int) -> float:
-    """Images per second of the input pipeline with the full recipe, alone on the same cores."""
+    """Returns the images per second of the input pipeline alone, with all augmentations."""
     with tempfile.TemporaryDirectory() as scratch:
         if data_dir:
             folder = read_image_folder(data_dir)
@@ -190,7 +190,7 @@ def _parse(argv: Sequence[str]):
     flags.integer("threads", 2, "Threads of each side.")
     flags.group("Measurement")
     flags.integer("loop", 10, "Rounds, in which the sides run in turn.")
-    flags.boolean("pipeline", False, "Also times the input pipeline with the full recipe.")
+    flags.boolean("pipeline", False, "Also times the input pipeline with all augmentations.")
     flags.group("Output")
     flags.string("json", None, "Report to write.", default_text="none")
     values, rest = flags.parse(argv)
@@ -198,7 +198,7 @@ def _parse(argv: Sequence[str]):
         raise UserError.expected(
             "flags alone, with --loop and --batch_size >= 1", " ".join(argv), "See --help"
         )
-    # Both sides would draw the paths to drop apart.
+    # With drop path the random numbers of the sides would differ.
     config = training_config_options(values).with_words(drop_path="0.0").load()
     if config.training.precision != "float32" or config.training.optimizer.name != "adamw":
         raise UserError.expected(
@@ -210,7 +210,7 @@ def _parse(argv: Sequence[str]):
 
 
 def _measure(values, config: VisionConfig) -> dict:
-    """Runs both sides in turn; gives what goes into the report."""
+    """Runs both sides in turn and returns their part of the report."""
     images = made_images(values.batch_size, config.preprocessing.image_size)
     targets = soft_targets(values.batch_size, config.model.num_classes)
     names = ("numpy", "tensorflow", "keras")

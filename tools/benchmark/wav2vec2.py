@@ -1,8 +1,8 @@
-"""Times wav2vec 2.0 in every runtime and beside transformers, and compares their logits.
+"""Times wav2vec 2.0 in every runtime and in Transformers, and compares their logits.
 
-All sides run in turn, each for the shape of the batch alone. The peer is Wav2Vec2ForCTC in a
-process of its own, and what OpenVINO and ONNX Runtime make of PyTorch's own ONNX export of it;
-without it our sides run alone.
+All sides run in turn; converted models are made for the exact shape of the batch. The peer is
+Wav2Vec2ForCTC in a separate process. PyTorch's own ONNX export of it also runs in OpenVINO and ONNX
+Runtime. Without Transformers our sides run alone.
 """
 
 import contextlib
@@ -55,17 +55,19 @@ MIXED = ("none", "eager", "jit")
 
 
 def fixed(batch: int) -> ConversionRequest:
-    """Asks for a model of one shape."""
+    """Returns the request for a model of one shape."""
     return ConversionRequest(dim_range={"waveforms": ((batch, batch), (NUM_SAMPLES, NUM_SAMPLES))})
 
 
 def logit_errors(sides: Mapping[str, Side], sounds: np.ndarray, batch: int) -> dict[str, float]:
-    """Compares logits with those of the first side, and tells what noise on the sound makes.
+    """Returns the relative errors of the logits against the first side, by side.
+
+    Another entry contains the error that noise on the sounds causes.
 
     Args:
-        sides: of that batch size.
-        sounds: `[N, S]`, all samples valid, and so are all frames.
-        batch: rows; sounds are repeated to fill the last one.
+        sides: sides for this batch size.
+        sounds: sounds `[N, S]` without padding.
+        batch: batch size; sounds are repeated to fill the last batch.
     """
     count = -(-len(sounds) // batch)
     filled = np.resize(sounds, (count * batch, sounds.shape[1]))
@@ -76,7 +78,7 @@ def logit_errors(sides: Mapping[str, Side], sounds: np.ndarray, batch: int) -> d
 
 
 def mixed_batches(waveforms: Sequence[np.ndarray], by_length: bool) -> list[dict]:
-    """Makes padded batches of sounds, in file order or sorted by length."""
+    """Returns padded batches of sounds, in file order or sorted by length."""
     order = np.arange(len(waveforms))
     if by_length:
         order = np.argsort([len(x) for x in waveforms], kind="stable")
@@ -108,7 +110,7 @@ def time_mixed(runner: Runner, loop: int, rate_hz: int) -> dict:
 
 
 def speed_table(title: str, results: Sequence[Mapping]) -> str:
-    """Writes samples per second by batch size, in the form of the published table."""
+    """Returns samples per second by batch size, in the form of the published table."""
     lines = [
         "| model | batch size | fixed shape | dim range | range / fixed |",
         "| :---: | :---: | ---: | ---: | ---: |",
@@ -121,7 +123,7 @@ def speed_table(title: str, results: Sequence[Mapping]) -> str:
 
 
 def show_errors(title: str, errors: Mapping[str, float]) -> None:
-    """Prints how far logits are from those of the first side."""
+    """Prints the errors of the logits against the first side."""
     width, (first, *others) = max(map(len, errors)), errors
     print(f"\n{title}, relative logit error in % against {first}")
     for name in others:
@@ -131,7 +133,7 @@ def show_errors(title: str, errors: Mapping[str, float]) -> None:
 def _flags() -> CommandLine:
     flags = CommandLine(
         "tools.benchmark.wav2vec2",
-        "Times wav2vec 2.0 in every runtime and beside transformers, in turn.",
+        "Times wav2vec 2.0 in every runtime and in Transformers, in turn.",
         example="--backends=openvino --batch_sizes=1,8 --calibration_samples=32",
     )
     flags.group("Model")
@@ -139,16 +141,21 @@ def _flags() -> CommandLine:
     about = "Hugging Face folder to time instead."
     flags.string("pytorch_model_dir", None, about, default_text="none")
     flags.group("Measurement")
-    flags.enum("mixed", "eager", MIXED, "Also times mixed lengths in this runner.")
-    flags.integer("mixed_loop", 3, "Rounds of mixed lengths, with all utterances in each.")
+    flags.enum(
+        "mixed",
+        "eager",
+        MIXED,
+        "Also times mixed lengths: in TensorFlow (eager) or converted (jit).",
+    )
+    flags.integer("mixed_loop", 3, "Rounds of mixed lengths; each runs all sounds.")
     add_flags(
         flags,
         _BATCHES,
         "Corpus or folder of sounds.",
         "sounds are made up",
         samples="Sounds",
-        table="Prints samples per second by batch size instead, for the first of --backends and of "
-        "--precisions.",
+        table="Instead prints a table of samples per second by batch size, for the first of "
+        "--backends and of --precisions.",
     )
     return flags
 
@@ -163,7 +170,7 @@ def _compare(
     peer: PeerSide | None,
     batch: int,
 ) -> dict:
-    """One batch size; its runtimes end with it, since they hold gigabytes."""
+    """Measures one batch size. Its runtimes are closed at the end, because they use gigabytes."""
     place = models.folder / f"batch_{batch}"
     runners = open_runners(models.native, place, values, fixed(batch), calibration=calibration)
     ours = {name: our_side(runner) for name, runner in runners.items()}
@@ -185,7 +192,7 @@ def _compare(
 def _open_range(
     models: Models, values: SimpleNamespace, most: int, calibration: Calibration
 ) -> tuple[str, Runner]:
-    """Opens the last of our sides for batches up to `most` and all lengths of the model."""
+    """Opens the last of our sides for batches up to `most` and for all lengths of the model."""
     place = models.folder / f"batch_1_to_{most}"
     shapes = ConversionRequest(batch=(1, most))
     return list(

@@ -1,4 +1,4 @@
-"""wav2vec 2.0 to time, and sounds to time it with."""
+"""The wav2vec 2.0 models and the sounds of the wav2vec 2.0 benchmark."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,21 +14,21 @@ from wav2vec2.session import calibration_examples
 from wav2vec2.vocabulary import LIBRISPEECH, Vocabulary
 from wav2vec2.weights import from_pretrained, save_pretrained
 
-NUM_SAMPLES = 100000  # of the seed's batches
+NUM_SAMPLES = 100000  # as in the batches of the original project
 NUM_JUDGED = 8  # sounds whose logits are compared
 _SYLLABLE_SAMPLES = 3200  # five in a second
-_TILT_HZ = 500.0  # speech has less and less power above
+_TILT_HZ = 500.0  # the power of speech falls above this frequency
 
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """One model in a folder: as Hugging Face has it, and the SavedModel."""
+    """The files of one model: a Hugging Face folder and the SavedModel."""
 
     folder: Path
 
     @property
     def hugging_face(self) -> Path:
-        """What the peer loads."""
+        """Hugging Face folder, which the peer loads."""
         return self.folder / "hugging_face"
 
     @property
@@ -38,12 +38,12 @@ class Models:
 
 
 def make_models(name: str, pretrained: str | None, folder: Path) -> Models:
-    """Exports a model, unless the folder is there already.
+    """Exports a model, unless the folder exists.
 
     Args:
-        name: of the architecture, with initial weights.
-        pretrained: a folder of Hugging Face in place of it.
-        folder: to write into.
+        name: architecture of a model with initial weights.
+        pretrained: Hugging Face folder to use instead.
+        folder: folder to write.
     """
     models = Models(folder)
     if folder.exists():
@@ -59,7 +59,7 @@ def make_models(name: str, pretrained: str | None, folder: Path) -> Models:
 
 
 def made_sound(rng: np.random.Generator, num_samples: int) -> np.ndarray:
-    """Makes noise with the spectral tilt and the syllables of speech, `[S]`."""
+    """Synthesizes noise `[S]` with the spectral tilt and the syllables of speech."""
     spectrum = np.fft.rfft(rng.standard_normal(num_samples))
     rate_hz = PreprocessingConfig().sample_rate_hz
     tilted = spectrum / (1.0 + np.fft.rfftfreq(num_samples, 1 / rate_hz) / _TILT_HZ)
@@ -69,7 +69,7 @@ def made_sound(rng: np.random.Generator, num_samples: int) -> np.ndarray:
 
 
 def normalized(sound: np.ndarray) -> np.ndarray:
-    """Gives zero mean and unit variance, float32: the peer's input, and no change to ours."""
+    """Normalizes a sound to zero mean and unit variance, as the peer needs it; returns float32."""
     sound = sound - sound.mean()
     variance = sound.var() + PreprocessingConfig().variance_epsilon
     return (sound / np.sqrt(variance)).astype(np.float32)
@@ -79,12 +79,15 @@ def read_sounds(data_dir: str | None, pipeline: dict, count: int) -> np.ndarray:
     """Reads sounds spread over a data set, cut or repeated to the same length.
 
     Args:
-        data_dir: a corpus or a folder of sounds; None makes sounds up.
-        pipeline: of the export.
-        count: at most so many.
+        data_dir: a corpus or a folder of sounds; None synthesizes sounds.
+        pipeline: `pipeline.json` of the export.
+        count: largest number of sounds.
 
     Returns:
-        `[N, NUM_SAMPLES]`, normalized.
+        Normalized sounds `[N, NUM_SAMPLES]`.
+
+    Raises:
+        UserError: the data set has too few sounds.
     """
     if data_dir is None:
         rng = np.random.default_rng(0)
@@ -99,7 +102,7 @@ def read_sounds(data_dir: str | None, pipeline: dict, count: int) -> np.ndarray:
 
 
 def calibration_of(sounds: np.ndarray, data_dir: str | None) -> Calibration:
-    """Quantizes with these sounds."""
+    """Returns the calibration with these sounds."""
     length = np.array([sounds.shape[1]], np.int32)
     return Calibration(
         data_dir or "made-up sounds",

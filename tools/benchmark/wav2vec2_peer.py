@@ -1,4 +1,4 @@
-"""wav2vec 2.0 of transformers, in a process of its own that answers requests by line.
+"""Runs wav2vec 2.0 of Transformers in a separate process that replies to requests.
 
 `tools.benchmark.wav2vec2` starts it.
 """
@@ -16,20 +16,20 @@ _OPSET = 18
 
 
 class Peer:
-    """What can be asked of the model; every method is a request, its return value the answer."""
+    """The model. Every method is a request, and its return value is the reply."""
 
     def versions(self) -> dict[str, str]:
-        """Versions of what runs it."""
+        """Returns the versions of the packages."""
         return {"torch": torch.__version__, "transformers": transformers.__version__}
 
     def build(self, folder: str) -> None:
-        """Loads a folder of Hugging Face."""
+        """Loads a Hugging Face folder."""
         self._model = transformers.Wav2Vec2ForCTC.from_pretrained(
             folder, attn_implementation="sdpa", local_files_only=True
         ).eval()
 
     def take(self, waveforms: str) -> None:
-        """Reads the sound of the next requests: an `.npy` file of `[B, S]`, normalized."""
+        """Reads the sounds of the next requests: an `.npy` file of `[B, S]`, normalized."""
         self._waveforms = torch.from_numpy(np.load(waveforms))
 
     def logits(self, path: str) -> None:
@@ -38,19 +38,19 @@ class Peer:
             np.save(path, self._model(self._waveforms).logits.numpy())
 
     def time(self) -> float:
-        """Gives the seconds of one forward pass."""
+        """Runs one forward pass and returns its seconds."""
         with torch.inference_mode():
             started = time.perf_counter()
             self._model(self._waveforms)
             return time.perf_counter() - started
 
     def export(self, path: str, inputs: str, outputs: str) -> None:
-        """Writes PyTorch's own ONNX export, for the shape of the sound taken."""
+        """Writes PyTorch's own ONNX export, for the shape of the sounds of `take`."""
         torch.onnx.export(
             self._model,
             (self._waveforms,),
             path,
-            dynamo=False,  # the other exporter wants a package more
+            dynamo=False,  # the other exporter needs another package
             opset_version=_OPSET,
             input_names=[inputs],
             output_names=[outputs],

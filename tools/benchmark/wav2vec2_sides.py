@@ -16,7 +16,7 @@ _PEER_INPUT, _PEER_OUTPUT = "input_values", "logits"
 
 @contextlib.contextmanager
 def open_peer(threads: int, folder: Path) -> Iterator[PeerSide | None]:
-    """Starts the PyTorch side; gives None, and says so, where there is none to start."""
+    """Starts the PyTorch side. If that is not possible, prints the reason and yields None."""
     with peers.open_peer(
         "tools.benchmark.wav2vec2_peer", ["torch", "transformers"], f"--threads={threads}"
     ) as peer:
@@ -24,7 +24,7 @@ def open_peer(threads: int, folder: Path) -> Iterator[PeerSide | None]:
 
 
 def feed(waveforms: np.ndarray) -> dict[str, np.ndarray]:
-    """Gives a batch in which all samples are valid the names of our inputs."""
+    """Returns our inputs for a batch without padding."""
     return {
         "waveforms": waveforms,
         "lengths": np.full(len(waveforms), waveforms.shape[1], np.int32),
@@ -32,23 +32,23 @@ def feed(waveforms: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def valid_logits(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Leaves out frames of padding, where all rows have the same length: `[B, T, V]`."""
+    """Returns the logits `[B, T, V]` without frames of padding; all rows have the same length."""
     return outputs["logits"][:, : outputs["logit_lengths"].max()]
 
 
 def our_side(runner: Runner) -> LocalSide:
-    """Answers with the valid logits."""
+    """Returns the side of a runner."""
     return LocalSide(runner.run, feed, valid_logits)
 
 
 def peer_export(models: Models, batch: int) -> PeerExport:
-    """Describes the peer's export, of as many rows as our models are fixed to."""
+    """Returns the peer's export for batches of `batch` rows."""
     path = models.folder / f"peer_{batch}.onnx"
     zeros = np.zeros((batch, NUM_SAMPLES), np.float32)
     return PeerExport(path, zeros, _PEER_INPUT, _PEER_OUTPUT, lambda x: {_PEER_INPUT: x}, _only)
 
 
 def _only(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The one output: its tensor has several names in PyTorch's export, and OpenVINO gives any."""
+    """Returns the only output. OpenVINO may name it by another name of its tensor."""
     (logits,) = outputs.values()
     return logits

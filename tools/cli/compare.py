@@ -28,8 +28,9 @@ from tools.conversion import backends
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import pad_to
 from tools.conversion.pipeline import read_pipeline
-from tools.conversion.protocol import LENGTHS, TensorSpec
+from tools.conversion.protocol import TensorSpec
 from tools.conversion.rewrites.graph import WRAPPERS
+from tools.conversion.samples import random_inputs
 from tools.conversion.saved_model import load_saved_model
 from tools.errors import UserError
 from tools.families import family_of_checkpoint, open_session, read_examples
@@ -195,19 +196,13 @@ def samples_of(sides: Sides, signature: str, data: Batches, count: int) -> Batch
 def _random(specs: Sequence[TensorSpec], pipeline: Mapping, seed: int) -> Batch:
     """Returns a random sample of full length; ranges are set to their geometric mean."""
     ranges = {k: v for x in pipeline.get("convert", {}).values() for k, v in x["dim_range"].items()}
-    rng, sample, longest = np.random.default_rng(seed), {}, 1
-    for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
+    shapes = {}
+    for name, _, shape in specs:
         given = iter(ranges.get(name, ()))
         sizes = [next(given, _FREE) if size is None else size for size in shape[1:]]
         sizes = [x if isinstance(x, int) else round(math.sqrt(math.prod(x))) for x in sizes]
-        values = rng.integers(0, 256 if dtype == "uint8" else 2, (1, *sizes))
-        if np.dtype(dtype).kind == "f":
-            values = 0.1 * rng.standard_normal((1, *sizes))
-        elif name == LENGTHS:
-            values = np.full(1, longest)
-        sample[name] = values.astype(dtype)
-        longest = max([longest, *sizes[:1]])
-    return sample
+        shapes[name] = (1, *sizes)
+    return random_inputs(specs, shapes, seed)
 
 
 def batches_of(sides: Sides, signature: str, samples: Batches, size: int) -> Iterator[Batch]:

@@ -22,7 +22,7 @@ from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits, read
 from tools.speech.containers import write_flac
-from tools.speech.corpus import Utterance, read_librispeech
+from tools.speech.corpus import Utterance, read_corpus
 
 RATE_HZ = 16000
 
@@ -172,7 +172,7 @@ def main(argv: list[str]) -> int:
         )
     limits = AudioLimits(RATE_HZ, max_seconds=flags.max_seconds)
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in read_librispeech(flags.split_dir, (), limits).utterances:
+    for utterance in read_corpus(flags.split_dir, (), limits).utterances:
         if flags.max_words is None or len(utterance.transcript.split()) <= flags.max_words:
             by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
     if not by_speaker:

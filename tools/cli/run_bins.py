@@ -21,7 +21,8 @@ from tqdm import tqdm
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
-from tools.conversion.protocol import LENGTHS, TensorSpec
+from tools.conversion.protocol import TensorSpec
+from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.families import open_session
 from tools.files import write_bytes, write_text
@@ -221,14 +222,7 @@ def random_batch(specs: Specs, dimensions: Dimensions, size: int) -> dict[str, n
             )
         sizes = (x if isinstance(x, int) else round(math.prod(x) ** 0.5) for x in dimensions[name])
         shapes[name] = (size, *sizes)
-    longest = max((shape[1] for shape in shapes.values() if len(shape) > 1), default=1)
-    rng = np.random.default_rng(0)
-    inputs = {}
-    for name, dtype, _ in specs:
-        noise = 0.1 * rng.standard_normal(shapes[name])
-        whole = np.full(shapes[name], longest if name == LENGTHS else 0)
-        inputs[name] = (whole if np.dtype(dtype).kind in "iu" else noise).astype(dtype)
-    return inputs
+    return random_inputs(specs, shapes)
 
 
 def write_outputs(

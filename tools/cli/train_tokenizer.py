@@ -15,7 +15,7 @@ from conformer.tokenizer import (
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.speech.audio import AudioLimits
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 
 KINDS = (CharacterTokenizer.kind, SentencePieceTokenizer.kind)
 
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
     if Path(flags.output).is_dir():
         raise UserError.expected("a file as --output", f"the folder {flags.output}", "Name a file")
     splits = [split.strip() for split in flags.splits.split(",") if split.strip()]
-    manifest = read_librispeech(flags.data_dir, splits, AudioLimits())
+    manifest = read_corpus(flags.data_dir, splits, AudioLimits())
     transcripts = [utterance.transcript for utterance in manifest.utterances]
     if flags.kind == CharacterTokenizer.kind:
         tokenizer = CharacterTokenizer.from_transcripts(transcripts)

@@ -1,7 +1,6 @@
 """Command lines: the flags of a program (absl, one FlagValues each), and the error handling."""
 
 import copy
-import difflib
 import io
 import os
 import re
@@ -14,6 +13,8 @@ from typing import NoReturn
 
 from absl import flags
 
+from tools.config import originals
+from tools.config.similar import similar_name
 from tools.errors import UserError
 from tools.files import expand_home, one_line
 
@@ -204,14 +205,14 @@ class CommandLine:
             SystemExit: with code 0, after --help.
         """
         parsed = copy.deepcopy(self._flags)
+        argv, lines = originals.of_today(self.module, argv, self._names())
+        for line in lines:
+            print(line, file=sys.stderr)
         try:
             positional = parsed([self.module, *self._join_booleans(argv)])[1:]
         except flags.UnrecognizedFlagError as error:
-            near = difflib.get_close_matches(error.flagname, self._names(), n=1)
             raise UserError.expected(
-                f"a flag of {self.module}",
-                f"--{error.flagname}",
-                f"Use --{near[0]}" if near else "See --help",
+                f"a flag of {self.module}", f"--{error.flagname}", self._advice(error.flagname)
             ) from None
         except (flags.Error, ValueError) as error:
             raise self._bad_value(str(error)) from None
@@ -222,6 +223,14 @@ class CommandLine:
         if "set" in values:
             values["set"] = _settings(values["set"] or [])
         return SimpleNamespace(**values), _expanded(positional)
+
+    def _advice(self, name: str) -> str:
+        """Returns what to do about an unknown flag: another flag, another program, or --help."""
+        near = similar_name(name, self._names())
+        other = originals.owner(self.module, name)
+        if near and not other:
+            return f"Use --{near}"
+        return f"Use it with python -m {other}" if other else "See --help"
 
     def _join_booleans(self, argv: Sequence[str]) -> list[str]:
         """Rewrites `--flag true` as `--flag=true`: absl would read `true` as a positional one."""

@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
@@ -223,6 +223,7 @@ def load(
     config_class: type[Config],
     path: str | Path | None,
     overrides: Mapping[str, object] | None = None,
+    translate: Callable[[Mapping], Mapping] = lambda content: content,
 ) -> Config:
     """Loads a config. Overrides take precedence over the file, and the file over the defaults.
 
@@ -236,6 +237,7 @@ def load(
         path: YAML file; None uses the defaults only.
         overrides: values by dotted key. Strings are parsed as on the command line: "1e-3", "true",
             "a,b" for a list, "null".
+        translate: function that returns the content of the file in the sections of `config_class`.
 
     Returns:
         An instance of `config_class`.
@@ -249,7 +251,9 @@ def load(
     for key in overrides:
         if key not in leaves:
             raise _unknown(key, config_class, COMMAND_LINE)
-    given = {} if path is None else read_mapping(Path(path), list(_field_types(config_class)))
+    given = {}
+    if path is not None:
+        given = translate(read_mapping(Path(path), list(_field_types(config_class))))
     builder = _Builder(config_class, "in the config" if path is None else f"in {path}", overrides)
     config = builder.build(config_class, given, base=None, prefix="")
     if builder.missing:
@@ -271,6 +275,18 @@ def leaf_values(config: object) -> dict[str, object]:
         else:
             values[name] = value
     return values
+
+
+def nested(values: Mapping[str, object]) -> dict[str, Any]:
+    """Returns values by dotted key as sections inside sections."""
+    content: dict[str, Any] = {}
+    for key, value in values.items():
+        *sections, name = key.split(".")
+        section = content
+        for one in sections:
+            section = section.setdefault(one, {})
+        section[name] = value
+    return content
 
 
 def to_yaml(config: object) -> str:

@@ -1,13 +1,13 @@
 """Builds frozen options dataclasses from the flags of a program or from keyword arguments."""
 
 import dataclasses
-import difflib
 import inspect
 import re
 import textwrap
 from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeVar, get_type_hints
 
+from tools.config.similar import similar_name
 from tools.config.values import argument
 from tools.errors import UserError
 
@@ -45,8 +45,8 @@ def from_keywords(
     names = [field.name for field in dataclasses.fields(kind) if field.name not in without]
     for name in keywords:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            do = f"Use {near[0]}" if near else f"Use one of {', '.join(names)}"
+            near = similar_name(name, names)
+            do = f"Use {near}" if near else f"Use one of {', '.join(names)}"
             raise UserError.expected("an option of load", name, do)
     types = get_type_hints(kind)
     return kind(**{name: argument(name, value, types[name]) for name, value in keywords.items()})

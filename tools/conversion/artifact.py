@@ -1,62 +1,63 @@
-"""Converted models: a folder of a runtime's files with a manifest of what made them."""
+"""Converted models: directories with the files of a runtime and a manifest."""
 
 import hashlib
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
-import numpy as np
-
 from tools.conversion import backends
 from tools.conversion.machine import machine
 from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE
-from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
+from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, Opened, TensorSpec
 from tools.errors import UserError
 from tools.files import to_json
 
 FORMAT = 4
-_PARTS = {"request", "machine", "versions", "signatures", "files"}  # of a manifest
+_PARTS = {"request", "machine", "versions", "signatures", "files"}  # keys of a manifest
 
 
 class Artifact(NamedTuple):
-    """An opened artifact: what it is, what the model says of itself, and what it computes."""
+    """An opened converted model.
+
+    Attributes:
+        manifest: content of its `manifest.json`.
+        pipeline: content of its `pipeline.json`.
+        files: its files, except the manifest.
+        inputs: inputs of each signature, by the name of the signature.
+        functions: function of each signature, for one session.
+        shared: what the functions share with those of other sessions. It must be kept in memory
+            while the functions are in use.
+    """
 
     manifest: dict
     pipeline: dict
     files: list[Path]
     inputs: dict[str, tuple[TensorSpec, ...]]
     functions: dict[str, Function]
+    shared: Sequence[Opened] = ()
 
 
-class _Shared:
-    """A signature of an artifact that is opened once in a process, for one thread at a time."""
-
-    def __init__(self, function: Function):
-        self._function, self._lock = function, threading.Lock()
-
-    def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Runs a batch."""
-        with self._lock:
-            return self._function(inputs)
-
-
-# What is open in this process: sessions of one artifact share its weights.
-_OPEN: WeakValueDictionary[tuple, _Shared] = WeakValueDictionary()
-_OPENING = threading.Lock()
+# Opened signatures of this process: the sessions of an artifact share its weights.
+_OPEN: WeakValueDictionary[tuple, Opened] = WeakValueDictionary()
+_OPENING = threading.Lock()  # so that two threads do not load the same weights twice
 
 
 def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Artifact:
-    """Loads an artifact, or shares what is open of it in this process.
+    """Opens a converted model for one session.
+
+    All sessions of a converted model in a process share its weights. They share no other state, so
+    that several threads can run one session each at the same time.
 
     Args:
-        converted_dir: its folder.
-        execution: how to use the machine.
+        converted_dir: directory of the converted model.
+        execution: use of threads.
 
     Raises:
-        UserError: it is none, is damaged, or was made by other versions or for another machine.
+        UserError: the directory holds no converted model, it is damaged, or it was made by other
+            versions or for another machine.
     """
     directory = Path(converted_dir)
     manifest = read_manifest(directory)
@@ -85,7 +86,8 @@ def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXEC
         if not path.is_file() or file_hash(path) != expected:
             raise _again(directory, f"the {name} that was written", "another one or none")
     pipeline = json.loads((directory / PIPELINE_FILE).read_text(encoding="utf-8"))
-    inputs, functions, content = {}, {}, to_json(manifest, sort_keys=True)
+    inputs, functions, shared = {}, {}, []
+    content = to_json(manifest, sort_keys=True)
     for name, described in manifest["signatures"].items():
         inputs[name] = tuple(
             TensorSpec(tensor, dtype, tuple(tuple(x) if isinstance(x, list) else x for x in shape))
@@ -97,10 +99,11 @@ def open_artifact(converted_dir: str | Path, execution: Execution = DEFAULT_EXEC
             if found is None:
                 first = directory / described["files"][0]
                 backend = opened[described["backend"]]
-                found = _OPEN[key] = _Shared(backend.open(first, described, execution))
-        functions[name] = found
+                found = _OPEN[key] = backend.open(first, described, execution)
+        shared.append(found)
+        functions[name] = found()
     files = [directory / name for name in manifest["files"]]
-    return Artifact(manifest, pipeline, files, inputs, functions)
+    return Artifact(manifest, pipeline, files, inputs, functions, shared)
 
 
 def _again(directory: Path, expected: str, received: object) -> UserError:
@@ -108,12 +111,12 @@ def _again(directory: Path, expected: str, received: object) -> UserError:
 
 
 def is_artifact(directory: str | Path) -> bool:
-    """Tells whether a directory is a converted model."""
+    """Returns whether a directory holds a converted model."""
     return (Path(directory) / MANIFEST_FILE).is_file()
 
 
 def read_manifest(directory: Path) -> dict | None:
-    """The manifest of an artifact, None where there is none that can be read."""
+    """Returns the manifest of a converted model, or None if it cannot be read."""
     try:
         found = json.loads((directory / MANIFEST_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

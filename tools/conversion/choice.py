@@ -1,4 +1,4 @@
-"""Chooses the faster runtime for a model by measuring both once on this machine."""
+"""Chooses the faster runtime for a model by timing OpenVINO and ONNX Runtime once."""
 
 import hashlib
 import json
@@ -11,72 +11,110 @@ from pathlib import Path
 import numpy as np
 
 from tools.conversion import backends
-from tools.conversion.artifact import Artifact, open_artifact
-from tools.conversion.converter import LoadedModel, convert, decision_path, say_converted
+from tools.conversion.cache import cache_place, writable_place
+from tools.conversion.converter import matching_backend, open_converted, say_converted
+from tools.conversion.loaded_model import LoadedModel
 from tools.conversion.machine import processor
-from tools.conversion.protocol import LENGTHS, Execution, Function, TensorSpec
+from tools.conversion.protocol import Execution, Function, TensorSpec
 from tools.conversion.request import ConversionRequest
+from tools.conversion.samples import random_inputs
 from tools.errors import UserError
-from tools.files import one_line, to_json, write_text
+from tools.files import one_at_a_time, one_line, to_json, write_text
 
-CANDIDATES = ("openvino", "onnxruntime")  # the first one is kept unless another is clearly faster
-_MARGIN = 0.95  # of the first one's time that another has to stay below
+CANDIDATES = (
+    "openvino",
+    "onnxruntime",
+)  # a choice of the second needs a clear difference
+_MARGIN = 0.95  # the other one must take less than this part of the time of the first
 _BUDGET_SECONDS = 8.0
-_SHARES = (16, 8, 4)  # of the longest input: these parts of it are run
+_SHARES = (16, 8, 4)  # the longest input divided by these numbers is timed
 _TIMED_RUNS = 3
 
 
 def choose_backend(
-    native_dir: str | Path, request: ConversionRequest, batch_size: int, execution: Execution
+    loaded: LoadedModel,
+    request: ConversionRequest,
+    batch_size: int,
+    execution: Execution,
+    *,
+    converted_dir: str | Path | None = None,
 ) -> str:
-    """Returns the runtime that is the faster one for a model on this machine.
+    """Returns the faster runtime for a model on this machine.
 
-    Measures OpenVINO against ONNX Runtime in at most about 10 s, besides the conversions, keeps the
-    decision in the cache beside the conversions, and prints it. A quantized model uses the first
-    runtime that is installed, because a second calibration would take longer than it could save.
-    XLA, which may compile for minutes, is never chosen while another runtime is installed.
+    Converts the model for OpenVINO and ONNX Runtime, times both in at most about 10 s, prints the
+    choice and stores it in the cache. For a quantized model, it returns the first installed
+    runtime, because a second calibration would take too long. It returns XLA, which can compile for
+    minutes, only if no other runtime is installed.
 
     Args:
-        native_dir: a SavedModel.
-        request: the conversion; its backend is ignored.
-        batch_size: rows of a batch.
-        execution: how the model will run.
+        loaded: the SavedModel.
+        request: request of the conversion; its backend is ignored.
+        batch_size: number of rows in a batch.
+        execution: use of threads.
+        converted_dir: directory of the user for the conversion. If it holds a conversion that
+            differs from the request only in the runtime, that runtime is returned.
     """
     default = backends.choose("auto")
     names = [name for name in CANDIDATES if backends.is_installed(name)]
     able = [name for name in names if request.precision in backends.get(name).precisions()]
     if request.quantized or default != CANDIDATES[0] or len(able) < 2:
         return default
-    path = decision_path(native_dir)
+    if converted_dir is not None:
+        kept = matching_backend(loaded, converted_dir, request)
+        if kept in able:
+            return kept
+    path = cache_place(f"{loaded.sha256[:16]}-backends.json")
     key = _key(request, batch_size, execution)
-    decisions = _read(path)
+    decisions = _read(path) or {}
     if key in decisions:
         return decisions[key]["backend"]
-    milliseconds = _measured(native_dir, request, able, batch_size=batch_size, execution=execution)
-    best = able[0]
+    path = writable_place(path)
+    # Two processes that measure at the same time would slow each other down. The lock lets one
+    # process measure; the other waits and reads the result.
+    with one_at_a_time(path):
+        decisions = _read(path)
+        if decisions is None:
+            print(f"{path} is damaged: measures again", file=sys.stderr)
+            decisions = {}
+        if key not in decisions:
+            how = {"batch_size": batch_size, "execution": execution}
+            decisions[key] = _decision(loaded, request, able, **how)
+            try:
+                write_text(path, to_json(decisions, indent=1))
+            except UserError as error:
+                print(f"{error} Measures again next time.", file=sys.stderr)
+    return decisions[key]["backend"]
+
+
+def _decision(
+    loaded: LoadedModel,
+    request: ConversionRequest,
+    names: Sequence[str],
+    *,
+    batch_size: int,
+    execution: Execution,
+) -> dict:
+    """Times the runtimes, chooses one of them and prints the choice."""
+    milliseconds = _measured(loaded, request, names, batch_size=batch_size, execution=execution)
+    best = names[0]
     if milliseconds:
         other = min(milliseconds, key=milliseconds.__getitem__)
         best = other if milliseconds[other] < _MARGIN * milliseconds[best] else best
         said = ", ".join(f"{name} {value:.1f} ms" for name, value in milliseconds.items())
         print(f"chose {best} for batches of {batch_size}: {said}", file=sys.stderr)
-    decisions[key] = {"backend": best, "milliseconds": milliseconds, "processor": processor()}
-    try:
-        write_text(path, to_json(decisions, indent=1))
-    except UserError as error:
-        print(f"{error} Measures again next time.", file=sys.stderr)
-    return best
+    return {"backend": best, "milliseconds": milliseconds, "processor": processor()}
 
 
 def _key(request: ConversionRequest, batch_size: int, execution: Execution) -> str:
-    """Returns a text that differs where another decision may be right."""
+    """Returns a key of everything on which the choice depends."""
     rows = 1 << (batch_size - 1).bit_length()
     versions = [backends.get(name).versions() for name in CANDIDATES]
     facts = [asdict(replace(request, backend="auto")), rows, execution, versions, processor()]
     return hashlib.sha256(to_json(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(path: Path) -> dict:
-    """Reads earlier decisions; none where the file is missing or damaged."""
+def _read(path: Path) -> dict | None:
+    """Returns the stored decisions, or None if the file is damaged."""
     if not path.is_file():
         return {}
     try:
@@ -85,32 +123,40 @@ def _read(path: Path) -> dict:
             return found
     except (OSError, ValueError, AttributeError, TypeError, KeyError):
         pass
-    print(f"{path} is damaged: measures again", file=sys.stderr)
-    return {}
+    return None
 
 
 def _measured(
-    native_dir: str | Path,
+    loaded: LoadedModel,
     request: ConversionRequest,
     names: Sequence[str],
     *,
     batch_size: int,
     execution: Execution,
 ) -> dict[str, float]:
-    """Returns the time of a batch in each runtime, in milliseconds, summed over a few shapes.
+    """Returns the time of a batch in each runtime in milliseconds, summed over a few shapes.
 
-    Each shape runs once in every runtime before the clock starts, then in turn. The result is empty
-    if the first runtime is the only one that works, or if not even one shape fits into the time.
+    The runtimes take turns. The first run of each shape is not timed. The result is empty if only
+    the first runtime works, or if no shape can be timed within the limit.
     """
-    loaded, opened = LoadedModel(native_dir), {}
+    opened, manifests = {}, []
     for name in names:
+        loaded.keeps = name != names[-1]
+        asked = replace(request, backend=name)
         try:
-            opened[name] = _opened(native_dir, replace(request, backend=name), loaded, execution)
+            opened[name], manifest = open_converted(loaded, None, asked, execution=execution)
         except (UserError, RuntimeError, OSError, MemoryError) as error:
             if name == names[0]:
                 raise
             print(f"{name} is not measured: {one_line(error)}", file=sys.stderr)
-            return {}
+            break
+        manifests.append(manifest)
+        loaded.conversions.append(Path(manifest["directory"]))
+    loaded.keeps = False
+    loaded.release()
+    say_converted(loaded.native_dir, manifests)
+    if len(opened) < len(names):
+        return {}
     signatures = opened[names[0]].manifest["signatures"]
     large = [name for name, described in signatures.items() if not described["small"]]
     totals: dict[str, float] = {}
@@ -118,7 +164,7 @@ def _measured(
     deadline, measured = started + _BUDGET_SECONDS, set()
     for share in _SHARES:
         before = time.perf_counter()
-        if before + 2 * last > deadline:  # a shape of twice the length
+        if before + 2 * last > deadline:  # the next shape is twice as long
             break
         for signature in large:
             inputs = _sample(opened[names[0]].inputs[signature], batch_size, share)
@@ -133,28 +179,10 @@ def _measured(
     return totals
 
 
-def _opened(
-    native_dir: str | Path, request: ConversionRequest, loaded: LoadedModel, execution: Execution
-) -> Artifact:
-    """Converts and opens a model; a damaged conversion of the cache is made again."""
-    how = {"loaded": loaded, "may_be_temporary": True}
-    manifest = convert(native_dir, None, request, **how)
-    say_converted(native_dir, manifest)
-    try:
-        return open_artifact(manifest["directory"], execution)
-    except UserError as error:
-        if not manifest["reused"]:
-            raise
-        print(f"{error} Converts again.", file=sys.stderr)
-        manifest = convert(native_dir, None, request, anew=True, **how)
-        say_converted(native_dir, manifest)
-        return open_artifact(manifest["directory"], execution)
-
-
 def _in_turn(
     functions: Mapping[str, Function], inputs: Mapping[str, np.ndarray], deadline: float
 ) -> dict[str, float]:
-    """Returns the least time of a run in each runtime, in seconds; empty after the deadline."""
+    """Returns the shortest time of a run in each runtime in seconds; empty after the deadline."""
     for function in functions.values():
         function(inputs)
     best: dict[str, float] = {}
@@ -170,17 +198,11 @@ def _in_turn(
 
 
 def _sample(specs: Sequence[TensorSpec], batch_size: int, share: int) -> dict[str, np.ndarray]:
-    """Makes inputs of noise; other axes than the batch have a part of their longest size."""
-    rng, sample, longest = np.random.default_rng(0), {}, 1
-    for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
+    """Makes random inputs; free axes other than the batch have a part of their longest size."""
+    shapes = {}
+    for name, _, shape in specs:
         sizes = [x if isinstance(x, int) else max(x[0], x[1] // share) for x in shape]
         if shape and isinstance(shape[0], tuple):
             sizes[0] = min(max(shape[0][0], batch_size), shape[0][1])
-        values = rng.integers(0, 256 if dtype == "uint8" else 2, sizes)
-        if np.dtype(dtype).kind == "f":
-            values = 0.1 * rng.standard_normal(sizes)
-        elif name == LENGTHS:
-            values = np.full(sizes, longest)
-        sample[name] = values.astype(dtype)
-        longest = max([longest, *sizes[1:2]])
-    return sample
+        shapes[name] = sizes
+    return random_inputs(specs, shapes)

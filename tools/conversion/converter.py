@@ -1,28 +1,21 @@
-"""From a SavedModel to an artifact: a runtime's files, and a manifest of what made them."""
+"""Converts SavedModels for other runtimes, and reuses earlier conversions."""
 
-import atexit
-import errno
-import functools
 import hashlib
 import importlib.metadata
-import json
-import os
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from tools.conversion import backends
-from tools.conversion.artifact import FORMAT, file_hash, read_manifest
-from tools.conversion.dim_range import bounded
+from tools.conversion.artifact import FORMAT, Artifact, file_hash, open_artifact, read_manifest
+from tools.conversion.cache import cache_place, writable_place
+from tools.conversion.loaded_model import LoadedModel, convert_signatures, plain
 from tools.conversion.machine import machine
-from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE, read_pipeline, source_hash
-from tools.conversion.protocol import Calibration, TensorSpec
+from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE, read_pipeline
+from tools.conversion.protocol import Calibration, Execution
 from tools.conversion.request import (
     ALGORITHMS,
     GRANULARITIES,
@@ -32,9 +25,8 @@ from tools.conversion.request import (
     Quantization,
 )
 from tools.errors import UserError
-from tools.files import check_writable, new_folder, one_at_a_time, to_json
+from tools.files import new_folder, one_at_a_time, to_json
 
-_FULL_BYTES = 1 << 22  # left on a disk that had no room for a file of a model
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
 
@@ -44,39 +36,148 @@ def convert(
     request: ConversionRequest,
     calibration: Calibration | None = None,
     *,
-    loaded: "LoadedModel | None" = None,
+    loaded: LoadedModel | None = None,
     anew: bool = False,
     may_be_temporary: bool = False,
 ) -> dict:
-    """Converts a SavedModel, unless the same was done before.
+    """Converts a SavedModel, unless the same conversion exists already.
 
     Args:
-        native_dir: a SavedModel with its `pipeline.json`.
-        converted_dir: new, or an artifact of the same family, which is replaced where it does not
-            match; None is a folder of the user's cache.
-        request: what to make.
-        calibration: data to quantize with; read only where that is due.
-        loaded: the same SavedModel, where several conversions of it follow one another.
-        anew: converts also where the same was done before.
-        may_be_temporary: converts into a temporary folder where the cache cannot be written.
+        native_dir: directory of the SavedModel, with its `pipeline.json`.
+        converted_dir: new directory, or one with a conversion of the same family. A conversion that
+            does not match the request is replaced. None uses a directory in the cache of the user.
+        request: request of the conversion.
+        calibration: data for calibration; read only if the model is quantized.
+        loaded: the same SavedModel, to share it with other conversions.
+        anew: whether to replace a conversion in the cache even if it matches the request.
+        may_be_temporary: whether to convert into a temporary directory if the cache is not
+            writable.
 
     Returns:
-        The manifest, with the `directory`, and `reused` true where nothing had to be done.
+        The manifest and three further keys: `directory`, `reused` (true if the conversion existed
+        already) and `copied` (true if it was copied from another directory).
 
     Raises:
-        UserError: a bad source, request or place.
+        UserError: the model, the request or the directory cannot be used.
     """
-    native_dir = Path(native_dir)
     pipeline = read_pipeline(native_dir)
+    loaded = loaded or LoadedModel(native_dir)
+    request, wanted = _settled(loaded, pipeline, request)
+    in_cache = converted_dir is None
+    place = cache_place(_cache_name(wanted)) if in_cache else Path(converted_dir)
+    if in_cache and _is_damaged(place):
+        print(f"{place} is damaged: converts again", file=sys.stderr)
+        anew = True
+    manifest = None if anew else _earlier(place, wanted, request, calibration, aloud=True)
+    if manifest is None:
+        target = writable_place(place) if in_cache and may_be_temporary else place
+        with one_at_a_time(target):
+            if not anew or target != place:
+                # Another process may have converted while this one waited for the lock.
+                manifest = _earlier(target, wanted, request, calibration)
+            if manifest is None and not in_cache:
+                manifest = _copied(loaded.conversions, target, wanted)
+            manifest = manifest or _made(
+                loaded, pipeline, target, wanted, request=request, calibration=calibration
+            )
+        place = target
+    return {"reused": True, "copied": False, **manifest, "directory": str(place)}
+
+
+def open_converted(
+    loaded: LoadedModel,
+    converted_dir: str | Path | None,
+    request: ConversionRequest,
+    calibration: Calibration | None = None,
+    *,
+    execution: Execution,
+) -> tuple[Artifact, dict]:
+    """Converts a SavedModel, unless the same conversion exists already, and opens the conversion.
+
+    A damaged conversion in the cache is replaced.
+
+    Args:
+        loaded: the SavedModel.
+        converted_dir: directory of the conversion; see `convert`.
+        request: request of the conversion.
+        calibration: data for calibration.
+        execution: use of threads.
+
+    Returns:
+        The opened model, and the manifest as `convert` returns it.
+
+    Raises:
+        UserError: the model, the request or the directory cannot be used, or the conversion in
+            `converted_dir` is damaged.
+    """
+    how = {"loaded": loaded, "may_be_temporary": True}
+    manifest = convert(loaded.native_dir, converted_dir, request, calibration, **how)
+    try:
+        return open_artifact(manifest["directory"], execution), manifest
+    except UserError as error:
+        if converted_dir is not None or not manifest["reused"]:
+            raise
+        print(f"{error} Converts again.", file=sys.stderr)
+    manifest = convert(loaded.native_dir, None, request, calibration, anew=True, **how)
+    return open_artifact(manifest["directory"], execution), manifest
+
+
+def say_converted(native_dir: str | Path, manifests: Iterable[Mapping]) -> None:
+    """Prints one line about new conversions; prints nothing if all were reused.
+
+    Args:
+        native_dir: directory of the SavedModel.
+        manifests: results of `convert` for one SavedModel.
+    """
+    made = [manifest for manifest in manifests if not manifest["reused"]]
+    if not made:
+        return
+    names = " and ".join(manifest["request"]["backend"] for manifest in made)
+    places = {Path(manifest["directory"]) for manifest in made}
+    place = places.pop() if len(places) == 1 else places.pop().parent
+    if made[0]["copied"]:
+        print(f"copied the conversion for {names}: {place}", file=sys.stderr)
+        return
+    seconds = sum(manifest["seconds"] for manifest in made)
+    print(f"converted {native_dir} for {names} in {seconds:.1f} s: {place}", file=sys.stderr)
+
+
+def matching_backend(
+    loaded: LoadedModel, converted_dir: str | Path, request: ConversionRequest
+) -> str | None:
+    """Returns the runtime of a conversion that differs from a request at most in the runtime.
+
+    Args:
+        loaded: the SavedModel.
+        converted_dir: directory of the conversion.
+        request: request of the conversion.
+
+    Returns:
+        Name of the backend, or None if the directory holds no such conversion.
+    """
+    manifest = read_manifest(Path(converted_dir)) or {}
+    asked = manifest.get("request")
+    name = asked.get("backend") if isinstance(asked, dict) else None
+    if name not in backends.NAMES or not backends.is_installed(name):
+        return None
+    pipeline = read_pipeline(loaded.native_dir)
+    _, wanted = _settled(loaded, pipeline, replace(request, backend=name))
+    return name if _is_same(manifest, wanted) else None
+
+
+def _settled(
+    loaded: LoadedModel, pipeline: Mapping, request: ConversionRequest
+) -> tuple[ConversionRequest, dict]:
+    """Returns the request for its backend, and the start of the manifest of the conversion."""
     name = backends.choose(request.backend)
     backend = backends.get(name)
-    _check(request, backend)  # what was asked for, also where it does not apply
+    _check(request, backend)  # all options, including those that do not apply to the backend
     request = request.settled(name, backend.NOT_APPLICABLE)
-    wanted = {
+    return request, {
         "format": FORMAT,
         "family": pipeline["family"],
-        "source_sha256": source_hash(native_dir),
-        "request": _plain(asdict(request)),
+        "source_sha256": loaded.sha256,
+        "request": plain(asdict(request)),
         "machine": machine(),
         "versions": backend.versions() | backends.get(backend.SMALL).versions(),
         "converted_by": {
@@ -84,43 +185,10 @@ def convert(
             "tools.conversion": _own_version(),
         },
     }
-    in_cache = converted_dir is None
-    converted_dir = _cached(wanted) if in_cache else Path(converted_dir)
-
-    def earlier(aloud: bool = False) -> dict | None:
-        if anew:
-            return None
-        return _earlier(converted_dir, wanted, request, calibration, aloud=aloud)
-
-    if in_cache and _is_damaged(converted_dir):
-        print(f"{converted_dir} is damaged: converts again", file=sys.stderr)
-        anew = True
-    manifest = earlier(aloud=True)
-    if manifest is None:
-        if in_cache and may_be_temporary:
-            converted_dir = _writable(converted_dir)
-        with one_at_a_time(converted_dir):
-            # Another process may have made the same while this one waited.
-            manifest = earlier() or _made(
-                native_dir,
-                pipeline,
-                converted_dir,
-                wanted,
-                request=request,
-                calibration=calibration,
-                loaded=loaded or LoadedModel(native_dir),
-            )
-    return {"reused": True, **manifest, "directory": str(converted_dir)}
 
 
-def say_converted(native_dir: str | Path, manifest: Mapping) -> None:
-    """Prints one line about a conversion, unless an earlier one is used again."""
-    if not manifest["reused"]:
-        print(
-            f"converted {native_dir} for {manifest['request']['backend']} in "
-            f"{manifest['seconds']:.1f} s: {manifest['directory']}",
-            file=sys.stderr,
-        )
+def _is_same(manifest: Mapping, wanted: Mapping) -> bool:
+    return all(manifest.get(key) == value for key, value in wanted.items())
 
 
 def _earlier(
@@ -129,15 +197,15 @@ def _earlier(
     request: ConversionRequest,
     calibration: Calibration | None,
     *,
-    aloud: bool,
+    aloud: bool = False,
 ) -> dict | None:
-    """The manifest of an earlier conversion that is the same; None where there is none.
+    """Returns the manifest of an earlier conversion that matches, or None.
 
     Raises:
-        UserError: something else is there.
+        UserError: the directory holds something else.
     """
     existing = read_manifest(converted_dir)
-    if existing is not None and all(existing.get(key) == value for key, value in wanted.items()):
+    if existing is not None and _is_same(existing, wanted):
         fixed = request.quantized and calibration is not None and calibration.required
         if not fixed or existing.get("calibration") == calibration.described:
             return existing
@@ -162,17 +230,27 @@ def _earlier(
     return None
 
 
+def _copied(places: Iterable[Path], target: Path, wanted: Mapping) -> dict | None:
+    """Copies a matching conversion from another directory; returns None if there is none."""
+    for place in places:
+        manifest = read_manifest(place)
+        if manifest is not None and _is_same(manifest, wanted):
+            with new_folder(target, replace=True) as folder:
+                shutil.copytree(place, folder, dirs_exist_ok=True)
+            return {**manifest, "reused": False, "copied": True}
+    return None
+
+
 def _made(
-    native_dir: Path,
+    loaded: LoadedModel,
     pipeline: Mapping,
     converted_dir: Path,
     wanted: Mapping,
     *,
     request: ConversionRequest,
     calibration: Calibration | None,
-    loaded: "LoadedModel",
 ) -> dict:
-    """Converts, and gives the manifest with `reused` false."""
+    """Converts a SavedModel and returns the manifest, with `reused` false."""
     started = time.perf_counter()
     if not request.quantized:
         calibration = None
@@ -182,7 +260,7 @@ def _made(
         )
     examples = calibration.read() if calibration else None
     with new_folder(converted_dir, replace=True) as folder:
-        signatures = _convert_signatures(loaded, folder, pipeline, request, examples=examples)
+        signatures = convert_signatures(loaded, folder, pipeline, request, examples=examples)
         manifest = {
             **wanted,
             "not_applicable": dict(backends.get(request.backend).NOT_APPLICABLE),
@@ -194,11 +272,13 @@ def _made(
         paths = sorted(path for path in folder.rglob("*") if path.is_file())
         manifest["files"] = {str(path.relative_to(folder)): file_hash(path) for path in paths}
         (folder / MANIFEST_FILE).write_text(to_json(manifest, indent=1))
+    if not loaded.keeps:
+        loaded.release()
     return {**manifest, "reused": False}
 
 
 def _own_version() -> str:
-    """A hash of this package: what an older state of it converted is converted again."""
+    """Returns a hash of this package, so that models are converted again after a change of it."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.rglob("*.py")):
         digest.update(path.read_bytes())
@@ -228,36 +308,17 @@ def _check(request: ConversionRequest, backend: backends.Backend) -> None:
             raise UserError.expected(f"--{flag} {' or '.join(values)}", value, f"Correct --{flag}")
 
 
-def _cached(wanted: Mapping) -> Path:
-    """The place in the user's cache for what a manifest begins with."""
+def _cache_name(wanted: Mapping) -> str:
+    """Returns the name of the directory in the cache for the start of a manifest."""
     request = wanted["request"]
-    # Machines that share a home have conversions of their own.
+    # Different machines that share a home directory use different conversions.
     exact = to_json([request, wanted["machine"]], sort_keys=True)
     exact = hashlib.sha256(exact.encode()).hexdigest()[:8]
-    name = f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
-    return _cache() / name
-
-
-def _cache() -> Path:
-    """Returns the folder of converted models in the user's cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "conformer-zoo" / "converted"
-
-
-def _writable(place: Path) -> Path:
-    """The place, or one in a temporary folder where nothing can be written there."""
-    try:
-        check_writable(place.with_name(f".{place.name}.try"))
-        return place
-    except UserError as error:
-        folder = Path(tempfile.mkdtemp(prefix="converted-"))
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-        print(f"{error} Converts into {folder} until this program ends.", file=sys.stderr)
-        return folder / place.name
+    return f"{wanted['source_sha256'][:16]}-{request['backend']}-{request['precision']}-{exact}"
 
 
 def _is_damaged(place: Path) -> bool:
-    """Tells whether a folder holds something that is no whole conversion."""
+    """Returns whether a directory holds something other than a complete conversion."""
     manifest = read_manifest(place)
     if manifest is None:
         return _holds_something(place)
@@ -269,113 +330,11 @@ def _holds_something(place: Path) -> bool:
     try:
         return place.exists() and (not place.is_dir() or any(place.iterdir()))
     except PermissionError:
-        return False  # what cannot be read will not be written either, and that is told
+        return False  # the error follows when the directory is written
 
 
 def _words(facts: object) -> str:
-    """Writes the machine or the versions of a manifest for a message."""
+    """Returns the machine or the versions of a manifest as text for a message."""
     if isinstance(facts, Mapping):
         return ", ".join(f"{name} {version}" for name, version in facts.items())
     return str(facts)
-
-
-def decision_path(native_dir: str | Path) -> Path:
-    """Returns the file in the user's cache with the runtimes that were chosen for a model."""
-    return _cache() / f"{source_hash(native_dir)[:16]}-backends.json"
-
-
-class LoadedModel:
-    """A SavedModel that is converted, perhaps for several runtimes one after the other.
-
-    Args:
-        native_dir: of the SavedModel.
-
-    Attributes:
-        graphs: of its signatures as ONNX, by the signature and the rewrites that were made.
-    """
-
-    def __init__(self, native_dir: str | Path):
-        self.native_dir, self.graphs = Path(native_dir), {}
-
-    @functools.cached_property
-    def functions(self) -> Mapping:
-        """The concrete functions by signature; loading them takes seconds."""
-        # An artifact that is used again needs no converter: TensorFlow and tf2onnx would slow every
-        # start by seconds.
-        from tools.conversion.saved_model import load_saved_model
-
-        return load_saved_model(self.native_dir)
-
-
-def _convert_signatures(loaded, folder, pipeline, request, *, examples) -> dict[str, dict]:
-    from tools.conversion.saved_model import input_specs
-    from tools.conversion.signature import Source
-
-    functions = loaded.functions
-    missing = sorted(pipeline["convert"].keys() - functions.keys())
-    if missing:
-        raise UserError.expected(
-            f"a SavedModel with the signatures {', '.join(pipeline['convert'])}",
-            f"none called {missing[0]}",
-            "Export the model again",
-        )
-    unknown = request.dim_range.keys() - {
-        spec.name for name in pipeline["convert"] for spec in input_specs(functions[name])
-    }
-    if unknown:
-        raise UserError.expected(
-            "--dim_range of tensors that are converted", min(unknown), "Correct --dim_range"
-        )
-    described, backend = {}, backends.get(request.backend)
-    bar = tqdm(pipeline["convert"].items(), desc="converting", unit="signature", file=sys.stderr)
-    for name, conversion in bar:
-        bar.set_postfix_str(name)
-        source = Source(
-            name=name,
-            native_dir=loaded.native_dir,
-            functions=functions,
-            graphs=loaded.graphs,
-            specs=_input_ranges(input_specs(functions[name]), conversion["dim_range"], request),
-            small=conversion.get("small", False),
-            keep_in_float=conversion.get("keep_in_float", ()),
-            options=request.opt_config or (),
-        )
-        own = backends.get(backend.SMALL) if source.small else backend
-        try:
-            saved = own.save(source, request, folder, examples)
-        except RuntimeError as error:  # what OpenVINO makes of a full disk
-            if shutil.disk_usage(folder).free > _FULL_BYTES:
-                raise
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
-        described[name] = {
-            "name": name,
-            "backend": own.NAME,
-            "files": saved.files,
-            "options": dict(saved.options),
-            "inputs": _plain(source.specs),
-            "prepares_shapes": own.PREPARES_SHAPES,
-            "paddable": conversion.get("paddable", False),
-            "small": source.small,
-            "rewrites": source.rewrites,
-        }
-    return described
-
-
-def _input_ranges(
-    specs: Sequence[TensorSpec], described: Mapping[str, list], request: ConversionRequest
-) -> tuple[TensorSpec, ...]:
-    """Ranges of a signature: those asked for, else the batch and what `pipeline.json` says."""
-    batch = next((ranges[0] for ranges in request.dim_range.values()), request.batch)
-    ranges = {
-        spec.name: (batch, *map(tuple, described.get(spec.name, ())))
-        for spec in specs
-        if None in spec.shape
-    }
-    names = {spec.name for spec in specs}
-    asked = {name: value for name, value in request.dim_range.items() if name in names}
-    return bounded(specs, ranges | asked)
-
-
-def _plain(value: object) -> object:
-    """The value as JSON will give it back."""
-    return json.loads(to_json(value))

@@ -1,4 +1,4 @@
-"""Dim ranges: the shapes that one converted model serves, read, checked and padded to."""
+"""Dim ranges: the shapes that a converted model accepts. Reads, checks and applies them."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,13 @@ _TENSOR = re.compile(r"\s*(\w+)\s*=\s*(\d+\s*(?::\s*\d+)?(?:\s*,\s*\d+\s*(?::\s*
 
 
 def parse_dim_ranges(text: str) -> DimRanges:
-    """Reads the flag `--dim_range`; a single number stands for a fixed size.
+    """Parses the flag `--dim_range`. A single number is a fixed size.
+
+    Args:
+        text: ranges by tensor, such as "waveforms=1:8,16000:560000".
 
     Raises:
-        UserError: it has another form, or a range that ends before it begins.
+        UserError: the text has another form, or a range has its upper end below its lower end.
     """
     ranges = {}
     for part in filter(str.strip, text.split(";")):
@@ -36,17 +39,20 @@ def parse_dim_ranges(text: str) -> DimRanges:
 
 
 def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec, ...]:
-    """Puts ranges on the free dimensions of a signature's inputs.
+    """Replaces the free dimensions of a signature's inputs by ranges.
 
-    The first free dimension of every input is the batch: a range that one tensor has for it holds
-    for all of them.
+    The first free dimension of each input is the batch. All inputs have the same range of batches.
 
     Args:
         specs: inputs with free dimensions.
-        ranges: for at least every tensor with another free dimension than the batch.
+        ranges: ranges by tensor; required for each tensor with free dimensions behind the batch.
+
+    Returns:
+        The inputs, with a size or a range for each dimension.
 
     Raises:
-        UserError: a tensor that is not there, or another number of ranges than free dimensions.
+        UserError: a tensor does not exist, or the number of ranges is not the number of free
+            dimensions.
     """
     names = {spec.name for spec in specs}
     unknown = sorted(ranges.keys() - names)
@@ -72,29 +78,35 @@ def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec,
 
 
 def _single(size):
-    """A range of one size is that size."""
+    """Returns the size of a range that has one size; returns others unchanged."""
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
 def show_shape(shape: Sequence) -> str:
-    """Writes a shape as `[1:8, 16000:560000, 80]`, `?` where a dimension is free."""
+    """Returns a shape as text, such as `[1:8, 16000:560000, 80]`, with `?` for a free dimension."""
     sizes = (f"{x[0]}:{x[1]}" if isinstance(x, tuple) else "?" if x is None else x for x in shape)
     return f"[{', '.join(map(str, sizes))}]"
 
 
 def check_inputs(
-    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec], *, pads: bool = False
+    inputs: Mapping[str, np.ndarray],
+    specs: Sequence[TensorSpec],
+    *,
+    pads: bool = False,
+    pads_lengths: bool = False,
 ) -> None:
-    """Compares arrays with what a model takes.
+    """Checks that arrays fit a signature.
 
     Args:
-        inputs: by name.
-        specs: of a signature.
-        pads: whether sizes below a fixed one are padded up to it.
+        inputs: arrays by name.
+        specs: inputs of the signature.
+        pads: whether smaller arrays are allowed because they are padded later. This holds for fixed
+            sizes and for the batch.
+        pads_lengths: whether it also holds for other axes with a range.
 
     Raises:
-        UserError: a tensor is missing, unknown, no array, of another type, or of a shape outside
-            the range, or two tensors are of different batches.
+        UserError: an input is missing or unknown, is not an array, or has the wrong type or shape;
+            or two inputs differ in the number of rows.
     """
     mapped = isinstance(inputs, Mapping)
     if not mapped or inputs.keys() != {spec.name for spec in specs}:
@@ -104,11 +116,15 @@ def check_inputs(
             "Name every one of them",
         )
     arrays = {name: _array(name, value) for name, value in inputs.items()}
-    # The tensor of most dimensions first: its range tells most.
+    # The tensor with the most dimensions first, because its range is the most helpful in a message.
     for name, dtype, shape in sorted(specs, key=lambda spec: -len(spec.shape)):
         array = arrays[name]
         same_rank = array.ndim == len(shape)
-        if not same_rank or not all(map(_fits, array.shape, shape, [pads] * array.ndim)):
+        padded = [
+            pads and (pads_lengths or not axis or isinstance(size, int))
+            for axis, size in enumerate(shape)
+        ]
+        if not same_rank or not all(map(_fits, array.shape, shape, padded)):
             ranged = same_rank and (pads or any(isinstance(size, tuple) for size in shape))
             raise UserError.expected(
                 f"{name} of shape {show_shape(shape)}",
@@ -125,9 +141,13 @@ def check_inputs(
 
 
 def fit(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
-    """Tells, faster than `check_inputs`, whether arrays are what a model takes.
+    """Returns whether arrays fit a signature; faster than `check_inputs`.
 
-    False where only `check_inputs` can tell: of tensors of a framework, and of strings.
+    Returns False for strings and for tensors of a framework, which only `check_inputs` can check.
+
+    Args:
+        inputs: arrays by name.
+        specs: inputs of the signature.
     """
     if not isinstance(inputs, dict) or len(inputs) != len(specs):
         return False
@@ -144,7 +164,7 @@ def fit(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
 
 
 def _array(name: str, value: object) -> np.ndarray:
-    """An array, or a framework's tensor as one."""
+    """Returns an array, or the tensor of a framework as an array."""
     if not hasattr(value, "__array__"):
         raise UserError.expected(
             f"{name} as an array", type(value).__name__, "Give an array of NumPy"
@@ -160,27 +180,31 @@ def _is_of(array: np.ndarray, dtype: str) -> bool:
 
 
 def _one_batch(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
-    """Whether all inputs that allow the batches of the first one have as many rows as it has."""
+    """Returns whether all inputs with the same range of batches have the same number of rows."""
     allowed = [spec.shape[0] for spec in specs if spec.shape]
     rows = {len(inputs[x.name]) for x in specs if x.shape and x.shape[0] == allowed[0]}
     return len(rows) <= 1
 
 
 def _fits(size: int, allowed: int | tuple[int, int] | None, pads: bool = False) -> bool:
-    low, high = allowed if isinstance(allowed, tuple) else (0 if pads else allowed, allowed)
+    low, high = allowed if isinstance(allowed, tuple) else (allowed, allowed)
+    if pads:
+        low = min(low, 1) if isinstance(allowed, tuple) else 0
     return allowed is None or low <= size <= high
 
 
 def pad_to(
     inputs: Mapping[str, np.ndarray], shapes: Mapping[str, Sequence]
 ) -> dict[str, np.ndarray]:
-    """Pads arrays with zeros at their ends.
-
-    An array that is larger than its shape stays as it is.
+    """Pads arrays with zeros at the end of each axis.
 
     Args:
-        inputs: by name.
-        shapes: by name; an entry that is not an integer (a range, None) leaves its axis as it is.
+        inputs: arrays by name.
+        shapes: shapes by name. An axis is not padded if its entry is not an integer, or if it is
+            larger than its entry.
+
+    Returns:
+        The padded arrays by name.
     """
     padded = {}
     for name, array in inputs.items():

@@ -1,15 +1,15 @@
-"""The machine that a converted model is made and measured on."""
+"""Describes the machine on which models are converted and timed."""
 
 import os
 import platform
 from pathlib import Path
 
-# Instruction sets that decide how a runtime computes; other processors may round otherwise.
+# Instruction sets that the runtimes use; the rounding of results can depend on them.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
 
 
 def machine() -> str:
-    """Returns the architecture with the instruction sets that matter, as `x86_64 avx2`."""
+    """Returns the architecture and its instruction sets that the runtimes use, as `x86_64 avx2`."""
     flags = _processor().get("flags", "").split()
     return " ".join([platform.machine(), *(x for x in _INSTRUCTIONS if x in flags)])
 
@@ -26,7 +26,7 @@ def num_cores() -> int:
 
 
 def _processor() -> dict[str, str]:
-    """Returns what Linux says of the first processor; nothing on other systems."""
+    """Returns the entries of `/proc/cpuinfo` for the first processor; empty on other systems."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

@@ -1,4 +1,4 @@
-"""What an exported SavedModel says of itself, read without TensorFlow."""
+"""Reads the descriptions of exported models without TensorFlow."""
 
 import hashlib
 import json
@@ -8,25 +8,25 @@ from pathlib import Path
 from tools.errors import UserError
 
 PIPELINE_FILE = "pipeline.json"
-MANIFEST_FILE = "manifest.json"  # of a converted model
+MANIFEST_FILE = "manifest.json"  # of converted models
 
 
 class _Pipeline(dict):
-    """Raises a UserError for a missing key, as in an export of another version."""
+    """Raises a UserError for a missing key, which an export of another version may lack."""
 
     def __missing__(self, key):
         raise UserError.expected(f"{key} in {PIPELINE_FILE}", "none", "Export the model again")
 
 
 def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
-    """Reads what an exported model says of itself, without loading it.
+    """Reads the `pipeline.json` of a SavedModel without loading the model.
 
     Args:
-        model_dir: a SavedModel directory with its `pipeline.json` among the assets.
-        family: that it must be of; None: any.
+        model_dir: directory of the SavedModel, with `assets/pipeline.json`.
+        family: family to which the model must belong; None accepts all families.
 
     Raises:
-        UserError: the directory is not such an export.
+        UserError: the directory is not an export of this family.
     """
     directory = _directory(model_dir)
     path = directory / "assets" / PIPELINE_FILE
@@ -40,7 +40,7 @@ def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
 
 
 def describe(model_dir: str | Path, family: str | None = None) -> dict:
-    """Reads what an exported or converted model says of itself; see `read_pipeline`."""
+    """Reads the `pipeline.json` of a SavedModel or of a converted model; see `read_pipeline`."""
     directory = _directory(model_dir)
     if (directory / MANIFEST_FILE).is_file():
         return _parsed(directory / PIPELINE_FILE, family)
@@ -68,7 +68,7 @@ def _parsed(path: Path, family: str | None) -> dict:
 
 
 def source_files(model_dir: str | Path) -> list[Path]:
-    """Lists what a SavedModel computes with: graph, variables and assets."""
+    """Returns the files of a SavedModel: graph, variables and assets."""
     directory = Path(model_dir)
     files = [directory / "saved_model.pb"]
     for folder in ("variables", "assets"):
@@ -77,7 +77,7 @@ def source_files(model_dir: str | Path) -> list[Path]:
 
 
 def source_hash(model_dir: str | Path) -> str:
-    """Computes a SHA-256 over the names and contents of `source_files`."""
+    """Returns the SHA-256 of the names and contents of `source_files`."""
     digest = hashlib.sha256()
     for path in source_files(model_dir):
         digest.update(path.relative_to(model_dir).as_posix().encode() + b"\0")

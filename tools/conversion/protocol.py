@@ -1,4 +1,4 @@
-"""What the parts of a conversion hand to each other."""
+"""Types and protocols that the modules of the conversion share."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,22 +8,25 @@ import numpy as np
 
 from tools.conversion.request import ConversionRequest
 
-if TYPE_CHECKING:  # running a converted model does not need it
+if TYPE_CHECKING:  # only for type checkers
     import onnx
 
-# Runs a batch through the one signature that a backend has opened.
+# Runs a batch through an opened signature.
 Function = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
-# Runs a batch through a signature of a model, by its name.
+# An opened signature: returns a function for one session. The functions share the weights, and
+# several threads may run one function each at the same time.
+Opened = Callable[[], Function]
+# Runs a batch through a signature of a model, given its name.
 Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
 
 
-LENGTHS = "lengths"  # the input that counts what is used of the longest of the others
+LENGTHS = "lengths"  # input with the length of each row before padding
 
 
 class TensorSpec(NamedTuple):
     """Name, dtype and shape of a tensor.
 
-    A dimension is a number, a `(low, high)` range with both ends inside, or None where it is free.
+    A dimension is a size, a `(low, high)` range that includes both ends, or None if it is free.
     """
 
     name: str
@@ -32,12 +35,13 @@ class TensorSpec(NamedTuple):
 
 
 class Execution(NamedTuple):
-    """How a runtime uses the machine.
+    """Use of threads by a runtime.
 
     Attributes:
-        threads: of one batch; None: as many as the runtime chooses.
-        throughput: batches of several inputs run, which may use both threads of a core; False: the
-            answer to one input is to come as soon as possible.
+        threads: number of threads for a batch. None leaves the number to the runtime.
+        throughput: True for batches of several inputs: a core may run two threads, which increases
+            the throughput. False for single inputs: a core runs one thread, which decreases the
+            latency.
     """
 
     threads: int | None = None
@@ -48,12 +52,12 @@ DEFAULT_EXECUTION = Execution()
 
 
 class Examples(NamedTuple):
-    """Data that a model is calibrated and judged with.
+    """Data for the calibration of a model and for its accuracy.
 
     Attributes:
         batches: inputs of the model, after the preprocessing of inference.
-        accuracy: of the answers to some of the batches, by number; 1 is perfect. None where there
-            are no references.
+        accuracy: function of a model and of indices of batches, which returns the accuracy on these
+            batches, from 0 to 1. None if there are no references.
     """
 
     batches: Sequence[Mapping[str, np.ndarray]]
@@ -61,13 +65,13 @@ class Examples(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """Where examples come from.
+    """Source of calibration data.
 
     Attributes:
-        data_dir: the data set.
-        num_samples: how many of it, spread over the whole.
-        required: an earlier conversion that was calibrated with something else does not do.
-        read: reads them.
+        data_dir: directory of the data set.
+        num_samples: number of samples, taken at regular intervals.
+        required: whether to convert again if an earlier conversion was calibrated with other data.
+        read: function that reads the data.
     """
 
     data_dir: str
@@ -77,21 +81,21 @@ class Calibration(NamedTuple):
 
     @property
     def described(self) -> dict:
-        """What the manifest says of it."""
+        """Entry in the manifest."""
         return {"data_dir": self.data_dir, "num_samples": self.num_samples}
 
 
 class Source(Protocol):
-    """A signature that is to be converted; `signature.Source`.
+    """A signature to convert; `tools.conversion.signature.Source` implements it.
 
     Attributes:
-        name: of the signature.
-        native_dir: its SavedModel.
-        specs: inputs, with a number or a range for every dimension.
-        small: one call is too little work to share among threads.
-        keep_in_float: layers that are not to be quantized, by the model's own account.
-        rewrites: how often each rewrite of the graph was made.
-        onnx: the cleaned graph.
+        name: name of the signature.
+        native_dir: directory of its SavedModel.
+        specs: inputs, with a size or a range for each dimension.
+        small: whether a call has too little work for several threads.
+        keep_in_float: layers that the model keeps in float when it is quantized.
+        rewrites: number of rewritten places for each rewrite of the graph.
+        onnx: the rewritten ONNX graph.
     """
 
     name: str
@@ -103,15 +107,19 @@ class Source(Protocol):
     onnx: "onnx.ModelProto"
 
     def run_with(self, function: Function) -> Run:
-        """Gives a way to run all signatures, this one by a candidate for it."""
+        """Returns a function that runs all signatures, and this one with another function.
+
+        Args:
+            function: replacement for this signature.
+        """
 
 
 class Saved(NamedTuple):
-    """What a backend wrote.
+    """Files that a backend wrote.
 
     Attributes:
-        files: names below the artifact's folder, the one to open first.
-        options: JSON-able, for `Backend.open`.
+        files: paths relative to the directory; `Backend.open` gets the first one.
+        options: options for `Backend.open`, of JSON types.
     """
 
     files: list[str]
@@ -122,12 +130,11 @@ class Backend(Protocol):
     """A module `tools.conversion.backends.NAME`.
 
     Attributes:
-        NAME: by which it is asked for.
-        SMALL: the backend for signatures whose calls are so small that the way into the runtime
-            counts, its own name or another's.
-        PREPARES_SHAPES: whether the first run of each shape takes much longer than the next one;
-            inputs are then padded to few shapes.
-        NOT_APPLICABLE: parts of a request that it has no use for, each with the reason.
+        NAME: name of the backend.
+        SMALL: name of the backend for small signatures, where the overhead of a call matters.
+        PREPARES_SHAPES: whether the first run of each shape takes much longer than later runs.
+            Inputs are then padded to few shapes.
+        NOT_APPLICABLE: fields of a request that the backend does not use, with the reason for each.
     """
 
     NAME: str
@@ -136,10 +143,10 @@ class Backend(Protocol):
     NOT_APPLICABLE: Mapping[str, str]
 
     def versions(self) -> dict[str, str]:
-        """Versions that an artifact depends on, by package."""
+        """Returns the versions on which a converted model depends, by package."""
 
     def precisions(self) -> tuple[str, ...]:
-        """What it can compute in, on this machine."""
+        """Returns the precisions that the backend supports on this machine."""
 
     def save(
         self,
@@ -148,35 +155,39 @@ class Backend(Protocol):
         folder: Path,
         examples: Examples | None,
     ) -> Saved:
-        """Writes one signature.
+        """Writes a signature.
 
         Args:
-            source: the signature, with a number or a range for every dimension of its inputs.
-            request: settled for this backend.
-            folder: to write into.
-            examples: to calibrate with, where the request is for a quantized model.
+            source: the signature.
+            request: request of the conversion, settled for this backend.
+            folder: directory to write into.
+            examples: data for calibration; None if the model is not quantized.
         """
 
-    def open(self, path: Path, described: Mapping, execution: Execution) -> Function:
-        """Loads what `save` wrote.
+    def open(self, path: Path, described: Mapping, execution: Execution) -> Opened:
+        """Opens a signature that `save` wrote.
 
         Args:
-            path: its first file.
-            described: the signature's part of the manifest: `name`, `options`, and `small` where
-                the work of one call is so small that one thread does it best.
-            execution: how to use the machine.
+            path: first file of the signature.
+            described: entry of the signature in the manifest: `name`, `options` and `small`. Small
+                signatures use one thread.
+            execution: use of threads.
         """
 
-    # What can be seen of the inside of a model; a runtime that shows none of it has neither.
+    # Backends that cannot return the outputs of layers lack `layers` and `probe`.
 
     def layers(self, path: Path) -> list[str]:
-        """Lists the layers of what `save` wrote that `probe` can show, in execution order."""
-
-    def probe(self, path: Path, described: Mapping, layers: list[str]) -> Function:
-        """Loads what `save` wrote with inner tensors as further outputs.
+        """Returns the layers whose outputs `probe` can return, in execution order.
 
         Args:
-            path: its first file.
-            described: as of `open`.
-            layers: to show, each of which gives an output of its name.
+            path: first file of a signature that `save` wrote.
+        """
+
+    def probe(self, path: Path, described: Mapping, layers: list[str]) -> Function:
+        """Opens a signature that `save` wrote, with the outputs of layers as additional outputs.
+
+        Args:
+            path: first file of the signature.
+            described: entry of the signature in the manifest; see `open`.
+            layers: names of layers, which are also the names of the additional outputs.
         """

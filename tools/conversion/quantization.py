@@ -1,4 +1,4 @@
-"""Post-training quantization to 8 bits with the algorithms of NNCF."""
+"""Quantizes models to 8 bits after training, with NNCF."""
 
 import contextlib
 import logging
@@ -18,16 +18,27 @@ Model = TypeVar("Model")
 
 
 def layer_pattern(layer: str) -> str:
-    """The regular expression for the nodes of a layer: TensorFlow numbers what occurs again."""
+    """Returns a regular expression for the nodes of a layer.
+
+    It allows the numbers that TensorFlow appends to repeated names.
+
+    Args:
+        layer: name of the layer, such as `block_0/attention`.
+    """
     parts = (re.escape(part) + r"(_\d+)?" for part in layer.strip("/").split("/"))
     return rf"(.*/)?{'/'.join(parts)}(/.*)?"
 
 
 def ignored_nodes(names: Iterable[str], layers: Iterable[str]) -> list[str]:
-    """Lists the nodes of layers, without those of layers behind a `-`; the last one counts.
+    """Returns the nodes that stay in float.
+
+    Args:
+        names: names of all nodes.
+        layers: layers that stay in float. `-NAME` removes the nodes of a layer again; later entries
+            override earlier ones.
 
     Raises:
-        UserError: a layer has none.
+        UserError: a layer has no nodes.
     """
     names, ignored = list(names), set()
     for layer in layers:
@@ -59,12 +70,15 @@ def quantize(
     """Quantizes a model of OpenVINO or ONNX.
 
     Args:
-        model: with free dimensions: bounds would count as sizes to allocate.
-        quantization: how.
-        batches: inputs to calibrate with.
+        model: model with free dimensions. NNCF would allocate memory for the upper ends of ranges.
+        quantization: options.
+        batches: inputs for calibration.
         ignored: names of nodes that stay in float.
-        accuracy: of a model as NNCF hands it over, on batches by number; asked for where
-            `quantization.max_accuracy_drop` is set.
+        accuracy: function of a model and of indices of batches, which returns the accuracy;
+            required if `quantization.max_accuracy_drop` is set.
+
+    Returns:
+        The quantized model.
 
     Source: NNCF 3.4, `quantize` and `quantize_with_accuracy_control`.
     """
@@ -80,8 +94,8 @@ def quantize(
         "subset_size": len(batches),
         "ignored_scope": nncf.IgnoredScope(names=list(ignored), validate=False),
         "advanced_quantization_parameters": parameters.AdvancedQuantizationParameters(
-            # One range for all channels of an activation: NNCF would count those of a depthwise
-            # convolution on the axis of time where a transposition lies between.
+            # One range for all channels of an activation: with a transposition before a depthwise
+            # convolution, NNCF would use the time axis as channels.
             activations_quantization_params=parameters.QuantizationParameters(
                 mode=mode, per_channel=False
             ),
@@ -90,18 +104,18 @@ def quantize(
                 per_channel=quantization.granularity == "per_axis",
             ),
             activations_range_estimator_params=estimator,
-            # A layer that goes back to float gets its first weights, whatever was moved between
-            # them and its inputs to smooth those (NNCF 3.4).
+            # SmoothQuant moves factors from inputs to weights. NNCF 3.4 restores the original
+            # weights of a layer that goes back to float, but not its inputs.
             smooth_quant_alphas=parameters.AdvancedSmoothQuantParameters(
                 **{"matmul": -1, "convolution": -1} if judged else {}
             ),
         ),
     }
-    with contextlib.redirect_stdout(sys.stderr):  # its progress bars
+    with contextlib.redirect_stdout(sys.stderr):  # the progress bars of NNCF
         if not judged:
             options["advanced_parameters"] = options.pop("advanced_quantization_parameters")
             quantized = nncf.quantize(model, dataset, **options)
-            # Products with what does not depend on the input, such as positions, are left.
+            # Matrix products with constants, such as positions, are not quantized yet.
             return compress_weights(quantized, ignored)
         return nncf.quantize_with_accuracy_control(
             model,
@@ -115,7 +129,14 @@ def quantize(
 
 
 def compress_weights(model: Model, ignored: Sequence[str] = ()) -> Model:
-    """Stores weights in 8 bits, to be multiplied out when a model is loaded or where it runs.
+    """Stores weights in 8 bits. The runtime converts them to float when it loads or runs the model.
+
+    Args:
+        model: model to compress.
+        ignored: names of nodes that stay in float.
+
+    Returns:
+        The compressed model.
 
     Source: NNCF 3.4, `compress_weights`.
     """
@@ -129,10 +150,10 @@ def compress_weights(model: Model, ignored: Sequence[str] = ()) -> Model:
 
 
 def _nncf():
-    """NNCF, without its reports to the network.
+    """Imports NNCF without its telemetry.
 
-    With protobuf 4 the types of ONNX cannot be joined by `|`, as NNCF 3.4 does when it is imported;
-    to go when TensorFlow admits protobuf 5.
+    NNCF 3.4 joins types of ONNX by `|` when it is imported, which protobuf 4 does not support. The
+    workaround can be removed when TensorFlow supports protobuf 5.
     """
     os.environ.setdefault("NNCF_CI", "1")
     EnumTypeWrapper.__or__ = lambda self, other: object
@@ -141,6 +162,6 @@ def _nncf():
         import nncf.onnx.quantization.quantizer_parameters
     finally:
         del EnumTypeWrapper.__or__
-    # Its own function would set the level of every handler that others have added, too.
+    # The function of NNCF for this would also change the handlers of other packages.
     logging.getLogger("nncf").setLevel(logging.ERROR)
     return nncf

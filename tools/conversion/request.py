@@ -1,13 +1,13 @@
-"""What a conversion is asked for."""
+"""The request of a conversion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-# Of each tensor named, a range for every dimension that the model leaves free, batch first.
+# Ranges of the free dimensions of tensors, by the name of the tensor, with the batch first.
 DimRanges = Mapping[str, tuple[tuple[int, int], ...]]
 
 OPT_CONFIG = ("conv_scale_fold", "type64to32_conversion")
-# What the float operators between the quantized ones compute in.
+# Precision of the operators that are not quantized.
 FLOATS = {"int8_fp32": "fp32", "int8_fp16": "fp16"}
 ALGORITHMS = ("linear", "eqnm")
 TYPES = ("symm", "asym")
@@ -19,15 +19,15 @@ class Quantization:
     """How a model is quantized.
 
     Attributes:
-        algo: how the range of an activation is found: `linear` takes the smallest and the largest
-            value, `eqnm` the range of the least error over a histogram.
-        type: `symm` puts the zero point of activations in the middle of their range, `asym` where
-            it fits. Weights are symmetric.
-        granularity: of weights: one scale for a tensor, or one for each output channel.
-        keep_in_float: layers that stay as they are, by name: `block_0/attention`, `subsampling`;
-            behind a `-` those that do not, although the model itself keeps them.
-        max_accuracy_drop: layers go back to float until the accuracy on the calibration data has
-            dropped by no more than this; None takes the model as it is.
+        algo: how the range of an activation is chosen: `linear` uses the smallest and the largest
+            value, `eqnm` minimizes the quantization error over a histogram.
+        type: zero point of activations: `symm` in the middle of the range, `asym` where it fits
+            best. Weights are always symmetric.
+        granularity: scales of weights: `per_tensor`, or `per_axis` for each output channel.
+        keep_in_float: names of layers that are not quantized, such as `block_0/attention`. `-NAME`
+            quantizes a layer, even if the model itself keeps it in float.
+        max_accuracy_drop: largest drop of the accuracy on the calibration data. Layers go back to
+            float until it is met. None sets no limit.
     """
 
     algo: str = "linear"
@@ -39,17 +39,17 @@ class Quantization:
 
 @dataclass(frozen=True, slots=True)
 class ConversionRequest:
-    """What an artifact is to be.
+    """Options of a converted model.
 
     Attributes:
-        backend: a name of `backends.NAMES`, or `auto`.
-        precision: one that the backend has.
+        backend: name of the runtime, from `backends.NAMES`, or `auto`.
+        precision: a precision that the backend supports.
         batch: smallest and largest batch.
-        dim_range: by tensor, ranges of its free dimensions, batch first; they win over `batch` and
-            over what `pipeline.json` says.
-        opt_config: optional rewrites of the graph, names of `OPT_CONFIG`.
-        minimum_segment_size: fewest operators that are worth an accelerator of their own.
-        quantization: of the precisions that begin with `int8`; None for the others.
+        dim_range: ranges of free dimensions by tensor, with the batch first. They override `batch`
+            and the ranges of `pipeline.json`.
+        opt_config: optional rewrites of the graph, from `OPT_CONFIG`.
+        minimum_segment_size: smallest number of operators that TensorRT takes over.
+        quantization: options of precisions that begin with `int8`; None for other precisions.
     """
 
     backend: str = "auto"
@@ -62,16 +62,21 @@ class ConversionRequest:
 
     @property
     def quantized(self) -> bool:
-        """Whether weights and activations become integers."""
+        """Whether weights and activations are quantized."""
         return self.precision in FLOATS
 
     @property
     def float_precision(self) -> str:
-        """The precision of what stays in float."""
+        """Precision of the operators that are not quantized."""
         return FLOATS.get(self.precision, self.precision)
 
     def settled(self, backend: str, not_applicable: Mapping[str, str]) -> "ConversionRequest":
-        """The same for a backend, without what does not apply to it: None in its place."""
+        """Returns the request for a backend, with None for fields that do not apply to it.
+
+        Args:
+            backend: name of the backend.
+            not_applicable: fields that do not apply to it, with the reasons.
+        """
         given = {name: None for name in not_applicable}
         if not self.quantized:
             given["quantization"] = None

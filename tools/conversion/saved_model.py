@@ -1,4 +1,4 @@
-"""Exported SavedModels in TensorFlow: writing one, and its functions."""
+"""Writes and loads SavedModels."""
 
 import contextlib
 import shutil
@@ -17,13 +17,13 @@ _EXPORTED = {"saved_model.pb", "fingerprint.pb", "variables", "assets"}
 
 
 def limit_threads(threads: int | None) -> None:
-    """Sets the threads of TensorFlow's operators.
+    """Sets the number of threads of TensorFlow.
 
     Args:
-        threads: None changes nothing.
+        threads: number of threads of an operator; None changes nothing.
 
     Raises:
-        UserError: TensorFlow has run already, with another number.
+        UserError: TensorFlow has already run in this process with another number of threads.
     """
     if threads is None or tf.config.threading.get_intra_op_parallelism_threads() == threads:
         return
@@ -44,18 +44,18 @@ def write_saved_model(
     weights: Iterable,
     pipeline: Mapping,
 ) -> None:
-    """Writes a SavedModel that needs nothing but TensorFlow, whole or not at all.
+    """Writes a SavedModel that needs only TensorFlow. It is written completely or not at all.
 
-    What somebody put beside an earlier export in the same place, a card or samples, stays.
+    Other files in the directory of an earlier export, such as a model card, are kept.
 
     Args:
-        output_dir: must not exist yet, or be an earlier export.
-        functions: `tf.function`s with their input signatures, by the names of the signatures.
-        weights: the Keras variables that they read; the Keras objects stay out of the export.
-        pipeline: what converters, runners and servers need to know, for `read_pipeline`.
+        output_dir: new directory, or directory of an earlier export, which is replaced.
+        functions: `tf.function`s with input signatures, by the names of the signatures.
+        weights: Keras variables that the functions read. Only their values are exported.
+        pipeline: content of `pipeline.json`, which converters, runners and servers read.
 
     Raises:
-        UserError: the place holds something else, or cannot be written.
+        UserError: the directory holds something else, or cannot be written.
     """
     output_dir = Path(output_dir)
     if output_dir.exists() and not (output_dir / "saved_model.pb").is_file():
@@ -80,10 +80,10 @@ def write_saved_model(
 
 @contextlib.contextmanager
 def _plain_path(model_dir: Path) -> Iterator[Path]:
-    """Gives a path of a folder without the characters of patterns.
+    """Yields a path of a directory without special characters of glob patterns.
 
-    TensorFlow 2.16 looks for the files of variables by a pattern that it makes of their path; to be
-    removed when `tf.saved_model.load` reads from a folder called `[1]`.
+    TensorFlow 2.16 uses the path of variables as a glob pattern. To be removed when
+    `tf.saved_model.load` can read from a directory called `[1]`.
     """
     if not set(str(model_dir.absolute())) & set("[]*?\\"):
         yield model_dir
@@ -97,7 +97,7 @@ def _plain_path(model_dir: Path) -> Iterator[Path]:
 def _check_finite(
     functions: Iterable[tf.types.experimental.ConcreteFunction], model_dir: str | Path
 ) -> None:
-    """Refuses a SavedModel with infinities, or values that are no numbers, among its variables."""
+    """Checks that no variable of a SavedModel has NaN or infinite values."""
     variables = {id(x): x for function in functions for x in function.variables}.values()
     floats = [x for x in variables if x.dtype.is_floating]
     bad = sum(not bool(tf.reduce_all(tf.math.is_finite(x))) for x in floats)
@@ -110,15 +110,21 @@ def _check_finite(
 
 
 def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimental.ConcreteFunction]:
-    """Loads the functions of a SavedModel by the names of their signatures.
+    """Loads the functions of a SavedModel.
+
+    Args:
+        model_dir: directory of the SavedModel.
+
+    Returns:
+        Concrete functions by the names of their signatures.
 
     Raises:
-        UserError: the directory is damaged, or its weights are not finite.
+        UserError: the directory is damaged, or a weight is not finite.
     """
     try:
         with _plain_path(Path(model_dir)) as path:
             loaded = tf.saved_model.load(str(path))
-    # IndexError: variables that end early (TensorFlow 2.16).
+    # TensorFlow 2.16 raises IndexError if the file of variables is truncated.
     except (OSError, ValueError, IndexError, tf.errors.OpError) as error:
         raise UserError.expected(
             f"a readable SavedModel in {model_dir}",
@@ -128,12 +134,16 @@ def load_saved_model(model_dir: str | Path) -> Mapping[str, tf.types.experimenta
     functions = dict(loaded.signatures)
     _check_finite(functions.values(), model_dir)
     for function in functions.values():
-        function.keep_alive = loaded  # the variables end with the object that they were loaded in
+        function.keep_alive = loaded  # the variables are deleted together with this object
     return functions
 
 
 def input_specs(function: tf.types.experimental.ConcreteFunction) -> tuple[TensorSpec, ...]:
-    """Lists the inputs of a signature, of a SavedModel or before it is one, by name."""
+    """Returns the inputs of a signature, sorted by name.
+
+    Args:
+        function: concrete function, from a SavedModel or before the export.
+    """
     by_place, by_name = function.structured_input_signature
     specs = {spec.name: spec for spec in by_place} | by_name
     return tuple(

@@ -1,7 +1,6 @@
-"""Signatures of a SavedModel on their way to a backend, and as ONNX graphs."""
+"""Translates signatures of SavedModels to ONNX."""
 
 import contextlib
-import functools
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -25,18 +24,19 @@ _CATCH = "TF2ONNX_CATCH_ERRORS"
 
 @dataclass
 class Source:
-    """A signature that is to be converted.
+    """A signature to convert.
 
     Attributes:
-        name: of the signature.
-        native_dir: its SavedModel.
-        functions: all signatures of that.
-        specs: inputs, with a number or a range for every dimension.
-        small: one call is too little work to share among threads.
-        keep_in_float: layers that are not to be quantized, by the model's own account.
-        options: further rewrites of the graph; see `graph.clean`.
-        graphs: kept graphs and their rewrites, by the name of the signature and the options.
-        rewrites: how often each was made.
+        name: name of the signature.
+        native_dir: directory of its SavedModel.
+        functions: functions of all signatures of the SavedModel.
+        specs: inputs, with a size or a range for each dimension.
+        small: whether a call has too little work for several threads.
+        keep_in_float: layers that the model keeps in float when it is quantized.
+        options: optional rewrites of the graph; see `tools.conversion.rewrites.cleaning.clean`.
+        graphs: stored graphs and the numbers of their rewrites, by signature and options.
+        keeps: whether to store the graph for another conversion.
+        rewrites: number of rewritten places for each rewrite.
     """
 
     name: str
@@ -47,23 +47,31 @@ class Source:
     keep_in_float: Collection[str] = ()
     options: Collection[str] = ()
     graphs: dict[tuple, tuple] = field(default_factory=dict)
+    keeps: bool = False
     rewrites: dict[str, int] = field(default_factory=dict)
 
-    @functools.cached_property
+    @property
     def onnx(self) -> onnx.ModelProto:
-        """The cleaned graph."""
+        """The rewritten ONNX graph, which the caller may change.
+
+        It contains the weights. Therefore it is copied only if another conversion needs it.
+        """
         key = self.name, *self.options
-        if key not in self.graphs:
+        found = self.graphs.pop(key, None)
+        if found is None:
             model = to_onnx(self.functions[self.name], self.name)
-            self.graphs[key] = model, clean(model, self.options)
-        model, rewrites = self.graphs[key]
+            found = model, clean(model, self.options)
+        model, rewrites = found
         self.rewrites |= rewrites
-        copy = onnx.ModelProto()  # backends change what they get
+        if not self.keeps:
+            return model
+        self.graphs[key] = found
+        copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return copy
 
     def run_with(self, function: Function) -> Run:
-        """Gives a way to run all signatures, this one by a candidate for it."""
+        """Returns a function that runs all signatures; see `tools.conversion.protocol.Source`."""
 
         def run(inputs: Mapping[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
             if signature == self.name:
@@ -75,11 +83,11 @@ class Source:
 
 
 def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx.ModelProto:
-    """Translates a signature; inputs and outputs keep the names that they have in the SavedModel.
+    """Translates a signature to ONNX. Inputs and outputs keep their names.
 
     Args:
-        function: of `saved_model.load_saved_model`.
-        name: of the signature.
+        function: function from `load_saved_model`.
+        name: name of the signature.
     """
     with _errors_alone("tf2onnx", "tensorflow"), _few_copies():
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
@@ -103,7 +111,7 @@ def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx
 
 @contextlib.contextmanager
 def _errors_alone(*names: str) -> Iterator[None]:
-    """Keeps loggers from telling progress, and what TensorFlow deprecates in tf2onnx."""
+    """Hides all messages of loggers except errors."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
@@ -117,17 +125,16 @@ def _errors_alone(*names: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _few_copies():
-    """Keeps tf2onnx from copying all constants in each of its 36 passes over a graph.
+    """Prevents tf2onnx from copying all constants in each of its 36 passes over a graph.
 
-    Before a pass it copies the graph, to go on with that where the pass fails; after it every node
-    is written anew, and protobuf frees nothing of what was there: 13 GB for 330 MB of weights
-    (tf2onnx 1.17). To be removed when `test_a_conversion_copies_constants_a_few_times` passes
-    without it.
+    tf2onnx 1.17 copies the graph before a pass, in case the pass fails, and writes all nodes again
+    after it. Protobuf does not free the old nodes: 330 MB of weights need 13 GB. To be removed when
+    `test_a_conversion_copies_constants_a_few_times` passes without it.
     """
     update, catch = Node.update_proto, os.environ.get(_CATCH)
 
     def update_others(self, *arguments):
-        if not self.is_const():  # the graph is made of a constant's attributes, not of its node
+        if not self.is_const():  # tf2onnx reads constants from attributes, not from nodes
             update(self, *arguments)
 
     Node.update_proto = update_others

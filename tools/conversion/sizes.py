@@ -1,4 +1,4 @@
-"""Sizes that inputs are padded to, so that a runtime prepares few shapes."""
+"""Chooses sizes to which inputs are padded, so that a runtime prepares few shapes."""
 
 import math
 from collections import deque
@@ -8,28 +8,28 @@ import numpy as np
 
 from tools.conversion.protocol import TensorSpec
 
-MOST_SIZES = 24  # of one axis
-_OCTAVES = 4  # below the longest length that the first sizes divide finely
-_COARSE = 3  # sizes below these octaves, each half of the next
-_LEAST_RATIO = 1.05  # of one first size to the next
-_ABOVE = 4  # sizes kept for lengths beyond the longest one seen
-# Runs of average length that the preparation of one size costs. At batch 1 it is 0.4 for the digits
-# model and 3.4 for a wav2vec 2.0 of width 96; a large batch or model costs less.
-_PRICE = 1.0  # of sizes for lengths that are announced
-_PRICE_OF_CHANGE = 4.0  # of new sizes in place of those that are in use, whose memory they need too
-_REMEMBERED = 4096  # lengths
-_FIRST_FIT = 16  # lengths seen before the sizes are fitted to them
-_NEXT_FIT = 4  # times as many lengths until the next fit
-_WORTHWHILE = 0.05  # share of padding that new sizes have to save
+MOST_SIZES = 24  # largest number of sizes of an axis
+_OCTAVES = 4  # octaves below the longest length with fine first sizes
+_COARSE = 3  # number of sizes below these octaves, one for each octave
+_LEAST_RATIO = 1.05  # smallest ratio of neighboring first sizes
+_ABOVE = 4  # number of sizes for lengths above the longest known length
+# Cost of the preparation of a size, in runs of average length. Measured at batch 1: 0.4 for the
+# digits model, 3.4 for a wav2vec 2.0 of width 96; less for larger batches and models.
+_PRICE = 1.0  # cost of a size for announced lengths
+_PRICE_OF_CHANGE = 4.0  # cost of a size that replaces others, which still occupy memory
+_REMEMBERED = 4096  # number of lengths
+_FIRST_FIT = 16  # number of lengths before the first fit
+_NEXT_FIT = 4  # factor on the number of lengths for the next fit
+_WORTHWHILE = 0.05  # share of the total length that new sizes must save
 
 
 class Sizes:
-    """The sizes that one free axis is padded to, at most `most` of them.
+    """Sizes to which a free axis is padded.
 
-    The first sizes are geometric. After 16, 64, 256 ... lengths they are fitted to those that were
-    seen, if that saves at least 5 % of padding and more than the new sizes cost; or they are fitted
-    to lengths that are announced. The decision depends on the lengths alone, never on the clock, so
-    that a run repeats exactly.
+    The first sizes are geometric. After 16, 64, 256 ... lengths, they are fitted to these lengths
+    if this saves more than 5 % of the total length, and more than the preparation of the new sizes
+    costs. Announced lengths are always fitted. The decision does not depend on time, so that a run
+    is reproducible.
 
     Args:
         low: smallest length of the axis.
@@ -44,7 +44,11 @@ class Sizes:
         self._num_seen, self._next_fit = 0, _FIRST_FIT
 
     def padded(self, length: int) -> int:
-        """Returns the smallest size that holds a length, and remembers the length."""
+        """Returns the smallest size for a length, and stores the length for the next fit.
+
+        Args:
+            length: length from `low` to `high`.
+        """
         self._seen.append(length)
         self._num_seen += 1
         if self._num_seen == self._next_fit:
@@ -52,17 +56,17 @@ class Sizes:
             fitted = self._fitted(self._seen)
             if self._is_worthwhile(fitted):
                 self.sizes = fitted
-        sizes = self.sizes  # another thread may announce lengths meanwhile
+        sizes = self.sizes  # read once, because another thread may replace it
         return int(sizes[np.searchsorted(sizes, length)])
 
     def expect(self, lengths: Sequence[int]) -> list[int]:
-        """Fits the sizes to lengths that will come.
+        """Fits the sizes to announced lengths.
 
         Args:
-            lengths: of the axis, in any order; at least one.
+            lengths: lengths of the axis in any order; at least one.
 
         Returns:
-            The sizes that these lengths are padded to, the largest first.
+            The sizes to which these lengths are padded, in descending order.
         """
         self.sizes = self._fitted(lengths)
         self._next_fit = max(self._next_fit, _NEXT_FIT * len(lengths))
@@ -70,7 +74,7 @@ class Sizes:
         return self.sizes[np.unique(used)][::-1].tolist()
 
     def _is_worthwhile(self, fitted: np.ndarray) -> bool:
-        """Tells whether other sizes save more until the next fit than their preparation costs."""
+        """Returns whether other sizes save more until the next fit than their preparation costs."""
         saved = _padding(self.sizes, self._seen) - _padding(fitted, self._seen)
         total = sum(self._seen)
         used = np.unique(np.searchsorted(fitted, np.unique(self._seen)))
@@ -79,7 +83,7 @@ class Sizes:
         return saved > _WORTHWHILE * total and (_NEXT_FIT - 1) * saved > cost
 
     def _fitted(self, lengths: Sequence[int]) -> np.ndarray:
-        """Returns sizes for some lengths, and a few for longer ones."""
+        """Returns sizes for the given lengths, and a few sizes for longer ones."""
         longest = max(lengths)
         if longest >= self._high:
             return fitted_sizes(lengths, self._most)
@@ -89,13 +93,13 @@ class Sizes:
 
 
 def fitted_sizes(lengths: Sequence[int], most: int) -> np.ndarray:
-    """Chooses sizes with the least cost by dynamic programming.
+    """Chooses the sizes with the lowest cost by dynamic programming.
 
-    The cost is the padding, plus `_PRICE` times the mean length for each size: few lengths get few
-    sizes, because the preparation of a size takes longer than the padding that it saves.
+    The cost is the total padding, plus `_PRICE` times the mean length for each size. Therefore few
+    lengths get few sizes.
 
     Args:
-        lengths: to be padded; more than 256 different ones are grouped by quantiles first.
+        lengths: lengths to pad. More than 256 different lengths are grouped by quantiles first.
         most: largest number of sizes.
 
     Returns:
@@ -106,12 +110,12 @@ def fitted_sizes(lengths: Sequence[int], most: int) -> np.ndarray:
     counts = np.searchsorted(lengths, ends, side="right")
     sums = np.concatenate([[0], np.cumsum(lengths)])[counts]
     counts, sums = np.concatenate([[0], counts]), np.concatenate([[0], sums])
-    # padding[i, j]: of the lengths after candidate i up to candidate j, at the size of j.
+    # padding[i, j] is the padding of the lengths after candidate i up to candidate j to size j.
     padding = ends * (counts[None, 1:] - counts[:-1, None]) - (sums[None, 1:] - sums[:-1, None])
     padding = np.where(np.tri(len(ends), k=-1, dtype=bool), np.inf, padding)
     costs, origins = [padding[0]], []
     for _ in range(min(most, len(ends)) - 1):
-        # One size more: the lengths up to i have theirs, those behind it up to j are padded to j.
+        # Adds a size: lengths up to i use the sizes before, lengths after i are padded to j.
         through = costs[-1][:-1, None] + padding[1:]
         origins.append(through.argmin(axis=0))
         costs.append(through.min(axis=0))
@@ -124,7 +128,7 @@ def fitted_sizes(lengths: Sequence[int], most: int) -> np.ndarray:
 
 
 def _first_sizes(low: int, high: int, most: int) -> np.ndarray:
-    """Returns sizes for lengths of which nothing is known: fine for long ones, coarse for short."""
+    """Returns sizes for unknown lengths: fine for long ones, coarse for short ones."""
     fine_low = max(low, high >> _OCTAVES)
     coarse = [fine_low >> number for number in range(_COARSE, 0, -1)]
     fine = _geometric(fine_low, high, max(1, most - _COARSE))
@@ -132,7 +136,7 @@ def _first_sizes(low: int, high: int, most: int) -> np.ndarray:
 
 
 def _geometric(low: int, high: int, most: int) -> np.ndarray:
-    """Returns at most `most` ascending sizes from `low` to `high` at equal ratios."""
+    """Returns at most `most` ascending sizes from `low` to `high` with equal ratios."""
     if most == 1:
         return np.array([high])
     most = min(most, 2 + int(math.log(high / low) / math.log(_LEAST_RATIO)))
@@ -148,18 +152,19 @@ def _padding(sizes: np.ndarray, lengths: Sequence[int]) -> int:
 class Padding:
     """Decides the shapes that the batches of one signature are padded to.
 
-    A fixed size is padded up to. Where a runtime prepares each new shape, ranges are padded as
-    well: a partial batch to the next power of two, never beyond the largest batch so far, and,
-    where zeros behind an input do not change its result, a length to one of a few sizes.
+    Inputs are padded to fixed sizes, and at least to the lower end of a range. If the runtime
+    prepares each new shape, inputs are also padded inside a range: partial batches to a power of
+    two, but not above the largest batch so far, and lengths to one of a few sizes. Lengths with a
+    range are padded only if the padding does not change the result.
 
     Args:
         specs: inputs of the signature.
-        ranges: whether ranges are padded, not only fixed sizes.
-        lengths: whether other axes than the batch may be padded inside their range.
+        ranges: whether to pad inside a range.
+        lengths: whether padding of the axes behind the batch leaves the result unchanged.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], *, ranges: bool, lengths: bool):
-        self._specs, self._ranges = specs, ranges
+        self._specs, self._ranges, self._lengths = specs, ranges, lengths
         self._most_rows = 0
         self._sizes = {
             (spec.name, axis): Sizes(*size)
@@ -169,10 +174,10 @@ class Padding:
         }
 
     def shapes(self, inputs: Mapping[str, np.ndarray]) -> dict[str, tuple[int, ...]]:
-        """Returns the shape that each input is padded to.
+        """Returns the shape to which each input is padded.
 
         Args:
-            inputs: that fit the signature.
+            inputs: arrays by name, in the shapes that `check_inputs` allows with `pads`.
         """
         shapes = {}
         for name, _, allowed in self._specs:
@@ -182,11 +187,15 @@ class Padding:
         return shapes
 
     def expect(self, name: str, lengths: Sequence[int]) -> list[int]:
-        """Fits the sizes of an input's last axis to lengths that will come.
+        """Fits the sizes of an input's last axis to announced lengths.
+
+        Args:
+            name: name of the input.
+            lengths: lengths of its last axis.
 
         Returns:
-            The sizes that the lengths are padded to, the largest first; none where that axis is
-            not padded.
+            The sizes to which the lengths are padded, in descending order; empty if the axis is not
+            padded.
         """
         found = [sizes for (tensor, _), sizes in self._sizes.items() if tensor == name]
         return found[-1].expect(lengths) if found and len(lengths) else []
@@ -194,14 +203,11 @@ class Padding:
     def _target(self, name: str, axis: int, size: int, allowed) -> int:
         if isinstance(allowed, int):
             return allowed
+        if isinstance(allowed, tuple) and (self._lengths or not axis):
+            size = max(size, allowed[0])
         if (name, axis) in self._sizes:
             return self._sizes[name, axis].padded(size)
         if axis or not self._ranges or not isinstance(allowed, tuple):
             return size
         self._most_rows = max(self._most_rows, size)
         return min(1 << max(0, size - 1).bit_length(), self._most_rows)
-
-
-def padding_share(sizes: Sequence[int], lengths: Sequence[int]) -> float:
-    """Returns the padding of lengths as a share of their sum."""
-    return _padding(np.asarray(sizes), lengths) / math.fsum(lengths)

@@ -1,4 +1,4 @@
-"""SavedModels in TensorFlow's own runtime."""
+"""Runs SavedModels in TensorFlow."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,13 @@ from tools.conversion.saved_model import input_specs, limit_threads, load_saved_
 
 
 class EagerRunner:
-    """TensorFlow's own runtime on a SavedModel; see `tools.inference.runner.Runner`."""
+    """Runs a SavedModel in TensorFlow; see `tools.inference.runner.Runner`.
+
+    Args:
+        functions: concrete functions by the names of their signatures.
+        pipeline: content of the model's `pipeline.json`.
+        files: files of the SavedModel.
+    """
 
     mode, backend, precision = "eager", "tensorflow", "fp32"
 
@@ -34,7 +40,7 @@ class EagerRunner:
             raise RuntimeError(error.message) from error
 
     def expect(self, name, lengths):
-        """Does nothing: TensorFlow needs no preparation for a new shape."""
+        """Does nothing, because TensorFlow needs no preparation for a new shape."""
         return []
 
 
@@ -42,11 +48,11 @@ def open_eager(model_dir: str | Path, threads: int | None = None) -> EagerRunner
     """Opens a SavedModel.
 
     Args:
-        model_dir: its folder.
-        threads: of TensorFlow; None: as many as there are cores.
+        model_dir: directory of the SavedModel.
+        threads: number of threads of TensorFlow; None uses one for each core.
 
     Raises:
-        UserError: the directory is none that was exported, or is damaged.
+        UserError: the directory is not a SavedModel that this project exported, or it is damaged.
     """
     pipeline = read_pipeline(model_dir)
     limit_threads(threads)

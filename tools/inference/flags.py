@@ -1,4 +1,4 @@
-"""The flags that every inference program shares, by their original names."""
+"""Flags that all inference programs share. They have the names of the original programs."""
 
 from tools.config.command_line import CommandLine
 from tools.conversion import backends
@@ -12,101 +12,115 @@ def add_inference_flags(flags: CommandLine, default_model: str = "the bundled on
     """Adds the shared flags to a program's command line.
 
     Args:
-        flags: of the program.
-        default_model: what --help calls the model that runs when none is named.
+        flags: command line of the program.
+        default_model: name in --help of the model that runs by default.
     """
     flags.group("Model")
     flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=default_model)
     flags.group("Input")
     flags.string("data_dir", None, "Data set to run and score: a whole set or one split.")
     flags.group("Runtime")
-    flags.integer("batch_size", _DEFAULTS.batch_size, "Inputs run together.")
+    flags.integer("batch_size", _DEFAULTS.batch_size, "Number of inputs in a batch.")
     flags.group("Input")
-    flags.number("data_ratio", 1.0, "Share of the data set to use, spread over the whole.")
+    flags.number("data_ratio", 1.0, "Share of the data set to use, at regular intervals.")
     flags.group("Runtime")
     flags.boolean(
-        "run_eagerly", False, "TensorFlow's own runtime on the SavedModel; else a converted one."
+        "run_eagerly", False, "Runs the SavedModel in TensorFlow instead of a converted model."
     )
-    flags.integer("threads", None, "Of the runtime.", default_text="as many as it chooses")
-    flags.integer("warmup_count", 1, "Batches run before the clock starts.")
+    flags.integer("threads", None, "Threads of the runtime.", default_text="chosen by the runtime")
+    flags.integer("warmup_count", 1, "Batches that run before the time is measured.")
     flags.group("Output")
-    about = "JSON report to write, with a TSV of the answers beside it."
+    about = "JSON report to write. The results are written to a TSV file beside it."
     flags.string("result_path", None, about, default_text="none")
     add_conversion_flags(flags)
 
 
 def add_conversion_flags(flags: CommandLine) -> None:
-    """Adds what a conversion depends on."""
+    """Adds the flags of the conversion.
+
+    Args:
+        flags: command line of the program.
+    """
     flags.group("Runtime")
     flags.string(
-        "visible_devices", None, "GPUs that may be used: 0,1; none: -1.", default_text="all"
+        "visible_devices", None, "GPUs to use, such as 0,1; -1 uses none.", default_text="all"
     )
     flags.group("Conversion")
     flags.string(
         "converted_savedmodel_dir",
         None,
-        "Where the converted model is, or is to be made.",
+        "Directory of the converted model; it is created if it does not exist.",
         default_text="a folder of the user's cache",
     )
     flags.enum(
         "backend",
         _DEFAULTS.backend,
         ("auto", *backends.NAMES),
-        "Runtime of the converted model; auto measures openvino against onnxruntime once.",
+        "Runtime of the converted model. auto times openvino and onnxruntime once.",
     )
     flags.string(
         "quant_precision",
         _DEFAULTS.quant_precision,
-        "Its precision: fp32, fp16, bf16, int8_fp32, int8_fp16.",
+        "Precision of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16.",
     )
     flags.boolean(
-        "enable_dim_range", True, "Serves a range of shapes; else one shape, padded up to."
+        "enable_dim_range", True, "Accepts a range of shapes. 0 pads all inputs to one shape."
     )
     flags.string(
         "dim_range",
         None,
-        'Shapes that it serves: "waveforms=1:8,16000:560000".',
-        default_text="batches up to 64 or --batch_size, the lengths that the model takes",
+        'Shapes to accept, such as "waveforms=1:8,16000:560000".',
+        default_text="batches up to 64 or --batch_size, and the lengths that the model accepts",
     )
     flags.number(
         "max_seconds",
         None,
-        "Refuses longer sounds; without --enable_dim_range all are padded up to it.",
-        default_text="the model's",
+        "Longest sound in seconds. With --enable_dim_range=0, all sounds are padded to it.",
+        default_text="the limit of the model",
     )
     flags.group("Quantization")
-    flags.string("calibration_data_dir", None, "Data to quantize with.", default_text="--data_dir")
+    flags.string(
+        "calibration_data_dir", None, "Data set for calibration.", default_text="--data_dir"
+    )
     flags.integer(
         "calibration_samples",
         _DEFAULTS.calibration_samples,
-        "How many of them, spread over the whole.",
+        "Number of calibration samples, taken at regular intervals from the data set.",
     )
     flags.enum(
         "quantize_algo",
         _DEFAULTS.quantize_algo,
         ALGORITHMS,
-        "Ranges: extremes, or the least error.",
+        "Range of an activation: linear uses its extremes, eqnm minimizes the error.",
     )
-    flags.enum("quantize_type", _DEFAULTS.quantize_type, TYPES, "Zero points of activations.")
     flags.enum(
-        "quantize_granularity", _DEFAULTS.quantize_granularity, GRANULARITIES, "Scales of weights."
+        "quantize_type",
+        _DEFAULTS.quantize_type,
+        TYPES,
+        "Zero point of activations: symm in the middle of the range, asym where it fits best.",
+    )
+    flags.enum(
+        "quantize_granularity",
+        _DEFAULTS.quantize_granularity,
+        GRANULARITIES,
+        "One scale for each weight tensor, or for each of its output channels.",
     )
     about = (
-        'Layers not to quantize: "block_0/attention,subsampling"; "-head": quantized all the same.'
+        'Layers not to quantize, such as "block_0/attention,subsampling". "-head": quantizes head.'
     )
     flags.string("keep_in_float", "", about)
     flags.number(
         "max_accuracy_drop",
         None,
-        "Puts layers back to float until the accuracy on the calibration data holds.",
+        "Largest drop of the accuracy on the calibration data. Layers go back to float to meet it.",
         default_text="no limit",
     )
     flags.group("Conversion")
     flags.string(
-        "opt_config", _DEFAULTS.opt_config, "Optional rewrites of the graph, with commas, or none."
+        "opt_config", _DEFAULTS.opt_config, "Optional graph rewrites, separated by commas, or none."
     )
     flags.integer(
         "minimum_segment_size",
         _DEFAULTS.minimum_segment_size,
-        "Fewest operators worth an accelerator.",
+        "Smallest number of operators that TensorRT takes over.",
     )

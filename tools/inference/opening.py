@@ -1,4 +1,4 @@
-"""Opens exported models by options, and converts them first where that is due."""
+"""Opens exported models, and converts them first if necessary."""
 
 import itertools
 import os
@@ -9,33 +9,36 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.conversion import backends
 from tools.conversion.artifact import is_artifact, read_manifest
 from tools.conversion.choice import choose_backend
-from tools.conversion.converter import convert, say_converted
+from tools.conversion.converter import convert, open_converted, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
+from tools.conversion.loaded_model import LoadedModel
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import Calibration, Examples
+from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
 from tools.inference.options import ConversionOptions, RunnerOptions
-from tools.inference.runner import Runner, load
+from tools.inference.runner import JitRunner, Runner, load
 
-# `(pipeline, data_dir, num_samples, judged) -> Examples`: data as inference preprocesses them, one
-# sample in a batch, with references where a model's accuracy on them is `judged`.
+# `(pipeline, data_dir, num_samples, judged) -> Examples`: samples with the preprocessing of
+# inference, in batches of one. If `judged` is true, they come with references, for the accuracy.
 ReadExamples = Callable[[dict, Path, int, bool], Examples]
 
 
 def open_runner(
     model_dir: str | Path, options: RunnerOptions, read_examples: ReadExamples
 ) -> Runner:
-    """Opens a runner, converting the SavedModel where that is due.
+    """Opens a model. Converts a SavedModel first, unless it runs eagerly or was converted before.
 
     Args:
-        model_dir: a SavedModel, or a converted model, which is run as it is.
-        options: how to run it.
-        read_examples: the family's reader of data to calibrate with.
+        model_dir: directory of a SavedModel or of a converted model.
+        options: options of the runtime and of the conversion.
+        read_examples: function of the family that reads data for calibration.
 
     Raises:
-        UserError: a bad model, option or place.
+        UserError: the model, an option or a directory cannot be used.
     """
     restrict_devices(options.visible_devices)
     if options.batch_size < 1:
@@ -52,28 +55,15 @@ def open_runner(
                 "Leave one of them out",
             )
         return load(model_dir, execution)
-    manifest = _converted_aloud(model_dir, options, read_examples)
-    try:
-        return load(manifest["directory"], execution)
-    except UserError as error:
-        if options.converted_savedmodel_dir or not manifest["reused"]:
-            raise
-        # The cache is ours: what is damaged there is made again.
-        print(f"{error} Converts again.", file=sys.stderr)
-        manifest = _converted_aloud(model_dir, options, read_examples, anew=True)
-        return load(manifest["directory"], execution)
-
-
-def _converted_aloud(
-    model_dir: str | Path, options: RunnerOptions, read_examples: ReadExamples, anew: bool = False
-) -> dict:
-    manifest = converted(model_dir, options, read_examples, anew=anew, may_be_temporary=True)
-    say_converted(model_dir, manifest)
-    return manifest
+    loaded, request, calibration = _conversion(model_dir, options, read_examples)
+    place = options.converted_savedmodel_dir
+    artifact, manifest = open_converted(loaded, place, request, calibration, execution=execution)
+    say_converted(model_dir, [manifest])
+    return JitRunner(artifact)
 
 
 def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
-    """Refuses options that a converted model cannot follow: it runs as it was converted."""
+    """Checks that no option asks for another conversion of a model that is converted already."""
     defaults = RunnerOptions()
     fixed = ("run_eagerly", "backend", "quant_precision", "dim_range", "converted_savedmodel_dir")
     for name in fixed:
@@ -86,12 +76,18 @@ def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
 
 
 def check_longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -> None:
-    """Refuses `max_seconds` beyond what the model takes, before it is opened.
+    """Checks `max_seconds` against the longest sound that the model accepts, without opening it.
 
-    A converted model takes the waveforms of its dim range, a SavedModel that runs eagerly any.
+    A converted model accepts the lengths of its dim range. A SavedModel that runs eagerly accepts
+    all lengths.
+
+    Args:
+        model_dir: directory of a SavedModel or of a converted model.
+        pipeline: content of the model's `pipeline.json`.
+        options: options of the runtime and of the conversion.
 
     Raises:
-        UserError: it is beyond.
+        UserError: `max_seconds` is larger.
     """
     seconds = options.max_seconds
     if seconds is None:
@@ -106,7 +102,7 @@ def check_longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptio
 
 
 def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -> int | None:
-    """Samples of the longest waveforms that a model takes; None: any, or not known yet."""
+    """Returns the samples of the longest waveform that a model accepts, or None without a limit."""
     tensor = "waveforms"
     manifest = read_manifest(Path(model_dir))
     if manifest is not None:  # converted
@@ -124,26 +120,48 @@ def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -
 
 
 def converted(
-    native_dir: str | Path,
-    options: ConversionOptions,
-    read_examples: ReadExamples,
-    **how: bool,
+    native_dir: str | Path, options: ConversionOptions, read_examples: ReadExamples
 ) -> dict:
-    """Converts a SavedModel by options, unless that was done before; see `convert`."""
+    """Converts a SavedModel, unless the same conversion exists already.
+
+    Args:
+        native_dir: directory of the SavedModel.
+        options: options of the conversion.
+        read_examples: function of the family that reads data for calibration.
+
+    Returns:
+        The manifest; see `tools.conversion.converter.convert`.
+
+    Raises:
+        UserError: the model, an option or a directory cannot be used.
+    """
+    loaded, request, calibration = _conversion(native_dir, options, read_examples)
+    place = options.converted_savedmodel_dir
+    return convert(native_dir, place, request, calibration, loaded=loaded)
+
+
+def _conversion(
+    native_dir: str | Path, options: ConversionOptions, read_examples: ReadExamples
+) -> tuple[LoadedModel, ConversionRequest, Calibration | None]:
+    """Returns the model, the request and the calibration; chooses a runtime for `auto`."""
     pipeline = read_pipeline(native_dir)
     request = options.request(pipeline)
+    # XLA runs in TensorFlow, whose threads can be set only before it loads a model.
+    threads = options.execution.threads if backends.choose(request.backend) == "xla" else None
+    loaded = LoadedModel(native_dir, threads)
     if request.backend == "auto":
-        backend = choose_backend(native_dir, request, options.batch_size, options.execution)
+        place = options.converted_savedmodel_dir
+        backend = choose_backend(
+            loaded, request, options.batch_size, options.execution, converted_dir=place
+        )
         request = replace(request, backend=backend)
-    calibration = _calibration(options, pipeline, read_examples)
-    place = options.converted_savedmodel_dir
-    return convert(native_dir, place, request, calibration, **how)
+    return loaded, request, _calibration(options, pipeline, read_examples)
 
 
 def _calibration(
     options: ConversionOptions, pipeline: dict, read_examples: ReadExamples
 ) -> Calibration | None:
-    """The data to quantize with, read by the family's own preprocessing."""
+    """Returns the calibration data of the options, or None without data."""
     own, data_dir = options.calibration_data_dir, options.data_dir
     if not (own or data_dir):
         return None
@@ -162,10 +180,14 @@ def _calibration(
 
 
 def restrict_devices(visible_devices: str | None) -> None:
-    """Hides the GPUs that are not named; to be called before any of them is used.
+    """Hides GPUs from all runtimes. Must be called before a runtime uses a GPU.
 
     Args:
-        visible_devices: numbers with commas; `-1`: none; None: all are used.
+        visible_devices: numbers of the GPUs to use, separated by commas. `-1` hides all GPUs, None
+            changes nothing.
+
+    Raises:
+        UserError: the text has another form.
     """
     if visible_devices is None:
         return

@@ -1,4 +1,4 @@
-"""What a program or a caller asks of inference, as frozen options."""
+"""Options of inference as frozen dataclasses."""
 
 import dataclasses
 import math
@@ -12,35 +12,43 @@ from tools.conversion.protocol import Execution
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, DimRanges, Quantization
 from tools.errors import UserError
 
-_LARGEST_BATCH = 64  # that a conversion serves, so that one conversion does for all batch sizes
+_LARGEST_BATCH = 64  # of each conversion, so that usual batch sizes need only one conversion
 
 
 @dataclass(frozen=True, slots=True)
 class ConversionOptions:
-    """What a conversion depends on.
+    """Options of the conversion of a SavedModel.
 
     Attributes:
-        batch_size: inputs that are run together.
-        data_dir: data set that is run; it calibrates where `calibration_data_dir` is not given.
-        converted_savedmodel_dir: place of the converted model; None: a folder of the user's cache.
-        backend: runtime of the converted model: openvino, onnxruntime or xla; auto: the faster one
-            of openvino and onnxruntime, which is measured once.
-        quant_precision: of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16.
-        enable_dim_range: whether a range of shapes is served, or one shape, padded up to.
-        dim_range: ranges of shapes, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first; None:
-            batches up to 64, or up to `batch_size` where that is larger; the sizes that the model
-            takes.
-        max_seconds: of the longest sound; None: as long as the model takes.
-        calibration_data_dir: data to quantize with, read as for inference.
-        calibration_samples: how many of them, spread over the whole.
-        quantize_algo: `linear` (extremes) or `eqnm` (least error).
-        quantize_type: zero points of activations, `symm` or `asym`.
-        quantize_granularity: scales of weights, `per_tensor` or `per_axis`.
-        keep_in_float: layers not to quantize, with commas; `-head`: quantized all the same.
-        max_accuracy_drop: layers go back to float until the accuracy on the calibration data has
-            dropped by no more than this.
-        opt_config: optional rewrites of the graph, with commas, or `none`.
-        minimum_segment_size: fewest operators that are handed to TensorRT.
+        batch_size: number of inputs in a batch.
+        data_dir: data set to run. It is also used for calibration if `calibration_data_dir` is not
+            set.
+        converted_savedmodel_dir: directory of the converted model. None uses a directory in the
+            cache of the user.
+        backend: runtime of the converted model: `openvino`, `onnxruntime` or `xla`. `auto` times
+            OpenVINO and ONNX Runtime once and uses the faster one.
+        quant_precision: precision of the converted model: `fp32`, `fp16`, `bf16`, `int8_fp32` or
+            `int8_fp16`.
+        enable_dim_range: whether the converted model accepts a range of shapes. False pads all
+            inputs to one shape.
+        dim_range: shapes to accept, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first. None
+            accepts batches up to 64, or up to `batch_size` if it is larger, and all lengths of the
+            model.
+        max_seconds: length of the longest sound in seconds. None uses the limit of the model.
+        calibration_data_dir: data set for calibration, preprocessed as for inference.
+        calibration_samples: number of calibration samples, taken at regular intervals from the data
+            set.
+        quantize_algo: how the range of an activation is chosen: `linear` uses the smallest and the
+            largest value, `eqnm` minimizes the quantization error.
+        quantize_type: zero point of activations: `symm` in the middle of the range, `asym` where it
+            fits best.
+        quantize_granularity: scales of weights: `per_tensor` or `per_axis` (output channels).
+        keep_in_float: layers that are not quantized, separated by commas. `-head` quantizes the
+            layer `head`, even if the model itself keeps it in float.
+        max_accuracy_drop: largest drop of the accuracy on the calibration data, from 0 to 1. Layers
+            go back to float until it is met. None sets no limit.
+        opt_config: optional graph rewrites, separated by commas, or `none`.
+        minimum_segment_size: smallest number of operators that TensorRT takes over.
     """
 
     batch_size: int = 1
@@ -62,10 +70,13 @@ class ConversionOptions:
     minimum_segment_size: int = 3
 
     def request(self, pipeline: Mapping) -> ConversionRequest:
-        """Makes the request for a model that describes itself by `pipeline`.
+        """Returns the conversion request for a model.
+
+        Args:
+            pipeline: content of the model's `pipeline.json`.
 
         Raises:
-            UserError: an option is out of its range, or two exclude each other.
+            UserError: an option is out of its range, or two options exclude each other.
         """
         drop = self.max_accuracy_drop
         for flag, valid in (
@@ -86,7 +97,7 @@ class ConversionOptions:
         return ConversionRequest(
             backend=self.backend,
             precision=self.quant_precision,
-            # One conversion serves every batch size within the same ranges.
+            # Without a range of the user, all batch sizes up to 64 share one conversion.
             batch=next((sizes[0] for sizes in ranges.values()), batch),
             dim_range=ranges,
             opt_config=() if self.opt_config == "none" else _words(self.opt_config),
@@ -106,7 +117,7 @@ class ConversionOptions:
         return Execution(throughput=self.batch_size > 1)
 
     def _dim_range(self, pipeline: Mapping) -> DimRanges:
-        """The ranges that were asked for; those of one shape are single sizes."""
+        """Returns the ranges of the options; without `enable_dim_range`, each range is one size."""
         if self.dim_range and not self.enable_dim_range:
             raise UserError.expected(
                 "either --dim_range or --enable_dim_range=0", "both", "Leave one of them out"
@@ -124,18 +135,18 @@ class ConversionOptions:
         return fixed
 
 
-OF_SOUNDS = ("max_seconds",)  # fields of `RunnerOptions` that mean nothing to images
+OF_SOUNDS = ("max_seconds",)  # fields of `RunnerOptions` that do not apply to images
 
 
 @dataclass(frozen=True, slots=True)
 class RunnerOptions(ConversionOptions):
-    """How a model is run.
+    """Options of a runner: the options of the conversion, and those of the runtime.
 
     Attributes:
-        run_eagerly: in TensorFlow on the SavedModel; else converted, which the first call for a
-            model does.
-        visible_devices: GPUs that may be used, as `0,1`; `-1`: none; None: all.
-        threads: of the runtime; None: as many as it chooses.
+        run_eagerly: whether the SavedModel runs in TensorFlow. False runs a converted model, which
+            the first call for a SavedModel makes.
+        visible_devices: GPUs to use, such as `0,1`. `-1` uses none, None uses all.
+        threads: number of threads of the runtime. None leaves the number to the runtime.
     """
 
     run_eagerly: bool = False
@@ -147,7 +158,7 @@ class RunnerOptions(ConversionOptions):
         """How the runtime uses the machine.
 
         Raises:
-            UserError: `threads` is below 1, or there are fewer cores.
+            UserError: `threads` is below 1 or above the number of cores.
         """
         cores = num_cores()
         if self.threads is not None and not 1 <= self.threads <= cores:
@@ -159,12 +170,12 @@ class RunnerOptions(ConversionOptions):
         return Execution(self.threads, throughput=self.batch_size > 1)
 
     def as_keywords(self) -> dict[str, Any]:
-        """Gives the fields by name, for options of a kind that has more of them."""
+        """Returns the fields by name, as keywords for a subclass with more fields."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
 
 class RunnerKeywords(TypedDict, total=False):
-    """The fields of `RunnerOptions` for type checkers, but for those of sounds."""
+    """Types of the fields of `RunnerOptions` as keywords, without those of sounds."""
 
     batch_size: int
     data_dir: str | None
@@ -188,23 +199,23 @@ class RunnerKeywords(TypedDict, total=False):
 
 
 class SpeechKeywords(RunnerKeywords, total=False):
-    """The fields of `RunnerOptions` for type checkers: keywords of the functions that take them."""
+    """Types of the fields of `RunnerOptions` as keywords."""
 
     max_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class DataOptions:
-    """What a program runs, and what it writes.
+    """Inputs and outputs of a program.
 
     Attributes:
-        paths: files and folders.
-        data_dir: a data set in their place, which is scored as well.
-        data_ratio: share of the data set to use, spread over the whole.
-        batch_size: inputs that are run together.
-        warmup_count: batches that are run before the clock starts.
-        result_path: of the report.
-        timestamps: whether words are told with their times.
+        paths: files and directories to run.
+        data_dir: data set to run and score, instead of `paths`.
+        data_ratio: share of the data set to use, taken at regular intervals.
+        batch_size: number of inputs in a batch.
+        warmup_count: number of batches that run before the time is measured.
+        result_path: path of the JSON report; None writes no report.
+        timestamps: whether to write the times of words.
     """
 
     paths: tuple[str, ...] = ()
@@ -217,7 +228,11 @@ class DataOptions:
 
 
 def check_seconds(max_seconds: float | None) -> None:
-    """Checks `max_seconds` of any options."""
+    """Checks that `max_seconds` is None, or positive and finite.
+
+    Raises:
+        UserError: it is something else.
+    """
     if max_seconds is not None and not 0 < max_seconds < math.inf:
         raise UserError.expected("--max_seconds > 0", max_seconds, "Correct the flag")
 

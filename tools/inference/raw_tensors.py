@@ -1,4 +1,4 @@
-"""Tensors from files through a model: checked, padded to what it takes, and timed."""
+"""Checks, pads and runs tensors that were read from files."""
 
 import json
 import time
@@ -12,16 +12,16 @@ from tools.errors import UserError
 from tools.inference.runner import Runner
 from tools.inference.session import Session
 
-# Beside raw tensors: values of `pipeline.json` that they were made by.
+# File beside raw tensors, with the values of `pipeline.json` that they were made with.
 PREPARATION_FILE = "preparation.json"
 
 
 def check_preparation(folder: Path, pipeline: Mapping) -> None:
-    """Refuses raw tensors that were made for another model, where their folder tells how.
+    """Checks that raw tensors were made for a model, if their folder has a `preparation.json`.
 
     Args:
-        folder: of the tensors.
-        pipeline: `pipeline.json` of the model.
+        folder: folder of the tensors.
+        pipeline: content of the model's `pipeline.json`.
 
     Raises:
         UserError: a value differs, or the file cannot be read.
@@ -43,7 +43,7 @@ def check_preparation(folder: Path, pipeline: Mapping) -> None:
 
 
 def _leaves(content: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """Gives the values of nested mappings by dotted name."""
+    """Yields the dotted names and the values of nested mappings."""
     for name, value in content.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{name}.")
@@ -54,9 +54,19 @@ def _leaves(content: Mapping, prefix: str = "") -> Iterator[tuple[str, object]]:
 def run_timed(
     model: Runner | Session, signature: str, inputs: Mapping[str, np.ndarray], seconds: list[float]
 ) -> dict[str, np.ndarray]:
-    """Runs a batch and appends the time of the runtime alone to `seconds`.
+    """Runs a batch and measures the time of the runtime.
 
-    What is smaller than a size that the model fixes is padded with zeros.
+    Args:
+        model: an opened model.
+        signature: name of the signature to run.
+        inputs: arrays by name. Axes that are smaller than a fixed size are padded with zeros.
+        seconds: list to which the time of this run is appended.
+
+    Returns:
+        The outputs by name.
+
+    Raises:
+        UserError: the inputs do not fit the model, or the runtime fails on them.
     """
     numbers = [spec for spec in model.signatures[signature] if spec.dtype != "string"]
     padded = pad_to(inputs, shapes_of(numbers))

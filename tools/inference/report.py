@@ -1,4 +1,4 @@
-"""What a run of inference found and how fast it was."""
+"""Measures the speed of inference, and writes reports."""
 
 import contextlib
 import resource
@@ -13,14 +13,17 @@ from tools.files import one_line, result_file, to_json, write_text
 from tools.inference.runner import Runner
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
-_MOST_NAMED = 20  # files that were left out
+_MOST_NAMED = 20  # skipped files
 _SEPARATORS = str.maketrans("\t\n\r", "   ")
 
 
 class Stopwatch:
-    """Times `running` blocks, and all between the first and the last of them.
+    """Measures the time of `running` blocks, and the time from end to end.
 
-    Loading and warm-up stay outside of the blocks.
+    The time from end to end starts when the stopwatch is made and ends with the last block.
+
+    Attributes:
+        laps: times of the blocks in seconds.
     """
 
     def __init__(self):
@@ -30,12 +33,12 @@ class Stopwatch:
 
     @property
     def seconds(self) -> float:
-        """The time in blocks."""
+        """Total time of the blocks in seconds."""
         return sum(self.laps)
 
     @contextlib.contextmanager
     def running(self):
-        """Times a block."""
+        """Measures the time of a block."""
         started = time.perf_counter()
         try:
             yield
@@ -45,7 +48,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def excluded(self):
-        """Takes a block out of the time from end to end."""
+        """Excludes a block from the time from end to end."""
         started = time.perf_counter()
         try:
             yield
@@ -55,10 +58,13 @@ class Stopwatch:
     def speed(self, num_samples: int) -> dict[str, float]:
         """Computes rates and latencies up to the last block.
 
+        Args:
+            num_samples: number of samples that ran in the blocks.
+
         Returns:
-            `samples_per_second` of the runtime alone, `end_to_end_samples_per_second` with reading
-            and decoding since the stopwatch was made, `latency_ms_p50` and `latency_ms_p95` of a
-            batch, `end_to_end_seconds`.
+            `samples_per_second` within the blocks; `end_to_end_samples_per_second` and
+            `end_to_end_seconds`, which include reading and decoding; `latency_ms_p50` and
+            `latency_ms_p95` of a batch.
         """
         whole = max(self._ended - self._started - self._excluded, 1e-9)
         p50, p95 = np.percentile(self.laps or [0.0], [50, 95])
@@ -72,9 +78,9 @@ class Stopwatch:
 
 
 def runner_facts(runner: Runner) -> dict:
-    """Returns what a report says of the runner.
+    """Returns the facts about a runner for a report.
 
-    Among them are the shapes that a converted model prepared, and the peak memory of the process.
+    They include the numbers of input shapes of this runner, and the peak memory of the process.
     """
     manifest = getattr(runner, "manifest", None) or {}
     asked = manifest.get("request", {}).get("quantization")
@@ -92,9 +98,14 @@ def runner_facts(runner: Runner) -> dict:
 
 @dataclass(frozen=True, slots=True)
 class SpeechRow:
-    """One recognized utterance.
+    """A recognized utterance.
 
-    `reference` is None where there is no transcript, `beam_text` where there was no beam search.
+    Attributes:
+        path: path of the sound file.
+        duration_seconds: length of the sound.
+        reference: transcript; None if there is none.
+        text: recognized text.
+        beam_text: text of the beam search; None without a beam search.
     """
 
     path: str
@@ -105,7 +116,11 @@ class SpeechRow:
 
 
 def speech_speed(recognition_seconds: float, rows: Sequence[SpeechRow]) -> dict[str, float]:
-    """Computes speeds without loading and warm-up.
+    """Computes the speed of recognition.
+
+    Args:
+        recognition_seconds: time of recognition, without loading and warm-up.
+        rows: the recognized utterances.
 
     Returns:
         `rtf`: recognition time / audio time; `rtfx`: its inverse; `audio_seconds`.
@@ -120,9 +135,10 @@ def speech_speed(recognition_seconds: float, rows: Sequence[SpeechRow]) -> dict[
 
 
 def skipped_lines(skipped: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Tells people what was left out: the first `(path, reason)`s, and how many there are beyond.
+    """Yields messages about skipped files: one for each of the first 20, and one for the others.
 
-    The report of a program lists all.
+    Args:
+        skipped: `(path, reason)` of each skipped file.
     """
     for path, reason in skipped[:_MOST_NAMED]:
         yield f"skipped {one_line(path)}: {reason}"
@@ -131,12 +147,14 @@ def skipped_lines(skipped: Sequence[tuple[str, str]]) -> Iterator[str]:
 
 
 def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> None:
-    """Writes the JSON summary and, beside it, the TSV of texts; each appears whole or not at all.
+    """Writes a JSON summary, and a TSV file of the texts beside it.
+
+    Each file is written completely or not at all.
 
     Args:
-        path: of the JSON, and the TSV has its name with `.tsv`; or of the TSV.
-        summary: JSON-able.
-        rows: in the order of the input; controls in their paths are escaped.
+        path: path of the JSON or of the TSV file; the other file differs in the suffix.
+        summary: content of the JSON file.
+        rows: rows of the TSV file. Control characters in paths are escaped.
 
     Raises:
         UserError: the files cannot be written.
@@ -148,7 +166,7 @@ def write_report(path: Path, summary: Mapping, rows: Sequence[SpeechRow]) -> Non
     for row in rows:
         texts = row.reference or "", row.text, row.beam_text or ""
         lines.append((one_line(row.path), f"{row.duration_seconds:.3f}", *texts))
-    # The format knows no quotes: what would end a column or a line becomes a space.
+    # The format has no quotes: tabs and newlines become spaces.
     cells = [[cell.translate(_SEPARATORS) for cell in line] for line in lines]
     tsv = "".join("\t".join(line) + "\n" for line in cells)
     write_text(table, tsv)

@@ -1,4 +1,4 @@
-"""Runners: exported models as bags of signatures, whatever executes them."""
+"""Runners: run the signatures of exported models in any runtime."""
 
 import time
 from collections import OrderedDict
@@ -14,19 +14,19 @@ from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
 from tools.conversion.sizes import Padding
 
-_REMEMBERED = 1000  # shapes
+_REMEMBERED = 1000  # number of shapes
 
 
 class Runner(Protocol):
     """An exported model that can be run.
 
     Attributes:
-        pipeline: what the export says of the model (`pipeline.json`).
-        signatures: inputs of every signature by its name.
-        mode: how it runs, for reports: "eager", or "jit" for a converted model.
-        backend: what runs it: "tensorflow", or one of `tools.conversion.backends`.
-        precision: what it computes in, by the names of `--quant_precision`.
-        files: what it computes with.
+        pipeline: content of the model's `pipeline.json`.
+        signatures: inputs of each signature, by the name of the signature.
+        mode: "eager" for a SavedModel, "jit" for a converted model.
+        backend: "tensorflow", or a name of `tools.conversion.backends`.
+        precision: precision of the computation, as named by `--quant_precision`.
+        files: files of the model.
     """
 
     pipeline: Mapping
@@ -39,33 +39,40 @@ class Runner(Protocol):
     def run(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """Runs a batch and returns the outputs by name.
+        """Runs a batch.
+
+        Args:
+            inputs: arrays by name.
+            signature: name of the signature.
+
+        Returns:
+            The outputs by name.
 
         Raises:
-            UserError: the inputs are not what the signature takes.
+            UserError: the inputs do not fit the signature.
             RuntimeError: the runtime fails on them.
         """
 
     def expect(self, name: str, lengths: Sequence[int]) -> list[int]:
-        """Announces the lengths that will come, so that they are padded to few sizes.
+        """Announces the lengths of later batches, so that they are padded to few sizes.
 
         Args:
-            name: of an input.
-            lengths: of its last axis, one for each batch to come.
+            name: name of an input.
+            lengths: size of its last axis in each batch.
 
         Returns:
-            The sizes that they are padded to, the largest first; none where lengths are run as
-            they are.
+            The sizes to which these lengths are padded, in descending order; empty if lengths are
+            not padded.
         """
 
 
 class ShapeCounts:
-    """Counts the shapes that a runtime has met; the first run of each includes its preparation.
+    """Counts the input shapes of a runner. In the first run of a shape, the runtime prepares it.
 
     Attributes:
-        prepared: shapes met, over all signatures.
-        first_run_seconds: time of the first run of each.
-        reused: runs of shapes that were met before.
+        prepared: number of different shapes, over all signatures.
+        first_run_seconds: total time of the first runs of these shapes.
+        reused: number of the other runs.
     """
 
     def __init__(self):
@@ -73,7 +80,13 @@ class ShapeCounts:
         self._met: OrderedDict[tuple, None] = OrderedDict()
 
     def run(self, function: Function, inputs: Mapping[str, np.ndarray], signature: str) -> dict:
-        """Runs a function and counts the shape of its inputs."""
+        """Runs a function and counts the shape of its inputs.
+
+        Args:
+            function: function of the signature.
+            inputs: arrays by name.
+            signature: name of the signature.
+        """
         key = signature, *((name, array.shape) for name, array in inputs.items())
         if key in self._met:
             self._met.move_to_end(key)
@@ -98,10 +111,17 @@ class ShapeCounts:
 
 
 class JitRunner:
-    """A converted model in the runtime that it was converted for.
+    """Runs a converted model in the runtime for which it was converted.
 
-    Inputs are padded as `tools.conversion.sizes.Padding` says, so that the runtime prepares few
+    Inputs are padded with `tools.conversion.sizes.Padding`, so that the runtime prepares few
     shapes. Rows that were added are removed from the outputs.
+
+    Args:
+        artifact: the opened model.
+
+    Attributes:
+        manifest: content of the model's `manifest.json`.
+        shapes: counts of the shapes that ran.
     """
 
     mode = "jit"
@@ -112,14 +132,16 @@ class JitRunner:
         self.backend = artifact.manifest["request"]["backend"]
         self.files = artifact.files
         self.signatures, self._functions = artifact.inputs, artifact.functions
+        self._shared = artifact.shared
         self.shapes = ShapeCounts()
         signatures = artifact.manifest["signatures"]
+        self._paddable = {name for name, described in signatures.items() if described["paddable"]}
         self._small = {name for name, described in signatures.items() if described["small"]}
         self._padding = {
             name: Padding(
                 artifact.inputs[name],
                 ranges=described["prepares_shapes"] and name not in self._small,
-                lengths=described["paddable"],
+                lengths=name in self._paddable,
             )
             for name, described in signatures.items()
         }
@@ -128,7 +150,7 @@ class JitRunner:
         """Runs a batch and returns the outputs by name."""
         specs = self.signatures[signature]
         if signature in self._small and fit(inputs, specs):
-            return self._functions[signature](inputs)  # called a hundred times for a batch
+            return self._functions[signature](inputs)  # search calls it a hundred times for a batch
         padded = self.pad(inputs, signature)
         outputs = self.shapes.run(self._functions[signature], padded, signature)
         name = specs[0].name
@@ -140,18 +162,22 @@ class JitRunner:
     def pad(
         self, inputs: Mapping[str, np.ndarray], signature: str = "serving_default"
     ) -> dict[str, np.ndarray]:
-        """Returns the inputs as the runtime gets them.
+        """Pads inputs to the shapes that the runtime gets.
+
+        Args:
+            inputs: arrays by name.
+            signature: name of the signature.
 
         Raises:
-            UserError: they are not what the signature takes.
+            UserError: the inputs do not fit the signature.
         """
         specs = self.signatures[signature]
         if not fit(inputs, specs):
-            check_inputs(inputs, specs, pads=True)
+            check_inputs(inputs, specs, pads=True, pads_lengths=signature in self._paddable)
         return pad_to(inputs, self._padding[signature].shapes(inputs))
 
     def expect(self, name: str, lengths: Sequence[int]) -> list[int]:
-        """Fits the sizes that an input is padded to; see `Runner.expect`."""
+        """Fits the padded sizes to the lengths of later batches; see `Runner.expect`."""
         found = [padding.expect(name, lengths) for padding in self._padding.values()]
         return max(found, key=len, default=[])
 
@@ -160,11 +186,11 @@ def load(model_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Run
     """Opens an exported model.
 
     Args:
-        model_dir: a SavedModel that was exported, or an artifact that was converted.
-        execution: how to use the machine.
+        model_dir: directory of a SavedModel or of a converted model.
+        execution: use of threads.
 
     Raises:
-        UserError: the directory is neither, or damaged.
+        UserError: the directory holds no such model, or it is damaged.
     """
     if is_artifact(model_dir):
         return JitRunner(open_artifact(model_dir, execution))

@@ -1,4 +1,4 @@
-"""Sessions: opened models that answer until they are closed, for any number of threads."""
+"""Sessions: opened models that several threads can use until they are closed."""
 
 import threading
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ Inputs = Mapping[str, np.ndarray]
 class Session:
     """An opened model.
 
-    Threads may share it: batches of several threads run one after the other. A subclass adds what
-    its users have (sounds, images) and what they want (texts, classes).
+    Several threads can share a session; their batches run one after the other. Subclasses convert
+    sounds or images to inputs, and outputs to texts or classes.
 
     Args:
-        runner: of the model; no other code may use it.
+        runner: runner of the model; no other code may use it.
 
     Attributes:
-        pipeline: what the export says of the model.
-        signatures: inputs of every signature by its name.
+        pipeline: content of the model's `pipeline.json`.
+        signatures: inputs of each signature, by the name of the signature.
     """
 
     def __init__(self, runner: Runner):
@@ -36,7 +36,7 @@ class Session:
 
     @property
     def runner(self) -> Runner:
-        """What runs the model.
+        """Runner of the model.
 
         Raises:
             UserError: the session is closed.
@@ -45,23 +45,27 @@ class Session:
         return self._runner
 
     def check_open(self) -> None:
-        """Checks that the session was not closed.
+        """Checks that the session is open.
 
         Raises:
-            UserError: it was.
+            UserError: the session is closed.
         """
         if self._runner is None:
             raise UserError.expected("an open session", "a closed one", "Load the model again")
 
     def run(self, inputs: Inputs, signature: str = "serving_default") -> dict[str, np.ndarray]:
-        """Runs a batch of tensors and returns the outputs by name.
+        """Runs a batch of tensors.
 
         Args:
-            inputs: by the names that `signatures` gives.
-            signature: to run.
+            inputs: arrays by name; `signatures` lists the names.
+            signature: name of the signature to run.
+
+        Returns:
+            The outputs by name.
 
         Raises:
-            UserError: the session is closed, or the inputs are not what the model takes.
+            UserError: the session is closed, the signature does not exist, or the inputs do not fit
+                it.
             RuntimeError: the runtime fails on them.
         """
         self.check_open()
@@ -72,11 +76,11 @@ class Session:
             return self._run(inputs, signature)
 
     def _run(self, inputs: Inputs, signature: str) -> dict[str, np.ndarray]:
-        """Runs a batch for the thread that has the lock."""
+        """Runs a batch; the calling thread holds the lock."""
         return self.runner.run(inputs, signature)
 
     def close(self) -> None:
-        """Releases the model after the running batch has ended; calling it again does nothing."""
+        """Closes the session after the running batch. Further calls do nothing."""
         with self._lock:
             self._runner = None
 

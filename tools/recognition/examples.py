@@ -12,7 +12,7 @@ from tools.inference.selection import spread
 from tools.recognition.decoders import Decoder
 from tools.recognition.sounds import find_utterances
 from tools.speech.audio import AudioLimits
-from tools.speech.corpus import TRANSCRIPT_SUFFIX, read_librispeech
+from tools.speech.corpus import TRANSCRIPT_SUFFIX, has_transcripts, read_corpus
 from tools.speech.reading import read_batches
 from tools.speech.scoring import score
 from tools.speech.transcripts import normalize_transcript
@@ -40,8 +40,8 @@ def read_examples(
     Raises:
         UserError: there are no transcripts although `judged` is set, or no sound can be decoded.
     """
-    if not data_dir.exists() or next(data_dir.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None:
-        utterances = read_librispeech(data_dir, (), limits, normalize=normalize).utterances
+    if not data_dir.exists() or has_transcripts(data_dir):
+        utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     elif judged:
         raise UserError.expected(
             f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir",

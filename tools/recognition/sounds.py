@@ -8,7 +8,7 @@ from tools.errors import UserError
 from tools.inference.options import DataOptions, check_seconds
 from tools.inference.selection import share
 from tools.speech.audio import AudioError, AudioLimits, is_known, probe
-from tools.speech.corpus import SUFFIXES, Utterance, read_librispeech, walk
+from tools.speech.corpus import SUFFIXES, Utterance, read_corpus, walk
 from tools.speech.transcripts import normalize_transcript
 
 Skipped = list[tuple[str, str]]  # path and reason of each skipped file
@@ -66,7 +66,7 @@ def chosen_utterances(
     if data.paths:
         utterances, skipped = find_utterances(data.paths, limits)
     else:
-        manifest = read_librispeech(data.data_dir, (), limits, normalize=normalize)
+        manifest = read_corpus(data.data_dir, (), limits, normalize=normalize)
         utterances = manifest.utterances
         skipped = [(detail, why) for why, details in manifest.skipped.items() for detail in details]
     return share(utterances, data.data_ratio) if utterances else [], skipped

@@ -15,7 +15,7 @@ from tools.recognition.training_data import TrainingSet, training_data
 from tools.speech.audio import AudioLimits
 from tools.speech.augmentation import WaveformAugmentation
 from tools.speech.config import DataConfig, WaveformAugmentConfig
-from tools.speech.corpus import Manifest, Utterance, read_librispeech
+from tools.speech.corpus import Manifest, Utterance, read_corpus
 from tools.speech.reading import evaluation_limits, read_batches, training_limits
 from tools.speech.scoring import score
 from tools.speech.sound_bank import read_bank
@@ -203,7 +203,7 @@ class SpeechTask:
         """Reads splits on rank 0 and returns the manifest on every process."""
         manifest = from_first_rank(
             self.processes,
-            lambda: read_librispeech(self.data.data_dir, splits, limits, normalize=normalize),
+            lambda: read_corpus(self.data.data_dir, splits, limits, normalize=normalize),
         )
         for reason, details in manifest.skipped.items():
             self.skipped += [f"{reason}\t{one_line(detail)}" for detail in details]

@@ -1,7 +1,9 @@
-"""Reading of speech corpora in the layout of LibriSpeech.
+"""Reading of speech corpora: folders in the layout of LibriSpeech, and tables.
 
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt    lines "SPEAKER-CHAPTER-NUMBER THE WORDS"
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac  or another suffix of `SUFFIXES`
+
+See `tables` for tables. A folder without `*.trans.txt` may contain a table `transcripts.tsv`.
 
 Utterances that cannot be used are skipped, and listed with file and line under a key of
 `SKIP_REASONS`.
@@ -9,7 +11,6 @@ Utterances that cannot be used are skipped, and listed with file and line under 
 
 import os
 import re
-import stat
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,8 +20,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tools.errors import UserError
-from tools.files import folders_above
+from tools.files import expand_home, folders_above
 from tools.speech import audio
+from tools.speech.tables import TABLE_NAME, TABLE_SUFFIXES, table_rows
+from tools.speech.transcript_files import MAX_LINE_CHARACTERS, Line, text_lines
 from tools.speech.transcripts import normalize_transcript
 
 # Suffixes of sound files, in any case. If an id has several files, the first suffix is used.
@@ -29,8 +32,6 @@ SUFFIXES = (
     *".m4a .mp4 .aac .webm .mka .mkv .mov .3gp .amr .wma .rf64 .w64 .caf .au .spx .wv .ape".split(),
 )
 TRANSCRIPT_SUFFIX = ".trans.txt"
-MAX_LINE_CHARACTERS = 10_000
-MAX_TRANSCRIPT_BYTES = 1 << 26
 MAX_CHARACTERS_PER_SECOND = 50.0  # the fastest speakers of LibriSpeech reach about 20
 
 SKIP_REASONS = {
@@ -39,14 +40,15 @@ SKIP_REASONS = {
     "not_text": "a line that is not UTF-8 or has control characters",
     "long_line": f"a line of more than {MAX_LINE_CHARACTERS} characters",
     "bad_id": "an id that does not start with the name of its transcript file, or contains a path",
-    "duplicate_id": "an id that occurs in several lines; none of them is used",
+    "bad_row": "a row of a table without the three columns PATH, DURATION and TRANSCRIPT",
+    "bad_duration": "a row of a table whose duration is not a number of seconds above 0",
+    "duplicate_id": "an id or sound that occurs in several lines; none of them is used",
     "empty_transcript": "an id without words",
     "long_transcript": f"more than {MAX_CHARACTERS_PER_SECOND:g} characters per second of sound",
     "missing_audio": "a transcript without a sound file beside it",
     "untranscribed_audio": "a sound file without a transcript",
 } | audio.REASONS
 
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 _NUM_THREADS = 16  # more than cores, as reading headers mostly waits for the disk or network
 _CHUNK = 32
 
@@ -103,16 +105,7 @@ class Manifest:
         return line + counts_of(self.skipped)
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A valid line of a transcript file."""
-
-    place: str  # "file:line", for messages
-    utterance_id: str
-    transcript: str
-
-
-def read_librispeech(
+def read_corpus(
     root: str | os.PathLike[str],
     splits: Sequence[str] = (),
     limits: audio.AudioLimits = audio.DEFAULT_LIMITS,
@@ -123,23 +116,23 @@ def read_librispeech(
     """Reads the transcripts of a corpus and the headers of its sound files.
 
     Args:
-        root: folder of the splits; without `splits`, any folder with transcripts below it.
-        splits: folders in `root`, read in this order; empty to read `root` itself.
+        root: folder of the splits; without `splits`, a table, or a folder with transcripts.
+        splits: folders and tables in `root`, read in this order; empty to read `root` itself.
         limits: accepted lengths and rates, and the model's rate.
         progress: whether to show a progress bar on stderr if reading takes over two seconds.
         normalize: function applied to every transcript.
 
     Raises:
-        UserError: a folder is missing or has no transcripts, or no utterance can be used.
+        UserError: a split is missing or has no transcripts, or no utterance can be used.
     """
     manifest = Manifest()
     pairs = []
-    for folder in _split_folders(Path(root), splits):
-        found = _transcribed_files(folder, manifest.skipped, normalize)
+    for place in _split_places(Path(root), splits):
+        found = _transcribed_sounds(place, manifest.skipped, normalize)
         if found is None:
-            received = f"no utterances found in {folder}"
-            do = f"Name a folder with *{TRANSCRIPT_SUFFIX} files below"
-            raise UserError.expected("a corpus laid out like LibriSpeech", received, do)
+            received = f"no utterances found in {place}"
+            do = f"Name a table, or a folder with *{TRANSCRIPT_SUFFIX} files below"
+            raise UserError.expected("a corpus laid out like LibriSpeech, or a table", received, do)
         pairs += found
     chunks = [pairs[start : start + _CHUNK] for start in range(0, len(pairs), _CHUNK)]
     with (
@@ -160,23 +153,49 @@ def read_librispeech(
     return manifest
 
 
-def _split_folders(root: Path, splits: Sequence[str]) -> list[Path]:
-    if not root.is_dir():
+def has_transcripts(place: Path) -> bool:
+    """Returns whether a path is a table, or a folder with transcripts in any folder below it."""
+    names = (f"*{TRANSCRIPT_SUFFIX}", TABLE_NAME)
+    return _is_table(place) or any(next(place.rglob(name), None) for name in names)
+
+
+def _split_places(root: Path, splits: Sequence[str]) -> list[Path]:
+    """Returns the folders and tables of the splits."""
+    if not root.is_dir() and (splits or not _is_table(root)):
         raise UserError.expected(
             "the folder of a corpus", f"{root}, which is no folder", "Check the path"
         )
-    folders = [root / split for split in dict.fromkeys(splits)] or [root]
-    for folder in folders:
-        if not folder.is_dir():
-            names = sorted(path.name for path in root.iterdir() if path.is_dir())
-            received = f"no such folder, but {', '.join(names) or 'no folders at all'}"
-            raise UserError.expected(f"the split {folder}", received, "Name a split that exists")
-    return folders
+    places = [root / expand_home(split) for split in dict.fromkeys(splits)] or [root]
+    for place in places:
+        if not place.is_dir() and not _is_table(place):
+            names = sorted(path.name for path in root.iterdir() if path.is_dir() or _is_table(path))
+            received = f"no such folder or table, but {', '.join(names) or 'none at all'}"
+            raise UserError.expected(f"the split {place}", received, "Name a split that exists")
+    return places
+
+
+def _is_table(path: Path) -> bool:
+    return path.name.lower().endswith(TABLE_SUFFIXES) and path.is_file()
+
+
+def _transcribed_sounds(
+    place: Path, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
+) -> list[tuple[Line, str]] | None:
+    """Pairs the transcripts of a split with sound files; returns None without transcripts."""
+    if not place.is_dir():
+        return table_rows(str(place), skipped, normalize)
+    left_out: defaultdict[str, list[str]] = defaultdict(list)
+    found, table = _transcribed_files(place, left_out, normalize), place / TABLE_NAME
+    if found is None and _is_table(table):
+        return table_rows(str(table), skipped, normalize)
+    for reason, details in left_out.items():
+        skipped[reason] += details
+    return found
 
 
 def _transcribed_files(
     folder: Path, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
-) -> list[tuple[_Line, str]] | None:
+) -> list[tuple[Line, str]] | None:
     """Pairs the transcripts below a folder with sound files; returns None without transcripts."""
     pairs, has_lines = [], False
     for parent, names in walk(folder, listed(skipped)):
@@ -247,42 +266,20 @@ def listed(skipped: defaultdict[str, list[str]]) -> Callable[[OSError], None]:
 
 def _lines(
     path: str, skipped: defaultdict[str, list[str]], normalize: Callable[[str], str]
-) -> Iterator[_Line]:
+) -> Iterator[Line]:
     """Yields the valid lines of a transcript file; adds the others to `skipped`."""
-    try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_TRANSCRIPT_BYTES:
-            skipped["unreadable_transcript"].append(f"{path}: not a file, or too large")
-            return
-        data = Path(path).read_bytes()
-    except OSError as error:
-        skipped["unreadable_transcript"].append(f"{path}: {error.strerror}")
-        return
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        skipped["not_text"].append(f"{path}:1: UTF-16, not UTF-8")
-        return
     prefix = os.path.basename(path).removesuffix(TRANSCRIPT_SUFFIX) + "-"
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
-        place = f"{path}:{number}"
-        try:
-            text = raw.decode("utf-8")
-        except UnicodeDecodeError:
-            skipped["not_text"].append(f"{place}: not UTF-8")
-            continue
+    for place, text in text_lines(path, skipped):
         utterance_id, *words = text.split(maxsplit=1) or [""]
         if not utterance_id:
             continue  # a blank line
-        if len(text) > MAX_LINE_CHARACTERS:
-            skipped["long_line"].append(f"{place}: {len(text)} characters")
-        elif _CONTROL_CHARACTERS.search(text):
-            skipped["not_text"].append(f"{place}: control characters")
-        elif not utterance_id.startswith(prefix) or re.search(r"[/\\]", utterance_id):
+        if not utterance_id.startswith(prefix) or re.search(r"[/\\]", utterance_id):
             skipped["bad_id"].append(f"{place}: {utterance_id!r}")
         else:
-            yield _Line(place, utterance_id, normalize(words[0] if words else ""))
+            yield Line(place, utterance_id, normalize(words[0] if words else ""))
 
 
-def _judged(line: _Line, path: str, limits: audio.AudioLimits) -> Utterance | tuple[str, str]:
+def _judged(line: Line, path: str, limits: audio.AudioLimits) -> Utterance | tuple[str, str]:
     """Returns the utterance of a line and its sound file, or reason and detail if it is skipped."""
     try:
         info = audio.probe(path, limits)

@@ -268,6 +268,24 @@ def test_a_vocabulary_file_decides_the_symbols(make_task, tmp_path):
         make_task({"tokenizer.vocabulary_file": "nowhere.json"})
 
 
+def test_a_vocabulary_of_subwords_gets_transcripts_in_its_case(make_task, tmp_path):
+    path = tmp_path / "v.subwords"
+    subwords = "'one'\n'two_'\n'three'\n'e'\n's'\n"
+    path.write_text("### SubwordTextEncoder\n### Metadata: {}\n" + subwords)
+    task = make_task({"tokenizer.vocabulary_file": str(path)}, needs_evaluation=True)
+    assert task.vocabulary_size == task.model.vocabulary_size == 1 + 5 + 256
+    assert [u.transcript for u in task.training_set.utterances] == [w.lower() for w in WORDS]
+    batch = batch_of(task, 5)
+    rows = dict(zip(batch["index"].numpy().tolist(), batch["labels"].numpy(), strict=True))
+    assert rows[0].tolist()[:2] == [1, 0]
+    assert rows[1].tolist()[:3] == [2, 3, 0]
+    byte = {letter: 6 + ord(letter) for letter in "ix"}
+    assert rows[4].tolist()[:4] == [5, byte["i"], byte["x"], 0]
+    again = make_task(pretrained=save(task, tmp_path / "run"))
+    assert again.assets["vocabulary.json"] == task.assets["vocabulary.json"]
+    assert [u.transcript for u in again.training_set.utterances] == [w.lower() for w in WORDS]
+
+
 def save(task, directory):
     """Saves the model of a task with weights that differ from initial ones."""
     reference.randomize(task.model, np.random.default_rng(6))

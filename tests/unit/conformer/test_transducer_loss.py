@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from conformer.lattice import Lattice
 from conformer.transducer_loss import transducer_loss
 from tests.support import conformer_reference as reference
 
@@ -358,3 +359,14 @@ def test_a_blank_outside_the_vocabulary_is_refused():
     for blank in (-1, 6):
         with pytest.raises(ValueError, match="blank"):
             transducer_loss(*make_batch(), blank=blank)
+
+
+def test_every_label_is_emitted_once_and_every_frame_has_one_blank_in_a_long_lattice():
+    """Log probabilities are in the thousands here, so that float32 has errors of 1e-4."""
+    generator = np.random.default_rng(2)
+    frames, label_lengths = np.array([600, 550], np.int32), np.array([80, 40], np.int32)
+    edges = tf.constant(-3.0 - generator.exponential(2.0, (2, 2, 600, 81)), tf.float32)
+    blanks, labels = Lattice(edges[0], edges[1], frames, label_lengths).occupancies()
+    for row, (t, u) in enumerate(zip(frames, label_lengths, strict=True)):
+        np.testing.assert_allclose(tf.reduce_sum(labels[row], axis=0)[:u], 1.0, rtol=5e-6)
+        np.testing.assert_allclose(tf.reduce_sum(blanks[row], axis=1)[:t], 1.0, rtol=5e-6)

@@ -23,7 +23,7 @@ from tools.errors import UserError
 from tools.files import new_folder, one_at_a_time, write_bytes
 from tools.speech import audio
 from tools.speech.containers import quiet_stderr, write_flac
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 from tools.speech.reading import read_batches
 from tools.training.checkpoint import CheckpointStore
 from tools.training.program import log_to_file
@@ -82,7 +82,7 @@ def test_no_corpus_stays_open(tmp_path):
     write_librispeech(tmp_path / "dev", [("A B", sound)] * 3)
     next(tmp_path.rglob("*0001.flac")).write_bytes(b"fLaC")
     with nothing_stays_open():
-        utterances = read_librispeech(tmp_path, progress=False).utterances
+        utterances = read_corpus(tmp_path, progress=False).utterances
         assert len(list(read_batches(utterances, 1, audio.AudioLimits()))) == 2
         batches = read_batches(utterances, 1, audio.AudioLimits())
         next(batches)

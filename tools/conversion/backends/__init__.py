@@ -1,4 +1,4 @@
-"""Runtimes for converted models, behind `tools.conversion.protocol.Backend`."""
+"""Runtimes for converted models; see `tools.conversion.protocol.Backend`."""
 
 import importlib
 import importlib.util
@@ -6,16 +6,19 @@ import importlib.util
 from tools.conversion.protocol import Backend
 from tools.errors import UserError
 
-# Packages by the name of the backend, in the order in which "auto" looks for what is installed.
+# Package of each backend, in the order in which `auto` looks for installed packages.
 _PACKAGES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "xla": "tensorflow"}
 NAMES = tuple(_PACKAGES)
 
 
 def get(name: str) -> Backend:
-    """Imports a backend.
+    """Imports the module of a backend.
+
+    Args:
+        name: name of the backend.
 
     Raises:
-        UserError: no such backend, or its package is not installed.
+        UserError: the backend does not exist, or its package is not installed.
     """
     if name not in _PACKAGES:
         raise UserError.expected(f"a backend among {', '.join(NAMES)}", name, "Choose one of them")
@@ -27,14 +30,20 @@ def get(name: str) -> Backend:
 
 
 def is_installed(name: str) -> bool:
-    """Tells whether the package of a backend is installed."""
+    """Returns whether the package of a backend is installed."""
     return importlib.util.find_spec(_PACKAGES[name]) is not None
 
 
 def choose(asked: str) -> str:
-    """Settles `auto` on the first backend that is installed; gives any other name back.
+    """Returns the first installed backend for `auto`, and other names unchanged.
 
-    ONNX Runtime comes before all where it has a provider for GPUs.
+    ONNX Runtime comes first if its GPU build is installed.
+
+    Args:
+        asked: name of a backend, or `auto`.
+
+    Raises:
+        UserError: no backend is installed.
     """
     if asked != "auto":
         return asked

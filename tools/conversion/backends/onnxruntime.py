@@ -1,5 +1,6 @@
-"""ONNX Runtime: CPUs, and GPUs where a build with their providers is installed."""
+"""ONNX Runtime for CPUs, and for GPUs if its GPU build is installed."""
 
+import functools
 import importlib.metadata
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from tools.conversion.protocol import (
     Examples,
     Execution,
     Function,
+    Opened,
     Saved,
     Source,
 )
@@ -26,31 +28,32 @@ PROVIDERS = tuple(name for name in _KNOWN if name in onnxruntime.get_available_p
 NOT_APPLICABLE = (
     {}
     if _TENSORRT in PROVIDERS
-    else {"minimum_segment_size": "only TensorRT takes parts of a graph"}
+    else {"minimum_segment_size": "only TensorRT takes over parts of a graph"}
 )
-# Fusions that fold what follows a convolution into its weights, whatever the graph says.
+# Fusions of ONNX Runtime that fold factors and offsets into the weights of a convolution.
 _FOLDING = ["ConvMulFusion", "ConvAddFusion", "ConvBNFusion"]
 
 
 def versions() -> dict[str, str]:
-    """Versions that an artifact depends on, by package."""
+    """Returns the versions on which a converted model depends, by package."""
     return {"onnxruntime": importlib.metadata.version("onnxruntime")}
 
 
 def precisions() -> tuple[str, ...]:
-    """What it can compute in; see `Backend.precisions`."""
+    """Returns the supported precisions; see `Backend.precisions`."""
     return ("fp32", "fp16", "int8_fp32", "int8_fp16")
 
 
 def save(
     source: Source, request: ConversionRequest, folder: Path, examples: Examples | None
 ) -> Saved:
-    """Writes an ONNX model; see `Backend.save`. Ranges are free dimensions to ONNX.
+    """Writes an ONNX model; see `Backend.save`. Ranges become free dimensions.
 
-    `fp16` keeps the weights in half precision; TensorRT computes in it, too, CPUs in float32.
+    `fp16` stores the weights in half precision. TensorRT also computes in half precision, CPUs
+    compute in float32.
 
-    Of small signatures only the weights are stored in fewer bits: their calls are bound by the way
-    into the runtime, and a quantized one has more operators.
+    In small signatures, 8 bits are used only to store the weights: calls of small signatures are
+    dominated by the overhead of a call, and quantization adds operators.
     """
     from tools.conversion.quantization import compress_weights
     from tools.conversion.rewrites.cleaning import store_in_half
@@ -101,20 +104,21 @@ def _ignored(model, source, request) -> list[str]:
     return ignored_nodes(names, [*source.keep_in_float, *asked])
 
 
-def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
     """Loads an ONNX model; see `Backend.open`."""
-    return as_function(new_session(str(path), described, execution.threads))
+    # Several threads may run one session of ONNX Runtime at the same time.
+    return functools.partial(as_function, new_session(str(path), described, execution.threads))
 
 
 def layers(path: Path) -> list[str]:
-    """Lists the layers of an ONNX model; see `Backend.layers`."""
+    """Returns the layers of an ONNX model; see `Backend.layers`."""
     import onnx
 
     return [node.name for node in _layers(onnx.load(path))]
 
 
 def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
-    """Loads an ONNX model with inner tensors as further outputs; see `Backend.probe`."""
+    """Loads an ONNX model with the outputs of layers as additional outputs; see `Backend.probe`."""
     import onnx
 
     model, wanted = onnx.load(path), set(layers)
@@ -125,7 +129,7 @@ def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
 
 
 def _layers(model) -> list:
-    """The nodes of one output that is not the graph's."""
+    """Returns the nodes with one output that is not an output of the graph."""
     outputs = {tensor.name for tensor in model.graph.output}
     nodes = (node for node in model.graph.node if len(node.output) == 1)
     return [node for node in nodes if node.output[0] not in outputs]
@@ -134,12 +138,12 @@ def _layers(model) -> list:
 def new_session(
     model: str | bytes, described: Mapping, threads: int | None = None
 ) -> onnxruntime.InferenceSession:
-    """Loads an ONNX model, a file or its content, for what there is of providers.
+    """Loads an ONNX model for the available execution providers.
 
     Args:
-        model: path or content.
-        described: as of `Backend.open`; `small` and `options` count where they are there.
-        threads: of one call; None: as many as there are cores.
+        model: path of the file, or its content.
+        described: see `Backend.open`; only `small` and `options` are used, and both are optional.
+        threads: number of threads of a call; None uses one for each core.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -164,7 +168,11 @@ def new_session(
 
 
 def as_function(session: onnxruntime.InferenceSession) -> Function:
-    """Gives a session the form of all backends."""
+    """Returns a function that runs a session of ONNX Runtime.
+
+    Args:
+        session: session that the function runs.
+    """
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

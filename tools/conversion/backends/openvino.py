@@ -1,10 +1,13 @@
-"""OpenVINO on CPUs: the fastest runtime for the large parts of a model."""
+"""OpenVINO for CPUs."""
 
+import functools
 import importlib.metadata
 import re
+import threading
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import numpy as np
 import openvino
@@ -16,6 +19,7 @@ from tools.conversion.protocol import (
     Examples,
     Execution,
     Function,
+    Opened,
     Saved,
     Source,
     TensorSpec,
@@ -23,29 +27,29 @@ from tools.conversion.protocol import (
 from tools.conversion.request import ConversionRequest
 
 NAME = "openvino"
-NOT_APPLICABLE = {"minimum_segment_size": "the CPU takes the whole graph"}
+NOT_APPLICABLE = {"minimum_segment_size": "the CPU runs the whole graph"}
 # One LSTM cell and one joint network of the digits model, 16 rows, one thread: 165 and 57 us here,
 # 108 and 33 us in ONNX Runtime 1.31.
 SMALL = "onnxruntime"
 # The first run of a shape takes longer: 93 ms, then 21 ms (wav2vec 2.0 of width 96, 1 to 15 s of
 # sound, batch 1, one core of an AMD EPYC); the digits model 28 and 20 ms.
 PREPARES_SHAPES = True
-# Prepared kernels that are kept. One shape has about ten: without a limit each new shape of the
-# model above adds 11 MB. OpenVINO's own default is 5000.
+# Number of prepared kernels in the cache of OpenVINO. A shape needs about ten. With the default,
+# 5000, each new shape of the model above would add 11 MB.
 _KERNELS = {"CPU_RUNTIME_CACHE_CAPACITY": 512}
 PATIENCE = 8
 _KEPT, REMEMBERED = 2, 1000  # see `_Specializing`
-_LARGE = 1024  # values; a smaller constant is not worth a conversion
+_LARGE = 1024  # number of values; smaller constants stay in float32
 _HINT = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 
 
 def versions() -> dict[str, str]:
-    """Versions that an artifact depends on, by package."""
+    """Returns the versions on which a converted model depends, by package."""
     return {"openvino": importlib.metadata.version("openvino")}
 
 
 def precisions() -> tuple[str, ...]:
-    """What this machine can compute in; see `Backend.precisions`."""
+    """Returns the precisions that this machine supports; see `Backend.precisions`."""
     capable = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     return ("fp32", "fp16", *(["bf16"] if "BF16" in capable else []), "int8_fp32", "int8_fp16")
 
@@ -53,13 +57,13 @@ def precisions() -> tuple[str, ...]:
 def save(
     source: Source, request: ConversionRequest, folder: Path, examples: Examples | None
 ) -> Saved:
-    """Writes an IR; see `Backend.save`.
+    """Writes a model in the format of OpenVINO (IR); see `Backend.save`.
 
-    `fp16` keeps the weights in half precision and computes in what the device is best at; on CPUs
-    that is float32, or `bf16` where that is asked for and there is hardware for it.
+    `fp16` stores the weights in half precision, and CPUs compute in float32. `bf16` computes in
+    bfloat16.
     """
     network = openvino.Core().read_model(source.onnx.SerializeToString(), b"")
-    _fold(network)  # so that weights are found behind what is done to constants
+    _fold(network)  # operators on constant weights become constants
     if request.quantized:
         network = _quantize(network, source, request, examples)
     network.reshape({spec.name: _partial_shape(spec) for spec in source.specs})
@@ -81,7 +85,7 @@ def _fold(network: openvino.Model) -> None:
 
 
 def _store_in_half(network: openvino.Model) -> None:
-    """What `compress_to_fp16` does to other models; it leaves quantized ones as they are."""
+    """Stores constants in half precision, as `compress_to_fp16` does for models in float."""
     for node in network.get_ops():
         if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
             continue
@@ -95,7 +99,7 @@ def _store_in_half(network: openvino.Model) -> None:
 
 
 def _shorten(network: openvino.Model) -> None:
-    """Leaves names to layers and to the ends of the graph."""
+    """Removes the names of tensors, except those of inputs and outputs."""
     ends = {*network.get_parameters(), *network.get_results()}
     for number, node in enumerate(network.get_ops()):
         if node.get_type_name() == "Constant":
@@ -117,8 +121,8 @@ def _quantize(network, source, request, examples):
 
     rows = {len(values) for batch in examples.batches for values in batch.values()}
     if len(rows) == 1:
-        # Where rows and lengths are both free, the CPU's sizes of the parts that NNCF runs to
-        # correct biases overflow (OpenVINO 2026.4, convolutions with biases). `save` frees them.
+        # NNCF runs parts of the network to correct biases. If rows and lengths are both free, their
+        # sizes overflow (OpenVINO 2026.4, convolutions with biases). `save` sets the ranges later.
         network.reshape(
             {x.get_any_name(): [*rows, *list(x.get_partial_shape())[1:]] for x in network.inputs}
         )
@@ -126,7 +130,7 @@ def _quantize(network, source, request, examples):
 
 
 def _ends_of(network: openvino.Model, layers: Collection[str]) -> list[str]:
-    """What makes an output of these layers' constants; it is called like the output."""
+    """Returns the nodes that make an output from a node of these layers; they have its name."""
     ends = (result.input_value(0).get_node() for result in network.get_results())
     return [
         end.get_friendly_name()
@@ -136,11 +140,11 @@ def _ends_of(network: openvino.Model, layers: Collection[str]) -> list[str]:
 
 
 def _products_of_activations(network: openvino.Model) -> list[str]:
-    """Products without weights, as in attention.
+    """Returns matrix products without weights, as in attention, which stay in float.
 
-    8 bits make them no faster (wav2vec 2.0 base, 100000 samples: 0.99 x), and where all sizes are
-    fixed, OpenVINO 2026.4 reads past the mask between a product in 8 bits and its softmax. To go
-    when `test_layers_that_stay_in_float_are_there` passes without it.
+    8 bits do not make them faster (wav2vec 2.0 base, 100000 samples: 0.99 x). If all sizes are
+    fixed, OpenVINO 2026.4 ignores the mask between a product in 8 bits and its softmax. To be
+    removed when `test_layers_that_stay_in_float_are_there` passes without it.
     """
     return [
         node.get_friendly_name()
@@ -150,22 +154,23 @@ def _products_of_activations(network: openvino.Model) -> list[str]:
     ]
 
 
-def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
-    """Loads an IR, or an ONNX model of whatever origin; see `Backend.open`."""
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
+    """Loads a model of OpenVINO (IR) or an ONNX model; see `Backend.open`."""
     network, options = _read(path, described["small"], execution)
     if network.is_dynamic() and not described["small"]:
-        return _Specializing(network, options)
-    return _function(openvino.Core().compile_model(network, "CPU", options))
+        shared = _Network(network, options)
+        return lambda: _Specializing(shared)
+    return functools.partial(_function, openvino.Core().compile_model(network, "CPU", options))
 
 
 def layers(path: Path) -> list[str]:
-    """Lists the layers of an IR; see `Backend.layers`."""
+    """Returns the layers of a model; see `Backend.layers`."""
     nodes = openvino.Core().read_model(path).get_ordered_ops()
     return [node.get_friendly_name() for node in nodes if _is_layer(node)]
 
 
 def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
-    """Loads an IR with inner tensors as further outputs; see `Backend.probe`."""
+    """Loads a model with the outputs of layers as additional outputs; see `Backend.probe`."""
     network, options = _read(path, described["small"])
     wanted = set(layers)
     for node in network.get_ordered_ops():
@@ -178,15 +183,15 @@ def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
 def _read(
     path: Path, small: bool, execution: Execution = DEFAULT_EXECUTION
 ) -> tuple[openvino.Model, dict]:
-    """A network, and what it is to be compiled with.
+    """Reads a network and returns it with the options of its compilation.
 
-    One batch runs at a time, so that all cores work on it (`LATENCY`).
+    With `LATENCY`, all cores work on one batch.
     """
     network = openvino.Core().read_model(path)
     options = {"PERFORMANCE_HINT": "LATENCY", **_KERNELS}
     options["ENABLE_HYPER_THREADING"] = execution.throughput
     if execution.threads is not None:
-        # Several processes may share the machine: pinned, all would use the same first cores.
+        # With pinned threads, several processes would all use the first cores of the machine.
         options |= {"INFERENCE_NUM_THREADS": execution.threads, "ENABLE_CPU_PINNING": False}
     own = network.has_rt_info(_HINT)
     options["INFERENCE_PRECISION_HINT"] = network.get_rt_info(_HINT).astype(str) if own else "f32"
@@ -195,25 +200,46 @@ def _read(
     return network, options
 
 
-class _Specializing:
-    """A network of ranges that compiles a shape that it meets often once more, for that alone.
-
-    Sizes that are not known keep OpenVINO from joining operators on single values and cost a look
-    at every operator in every call: a tenth to a quarter of the time (Conformer-S, 10 s). The k-th
-    shape is compiled when it was met k times `PATIENCE` and in at least half of the calls since
-    the last one was compiled, so that a mixture of lengths compiles nothing; the last `_KEPT` stay.
-    It is not left to the clock: what computes in 8 bits
-    rounds otherwise when compiled for a shape, and a run is to give the same answers every time.
-    """
+class _Network:
+    """A network, compiled for all shapes and for single shapes. All sessions share it."""
 
     def __init__(self, network: openvino.Model, options: Mapping):
         self._network, self._options = network, options
-        self._general = self._compile(network)
+        self.general = self._compile(network)
+        self._special: WeakValueDictionary[tuple, openvino.CompiledModel] = WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    def special(self, shapes: tuple) -> openvino.CompiledModel:
+        """Returns the network compiled for one shape of each input."""
+        # Without the lock, two sessions could compile the same shape twice, with two copies of the
+        # weights.
+        with self._lock:
+            compiled = self._special.get(shapes)
+            if compiled is None:
+                fixed = self._network.clone()
+                fixed.reshape({name: list(shape) for name, shape in shapes})
+                compiled = self._special[shapes] = self._compile(fixed)
+        return compiled
+
+    def _compile(self, network: openvino.Model) -> openvino.CompiledModel:
+        return openvino.Core().compile_model(network, "CPU", dict(self._options))
+
+
+class _Specializing:
+    """Runs a network with ranges, and compiles it for single shapes that occur often.
+
+    A network that is compiled for one shape needs 10 to 25 % less time (Conformer-S, 10 s), because
+    OpenVINO can fuse elementwise operators and need not infer shapes in each call. The k-th shape
+    is compiled after k times `PATIENCE` calls, if it had at least half of the calls since the last
+    compilation: a mixture of lengths compiles nothing. The `_KEPT` shapes that were used last are
+    kept. The decision does not depend on time or on other sessions, because 8-bit results can
+    differ slightly after the compilation, and a session must be reproducible.
+    """
+
+    def __init__(self, network: _Network):
+        self._network, self._general = network, _function(network.general)
         self._patience, self._met = PATIENCE, Counter()
         self._special: OrderedDict[tuple, Function] = OrderedDict()
-
-    def _compile(self, network: openvino.Model) -> Function:
-        return _function(openvino.Core().compile_model(network, "CPU", dict(self._options)))
 
     def __call__(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         shapes = tuple(sorted((name, array.shape) for name, array in inputs.items()))
@@ -224,9 +250,7 @@ class _Specializing:
         self._met[shapes] += 1
         often = self._met[shapes] >= self._patience
         if often and 2 * self._met[shapes] >= self._met.total():
-            fixed = self._network.clone()
-            fixed.reshape({name: list(shape) for name, shape in shapes})
-            self._special[shapes] = self._compile(fixed)
+            self._special[shapes] = _function(self._network.special(shapes))
             if len(self._special) > _KEPT:
                 self._special.popitem(last=False)
             self._patience += PATIENCE
@@ -252,6 +276,7 @@ def _function(compiled: openvino.CompiledModel) -> Function:
         results = request.infer(dict(inputs), share_inputs=True)
         return {output.get_any_name(): array for output, array in results.items()}
 
+    run.compiled = compiled  # `_Network` finds it as long as a function uses it
     return run
 
 

@@ -1,4 +1,4 @@
-"""XLA: the SavedModel again, with the large signatures compiled, for TensorFlow Serving too."""
+"""XLA: a copy of the SavedModel with compiled signatures, which TensorFlow Serving can run, too."""
 
 import functools
 import importlib.metadata
@@ -13,7 +13,7 @@ from tools.conversion.protocol import (
     DEFAULT_EXECUTION,
     Examples,
     Execution,
-    Function,
+    Opened,
     Saved,
     Source,
 )
@@ -22,32 +22,32 @@ from tools.conversion.saved_model import limit_threads, load_saved_model
 
 NAME = "xla"
 NOT_APPLICABLE = {
-    "minimum_segment_size": "a signature is compiled whole",
-    "opt_config": "XLA rewrites the graph by itself",
+    "minimum_segment_size": "XLA compiles whole signatures",
+    "opt_config": "XLA rewrites the graph itself",
 }
 SMALL = "onnxruntime"
 PREPARES_SHAPES = True
 _FOLDER = "saved_model"
-_MARK = "_XlaMustCompile"  # what tf.function(jit_compile=True) leaves in a graph
+_MARK = "_XlaMustCompile"  # attribute that tf.function(jit_compile=True) sets
 
 
 def versions() -> dict[str, str]:
-    """Versions that an artifact depends on, by package."""
+    """Returns the versions on which a converted model depends, by package."""
     return {"tensorflow": importlib.metadata.version("tensorflow")}
 
 
 def precisions() -> tuple[str, ...]:
-    """What it can compute in; see `Backend.precisions`."""
+    """Returns the supported precisions; see `Backend.precisions`."""
     return ("fp32",)
 
 
 def save(
     source: Source, request: ConversionRequest, folder: Path, examples: Examples | None
 ) -> Saved:
-    """Marks the function of a signature in a copy of the SavedModel; see `Backend.save`.
+    """Copies the SavedModel and marks the function of a signature for XLA; see `Backend.save`.
 
-    Whatever else calls that function, `serving_default` for one, runs it compiled as well. Every
-    shape is compiled when it is first met.
+    Other functions that call it, such as `serving_default`, run the compiled function, too. XLA
+    compiles each shape when it first runs.
     """
     copy = folder / _FOLDER
     if not copy.exists():  # by an earlier signature
@@ -73,11 +73,11 @@ def save(
 
 
 def _called(node) -> str:
-    """The function that a node calls, empty where it calls none."""
+    """Returns the name of the function that a node calls, empty if it calls none."""
     return node.attr["f"].func.name if node.op.endswith("PartitionedCall") else ""
 
 
-def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Function:
+def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
     """Loads a signature; see `Backend.open`."""
     limit_threads(execution.threads)
     state = path.stat()
@@ -87,15 +87,15 @@ def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTIO
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         return {name: value.numpy() for name, value in function(**tensors).items()}
 
-    return run
+    return lambda: run  # several threads may run a function of TensorFlow at the same time
 
 
 @functools.lru_cache(maxsize=1)
 def _load(directory: Path, written: tuple[int, int]):
-    """Loads the SavedModel once for all its signatures.
+    """Loads a SavedModel once for all its signatures.
 
     Args:
-        directory: of the SavedModel.
-        written: tells it from an earlier one in the same place.
+        directory: directory of the SavedModel.
+        written: inode and time of its file, which differ if the model was replaced.
     """
     return load_saved_model(directory)

@@ -1,1 +1,1 @@
-"""Rewrites of ONNX graphs: each computes the same with fewer or cheaper operators."""
+"""Rewrites ONNX graphs to equivalent graphs with fewer or faster operators."""

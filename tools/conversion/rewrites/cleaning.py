@@ -1,4 +1,4 @@
-"""Cleaning of ONNX graphs: every rewrite in turn, and weights in half precision."""
+"""Applies all rewrites to ONNX graphs, and stores weights in half precision."""
 
 from collections.abc import Callable, Collection
 
@@ -23,7 +23,7 @@ from tools.conversion.rewrites.tidying import (
     transposes,
 )
 
-_LARGE = 1024  # values; a smaller constant is not worth a node
+_LARGE = 1024  # number of values; smaller constants stay in float32
 
 REWRITES: dict[str, Callable[[Graph], int]] = {
     "full_slice": full_slices,
@@ -36,7 +36,7 @@ REWRITES: dict[str, Callable[[Graph], int]] = {
     "layer_norm": layer_norms,
     "gelu": gelus,
 }
-# Asked for by the names of `--opt_config`.
+# Optional rewrites, by their names in `--opt_config`.
 OPTIONS: dict[str, dict[str, Callable[[Graph], int]]] = {
     "conv_scale_fold": {"batch_norm": batch_norms},
     "type64to32_conversion": {"short_index": short_indices},
@@ -44,27 +44,31 @@ OPTIONS: dict[str, dict[str, Callable[[Graph], int]]] = {
 
 
 def clean(model: onnx.ModelProto, options: Collection[str] = ()) -> dict[str, int]:
-    """Rewrites a model in place, keeping every value it computes.
+    """Rewrites a model in place. Its outputs stay the same.
 
     Args:
-        model: of tf2onnx.
-        options: further rewrites, names of `OPTIONS`.
+        model: model from tf2onnx.
+        options: optional rewrites, by their names in `OPTIONS`.
 
     Returns:
-        How often each rewrite was made.
+        Number of rewritten places for each rewrite.
     """
     rewrites, counts = dict(REWRITES), {}
     for option in options:
         rewrites |= OPTIONS[option]
     for name, rewrite in rewrites.items():
-        graph = Graph(model)  # anew, with shapes that were unknown before the last rewrite
+        graph = Graph(model)  # infers shapes again, after the last rewrite
         counts[name] = rewrite(graph)
         graph.finish()
     return counts
 
 
 def store_in_half(model: onnx.ModelProto) -> None:
-    """Keeps the large float32 constants of a model in half precision; it computes as before."""
+    """Stores large float32 constants in half precision; the model still computes in float32.
+
+    Args:
+        model: rewritten in place.
+    """
     casts = []
     for tensor in model.graph.initializer:
         if tensor.data_type != onnx.TensorProto.FLOAT:

@@ -1,4 +1,7 @@
-"""Chains of small operators that tf2onnx spells out become the ones that runtimes fuse."""
+"""Replaces sequences of small operators from tf2onnx by operators that runtimes compute faster.
+
+Each function takes a graph, rewrites it in place and returns the number of rewritten places.
+"""
 
 import math
 
@@ -10,7 +13,7 @@ from tools.conversion.rewrites.graph import Graph
 
 
 def selects(graph: Graph) -> int:
-    """`mask * x + (1 - mask) * y`, which would let a NaN through that `Where` holds back."""
+    """Replaces `mask * x + (1 - mask) * y` by `Where`, which ignores NaN in the other branch."""
     count = 0
     chosen, other = ("Mul", ("Cast", "mask"), "x"), ("Mul", ("Cast", ("Not", "mask")), "y")
     for node, found in graph.matches(("Add", chosen, other)):
@@ -20,9 +23,9 @@ def selects(graph: Graph) -> int:
 
 
 def layer_norms(graph: Graph) -> int:
-    """The moments of the last axis and what Keras makes of them.
+    """Replaces a layer normalization of Keras over the last axis by `LayerNormalization`.
 
-    tf2onnx leaves a factor of ones and an offset of zeros out.
+    tf2onnx omits a scale of ones and an offset of zeros.
     """
     mean = ("ReduceMean", "x", "axes")
     deviation = ("Sub", "x", mean)
@@ -56,7 +59,7 @@ def _fuse_layer_norm(graph: Graph, node: onnx.NodeProto, found: dict[str, str]) 
 
 
 def dense_layers(graph: Graph) -> int:
-    """A product of the last axis that goes by way of a matrix and back."""
+    """Replaces a matrix product between two reshapes, from a dense layer, by one `MatMul`."""
     count = 0
     flat = ("Reshape", ("MatMul", ("Reshape", "x", "flat_shape"), "kernel"), "shape")
     for node, found in graph.matches(flat):
@@ -72,7 +75,7 @@ def dense_layers(graph: Graph) -> int:
 
 
 def _is_shape_with_last(graph: Graph, name: str, like: str, last: int) -> bool:
-    """Tells whether a tensor holds the shape of another one up to its last axis, then a number."""
+    """Returns whether a tensor holds the shape of another tensor with `last` as its last size."""
     gathered = ("Gather", ("Cast", ("Shape", "like")), "axes")
     found = graph.match(name, ("Cast", ("Concat", gathered, "last")), {"like": like})
     if found is None:
@@ -87,9 +90,9 @@ def _is_shape_with_last(graph: Graph, name: str, like: str, last: int) -> bool:
 
 
 def batch_norms(graph: Graph) -> int:
-    """A factor and an offset of each channel behind a convolution.
+    """Folds a scale and an offset of each channel into the convolution before them.
 
-    tf2onnx leaves an offset of zeros out.
+    tf2onnx omits an offset of zeros.
     """
     count = 0
     for behind in ("convolved", ("Squeeze", "convolved", "squeezed")):
@@ -129,9 +132,9 @@ def _fold_batch_norm(graph: Graph, node: onnx.NodeProto, found: dict[str, str]) 
 
 
 def grouped_convolutions(graph: Graph) -> int:
-    """Equal convolutions of the parts of a split, side by side again: one with groups.
+    """Replaces equal convolutions of the parts of a split by one grouped convolution.
 
-    TensorFlow's CPU cannot train the one, so models spell out the other.
+    Models use separate convolutions, because TensorFlow cannot train grouped ones on CPUs.
     """
     count = 0
     for node in graph.nodes:
@@ -148,7 +151,7 @@ def _join_groups(graph: Graph, node: onnx.NodeProto) -> bool:
         {x.name: helper.get_attribute_value(x) for x in convolution.attribute}
         for convolution in convolutions
     )
-    # A kernel, and a bias or none, of each.
+    # The kernel of each convolution, and its bias if it has one.
     parameters = [[*map(graph.constant, x.input[1:])] for x in convolutions]
     shapes = [[None if x is None else x.shape for x in group] for group in parameters]
     if attributes.get("group", 1) != 1 or any(x != attributes for x in others):
@@ -183,9 +186,10 @@ def _order_of_all(transposes) -> list[int] | None:
 
 
 def gelus(graph: Graph) -> int:
-    """GELU by the error function, spelled as ONNX Runtime 1.31 knows to fuse it.
+    """Rewrites GELU with the error function to the form that ONNX Runtime 1.31 fuses.
 
-    tf2onnx makes a product of the division and may widen the one. OpenVINO fuses either.
+    tf2onnx replaces the division by a product, and can give the constant 1 another shape. OpenVINO
+    fuses both forms.
     """
     count = 0
     for scaled in (("Mul", "x", "inverse"), ("Mul", "inverse", "x")):

@@ -1,4 +1,4 @@
-"""ONNX graphs that are rewritten in place: patterns, new nodes, and what nobody reads any more."""
+"""Finds patterns in ONNX graphs and rewrites the graphs in place."""
 
 import itertools
 import re
@@ -9,17 +9,25 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-# A pattern is the name of a tensor to capture, or an operator with a pattern for each input.
+# A pattern is the name of a tensor to capture, or a tuple of an operator and its inputs' patterns.
 Pattern = str | tuple
 _COMMUTATIVE = {"Add", "Mul", "And"}
-WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")  # around every layer's name
+WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")  # prefix of all layer names
 
 
 class Graph:
     """An ONNX graph that is rewritten in place.
 
-    A rewrite turns one node into another with the same output; what nobody reads any more is
-    dropped by `finish`.
+    A rewrite replaces a node by another one with the same output. `finish` removes the nodes and
+    constants that are no longer used.
+
+    Args:
+        model: model to rewrite.
+
+    Attributes:
+        model: the model; `finish` writes the changes to it.
+        nodes: its nodes, in execution order.
+        shapes: shape of each tensor by name, with 0 for a free dimension.
     """
 
     def __init__(self, model: onnx.ModelProto):
@@ -33,24 +41,23 @@ class Graph:
                 self._consumers[name].append(node)
         self._outputs = {x.name for x in model.graph.output}
         inferred = onnx.shape_inference.infer_shapes(model).graph
-        # Sizes of tensors, 0 where one is free.
         self.shapes = {
             x.name: [size.dim_value for size in x.type.tensor_type.shape.dim]
             for x in (*inferred.value_info, *inferred.input)
         }
 
     def producer(self, name: str, *op_types: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor, if it is of one of these types."""
+        """Returns the node that computes a tensor if it has one of these types, else None."""
         node = self._producers.get(name)
         return node if node is not None and node.op_type in op_types else None
 
     def constant(self, name: str) -> np.ndarray | None:
-        """The value of a constant tensor, None for any other."""
+        """Returns the value of a constant tensor, or None for other tensors."""
         found = self._constants.get(name)
         return None if found is None else numpy_helper.to_array(found)
 
     def add_constant(self, value: np.ndarray, like: str) -> str:
-        """Stores a constant and returns its name, made from that of another tensor."""
+        """Adds a constant and returns its name, which begins with the name of another tensor."""
         number = 0
         while (name := f"{like}__clean_{number}") in self._constants:
             number += 1
@@ -58,11 +65,11 @@ class Graph:
         return name
 
     def is_read_once(self, name: str) -> bool:
-        """Tells whether exactly one node reads a tensor and it is no output of the graph."""
+        """Returns whether exactly one node reads a tensor, and it is not an output of the graph."""
         return len(self._consumers[name]) == 1 and name not in self._outputs
 
     def rewrite(self, node: onnx.NodeProto, op_type: str, inputs: list[str], **attributes) -> None:
-        """Makes another operator of a node, which keeps its name and its first output."""
+        """Changes the operator of a node, which keeps its name and its first output."""
         for name in node.input:
             self._consumers[name].remove(node)
         kept = helper.make_node(op_type, inputs, [node.output[0]], node.name, **attributes)
@@ -73,7 +80,7 @@ class Graph:
     def insert_before(
         self, node: onnx.NodeProto, op_type: str, inputs: list[str], **attributes
     ) -> str:
-        """Adds a node of one output in front of another one and returns that output."""
+        """Inserts a node with one output before another node and returns the name of the output."""
         name = f"{node.output[0]}__clean_{op_type}"
         added = helper.make_node(op_type, inputs, [name], name, **attributes)
         self.nodes.insert(next(i for i, x in enumerate(self.nodes) if x is node), added)
@@ -83,15 +90,15 @@ class Graph:
         return name
 
     def match(self, name: str, pattern: Pattern, bound: dict[str, str]) -> dict[str, str] | None:
-        """Finds a pattern above a tensor.
+        """Matches a pattern with the nodes that compute a tensor.
 
         Args:
-            name: of the tensor.
+            name: name of the tensor.
             pattern: see `Pattern`; a name that occurs twice must be the same tensor.
-            bound: tensors captured so far.
+            bound: tensors that were captured before.
 
         Returns:
-            The captured tensors by name, None where the pattern is not there.
+            The captured tensors by name, or None if the pattern does not match.
         """
         if isinstance(pattern, str):
             return {**bound, pattern: name} if bound.get(pattern, name) == name else None
@@ -113,7 +120,7 @@ class Graph:
         return None
 
     def matches(self, pattern: tuple) -> Iterator[tuple[onnx.NodeProto, dict[str, str]]]:
-        """Walks over the nodes at which a pattern ends, with what it captures."""
+        """Yields the last node of each match of a pattern, and the captured tensors."""
         for node in self.nodes:
             if node.op_type == pattern[0]:
                 found = self.match(node.output[0], pattern, {})
@@ -121,10 +128,10 @@ class Graph:
                     yield node, found
 
     def finish(self) -> None:
-        """Writes nodes and constants that the outputs need back to the model.
+        """Writes the nodes and constants that the outputs need to the model.
 
-        Nodes that tf2onnx named by their type alone come to the layer of their kernel, those that
-        have none to the layer of those that read them.
+        A node without a layer in its name, as tf2onnx makes some, gets the layer of its kernel, or
+        without a kernel the layer of a node that reads it.
         """
         taken = {node.name for node in self.nodes}
         for node in reversed(self.nodes):

@@ -1,4 +1,7 @@
-"""Operators that a graph can do without, or that a runtime computes badly, give way to others."""
+"""Replaces operators that are not needed, or that a runtime computes slowly or wrongly.
+
+Each function takes a graph, rewrites it in place and returns the number of rewritten places.
+"""
 
 import numpy as np
 import onnx
@@ -11,7 +14,7 @@ _FULL = 2**31 - 1  # tf2onnx writes an open end of a slice as the largest intege
 
 
 def full_slices(graph: Graph) -> int:
-    """A slice that takes everything, as `x[:, None]` leaves behind."""
+    """Removes slices that select everything, such as those of `x[:, None]`."""
     count = 0
     for node, found in graph.matches(("Slice", "x", "starts", "ends", "axes")):
         starts, ends = graph.constant(found["starts"]), graph.constant(found["ends"])
@@ -24,9 +27,9 @@ def full_slices(graph: Graph) -> int:
 
 
 def absolutes(graph: Graph) -> int:
-    """Absolute values as a maximum: OpenVINO 2026.4 computes those of int32 constants wrongly.
+    """Replaces `Abs(x)` by `Max(x, -x)`: OpenVINO 2026.4 is wrong for constants of type int32.
 
-    The positions of a reflected edge are such constants where a shape is fixed. To be removed when
+    With a fixed shape, the positions of reflected padding are such constants. To be removed when
     `test_an_absolute_value_of_constants_is_right` passes without it.
     """
     found = [node for node in graph.nodes if node.op_type == "Abs"]
@@ -37,10 +40,10 @@ def absolutes(graph: Graph) -> int:
 
 
 def transposes(graph: Graph) -> int:
-    """There and back around an operator on single values, such as a mask between convolutions.
+    """Removes a transposition and its inverse around an elementwise operator.
 
-    What else the operator reads, a number or a tensor that is wide in few dimensions, is transposed
-    instead.
+    An example is a mask between convolutions. Other inputs of the operator are transposed instead,
+    if they are scalars or small tensors.
     """
     count = 0
     for node, found in graph.matches(("Transpose", "between")):
@@ -77,9 +80,9 @@ def _order(transpose: onnx.NodeProto) -> list[int]:
 
 
 def padded_pools(graph: Graph) -> int:
-    """Zeros around what is never below zero, under a maximum: the pooling's own padding.
+    """Replaces zero padding between ReLU and max pooling by the padding of the pooling.
 
-    OpenVINO 2026.4 writes the padded map out, with its slowest kernel.
+    OpenVINO 2026.4 would write the padded map to memory with its slowest kernel.
     """
     count = 0
     for node, found in graph.matches(("MaxPool", ("Pad", ("Relu", "x"), "pads"))):
@@ -104,13 +107,13 @@ def padded_pools(graph: Graph) -> int:
 
 
 def short_indices(graph: Graph) -> int:
-    """Constants of 64 bits that only pick elements, in 32 bits."""
+    """Converts constant indices of `Gather` and `Slice` from 64 to 32 bits."""
     count = 0
     for node in graph.nodes:
         first, last = {"Gather": (1, 2), "Slice": (1, 5)}.get(node.op_type, (0, 0))
         names = [name for name in node.input[first:last] if name]
         values = [graph.constant(name) for name in names]
-        # A slice wants all of its numbers in one type.
+        # `Slice` requires the same type for all of its indices.
         if not names or any(value is None or value.dtype != np.int64 for value in values):
             continue
         limits = np.iinfo(np.int32)

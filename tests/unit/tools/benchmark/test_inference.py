@@ -5,9 +5,10 @@ import json
 import numpy as np
 
 from tests.support.errors import refused
+from tests.support.page_figures import figures_in
 from tests.support.peers import known_times
 from tools.benchmark import inference
-from tools.benchmark.inference import main, random_inputs
+from tools.benchmark.inference import inputs_of_sizes, main
 from tools.conversion.protocol import TensorSpec
 
 SPECS = (
@@ -17,15 +18,15 @@ SPECS = (
 
 
 def test_inputs_have_the_sizes_asked_for_or_the_middle_of_the_range():
-    inputs = random_inputs(SPECS, 2, {})
+    inputs = inputs_of_sizes(SPECS, 2, {})
     assert inputs["images"].shape == (2, 100, 3)
     assert inputs["lengths"].tolist() == [100, 100]
-    inputs = random_inputs(SPECS, 4, {"images": [50]})
+    inputs = inputs_of_sizes(SPECS, 4, {"images": [50]})
     assert inputs["images"].shape == (4, 50, 3)
     assert inputs["images"].dtype == np.float32
     for sizes in ({"images": [50, 60]}, {"sounds": [1]}):
         with refused(match="--size"):
-            random_inputs(SPECS, 1, sizes)
+            inputs_of_sizes(SPECS, 1, sizes)
 
 
 def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys, monkeypatch):
@@ -46,6 +47,10 @@ def test_a_model_is_timed_in_both_runners(native, tmp_path, capsys, monkeypatch)
     assert printed.count("batch") == 2
     assert printed.count(" 4.00 x;") == printed.count(" 2.00 x jit;") == 2
     assert printed.count("the range has 0.75 of its speed") == 2
+    int8 = printed.replace("fp16", "int8_fp32")
+    figures = figures_in(int8, "tools.benchmark.inference", "conformer-s-encoder")
+    found = [value for name, value in figures.items() if name.endswith("batch 1")]
+    assert found == ["8 ms", "2.0 ms", "4.0 x", "1.0 ms", "2.00 x", "0.75"]
     with refused(match="serving_default"):
         main([*arguments, "--signature=nothing"])
     for flag in ("--batch_sizes=1,x", "--loop=0", "--size=waveforms"):

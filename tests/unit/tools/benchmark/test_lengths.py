@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from tests.support.errors import refused
 from tools.benchmark import lengths
-from tools.benchmark.lengths import Inputs, compare, lengths_of, main, memory_growth
+from tools.benchmark.lengths import Inputs, compare, lengths_of, main, memory_growth, time_pass
 from tools.conversion.protocol import TensorSpec
 from tools.inference.options import RunnerOptions
 
@@ -50,15 +51,61 @@ def test_the_median_of_the_rounds_counts(monkeypatch):
     speeds = iter([1.0, 10.0, 3.0, 40.0, 2.0, 50.0])
     asked = []
 
-    def time_pass(model, options, lengths, sound):
+    def time_pass(model, options, lengths, **how):
+        assert how == {"warm_up": 0}
         asked.append(options.run_eagerly)
         return next(speeds), {"backend": "toy", "shapes": None}
 
     monkeypatch.setattr(lengths, "time_pass", time_pass)
     sides = {"eager": RunnerOptions(run_eagerly=True), "auto": RunnerOptions()}
-    found = compare("model", sides, [1], 3)
+    found = compare("model", sides, [1], 3, warm_up=0)
     assert asked == [True, False] * 3
     assert (found["auto"]["rows_per_second"], found["auto"]["against_eager"]) == (40.0, 20.0)
+
+
+@pytest.mark.parametrize(("warm_up", "speed"), [(0, 2 * 4 / 10), (1, 2 * 3 / 9), (3, 2 / 4)])
+def test_batches_behind_the_warm_up_are_timed_and_the_first_answer_for_itself(
+    native, monkeypatch, warm_up, speed
+):
+    now = [0.0]
+
+    class Slow(Model):
+        """Takes one second for the first batch, two for the second, and so on."""
+
+        runner = SimpleNamespace(backend="toy")
+        calls = 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def run(self, inputs):
+            self.calls += 1
+            now[0] += self.calls
+
+    slow = Slow(("images", "uint8", (None, 4)))
+    monkeypatch.setattr(lengths, "open_session", lambda *_: slow)
+    options = RunnerOptions(batch_size=2)
+    how = {"warm_up": warm_up, "clock": lambda: now[0]}
+    found, said = time_pass("model", options, [1] * 4, **how)
+    assert found == pytest.approx(speed) and said["first_answer_seconds"] == 1.0
+
+
+@pytest.mark.parametrize(("flag", "clock"), [("--cpu_time", "process_time"), ("", "perf_counter")])
+def test_a_side_has_its_precision_and_the_clock_is_chosen(native, monkeypatch, flag, clock):
+    asked = []
+
+    def note(model, sides, given, rounds, **how):
+        asked.append(({name: side.quant_precision for name, side in sides.items()}, how["clock"]))
+        return {}
+
+    monkeypatch.setattr(lengths, "compare", note)
+    sides = "--sides=eager,openvino,openvino:int8_fp32"
+    main([str(native), sides, "--batch_sizes=1", *filter(None, [flag])])
+    precisions = {"eager": "fp32", "openvino": "fp32", "openvino:int8_fp32": "int8_fp32"}
+    assert asked == [(precisions, getattr(lengths.time, clock))]
 
 
 def test_memory_is_taken_after_100_lengths_and_at_the_end(native, monkeypatch):
@@ -96,6 +143,8 @@ def test_memory_is_taken_after_100_lengths_and_at_the_end(native, monkeypatch):
         ([], "models to time"),
         (["m", "--lengths=30"], "--lengths >= 31"),
         (["m", "--rounds=0"], "--rounds >= 1"),
+        (["m", "--warmup_count=-1"], "--warmup_count >= 0"),
+        (["m", "--warmup_count=5", "--lengths=5"], "--lengths >= 6"),
         (["m", "--memory_lengths=100"], "--memory_lengths above 100"),
         (["m", "--batch_sizes=0"], "--batch_sizes"),
         (["nowhere"], "SavedModel directory"),

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import vision
 from tests.support.errors import refused
+from tests.support.page_figures import figures_in
 from tests.support.peers import StubPeer, known_times
 from tools.benchmark import vision_training as benchmark
 from tools.benchmark.sides import EAGER, PEER
@@ -87,7 +88,10 @@ def test_both_sides_make_the_same_steps(arguments, tmp_path, capsys, monkeypatch
     assert (found["speedup"], found["fps"]) == (1.5, 10.0)
     assert "speedup" not in expected
     assert report["versions"]["torch"] == "0"
-    assert "10.00 images/s, 1.50 x pytorch eager;" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "10.00 images/s, 1.50 x pytorch eager;" in printed
+    figures = figures_in(printed, "vision_training", "training-step-vision-conformer")
+    assert list(figures.values()) == ["600 ms", "400 ms", "1.50 x", None, None]
 
 
 def test_another_model_is_refused(arguments, monkeypatch):
@@ -111,6 +115,10 @@ def test_our_side_alone_beside_the_pipeline(arguments, tmp_path, capsys, monkeyp
     assert ours["fps"] == 20.0
     assert pipeline["against_step"] == pytest.approx(pipeline["images_per_second"] / 20.0)
     assert f"{pipeline['images_per_second']:.1f} images/s" in printed.out
+    figures = figures_in(printed.out, "vision_training", "training-step-vision-conformer")
+    speed, ratio = list(figures.values())[-2:]
+    assert float(speed.split()[0]) == pytest.approx(pipeline["images_per_second"], abs=1)
+    assert float(ratio.split()[0]) == pytest.approx(pipeline["against_step"], abs=1)
 
 
 def test_targets_are_shares_of_two_classes():

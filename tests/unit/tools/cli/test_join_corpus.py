@@ -9,7 +9,7 @@ from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.cli.join_corpus import Joining, draw, main
 from tools.speech.audio import AudioLimits, read
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 
 LIMITS = AudioLimits(max_seconds=1.0)
 
@@ -31,11 +31,11 @@ def split(tmp_path_factory):
 def join(split, output, *flags):
     arguments = [f"--split_dir={split}", f"--output_dir={output}", "--max_seconds=1"]
     main([*arguments, "--num_utterances=30", *flags])
-    return read_librispeech(output, (), LIMITS).utterances
+    return read_corpus(output, (), LIMITS).utterances
 
 
 def test_sound_and_words_are_those_of_the_parts(split, tmp_path):
-    sources = {u.transcript: read(u.path) for u in read_librispeech(split, ()).utterances}
+    sources = {u.transcript: read(u.path) for u in read_corpus(split, ()).utterances}
     joined = join(split, tmp_path / "joined", "--max_parts=4")
     assert len(joined) == 30
     numbers = set()
@@ -124,7 +124,7 @@ def test_a_share_repeats_its_words_with_the_recordings_there_are(split):
 
 
 def test_gaps_are_silence_between_the_parts(split, tmp_path):
-    sources = {u.transcript: read(u.path) for u in read_librispeech(split, ()).utterances}
+    sources = {u.transcript: read(u.path) for u in read_corpus(split, ()).utterances}
     gaps = []
     joined = join(split, tmp_path / "joined", "--max_gap_seconds=0.2", "--max_parts=5")
     assert len(joined) == 30, "none is longer than a second"

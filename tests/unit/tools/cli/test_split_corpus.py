@@ -7,7 +7,7 @@ from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.cli.split_corpus import main
 from tools.speech.audio import read
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def split(tmp_path):
 def parts(folder):
     found = {}
     for part in ("fit", "held"):
-        utterances = read_librispeech(folder / f"train-{part}", normalize=str).utterances
+        utterances = read_corpus(folder / f"train-{part}", normalize=str).utterances
         found[part] = {x.utterance_id: (x.transcript, read(x.path)) for x in utterances}
     return found
 
@@ -36,7 +36,7 @@ def test_every_utterance_is_in_one_part_with_its_sound_and_words(split, tmp_path
     main(["--split_dir=train", f"--output_dir={tmp_path}/new", "--held_out=7"])
     found = parts(tmp_path / "new")
     assert (len(found["fit"]), len(found["held"])) == (13, 7)
-    whole = {x.utterance_id: x for x in read_librispeech(split, normalize=str).utterances}
+    whole = {x.utterance_id: x for x in read_corpus(split, normalize=str).utterances}
     assert sorted([*found["fit"], *found["held"]]) == sorted(whole)
     for name, (transcript, sound) in (found["fit"] | found["held"]).items():
         assert transcript == whole[name].transcript
@@ -75,3 +75,13 @@ def test_an_earlier_split_is_left_alone(split, tmp_path):
     with refused("Received: one from an earlier run"):
         main([*arguments, "--seed=5"])
     assert len(parts(tmp_path)["held"]) == 3
+
+
+def test_tables_are_refused(split, tmp_path):
+    path = next(split.rglob("*.flac"))
+    for number in range(2):
+        path.with_name(f"{number}.flac").symlink_to(path)
+    rows = "".join(f"{path.parent}/{number}.flac\t0.5\tone\n" for number in range(2))
+    (tmp_path / "t.tsv").write_text(rows)
+    with refused("laid out like LibriSpeech"):
+        main([f"--split_dir={tmp_path}/t.tsv", f"--output_dir={tmp_path}/new", "--held_out=1"])

@@ -1,8 +1,12 @@
 """Conversion of a small model for every backend: values, ranges, reuse, and what goes wrong."""
 
+import concurrent.futures
+import dataclasses
 import json
 import re
 import shutil
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +15,9 @@ from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
-from tools.conversion import backends
+from tools.conversion import backends, saved_model, signature
 from tools.conversion.converter import convert
+from tools.conversion.loaded_model import LoadedModel
 from tools.conversion.machine import machine
 from tools.conversion.protocol import Execution
 from tools.conversion.request import ConversionRequest
@@ -376,13 +381,13 @@ def test_lengths_are_padded_where_shapes_are_prepared_and_zeros_change_nothing(
     opened = module.open
 
     def open_and_note(path, described, execution):
-        function = opened(path, described, execution)
+        function = opened(path, described, execution)()
 
         def run(inputs):
             seen.append(inputs["waveforms"].shape[1])
             return function(inputs)
 
-        return run
+        return lambda: run
 
     monkeypatch.setattr(module, "open", open_and_note)
     jit = load(tmp_path / "a")
@@ -413,6 +418,78 @@ def test_sessions_of_one_artifact_share_what_is_open(native, tmp_path, monkeypat
     del first, second, third, runner
     load(tmp_path / "a")
     assert len(opened) == 3, "what nobody uses is closed"
+
+
+def test_sessions_of_one_artifact_run_at_the_same_time(native, tmp_path, monkeypatch):
+    module, together = backends.get("onnxruntime"), threading.Barrier(2, timeout=30)
+    open_one = module.open
+
+    def open_meeting(*arguments):
+        function = open_one(*arguments)()
+
+        def run(inputs):
+            together.wait()  # fails unless both sessions are here
+            return function(inputs)
+
+        return lambda: run
+
+    monkeypatch.setattr(module, "open", open_meeting)
+    convert(native, tmp_path / "a", ConversionRequest("onnxruntime", dim_range=RANGE))
+    sessions = [load(tmp_path / "a") for _ in range(2)]
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda runner: runner.run(sound(1, 20)), sessions))
+    assert [one["doubled"].shape for one in found] == [(1,), (1,)]
+    assert [one.shapes.described()["prepared"] for one in sessions] == [1, 1]
+
+
+def test_sessions_count_for_themselves_and_share_what_is_compiled(compiled, tmp_path, monkeypatch):
+    monkeypatch.setattr(backends.get("openvino"), "PATIENCE", 2)
+    first, second = load(tmp_path / "a"), load(tmp_path / "a")
+    assert compiled == [True]
+    for runner, count in ((first, 1), (second, 1), (second, 2), (first, 2), (first, 2)):
+        runner.run(sound(2, 23))
+        assert len(compiled) == count
+    del runner, second
+    first.run(sound(2, 23))
+    assert len(compiled) == 2, "the other session still has it"
+    del first
+    last = load(tmp_path / "a")
+    for _ in range(2):
+        last.run(sound(2, 23))
+    assert len(compiled) == 4, "what nobody uses is closed"
+
+
+def test_a_conversion_copies_its_graph_only_for_another_conversion(native, tmp_path, monkeypatch):
+    made, given = [], []
+    translate, save = signature.to_onnx, backends.get("onnxruntime").save
+
+    def note_translation(*arguments):
+        made.append(translate(*arguments))
+        return made[-1]
+
+    def note_graph(source, request, folder, examples):
+        given.append(source.onnx)
+        return save(dataclasses.replace(source), request, folder, examples)
+
+    monkeypatch.setattr(signature, "to_onnx", note_translation)
+    monkeypatch.setattr(backends.get("onnxruntime"), "save", note_graph)
+    request, loaded = ConversionRequest("onnxruntime", dim_range=RANGE), LoadedModel(native)
+    loaded.keeps = True
+    convert(native, tmp_path / "a", request, loaded=loaded)
+    assert loaded.graphs and "functions" in vars(loaded)
+    assert given[0] is not made[0] and len(made) == 1
+    loaded.keeps = False
+    convert(native, tmp_path / "b", request, loaded=loaded)
+    assert given[1] is made[0]
+    assert not loaded.graphs and "functions" not in vars(loaded), "nothing stays in memory"
+
+
+def test_threads_are_set_before_tensorflow_loads_the_model(monkeypatch):
+    done = []
+    monkeypatch.setattr(saved_model, "limit_threads", lambda count: done.append(count))
+    monkeypatch.setattr(saved_model, "load_saved_model", lambda place: done.append(place) or {})
+    assert LoadedModel("m", threads=3).functions == {}
+    assert done == [3, Path("m")]
 
 
 def test_a_conversion_for_another_processor_is_made_again_and_says_so(native, tmp_path, capsys):

@@ -61,8 +61,8 @@ def converted(native, monkeypatch):
 
     def run(*arguments):
         calls = []
-        monkeypatch.setattr(opening, "convert", lambda *given: calls.append(given) or {})
-        monkeypatch.setattr(opening, "choose_backend", lambda *_: "measured")
+        monkeypatch.setattr(opening, "convert", lambda *given, **_: calls.append(given) or {})
+        monkeypatch.setattr(opening, "choose_backend", lambda *_, **__: "measured")
         assert opening.converted(native, options(*arguments), read_examples) == {}
         ((source, target, request, calibration),) = calls
         assert source == native
@@ -184,8 +184,8 @@ def test_calibration_reads_its_own_data_or_else_those_to_run(
     native, monkeypatch, capsys, arguments, judged, says
 ):
     read, calls = [], []
-    monkeypatch.setattr(opening, "convert", lambda *given: calls.append(given))
-    monkeypatch.setattr(opening, "choose_backend", lambda *_: "openvino")
+    monkeypatch.setattr(opening, "convert", lambda *given, **_: calls.append(given))
+    monkeypatch.setattr(opening, "choose_backend", lambda *_, **__: "openvino")
     reader = lambda *given: read.append(given) or "data"  # noqa: E731 - it stands in for a function
     opening.converted(native, options(*arguments), reader)
     ((*_, calibration),) = calls
@@ -218,7 +218,7 @@ def test_devices_that_cannot_be_are_refused(monkeypatch, given):
 
 
 def test_eager_runs_open_the_saved_model_itself(native, monkeypatch):
-    monkeypatch.delattr(opening, "convert")
+    monkeypatch.delattr(opening, "open_converted")
     monkeypatch.setattr(opening, "load", lambda *given: ("runner of", *given))
     opened = opening.open_runner(native, options("--run_eagerly"), read_examples)
     assert opened == ("runner of", native, Execution())
@@ -228,19 +228,37 @@ def test_eager_runs_open_the_saved_model_itself(native, monkeypatch):
 def test_other_runs_open_what_was_converted_and_say_so_once(native, monkeypatch, capsys, reused):
     request = {"backend": "openvino"}
     manifest = {"directory": "made", "reused": reused, "request": request, "seconds": 1.23}
-    monkeypatch.setattr(opening, "convert", lambda *_, **__: manifest)
-    monkeypatch.setattr(opening, "choose_backend", lambda *_: "openvino")
-    monkeypatch.setattr(opening, "load", lambda *given: ("runner of", *given))
+    manifest["copied"] = False
+    executions = []
+
+    def open_converted(*_, execution):
+        executions.append(execution)
+        return "artifact", manifest
+
+    monkeypatch.setattr(opening, "open_converted", open_converted)
+    monkeypatch.setattr(opening, "choose_backend", lambda *_, **__: "openvino")
+    monkeypatch.setattr(opening, "JitRunner", lambda artifact: ("runner of", artifact))
     opened = opening.open_runner(native, options("--batch_size=2"), read_examples)
-    assert opened == ("runner of", "made", Execution(throughput=True))
+    assert opened == ("runner of", "artifact") and executions == [Execution(throughput=True)]
     captured = capsys.readouterr()
     assert captured.out == ""
     assert ("for openvino in 1.2 s: made" in captured.err) == (not reused)
 
 
+@pytest.mark.parametrize(
+    ("backend", "threads"), [("xla", 1), ("openvino", None), ("onnxruntime", None)]
+)
+def test_tensorflow_gets_the_threads_of_xla_alone(native, monkeypatch, backend, threads):
+    given = []
+    monkeypatch.setattr(opening, "LoadedModel", lambda *arguments: given.append(arguments))
+    monkeypatch.setattr(opening, "convert", lambda *_, **__: {})
+    opening.converted(native, options("--threads=1", f"--backend={backend}"), read_examples)
+    assert given == [(native, threads)]
+
+
 def test_a_converted_model_is_opened_as_it_is(tmp_path, monkeypatch):
     (tmp_path / "manifest.json").write_text("{}")
-    monkeypatch.delattr(opening, "convert")
+    monkeypatch.delattr(opening, "open_converted")
     monkeypatch.setattr(opening, "load", lambda *given: ("runner of", *given))
     opened = opening.open_runner(tmp_path, options("--threads=1"), read_examples)
     assert opened == ("runner of", tmp_path, Execution(threads=1))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support.errors import refused
+from tools.conversion import backends
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions
 
@@ -60,6 +61,28 @@ def test_a_damaged_conversion_in_a_place_of_the_users_is_refused(cache, answer, 
     truncate(tmp_path / "own")
     with refused("Convert it again"):
         answer(converted_savedmodel_dir=place)
+
+
+def test_auto_in_a_folder_of_the_user_converts_each_runtime_once(
+    cache, native, tmp_path, capsys, monkeypatch
+):
+    made = []
+    for name in ("openvino", "onnxruntime"):
+        module = backends.get(name)
+
+        def save(*arguments, name=name, save=module.save):
+            made.append(name)
+            return save(*arguments)
+
+        monkeypatch.setattr(module, "save", save)
+    place = tmp_path / "own"
+    for batch_size in (2, 8, 1):
+        options = RunnerOptions(converted_savedmodel_dir=str(place), batch_size=batch_size)
+        assert open_runner(native, options, None).run(INPUTS)["doubled"].tolist() == [40]
+        said = capsys.readouterr().err
+        assert said.count(" in ") == (batch_size == 2), said
+        assert said.count(f": {place}") == (batch_size == 2), said
+        assert made == ["openvino", "onnxruntime"]
 
 
 def test_a_cache_that_cannot_be_written_leaves_a_temporary_folder(

@@ -178,6 +178,27 @@ def test_a_signature_that_padding_would_change_keeps_its_lengths():
     assert runner.expect("waveforms", [37, 50]) == []
 
 
+@pytest.mark.parametrize("prepares", [False, True])
+def test_what_is_below_the_lower_end_of_a_range_is_padded_up_to_it(prepares):
+    runner, given = converted(((2, 8), (16, 100)), prepares)
+    for _ in range(20):  # more than are seen before sizes are fitted to them
+        outputs = runner.run(ones(1, 7))
+    assert {inputs["waveforms"].shape for inputs in given} == {(2, 16)}
+    assert given[-1]["lengths"].tolist() == [7, 0]
+    assert outputs["sums"].tolist() == outputs["lengths"].tolist() == [7]
+    with refused("waveforms of shape [2:8, 16:100]. Received: [1, 0]"):
+        runner.run(ones(1, 0))
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_a_length_below_its_range_is_refused_where_padding_would_change_the_result(prepares):
+    runner, given = converted(((2, 8), (16, 100)), prepares, paddable=False)
+    with refused("waveforms of shape [2:8, 16:100]. Received: [2, 7]. Convert again with a"):
+        runner.run(ones(2, 7))
+    runner.run(ones(1, 16))
+    assert [inputs["waveforms"].shape for inputs in given] == [(2, 16)]
+
+
 def test_250_lengths_are_few_shapes_and_the_runner_counts_them():
     runner, given = converted(((1, 8), (400, 48000)), True)
     lengths = np.random.default_rng(0).integers(16000, 48001, 250)

@@ -1,13 +1,14 @@
 """Shares and numbers of a data set, spread over the whole."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.errors import refused
 from tools.inference.selection import share, spread
 
 
+@settings(deadline=None)
 @given(st.integers(1, 200), st.integers(1, 250))
 def test_a_spread_has_equal_distances_over_the_whole(length, count):
     chosen = spread(range(length), count)

@@ -15,7 +15,7 @@ from tools.recognition.decoders import Alternative, Transcription
 from tools.recognition.examples import read_examples
 from tools.recognition.program import run_program
 from tools.speech.audio import AudioError, AudioLimits
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 
 SAMPLES = [8000, 3200, 16000, 4800, 12000]
 TEXTS = ["8000", "3200", "16000 MORE", "4801", "12000"]  # the toy writes numbers of samples
@@ -68,7 +68,7 @@ def corpus(tmp_path, rng):
 
 @pytest.fixture
 def utterances(corpus):
-    return read_librispeech(corpus, progress=False).utterances
+    return read_corpus(corpus, progress=False).utterances
 
 
 def recognize(toy, utterances, batch_size, warmup_count):

@@ -18,7 +18,7 @@ from tools.config.making_options import from_flags
 from tools.recognition import training
 from tools.recognition.training import RunOptions, SpeechRun, TrainingProgram
 from tools.speech.config import DataConfig
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 from tools.training import distributed
 from tools.training import program as program_module
 from tools.training.config import TrainingConfig
@@ -393,7 +393,7 @@ def test_a_dry_run_names_twenty_of_what_it_would_skip(program, corpus, toy_task,
 
 def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkeypatch):
     program, calls = program
-    manifest = read_librispeech(corpus, ("train",))
+    manifest = read_corpus(corpus, ("train",))
     folders = training.RunFolders.inside(tmp_path / "run")
     told = iter([(folders, None), (None, None), (manifest, None), (None, None)])
 

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from tests.support.errors import refused
-from tools.speech import audio, corpus
+from tools.speech import audio, corpus, transcript_files
 
 WORDS = "SEVEN THREE"
 
@@ -33,7 +33,7 @@ def write(chapter, text):
 
 
 def read(chapter, **options):
-    return corpus.read_librispeech(chapter, progress=False, **options)
+    return corpus.read_corpus(chapter, progress=False, **options)
 
 
 def transcripts(manifest):
@@ -181,7 +181,7 @@ def test_transcript_files_that_cannot_be_read(chapter, monkeypatch):
     manifest = read(chapter)
     assert transcripts(manifest) == GOOD_TRANSCRIPTS
     assert counts(manifest) == {"unreadable_transcript": 2, "not_text": 1}
-    monkeypatch.setattr(corpus, "MAX_TRANSCRIPT_BYTES", 10)
+    monkeypatch.setattr(transcript_files, "MAX_TRANSCRIPT_BYTES", 10)
     with refused("no usable utterances"):
         read(chapter)
 
@@ -192,7 +192,7 @@ def test_splits_in_their_order(tmp_path):
             folder = tmp_path / split / speaker / "1"
             tone(folder / f"{speaker}-1-0000.flac")
             (folder / f"{speaker}-1.trans.txt").write_text(f"{speaker}-1-0000 ONE")
-    manifest = corpus.read_librispeech(tmp_path, ["train-clean", "dev-clean", "train-clean"])
+    manifest = corpus.read_corpus(tmp_path, ["train-clean", "dev-clean", "train-clean"])
     assert [utterance.path[len(str(tmp_path)) + 1 :][:8] for utterance in manifest.utterances] == [
         "train-cl",
         "train-cl",
@@ -200,8 +200,8 @@ def test_splits_in_their_order(tmp_path):
         "dev-clea",
     ]
     assert [utterance.utterance_id[:2] for utterance in manifest.utterances] == ["11", "12"] * 2
-    assert len(corpus.read_librispeech(tmp_path).utterances) == 6
-    assert len(corpus.read_librispeech(tmp_path / "dev-clean").utterances) == 2
+    assert len(corpus.read_corpus(tmp_path).utterances) == 6
+    assert len(corpus.read_corpus(tmp_path / "dev-clean").utterances) == 2
 
 
 def test_links_are_followed_but_not_in_circles(chapter, tmp_path):
@@ -209,7 +209,7 @@ def test_links_are_followed_but_not_in_circles(chapter, tmp_path):
     (chapter / "up").symlink_to(tmp_path / "corpus")
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "train").symlink_to(tmp_path / "corpus" / "dev-clean")
-    assert len(corpus.read_librispeech(tmp_path / "linked", ["train"]).utterances) == 3
+    assert len(corpus.read_corpus(tmp_path / "linked", ["train"]).utterances) == 3
 
 
 def test_a_link_to_a_folder_above_brings_in_nothing(chapter, tmp_path):
@@ -219,12 +219,12 @@ def test_a_link_to_a_folder_above_brings_in_nothing(chapter, tmp_path):
     tone(other / "8-1-0000.flac")
     (other / "8-1.trans.txt").write_text("8-1-0000 ONE\n")
     (chapter / "up").symlink_to(tmp_path / "corpus")
-    splits = corpus.read_librispeech(tmp_path / "corpus", ["dev-clean"]).utterances
+    splits = corpus.read_corpus(tmp_path / "corpus", ["dev-clean"]).utterances
     assert {utterance.utterance_id for utterance in splits} == {
         f"9001-1-000{number}" for number in range(3)
     }
     (tmp_path / "linked").symlink_to(tmp_path / "corpus" / "dev-clean")
-    assert len(corpus.read_librispeech(tmp_path / "linked").utterances) == 3
+    assert len(corpus.read_corpus(tmp_path / "linked").utterances) == 3
 
 
 def test_folders_that_cannot_be_listed_are_left_out(chapter, monkeypatch):
@@ -270,7 +270,7 @@ def test_nothing_found(tmp_path, splits, text):
     if text is not None:
         (folder / "9001-1.trans.txt").write_text(text)
     with refused("no utterances found in ") as caught:
-        corpus.read_librispeech(tmp_path, splits)
+        corpus.read_corpus(tmp_path, splits)
     assert str(tmp_path) in str(caught.value)
 
 
@@ -285,11 +285,11 @@ def test_nothing_usable(chapter):
 def test_folders_that_are_not_there(chapter, tmp_path):
     write(chapter, GOOD)
     with refused("nowhere"):
-        corpus.read_librispeech(tmp_path / "nowhere", ["dev-clean"])
+        corpus.read_corpus(tmp_path / "nowhere", ["dev-clean"])
     with refused(match=r"the split .*train-clean.* but dev-clean"):
-        corpus.read_librispeech(tmp_path / "corpus", ["train-clean"])
+        corpus.read_corpus(tmp_path / "corpus", ["train-clean"])
     with refused("no folder"):
-        corpus.read_librispeech(chapter / "9001-1-0000.flac")
+        corpus.read_corpus(chapter / "9001-1-0000.flac")
 
 
 # What is left of each broken tree beside the project: transcripts, or the error.
@@ -320,9 +320,9 @@ def test_broken_trees_beside_the_project(shared_data):
     for name, expected in SHARED_TREES.items():
         if isinstance(expected, str):
             with refused(expected):
-                corpus.read_librispeech(trees / name)
+                corpus.read_corpus(trees / name)
         else:
-            manifest = corpus.read_librispeech(trees / name)
+            manifest = corpus.read_corpus(trees / name)
             assert [utterance.transcript for utterance in manifest.utterances] == expected, name
             is_whole = name in (
                 "bom_crlf",
@@ -334,12 +334,10 @@ def test_broken_trees_beside_the_project(shared_data):
 
 
 def test_real_corpora(shared_data):
-    manifest = corpus.read_librispeech(
-        shared_data / "fsdd_librispeech", ["train-clean", "dev-clean"]
-    )
+    manifest = corpus.read_corpus(shared_data / "fsdd_librispeech", ["train-clean", "dev-clean"])
     assert manifest.summary() == "1050 utterances (45.5 min)"
     assert {utterance.decoder for utterance in manifest.utterances} == {"graph_flac"}
-    assert corpus.read_librispeech(shared_data / "librispeech_samples").num_skipped == 0
+    assert corpus.read_corpus(shared_data / "librispeech_samples").num_skipped == 0
 
 
 def test_a_corpus_of_many_files_is_read_whole_and_in_order(tmp_path):
@@ -353,7 +351,7 @@ def test_a_corpus_of_many_files_is_read_whole_and_in_order(tmp_path):
     (folder / "first.flac").unlink()
     lines = "".join(f"{name} SAY {number}\n" for number, name in enumerate(names))
     (folder / "1-1.trans.txt").write_text(lines)
-    manifest = corpus.read_librispeech(tmp_path, progress=False)
+    manifest = corpus.read_corpus(tmp_path, progress=False)
     kept = [name for name in names if name != "1-1-0070"]
     assert [utterance.utterance_id for utterance in manifest.utterances] == kept
     texts = [f"SAY {int(name[-4:])}" for name in kept]

@@ -261,7 +261,7 @@ def test_joined_wavs_are_found_where_no_byte_pads_an_odd_one(read):
 
 
 def test_corpora_hold_the_true_durations(tmp_path):
-    from tools.speech.corpus import read_librispeech
+    from tools.speech.corpus import read_corpus
 
     chapter = tmp_path / "1" / "2"
     chapter.mkdir(parents=True)
@@ -271,7 +271,7 @@ def test_corpora_hold_the_true_durations(tmp_path):
     for name, data in files.items():
         (chapter / name).write_bytes(data)
     (chapter / "1-2.trans.txt").write_text("1-2-0 A\n1-2-1 B\n1-2-2 C\n")
-    found = read_librispeech(tmp_path, limits=LIMITS, progress=False)
+    found = read_corpus(tmp_path, limits=LIMITS, progress=False)
     assert [u.num_samples for u in found.utterances] == [num_samples, 30000, 60000]
     assert [u.decoder for u in found.utterances] == ["python"] * 3
 

@@ -13,7 +13,7 @@ from tools.config.loader import load
 from tools.speech import reading
 from tools.speech.audio import AudioLimits
 from tools.speech.config import DataConfig
-from tools.speech.corpus import read_librispeech
+from tools.speech.corpus import read_corpus
 from tools.speech.reading import evaluation_limits, read_batches, training_limits
 
 RATE_HZ = 16000
@@ -34,7 +34,7 @@ def corpus(tmp_path, rng):
     [(training_limits, ["0.15", "0.5"]), (evaluation_limits, ["0.15", "0.5", "0.51", "1.0"])],
 )
 def test_training_and_evaluation_have_limits_of_their_own(corpus, limits, kept):
-    found = read_librispeech(corpus, limits=limits(DATA, RATE_HZ), progress=False)
+    found = read_corpus(corpus, limits=limits(DATA, RATE_HZ), progress=False)
     assert [u.transcript for u in found.utterances] == kept
     assert set(found.skipped) == {"too_short", "too_long"}
 
@@ -46,7 +46,7 @@ def test_limits_are_of_the_models_rate():
 
 def test_a_batch_drops_what_its_own_limits_refuse(corpus):
     """Whatever the manifest was read with."""
-    utterances = read_librispeech(corpus, progress=False).utterances
+    utterances = read_corpus(corpus, progress=False).utterances
     (batch,) = read_batches(utterances, 8, evaluation_limits(DATA, RATE_HZ), 2)
     lengths = [0, 2400, 8000, 8160, 16000, 0]
     assert batch.indices == list(range(6))
@@ -62,7 +62,7 @@ def test_a_batch_drops_what_its_own_limits_refuse(corpus):
 @pytest.mark.parametrize("num_threads", [0, 1, 3])
 @pytest.mark.parametrize("batch_size", [1, 2, 4, 6, 9])
 def test_every_utterance_comes_once_and_in_order(corpus, batch_size, num_threads):
-    utterances = read_librispeech(corpus, progress=False).utterances
+    utterances = read_corpus(corpus, progress=False).utterances
     batches = list(read_batches(utterances, batch_size, AudioLimits(), num_threads))
     assert [len(x.indices) for x in batches[:-1]] == [batch_size] * (len(batches) - 1)
     assert [index for batch in batches for index in batch.indices] == list(range(6))
@@ -75,7 +75,7 @@ def test_no_utterances_give_no_batch():
 
 
 def test_reading_stays_a_few_batches_ahead_and_ends_with_its_user(corpus, monkeypatch):
-    utterances = read_librispeech(corpus, progress=False).utterances * 20
+    utterances = read_corpus(corpus, progress=False).utterances * 20
     read, real = [], reading.read
 
     def watched(path, limits):
@@ -97,7 +97,7 @@ def test_a_batch_has_at_least_the_samples_of_one_frame(tmp_path, rng):
     write_librispeech(tmp_path / "c", zip("AB", sounds, strict=True))
     data = dataclasses.replace(DATA, min_seconds=0.001)
     limits = evaluation_limits(data, RATE_HZ)
-    found = read_librispeech(tmp_path / "c", limits=limits, progress=False)
+    found = read_corpus(tmp_path / "c", limits=limits, progress=False)
     (batch,) = read_batches(found.utterances, 2, limits)
     assert batch.waveforms.shape == (2, 400)
 

@@ -1,0 +1,369 @@
+"""Translation of TensorFlowASR's `config.yml` to the config of this project.
+
+Source: TensorFlowASR 0.8.3 to 1.0.4, configs/config.py and models/transducer/conformer.py. A key
+that is absent has the default of that code.
+"""
+
+import math
+import os
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.config.values import show
+from tools.errors import UserError
+
+SECTIONS = ("speech_config", "decoder_config", "model_config", "learning_config")
+_ABSENT = object()
+
+# Reasons why a key has no effect.
+_NAMES = "names without an effect on the model"
+_BUILDS = "vocabularies are built by python -m tools.cli.train_tokenizer"
+_SEARCH = "training evaluates greedy search"
+_POSITIONS = "positions are the relative ones of the paper, in both directions"
+_PENALTY = "not part of the original's loss; training.optimizer.weight_decay is its counterpart"
+_PIPELINE = "all data is read again in every epoch, in a new order, and no utterance is dropped"
+_SHARDS = "python -m tools.cli.unpack_tfrecords makes a corpus of shards"
+_TEST = "python -m conformer.infer --data_dir TABLE evaluates an exported model"
+_SIGNAL = "the section waveform_augment has its own augmentations"
+_RUN = "checkpoints, metrics and TensorBoard files are in --output_dir"
+_ALWAYS = "SpecAugment masks every utterance"
+_FITS = "training needs no lengths in advance"
+_UNKNOWN = "not a key that this project knows"
+
+
+@dataclass(frozen=True, slots=True)
+class _To:
+    """A key whose value becomes that of another key. `default` is TensorFlowASR's default."""
+
+    key: str
+    default: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Only:
+    """A key of which one value is supported, because the model would be another one."""
+
+    value: object
+
+
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """A key without a counterpart, and the reason. `silent` are values that ask for nothing."""
+
+    reason: str
+    silent: tuple = (None,)
+
+
+_SPEECH = {
+    "sample_rate": _To("features.sample_rate_hz", 16000),
+    "frame_ms": _To("features.frame_length_ms", 25),
+    "stride_ms": _To("features.frame_step_ms", 10),
+    "num_feature_bins": _To("features.num_mel_bins", 80),
+    "feature_type": _Only("log_mel_spectrogram"),
+    "normalize_signal": _Only(True),
+    "normalize_feature": _Only(True),
+    "normalize_per_frame": _Only(False),
+    "normalize_per_feature": _Only(False),
+    "center": _Only(True),
+    "top_db": _To("features.top_db", 80.0),
+    "delta": _Only(False),
+    "delta_delta": _Only(False),
+    "pitch": _Only(False),
+}
+_DECODER = {
+    "blank_at_zero": _Only(True),
+    "beam_width": _Left(_SEARCH, (None, 0)),
+    "norm_score": _Left(_SEARCH, (None, True)),
+    "lm_config": _Left(_SEARCH, (None, {})),
+} | dict.fromkeys(
+    "target_vocab_size max_subword_length corpus_files max_corpus_chars reserved_tokens "
+    "output_path_prefix model_type".split(),
+    _Left(_BUILDS, (None, [])),
+)
+_MODEL = {
+    "name": _Left(_NAMES),
+    "encoder_positional_encoding": _Left(_POSITIONS),
+    "encoder_dmodel": _To("model.hidden_dim", 144),
+    "encoder_num_blocks": _To("model.num_layers", 16),
+    "encoder_num_heads": _To("model.num_heads", 4),
+    "encoder_mha_type": _Only("relmha"),
+    "encoder_kernel_size": _To("model.kernel_size", 32),
+    "encoder_depth_multiplier": _Only(1),
+    "encoder_fc_factor": _Only(0.5),
+    "encoder_dropout": _To("model.dropout_rate", 0.0),
+    "encoder_trainable": _Only(True),
+    "prediction_trainable": _Only(True),
+    "joint_trainable": _Only(True),
+    "prediction_embed_dropout": _Only(0),
+    "prediction_num_rnns": _Only(1),
+    "prediction_rnn_units": _To("model.prediction_dim", 320),
+    "prediction_rnn_type": _Only("lstm"),
+    "prediction_rnn_implementation": _Left(_NAMES),
+    "prediction_layer_norm": _Only(True),
+    "prediction_projection_units": _Only(0),
+    "joint_dim": _To("model.joint_dim", 1024),
+    "joint_activation": _Only("tanh"),
+    "joint_mode": _Only("add"),
+    "prejoint_linear": _Only(True),
+    "postjoint_linear": _Only(False),
+    "kernel_regularizer": _Left(_PENALTY),
+    "bias_regularizer": _Left(_PENALTY),
+}
+_SUBSAMPLING = {
+    "type": _Only("conv2d"),
+    "kernel_size": _Only(3),
+    "strides": _Only(2),
+}
+_DATASET = {
+    "stage": _Left(_NAMES),
+    "tfrecords_dir": _Left(_SHARDS),
+    "tfrecords_shards": _Left(_SHARDS),
+    "metadata": _Left(_FITS),
+} | dict.fromkeys("shuffle cache drop_remainder buffer_size use_tf".split(), _Left(_PIPELINE))
+_OPTIMIZER = {
+    "warmup_steps": _To("training.schedule.warmup_steps", 10000),
+    "epsilon": _To("training.optimizer.epsilon", 1e-9),
+}
+_RUNNING = {
+    "batch_size": _To("training.batch_size", 1),
+    "accumulation_steps": _Only(1),
+    "num_epochs": _To("training.num_epochs", 20),
+    "log_interval_steps": _To("training.log_every_steps"),
+    "save_interval_steps": _To("training.checkpoint.every_steps"),
+} | dict.fromkeys(
+    "checkpoint states_dir tensorboard outdir eval_interval_steps".split(), _Left(_RUN)
+)
+_TIME_MASKS = {
+    "num_masks": _To("spec_augment.num_time_masks", 1),
+    "mask_factor": _To("spec_augment.max_time_mask_frames", 100),
+    "p_upperbound": _To("spec_augment.max_time_mask_share", 1.0),
+}
+_FREQUENCY_MASKS = {
+    "num_masks": _To("spec_augment.num_frequency_masks", 1),
+    "mask_factor": _To("spec_augment.max_frequency_mask_bins", 27),
+}
+
+
+@dataclass
+class Translation:
+    """The translation of a file.
+
+    Attributes:
+        values: values by dotted key of this project's config.
+        notes: keys of the file without an effect, by reason.
+    """
+
+    values: dict[str, object] = field(default_factory=dict)
+    notes: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def lines(self) -> list[str]:
+        """Returns a line for each reason: the keys and the reason."""
+        return [f"{', '.join(keys)}: {reason}" for reason, keys in self.notes.items()]
+
+
+def is_tensorflow_asr(content: Mapping) -> bool:
+    """Returns whether the content of a YAML file is a config of TensorFlowASR."""
+    return any(section in content for section in SECTIONS)
+
+
+def translate(content: Mapping, path: str | Path) -> Translation:
+    """Translates the content of a config file of TensorFlowASR.
+
+    Args:
+        content: content of the file, with at least one of `SECTIONS`.
+        path: of the file. A relative path of a vocabulary starts at its folder, if it is there.
+
+    Raises:
+        UserError: the file asks for a model or features that this project does not have.
+    """
+    reader = _Reader(str(path))
+    speech, decoder, model, learning = (
+        reader.section(content.get(name), name) for name in SECTIONS
+    )
+    reader.unknown(content, {*SECTIONS}, "")
+    values = reader.result.values
+    reader.read(speech, _SPEECH, "speech_config", also=("preemphasis",))
+    values["features.preemphasis"] = speech.get("preemphasis") or 0.0
+    values["features.fft_length"] = _fft_length(values)
+    reader.read(decoder, _DECODER, "decoder_config", also=("vocabulary",))
+    if decoder.get("vocabulary"):
+        values["tokenizer.vocabulary_file"] = _beside(str(decoder["vocabulary"]), path)
+    _read_model(reader, model)
+    _read_learning(reader, learning)
+    return reader.result
+
+
+class _Reader:
+    """Reads sections by the tables above, and collects the values and the keys without effect."""
+
+    def __init__(self, path: str):
+        self.path, self.result = path, Translation()
+
+    def section(self, content: object, name: str) -> Mapping:
+        """Returns a section; an empty one for None."""
+        if content is None:
+            return {}
+        if not isinstance(content, Mapping):
+            raise UserError.expected(
+                f"keys and values under {name} in {self.path}", show(content), f"Correct {name}"
+            )
+        return content
+
+    def read(
+        self, given: Mapping, rules: Mapping[str, object], name: str, *, also: Iterable[str] = ()
+    ) -> None:
+        """Reads the keys of a section.
+
+        Args:
+            given: content of the section.
+            rules: what each key becomes.
+            name: dotted name of the section, for messages.
+            also: keys that the caller reads.
+        """
+        for key, rule in rules.items():
+            value = given.get(key, _ABSENT)
+            where = f"{name}.{key}"
+            if isinstance(rule, _To):
+                value = rule.default if value is _ABSENT else value
+                if value is not None:
+                    self.result.values[rule.key] = value
+            elif value is _ABSENT:
+                continue
+            elif isinstance(rule, _Left):
+                if value not in rule.silent:
+                    self.result.notes[rule.reason].append(where)
+            elif not _is_all(value, rule.value):
+                self.refuse(where, rule.value, value)
+        self.unknown(given, {*rules, *also}, f"{name}.")
+
+    def unknown(self, given: Mapping, known: Collection[str], prefix: str) -> None:
+        """Notes the keys of a section that are not in `known`."""
+        for key in given:
+            if key not in known:
+                self.result.notes[_UNKNOWN].append(f"{prefix}{key}")
+
+    def refuse(self, where: str, expected: object, value: object) -> None:
+        """Raises the error for a value that this project does not support."""
+        raise UserError.expected(
+            f"{where}: {_yaml(expected)} in {self.path}",
+            _yaml(value),
+            "Train that model with TensorFlowASR",
+        )
+
+
+def _read_model(reader: _Reader, model: Mapping) -> None:
+    others = ("encoder_subsampling", "encoder_head_size", "prediction_embed_dim")
+    reader.read(model, _MODEL, "model_config", also=others)
+    values = reader.result.values
+    name = "model_config.encoder_subsampling"
+    subsampling = reader.section(model.get("encoder_subsampling"), name)
+    reader.read(subsampling, _SUBSAMPLING, name, also=("filters",))
+    values["model.subsampling_filters"] = subsampling.get("filters")
+    width, heads = values["model.hidden_dim"], values["model.num_heads"]
+    size = model.get("encoder_head_size", 36)
+    if isinstance(width, int) and isinstance(heads, int) and heads and size != width / heads:
+        reader.refuse("model_config.encoder_head_size", width // heads, size)
+    embedding = model.get("prediction_embed_dim", 512)
+    if embedding != values["model.prediction_dim"]:
+        reader.refuse(
+            "model_config.prediction_embed_dim", values["model.prediction_dim"], embedding
+        )
+
+
+def _read_learning(reader: _Reader, learning: Mapping) -> None:
+    name, values, sections = "learning_config", reader.result.values, {}
+    kinds = ("train", "eval", "test")
+    names = [f"{kind}_dataset_config" for kind in kinds] + ["optimizer_config", "running_config"]
+    for key in names:
+        sections[key] = reader.section(learning.get(key), f"{name}.{key}")
+    reader.unknown(learning, names, f"{name}.")
+    for kind in kinds:
+        given, where = sections[f"{kind}_dataset_config"], f"{name}.{kind}_dataset_config"
+        reader.read(given, _DATASET, where, also=("data_paths", "augmentation_config"))
+        if kind != "train" and given.get("augmentation_config"):
+            reader.result.notes["only training data is augmented"].append(
+                f"{where}.augmentation_config"
+            )
+    if sections["test_dataset_config"].get("data_paths"):
+        reader.result.notes[_TEST].append(f"{name}.test_dataset_config.data_paths")
+    _read_augmentation(reader, sections["train_dataset_config"])
+    tables = {kind: _paths(sections[f"{kind}_dataset_config"]) for kind in ("train", "eval")}
+    if not tables["train"]:
+        raise UserError.expected(
+            f"tables in {name}.train_dataset_config.data_paths in {reader.path}",
+            "none",
+            "Name the tables of the training set; of TFRecord shards, make one with "
+            "python -m tools.cli.unpack_tfrecords",
+        )
+    values["data.train_splits"], values["data.eval_splits"] = tables["train"], tables["eval"]
+    every = [*tables["train"], *tables["eval"]]
+    if all(map(os.path.isabs, every)):
+        values["data.data_dir"] = os.path.commonpath([*map(os.path.dirname, every)])
+    optimizer, where = sections["optimizer_config"], f"{name}.optimizer_config"
+    betas = {"beta_1": 0.9, "beta_2": 0.98}
+    old = {key: key.replace("_", "") for key in betas}
+    reader.read(optimizer, _OPTIMIZER, where, also=(*betas, *old.values()))
+    for key, default in betas.items():
+        values[f"training.optimizer.{key}"] = optimizer.get(key, optimizer.get(old[key], default))
+    values["training.optimizer.name"] = "adam"
+    values["training.schedule.name"] = "transformer"
+    width, steps = values["model.hidden_dim"], values["training.schedule.warmup_steps"]
+    if all(isinstance(x, int) and x > 0 for x in (width, steps)):
+        # The rate rises to (width * steps) ** -0.5, and is cut off at 0.05 / sqrt(width).
+        values["training.schedule.peak"] = min(steps**-0.5, 0.05) / math.sqrt(width)
+    reader.read(sections["running_config"], _RUNNING, f"{name}.running_config")
+
+
+def _read_augmentation(reader: _Reader, dataset: Mapping) -> None:
+    where = "learning_config.train_dataset_config.augmentation_config"
+    given = reader.section(dataset.get("augmentation_config"), where)
+    reader.result.values |= dict.fromkeys(
+        ("spec_augment.num_time_masks", "spec_augment.num_frequency_masks"), 0
+    )
+    for key in given:
+        if key in ("feature_augment", "after"):
+            masks = reader.section(given[key], f"{where}.{key}")
+            for method, rules in (
+                ("time_masking", _TIME_MASKS),
+                ("freq_masking", _FREQUENCY_MASKS),
+            ):
+                if method in masks:
+                    inside = f"{where}.{key}.{method}"
+                    reader.read(reader.section(masks[method], inside), rules, inside)
+            reader.unknown(masks, {"time_masking", "freq_masking"}, f"{where}.{key}.")
+        elif key in ("signal_augment", "before"):
+            if given[key]:
+                reader.result.notes[_SIGNAL].append(f"{where}.{key}")
+        else:
+            reason = _ALWAYS if key == "prob" else _UNKNOWN
+            reader.result.notes[reason].append(f"{where}.{key}")
+
+
+def _paths(dataset: Mapping) -> list[str]:
+    found = dataset.get("data_paths") or []
+    return [str(x) for x in (found if isinstance(found, list) else [found])]
+
+
+def _beside(name: str, path: str | Path) -> str:
+    """Returns a path relative to the folder of a file, if it is there; otherwise unchanged."""
+    beside = Path(path).parent / name
+    return str(beside) if beside.is_file() else name
+
+
+def _fft_length(values: Mapping[str, object]) -> int:
+    """Returns the smallest power of two that is not below the frame length in samples."""
+    rate, length = values["features.sample_rate_hz"], values["features.frame_length_ms"]
+    if not all(isinstance(x, (int, float)) and 0 < x < 1e6 for x in (rate, length)):
+        return 512  # the loader then refuses the value
+    return 1 << (max(round(rate * length / 1000), 2) - 1).bit_length()
+
+
+def _is_all(value: object, expected: object) -> bool:
+    """Returns whether a value, or each value of a list, is the expected one."""
+    return all(x == expected for x in value) if isinstance(value, list) else value == expected
+
+
+def _yaml(value: object) -> str:
+    return show(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,177 @@
+"""Compares the fused transducer loss with the plain one, in value and in every gradient."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conformer.fused_loss import OutputLayer, fused_transducer_loss
+from conformer.joint import JointNetwork
+from conformer.transducer_loss import loss_of_pieces, transducer_loss
+
+WIDTH = 5
+
+
+def make_batch(frames, label_lengths, vocabulary_size=6, blank=0, dtype="float32", seed=3):
+    """Returns encoded, predicted, kernel, bias and labels of random values; one more frame and two
+    more states than the longest utterance has are padding."""
+    rng = np.random.default_rng(seed)
+    batch, states = len(frames), max(label_lengths) + 3
+    shapes = [(batch, max(frames) + 1, WIDTH), (batch, states, WIDTH)]
+    arrays = [tf.constant(rng.normal(0, 1.5, shape), dtype) for shape in shapes]
+    kernel = tf.constant(rng.normal(0, 1.5, (WIDTH, vocabulary_size)), tf.float32)
+    bias = tf.constant(rng.normal(0, 1, vocabulary_size), tf.float32)
+    symbols = [symbol for symbol in range(vocabulary_size) if symbol != blank]
+    labels = rng.choice(symbols, (batch, states - 1)).astype(np.int32)
+    return [*arrays, kernel, bias], labels
+
+
+def losses_and_gradients(function, inputs, weights):
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        losses = function(*inputs)
+        total = tf.reduce_sum(losses * weights)
+    return losses.numpy(), [x.numpy().astype("f4") for x in tape.gradient(total, inputs)]
+
+
+def both(inputs, labels, frames, label_lengths, *, blank=0, logits_at_once=1):
+    """Returns losses and gradients of the fused loss and of the plain loss on all logits."""
+    lengths = {"logit_lengths": np.array(frames), "label_lengths": np.array(label_lengths)}
+    weights = tf.range(1.0, len(frames) + 1)
+
+    def fused(encoded, predicted, kernel, bias):
+        output = OutputLayer(kernel, bias)
+        return fused_transducer_loss(
+            encoded,
+            predicted,
+            output,
+            labels,
+            blank=blank,
+            logits_at_once=logits_at_once,
+            **lengths,
+        )
+
+    def plain(encoded, predicted, kernel, bias):
+        hidden = tf.tanh(encoded[:, :, None] + predicted[:, None])
+        logits = tf.tensordot(tf.cast(hidden, tf.float32), kernel, 1) + bias
+        return transducer_loss(logits, labels, *lengths.values(), blank=blank)
+
+    return [losses_and_gradients(function, inputs, weights) for function in (fused, plain)]
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 200, 10**6])
+@pytest.mark.parametrize("blank", [0, 2, 5])
+def test_value_and_gradients_are_those_of_the_plain_loss(blank, logits_at_once):
+    frames, label_lengths = [5, 1, 3, 2, 4], [3, 2, 0, 4, 1]
+    batch = make_batch(frames, label_lengths, blank=blank)
+    (losses, found), (expected_losses, expected) = both(
+        *batch, frames, label_lengths, blank=blank, logits_at_once=logits_at_once
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for gradient, other in zip(found, expected, strict=True):
+        assert gradient.shape == other.shape
+        np.testing.assert_allclose(gradient, other, atol=2e-5, rtol=1e-4)
+
+
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(
+    rows=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4)), min_size=1, max_size=3),
+    vocabulary_size=st.integers(2, 5),
+    logits_at_once=st.sampled_from([1, 30, 70, 10**6]),
+)
+def test_any_lengths_and_pieces(rows, vocabulary_size, logits_at_once):
+    rows = [(frames, labels if frames else 0) for frames, labels in rows]  # a finite loss
+    frames, label_lengths = zip(*rows, strict=True)
+    batch = make_batch(frames, label_lengths, vocabulary_size)
+    (losses, found), (expected_losses, expected) = both(
+        *batch, frames, label_lengths, logits_at_once=logits_at_once
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5, atol=1e-6)
+    for gradient, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=3e-5)
+
+
+def test_an_utterance_that_cannot_be_aligned_has_an_infinite_loss():
+    (losses, _), _ = both(*make_batch([0, 2], [2, 1]), [0, 2], [2, 1])
+    assert np.isinf(losses[0]) and np.isfinite(losses[1])
+
+
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30])
+def test_garbage_in_padding_changes_nothing(garbage):
+    frames, label_lengths = [4, 2], [2, 3]
+    (encoded, predicted, *output), labels = make_batch(frames, label_lengths)
+    clean, _ = both([encoded, predicted, *output], labels, frames, label_lengths)
+    encoded, predicted, labels = encoded.numpy(), predicted.numpy(), labels.copy()
+    for row, (num_frames, num_labels) in enumerate(zip(frames, label_lengths, strict=True)):
+        encoded[row, num_frames:] = garbage
+        predicted[row, num_labels + 1 :] = garbage
+        labels[row, num_labels:] = 10**6
+    dirty = [tf.constant(encoded), tf.constant(predicted), *output]
+    weights = tf.range(1.0, 3.0)
+    losses, gradients = losses_and_gradients(
+        lambda e, p, *output: fused_transducer_loss(
+            e, p, OutputLayer(*output), labels, logit_lengths=frames,
+            label_lengths=label_lengths, logits_at_once=1,
+        ),
+        dirty,
+        weights,
+    )  # fmt: skip
+    np.testing.assert_array_equal(losses, clean[0])
+    for gradient, other in zip(gradients, clean[1], strict=True):
+        np.testing.assert_array_equal(gradient, other)
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(1.0, 200.0), (1.0, -200.0), (60.0, 0.0)])
+def test_logits_far_from_zero(scale, shift):
+    """The sum of their exponentials leaves the range of float32."""
+    frames, label_lengths = [4, 2], [2, 3]
+    (encoded, predicted, kernel, bias), labels = make_batch(frames, label_lengths)
+    inputs = [encoded, predicted, scale * kernel, bias + shift]
+    (losses, found), (expected_losses, expected) = both(inputs, labels, frames, label_lengths)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
+    for gradient, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=1e-3 * max(1, np.abs(other).max()))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite_give_nan(value):
+    (encoded, predicted, kernel, bias), labels = make_batch([3], [2])
+    kernel = tf.tensor_scatter_nd_update(kernel, [[0, 4]], [value])
+    (losses, _), _ = both([encoded, predicted, kernel, bias], labels, [3], [2])
+    assert np.isnan(losses[0])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(dtype):
+    """Only the sum of the projections and its tanh are in half precision, as in the plain loss."""
+    frames, label_lengths = [6, 4], [2, 3]
+    batch = make_batch(frames, label_lengths, dtype=dtype)
+    (losses, found), (expected_losses, expected) = both(*batch, frames, label_lengths)
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for gradient, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=0.03 * np.abs(other).max())
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+def test_the_loss_of_a_joint_network_is_the_same_in_both_kinds(policy):
+    keras.utils.set_random_seed(1)
+    joint = JointNetwork(7, 6, dtype=policy)
+    joint.build((None, None, WIDTH), (None, None, WIDTH))
+    joint.vocabulary_projection.bias.assign(np.linspace(-1, 1, 6))
+    (encoded, predicted, *_), labels = make_batch([5, 3], [2, 4])
+    found = []
+    for kind in ("plain", "fused"):
+        with tf.GradientTape() as tape:
+            tape.watch([encoded, predicted])
+            losses = loss_of_pieces(
+                encoded, predicted, joint, labels, logit_lengths=[5, 3], label_lengths=[2, 4],
+                kind=kind,
+            )  # fmt: skip
+        inputs = [encoded, predicted, *(v.value for v in joint.trainable_variables)]
+        found.append([losses, *tape.gradient(losses, inputs)])
+    for plain, fused in zip(*found, strict=True):
+        tolerance = 1e-5 if policy == "float32" else 0.03
+        scale = np.abs(plain).max()
+        np.testing.assert_allclose(fused, plain, atol=tolerance * scale, rtol=tolerance)

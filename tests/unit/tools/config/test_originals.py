@@ -1,0 +1,176 @@
+"""Flags and programs of the original pages: what is accepted, and what is answered."""
+
+import importlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.errors import refused
+from tools.config.command_line import CommandLine
+from tools.config.originals import FLAGS, OWN_FLAGS, PROGRAMS, Renamed
+from tools.config.similar import similar_name
+
+
+def flags_of(module, capsys):
+    """The flags of a program, as its --help shows them."""
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main(["--help"])
+    return set(re.findall(r"^  --(?:\[no\])?(\w+)", capsys.readouterr().out, flags=re.MULTILINE))
+
+
+def program(module):
+    line = CommandLine(module, "Runs.")
+    line.string("native_savedmodel_dir", None, "Model.")
+    line.string("result_path", None, "Report.")
+    line.integer("seed", 0, "Seed.")
+    line.integer("threads", None, "Threads.")
+    line.settings()
+    return line
+
+
+@pytest.mark.parametrize("module", sorted({*FLAGS, *OWN_FLAGS}))
+def test_the_table_fits_the_programs(module, capsys):
+    """New names and own flags are flags of the program; old names are not."""
+    flags = flags_of(module, capsys)
+    assert flags.issuperset(OWN_FLAGS.get(module, ()))
+    for name, rule in FLAGS.get(module, {}).items():
+        assert name not in flags
+        if isinstance(rule, Renamed):
+            assert ("set" if "." in rule.new else rule.new) in flags
+
+
+@pytest.mark.parametrize(
+    "argv, name, value",
+    [
+        (["--saved=a"], "native_savedmodel_dir", "a"),
+        (["--saved", "a"], "native_savedmodel_dir", "a"),
+        (["--output", "r.tsv", "--seed=3"], "result_path", "r.tsv"),
+        (["--private_threadpool_size=4"], "threads", 4),
+    ],
+)
+def test_a_renamed_flag_is_accepted_with_one_line(argv, name, value, capsys):
+    values, rest = program("conformer.infer").parse(argv)
+    assert (getattr(values, name), rest) == (value, [])
+    assert capsys.readouterr().err == f"{argv[0].partition('=')[0]} is now --{name}\n"
+
+
+@pytest.mark.parametrize(
+    "argv", [["--private_threadpool_size=4"], ["--private_threadpool_size", "4"]]
+)
+def test_a_flag_that_became_a_value_of_the_config(argv, capsys):
+    values, rest = program("conformer.train").parse([*argv, "--seed", "1", "--set=a.b=2"])
+    assert values.set == {"data.num_parallel_calls": "4", "a.b": "2"}
+    assert (values.seed, rest) == (1, [])
+    assert "now --set data.num_parallel_calls" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--num_workers=1"],
+        ["--num_workers", "1"],
+        ["--static_length=False"],
+        ["--static_length", "false"],
+        ["--nostatic_length"],
+        ["--metadata", "x.json"],
+        ["--subwords"],
+        ["--subwords=True"],
+        ["--nosubwords"],
+        ["--tfrecords=0"],
+        ["--spx=1"],
+    ],
+)
+def test_flags_without_an_effect(argv, capsys):
+    values, rest = program("conformer.train").parse([*argv, "--seed=5", "--", "--saved"])
+    assert (values.seed, rest) == (5, ["--saved"])
+    assert "has no effect: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "module, argv, do",
+    [
+        ("conformer.train", ["--num_workers=4"], "horovodrun"),
+        ("conformer.train", ["--tfrecords"], "unpack_tfrecords"),
+        ("conformer.train", ["--tfrecords=True"], "unpack_tfrecords"),
+        ("conformer.train", ["--sentence_piece", "true"], "tokenizer.kind=sentencepiece"),
+        ("conformer.infer", ["--mxp"], "--quant_precision=fp16"),
+        ("vision.export", ["--output-file", "a.onnx"], "--output_dir"),
+        # Flags of another program of the family, by today's and by the original's name.
+        ("conformer.train", ["--saved", "x"], "python -m conformer.infer"),
+        ("conformer.train", ["--quant_precision=fp16"], "python -m conformer.infer"),
+        ("conformer.infer", ["--steps=3"], "python -m conformer.train"),
+        ("conformer.infer", ["--num_workers=3"], "python -m conformer.train"),
+        ("wav2vec2.preprocess", ["--torchscript_path=x"], "python -m wav2vec2.compile"),
+        # Flags of another family, and words that only look alike.
+        ("vision.train", ["--saved=x"], "See --help"),
+        ("conformer.train", ["--sped=3"], "Use --seed"),
+        ("conformer.train", ["--sawed=3"], "See --help"),
+    ],
+)
+def test_other_flags_are_answered(module, argv, do):
+    with refused(do) as caught:
+        program(module).parse(argv)
+    assert argv[0].partition("=")[0].lstrip("-") in str(caught.value)
+
+
+def test_a_flag_that_the_program_has_is_its_own(capsys):
+    line = program("conformer.infer")
+    line.string("output", None, "Own.")
+    assert line.parse(["--output=a"])[0].output == "a"
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    "name, near",
+    [
+        ("batchsize", "batch_size"),
+        ("batch-size", "batch_size"),
+        ("output", "output_dir"),
+        ("data", "data_dir"),
+        ("my_output_dir", "output_dir"),
+        ("see", "seed"),
+        ("saved", None),
+        ("size_of", None),
+        ("lr", None),
+    ],
+)
+def test_suggestions_are_near_in_meaning(name, near):
+    assert (
+        similar_name(name, ["batch_size", "data_dir", "data_ratio", "output_dir", "seed"]) == near
+    )
+
+
+def test_old_names_of_programs_are_links_that_answer(project):
+    folders = ("conformer", "run_scripts", "vision", "wav2vec2")
+    found = [path for folder in folders for path in (project / folder).iterdir()]
+    links = {path.name: path for path in found if path.is_symlink()}
+    assert links.keys() == PROGRAMS.keys()
+    for name, path in links.items():
+        assert path.resolve() == project / "run_scripts" / f"renamed{path.suffix}"
+        new = PROGRAMS[name]
+        if new.endswith(".sh"):
+            assert (project / "run_scripts" / new).is_file()
+        else:
+            module = re.match(r"python -m ([\w.]+)", new)[1]
+            assert (project / f"{module.replace('.', '/')}.py").is_file()
+
+
+@pytest.mark.parametrize(
+    "command, answer",
+    [
+        (
+            [sys.executable, "conformer_train.py", "--steps=1", "a b"],
+            "conformer_train.py. Run python -m conformer.train --steps=1 'a b'.",
+        ),
+        (
+            ["bash", "../run_scripts/Conformer_Float32_50E_1MLU.sh", "-x"],
+            "Run bash ../run_scripts/Conformer_Float32_50E_1GPU.sh -x.",
+        ),
+    ],
+)
+def test_an_old_name_is_answered_with_the_command(project, command, answer):
+    done = subprocess.run(command, cwd=project / "conformer", capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: Expected") and done.stderr.endswith(f"{answer}\n")

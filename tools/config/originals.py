@@ -1,0 +1,216 @@
+"""What became of the flags and programs of the four original pages.
+
+A flag that only changed its name is accepted by the program that has it now, with one line that
+names the new flag. A flag without a counterpart, a flag of another program and the old name of a
+program are answered with the command to use.
+"""
+
+import os
+import shlex
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.errors import UserError
+
+_SCRIPTS = Path(__file__).resolve().parents[2] / "run_scripts"
+_BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
+
+
+@dataclass(frozen=True, slots=True)
+class Renamed:
+    """A flag with another name.
+
+    Attributes:
+        new: name of today; `section.key` is a value of the config, set with --set.
+    """
+
+    new: str
+
+    @property
+    def flag(self) -> str:
+        """The flag without its value, such as `--result_path`."""
+        return f"--set {self.new}" if "." in self.new else f"--{self.new}"
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A flag without an effect.
+
+    Attributes:
+        why: what happens instead.
+        values: values that are accepted; empty for any value.
+        do: what to do for another value, for the error.
+        boolean: whether the flag may have no value.
+    """
+
+    why: str
+    values: tuple[str, ...] = ()
+    do: str = ""
+    boolean: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A flag that is refused.
+
+    Attributes:
+        do: what to do instead.
+    """
+
+    do: str
+
+
+def _off(why: str, do: str) -> Accepted:
+    """Returns a boolean flag of which only false is accepted."""
+    return Accepted(why, ("false",), do, boolean=True)
+
+
+_VOCABULARY = Accepted("the vocabulary is part of the model", boolean=True)
+_UNPACK = "Run python -m tools.cli.unpack_tfrecords, then give its folder as --data_dir"
+FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
+    "conformer.train": {
+        "private_threadpool_size": Renamed("data.num_parallel_calls"),
+        "spx": Accepted("every step is one call", ("1",), "Leave --spx out"),
+        "metadata": Accepted("lengths are read from the sound files"),
+        "static_length": _off("batches are padded to buckets of lengths", "Leave it out"),
+        "num_workers": Accepted(
+            "one process uses one device", ("1",), "Run horovodrun -np N python conformer/train.py"
+        ),
+        "tfrecords": _off("sounds are read from files", _UNPACK),
+        "sentence_piece": _off(
+            "tokenizer.kind of the config decides", "Use --set tokenizer.kind=sentencepiece"
+        ),
+        "subwords": Accepted("tokenizer.vocabulary_file of the config decides", boolean=True),
+    },
+    "conformer.infer": {
+        "saved": Renamed("native_savedmodel_dir"),
+        "output": Renamed("result_path"),
+        "device": Renamed("visible_devices"),
+        "private_threadpool_size": Renamed("threads"),
+        "config": Accepted("the model contains its config"),
+        "sentence_piece": _VOCABULARY,
+        "subwords": _VOCABULARY,
+        "get_rtf": Accepted("the real-time factor is always printed", boolean=True),
+        "use_horovod": _off("one process evaluates", "Leave --use_horovod out"),
+        "use_gpu": Accepted("--visible_devices selects the devices", boolean=True),
+        "mxp": _off("--quant_precision decides", "Use --quant_precision=fp16 with --run_eagerly=0"),
+        "net_name": Accepted("the program runs one model"),
+        "top_k": Accepted("a recognizer returns texts, no classes"),
+    },
+    "vision.export": {
+        "output-file": Answered("Use --output_dir=FOLDER, in which the file gets its name"),
+        "dynamic-export": Accepted("the batch size is always free", boolean=True),
+    },
+}
+
+# Flags by which a program is recognized when another one of its family gets them.
+OWN_FLAGS: dict[str, tuple[str, ...]] = {
+    "conformer.train": ("steps", "epochs", "pretrained", "skip_eval", "resume", "use_profiler"),
+    "conformer.infer": ("native_savedmodel_dir", "run_eagerly", "quant_precision", "result_path"),
+    "conformer.export": ("checkpoint",),
+    "wav2vec2.train": ("steps", "epochs", "skip_eval", "resume", "use_profiler"),
+    "wav2vec2.export": ("pytorch_model_dir",),
+    "wav2vec2.compile": ("torchscript_path", "input_path", "output_path"),
+    "wav2vec2.infer": ("run_eagerly", "quant_precision", "result_path", "data_dir"),
+    "vision.export": ("file_format",),
+    "vision.preprocess": ("src_path", "save_path"),
+    "vision.postprocess": ("anno_file", "benchmark_out", "result_file"),
+    "vision.infer": ("output", "top_k"),
+    "vision.eval": ("onnx_path", "prefetch"),
+}
+
+# Old name of a program or script: the command, or the name in run_scripts, that replaces it.
+PROGRAMS: dict[str, str] = {
+    "conformer_train.py": "python -m conformer.train",
+    "conformer_test.py": "python -m conformer.infer",
+    "wav2vec2_preprocess.py": "python -m wav2vec2.preprocess",
+    "wav2vec2_pth2ts.py": "python -m wav2vec2.export",
+    "wav2vec2_postprocess.py": "python -m wav2vec2.postprocess",
+    "Conformer-base_preprocess.py": "python -m vision.preprocess",
+    "Conformer-base_postprocess.py": "python -m vision.postprocess",
+    "pytorch2onnx.py": "python -m vision.export --file_format=ONNX",
+    "ais_infer.py": "python -m tools.cli.run_bins",
+    "Horovod_Conformer_Float32_50E_8MLUs.sh": "Horovod_Conformer_Float32_50E_8GPUs.sh",
+    "Horovod_Conformer_AMP_50E_8MLUs.sh": "Horovod_Conformer_AMP_50E_8GPUs.sh",
+    "Conformer_Float32_50E_1MLU.sh": "Conformer_Float32_50E_1GPU.sh",
+}
+
+
+def of_today(
+    module: str, argv: Sequence[str], known: Container[str]
+) -> tuple[list[str], list[str]]:
+    """Replaces the flags of the originals in the arguments of a program.
+
+    Args:
+        module: the program's module.
+        argv: arguments after the program's name.
+        known: flags of the program.
+
+    Returns:
+        The arguments of today, and a line for each replaced flag.
+
+    Raises:
+        UserError: a flag has a value that has no counterpart.
+    """
+    rules, words, lines = FLAGS.get(module, {}), list(argv), []
+    today: list[str] = []
+    while words:
+        word = words.pop(0)
+        if word == "--":
+            return [*today, word, *words], lines
+        name, equals, value = word.lstrip("-").partition("=")
+        is_negated = name.startswith("no") and name not in rules
+        rule = rules.get(name.removeprefix("no") if is_negated else name)
+        if rule is None or not word.startswith("--") or name in known:
+            today.append(word)
+            continue
+        if isinstance(rule, Answered):
+            raise UserError.expected(f"a flag of {module}", word, rule.do)
+        if isinstance(rule, Renamed):
+            lines.append(f"--{name} is now {rule.flag}")
+            today.append(f"{rule.flag.replace(' ', '=')}{equals}{value}")
+            if not equals and "." in rule.new:
+                today[-1] += f"={words.pop(0)}" if words else ""
+            continue
+        if not equals:
+            takes = words and (words[0].lower() in _BOOLEANS if rule.boolean else True)
+            value = words.pop(0) if takes else "true"
+        value = _BOOLEANS.get(value.lower(), value) if rule.boolean else value
+        if rule.values and ("false" if is_negated else value) not in rule.values:
+            accepted = f"{' or '.join(rule.values)} for --{name}, if it is given"
+            raise UserError.expected(accepted, value, rule.do)
+        lines.append(f"--{name} has no effect: {rule.why}")
+    return today, lines
+
+
+def owner(module: str, name: str) -> str | None:
+    """Returns the program of the same family that has a flag, or None.
+
+    Args:
+        module: program that got the flag.
+        name: flag, of today or of the original.
+    """
+    family = module.partition(".")[0]
+    for other in dict.fromkeys((*OWN_FLAGS, *FLAGS)):
+        names = (*OWN_FLAGS.get(other, ()), *FLAGS.get(other, ()))
+        if other != module and other.startswith(f"{family}.") and name in names:
+            return other
+    return None
+
+
+def program_answer(name: str, argv: Sequence[str]) -> UserError:
+    """Returns the answer to an old program name.
+
+    Args:
+        name: of the program.
+        argv: its arguments, which are repeated in the new command.
+
+    Raises:
+        KeyError: the name is not in `PROGRAMS`.
+    """
+    command = PROGRAMS[name]
+    if command.endswith(".sh"):
+        command = f"bash {os.path.relpath(_SCRIPTS / command)}"
+    do = f"Run {command} {shlex.join(argv)}".rstrip()
+    return UserError.expected("a program of this project", name, do)
