@@ -63,12 +63,7 @@ def main(argv: list[str]) -> int:
             "--native_savedmodel_dir DIR", "none", "Create one with `python -m wav2vec2.export`"
         )
     # Check the options of the search before the corpus is read.
-    if options.beam_search() is not None and data.timestamps:
-        raise UserError.expected(
-            "--timestamps or --beam_width (beam search does not compute word times)",
-            f"--timestamps --beam_width {options.beam_width}",
-            "Leave one of them out",
-        )
+    options.beam_search()
     pipeline = describe_model(model_dir)
     window_of(pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])

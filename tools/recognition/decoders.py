@@ -227,12 +227,13 @@ class CtcDecoder:
         n_best: number of texts of the beam search.
     """
 
+    has_words = True
+
     def __init__(self, pipeline: Mapping, beam: BeamSearching | None = None, n_best: int = 1):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
         self._blank = pipeline["blank"]
         self._search = CtcGreedySearch(self._blank)
         self._beam, self._n_best = beam, n_best
-        self.has_words = beam is None  # the words are those of greedy search
         self._hop_samples = pipeline["hop_samples"]
         self._window_samples = pipeline["receptive_field_samples"]
         self._rate_hz = pipeline["sample_rate_hz"]
@@ -306,24 +307,36 @@ class CtcDecoder:
     def _transcriptions(
         self, found: Sequence[Hypothesis], state: object, with_words: bool
     ) -> list[Transcription]:
-        """Returns the transcriptions of all rows; `state` is that of the beam search, or None."""
+        """Returns the transcriptions of all rows.
+
+        Args:
+            found: hypotheses of greedy search.
+            state: state of the beam search, or None without one.
+            with_words: whether to add words, of the beam search if there is one.
+        """
         rows = [
             Transcription(
-                text=text_of(one.tokens, self._surfaces),
-                words=tuple(words_of(pieces_of(one, self._surfaces, self._seconds)))
-                if with_words
-                else (),
-                log_probability=_finite(one.log_probability),
+                text_of(one.tokens, self._surfaces),
+                self._words(one) if with_words and state is None else (),
+                _finite(one.log_probability),
             )
             for one in found
         ]
         if state is None:
             return rows
         ranked = self._beam.n_best(state, self._n_best)
+        if with_words:
+            rows = [
+                replace(row, words=self._words(one[0].hypothesis))
+                for row, one in zip(rows, ranked, strict=True)
+            ]
         return [
             with_beam(row, different_texts(one, self._surfaces), self._n_best)
             for row, one in zip(rows, ranked, strict=True)
         ]
+
+    def _words(self, found: Hypothesis) -> tuple[Word, ...]:
+        return tuple(words_of(pieces_of(found, self._surfaces, self._seconds)))
 
     def _seconds(self, frame: int) -> float:
         """Returns the start time of the hop in the middle of a frame's receptive field."""

@@ -161,7 +161,7 @@ def _run(
     if rows and not data.data_dir:
         sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
         several = len(sounds) > 1
-        if any(transcripts[index].n_best for index in numbers):
+        if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
             for index in numbers:
                 path = utterances[index].path if several else ""
                 print(_n_best_lines(transcripts[index], path), end="")

@@ -336,7 +336,7 @@ def test_batches_are_decoded_without_their_padding(vocabulary):
     described |= {"sample_rate_hz": RATE_HZ, "vocabulary": {"surfaces": vocabulary.surfaces}}
     paths = np.array([[0, blank, 1, 2], [3, 3, 4, 4], [5, 5, 5, 5]])
     found = {"logits": 100.0 * np.eye(12)[paths], "logit_lengths": np.array([4, 2, 0])}
-    for beam, with_words in ((None, True), (BeamSearch(4), False)):
+    for beam, with_words in ((None, True), (BeamSearch(4), False), (BeamSearch(4), True)):
         texts = decoder_of(described, beam).transcriptions(found, with_words)
         assert [x.text for x in texts] == ["ABC", "D", ""]
         assert [x.beam_text for x in texts] == (["ABC", "D", ""] if beam else [None] * 3)
@@ -380,7 +380,6 @@ def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, 
         (["a.wav", "--batch_size=0"], "batch_size"),
         (["a.wav", "--beam_width=-1"], "--beam_width"),
         (["a.wav", "--lm_path=x.arpa"], "--beam_width with --lm_path"),
-        (["a.wav", "--beam_width=5", "--timestamps"], "beam search does not compute word times"),
         (["a.wav", "--chunk_seconds=60"], "--chunk_seconds of at most 35, the limit of the model"),
         (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
         (["a.wav", "--overlap_seconds=nan"], "half of --chunk_seconds"),

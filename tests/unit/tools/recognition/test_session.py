@@ -11,7 +11,6 @@ import pytest
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, SURFACES, Spelling, sound_of
-from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
 from tools.recognition import session as session_module
 from tools.recognition.decoders import CtcDecoder, TransducerDecoder
@@ -268,12 +267,6 @@ def test_a_transducer_answers_alike_by_the_host_and_by_its_graph(in_graph):
     assert outputs["text"].tolist() == [b"AB", b"D"]
     assert outputs["token_ids"].tolist() == [[2, 3], [5, 0]]
     assert outputs["token_lengths"].tolist() == [2, 1]
-
-
-def test_the_words_of_a_beam_search_have_no_times(runner):
-    decoder = CtcDecoder(PIPELINE, CtcGreedySearch(PIPELINE["blank"]))
-    with refused("a beam search. Leave timestamps out"):
-        SpeechSession(runner, decoder, LIMITS).transcribe(sound_of("AB"), timestamps=True)
 
 
 def test_what_a_transducer_cannot_do_is_refused():
