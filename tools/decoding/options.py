@@ -62,4 +62,4 @@ class TransducerBeamSearch:
 
     width: int = 4
     norm_score: bool = False
-    beam_prune: float = 10.0
+    beam_prune: float = 5.0

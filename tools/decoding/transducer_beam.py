@@ -162,10 +162,10 @@ class TransducerBeamSearch:
         predicted, states = state.predicted, state.states
         ended = current.take(np.zeros(0, np.int64))
         for number in range(self._max_symbols):
-            scores = self._join(encoded[current.rows], predicted[current.sources])
-            with_blank = self._with_blank(current, scores[:, self._blank])
+            scores, sums = self._join(encoded[current.rows], predicted[current.sources])
+            with_blank = self._with_blank(current, scores[:, self._blank] - sums)
             ended = self._merged(_joined([ended, with_blank]))
-            current = self._extended(state, current, scores, ended)
+            current = self._extended(state, current, (scores, sums), ended)
             if len(current.rows) == 0:
                 break
             if number + 1 == self._max_symbols:
@@ -199,16 +199,19 @@ class TransducerBeamSearch:
         self,
         state: TransducerBeamState,
         current: Hypotheses,
-        scores: np.ndarray,
+        joined: tuple[np.ndarray, np.ndarray],
         ended: Hypotheses,
     ) -> Hypotheses:
         """Returns the best hypotheses with another symbol that may still be among the best."""
+        logits, sums = joined
         least = self._least(ended, len(state.frames))
-        totals = current.scores[:, None] + scores
-        totals[:, self._blank] = -np.inf
-        parents, symbols = np.nonzero(totals > least[current.rows, None])
-        best = _best_of_rows(current.rows[parents], totals[parents, symbols], self._options.width)
-        parents, symbols = parents[best], symbols[best]
+        is_close = logits > (least[current.rows] - current.scores + sums)[:, None]
+        is_close[:, self._blank] = False
+        parents, symbols = np.nonzero(is_close)
+        scores = logits[parents, symbols] - sums[parents]
+        totals = current.scores[parents] + scores
+        best = _best_of_rows(current.rows[parents], totals, self._options.width)
+        parents, symbols, scores = parents[best], symbols[best], scores[best]
         found = current.take(parents)
         first = len(state.parents)
         state.parents += found.nodes.tolist()
@@ -216,8 +219,8 @@ class TransducerBeamSearch:
         state.starts += state.frames[found.rows].tolist()
         texts = (found.texts ^ (symbols + 1)) * _MIXING
         return found._replace(
-            scores=totals[parents, symbols],
-            log_probabilities=found.log_probabilities + scores[parents, symbols],
+            scores=totals[best],
+            log_probabilities=found.log_probabilities + scores,
             texts=texts ^ (texts >> 29),
             nodes=np.arange(first, len(state.parents)),
             lengths=found.lengths + 1,
@@ -261,12 +264,13 @@ class TransducerBeamSearch:
         after = self._in_parts(inputs, "predict")
         return after["predicted"], after["next_states"]
 
-    def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-        """Returns the log-probabilities `[N, V]` of all symbols."""
+    def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Returns logits `[N, V]` and the logarithms `[N]` of the sums of their exponentials."""
         inputs = {"encoded": encoded[:, None], "predicted": predicted}
-        logits = self._in_parts(inputs, "join")["logits"][:, 0, 0].astype(np.float64)
-        logits -= logits.max(axis=1, keepdims=True)
-        return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        logits = self._in_parts(inputs, "join")["logits"][:, 0, 0]
+        most = logits.max(axis=1)
+        sums = np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)
+        return logits, np.log(sums) + most
 
     def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
         size = len(next(iter(inputs.values())))
