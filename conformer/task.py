@@ -11,6 +11,7 @@ import tensorflow as tf
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig
 from conformer.graph_recognition import greedy
+from conformer.keras2_weights import load_keras2_weights
 from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
@@ -80,6 +81,7 @@ class ConformerTask(SpeechTask):
             the other ranks wait for it.
         pretrained: checkpoint whose vocabulary and weights training starts with, or None.
         resumed: checkpoint from which the run continues, or None. Its vocabulary is used.
+        keras2_weights: file of TensorFlowASR with which training starts instead; empty for none.
         needs_evaluation: whether to read the evaluation set.
 
     Raises:
@@ -93,6 +95,7 @@ class ConformerTask(SpeechTask):
         pretrained: Checkpoint | None = None,
         resumed: Checkpoint | None = None,
         *,
+        keras2_weights: str = "",
         needs_evaluation: bool = True,
     ):
         super().__init__(config.data, config.features.sample_rate_hz, processes)
@@ -131,6 +134,8 @@ class ConformerTask(SpeechTask):
         self.train_on(training_set, config.training.seed)
         if pretrained is not None:
             load_weights(self.model, pretrained)
+        if keras2_weights and resumed is None:
+            load_keras2_weights(self.model, keras2_weights)
         if config.training.synchronize_batch_norm and processes.size > 1:
             for layer in self.model._flatten_layers():
                 if isinstance(layer, BatchNormalization):

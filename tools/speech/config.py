@@ -29,6 +29,8 @@ class DataConfig:
     eval_batch_size: int = number(16, at_least=1, at_most=1 << 20)
     # Number of parallel decoders; 0 for the number of cores.
     num_parallel_calls: int = number(0, at_least=0, at_most=10_000)
+    # Use a small corpus that is synthesized once, unless data_dir is set on the command line.
+    synthesize: bool = False
 
     def validate(self) -> None:
         """Raises UserError if there is no training split or the limits contradict each other."""

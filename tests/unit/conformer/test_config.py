@@ -68,6 +68,7 @@ def test_defaults_of_training():
     assert not training.synchronize_batch_norm and not training.evaluate_unaveraged
     data = config.data
     assert (data.min_seconds, data.max_seconds, data.max_eval_seconds) == (0.1, 20.0, 60.0)
+    assert (data.data_dir, data.synthesize) == ("", False)
     assert (data.max_labels, data.train_splits, data.eval_splits) == (
         400,
         ("train-clean-100",),
