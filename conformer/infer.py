@@ -21,7 +21,8 @@ from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
-from tools.inference.options import DataOptions, RunnerOptions
+from tools.inference.options import DataOptions
+from tools.recognition.options import SearchOptions, add_search_flags
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
 
@@ -34,6 +35,7 @@ def command_line() -> CommandLine:
         "[FLAGS] [FILE|FOLDER ...]",
         example="sound.wav",
     )
+    add_search_flags(flags)
     add_inference_flags(flags)
     return flags
 
@@ -41,7 +43,8 @@ def command_line() -> CommandLine:
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
-    options = from_flags(RunnerOptions, values)
+    options = from_flags(SearchOptions, values)
+    options.beam_search()  # check the options before the corpus is read
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
     restrict_devices(options.visible_devices)

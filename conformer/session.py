@@ -9,9 +9,11 @@ from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.inference.opening import check_longest, open_runner
-from tools.inference.options import RunnerOptions, SpeechKeywords, check_seconds
+from tools.inference.options import RunnerOptions, check_seconds
+from tools.recognition.beams import beam_search_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
+from tools.recognition.options import SearchKeywords, SearchOptions
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
 from tools.speech.transcripts import normalize_transcript
@@ -20,8 +22,8 @@ FAMILY = "conformer"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
 
 
-@takes_options(RunnerOptions)
-def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords]) -> SpeechSession:
+@takes_options(SearchOptions)
+def load(model_dir: str | Path | None = None, **options: Unpack[SearchKeywords]) -> SpeechSession:
     """Opens a Conformer that recognizes speech.
 
     The options have the same names as the flags of `python -m conformer.infer`. For example,
@@ -30,7 +32,7 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords])
     Args:
         model_dir: directory of an exported SavedModel or of a converted model. None opens the
             bundled model, which recognizes spoken English digits.
-        **options: see `tools.inference.options.RunnerOptions`.
+        **options: see `tools.recognition.options.SearchOptions`.
 
     Returns:
         A session whose `transcribe` returns the text of sounds. Close it after use, or use it in a
@@ -47,7 +49,7 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SpeechKeywords])
         'ONE SEVEN NINE ZERO'
     """
     place = BUNDLED_MODEL if model_dir is None else model_dir
-    return open_session(place, from_keywords(RunnerOptions, options))
+    return open_session(place, from_keywords(SearchOptions, options))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
@@ -55,15 +57,23 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
 
     Args:
         model_dir: directory of an exported SavedModel or of a converted model.
-        options: runtime, precision, batch size and limits.
+        options: runtime, precision, batch size, limits and beam search.
 
     Raises:
         UserError: the directory holds no such model, or an option is invalid.
     """
+    if not isinstance(options, SearchOptions):
+        options = from_keywords(SearchOptions, options.as_keywords())
     check_seconds(options.max_seconds)
+    beam = options.beam_search()
     limits = session_limits(model_dir, options)
+    search = None
+    if beam is not None:
+        pipeline = describe(model_dir, FAMILY)
+        search = beam_search_of(pipeline, beam, options.n_best, options.norm_score)
     runner = open_runner(model_dir, options, calibration_examples)
-    decoder = TransducerDecoder(runner.pipeline, "serving_default" in runner.signatures)
+    in_graph = "serving_default" in runner.signatures
+    decoder = TransducerDecoder(runner.pipeline, in_graph, search, options.n_best)
     return SpeechSession(runner, decoder, limits, batch_size=options.batch_size)
 
 

@@ -12,7 +12,7 @@ from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig
 from conformer.graph_recognition import greedy
 from conformer.keras2_weights import load_keras2_weights
-from conformer.model import BLANK, build_model
+from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -33,6 +33,43 @@ from tools.speech.transcripts import normalize_transcript
 from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums
+
+
+def losses_of_utterances(
+    model: ConformerTransducer,
+    config: ConformerConfig,
+    batch: Mapping[str, tf.Tensor],
+    training: bool,
+) -> tf.Tensor:
+    """Returns the losses `[B]` of a batch in nats: transducer, and CTC where the model has a head.
+
+    Args:
+        model: a built model.
+        config: its configuration.
+        batch: `waveforms` `[B, S]`, `lengths` `[B]`, `labels` `[B, U]`, `label_lengths` `[B]` and
+            `uniforms` `[B, model.augment.num_uniforms]`.
+        training: see `ConformerTransducer.call`.
+    """
+    labels, label_lengths = batch["labels"], batch["label_lengths"]
+    encoded, lengths = model.listen(
+        batch["waveforms"], batch["lengths"], batch["uniforms"], training
+    )
+    losses = loss_of_pieces(
+        encoded,
+        model.predict_labels(labels),
+        model.joint,
+        labels,
+        logit_lengths=lengths,
+        label_lengths=label_lengths,
+        blank=BLANK,
+        kind=config.loss.kind,
+    )
+    weight = config.model.ctc_weight
+    if weight > 0:
+        logits = model.ctc_head(encoded)
+        aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
+        losses = (1.0 - weight) * losses + weight * aligned
+    return losses
 
 
 class ConformerTask(SpeechTask):
@@ -120,26 +157,8 @@ class ConformerTask(SpeechTask):
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
         """Sums the losses of the utterances of a batch. Rows of length 0 have weight 0."""
-        labels, label_lengths = batch["labels"], batch["label_lengths"]
-        encoded, lengths = self.model.listen(
-            batch["waveforms"], batch["lengths"], batch["uniforms"], training
-        )
-        predicted = self.model.predict_labels(labels)
-        losses = loss_of_pieces(
-            encoded,
-            predicted,
-            self.model.joint,
-            labels,
-            logit_lengths=lengths,
-            label_lengths=label_lengths,
-            blank=BLANK,
-            kind=self.config.loss.kind,
-        )
-        weight = self.config.model.ctc_weight
-        if weight > 0:
-            logits = self.model.ctc_head(encoded)
-            aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
-            losses = (1.0 - weight) * losses + weight * aligned
+        label_lengths = batch["label_lengths"]
+        losses = losses_of_utterances(self.model, self.config, batch, training)
         counts = tf.cast(batch["lengths"] > 0, tf.float32)
         dropped = tf.cast((batch["index"] >= 0) & (batch["lengths"] == 0), tf.float32)
         return LossSums(

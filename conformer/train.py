@@ -17,7 +17,8 @@ from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.training.distributed import Processes
 
 # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
-# Other keys, such as loss weights and dropout rates, may change.
+# Other keys, such as dropout rates, may change. The weights of the checkpoint are compared too: a
+# CTC head can neither appear nor disappear.
 _SIZES = "num_layers hidden_dim num_heads kernel_size feedforward_multiplier subsampling_filters"
 DEFINES_A_RUN = (
     "features",

@@ -7,7 +7,7 @@
 #   --dev    also install the test tools
 #   --gpu    also install the CUDA libraries; Horovod uses NCCL if NCCL and nvcc are installed
 #   --peers  also install PyTorch and Transformers, for comparisons
-#   --beam   also install beam search with language models, which pip compiles
+#   --beam   also install KenLM, for language models in its binary format, which pip compiles
 #   --docs   also install Sphinx, for run_scripts/docs.sh
 #
 # Later calls keep installed extras. If everything is up to date, a call takes less than a second.

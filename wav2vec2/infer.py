@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
+from tools.recognition.options import add_search_flags
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
 from tools.speech.transcripts import normalization
@@ -44,13 +45,7 @@ def command_line() -> CommandLine:
     flags.number("chunk_seconds", _DEFAULTS.chunk_seconds, about)
     about = "Overlap of two chunks in seconds."
     flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
-    about = "Number of hypotheses of the beam search; 0: greedy search."
-    flags.integer("beam_width", _DEFAULTS.beam_width, about)
-    about = "N-gram language model for the beam search, an ARPA or KenLM file."
-    flags.string("lm_path", None, about, default_text="none")
-    flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
-    about = "Score added for each word if a language model is used."
-    flags.number("word_bonus", _DEFAULTS.word_bonus, about)
+    add_search_flags(flags)
     add_inference_flags(flags, REQUIRED)
     return flags
 
@@ -68,12 +63,7 @@ def main(argv: list[str]) -> int:
             "--native_savedmodel_dir DIR", "none", "Create one with `python -m wav2vec2.export`"
         )
     # Check the options of the search before the corpus is read.
-    if options.beam_search() is not None and data.timestamps:
-        raise UserError.expected(
-            "--timestamps or --beam_width (beam search does not compute word times)",
-            f"--timestamps --beam_width {options.beam_width}",
-            "Leave one of them out",
-        )
+    options.beam_search()
     pipeline = describe_model(model_dir)
     window_of(pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])

@@ -11,15 +11,15 @@ from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
-from tools.inference.options import RunnerOptions, SpeechKeywords, check_seconds
+from tools.inference.options import RunnerOptions, check_seconds
+from tools.recognition.beams import ctc_beam_search
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
+from tools.recognition.options import SearchKeywords, SearchOptions
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits, is_path
-from tools.speech.language_model import BeamSearch
 from tools.speech.long_audio import Window
 from tools.speech.transcripts import normalization
-from wav2vec2.beam_search import PrefixBeamSearch
 
 FAMILY = "wav2vec2"
 LONGEST_SECONDS = 8 * 3600.0  # longest recording that is recognized in chunks
@@ -27,47 +27,23 @@ _DEFAULT_CHUNK_SECONDS = 20.0  # shorter if the model accepts only shorter sound
 
 
 @dataclass(frozen=True, slots=True)
-class RecognitionOptions(RunnerOptions):
+class RecognitionOptions(SearchOptions):
     """Options for recognition.
 
     Attributes:
         chunk_seconds: length of the chunks that longer recordings are cut into.
         overlap_seconds: overlap of two chunks.
-        beam_width: number of hypotheses of the beam search; 0: greedy search.
-        lm_path: n-gram language model for the beam search, an ARPA or KenLM file.
-        lm_weight: weight of the language model.
-        word_bonus: score added for each word if a language model is used.
     """
 
     chunk_seconds: float = _DEFAULT_CHUNK_SECONDS
     overlap_seconds: float = 4.0
-    beam_width: int = 0
-    lm_path: str | None = None
-    lm_weight: float = 0.5
-    word_bonus: float = 1.5
-
-    def beam_search(self) -> BeamSearch | None:
-        """Returns the options of the beam search; None for greedy search.
-
-        Raises:
-            UserError: a language model is given without a beam width, or a value is out of range.
-        """
-        if self.beam_width == 0:
-            if self.lm_path:
-                raise UserError.expected("--beam_width with --lm_path", 0, "Give --beam_width 100")
-            return None
-        return BeamSearch(self.beam_width, self.lm_path, self.lm_weight, self.word_bonus)
 
 
-class RecognitionKeywords(SpeechKeywords, total=False):
+class RecognitionKeywords(SearchKeywords, total=False):
     """The fields of `RecognitionOptions` for type checkers."""
 
     chunk_seconds: float
     overlap_seconds: float
-    beam_width: int
-    lm_path: str | None
-    lm_weight: float
-    word_bonus: float
 
 
 @takes_options(RecognitionOptions)
@@ -116,15 +92,12 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
-    search = None
-    if beam is not None:
-        vocabulary = pipeline["vocabulary"]["surfaces"]
-        search = PrefixBeamSearch(vocabulary, pipeline["blank"], beam)
+    search = None if beam is None else ctc_beam_search(pipeline, beam, options.n_best)
     window = window_of(pipeline, options)
     runner = open_runner(model_dir, options, calibration_examples)
     return SpeechSession(
         runner,
-        CtcDecoder(pipeline, search),
+        CtcDecoder(pipeline, search, options.n_best),
         limits_of(pipeline, options),
         batch_size=options.batch_size,
         window=window,

@@ -40,7 +40,7 @@ MODEL_CODE = {"keras", "numpy", "tools"} | FAMILIES | set(sys.stdlib_module_name
 COMPUTED = {
     TABLE,
     "tools/exports.py",
-    "tools/speech/language_model.py",
+    "tools/decoding/language_model.py",
     "tools/benchmark/vision_peer.py",
 }
 FLAGS = {"tools/config/command_line.py"}  # rule 7: where flags are parsed

@@ -26,6 +26,19 @@ class Hypothesis(NamedTuple):
     log_probability: float
 
 
+class Ranked(NamedTuple):
+    """A hypothesis of a list of several.
+
+    Attributes:
+        hypothesis: tokens, frames and log-probability.
+        score: what the list is sorted by: the log-probability with the scores of language models
+            and hot words, or divided by a length.
+    """
+
+    hypothesis: Hypothesis
+    score: float
+
+
 class Search(Protocol[State]):
     """A search over batches of encoded frames.
 
@@ -50,3 +63,10 @@ class Search(Protocol[State]):
 
     def finish(self, state: State) -> Sequence[Hypothesis]:
         """Returns the hypotheses of all rows. Decoding may continue from the state afterwards."""
+
+
+class BeamSearching(Search[State], Protocol):
+    """A search that finds several hypotheses for each row."""
+
+    def n_best(self, state: State, size: int) -> list[list[Ranked]]:
+        """Returns up to `size` different hypotheses of each row, best first."""

@@ -3,13 +3,13 @@
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
-from tools.decoding.protocol import Call, Hypothesis, Search
+from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Search
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
 from tools.errors import UserError
@@ -17,6 +17,14 @@ from tools.speech.long_audio import Window, stitched
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
 Outputs = Mapping[str, np.ndarray]
+_ALL = 2000  # hypotheses of a beam search: the largest width
+
+
+class Alternative(NamedTuple):
+    """A text of a beam search and its score; higher is better."""
+
+    text: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,7 @@ class Transcription:
         words: words with their times in seconds; empty if they were not requested.
         log_probability: log-probability of the path of greedy search, in nats.
         beam_text: text from beam search, or None without a beam search.
+        n_best: different texts of the beam search, best first; empty if one text was requested.
         duration_seconds: length of the sound, or None if it is not known.
     """
 
@@ -35,6 +44,7 @@ class Transcription:
     words: tuple[Word, ...] = ()
     log_probability: float | None = None
     beam_text: str | None = None
+    n_best: tuple[Alternative, ...] = ()
     duration_seconds: float | None = None
 
     def lasting(self, seconds: float) -> "Transcription":
@@ -77,12 +87,22 @@ class TransducerDecoder:
     Args:
         pipeline: content of the model's `pipeline.json`.
         in_graph: whether the model has the signature `serving_default`, which includes the search.
+        beam: function of a `Call` that makes a beam search, which runs beside greedy search; None
+            for greedy search alone.
+        n_best: number of texts of the beam search.
     """
 
     has_words = False
 
-    def __init__(self, pipeline: Mapping, in_graph: bool):
-        self._pipeline, self._in_graph = pipeline, in_graph
+    def __init__(
+        self,
+        pipeline: Mapping,
+        in_graph: bool,
+        beam: Callable[[Call], BeamSearching] | None = None,
+        n_best: int = 1,
+    ):
+        self._pipeline, self._beam, self._n_best = pipeline, beam, n_best
+        self._in_graph = in_graph and beam is None
         # Output of `listen` that the search decodes.
         self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
 
@@ -91,14 +111,29 @@ class TransducerDecoder:
 
         Returns:
             `text` `[B]` bytes, `token_ids` `[B, U]`, `token_lengths` `[B]` and `log_probability`
-            `[B]`.
+            `[B]`. With a beam search also `beam_texts` `[B, N]` bytes and `beam_scores` `[B, N]`,
+            best first, padded with empty texts of score -inf.
         """
         if self._in_graph:
             return dict(call(inputs, "serving_default"))
         heard = call(inputs, "listen")
-        search, frames = self._search(call), heard[self._frames]
-        state = search.advance(search.start(len(frames)), frames, heard["encoded_lengths"])
-        return self._outputs(search.finish(state))
+        frames, lengths = heard[self._frames], heard["encoded_lengths"]
+        outputs = self._outputs(searched(self._search(call), frames, lengths))
+        if self._beam is None:
+            return outputs
+        return outputs | self._beam_outputs(self._beam(call), frames, lengths)
+
+    def _beam_outputs(
+        self, search: BeamSearching, frames: np.ndarray, lengths: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        state = search.advance(search.start(len(frames)), frames, lengths)
+        surfaces = self._pipeline["vocabulary"]["surfaces"]
+        texts = np.full((len(frames), self._n_best), b"", object)
+        scores = np.full(texts.shape, -np.inf, np.float32)
+        for row, ranked in enumerate(search.n_best(state, _ALL)):
+            for place, one in enumerate(different_texts(ranked, surfaces)[: self._n_best]):
+                texts[row, place], scores[row, place] = one.text.encode(), one.score
+        return {"beam_texts": texts, "beam_scores": scores}
 
     def _search(self, call: Call) -> Search:
         if self._frames == "logits":
@@ -129,7 +164,45 @@ class TransducerDecoder:
     def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
         """See `Decoder.transcriptions`; the result has no words."""
         rows = zip(outputs["text"], outputs["log_probability"], strict=True)
-        return [Transcription(text.decode(), (), _finite(value)) for text, value in rows]
+        found = [Transcription(text.decode(), (), _finite(value)) for text, value in rows]
+        if self._beam is None:
+            return found
+        rows = zip(found, outputs["beam_texts"], outputs["beam_scores"], strict=True)
+        return [
+            with_beam(one, [*map(Alternative, map(bytes.decode, texts), scores)], self._n_best)
+            for one, texts, scores in ((x, y, z.tolist()) for x, y, z in rows)
+        ]
+
+
+def searched(search: Search, frames: np.ndarray, lengths: np.ndarray) -> Sequence[Hypothesis]:
+    """Returns the hypotheses of a batch.
+
+    Args:
+        search: a search.
+        frames: `[B, T, D]` encoded frames, or logits for CTC.
+        lengths: `[B]` valid frames.
+    """
+    return search.finish(search.advance(search.start(len(frames)), frames, lengths))
+
+
+def different_texts(ranked: Iterable[Ranked], surfaces: Sequence[str]) -> list[Alternative]:
+    """Returns the texts of hypotheses in the same order, each text once.
+
+    Args:
+        ranked: hypotheses of a beam search, best first.
+        surfaces: `[V]` text of each token.
+    """
+    found: dict[str, float] = {}
+    for hypothesis, score in ranked:
+        # CTC beam search compares texts, in which words are separated by single spaces.
+        found.setdefault(" ".join(text_of(hypothesis.tokens, surfaces).split()), score)
+    return [Alternative(*item) for item in found.items()]
+
+
+def with_beam(found: Transcription, texts: Sequence[Alternative], n_best: int) -> Transcription:
+    """Returns a copy with the best text of a beam search, and the list if several are wanted."""
+    several = tuple(x for x in texts if x.score > -math.inf) if n_best > 1 else ()
+    return replace(found, beam_text=texts[0].text, n_best=several)
 
 
 def _finite(log_probability: float) -> float:
@@ -150,16 +223,17 @@ class CtcDecoder:
 
     Args:
         pipeline: content of the model's `pipeline.json`.
-        beam: function of `[T, V]` logits that returns the text of a beam search; None for no beam
-            search.
+        beam: beam search over logits; None for greedy search alone.
+        n_best: number of texts of the beam search.
     """
 
-    def __init__(self, pipeline: Mapping, beam: Callable[[np.ndarray], str] | None = None):
+    has_words = True
+
+    def __init__(self, pipeline: Mapping, beam: BeamSearching | None = None, n_best: int = 1):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
         self._blank = pipeline["blank"]
         self._search = CtcGreedySearch(self._blank)
-        self._beam = beam
-        self.has_words = beam is None  # beam search returns no times, and its text may differ
+        self._beam, self._n_best = beam, n_best
         self._hop_samples = pipeline["hop_samples"]
         self._window_samples = pipeline["receptive_field_samples"]
         self._rate_hz = pipeline["sample_rate_hz"]
@@ -175,12 +249,10 @@ class CtcDecoder:
     def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
         """See `Decoder.transcriptions`."""
         logits, lengths = outputs["logits"], outputs["logit_lengths"]
-        state = self._search.advance(self._search.start(len(logits)), logits, lengths)
-        found = self._search.finish(state)
-        beam_texts = [None] * len(found)
+        state = None
         if self._beam is not None:
-            beam_texts = [self._beam(x[:n]) for x, n in zip(logits, lengths, strict=True)]
-        return [self._transcription(*x, with_words) for x in zip(found, beam_texts, strict=True)]
+            state = self._beam.advance(self._beam.start(len(logits)), logits, lengths)
+        return self._transcriptions(searched(self._search, logits, lengths), state, with_words)
 
     def of_long(
         self,
@@ -194,7 +266,7 @@ class CtcDecoder:
     ) -> Transcription:
         """Recognizes a long recording chunk by chunk.
 
-        Keeps only the tokens in memory; with a beam search also the logits of the whole recording.
+        Keeps only the tokens and the beams in memory.
 
         Args:
             call: function that runs a signature of the model.
@@ -211,14 +283,14 @@ class CtcDecoder:
         def frames(waveforms, lengths):
             return self._frames(call, waveforms, lengths)
 
-        state, kept = self._search.start(1), []
+        searches = [self._search, *([] if self._beam is None else [self._beam])]
+        states = [search.start(1) for search in searches]
         for logits in stitched(pieces, num_samples, window, frames, batch_size=batch_size):
-            state = self._search.advance(state, logits[None], np.array([len(logits)]))
-            if self._beam is not None:
-                kept.append(logits)
-        (found,) = self._search.finish(state)
-        beam_text = self._beam(np.concatenate(kept)) if kept else None
-        return self._transcription(found, beam_text, with_words)
+            for number, search in enumerate(searches):
+                length = np.array([len(logits)])
+                states[number] = search.advance(states[number], logits[None], length)
+        found = self._search.finish(states[0])
+        return self._transcriptions(found, states[1] if states[1:] else None, with_words)[0]
 
     def _frames(self, call, waveforms, lengths) -> list[np.ndarray]:
         found, rows = self.answer(call, {"waveforms": waveforms, "lengths": lengths}), []
@@ -232,12 +304,39 @@ class CtcDecoder:
                 rows[-1] = np.broadcast_to(silence, rows[-1].shape)
         return rows
 
-    def _transcription(
-        self, found: Hypothesis, beam_text: str | None, with_words: bool
-    ) -> Transcription:
-        words = words_of(pieces_of(found, self._surfaces, self._seconds)) if with_words else ()
-        text = text_of(found.tokens, self._surfaces)
-        return Transcription(text, tuple(words), _finite(found.log_probability), beam_text)
+    def _transcriptions(
+        self, found: Sequence[Hypothesis], state: object, with_words: bool
+    ) -> list[Transcription]:
+        """Returns the transcriptions of all rows.
+
+        Args:
+            found: hypotheses of greedy search.
+            state: state of the beam search, or None without one.
+            with_words: whether to add words, of the beam search if there is one.
+        """
+        rows = [
+            Transcription(
+                text_of(one.tokens, self._surfaces),
+                self._words(one) if with_words and state is None else (),
+                _finite(one.log_probability),
+            )
+            for one in found
+        ]
+        if state is None:
+            return rows
+        ranked = self._beam.n_best(state, self._n_best)
+        if with_words:
+            rows = [
+                replace(row, words=self._words(one[0].hypothesis))
+                for row, one in zip(rows, ranked, strict=True)
+            ]
+        return [
+            with_beam(row, different_texts(one, self._surfaces), self._n_best)
+            for row, one in zip(rows, ranked, strict=True)
+        ]
+
+    def _words(self, found: Hypothesis) -> tuple[Word, ...]:
+        return tuple(words_of(pieces_of(found, self._surfaces, self._seconds)))
 
     def _seconds(self, frame: int) -> float:
         """Returns the start time of the hop in the middle of a frame's receptive field."""

@@ -160,7 +160,13 @@ def _run(
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
     if rows and not data.data_dir:
         sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
-        _print_texts(rows, words, data.timestamps, several=len(sounds) > 1)
+        several = len(sounds) > 1
+        if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
+            for index in numbers:
+                path = utterances[index].path if several else ""
+                print(_n_best_lines(transcripts[index], path), end="")
+        else:
+            _print_texts(rows, words, data.timestamps, several)
     named = {str(Path(path)) for path in data.paths}
     left_out = [(one_line(path), path in named, reason) for path, reason in skipped]
     unusable = [f"{path} ({reason})" for path, is_named, reason in left_out if is_named]
@@ -174,6 +180,9 @@ def _run(
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, {**summary, "skipped": skipped}, rows)
+        n_best = [_n_best_lines(transcripts[x], utterances[x].path) for x in numbers]
+        if any(n_best):
+            write_text(result_file(path, ".nbest.tsv"), "PATH\tSCORE\tTEXT\n" + "".join(n_best))
         if data.timestamps:
             lines = (_word_line(word, path) for path, found in words for word in found)
             write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
@@ -189,6 +198,12 @@ def _print_texts(rows, words, with_words: bool, several: bool) -> None:
     for row in rows:
         text = row.text if row.beam_text is None else row.beam_text
         print(f"{one_line(row.path)}\t{one_line(text)}" if several else one_line(text))
+
+
+def _n_best_lines(transcription: Transcription, path: str) -> str:
+    start = f"{one_line(path)}\t" if path else ""
+    found = transcription.n_best
+    return "".join(f"{start}{one.score:.3f}\t{one_line(one.text)}\n" for one in found)
 
 
 def _word_line(word: Word, path: str) -> str:

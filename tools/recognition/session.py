@@ -101,8 +101,8 @@ class SpeechSession(Session):
         timestamps = argument("timestamps", timestamps, bool)
         if timestamps and not self.decoder.has_words:
             raise UserError.expected(
-                "a model with word times, such as wav2vec 2.0 with greedy search",
-                "another model, or a beam search",
+                "a model with word times, such as wav2vec 2.0",
+                "another model",
                 "Leave timestamps out",
             )
         if not isinstance(sound, list | tuple):

@@ -20,7 +20,7 @@ from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
-from tools.training.resuming import check_data
+from tools.training.resuming import check_data, check_weights
 from tools.training.task import Task
 
 
@@ -162,18 +162,20 @@ def _train_in(
         keras.utils.set_random_seed(run.training.seed)
         tf.config.experimental.enable_op_determinism()
     task = run.make_task(processes, resumed, not options.skip_eval)
-    if folders is None:
-        if processes.rank == 0:
-            print(run.describe(task, processes))
-        return {}
 
     def prepare() -> None:
         if resumed is not None:
             check_data(resumed, task)
             run.check_resumed(resumed, task)
-        run.prepare(folders, task)
+            check_weights(resumed, task)
+        if folders is not None:
+            run.prepare(folders, task)
 
     from_first_rank(processes, prepare)
+    if folders is None:
+        if processes.rank == 0:
+            print(run.describe(task, processes))
+        return {}
     loop_options = LoopOptions(
         resumed=resumed,
         start_epoch=run.start_epoch,

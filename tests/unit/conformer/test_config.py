@@ -83,5 +83,8 @@ def test_decoding_requires_the_head_that_it_decodes():
         conformer.load_config(None, {"decoding.head": "ctc"})
     config = conformer.load_config(None, {"decoding.head": "ctc", "model.ctc_weight": 0.3})
     assert config.decoding.head == "ctc"
+    with refused("decoding.blank_penalty: 0 with decoding.head: ctc"):
+        changes = {"decoding.head": "ctc", "model.ctc_weight": 0.3, "decoding.blank_penalty": 1.0}
+        conformer.load_config(None, changes)
     with refused("decoding.head"):
         conformer.load_config(None, {"decoding.head": "attention"})

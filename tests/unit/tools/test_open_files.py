@@ -17,12 +17,13 @@ from tests.support.open_files import nothing_stays_open, open_files
 from tests.support.peers import start_process
 from tests.support.speech import write_librispeech
 from tools.cli.plot_training import read_records
+from tools.decoding.arpa import read_arpa
+from tools.decoding.fusion import words_of_kenlm
 from tools.errors import UserError
 from tools.files import new_folder, one_at_a_time, write_bytes
 from tools.speech import audio
 from tools.speech.containers import quiet_stderr, write_flac
 from tools.speech.corpus import read_corpus
-from tools.speech.language_model import words_of_arpa
 from tools.speech.reading import read_batches
 from tools.training.checkpoint import CheckpointStore
 from tools.training.program import log_to_file
@@ -225,6 +226,6 @@ def test_no_language_model_stays_open(tmp_path):
     path = tmp_path / "a.arpa"
     path.write_text("\\data\\\nngram 1=1\n\n\\1-grams:\n-1.0\tONE\n\n\\end\\\n")
     with nothing_stays_open():
-        assert words_of_arpa(path) == ["ONE"]
-        path.write_bytes(b"mmap lm http://kheafield.com/code")
-        assert words_of_arpa(path) is None
+        assert read_arpa(path).vocabulary() == ["ONE", "<unk>"]
+        path.write_bytes(b"mmap lm http://kheafield.com/code\0<unk>\0ONE\0")
+        assert words_of_kenlm(path) == ["<unk>", "ONE"]

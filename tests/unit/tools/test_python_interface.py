@@ -16,12 +16,13 @@ import wav2vec2
 from tests.support.errors import refused
 from tools.config.making_options import takes_options
 from tools.inference.options import RunnerKeywords, RunnerOptions, SpeechKeywords
+from tools.recognition.options import SearchKeywords, SearchOptions
 from tools.recognition.session import SpeechSession
 from vision.session import ImageSession
 from wav2vec2.session import RecognitionKeywords, RecognitionOptions
 
 PACKAGES = (conformer, vision, wav2vec2)
-OPTIONS = {conformer: RunnerOptions, vision: RunnerOptions, wav2vec2: RecognitionOptions}
+OPTIONS = {conformer: SearchOptions, vision: RunnerOptions, wav2vec2: RecognitionOptions}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -61,7 +62,11 @@ def test_help_tells_every_option_with_its_default(package):
 
 @pytest.mark.parametrize(
     ("keywords", "options"),
-    [(SpeechKeywords, RunnerOptions), (RecognitionKeywords, RecognitionOptions)],
+    [
+        (SpeechKeywords, RunnerOptions),
+        (SearchKeywords, SearchOptions),
+        (RecognitionKeywords, RecognitionOptions),
+    ],
 )
 def test_keywords_for_type_checkers_are_the_options(keywords, options):
     hints = {field.name: field.type for field in dataclasses.fields(options)}

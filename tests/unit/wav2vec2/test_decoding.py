@@ -8,10 +8,10 @@ import pytest
 
 from tests.support.errors import refused
 from tools.decoding.ctc import CtcGreedySearch
+from tools.decoding.options import BeamSearch
 from tools.decoding.text import text_of
-from tools.recognition.decoders import CtcDecoder
-from tools.speech.language_model import BeamSearch
-from wav2vec2.beam_search import PrefixBeamSearch
+from tools.recognition.beams import ctc_beam_search
+from tools.recognition.decoders import CtcDecoder, searched
 from wav2vec2.vocabulary import Vocabulary
 
 
@@ -25,7 +25,7 @@ def pipeline_of(vocabulary):
     }
 
 
-def searched(path, vocabulary):
+def greedy(path, vocabulary):
     """Returns the hypothesis of greedy search, given the best symbol of each frame."""
     logits = np.eye(len(vocabulary), dtype="float32")[list(path)][None]
     search = CtcGreedySearch(vocabulary.blank_id)
@@ -34,11 +34,18 @@ def searched(path, vocabulary):
 
 
 def greedy_text(logits, vocabulary):
-    return text_of(searched(logits.argmax(-1), vocabulary).tokens, vocabulary.surfaces)
+    return text_of(greedy(logits.argmax(-1), vocabulary).tokens, vocabulary.surfaces)
 
 
 def beam_search(vocabulary, beam):
-    return PrefixBeamSearch(list(vocabulary.surfaces), vocabulary.blank_id, beam)
+    """Returns a function of logits that returns the text of the search."""
+    search = ctc_beam_search(pipeline_of(vocabulary), beam)
+
+    def text(logits):
+        (found,) = searched(search, logits[None], np.array([len(logits)]))
+        return " ".join(text_of(found.tokens, vocabulary.surfaces).split())
+
+    return text
 
 
 def test_greedy_text_is_that_of_the_vocabulary(vocabulary, rng):
@@ -49,7 +56,7 @@ def test_greedy_text_is_that_of_the_vocabulary(vocabulary, rng):
 
 def test_another_blank():
     vocabulary = Vocabulary(("A", "B", "|", "<pad>"))
-    found = searched([0, 0, 3, 0, 1, 3, 3, 1, 2, 0, 2], vocabulary)
+    found = greedy([0, 0, 3, 0, 1, 3, 3, 1, 2, 0, 2], vocabulary)
     assert text_of(found.tokens, vocabulary.surfaces) == "AABB A"
 
 
@@ -111,7 +118,7 @@ def write_arpa(path, words):
     """Writes a unigram model with log10 probabilities; unknown words have -9."""
     unigrams = "".join(f"{value}\t{word}\t0\n" for word, value in words.items())
     counts = f"\\data\\\nngram 1={len(words) + 3}\nngram 2=1\n\n"
-    frame = "\\1-grams:\n-9\t<unk>\n-9\t<s>\t0\n0\t</s>\n"
+    frame = "\\1-grams:\n-9\t<unk>\n-9\t<s>\t0\n0\t</s>\t0\n"
     # KenLM requires bigrams, so add one that does not occur.
     path.write_text(f"{counts}{frame}{unigrams}\n\\2-grams:\n-1\t</s> </s>\n\n\\end\\\n")
     return str(path)
@@ -164,7 +171,7 @@ def test_a_wider_beam_finds_what_a_narrow_one_loses():
 
 
 def test_labels_have_their_first_frame_and_the_one_behind_the_last(vocabulary):
-    found = searched([5, 5, 8, 5, 6, 8, 8, 7], vocabulary)
+    found = greedy([5, 5, 8, 5, 6, 8, 8, 7], vocabulary)
     labels = list(zip(*(x.tolist() for x in found[:3]), strict=True))
     assert labels == [(5, 0, 2), (5, 3, 4), (6, 4, 5), (7, 7, 8)]
-    assert len(searched([8, 8], vocabulary).tokens) == 0
+    assert len(greedy([8, 8], vocabulary).tokens) == 0

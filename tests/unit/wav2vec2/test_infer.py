@@ -16,13 +16,14 @@ from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
+from tools.decoding.options import BeamSearch
+from tools.decoding.text import text_of
 from tools.inference import opening
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.beams import ctc_beam_search
+from tools.recognition.decoders import CtcDecoder, searched
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioError, AudioLimits, probe, read, stream
-from tools.speech.language_model import BeamSearch
 from tools.speech.long_audio import Window
-from wav2vec2.beam_search import PrefixBeamSearch
 from wav2vec2.infer import command_line
 from wav2vec2.session import RecognitionOptions, calibration_examples, window_of
 from wav2vec2.vocabulary import Vocabulary
@@ -63,9 +64,7 @@ def main(model_dir):
 
 def decoder_of(pipeline, beam=None):
     """Returns the decoder of a model, with beam search if it is given."""
-    surfaces = list(pipeline["vocabulary"]["surfaces"])
-    search = beam and PrefixBeamSearch(surfaces, pipeline["blank"], beam)
-    return CtcDecoder(pipeline, search)
+    return CtcDecoder(pipeline, beam and ctc_beam_search(pipeline, beam))
 
 
 def session_of(runner, pipeline, beam=None, window=None):
@@ -220,9 +219,10 @@ def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
     assert found.beam_text is None
     # Beam search gets the logits of the whole recording, including silence.
     whole = (stream(path, AudioLimits()), info.num_samples)
-    searched = session_of(runner, pipeline, BeamSearch(4), window).recognize_long(*whole)
-    assert searched.text == found.text and not searched.words
-    assert searched.beam_text.split() == found.text.split()
+    session = session_of(runner, pipeline, BeamSearch(4), window)
+    heard = session.recognize_long(*whole, with_words=True)
+    assert heard.beam_text.split() == found.text.split()
+    assert (heard.text, heard.words) == (found.text, found.words)
 
 
 def test_long_recordings_run_in_chunks_and_damaged_ones_are_skipped(main, tmp_path, capsys):
@@ -310,10 +310,14 @@ def test_beam_search_is_told_beside_the_greedy_texts(main, folders, corpus, tmp_
     model = wav2vec2.from_pretrained(folders / "layer")
     search = BeamSearch(6, str(language_model), 0.3, 4.0)
     surfaces, blank = list(model.vocabulary.surfaces), model.vocabulary.blank_id
-    searches = [PrefixBeamSearch(surfaces, blank, x) for x in (search, BeamSearch(6))]
+    described = {"vocabulary": {"surfaces": surfaces}, "blank": blank}
+    searches = [ctc_beam_search(described, x) for x in (search, BeamSearch(6))]
     files = sorted(corpus.rglob("*.flac"))[:4]
     logits = [expected_logits(model, read(path)) for path in files]
-    guided, plain = ([one(x) for x in logits] for one in searches)
+    guided, plain = (
+        [text_of(searched(one, x[None], [len(x)])[0].tokens, surfaces) for x in logits]
+        for one in searches
+    )
     greedy = [model.vocabulary.decode_path(x.argmax(-1)) for x in logits]
     assert guided != plain and guided != greedy
     report, flags = tmp_path / "report.json", ["--lm_weight=0.3", "--word_bonus=4"]
@@ -333,7 +337,7 @@ def test_batches_are_decoded_without_their_padding(vocabulary):
     described |= {"sample_rate_hz": RATE_HZ, "vocabulary": {"surfaces": vocabulary.surfaces}}
     paths = np.array([[0, blank, 1, 2], [3, 3, 4, 4], [5, 5, 5, 5]])
     found = {"logits": 100.0 * np.eye(12)[paths], "logit_lengths": np.array([4, 2, 0])}
-    for beam, with_words in ((None, True), (BeamSearch(4), False)):
+    for beam, with_words in ((None, True), (BeamSearch(4), False), (BeamSearch(4), True)):
         texts = decoder_of(described, beam).transcriptions(found, with_words)
         assert [x.text for x in texts] == ["ABC", "D", ""]
         assert [x.beam_text for x in texts] == (["ABC", "D", ""] if beam else [None] * 3)
@@ -377,7 +381,6 @@ def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, 
         (["a.wav", "--batch_size=0"], "batch_size"),
         (["a.wav", "--beam_width=-1"], "--beam_width"),
         (["a.wav", "--lm_path=x.arpa"], "--beam_width with --lm_path"),
-        (["a.wav", "--beam_width=5", "--timestamps"], "beam search does not compute word times"),
         (["a.wav", "--chunk_seconds=60"], "--chunk_seconds of at most 35, the limit of the model"),
         (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
         (["a.wav", "--overlap_seconds=nan"], "half of --chunk_seconds"),

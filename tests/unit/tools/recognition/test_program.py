@@ -11,7 +11,7 @@ from tests.support.speech import write_librispeech
 from tools.decoding.timestamps import Word
 from tools.inference.options import DataOptions
 from tools.recognition import program
-from tools.recognition.decoders import Transcription
+from tools.recognition.decoders import Alternative, Transcription
 from tools.recognition.examples import read_examples
 from tools.recognition.program import run_program
 from tools.speech.audio import AudioError, AudioLimits
@@ -240,6 +240,25 @@ def test_a_beam_search_is_scored_beside_the_usual_text(corpus, tmp_path, capsys)
     assert "beam search: WER 16.67%, CER 3.70%" in capsys.readouterr().err
     rows = [line.split("\t") for line in report.with_suffix(".tsv").read_text().splitlines()[1:]]
     assert rows[2][3:] == ["16000", "16000 MORE"]
+
+
+def test_several_texts_of_a_beam_are_printed_and_written(corpus, tmp_path, capsys):
+    def transcript(text):
+        several = (Alternative(text, -0.5), Alternative(f"{text}\tMORE", -1.25))
+        return Transcription(text, beam_text=text, n_best=several)
+
+    files, report = sorted(corpus.rglob("*.flac")), tmp_path / "report.json"
+    run(Toy(transcript=transcript), files[1])
+    assert capsys.readouterr().out == "-0.500\t3200\n-1.250\t3200\\tMORE\n"
+    run(Toy(transcript=transcript), *files[:2], result_path=report)
+    rows = [f"{path}\t-0.500\t{x}\n{path}\t-1.250\t{x}\\tMORE\n"
+            for path, x in zip(files, ("8000", "3200"), strict=False)]  # fmt: skip
+    assert capsys.readouterr().out == "".join(rows)
+    lists = report.with_suffix(".nbest.tsv")
+    assert lists.read_text() == "PATH\tSCORE\tTEXT\n" + "".join(rows)
+    lists.unlink()
+    run(Toy(), *files[:2], result_path=report)
+    assert not lists.exists()
 
 
 def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, capsys):

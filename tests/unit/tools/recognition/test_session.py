@@ -269,12 +269,6 @@ def test_a_transducer_answers_alike_by_the_host_and_by_its_graph(in_graph):
     assert outputs["token_lengths"].tolist() == [2, 1]
 
 
-def test_the_words_of_a_beam_search_have_no_times(runner):
-    decoder = CtcDecoder(PIPELINE, lambda logits: "AB")
-    with refused("a beam search. Leave timestamps out"):
-        SpeechSession(runner, decoder, LIMITS).transcribe(sound_of("AB"), timestamps=True)
-
-
 def test_what_a_transducer_cannot_do_is_refused():
     runner = Pieces()
     decoder = TransducerDecoder(runner.pipeline, in_graph=False)

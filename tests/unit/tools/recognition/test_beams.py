@@ -1,0 +1,95 @@
+"""Beam searches of recognizers: both heads of a Conformer, lists of texts, and refused options."""
+
+import numpy as np
+import pytest
+
+from tests.support.errors import refused
+from tools.decoding.options import BeamSearch
+from tools.decoding.protocol import Hypothesis, Ranked
+from tools.recognition.beams import beam_search_of
+from tools.recognition.decoders import TransducerDecoder, different_texts
+from tools.recognition.options import SearchOptions
+
+SURFACES = ["", " A", " B", "C"]
+PIPELINE = {
+    "blank": 0,
+    "vocabulary": {"surfaces": SURFACES},
+    "state_shape": (1,),
+    "max_symbols_per_frame": 2,
+}
+
+
+class Toy:
+    """A model whose frames are logits. The transducer's depend on the last token a little."""
+
+    def __init__(self, logits, lengths):
+        self.heard = {"encoded": logits, "logits": logits, "encoded_lengths": lengths}
+
+    def __call__(self, inputs, signature):
+        if signature == "listen":
+            return self.heard
+        if signature == "predict":
+            tokens = inputs["tokens"].astype("float32")
+            return {"predicted": tokens[:, :, None], "next_states": inputs["states"]}
+        # A token is not emitted twice in a row.
+        logits = inputs["encoded"][:, :, None].copy()
+        last = inputs["predicted"][:, 0, 0].astype(int)
+        logits[np.arange(len(last)), 0, 0, last] -= np.where(last > 0, 30.0, 0.0)
+        return {"logits": logits}
+
+
+@pytest.mark.parametrize("head", ["ctc", "transducer"])
+def test_both_heads_have_beams_beside_greedy_search(head):
+    path = np.array([[1, 0, 3, 2], [2, 0, 0, 0]])
+    logits = (8.0 * np.eye(4)[path]).astype("float32")
+    logits[:, :, 0] += 3.0
+    logits[0, 2, 0] += 4.5  # C or nothing
+    logits[1, 1:] = 50.0  # padding
+    toy, pipeline = Toy(logits, np.array([4, 1])), PIPELINE | {"head": head}
+    search = beam_search_of(pipeline, BeamSearch(8), 3, False)
+    decoder = TransducerDecoder(pipeline, True, search, 3)
+    outputs = decoder.answer(toy, {})
+    found = decoder.transcriptions(outputs)
+    assert [x.text for x in found] == [x.beam_text for x in found] == ["AC B", "B"]
+    assert [x.text for x in found[0].n_best][:2] == ["AC B", "A B"]
+    scores = [x.score for x in found[0].n_best]
+    assert len(scores) >= 2 and scores == sorted(scores, reverse=True)
+    greedy = TransducerDecoder(pipeline, False)
+    plain = greedy.transcriptions(greedy.answer(toy, {}))
+    assert [x.text for x in plain] == ["AC B", "B"]
+    assert [(x.beam_text, x.n_best) for x in plain] == [(None, ()), (None, ())]
+    single = TransducerDecoder(pipeline, False, beam_search_of(pipeline, BeamSearch(8), 1, False))
+    assert [(x.beam_text, x.n_best) for x in single.transcriptions(single.answer(toy, {}))] == [
+        ("AC B", ()),
+        ("B", ()),
+    ]
+
+
+def test_texts_of_a_list_are_different():
+    def ranked(score, *tokens):
+        tokens = np.array(tokens, np.int32)
+        return Ranked(Hypothesis(tokens, tokens, tokens, score), score)
+
+    surfaces = ["", "AB", "A", "B", " "]
+    given = [ranked(-1.0, 1), ranked(-2.0, 2, 3), ranked(-3.0, 2), ranked(-4.0, 2, 4)]
+    assert different_texts(given, surfaces) == [("AB", -1.0), ("A", -3.0)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lm_path": "x.arpa"}, "--beam_width with --lm_path"),
+        ({"n_best": 2}, "--beam_width with --n_best"),
+        ({"beam_width": -1}, "--beam_width"),
+        ({"beam_width": 4, "n_best": 5}, "--n_best from 1 to 4"),
+        ({"beam_width": 4, "n_best": 0}, "--n_best from 1 to 4"),
+    ],
+)
+def test_impossible_options_are_refused(options, message):
+    with refused(message):
+        SearchOptions(**options).beam_search()
+
+
+def test_a_language_model_needs_the_ctc_head():
+    with refused("Leave --lm_path out"):
+        beam_search_of(PIPELINE, BeamSearch(4, "x.arpa"), 1, False)

@@ -1,0 +1,212 @@
+"""CTC prefix beam search with an n-gram language model of words and hot words."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tools.decoding import ctc_beam_kernel as kernel
+from tools.decoding.fusion import Fusion
+from tools.decoding.options import BeamSearch
+from tools.decoding.protocol import Hypothesis, Ranked
+from tools.decoding.spelling import Alphabet
+from tools.errors import UserError
+
+_LEAST = math.log(1e-15)  # of a symbol in a frame
+_NUM_NODES = 4096  # initial size of the tree of symbols of a row
+_NUM_QUESTIONS = 256  # words asked of a language model at once
+
+
+@dataclass(slots=True)
+class CtcBeamState:
+    """State of `CtcBeamSearch` for B rows.
+
+    Attributes:
+        rows: beams of each row; columns are named in `tools.decoding.ctc_beam_kernel`.
+    """
+
+    rows: list[kernel.Row]
+
+
+class CtcBeamSearch:
+    """CTC prefix beam search over logits, whose result does not depend on how frames are cut.
+
+    Beams are different texts, with a blank at the end or without. Their score is the
+    log-probability of all paths that were kept, plus for each word `weight` times the natural
+    logarithm of its probability in the language model and the word bonus. An unknown word, also an
+    unfinished one, loses `unknown_offset`. A hot word adds `hot_weight`, an unfinished one a share.
+
+    Args:
+        surfaces: text that each of V symbols adds. Symbols with an empty text act like the blank.
+        blank: index of the blank symbol.
+        options: width, weights and limits.
+        fusion: language model; None to search without one.
+        hot_words: words with a higher score. Phrases count by their words.
+        keeps_history: whether beams may differ only in words that no longer change the language
+            model's scores. Needed for lists of several hypotheses.
+
+    Raises:
+        UserError: no word of the language model consists of the letters of the symbols.
+
+    Source: pyctcdecode 0.5.0, whose best text this search finds with the same options; Hannun et
+        al., First-pass large vocabulary continuous speech recognition using bi-directional
+        recurrent DNNs (2014).
+    """
+
+    def __init__(
+        self,
+        surfaces: Sequence[str],
+        blank: int,
+        options: BeamSearch,
+        fusion: Fusion | None = None,
+        *,
+        hot_words: Sequence[str] = (),
+        keeps_history: bool = False,
+    ):
+        self._fusion = Fusion() if fusion is None else fusion
+        self._silent = [i for i, text in enumerate(surfaces) if not text or i == blank]
+        self._writing = np.array([i for i, x in enumerate(surfaces) if x and i != blank], np.int64)
+        written = [surfaces[i] for i in self._writing]
+        alphabet = Alphabet(written)
+        self._symbols = alphabet.symbols(written)
+        self._spelling, num_words = alphabet.spell(self._fusion.words)
+        if fusion is not None and num_words == 0:
+            words = [word for word in fusion.words if word]
+            raise UserError.expected(
+                f"a language model with words of the letters {alphabet.letters}",
+                f"{' '.join(words[:5]) or 'no words'}",
+                "Train it on text in upper or lower case, like the vocabulary of the model",
+            )
+        self._hot = alphabet.spell([word for text in hot_words for word in text.split()])[0]
+        has_weight = options.weight != 0.0
+        self._settings = kernel.Settings(
+            width=options.width,
+            token_min=options.token_min,
+            beam_prune=options.beam_prune,
+            num_recent=max(1, self._fusion.order - 1) if has_weight else 1,
+            prunes_history=not keeps_history,
+            has_model=fusion is not None,
+            weight=options.weight,
+            word_bonus=options.word_bonus,
+            unknown_offset=options.unknown_offset if has_weight else 0.0,
+            hot_weight=options.hot_weight,
+            unknown=self._fusion.unknown,
+            end=self._fusion.end,
+        )
+
+    def start(self, batch_size: int) -> CtcBeamState:
+        """See `Search.start`."""
+        width, num_integers = self._settings.width, kernel.RECENT + self._settings.num_recent
+        num_nodes = max(_NUM_NODES, 2 * width)
+        rows = []
+        for _ in range(batch_size):
+            row = kernel.Row(
+                beams=np.zeros((width, num_integers), np.int64),
+                values=np.zeros((width, kernel.NUM_FLOATS)),
+                nodes=np.empty((num_nodes, kernel.NODE_COLUMNS), np.int32),
+                counts=np.array([1, 0, 0]),
+            )
+            row.beams[0, [kernel.LAST, kernel.NODE]] = -1
+            row.beams[0, kernel.STATE] = self._fusion.start
+            rows.append(row)
+        return CtcBeamState(rows)
+
+    def advance(
+        self, state: CtcBeamState, encoded: np.ndarray, lengths: np.ndarray
+    ) -> CtcBeamState:
+        """Decodes logits `[B, T, V]`; see `Search.advance`."""
+        scratch = self._scratch()
+        for number, (logits, length) in enumerate(zip(encoded, lengths, strict=True)):
+            columns = self._columns(logits[:length])
+            state.rows[number] = self._advance_row(state.rows[number], columns, scratch)
+        return state
+
+    def finish(self, state: CtcBeamState) -> list[Hypothesis]:
+        """Returns the best hypothesis of each row; see `Search.finish`."""
+        return [ranked[0].hypothesis for ranked in self.n_best(state, 1)]
+
+    def n_best(self, state: CtcBeamState, size: int) -> list[list[Ranked]]:
+        """Returns up to `size` hypotheses of each row with different texts, best first."""
+        scratch = self._scratch()
+        return [self._ranked(row, size, scratch) for row in state.rows]
+
+    def _columns(self, logits: np.ndarray) -> np.ndarray:
+        """Returns log-probabilities `[T, K + 1]`, of all symbols without text in front."""
+        scores = logits.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # NaN has no best symbol and ends all beams
+            scores -= scores.max(axis=-1, keepdims=True)
+            scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+            silent = np.logaddexp.reduce(scores[:, self._silent], axis=-1)
+        columns = np.concatenate([silent[:, None], scores[:, self._writing]], axis=-1)
+        return np.clip(columns, _LEAST, 0.0)
+
+    def _scratch(self) -> kernel.Scratch:
+        settings = self._settings
+        num_symbols = len(self._writing) + 1
+        if settings.token_min > -20:  # so many symbols can be as probable
+            num_symbols = min(num_symbols, int(math.exp(-settings.token_min)) + 1)
+        size = settings.width * num_symbols
+        slots = 1 << (2 * size).bit_length()
+        return kernel.Scratch(
+            integers=np.empty((size, kernel.RECENT + settings.num_recent), np.int64),
+            floats=np.empty((size, kernel.NUM_FLOATS)),
+            symbols=np.empty(size, np.int64),
+            totals=np.empty(size),
+            table=np.empty(slots, np.int64),
+            stamps=np.zeros(slots, np.int64),
+            questions=np.empty(_NUM_QUESTIONS, np.int64),
+            counts=np.zeros(2, np.int64),
+        )
+
+    def _known(self) -> kernel.Known:
+        return kernel.Known(
+            symbols=self._symbols,
+            spelling=self._spelling,
+            hot=self._hot,
+            trie=self._fusion.trie,
+            table=self._fusion.table,
+            settings=self._settings,
+        )
+
+    def _advance_row(
+        self, row: kernel.Row, columns: np.ndarray, scratch: kernel.Scratch
+    ) -> kernel.Row:
+        while len(columns):
+            num_frames, reason = kernel.advance_row(columns, row, self._known(), scratch)
+            columns = columns[num_frames:]
+            if reason == kernel.QUESTIONS:
+                self._answer(scratch)
+            elif reason == kernel.NODES_FULL:
+                kernel.compact(row)
+                if 2 * row.counts[kernel.NUM_NODES] > len(row.nodes):
+                    nodes = np.concatenate([row.nodes, np.empty_like(row.nodes)])
+                    row = row._replace(nodes=nodes)
+        return row
+
+    def _answer(self, scratch: kernel.Scratch) -> None:
+        self._fusion.answer(scratch.questions[: scratch.counts[kernel.NUM_QUESTIONS]])
+
+    def _ranked(self, row: kernel.Row, size: int, scratch: kernel.Scratch) -> list[Ranked]:
+        order = kernel.finish_row(row, self._known(), scratch)
+        while scratch.counts[kernel.NUM_QUESTIONS] > 0:
+            self._answer(scratch)
+            order = kernel.finish_row(row, self._known(), scratch)
+        if len(order) == 0:  # the logits were not numbers
+            nothing = np.zeros(0, np.int32)
+            return [Ranked(Hypothesis(nothing, nothing, nothing, math.nan), math.nan)]
+        return [
+            Ranked(self._hypothesis(row.nodes, scratch, index), scratch.totals[index])
+            for index in order[:size].tolist()
+        ]
+
+    def _hypothesis(self, nodes: np.ndarray, scratch: kernel.Scratch, index: int) -> Hypothesis:
+        integers, path = scratch.integers[index], []
+        node = integers[kernel.NODE]
+        while node >= 0:
+            path.append(nodes[node])
+            node = nodes[node, 0]
+        path = np.array(path[::-1], np.int32).reshape(-1, kernel.NODE_COLUMNS)
+        ends = np.append(path[1:, 3], integers[kernel.END]).astype(np.int32)[: len(path)]
+        tokens = self._writing[path[:, 1] - 1].astype(np.int32)
+        return Hypothesis(tokens, path[:, 2], ends, float(scratch.floats[index, kernel.ACOUSTIC]))

@@ -1,0 +1,65 @@
+"""Makes the beam searches of recognizers."""
+
+from collections.abc import Callable, Mapping
+
+from tools.decoding.options import BeamSearch, TransducerBeamSearch
+from tools.decoding.protocol import BeamSearching, Call
+from tools.errors import UserError
+
+
+def ctc_beam_search(pipeline: Mapping, options: BeamSearch, n_best: int = 1) -> BeamSearching:
+    """Returns the beam search over CTC logits, with the language model of the options.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+        options: width, language model and weights.
+        n_best: number of texts that will be asked for.
+
+    Raises:
+        UserError: the language model cannot be read, or has no word that the model can write.
+    """
+    # Importing numba takes a second, which greedy search does without.
+    from tools.decoding.ctc_beam import CtcBeamSearch
+    from tools.decoding.fusion import open_fusion
+
+    fusion = None if options.language_model is None else open_fusion(options.language_model)
+    surfaces, blank = pipeline["vocabulary"]["surfaces"], pipeline["blank"]
+    return CtcBeamSearch(surfaces, blank, options, fusion, keeps_history=n_best > 1)
+
+
+def beam_search_of(
+    pipeline: Mapping, options: BeamSearch, n_best: int, norm_score: bool
+) -> Callable[[Call], BeamSearching]:
+    """Returns a function of a `Call` that makes the beam search of a Conformer.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`, which names the decoded head.
+        options: width; also language model and weights for the CTC head.
+        n_best: number of texts that will be asked for.
+        norm_score: see `TransducerBeamSearch`.
+
+    Raises:
+        UserError: a language model is given for a transducer, or it cannot be read.
+    """
+    if pipeline.get("head") == "ctc":
+        search = ctc_beam_search(pipeline, options, n_best)
+        return lambda call: search
+    if options.language_model is not None:
+        raise UserError.expected(
+            "a model that decodes its CTC head with --lm_path",
+            "a transducer",
+            "Leave --lm_path out",
+        )
+    from tools.decoding.transducer_beam import TransducerBeamSearch as Search
+
+    def make(call: Call) -> BeamSearching:
+        return Search(
+            call,
+            blank=pipeline["blank"],
+            state_shape=pipeline["state_shape"],
+            max_symbols_per_frame=pipeline["max_symbols_per_frame"],
+            blank_penalty=pipeline.get("blank_penalty", 0.0),
+            options=TransducerBeamSearch(options.width, norm_score),
+        )
+
+    return make

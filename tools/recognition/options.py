@@ -1,0 +1,85 @@
+"""Options of recognition that the speech families share, and their flags."""
+
+from dataclasses import dataclass
+
+from tools.config.command_line import CommandLine
+from tools.decoding.options import BeamSearch
+from tools.errors import UserError
+from tools.inference.options import RunnerOptions, SpeechKeywords
+
+
+@dataclass(frozen=True, slots=True)
+class SearchOptions(RunnerOptions):
+    """Options for recognition.
+
+    Attributes:
+        beam_width: number of hypotheses of the beam search; 0: greedy search.
+        n_best: number of different texts of the beam search to return.
+        norm_score: whether the beam search of a transducer divides scores by the number of tokens.
+        lm_path: n-gram language model for the beam search of CTC, an ARPA file (also .gz) or a
+            KenLM file.
+        lm_weight: weight of the language model.
+        word_bonus: score added for each word if a language model is used.
+    """
+
+    beam_width: int = 0
+    n_best: int = 1
+    norm_score: bool = False
+    lm_path: str | None = None
+    lm_weight: float = 0.5
+    word_bonus: float = 1.5
+
+    def beam_search(self) -> BeamSearch | None:
+        """Returns the options of the beam search; None for greedy search.
+
+        Raises:
+            UserError: a language model or several texts are requested without a beam width, or a
+                value is out of range.
+        """
+        if self.beam_width == 0:
+            for flag, is_given in (("lm_path", self.lm_path), ("n_best", self.n_best != 1)):
+                if is_given:
+                    raise UserError.expected(
+                        f"--beam_width with --{flag}", 0, "Give --beam_width 100"
+                    )
+            return None
+        beam = BeamSearch(self.beam_width, self.lm_path, self.lm_weight, self.word_bonus)
+        if not 1 <= self.n_best <= self.beam_width:
+            raise UserError.expected(
+                f"--n_best from 1 to {self.beam_width}, the --beam_width",
+                self.n_best,
+                "Correct the flag",
+            )
+        return beam
+
+
+class SearchKeywords(SpeechKeywords, total=False):
+    """The fields of `SearchOptions` for type checkers."""
+
+    beam_width: int
+    n_best: int
+    norm_score: bool
+    lm_path: str | None
+    lm_weight: float
+    word_bonus: float
+
+
+_DEFAULTS = SearchOptions()
+
+
+def add_search_flags(flags: CommandLine) -> None:
+    """Adds the flags of the search to the command line of a program."""
+    flags.group("Decoding")
+    about = "Number of hypotheses of the beam search; 0: greedy search."
+    flags.integer("beam_width", _DEFAULTS.beam_width, about)
+    about = "Number of different texts of the beam search to print, each behind its score."
+    flags.integer("n_best", _DEFAULTS.n_best, about)
+    about = "Divides scores of a transducer's beam search by the number of tokens."
+    flags.boolean("norm_score", _DEFAULTS.norm_score, about)
+    about = (
+        "N-gram language model for the beam search of CTC, an ARPA file (also .gz) or a KenLM file."
+    )
+    flags.string("lm_path", None, about, default_text="none")
+    flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
+    about = "Score added for each word if a language model is used."
+    flags.number("word_bonus", _DEFAULTS.word_bonus, about)
