@@ -197,7 +197,7 @@ def open_sides(
         unfinished.replace(export.path)
     sides = {PEER: peer, **ours}
     for name in names:
-        function = backends.get(name).open(export.path, {"small": False})
+        function = backends.get(name).open(export.path, {"small": False})()
         sides[export_name(name)] = LocalSide(function, export.feed, export.read)
     return sides
 

@@ -122,7 +122,7 @@ def test_the_first_call_is_for_the_peer_then_its_export_once(tmp_path, monkeypat
     class Backend:
         def open(path, described):
             opened.append((path.read_text(), described["small"]))
-            return lambda inputs: {"out": 3 * inputs["in"]}
+            return lambda: lambda inputs: {"out": 3 * inputs["in"]}
 
     monkeypatch.setattr(sides.backends, "get", lambda name: Backend)
     ours = {EAGER: object(), "a fp32": object()}
