@@ -136,7 +136,7 @@ class DecodingConfig:
     # Subtracted from the log probability of the blank: a model that leaves out words writes more.
     blank_penalty: float = number(0.0, at_least=0, at_most=100)
     # Output that greedy search decodes: the transducer, or the CTC head on the encoder. `ctc`
-    # requires model.ctc_weight > 0, and does not use the two options above.
+    # requires model.ctc_weight > 0, and uses neither of the two options above.
     head: Literal["transducer", "ctc"] = "transducer"
 
 
@@ -175,6 +175,12 @@ class ConformerConfig:
                 "decoding.head: transducer for a model without a CTC head (model.ctc_weight: 0)",
                 "decoding.head: ctc",
                 "Set model.ctc_weight above 0, for example 0.3, or correct decoding.head",
+            )
+        if self.decoding.head == "ctc" and self.decoding.blank_penalty > 0:
+            raise UserError.expected(
+                "decoding.blank_penalty: 0 with decoding.head: ctc, whose search does not use it",
+                self.decoding.blank_penalty,
+                "Correct one of them",
             )
 
 

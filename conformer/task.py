@@ -11,7 +11,8 @@ import tensorflow as tf
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig
 from conformer.graph_recognition import greedy
-from conformer.model import BLANK, build_model
+from conformer.keras2_weights import load_keras2_weights
+from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -34,6 +35,43 @@ from tools.training.distributed import Processes, from_first_rank
 from tools.training.task import LossSums
 
 
+def losses_of_utterances(
+    model: ConformerTransducer,
+    config: ConformerConfig,
+    batch: Mapping[str, tf.Tensor],
+    training: bool,
+) -> tf.Tensor:
+    """Returns the losses `[B]` of a batch in nats: transducer, and CTC where the model has a head.
+
+    Args:
+        model: a built model.
+        config: its configuration.
+        batch: `waveforms` `[B, S]`, `lengths` `[B]`, `labels` `[B, U]`, `label_lengths` `[B]` and
+            `uniforms` `[B, model.augment.num_uniforms]`.
+        training: see `ConformerTransducer.call`.
+    """
+    labels, label_lengths = batch["labels"], batch["label_lengths"]
+    encoded, lengths = model.listen(
+        batch["waveforms"], batch["lengths"], batch["uniforms"], training
+    )
+    losses = loss_of_pieces(
+        encoded,
+        model.predict_labels(labels),
+        model.joint,
+        labels,
+        logit_lengths=lengths,
+        label_lengths=label_lengths,
+        blank=BLANK,
+        kind=config.loss.kind,
+    )
+    weight = config.model.ctc_weight
+    if weight > 0:
+        logits = model.ctc_head(encoded)
+        aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
+        losses = (1.0 - weight) * losses + weight * aligned
+    return losses
+
+
 class ConformerTask(SpeechTask):
     """Training task of the Conformer; implements `tools.training.task.Task`.
 
@@ -43,6 +81,7 @@ class ConformerTask(SpeechTask):
             the other ranks wait for it.
         pretrained: checkpoint whose vocabulary and weights training starts with, or None.
         resumed: checkpoint from which the run continues, or None. Its vocabulary is used.
+        keras2_weights: file of TensorFlowASR with which training starts instead; empty for none.
         needs_evaluation: whether to read the evaluation set.
 
     Raises:
@@ -56,6 +95,7 @@ class ConformerTask(SpeechTask):
         pretrained: Checkpoint | None = None,
         resumed: Checkpoint | None = None,
         *,
+        keras2_weights: str = "",
         needs_evaluation: bool = True,
     ):
         super().__init__(config.data, config.features.sample_rate_hz, processes)
@@ -94,6 +134,8 @@ class ConformerTask(SpeechTask):
         self.train_on(training_set, config.training.seed)
         if pretrained is not None:
             load_weights(self.model, pretrained)
+        if keras2_weights and resumed is None:
+            load_keras2_weights(self.model, keras2_weights)
         if config.training.synchronize_batch_norm and processes.size > 1:
             for layer in self.model._flatten_layers():
                 if isinstance(layer, BatchNormalization):
@@ -115,26 +157,8 @@ class ConformerTask(SpeechTask):
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
         """Sums the losses of the utterances of a batch. Rows of length 0 have weight 0."""
-        labels, label_lengths = batch["labels"], batch["label_lengths"]
-        encoded, lengths = self.model.listen(
-            batch["waveforms"], batch["lengths"], batch["uniforms"], training
-        )
-        predicted = self.model.predict_labels(labels)
-        losses = loss_of_pieces(
-            encoded,
-            predicted,
-            self.model.joint,
-            labels,
-            logit_lengths=lengths,
-            label_lengths=label_lengths,
-            blank=BLANK,
-            kind=self.config.loss.kind,
-        )
-        weight = self.config.model.ctc_weight
-        if weight > 0:
-            logits = self.model.ctc_head(encoded)
-            aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
-            losses = (1.0 - weight) * losses + weight * aligned
+        label_lengths = batch["label_lengths"]
+        losses = losses_of_utterances(self.model, self.config, batch, training)
         counts = tf.cast(batch["lengths"] > 0, tf.float32)
         dropped = tf.cast((batch["index"] >= 0) & (batch["lengths"] == 0), tf.float32)
         return LossSums(

@@ -9,6 +9,7 @@ if not __package__:  # started by its path: import from the checkout that contai
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.config import ConformerConfig, load_config
+from conformer.keras2_weights import SUFFIXES
 from conformer.task import ConformerTask
 from tools.config.command_line import run
 from tools.recognition.training import TrainingProgram
@@ -16,7 +17,8 @@ from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.training.distributed import Processes
 
 # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
-# Other keys, such as loss weights and dropout rates, may change.
+# Other keys, such as dropout rates, may change. The weights of the checkpoint are compared too: a
+# CTC head can neither appear nor disappear.
 _SIZES = "num_layers hidden_dim num_heads kernel_size feedforward_multiplier subsampling_filters"
 DEFINES_A_RUN = (
     "features",
@@ -35,8 +37,16 @@ def make_task(
     needs_evaluation: bool,
 ) -> ConformerTask:
     """Opens the pretrained checkpoint, if one is given, and returns the training task."""
-    checkpoint = open_checkpoint(pretrained) if pretrained else None
-    return ConformerTask(config, processes, checkpoint, resumed, needs_evaluation=needs_evaluation)
+    is_keras2 = pretrained.lower().endswith(SUFFIXES)
+    checkpoint = open_checkpoint(pretrained) if pretrained and not is_keras2 else None
+    return ConformerTask(
+        config,
+        processes,
+        checkpoint,
+        resumed,
+        keras2_weights=pretrained if is_keras2 else "",
+        needs_evaluation=needs_evaluation,
+    )
 
 
 PROGRAM = TrainingProgram(
@@ -44,7 +54,8 @@ PROGRAM = TrainingProgram(
     "Trains a speech Conformer transducer on a corpus in LibriSpeech layout, in one process or "
     "with horovodrun.",
     "conformer/conformer_s_100h.yml",
-    "Run or checkpoint directory whose weights and vocabulary training starts with.",
+    "Run or checkpoint directory whose weights and vocabulary training starts with, or a file .h5 "
+    "of TensorFlowASR with weights.",
     load_config,
     make_task,
     defines_a_run=DEFINES_A_RUN,

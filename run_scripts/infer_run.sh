@@ -4,7 +4,8 @@
 # -e 1 runs the SavedModel in TensorFlow; -e 0 runs a converted model, which the first run creates.
 #   NET         model family, default: conformer (speech); further flags are passed to its program
 # Environment variables; env.sh sets the defaults:
-#   DATA_DIR    folder of LibriSpeech; for vision IMAGENET_DIR, which contains the folder val
+#   DATA_DIR    folder of LibriSpeech, or one split; for vision IMAGENET_DIR, which contains the folder val
+#   SPLIT       split in DATA_DIR, default: test-clean if DATA_DIR holds splits
 #   INFER_CKPT  the SavedModel; has a default for conformer only
 #   RESULT_PATH JSON file of the report
 set -euo pipefail
@@ -50,6 +51,7 @@ while (($#)); do
   shift || usage
 done
 
+net=${net,,} # the original page writes Conformer
 [[ $net =~ ^[a-z0-9_]+$ && -e $project/$net/session.py ]] || usage
 case ${run_eagerly,,} in
   1 | t | true) run_eagerly=1 ;;
@@ -57,7 +59,26 @@ case ${run_eagerly,,} in
   *) usage ;;
 esac
 program=$net.infer data_dir=$DATA_DIR
-if [[ $net == vision ]]; then program=vision.eval data_dir=$IMAGENET_DIR/val; fi
+has_transcripts() { # at a depth below DATA_DIR: 3 in a split, 4 in a folder of splits
+  [[ -n $(find -L "$DATA_DIR" -mindepth "$1" -maxdepth "$1" -name '*.trans.txt' -print -quit \
+    2> /dev/null) ]]
+}
+if [[ $net == vision ]]; then
+  program=vision.eval data_dir=$IMAGENET_DIR/val
+elif [[ " ${flags[*]} " != *" --data_dir"* ]] &&
+  { [[ -n ${SPLIT:-} ]] || { ! has_transcripts 3 && has_transcripts 4; }; }; then
+  data_dir=$DATA_DIR/${SPLIT:=test-clean}
+  if [[ ! -d $data_dir ]]; then
+    present=$(find -L "$DATA_DIR" -mindepth 1 -maxdepth 1 -type d ! -name '.*' -printf '%f\n' \
+      2> /dev/null | sort | paste -s -d ' ')
+    echo "Error: Expected the split $SPLIT in $DATA_DIR. Received: ${present:-no folders}." \
+      "Set SPLIT to a split that exists." >&2
+    exit 2
+  fi
+fi
+if [[ $net == conformer && -z $own_model && " ${flags[*]} " != *" --native_savedmodel_dir"* ]]; then
+  echo "No INFER_CKPT: running the bundled model, which recognizes the ten digits only." >&2
+fi
 model=()
 [[ $net != conformer && -z $own_model ]] || model=(--native_savedmodel_dir "$INFER_CKPT")
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tools.config.originals import program_answer
 
 words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-if words[0] == Path(__file__).resolve().name:
+if words[0] == "renamed.py":
     words.pop(0)
 print("Error:", program_answer(words[0], words[1:]), file=sys.stderr)
 sys.exit(2)

@@ -78,6 +78,8 @@ class DataConfig:
     # Number of images read in parallel; 0: one for each core.
     num_parallel_workers: int = number(0, at_least=0, at_most=10_000)
     eval_batch_size: int = number(0, at_least=0, at_most=1 << 20)  # 0: batch size of training
+    # Use a small data set that is drawn once, unless data_url is set on the command line.
+    synthesize: bool = False
 
     def validate(self) -> None:
         """Checks the numbers of images; raises UserError if one is 0 or below -1."""

@@ -19,6 +19,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
+from tools.conversion.cache import user_cache
 from tools.errors import UserError
 from tools.files import alone_in_new, environment_path, to_json, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
@@ -32,6 +33,7 @@ from vision.checkpoint import full_name
 from vision.config import ConfigOptions, VisionConfig, all_arguments, load_config
 from vision.flags import add_training_flags, run_config_options
 from vision.recipe import CONFIG_FILE
+from vision.synthesis import cached_images
 from vision.task import VisionTask
 
 # A run can be resumed only if these keys and the training images are unchanged. Other keys, such
@@ -64,13 +66,18 @@ def resolve_config(options: ConfigOptions) -> VisionConfig:
     """Returns the configuration of a run.
 
     If the run is resumed and no config file is given, the config file of the resumed run is used.
-    If no data set is given, that of the resumed run is used, or that of IMAGENET_DIR.
+    If no data set is given, that of the resumed run is used, or that of IMAGENET_DIR. With
+    `data.synthesize`, only a data set on the command line replaces the drawn one.
 
     Raises:
         UserError: the configuration is invalid, no data set is given, or `start_epoch` is not
             below the number of epochs.
     """
     config = options.load()
+    named = "data_url" in options.words or "data.data_url" in options.set
+    if config.data.synthesize and not named:
+        options = options.with_words(data_url=str(cached_images(user_cache())))
+        config = options.load()
     resumed = None if options.config and config.data.data_url else resumed_checkpoint(config)
     if resumed is not None and not options.config:
         config = dataclasses.replace(options, config=resumed.path / CONFIG_FILE).load()
@@ -81,7 +88,10 @@ def resolve_config(options: ConfigOptions) -> VisionConfig:
         config = dataclasses.replace(config, data=data)
     if not config.data.data_url:
         raise UserError.expected(
-            "a data set", "none", "Give --data_url, or set IMAGENET_DIR in env.sh and source it"
+            "a data set",
+            "none",
+            "Give --data_url, or set IMAGENET_DIR in env.sh and source it. For a trial on drawn "
+            "images, add --config configs/vision/smoke.yml",
         )
     if config.run.start_epoch >= config.training.num_epochs:
         raise UserError.expected(

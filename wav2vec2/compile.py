@@ -27,10 +27,8 @@ from wav2vec2.tensors import (
     LENGTHS_FILE,
     OUTPUTS_FILE,
     check_place,
-    check_rows,
     read_batch,
-    read_json,
-    read_preparation,
+    read_inputs,
     write_json,
 )
 
@@ -64,13 +62,19 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
+    if (values.torchscript_path or "").lower().endswith((".pth", ".pt")):
+        raise UserError.expected(
+            "the folder of an exported model as --torchscript_path",
+            f"{values.torchscript_path}, a file of TorchScript",
+            "Run python -m wav2vec2.export --pytorch_model_dir=FOLDER, and leave the flag out",
+        )
     options = from_flags(RunnerOptions, values)
     model_dir = values.native_savedmodel_dir or values.torchscript_path or DEFAULT_DIR
     pipeline = read_pipeline(model_dir, "wav2vec2")
     folder, output = Path(values.input_path), Path(values.output_path)
-    lengths = read_json(folder / LENGTHS_FILE, "wav2vec2.preprocess")
-    check_rows(lengths, values.batch_size, int, folder / LENGTHS_FILE)
-    preparation = read_preparation(folder, lengths)
+    lengths, preparation = read_inputs(folder, values.batch_size)
+    if not (folder / LENGTHS_FILE).exists():
+        print(f"{folder} has no {LENGTHS_FILE}: every row counts as a whole one", file=sys.stderr)
     if preparation.sample_rate_hz != pipeline["sample_rate_hz"]:
         raise UserError.expected(
             f"waveforms of {pipeline['sample_rate_hz']} Hz, the sample rate of {model_dir}",
@@ -113,7 +117,9 @@ def main(argv: list[str]) -> int:
             logits = found["logits"][: len(rows), :num_frames]
             (written / f"{name}.bin").write_bytes(logits.astype("<f4").tobytes())
             frames[name] = found["logit_lengths"][: len(rows)].tolist()
-        outputs = {"frames": frames, "pipeline": pipeline, "utterances": preparation.utterances}
+        outputs = {"frames": frames, "pipeline": pipeline}
+        if preparation.utterances:
+            outputs["utterances"] = preparation.utterances
         write_json(written / OUTPUTS_FILE, outputs)
     count = sum(map(len, lengths.values()))
     print(

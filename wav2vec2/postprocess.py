@@ -28,6 +28,10 @@ from wav2vec2.tensors import (
 REFERENCE_ACCURACY = 0.970  # of the original: base-960h on the shorter utterances of test-clean
 
 
+# Vocabulary of wav2vec2-base-960h, for outputs of the original, which do not name theirs.
+_ORIGINAL = ("", "", "", "", " ", *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+
+
 def read_texts(path: Path) -> dict[str, str]:
     """Reads the transcripts by utterance id; raises UserError if the file cannot be read."""
     try:
@@ -43,6 +47,8 @@ def read_texts(path: Path) -> dict[str, str]:
 def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[str, list[int]]]:
     """Reads the description of the model and the number of frames of each row.
 
+    Outputs of the original project have no description: then all frames count.
+
     Args:
         folder: folder written by `wav2vec2.compile`.
         names: utterance ids of the rows, by name of the batch.
@@ -54,6 +60,17 @@ def read_outputs(folder: Path, names: dict[str, list[str]]) -> tuple[dict, dict[
         UserError: the file is missing or belongs to other batches.
     """
     path = folder / OUTPUTS_FILE
+    if not path.exists() and all((folder / f"{batch}.bin").is_file() for batch in names):
+        print(
+            f"{folder} has no {OUTPUTS_FILE}: every frame counts, with the vocabulary of "
+            "wav2vec2-base-960h",
+            file=sys.stderr,
+        )
+        size, frames = len(_ORIGINAL), {}
+        for batch, utterances in names.items():
+            logits = read_batch(folder / f"{batch}.bin", len(utterances), size)
+            frames[batch] = [logits.shape[1] // size] * len(utterances)
+        return {"vocabulary": {"surfaces": list(_ORIGINAL)}, "blank": 0}, frames
     outputs = read_json(path, "wav2vec2.compile")
     pipeline, frames = outputs.get("pipeline"), outputs.get("frames")
     rows = {batch: [int] * len(utterances) for batch, utterances in names.items()}

@@ -35,7 +35,7 @@ class Preparation:
 
     Attributes:
         sample_rate_hz: sample rate of the waveforms.
-        utterances: hash of the utterance ids of all rows; see `name_of`.
+        utterances: hash of the utterance ids of all rows, see `name_of`; empty if not known.
         mean: mean that was subtracted from each row, by name of the batch.
         deviation: standard deviation that each row was divided by, by name of the batch.
     """
@@ -89,6 +89,35 @@ def read_preparation(folder: Path, lengths: Mapping[str, Sequence[int]]) -> Prep
             "Run `python -m wav2vec2.preprocess` again",
         )
     return Preparation(**content)
+
+
+def read_inputs(folder: Path, batch_size: int) -> tuple[dict[str, list[int]], Preparation]:
+    """Reads the lengths and the preprocessing of the batches in a folder.
+
+    A folder of the original project has neither file: then all rows count as whole, at 16 kHz.
+
+    Args:
+        folder: folder with a file `batch_I.bin` for each batch.
+        batch_size: largest number of rows of a batch; of the original: the number of rows.
+
+    Returns:
+        The samples of each row by name of the batch, and the preprocessing.
+
+    Raises:
+        UserError: a file is missing, or does not fit the others.
+    """
+    if not any((folder / name).exists() for name in (LENGTHS_FILE, PREPARATION_FILE)):
+        names = sorted(
+            (path.stem for path in folder.glob("batch_*.bin")), key=lambda x: (len(x), x)
+        )
+        sizes = {x: read_batch(folder / f"{x}.bin", batch_size, 1).shape[1] for x in names}
+        lengths = {name: [size] * batch_size for name, size in sizes.items()}
+        moments = ({name: [x] * batch_size for name in names} for x in (0.0, 1.0))
+        if lengths:
+            return lengths, Preparation(16000, "", *moments)
+    lengths = read_json(folder / LENGTHS_FILE, "wav2vec2.preprocess")
+    check_rows(lengths, batch_size, int, folder / LENGTHS_FILE)
+    return lengths, read_preparation(folder, lengths)
 
 
 def name_of(names: Mapping[str, Sequence[str]]) -> str:

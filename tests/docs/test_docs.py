@@ -12,6 +12,7 @@ import pytest
 from tests.docs import run
 from tools.benchmark import markdown
 from tools.config.command_line import CommandLine
+from tools.config.originals import FLAGS
 from tools.errors import UserError
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -177,7 +178,7 @@ def test_flags_in_the_text_exist(page, flags_of, every_flag):
 @pytest.fixture(scope="module")
 def every_flag(flags_of) -> set[str]:
     """The flags of all programs and scripts."""
-    found = set(OF_OTHERS)
+    found = OF_OTHERS | {f"--{name.split('-')[0]}" for x in FLAGS.values() for name in x}
     for top in ("conformer", "vision", "wav2vec2", "tools/cli", "tools/benchmark"):
         for file in (PROJECT / top).glob("*.py"):
             text = file.read_text("utf-8")

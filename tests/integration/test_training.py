@@ -196,3 +196,14 @@ def test_the_pretrained_vocabulary_comes_along_and_must_fit(
     ).read_text()
     with refused("tensors of this model"):
         main([*train_arguments, f"--pretrained={uninterrupted}", "--set=model.joint_dim=8"])
+
+
+def test_a_refused_resume_leaves_the_run_as_it_was(uninterrupted, train_arguments, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(uninterrupted, directory)
+    before = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+    changed = ["--resume", f"--output_dir={directory}", "--set=model.ctc_weight=0.3"]
+    with refused("missing: conformer/ctc_head/"):
+        main([*train_arguments, *RANDOM_EVERYWHERE, *changed])
+    after = {p: p.read_bytes() for p in directory.rglob("*") if p.is_file() and p in before}
+    assert after == before

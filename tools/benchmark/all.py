@@ -67,7 +67,7 @@ def page_cell(figure: Figure, page: str) -> str:
     """
     header: list[str] = []
     for row in markdown.rows(markdown.sections(page).get(figure.section, "")):
-        if figure.column in row:
+        if figure.column and figure.column in row:
             header = row
         if tuple(row[: len(figure.row)]) == figure.row and (header or not figure.column):
             return row[header.index(figure.column) if header else len(figure.row)]
@@ -78,11 +78,13 @@ def page_cell(figure: Figure, page: str) -> str:
 
 def run_job(job: Job, folder: Path) -> list[Done]:
     """Runs the commands of a job, each in its own process; stops after one that fails."""
+    # By default scripts write beside run_scripts, and that is a link to the checkout.
+    variables = {"OUTPUT_DIR": str(folder / "runs" / "output")}
     done = []
     for command in job.commands:
         print(f"   {command}", file=sys.stderr, flush=True)
         started = time.monotonic()
-        code, output = run_text(command, folder)
+        code, output = run_text(command, folder, variables=variables)
         done.append(Done(command, None if code else output, time.monotonic() - started))
         if code:
             last = "\n".join(output.splitlines()[-_OUTPUT_LINES:])

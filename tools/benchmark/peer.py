@@ -46,7 +46,7 @@ class Peer:
             raise UserError.expected(
                 f"a peer that can {method}",
                 f"one that ended with code {self._process.wait()}",
-                "Read above why, or leave the peer out",
+                "Read the error above, or leave the peer out",
             )
         return json.loads(line)[0]
 

@@ -134,6 +134,8 @@ PROGRAMS: dict[str, str] = {
     "Horovod_Conformer_Float32_50E_8MLUs.sh": "Horovod_Conformer_Float32_50E_8GPUs.sh",
     "Horovod_Conformer_AMP_50E_8MLUs.sh": "Horovod_Conformer_AMP_50E_8GPUs.sh",
     "Conformer_Float32_50E_1MLU.sh": "Conformer_Float32_50E_1GPU.sh",
+    "Infer_Conformer_Float32_1MLU.sh": "Infer_Conformer_Float32_1GPU.sh",
+    "Infer_Conformer_AMP_1MLU.sh": "Infer_Conformer_AMP_1GPU.sh",
 }
 
 

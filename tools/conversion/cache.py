@@ -13,10 +13,14 @@ from tools.files import check_writable
 _TEMPORARY: dict[Path, Path] = {}  # directories of this process, by the cache directory
 
 
+def user_cache() -> Path:
+    """Returns the folder of this project in the cache of the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conformer-zoo"
+
+
 def cache_place(name: str) -> Path:
     """Returns the path of a file or directory in the cache of converted models."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "conformer-zoo" / "converted" / name
+    return user_cache() / "converted" / name
 
 
 def writable_place(place: Path) -> Path:

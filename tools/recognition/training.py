@@ -10,6 +10,7 @@ from typing import Any
 from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_values, to_yaml
 from tools.config.making_options import from_flags
+from tools.conversion.cache import user_cache
 from tools.errors import UserError
 from tools.files import alone_in, alone_in_new, environment_path, to_json, write_text
 from tools.recognition.task import SpeechTask
@@ -101,7 +102,8 @@ class TrainingProgram:
     def _config(self, options: "RunOptions") -> Any:
         """Returns the config: the command line takes precedence over the YAML file.
 
-        If both give no corpus, uses that of the resumed run, or DATA_DIR for a new run.
+        If both give no corpus, uses that of the resumed run, or DATA_DIR for a new run. With
+        `data.synthesize`, only a corpus on the command line replaces the synthesized one.
         """
         overrides = dict(options.set)
         for flag, key in _CONFIG_FLAGS.items():
@@ -110,6 +112,12 @@ class TrainingProgram:
         if options.mxp is not None:
             overrides["training.precision"] = "mixed_float16" if options.mxp else "float32"
         config = self.load_config(options.config, overrides)
+        if config.data.synthesize and "data.data_dir" not in overrides:
+            from tools.speech.synthetic_corpus import cached_corpus  # needs librosa
+
+            folder = str(cached_corpus(user_cache()))
+            data = dataclasses.replace(config.data, data_dir=folder)
+            config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:
             if options.saved_config is not None:
                 found = self.load_config(options.saved_config, {}).data.data_dir
@@ -119,7 +127,10 @@ class TrainingProgram:
             config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:
             raise UserError.expected(
-                "a corpus", "none", "Give --data_dir, or set DATA_DIR in env.sh and source it"
+                "a corpus",
+                "none",
+                "Give --data_dir, or set DATA_DIR in env.sh and source it. For a trial on "
+                f"synthesized data, add --config configs/{self.name.partition('.')[0]}/smoke.yml",
             )
         return config
 

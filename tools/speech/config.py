@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.ranges import number
 
 SPEECH_METRICS = ("wer", "cer")
@@ -28,6 +29,8 @@ class DataConfig:
     eval_batch_size: int = number(16, at_least=1, at_most=1 << 20)
     # Number of parallel decoders; 0 for the number of cores.
     num_parallel_calls: int = number(0, at_least=0, at_most=10_000)
+    # Use a small corpus that is synthesized once, unless data_dir is set on the command line.
+    synthesize: bool = False
 
     def validate(self) -> None:
         """Raises UserError if there is no training split or the limits contradict each other."""
@@ -47,15 +50,17 @@ class WaveformAugmentConfig:
 
     # 0.1 gives speed factors from 0.9 to 1.1.
     max_speed_change: float = number(0.0, at_least=0, at_most=0.5)
-    # Noise from noise_dirs, or synthesized. SNR relative to the RMS of the speech.
+    # Noise from noise_dirs or, without folders, synthesized noise of noise_kinds. SNR relative to
+    # the RMS of the speech.
     noise_probability: float = number(0.0, at_least=0, at_most=1)
     min_noise_snr_db: float = number(10.0, at_least=-100, at_most=100)
     max_noise_snr_db: float = number(40.0, at_least=-100, at_most=100)
     noise_kinds: tuple[Literal["white", "pink", "hum"], ...] = ("white",)
     noise_dirs: tuple[str, ...] = ()
-    # Total length of the noise in memory; a minute at 16 kHz takes 2 MB.
+    # Total length of the noise in memory; a minute at 16 kHz takes 2 MB. Each file is cut to an
+    # equal share of it.
     max_noise_minutes: float = number(60.0, above=0, at_most=10_000)
-    # Folders with impulse responses of rooms.
+    # Folders with impulse responses of rooms, of which the first 2 s are used.
     impulse_response_dirs: tuple[str, ...] = ()
     impulse_response_probability: float = number(0.5, at_least=0, at_most=1)
     # Silence (zeros) before and after the utterance, drawn separately.
@@ -89,6 +94,14 @@ class WaveformAugmentConfig:
                     f"waveform_augment.{low} up to {high}",
                     f"{getattr(self, low)} and {getattr(self, high)}",
                     "Change one of them",
+                )
+        for kind in ("noise", "impulse_response"):
+            folders = getattr(self, f"{kind}_dirs")
+            if folders and getattr(self, f"{kind}_probability") == 0:
+                raise UserError.expected(
+                    f"waveform_augment.{kind}_probability above 0 with {kind}_dirs",
+                    f"0 and {', '.join(map(one_line, folders))}",
+                    f"Set {kind}_probability, for example 0.5",
                 )
         if not self.noise_kinds:
             raise UserError.expected(

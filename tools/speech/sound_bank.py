@@ -23,7 +23,7 @@ class SoundBank:
 
     Attributes:
         samples: `[N]` float16 tensor; each sound is scaled to a peak of 1.
-        starts: `[F + 1]` int32 tensor, the start of each of F sounds, and the end.
+        starts: `[F + 1]` int64 tensor, the start of each of F sounds, and the end.
         report: one line about the sounds that were read and skipped.
         skipped: skipped files as `REASON<TAB>DETAIL`.
     """
@@ -48,10 +48,10 @@ class SoundBank:
         Returns:
             `[S]` float32.
         """
-        start, stop = self._bounds(uniforms[0])
+        start, stop = (tf.cast(x, tf.int64) for x in self._bounds(uniforms[0]))
         length = stop - start
-        first = tf.cast(uniforms[1] * tf.cast(length, tf.float32), tf.int32)
-        places = start + (first + tf.range(num_samples)) % length
+        first = tf.cast(uniforms[1] * tf.cast(length, tf.float32), tf.int64)
+        places = start + (first + tf.range(tf.cast(num_samples, tf.int64))) % length
         return tf.cast(tf.gather(self.samples, places), tf.float32)
 
     def _bounds(self, uniform):
@@ -76,7 +76,10 @@ def read_bank(
         UserError: a folder is missing, or has no sound that can be used.
     """
     paths, skipped = [], defaultdict(list)
+    different: dict[str, str] = {}
     for folder in folders:
+        different.setdefault(os.path.realpath(folder), folder)
+    for folder in different.values():
         if not os.path.isdir(folder):
             raise UserError.expected(f"a folder for {key}", folder, f"Correct {key}")
         found = [
@@ -86,11 +89,12 @@ def read_bank(
         ]
         sounds = [path for path in found if is_known(path)]
         if not sounds:
+            received = "; ".join((folder, *skipped.get("unreadable_folder", ())[-1:]))
             raise UserError.expected(
-                f"sound files in each folder of {key}", folder, f"Correct {key}"
+                f"sound files in each folder of {key}", received, f"Correct {key}"
             )
-        if len(sounds) < len(found):
-            skipped["no_sound"] += [path for path in found if not is_known(path)]
+        for path in set(found).difference(sounds):
+            skipped[_why_no_sound(path)].append(path)
         paths += sounds
     share = min(max_seconds, 60.0 * max_minutes / len(paths))
     limits = AudioLimits(rate_hz, min_seconds=0.0, max_seconds=_MAX_SECONDS)
@@ -107,13 +111,17 @@ def read_bank(
             continue
         kept.append((waveform / peak).astype(np.float16))
         num_cut += is_cut
-    left_out = [(why, one_line(path)) for why, several in skipped.items() for path in several]
+    left_out = [
+        (why, one_line(path)) for why, several in skipped.items() for path in sorted(several)
+    ]
     if not kept:
         received = "; ".join(f"{path} ({reason})" for reason, path in left_out[:5])
         raise UserError.expected(f"sounds that can be used for {key}", received, f"Correct {key}")
     samples = np.concatenate(kept)
-    starts = np.cumsum([0, *map(len, kept)]).astype(np.int32)
-    line = f"{key}: {len(kept)} sounds ({len(samples) / rate_hz / 60:.1f} min)"
+    starts = np.cumsum([0, *map(len, kept)])
+    line = (
+        f"{key}: {len(kept)} sound{'s' * (len(kept) > 1)} ({len(samples) / rate_hz / 60:.1f} min)"
+    )
     line += f", {num_cut} of them cut to {share:.1f} s" if num_cut else ""
     return SoundBank(
         tf.constant(samples),
@@ -121,6 +129,12 @@ def read_bank(
         line + counts_of(skipped),
         tuple(f"{reason}\t{path}" for reason, path in left_out),
     )
+
+
+def _why_no_sound(path: str) -> str:
+    if not os.path.exists(path):
+        return "missing"
+    return "no_sound" if os.access(path, os.R_OK) else "unreadable"
 
 
 def _first(path: str, num_samples: int, limits: AudioLimits) -> tuple[np.ndarray, bool]:

@@ -17,6 +17,7 @@ from tools.training.metrics import Window
 from tools.training.resumable_run import ResumableRun
 from tools.training.run_log import RunLog
 from tools.training.schedule import learning_rate
+from tools.training.step_times import StepTimes
 from tools.training.stopping import Interrupted, StopSignals, stop_signals
 from tools.training.task import Position, Task
 
@@ -33,6 +34,7 @@ class LoopOptions:
     skip_eval: bool = False
     eval_at_start: bool = False
     use_profiler: bool = False
+    use_performance: bool = False  # write summary/summary.json
 
 
 def train(
@@ -73,6 +75,7 @@ def train(
         for line in task.report:
             log.say(line)
         batches, window, results, speeds = iter(data.dataset), Window(), {}, []
+        times = StepTimes()
         if options.eval_at_start and run.step == 0:
             run.evaluate(log, 0, "before training")
         if not epochs and not options.skip_eval:
@@ -83,12 +86,13 @@ def train(
                 if run.step >= stop:
                     break
                 profiler.before_step()
-                batch = window.wait(batches)
                 rate = learning_rate(config.schedule, run.step + 1, total_steps, steps_per_epoch)
-                result = run.train_step(batch, rate, signals.received)
-                run.advance(result, data.names(batch))
-                window.add(result)
-                seen = (seen or 0.0) + float(result.weight)
+                with times.step():
+                    batch = window.wait(batches)
+                    result = run.train_step(batch, rate, signals.received)
+                    run.advance(result, data.names(batch))
+                    window.add(result)
+                    seen = (seen or 0.0) + float(result.weight)
                 log.advance(window.shown())
                 if run.step % config.log_every_steps == 0 or run.step in (stop, total_steps):
                     values = window.close()
@@ -129,6 +133,9 @@ def train(
     summary = {**results, **run.values(), "perf/samples_per_second": speed, "step": run.step}
     if processes.rank == 0:
         write_text(folders.records / "summary.json", to_json(summary, indent=1))
+        if options.use_performance and times.num_steps:
+            content = to_json(times.summary(run.shard.global_batch_size))
+            write_text(folders.records / "summary" / "summary.json", content)
     return summary
 
 

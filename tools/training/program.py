@@ -20,7 +20,7 @@ from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.loop import LoopOptions, train
-from tools.training.resuming import check_data
+from tools.training.resuming import check_data, check_weights
 from tools.training.task import Task
 
 
@@ -33,6 +33,7 @@ class ProgramOptions:
         use_horovod: whether to use Horovod; None uses it if a launcher started the process.
         use_gpu: True requires GPUs, False hides them, None uses them if there are enough.
         use_profiler: whether to profile steps 2 to 7 for TensorBoard.
+        use_performance: whether to write the mean time of a step to `summary/summary.json`.
         skip_eval: whether to skip evaluation.
         eval_at_start: whether to evaluate once before the first step.
         dry_run: whether to print what would be trained, and end.
@@ -42,6 +43,7 @@ class ProgramOptions:
     use_horovod: bool | None = None
     use_gpu: bool | None = None
     use_profiler: bool = False
+    use_performance: bool = False
     skip_eval: bool = False
     eval_at_start: bool = False
     dry_run: bool = False
@@ -58,6 +60,8 @@ def add_program_flags(flags: CommandLine) -> None:
     about = "Trains in several processes."
     flags.boolean("use_horovod", None, about, default_text="true if horovodrun started the program")
     flags.boolean("use_profiler", False, "Profiles steps 2 to 7 for TensorBoard.")
+    about = "Writes throughput and seconds per step to summary/summary.json."
+    flags.boolean("use_performance", False, about)
     flags.boolean("dry_run", False, "Prints shapes, parameters, steps and the config, then exits.")
 
 
@@ -158,18 +162,20 @@ def _train_in(
         keras.utils.set_random_seed(run.training.seed)
         tf.config.experimental.enable_op_determinism()
     task = run.make_task(processes, resumed, not options.skip_eval)
-    if folders is None:
-        if processes.rank == 0:
-            print(run.describe(task, processes))
-        return {}
 
     def prepare() -> None:
         if resumed is not None:
             check_data(resumed, task)
             run.check_resumed(resumed, task)
-        run.prepare(folders, task)
+            check_weights(resumed, task)
+        if folders is not None:
+            run.prepare(folders, task)
 
     from_first_rank(processes, prepare)
+    if folders is None:
+        if processes.rank == 0:
+            print(run.describe(task, processes))
+        return {}
     loop_options = LoopOptions(
         resumed=resumed,
         start_epoch=run.start_epoch,
@@ -177,6 +183,7 @@ def _train_in(
         skip_eval=options.skip_eval,
         eval_at_start=options.eval_at_start,
         use_profiler=options.use_profiler,
+        use_performance=options.use_performance,
     )
     with log_to_file(run.log_file(folders, processes), processes), _eager(run.run_eagerly):
         places = dict.fromkeys((folders.records, folders.checkpoints, folders.best_checkpoints))

@@ -7,6 +7,7 @@ from tools.config.loader import leaf_values
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint
 from tools.training.task import Task
+from tools.weights.assignment import check_tensors
 
 
 def data_digest(rows: Iterable[object]) -> str:
@@ -40,6 +41,22 @@ def check_data(resumed: Checkpoint, task: Task) -> None:
             "data with other files, lengths or labels, or with other limits",
             "Name the data that the run was trained on, or start a new run with --pretrained",
         )
+
+
+def check_weights(resumed: Checkpoint, task: Task) -> None:
+    """Checks that a checkpoint has the weights of the task's model.
+
+    Call it before the run's files are written, so that a refused run keeps its config.
+
+    Args:
+        resumed: checkpoint from which the run continues.
+        task: task of the resuming run.
+
+    Raises:
+        UserError: names or shapes of the weights differ, or a weight is not finite.
+    """
+    shapes = {v.path: tuple(v.shape) for v in task.model.weights}
+    check_tensors(shapes, resumed.arrays("model"), str(resumed.path))
 
 
 def check_config(

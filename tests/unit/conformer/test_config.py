@@ -68,6 +68,7 @@ def test_defaults_of_training():
     assert not training.synchronize_batch_norm and not training.evaluate_unaveraged
     data = config.data
     assert (data.min_seconds, data.max_seconds, data.max_eval_seconds) == (0.1, 20.0, 60.0)
+    assert (data.data_dir, data.synthesize) == ("", False)
     assert (data.max_labels, data.train_splits, data.eval_splits) == (
         400,
         ("train-clean-100",),
@@ -82,5 +83,8 @@ def test_decoding_requires_the_head_that_it_decodes():
         conformer.load_config(None, {"decoding.head": "ctc"})
     config = conformer.load_config(None, {"decoding.head": "ctc", "model.ctc_weight": 0.3})
     assert config.decoding.head == "ctc"
+    with refused("decoding.blank_penalty: 0 with decoding.head: ctc"):
+        changes = {"decoding.head": "ctc", "model.ctc_weight": 0.3, "decoding.blank_penalty": 1.0}
+        conformer.load_config(None, changes)
     with refused("decoding.head"):
         conformer.load_config(None, {"decoding.head": "attention"})

@@ -338,6 +338,18 @@ def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_pa
         assert str(checkpoint.path) in str(caught.value)
 
 
+@pytest.mark.parametrize(("before", "now"), [(0.0, 0.3), (0.3, 0.0), (0.3, 0.3)])
+def test_a_pretrained_model_may_have_a_ctc_head_or_none(make_task, tmp_path, before, now):
+    trained = make_task({"model.ctc_weight": before})
+    checkpoint = save(trained, tmp_path / "checkpoints")
+    initial = {v.path: v.numpy() for v in make_task({"model.ctc_weight": now}).model.weights}
+    task = make_task({"model.ctc_weight": now}, pretrained=checkpoint)
+    expected = initial | {v.path: v.numpy() for v in trained.model.weights}
+    assert any("ctc_head" in v.path for v in task.model.weights) == (now > 0)
+    for variable in task.model.weights:
+        np.testing.assert_array_equal(variable, expected[variable.path], err_msg=variable.path)
+
+
 def test_a_run_that_continues_keeps_its_own_vocabulary(make_task, tmp_path):
     """The run may have started from a model with as many symbols, but other ones."""
     tasks = {}

@@ -1,5 +1,6 @@
 """The scripts that run models, with a Python that only tells how it was called."""
 
+import re
 import shutil
 
 import pytest
@@ -15,6 +16,8 @@ def clone(project, tmp_path_factory):
     for folder in ("run_scripts", "bin", "conformer/pretrained/digits"):
         (root / folder).mkdir(parents=True)
     shutil.copy(project / "env.sh", root)
+    for path in project.glob("run_scripts/Infer_Conformer_*GPU.sh"):
+        shutil.copy(path, root / "run_scripts")
     for path in project.glob("run_scripts/*infer_run*.sh"):
         shutil.copy(path, root / "run_scripts")
     (root / "bin" / "python").write_text(TELL)
@@ -160,3 +163,61 @@ def test_a_run_that_fails_ends_the_table_with_its_code(start, clone, tmp_path):
             assert start(f"infer_run_{mode}_fp32_bsz_4.sh").returncode == 7
     finally:
         (clone / "bin" / "python").write_text(TELL)
+
+
+def make_splits(root, *splits):
+    for split in splits:
+        folder = root / split / "1" / "2"
+        folder.mkdir(parents=True)
+        (folder / "1-2.trans.txt").touch()
+    (root / "README.TXT").touch()
+    return str(root)
+
+
+def data_dir(told):
+    (found,) = re.findall(r" --data_dir (\S+) ", told)
+    return found
+
+
+def test_one_split_of_a_corpus_is_read(start, tmp_path):
+    corpus = make_splits(tmp_path / "corpus", "dev-clean", "test-clean", "train-clean-100")
+    for variables, expected in (
+        ({}, f"{corpus}/test-clean"),
+        ({"SPLIT": "dev-clean"}, f"{corpus}/dev-clean"),
+        ({"DATA_DIR": f"{corpus}/train-clean-100"}, f"{corpus}/train-clean-100"),
+        ({"DATA_DIR": "/nowhere"}, "/nowhere"),
+    ):
+        for script in ("infer_run.sh", "infer_run_jit_fp32_bsz_4.sh"):
+            assert data_dir(start(script, **{"DATA_DIR": corpus} | variables).stdout) == expected
+    assert " --data_dir /own" in start("infer_run.sh", "--data_dir", "/own", DATA_DIR=corpus).stdout
+
+
+@pytest.mark.parametrize("variables", [{}, {"SPLIT": "test-other"}])
+def test_a_split_that_is_missing_names_those_present(start, tmp_path, variables):
+    corpus = make_splits(tmp_path, "train-clean", "dev-clean")
+    found = start("infer_run.sh", DATA_DIR=corpus, **variables)
+    assert (found.returncode, found.stdout) == (2, "")
+    split = variables.get("SPLIT", "test-clean")
+    assert f"the split {split} in {corpus}. Received: dev-clean train-clean." in found.stderr
+
+
+def test_the_name_of_the_page_and_the_bundled_model(start):
+    found = start("infer_run.sh", "--net_name", "Conformer", "--top_k=5")
+    assert "python -m conformer.infer " in found.stdout and found.stdout.endswith(" --top_k=5\n")
+    assert "ten digits only" in found.stderr
+    assert "ten digits" not in start("infer_run.sh", INFER_CKPT="/m").stderr
+    assert "ten digits" not in start("infer_run.sh", "--net_name=vision").stderr
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "name"),
+    [
+        ("Float32", "--run_eagerly=1 --quant_precision=fp32", "test_32"),
+        ("AMP", "--run_eagerly=0 --quant_precision=fp16", "test_32_amp"),
+    ],
+)
+def test_the_evaluations_of_the_original(start, kind, flags, name):
+    told = start(f"Infer_Conformer_{kind}_1GPU.sh", DATA_DIR="/d", INFER_CKPT="/m").stdout
+    model = "--native_savedmodel_dir /m"
+    data = "--data_dir /d --batch_size 32"
+    assert told == f"python -m conformer.infer {flags} {data} {model} --result_path {name}.json\n"

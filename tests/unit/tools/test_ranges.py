@@ -104,6 +104,14 @@ def test_a_range_holds_its_bounds_or_not():
         ({"features.frame_step_ms": "30"}, "frame_length_ms"),
         ({"data.min_seconds": "21"}, "data.max_seconds"),
         ({"waveform_augment.min_noise_snr_db": "50"}, "max_noise_snr_db"),
+        ({"waveform_augment.noise_dirs": "[/sounds]"}, "noise_probability above 0"),
+        (
+            {
+                "waveform_augment.impulse_response_dirs": "[/sounds]",
+                "waveform_augment.impulse_response_probability": "0",
+            },
+            "impulse_response_probability above 0",
+        ),
     ],
 )
 def test_numbers_that_do_not_go_together_are_refused(changes, words):

@@ -130,6 +130,20 @@ def test_the_records_of_a_run(finished):
     assert CheckpointStore(best).best().step == top["step"]
 
 
+def test_a_config_may_ask_for_drawn_images(monkeypatch, tmp_path):
+    """Only a data set on the command line replaces them."""
+    monkeypatch.setattr(program, "cached_images", lambda cache: cache / "shapes")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("IMAGENET_DIR", "/nowhere")
+
+    def data_url(*arguments):
+        values = program.command_line().parse(["--synthesize=true", *arguments])[0]
+        return program.resolve_config(run_config_options(values)).data.data_url
+
+    assert data_url() == str(tmp_path / "conformer-zoo" / "shapes")
+    assert data_url("--data_url=own") == data_url("--set=data.data_url=own") == "own"
+
+
 def test_a_run_that_is_resumed_without_a_config_keeps_its_own(finished, recipe, data_url):
     def resolved(*arguments):
         flags = [f"--checkpoint={finished[1]}", *arguments]

@@ -442,3 +442,46 @@ def test_a_file_that_was_damaged_since_is_left_out(corpus, tmp_path, monkeypatch
     }
     texts = (tmp_path / "ground_truth_texts.txt").read_text().splitlines()
     assert sorted(line.split()[0] for line in texts) == ids(1, 2, 4, 5)
+
+
+@pytest.mark.parametrize("path", ["./traced.pth", "model.PT"])
+def test_a_file_of_torchscript_is_answered_with_the_export(path):
+    with refused("Run python -m wav2vec2.export --pytorch_model_dir=FOLDER") as caught:
+        compile_program.main(["--input_path=a", "--output_path=b", f"--torchscript_path={path}"])
+    assert path in str(caught.value)
+
+
+def test_batches_of_the_original_have_whole_rows(exports, corpus, tmp_path, capsys):
+    """Neither lengths nor preprocessing are known: both are those of the rows."""
+    folder = prepare(corpus, tmp_path, "--seed_mode")
+    for name in ("lengths.json", "preparation.json"):
+        (folder / name).unlink()
+    names = json.loads((tmp_path / "batch_i_filename_map_bs2.json").read_text())
+    capsys.readouterr()
+    output = run(exports / "group", tmp_path, "--run_eagerly")
+    assert "every row counts as a whole one" in capsys.readouterr().err
+    outputs = json.loads((output / "outputs.json").read_text())
+    assert outputs["frames"] == {name: [312, 312] for name in names}
+    assert "utterances" not in outputs
+    judge(tmp_path)
+    assert re.search(r"of 4 utterances", capsys.readouterr().out)
+    (folder / "batch_0.bin").write_bytes(bytes(4 * 3))
+    with refused("2 rows of float32"):
+        run(exports / "group", tmp_path, "--run_eagerly")
+
+
+def test_outputs_of_the_original_are_read_with_its_vocabulary(tmp_path, capsys):
+    tokens = [*("<pad> <s> </s> <unk> |".split()), *"ETAONIHSRDLUMWCFGYPBVK'XJQZ"]
+    said = [0, 0, *(tokens.index(x) for x in "CCAB|BED"), 0, 0]
+    logits = np.eye(32, dtype="<f4")[[said, said]]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "batch_0.bin").write_bytes(logits.tobytes())
+    (tmp_path / "batch_i_filename_map_bs2.json").write_text('{"batch_0": ["a", "b"]}')
+    (tmp_path / "ground_truth_texts.txt").write_text("a CAB BED\nb CAB BED\n")
+    arguments = [f"--input={tmp_path}/out", f"--data_path={tmp_path}", "--batch_size=2"]
+    assert postprocess.main(arguments) == 0
+    told = capsys.readouterr()
+    assert "Acc 1.0000" in told.out and "every frame counts" in told.err
+    (tmp_path / "out" / "batch_0.bin").unlink()
+    with refused("outputs.json"):
+        postprocess.main(arguments)

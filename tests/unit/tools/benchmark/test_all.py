@@ -18,7 +18,7 @@ INFER = "WER {}%, CER 1.72% (7 substitutions, 4 deletions, 2 insertions)"
 STAND_IN = f"""# Benchmarks
 ```bash
 # needs: DIGITS
-python -m tools.benchmark.all --quick
+echo tools.benchmark.all > DIGITS/itself.txt
 ```
 ## Spoken digits, speech Conformer
 ```bash
@@ -145,9 +145,10 @@ def test_commands_run_in_the_checkout_and_leave_nothing_there():
     command = "ls configs README.md && touch here && printf 'x=%s\\n' 0.5"
     job = Job("a", (command, "ls here && echo x=1 && false", "echo x=3"), ())
     figure = Figure("a", ("row",), "printf", r"x=([\d.]+)", 0, "%", scale=100)
-    page = "# A\n| what | figure |\n|---|---|\n| row | 1 % |\n"
+    page = "# A\n| what | figure |\n|---|---|\n| | 0 |\n| row | 1 % |\n"
     report = measure(page, [job], {}, [figure, figure._replace(command="echo x=[13]")])
     assert [row["now"] for row in report["figures"]] == ["50 %", None]
+    assert [row["page"] for row in report["figures"]] == ["1 %", "1 %"]
     assert [one["ok"] for one in report["commands"]] == [True, False]
     assert not (PAGE.parents[1] / "here").exists()
 

@@ -1,6 +1,8 @@
 """The program that synthesizes a corpus: layout, determinism, refusals; through `main`."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,16 @@ import pytest
 import soundfile
 
 from tests.support.errors import refused
-from tools.cli import synthesize_corpus
+from tools.cli.synthesize_corpus import main
+from tools.files import to_json
+from tools.speech import synthetic_corpus
 
 FLAGS = ["--train_utterances=9", "--dev_utterances=4", "--num_speakers=3", "--max_words=3"]
 
 
 def make(folder: Path, *flags: str) -> dict[str, bytes]:
     """Runs the program and returns the files it made."""
-    assert synthesize_corpus.main([f"--output_dir={folder}", *FLAGS, *flags]) == 0
+    assert main([f"--output_dir={folder}", *FLAGS, *flags]) == 0
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
@@ -54,7 +58,7 @@ def test_layout_is_that_of_librispeech(corpus):
             assert len(number) == 4
         for text in said.values():
             assert 1 <= len(text.split()) <= 3
-            assert set(text.split()) <= set(synthesize_corpus.WORDS)
+            assert set(text.split()) <= set(synthetic_corpus.WORDS)
         speakers[split] = {utterance_id.split("-")[0] for utterance_id in said}
     assert speakers["train-clean"] == speakers["dev-clean"]
     assert len(speakers["train-clean"]) == 3
@@ -94,7 +98,7 @@ def test_second_run_ends_at_once(corpus, monkeypatch, capsys):
     def fail(*arguments):
         raise AssertionError("synthesized again")
 
-    monkeypatch.setattr(synthesize_corpus, "write_corpus", fail)
+    monkeypatch.setattr(synthetic_corpus, "write_corpus", fail)
     make(corpus)
     captured = capsys.readouterr()
     assert "already" in captured.err
@@ -123,7 +127,7 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(path, waveform, rate_hz):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(synthesize_corpus, "write_flac", full_disk)
+    monkeypatch.setattr(synthetic_corpus, "write_flac", full_disk)
     with refused(match="No space left"):
         make(tmp_path / "corpus")
     assert os.listdir(tmp_path) == []
@@ -148,12 +152,12 @@ def test_bad_flags(flags, named, tmp_path):
 
 
 def test_every_voice_exists():
-    speakers = synthesize_corpus.draw_speakers(500, seed=3)
+    speakers = synthetic_corpus.draw_speakers(500, seed=3)
     voices = [speaker.voice for speaker in speakers]
-    num_voices = len(set(synthesize_corpus.ACCENTS)) * len(set(synthesize_corpus.VARIANTS))
+    num_voices = len(set(synthetic_corpus.ACCENTS)) * len(set(synthetic_corpus.VARIANTS))
     assert len(set(voices)) == len(set(voices[:num_voices])) == num_voices
     for speaker in speakers[:num_voices:7]:
-        assert synthesize_corpus.synthesize("one", voice=speaker.voice).size
+        assert synthetic_corpus.synthesize("one", voice=speaker.voice).size
 
 
 def test_levels_and_pauses_are_those_that_are_promised(monkeypatch):
@@ -164,11 +168,11 @@ def test_levels_and_pauses_are_those_that_are_promised(monkeypatch):
         asked.append((text, settings))
         return tone
 
-    monkeypatch.setattr(synthesize_corpus, "synthesize", synthesize)
-    speaker = synthesize_corpus.Speaker(1, "en-us+m1", 50, 150)
+    monkeypatch.setattr(synthetic_corpus, "synthesize", synthesize)
+    speaker = synthetic_corpus.Speaker(1, "en-us+m1", 50, 150)
     peaks, floors, pauses = [], [], []
     for seed in range(60):
-        found = synthesize_corpus.say(["ONE", "TWO"], speaker, np.random.default_rng(seed))
+        found = synthetic_corpus.say(["ONE", "TWO"], speaker, np.random.default_rng(seed))
         assert found.dtype == np.float32
         peaks.append(20 * np.log10(np.abs(found).max()))
         # 50 ms of the floor alone precede and follow.
@@ -192,8 +196,23 @@ def test_utterances_have_one_word_to_the_most(tmp_path, monkeypatch):
         said.append((speaker.speaker_id, len(words)))
         return np.zeros(1600, np.float32)
 
-    monkeypatch.setattr(synthesize_corpus, "say", say)
-    arguments = synthesize_corpus.Arguments(60, 10, 3, 4, seed=0)
-    assert synthesize_corpus.write_corpus(tmp_path, arguments) == pytest.approx(7.0)
+    monkeypatch.setattr(synthetic_corpus, "say", say)
+    arguments = synthetic_corpus.Arguments(60, 10, 3, 4, seed=0)
+    assert synthetic_corpus.write_corpus(tmp_path, arguments) == pytest.approx(7.0)
     assert {length for _, length in said} == {1, 2, 3, 4}
     assert [speaker for speaker, _ in said[:4]] == [1001, 1002, 1003, 1001]
+
+
+def test_the_corpus_of_the_cache_is_made_once(tmp_path, monkeypatch):
+    made = []
+
+    def write(folder, arguments):
+        made.append(arguments)
+        (folder / "corpus.json").write_text(to_json(asdict(arguments)))
+
+    monkeypatch.setattr(synthetic_corpus, "write_corpus", write)
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(synthetic_corpus.cached_corpus, [tmp_path / "cache"] * 4))
+    assert len(made) == 1 and len(set(folders)) == 1
+    assert (folders[0] / "corpus.json").is_file()
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders[0].name]

@@ -1,11 +1,16 @@
 """The program that draws images: layout, determinism, that classes differ, refusals."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from tests.support.errors import refused
-from tools.cli.synthesize_images import SHAPES, draw, main
+from tools.cli.synthesize_images import main
+from tools.files import to_json
+from vision.synthesis import SHAPES, cached_images, draw
 
 FLAGS = ["--train_images=3", "--val_images=2", "--image_size=32"]
 
@@ -105,3 +110,17 @@ def test_images_of_one_number_have_nothing_in_common(images, tmp_path):
         corners[path.relative_to(tmp_path)] = tuple(np.median(border, axis=0) // 8)
     assert len(corners) == 2 * len(SHAPES)
     assert len(set(corners.values())) == len(corners)
+
+
+def test_the_images_of_the_cache_are_drawn_once(tmp_path, monkeypatch):
+    drawn = []
+
+    def write(folder, arguments):
+        drawn.append(arguments)
+        (folder / "images.json").write_text(to_json(asdict(arguments)))
+
+    monkeypatch.setattr("vision.synthesis.write_images", write)
+    with ThreadPoolExecutor(4) as pool:
+        folders = list(pool.map(cached_images, [tmp_path / "cache"] * 4))
+    assert len(drawn) == 1 and len(set(folders)) == 1
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders[0].name]

@@ -74,6 +74,7 @@ def test_sounds_that_cannot_be_read_are_counted(folder, capsys):
     write(folder / "train_1.tfrecord", [bad, good], "ZLIB")
     unpack(folder)
     printed = capsys.readouterr().err
+    assert len([*(folder.parent / "new" / "train").glob("*.wav")]) == 1
     assert "skipped /old/bad.wav: unreadable" in printed and "1 utterances, 1 skipped" in printed
     with refused("no folder"):
         unpack(folder)

@@ -50,6 +50,7 @@ def program(corpus, toy_task, monkeypatch):
     def load_config(path, overrides):
         calls["config"], calls["overrides"] = path, dict(overrides)
         data = DataConfig(str(overrides.get("data.data_dir", "")), ("train",), num_buckets=1)
+        data = dataclasses.replace(data, synthesize="data.synthesize" in overrides)
         repeatable = "training.deterministic" in overrides
         return Config(data, TrainingConfig(2, 3, seed=4, deterministic=repeatable))
 
@@ -104,8 +105,9 @@ def test_the_environment_names_a_corpus_where_nothing_else_does(
 ):
     program, calls = program
     output = f"--output_dir={tmp_path / 'run'}"
-    with refused("Expected a corpus. Received: none."):
+    with refused("Expected a corpus. Received: none.") as caught:
         program.main([output])
+    assert "--data_dir" in str(caught.value) and "smoke.yml" in str(caught.value)
     monkeypatch.setenv("DATA_DIR", str(corpus))
     program.main([output])
     assert calls["task"][0].data.data_dir == str(corpus)
@@ -116,6 +118,28 @@ def test_the_environment_names_a_corpus_where_nothing_else_does(
     monkeypatch.setenv("DATA_DIR", "/nowhere")
     program.main([output, f"--data_dir={corpus}"])
     assert calls["task"][0].data.data_dir == str(corpus)
+
+
+def test_a_config_may_ask_for_a_synthesized_corpus(program, corpus, tmp_path, monkeypatch):
+    """Only a corpus on the command line replaces it."""
+    program, calls = program
+    places = []
+
+    def cached_corpus(cache):
+        places.append(cache)
+        return corpus
+
+    monkeypatch.setattr("tools.speech.synthetic_corpus.cached_corpus", cached_corpus)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("DATA_DIR", "/nowhere")
+    arguments = [f"--output_dir={tmp_path / 'run'}", "--set=data.synthesize=true"]
+    program.main(arguments)
+    assert calls["task"][0].data.data_dir == str(corpus)
+    assert places == [tmp_path / "cache" / "conformer-zoo"]
+    other = other_corpus(corpus)
+    program.main([*arguments, f"--data_dir={other}"])
+    assert calls["task"][0].data.data_dir == str(other)
+    assert len(places) == 1
 
 
 def test_options_of_the_loop_are_those_of_the_flags(program, corpus, tmp_path, capsys):

@@ -89,3 +89,20 @@ def test_folders_without_sounds_are_refused_by_the_name_of_the_key(tmp_path):
     with refused(match="sounds that can be used.*zeros.wav .silent"):
         read(empty)
     assert len(sounds_of(read(good, empty))) == 1
+
+
+def test_a_folder_that_is_given_twice_counts_once(tmp_path):
+    write(tmp_path / "a.wav", tone(300, 0.25))
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert len(sounds_of(read(tmp_path, tmp_path, tmp_path / "link"))) == 1
+
+
+def test_a_broken_link_is_missing(tmp_path):
+    write(tmp_path / "a.wav", tone(300, 0.25))
+    (tmp_path / "b.wav").symlink_to(tmp_path / "nowhere")
+    assert read(tmp_path).skipped == (f"missing\t{tmp_path / 'b.wav'}",)
+
+
+def test_positions_beyond_31_bits(tmp_path):
+    write(tmp_path / "a.wav", tone(300, 0.25))
+    assert read(tmp_path).starts.dtype == "int64"  # 2,237 minutes at 16 kHz exceed 31 bits

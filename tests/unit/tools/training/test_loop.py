@@ -749,3 +749,17 @@ def test_a_bad_number_of_any_rank_is_told_by_the_first(line_task, tmp_path):
     assert f"at step 1, from row-{whole_order()[1]} (1 in a row)" in str(first)
     assert isinstance(second, SystemExit)
     assert second.code == 2
+
+
+@pytest.mark.parametrize("max_steps", [0, 3])
+def test_the_time_of_a_step_is_written_for_use_performance(line_task, tmp_path, max_steps):
+    folder = tmp_path / "without"
+    run(line_task(), folder, make_config(), skip_eval=True, max_steps=max_steps)
+    assert not list(folder.rglob("summary/summary.json"))
+    options = {"use_performance": True, "skip_eval": True, "max_steps": max_steps}
+    config = make_config()
+    run(line_task(), tmp_path / "with", config, **options)
+    (path,) = (tmp_path / "with").rglob("summary/summary.json")
+    stats = json.loads(path.read_text())["overall_stats"]
+    assert stats["batch_size"] == config.batch_size and stats["e2e"] > 0
+    assert stats["throughput_mean"] == pytest.approx(config.batch_size / stats["e2e"])

@@ -1,0 +1,53 @@
+"""Measurements that need a process of their own: memory, first calls, rate of matrix products."""
+
+import multiprocessing
+import resource
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+from tools.benchmark.turns import timed
+
+
+def in_own_process(function: Callable, *arguments):
+    """Calls a function in a new process and returns its result."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def peak_bytes() -> int:
+    """Returns the peak resident memory of this process."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def median_seconds(call: Callable, rounds: int) -> float:
+    """Returns the median time of calls in seconds."""
+    run = timed(call)
+    return float(np.median([run() for _ in range(rounds)]))
+
+
+def gemm_gflops(shapes: Mapping[tuple[int, int, int], float], seconds: float = 1.0) -> float:
+    """Measures the rate of TensorFlow's float32 matrix products.
+
+    Args:
+        shapes: weight of each product `[M, K] x [K, N]` as a share of the operations, by (M, K, N).
+        seconds: time to spend on each product.
+
+    Returns:
+        Rate of a mixture of the products with these weights, in 10^9 operations per second.
+    """
+    import tensorflow as tf  # here, so that the calling process need not load it
+
+    time_per_operation = 0.0
+    for (m, k, n), weight in shapes.items():
+        matrices = tf.random.normal([m, k]), tf.random.normal([k, n])
+        product = tf.function(tf.matmul)
+        product(*matrices)
+        times, started = [], time.perf_counter()
+        while len(times) < 3 or time.perf_counter() - started < seconds:
+            times.append(timed(product, *matrices)())
+        time_per_operation += weight * float(np.median(times)) / (2.0 * m * k * n)
+    return 1e-9 * sum(shapes.values()) / time_per_operation

@@ -1,0 +1,134 @@
+"""Times the forms of the transducer loss, joint network included, and measures their memory."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+# Before any runtime.
+from tools.benchmark.turns import use_cores  # isort: skip
+
+from tqdm import tqdm
+
+from tools.benchmark.own_process import gemm_gflops, in_own_process, median_seconds, peak_bytes
+from tools.config.command_line import CommandLine, run
+from tools.errors import UserError
+from tools.files import check_writable, to_json, write_text
+
+FORMS = ("plain", "fused")
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Sizes of the inputs.
+
+    Attributes:
+        batch: utterances B.
+        frames: encoder frames T of each utterance.
+        labels: labels U of each utterance.
+        vocabulary: symbols V.
+        width: width of the encoder, of the prediction network and of the joint network.
+    """
+
+    batch: int
+    frames: int
+    labels: int
+    vocabulary: int
+    width: int
+
+
+def measure(form: str, sizes: Sizes, rounds: int) -> dict:
+    """Measures one form of the loss, with the gradients by its inputs and the joint network.
+
+    Args:
+        form: `loss.kind` of the config.
+        sizes: sizes of the inputs.
+        rounds: number of calls that are timed.
+
+    Returns:
+        Median time in seconds, peak memory in bytes above that before the first call, and the loss.
+    """
+    import tensorflow as tf
+
+    from conformer.joint import JointNetwork
+    from conformer.transducer_loss import loss_of_pieces
+
+    batch, frames, labels, width = sizes.batch, sizes.frames, sizes.labels, sizes.width
+    tf.keras.utils.set_random_seed(1)
+    joint = JointNetwork(width, sizes.vocabulary)
+    joint.build((None, None, width), (None, None, width))
+    generator = tf.random.Generator.from_seed(1)
+    encoded = generator.normal([batch, frames, width])
+    predicted = generator.normal([batch, labels + 1, width])
+    targets = generator.uniform([batch, labels], 1, sizes.vocabulary, tf.int32)
+    weights = [v.value for v in joint.trainable_variables]
+
+    @tf.function(autograph=False)
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch([encoded, predicted])
+            losses = loss_of_pieces(
+                encoded,
+                predicted,
+                joint,
+                targets,
+                logit_lengths=tf.fill([batch], frames),
+                label_lengths=tf.fill([batch], labels),
+                kind=form,
+            )
+        return tf.reduce_sum(losses), tape.gradient(losses, [encoded, predicted, *weights])
+
+    before = peak_bytes()
+    loss = float(step()[0])
+    time_s = median_seconds(lambda: float(step()[0]), rounds)
+    return {"form": form, "time_s": time_s, "peak_bytes": peak_bytes() - before, "loss": loss}
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program and returns its exit code."""
+    flags = CommandLine(
+        "tools.benchmark.transducer_loss",
+        "Times the forms of the transducer loss, joint network included, each in its own process.",
+        example="--batch=4 --frames=400 --labels=100 --vocabulary=1000 --json=loss.json",
+    )
+    flags.group("Input")
+    flags.integer("batch", 4, "Utterances.")
+    flags.integer("frames", 400, "Encoder frames of an utterance.")
+    flags.integer("labels", 100, "Labels of an utterance.")
+    flags.integer("vocabulary", 1000, "Symbols of the vocabulary, the blank included.")
+    flags.integer("width", 320, "Width of the joint network.")
+    flags.group("Runtime")
+    flags.integer("threads", None, "Threads.", default_text="all cores")
+    flags.group("Measurement")
+    flags.integer("loop", 5, "Number of timed calls of each form.")
+    flags.group("Output")
+    flags.string("json", None, "Report to write.", default_text="none")
+    values, rest = flags.parse(argv)
+    sizes = Sizes(values.batch, values.frames, values.labels, values.vocabulary, values.width)
+    if rest or min(values.loop, sizes.batch, sizes.frames, sizes.width) < 1 or sizes.labels < 0:
+        raise UserError.expected(
+            "flags alone, with sizes of at least 1", " ".join(argv), "See --help"
+        )
+    if sizes.vocabulary < 2:
+        raise UserError.expected("--vocabulary >= 2", sizes.vocabulary, "Correct --vocabulary")
+    if values.threads is not None:
+        use_cores(values.threads)
+    if values.json:
+        check_writable(Path(values.json))
+    rows = sizes.batch * sizes.frames * (sizes.labels + 1)
+    product = (min(rows, 51000), sizes.width, sizes.vocabulary)
+    report = {"gemm_gflops": in_own_process(gemm_gflops, {product: 1.0}), "forms": []}
+    for form in tqdm(FORMS, desc="forms", file=sys.stderr):
+        found = in_own_process(measure, form, sizes, values.loop)
+        report["forms"].append(found)
+        tqdm.write(
+            f"{form}: {found['time_s']:.3f} s, {found['peak_bytes'] / 2**30:.2f} GiB, "
+            f"loss {found['loss']:.6g}",
+            file=sys.stdout,
+        )
+    if values.json:
+        write_text(Path(values.json), to_json(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
