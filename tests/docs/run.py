@@ -30,7 +30,6 @@ PROVIDED = {
     "an ImageFolder in photos",
     "an exported model in exports/m",
     "an exported model in exports/tiny",
-    "the corpus of the example above",  # an earlier block of the page makes it
     "your own image",
     "your own images",
     "your own sound file",
