@@ -136,7 +136,7 @@ class DecodingConfig:
     # Subtracted from the log probability of the blank: a model that leaves out words writes more.
     blank_penalty: float = number(0.0, at_least=0, at_most=100)
     # Output that greedy search decodes: the transducer, or the CTC head on the encoder. `ctc`
-    # requires model.ctc_weight > 0, and uses neither of the two options above.
+    # requires model.ctc_weight > 0, uses no blank_penalty, and emits at most one symbol per frame.
     head: Literal["transducer", "ctc"] = "transducer"
 
 

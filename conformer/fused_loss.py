@@ -125,10 +125,6 @@ class _Pieces:
         columns = tf.transpose(self._kernel)
         self._of_labels = tf.gather(columns, self._following)[:, None]
         self._of_blank = columns[self._blank]
-        # The bias and the normalizer enter the product with the kernel as two more inputs, because
-        # each separate operation would read and write all logits again.
-        ones = tf.ones_like(self._bias)
-        self._extended = tf.concat([self._kernel, [self._bias, -ones]], axis=0)
 
     def _cut(self, x):
         """Cuts `[B, T, ...]` into N pieces of C frames, `[N, B, C, ...]`, padded with zeros."""
@@ -148,11 +144,9 @@ class _Pieces:
         """Returns the input of the last layer, `[B, C, S, J]`, in the dtype of the encoder."""
         return tf.tanh(self._encoded[number][:, :, None] + self._predicted[:, None])
 
-    def _logits(self, hidden, normalizer):
-        """Returns normalized logits `[N, V]` and their inputs `[N, J + 2]`."""
-        inputs = tf.concat([hidden, tf.ones_like(normalizer), normalizer], axis=-1)
-        inputs = tf.reshape(inputs, [-1, self._width + 2])
-        return tf.matmul(inputs, self._extended), inputs
+    def _logits(self, rows):
+        """Returns logits `[N, V]` of rows `[N, J]`."""
+        return tf.matmul(rows, self._kernel) + self._bias
 
     def _rows(self, x):
         return tf.reshape(x, [-1, self._width])
@@ -169,7 +163,7 @@ class _Pieces:
 
         def step(number, *collected):
             hidden = tf.cast(self._hidden(number), tf.float32)
-            logits, _ = self._logits(hidden, tf.zeros_like(hidden[..., :1]))
+            logits = self._logits(self._rows(hidden))
             normalizer = self._nodes(_log_sum_exp(logits))
             label_bias = tf.gather(self._bias, self._following)[:, None]
             blank = self._nodes(logits[:, self._blank])
@@ -197,16 +191,18 @@ class _Pieces:
         """
         blanks, labels, normalizer = (self._cut(x) for x in (blanks, labels, normalizer))
 
-        def step(number, by_encoded, by_predicted, by_kernel, by_label, by_blank):
+        def step(number, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank):
             unit = self._hidden(number)
             hidden = tf.cast(unit, tf.float32)
             blank, label = blanks[number][..., None], labels[number][..., None]
-            scores, inputs = self._logits(hidden, normalizer[number][..., None])
-            probabilities = tf.exp(scores)
+            rows = self._rows(hidden)
+            shift = tf.reshape(normalizer[number], [-1, 1])
+            probabilities = tf.exp(self._logits(rows) - shift)
             # The gradient by the logits is `occupied * probabilities`, minus `blank` and `label`
             # at their symbols. The products with these sparse terms are computed apart.
             occupied = tf.reshape(blank + label, [-1, 1])
-            by_kernel += tf.matmul(inputs * occupied, probabilities, transpose_a=True)
+            by_kernel += tf.matmul(rows * occupied, probabilities, transpose_a=True)
+            by_bias += tf.linalg.matvec(probabilities, occupied[:, 0], transpose_a=True)
             by_label += tf.reduce_sum(label * hidden, axis=1)
             by_blank += tf.reduce_sum(blank * hidden, axis=(0, 1, 2))
             by_hidden = occupied * tf.matmul(probabilities, self._kernel, transpose_b=True)
@@ -215,22 +211,22 @@ class _Pieces:
             by_sum = by_hidden * (1.0 - tf.square(hidden))
             by_encoded = by_encoded.write(number, tf.reduce_sum(by_sum, axis=2))
             by_predicted += tf.reduce_sum(by_sum, axis=1)
-            return number + 1, by_encoded, by_predicted, by_kernel, by_label, by_blank
+            return number + 1, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank
 
         zeros = tf.zeros(tf.shape(self._predicted))
         start = (
             0,
             tf.TensorArray(tf.float32, self._num),
             zeros,
-            tf.zeros_like(self._extended),
+            tf.zeros_like(self._kernel),
+            tf.zeros_like(self._bias),
             zeros,
             tf.zeros([self._width]),
         )
-        _, by_encoded, by_predicted, by_kernel, by_label, by_blank = tf.while_loop(
+        _, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank = tf.while_loop(
             lambda number, *_: number < self._num, step, start, parallel_iterations=1
         )
         # Subtract the sparse terms: one row of the transposed kernel for each label and the blank.
-        by_kernel, by_bias = by_kernel[: self._width], by_kernel[self._width]
         symbols = tf.concat([tf.reshape(self._following, [-1]), [self._blank]], axis=0)
         sparse = tf.concat([self._rows(by_label), by_blank[None]], axis=0)
         by_kernel -= tf.transpose(tf.math.unsorted_segment_sum(sparse, symbols, self._vocabulary))

@@ -26,6 +26,11 @@ class Subwords:
         subwords: N texts. An underscore at the end stands for one space. Of equal texts, the last
             one is used for encoding.
 
+    Attributes:
+        subwords: `[N]` subwords, without empty ones.
+        surfaces: `[N]` text of each subword.
+        normalize: function that normalizes transcripts to the case of the subwords.
+
     Raises:
         ValueError: there are no subwords, or one of them is not a text.
 
@@ -40,6 +45,7 @@ class Subwords:
         if not self.subwords:
             raise ValueError("no subwords")
         self.surfaces = tuple(map(_surface, self.subwords))
+        self.normalize = normalization(self.surfaces)
         self._ids = {subword: number for number, subword in enumerate(self.subwords, start=1)}
         self._longest = max(map(len, (_UNDERSCORE, *self.subwords)))
         whole = sorted({_UNDERSCORE, *filter(_is_mixed, self.subwords)}, key=len, reverse=True)

@@ -133,7 +133,7 @@ class ConformerTask(SpeechTask):
         training_set = TrainingSet(utterances, self.tokenizer.encode_in_graph, prepared)
         self.train_on(training_set, config.training.seed)
         if pretrained is not None:
-            load_weights(self.model, pretrained)
+            load_weights(self.model, pretrained, may_lack_ctc_head=True)
         if keras2_weights and resumed is None:
             load_keras2_weights(self.model, keras2_weights)
         if config.training.synchronize_batch_norm and processes.size > 1:
@@ -203,7 +203,9 @@ class ConformerTask(SpeechTask):
         counts = self.tokenizer.count_labels([u.transcript for u in utterances])
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
         frames = np.array([u.num_samples for u in utterances]) / step_samples / 4
-        most = np.minimum(config.data.max_labels, frames * config.decoding.max_symbols_per_frame)
+        decoding = config.decoding
+        per_frame = 1 if decoding.head == "ctc" else decoding.max_symbols_per_frame
+        most = np.minimum(config.data.max_labels, frames * per_frame)
         return self.keep_fitting(utterances, counts, most)
 
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:

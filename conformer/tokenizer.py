@@ -19,13 +19,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import sentencepiece
 
-from conformer.subwords import (
-    NUM_BYTES,
-    SUFFIX,
-    Subwords,
-    read_subwords,
-    subword_normalization,
-)
+from conformer.subwords import NUM_BYTES, SUFFIX, Subwords, read_subwords
 from tools.errors import UserError
 from tools.files import to_json, write_text
 from tools.speech.transcripts import normalize_transcript
@@ -295,7 +289,7 @@ class SubwordTokenizer(Tokenizer):
         texts = [chr(byte) if byte < 128 else "\ufffd" for byte in range(NUM_BYTES)]
         pieces = [f"<0x{byte:02X}>" for byte in range(NUM_BYTES)]
         super().__init__((BLANK, *codec.subwords, *pieces), ("", *codec.surfaces, *texts))
-        self.normalize = subword_normalization(self.surfaces)
+        self.normalize = codec.normalize
 
     def decode(self, ids: Iterable[int]) -> str:
         return self._codec.decode(token_id for token_id in ids if token_id).strip(" ")
@@ -346,8 +340,7 @@ def _training_error(message: str, vocabulary_size: int) -> UserError:
     )
 
 
-_CLASSES = (CharacterTokenizer, SentencePieceTokenizer, SubwordTokenizer)
-_KINDS = {kind.kind: kind for kind in _CLASSES}
+_KINDS = {x.kind: x for x in (CharacterTokenizer, SentencePieceTokenizer, SubwordTokenizer)}
 
 
 def tokenizer_from_json(text: str, source: str | Path = "the vocabulary") -> Tokenizer:

@@ -225,7 +225,7 @@ def test_python_blocks_call_what_there_is(page):
 def check_call(node: ast.Call, names: dict) -> None:
     """Binds the arguments of a function that a block imports."""
     words = ast.unparse(node.func).split(".")
-    if words[0] not in names:
+    if words[0] not in names or not all(map(str.isidentifier, words)):
         return
     function = names[words[0]]
     for word in words[1:]:

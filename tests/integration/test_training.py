@@ -21,6 +21,7 @@ SAME_ON_ANY_RANKS = [
     "--set=spec_augment.num_frequency_masks=0",
     "--set=training.synchronize_batch_norm=true",
     "--set=training.optimizer.epsilon=1e-4",
+    "--set=loss.kind=fused",
 ]
 RANDOM_EVERYWHERE = [
     "--set=waveform_augment.max_speed_change=0.1",

@@ -68,6 +68,17 @@ def _off(why: str, do: str) -> Accepted:
 
 _VOCABULARY = Accepted("the vocabulary is part of the model", boolean=True)
 _UNPACK = "Run python -m tools.cli.unpack_tfrecords, then give its folder as --data_dir"
+# Keys of the vision recipe that evaluation does not need.
+_TRAINING_KEYS = tuple(
+    "dataset train_dir train_num_samples auto_augment aa_interpolation re_mode re_prob re_count "
+    "cutmix mixup mixup_prob mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop "
+    "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma momentum weight_decay "
+    "epochs is_dynamic_loss_scale loss_scale start_epoch warmup_length warmup_lr "
+    "use_clip_grad_norm clip_grad_norm exclude_epoch_state seed with_ema ema_decay pynative_mode "
+    "file_format device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir ckpt_keep_num "
+    "best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every "
+    "summary_loss_collect_freq model_postfix collect_input_data dump_graph".split()
+)
 FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
     "conformer.train": {
         "private_threadpool_size": Renamed("data.num_parallel_calls"),
@@ -98,6 +109,11 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
         "net_name": Accepted("the program runs one model"),
         "top_k": Accepted("a recognizer returns texts, no classes"),
     },
+    "vision.eval": {
+        **dict.fromkeys(_TRAINING_KEYS, Accepted("it is a key of the training")),
+        "val_num_samples": Accepted("all images are used", ("-1",), "Use --data_ratio=SHARE"),
+        "device_id": Renamed("visible_devices"),
+    },
     "vision.export": {
         "output-file": Answered("Use --output_dir=FOLDER, in which the file gets its name"),
         "dynamic-export": Accepted("the batch size is always free", boolean=True),
@@ -114,6 +130,7 @@ OWN_FLAGS: dict[str, tuple[str, ...]] = {
     "wav2vec2.compile": ("torchscript_path", "input_path", "output_path"),
     "wav2vec2.infer": ("run_eagerly", "quant_precision", "result_path", "data_dir"),
     "vision.export": ("file_format",),
+    "vision.train": _TRAINING_KEYS,
     "vision.preprocess": ("src_path", "save_path"),
     "vision.postprocess": ("anno_file", "benchmark_out", "result_file"),
     "vision.infer": ("output", "top_k"),

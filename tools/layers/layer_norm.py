@@ -10,9 +10,20 @@ class LayerNormalization(keras.layers.LayerNormalization):
     In training, the gradient is computed in closed form. It takes less than half the time of the
     gradient that TensorFlow derives, which stores and reads about twice as many arrays.
 
+    Args:
+        epsilon: added to the variance.
+
     Source: Ba et al., Layer normalization (2016); variables and values are those of
     `keras.layers.LayerNormalization` of Keras 3.
     """
+
+    def __init__(self, epsilon, **kwargs):
+        super().__init__(epsilon=epsilon, **kwargs)
+        if not (self.scale and self.center) or self.axis not in (-1, [-1]):
+            raise ValueError(
+                "Expected a scale, an offset and the last axis. "
+                f"Received: scale={self.scale}, center={self.center}, axis={self.axis}."
+            )
 
     def call(self, inputs, training=False):
         """Normalizes inputs `[..., C]`; returns the same shape."""

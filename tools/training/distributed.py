@@ -197,4 +197,5 @@ def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
     if processes.local_size > 1:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    return f"rank {processes.rank} of {processes.size} on {threads} CPU thread(s)"
+    unused = f"; {len(gpus)} GPU(s) are not used, as asked for" if gpus and use_gpu is False else ""
+    return f"rank {processes.rank} of {processes.size} on {threads} CPU thread(s){unused}"

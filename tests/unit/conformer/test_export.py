@@ -413,3 +413,18 @@ def test_a_vocabulary_of_another_size_is_one_line(run_dir, tmp_path):
     ):
         main(["--checkpoint", str(other), "--output_dir", str(tmp_path / "new")])
     assert not (tmp_path / "new").exists()
+
+
+def test_a_head_that_was_not_trained_is_not_exported(run_dir, config, tmp_path):
+    """The config names the CTC head, but the checkpoint has none."""
+    decoding = dataclasses.replace(config.decoding, head="ctc", blank_penalty=0.0)
+    checkpoint = open_checkpoint(run_dir)
+    groups = {
+        group: {k: v for k, v in checkpoint.arrays(group).items() if "ctc_head" not in k}
+        for group in ("model", "average")
+    }
+    changed = to_yaml(dataclasses.replace(config, decoding=decoding))
+    assets = {"config.yml": changed, "vocabulary.json": checkpoint.asset("vocabulary.json")}
+    CheckpointStore(tmp_path / "checkpoints").save({"step": 1, "metric": 0.5}, groups, assets)
+    with refused("missing: conformer/ctc_head/"):
+        main(["--checkpoint", str(tmp_path), "--output_dir", str(tmp_path / "new")])

@@ -5,7 +5,7 @@ import json
 import pytest
 import tensorflow as tf
 
-from conformer.subwords import Subwords, read_subwords
+from conformer.subwords import Subwords, read_subwords, subword_normalization
 from conformer.tokenizer import SubwordTokenizer, load_tokenizer, tokenizer_from_json
 from tests.support.errors import refused
 
@@ -63,7 +63,9 @@ def test_windows_line_ends_and_a_missing_last_one(case, tmp_path):
     "words, expected", [("a_ b", "the é"), ("A B_", "THE É"), ("a_ B", "The É"), ("12", "The É")]
 )
 def test_transcripts_get_the_case_of_the_vocabulary(words, expected):
-    assert SubwordTokenizer(words.split()).normalize(" The  E\u0301") == expected
+    tokenizer = SubwordTokenizer(words.split())
+    for normalize in (tokenizer.normalize, subword_normalization(tokenizer.surfaces)):
+        assert normalize(" The  E\u0301") == expected
 
 
 HEADER = b"### SubwordTextEncoder\n### Metadata: {}\n"

@@ -199,11 +199,16 @@ def test_layers_are_counted_from_the_sound_to_the_text(make_task):
 
 
 @pytest.mark.parametrize(
-    ("cap", "frame_step_ms", "kept"),
-    [(1, 10.0, [0, 2]), (2, 20.0, [0, 2]), (2, 10.0, [0, 1, 2, 3, 4])],
+    ("cap", "frame_step_ms", "head", "kept"),
+    [
+        (1, 10.0, "transducer", [0, 2]),
+        (2, 20.0, "transducer", [0, 2]),
+        (2, 10.0, "transducer", [0, 1, 2, 3, 4]),
+        (2, 10.0, "ctc", [0, 2]),
+    ],
 )
 def test_a_transcript_must_fit_the_symbols_that_decoding_its_sound_can_give(
-    make_task, tmp_path, rng, cap, frame_step_ms, kept
+    make_task, tmp_path, rng, cap, frame_step_ms, head, kept
 ):
     """3200 samples are 5 encoded frames of 40 ms; with one sample less, 5 symbols do not fit."""
     sounds = [("ABCDE", 3200), ("ABCDEF", 3200), ("ABCDE", 3839), ("ABCDEF", 3839), ("FEDCB", 3199)]
@@ -213,6 +218,8 @@ def test_a_transcript_must_fit_the_symbols_that_decoding_its_sound_can_give(
         {
             "data.data_dir": str(tmp_path / "short"),
             "decoding.max_symbols_per_frame": cap,
+            "decoding.head": head,
+            "model.ctc_weight": 0.3,
             "features.frame_step_ms": frame_step_ms,
         }
     )

@@ -11,6 +11,7 @@ from tests.support.errors import refused
 from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_keys, leaf_values
 from vision.config import VisionConfig, all_arguments, load_config, preprocessing_of
+from vision.eval import command_line
 from vision.flags import add_training_flags, training_config_options
 from vision.recipe_keys import PLAIN_SECTIONS, flat_keys
 
@@ -326,3 +327,11 @@ def test_help_names_the_key_behind_a_flag(name):
     heads = (f"  --{name}=", f"  --[no]{name}")
     (place,) = (i for i, x in enumerate(lines) if x.startswith(heads[0]) or x == heads[1])
     assert (FLAT[name][1] or "Only false is supported") in lines[place + 1]
+
+
+def test_every_key_of_the_recipe_is_a_flag_of_evaluation():
+    line = command_line("vision.eval", "[FLAGS]")
+    flags = [f"--{name}={value}" for name, (value, *_) in FLAT.items() if name != "val_num_samples"]
+    flags = [flag.replace("=[0.8, 0.99]", "=0.8,0.99") for flag in flags]
+    values, rest = line.parse([*flags, "--val_num_samples=-1", "data"])
+    assert rest == ["data"] and values.val_dir == "validation_preprocess"

@@ -1,6 +1,7 @@
 """The program that synthesizes a corpus: layout, determinism, refusals; through `main`."""
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -208,6 +209,7 @@ def test_the_corpus_of_the_cache_is_made_once(tmp_path, monkeypatch):
 
     def write(folder, arguments):
         made.append(arguments)
+        time.sleep(0.2)  # the others come meanwhile
         (folder / "corpus.json").write_text(to_json(asdict(arguments)))
 
     monkeypatch.setattr(synthetic_corpus, "write_corpus", write)

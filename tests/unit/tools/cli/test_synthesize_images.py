@@ -1,5 +1,6 @@
 """The program that draws images: layout, determinism, that classes differ, refusals."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -117,6 +118,7 @@ def test_the_images_of_the_cache_are_drawn_once(tmp_path, monkeypatch):
 
     def write(folder, arguments):
         drawn.append(arguments)
+        time.sleep(0.2)  # the others come meanwhile
         (folder / "images.json").write_text(to_json(asdict(arguments)))
 
     monkeypatch.setattr("vision.synthesis.write_images", write)

@@ -103,6 +103,8 @@ def test_flags_without_an_effect(argv, capsys):
         ("conformer.infer", ["--steps=3"], "python -m conformer.train"),
         ("conformer.infer", ["--num_workers=3"], "python -m conformer.train"),
         ("wav2vec2.preprocess", ["--torchscript_path=x"], "python -m wav2vec2.compile"),
+        ("vision.eval", ["--val_num_samples=5"], "--data_ratio"),
+        ("vision.infer", ["--epochs=5"], "python -m vision.train"),
         # Flags of another family, and words that only look alike.
         ("vision.train", ["--saved=x"], "See --help"),
         ("conformer.train", ["--sped=3"], "Use --seed"),

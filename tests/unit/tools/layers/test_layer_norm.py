@@ -55,3 +55,26 @@ def test_the_gradient_by_finite_differences(rng):
         above, below = (layer(inputs + s * step, training=True) for s in (1, -1))
         slope = tf.reduce_sum((above - below) * weights) / 2e-2
         assert float(gradient[index]) == pytest.approx(float(slope), abs=5e-3)
+
+
+@pytest.mark.parametrize("options", [{"scale": False}, {"center": False}, {"axis": 1}])
+def test_other_kinds_of_layer_norm_are_refused(options):
+    with pytest.raises(ValueError, match="Expected a scale, an offset and the last axis"):
+        LayerNormalization(epsilon=1e-3, **options)
+
+
+def test_it_trains_in_a_graph_of_unknown_shapes(inputs):
+    layer = LayerNormalization(epsilon=1e-2)
+    layer.build(inputs.shape)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, WIDTH])])
+    def gradient(inputs):
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            total = tf.reduce_sum(tf.sin(layer(inputs, training=True)))
+        return tape.gradient(total, inputs)
+
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        total = tf.reduce_sum(tf.sin(layer(inputs, training=False)))
+    np.testing.assert_allclose(gradient(inputs), tape.gradient(total, inputs), atol=2e-4)
