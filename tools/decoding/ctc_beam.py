@@ -10,12 +10,10 @@ from tools.decoding import ctc_beam_kernel as kernel
 from tools.decoding.fusion import Fusion
 from tools.decoding.options import BeamSearch
 from tools.decoding.protocol import Hypothesis, Ranked
-from tools.decoding.spelling import Alphabet
-from tools.errors import UserError
+from tools.decoding.texts import Texts
 
 _LEAST = math.log(1e-15)  # of a symbol in a frame
 _NUM_NODES = 4096  # initial size of the tree of symbols of a row
-_NUM_QUESTIONS = 256  # words asked of a language model at once
 
 
 @dataclass(slots=True)
@@ -64,36 +62,14 @@ class CtcBeamSearch:
         hot_words: Sequence[str] = (),
         keeps_history: bool = False,
     ):
-        self._fusion = Fusion() if fusion is None else fusion
-        self._silent = [i for i, text in enumerate(surfaces) if not text or i == blank]
-        self._writing = np.array([i for i, x in enumerate(surfaces) if x and i != blank], np.int64)
-        written = [surfaces[i] for i in self._writing]
-        alphabet = Alphabet(written)
-        self._symbols = alphabet.symbols(written)
-        self._spelling, num_words = alphabet.spell(self._fusion.words)
-        if fusion is not None and num_words == 0:
-            words = [word for word in fusion.words if word]
-            raise UserError.expected(
-                f"a language model with words of the letters {alphabet.letters}",
-                f"{' '.join(words[:5]) or 'no words'}",
-                "Train it on text in upper or lower case, like the vocabulary of the model",
-            )
-        self._hot = alphabet.spell([word for text in hot_words for word in text.split()])[0]
-        has_weight = options.weight != 0.0
-        self._settings = kernel.Settings(
-            width=options.width,
-            token_min=options.token_min,
-            beam_prune=options.beam_prune,
-            num_recent=max(1, self._fusion.order - 1) if has_weight else 1,
-            prunes_history=not keeps_history,
-            has_model=fusion is not None,
-            weight=options.weight,
-            word_bonus=options.word_bonus,
-            unknown_offset=options.unknown_offset if has_weight else 0.0,
-            hot_weight=options.hot_weight,
-            unknown=self._fusion.unknown,
-            end=self._fusion.end,
+        self._texts = Texts(
+            surfaces, blank, options, fusion, hot_words=hot_words, keeps_history=keeps_history
         )
+        self._settings = self._texts.known().settings
+        num_symbols = len(self._texts.writing) + 1
+        if options.token_min > -20:  # so many symbols can be as probable
+            num_symbols = min(num_symbols, int(math.exp(-options.token_min)) + 1)
+        self._num_candidates = options.width * num_symbols
 
     def start(self, batch_size: int) -> CtcBeamState:
         """See `Search.start`."""
@@ -108,7 +84,7 @@ class CtcBeamSearch:
                 counts=np.array([1, 0, 0]),
             )
             row.beams[0, [kernel.LAST, kernel.NODE]] = -1
-            row.beams[0, kernel.STATE] = self._fusion.start
+            row.beams[0, kernel.STATE] = self._texts.start_state
             rows.append(row)
         return CtcBeamState(rows)
 
@@ -116,7 +92,7 @@ class CtcBeamSearch:
         self, state: CtcBeamState, encoded: np.ndarray, lengths: np.ndarray
     ) -> CtcBeamState:
         """Decodes logits `[B, T, V]`; see `Search.advance`."""
-        scratch = self._scratch()
+        scratch = self._texts.scratch(self._num_candidates)
         for number, (logits, length) in enumerate(zip(encoded, lengths, strict=True)):
             columns = self._columns(logits[:length])
             state.rows[number] = self._advance_row(state.rows[number], columns, scratch)
@@ -128,7 +104,7 @@ class CtcBeamSearch:
 
     def n_best(self, state: CtcBeamState, size: int) -> list[list[Ranked]]:
         """Returns up to `size` hypotheses of each row with different texts, best first."""
-        scratch = self._scratch()
+        scratch = self._texts.scratch(self._num_candidates)
         return [self._ranked(row, size, scratch) for row in state.rows]
 
     def _columns(self, logits: np.ndarray) -> np.ndarray:
@@ -137,46 +113,18 @@ class CtcBeamSearch:
         with np.errstate(invalid="ignore"):  # NaN has no best symbol and ends all beams
             scores -= scores.max(axis=-1, keepdims=True)
             scores -= np.log(np.exp(scores).sum(axis=-1, keepdims=True))
-            silent = np.logaddexp.reduce(scores[:, self._silent], axis=-1)
-        columns = np.concatenate([silent[:, None], scores[:, self._writing]], axis=-1)
+            silent = np.logaddexp.reduce(scores[:, self._texts.silent], axis=-1)
+        columns = np.concatenate([silent[:, None], scores[:, self._texts.writing]], axis=-1)
         return np.clip(columns, _LEAST, 0.0)
-
-    def _scratch(self) -> kernel.Scratch:
-        settings = self._settings
-        num_symbols = len(self._writing) + 1
-        if settings.token_min > -20:  # so many symbols can be as probable
-            num_symbols = min(num_symbols, int(math.exp(-settings.token_min)) + 1)
-        size = settings.width * num_symbols
-        slots = 1 << (2 * size).bit_length()
-        return kernel.Scratch(
-            integers=np.empty((size, kernel.RECENT + settings.num_recent), np.int64),
-            floats=np.empty((size, kernel.NUM_FLOATS)),
-            symbols=np.empty(size, np.int64),
-            totals=np.empty(size),
-            table=np.empty(slots, np.int64),
-            stamps=np.zeros(slots, np.int64),
-            questions=np.empty(_NUM_QUESTIONS, np.int64),
-            counts=np.zeros(2, np.int64),
-        )
-
-    def _known(self) -> kernel.Known:
-        return kernel.Known(
-            symbols=self._symbols,
-            spelling=self._spelling,
-            hot=self._hot,
-            trie=self._fusion.trie,
-            table=self._fusion.table,
-            settings=self._settings,
-        )
 
     def _advance_row(
         self, row: kernel.Row, columns: np.ndarray, scratch: kernel.Scratch
     ) -> kernel.Row:
         while len(columns):
-            num_frames, reason = kernel.advance_row(columns, row, self._known(), scratch)
+            num_frames, reason = kernel.advance_row(columns, row, self._texts.known(), scratch)
             columns = columns[num_frames:]
             if reason == kernel.QUESTIONS:
-                self._answer(scratch)
+                self._texts.answer(scratch)
             elif reason == kernel.NODES_FULL:
                 kernel.compact(row)
                 if 2 * row.counts[kernel.NUM_NODES] > len(row.nodes):
@@ -184,14 +132,10 @@ class CtcBeamSearch:
                     row = row._replace(nodes=nodes)
         return row
 
-    def _answer(self, scratch: kernel.Scratch) -> None:
-        self._fusion.answer(scratch.questions[: scratch.counts[kernel.NUM_QUESTIONS]])
-
     def _ranked(self, row: kernel.Row, size: int, scratch: kernel.Scratch) -> list[Ranked]:
-        order = kernel.finish_row(row, self._known(), scratch)
-        while scratch.counts[kernel.NUM_QUESTIONS] > 0:
-            self._answer(scratch)
-            order = kernel.finish_row(row, self._known(), scratch)
+        order = kernel.finish_row(row, self._texts.known(), scratch)
+        while self._texts.answer(scratch):
+            order = kernel.finish_row(row, self._texts.known(), scratch)
         if len(order) == 0:  # the logits were not numbers
             nothing = np.zeros(0, np.int32)
             return [Ranked(Hypothesis(nothing, nothing, nothing, math.nan), math.nan)]
@@ -208,5 +152,5 @@ class CtcBeamSearch:
             node = nodes[node, 0]
         path = np.array(path[::-1], np.int32).reshape(-1, kernel.NODE_COLUMNS)
         ends = np.append(path[1:, 3], integers[kernel.END]).astype(np.int32)[: len(path)]
-        tokens = self._writing[path[:, 1] - 1].astype(np.int32)
+        tokens = self._texts.writing[path[:, 1] - 1].astype(np.int32)
         return Hypothesis(tokens, path[:, 2], ends, float(scratch.floats[index, kernel.ACOUSTIC]))

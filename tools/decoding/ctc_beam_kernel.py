@@ -147,6 +147,28 @@ def _append_space(integers, floats, known, scratch):
 
 
 @compiled
+def _append_letter(integers, character, tries):
+    """Adds a character to the current word. `tries` are keys and children of two `Spelling`s."""
+    keys, children, hot_keys, hot_children = tries
+    integers[SPELLED] = following(keys, children, integers[SPELLED], character)
+    integers[HOT] = following(hot_keys, hot_children, integers[HOT], character)
+    integers[WORD] = mixed(integers[WORD], character)
+    integers[LENGTH] += 1
+
+
+@compiled
+def _unfinished(integers, shortest, settings):
+    """Returns the score of an unfinished word; `shortest` is that of the hot words."""
+    length = integers[LENGTH]
+    if length > 0:
+        if integers[HOT] > 0:
+            return settings.hot_weight * length / shortest[integers[HOT]]
+        if settings.has_model and integers[SPELLED] < 0:
+            return settings.unknown_offset * max(1.0, length / _WORD_LENGTH)
+    return 0.0
+
+
+@compiled
 def _expand(column, row, known, scratch):
     """Makes the candidates of a frame; returns their number."""
     scratch.counts[STAMP] += 1
@@ -155,8 +177,8 @@ def _expand(column, row, known, scratch):
     integers, floats, added = scratch.integers, scratch.floats, scratch.symbols
     slots, stamps = scratch.table, scratch.stamps
     characters, starts = known.symbols.characters, known.symbols.starts
-    keys, children = known.spelling.keys, known.spelling.children
-    hot_keys, hot_children = known.hot.keys, known.hot.children
+    spelling, hot = known.spelling, known.hot
+    tries = (spelling.keys, spelling.children, hot.keys, hot.children)
     mask, token_min = len(slots) - 1, known.settings.token_min
     best = column.argmax()
     for symbol in range(len(column)):
@@ -206,13 +228,8 @@ def _expand(column, row, known, scratch):
                     character = characters[position]
                     if character == SPACE:
                         _append_space(integers[found], floats[found], known, scratch)
-                        continue
-                    node = integers[found, SPELLED]
-                    integers[found, SPELLED] = following(keys, children, node, character)
-                    node = integers[found, HOT]
-                    integers[found, HOT] = following(hot_keys, hot_children, node, character)
-                    integers[found, WORD] = mixed(integers[found, WORD], character)
-                    integers[found, LENGTH] += 1
+                    else:
+                        _append_letter(integers[found], character, tries)
                 integers[found, TEXT], integers[found, LAST] = text, symbol
             integers[found, NODE] = beams[beam, NODE]
             added[found] = 0 if repeats else symbol
@@ -230,14 +247,8 @@ def _score(num_found, known, scratch):
     most = -np.inf
     for found in range(num_found):
         total = floats[found, ACOUSTIC] + floats[found, LANGUAGE] + floats[found, HOT_WORDS]
-        length = integers[found, LENGTH]
-        if length > 0:
-            if integers[found, HOT] > 0:
-                total += settings.hot_weight * length / shortest[integers[found, HOT]]
-            elif settings.has_model and integers[found, SPELLED] < 0:
-                total += settings.unknown_offset * max(1.0, length / _WORD_LENGTH)
-        totals[found] = total
-        most = max(most, total)
+        totals[found] = total + _unfinished(integers[found], shortest, settings)
+        most = max(most, totals[found])
     return most
 
 
@@ -306,6 +317,57 @@ def advance_row(columns, row, known, scratch):
 
 
 @compiled
+def extend_texts(texts, symbols, known, scratch):
+    """Adds symbols to texts.
+
+    Args:
+        texts: `[N, I]` int64 and `[N, F]` float64, like beams; updated.
+        symbols: `[N]`.
+        known: `Known`.
+        scratch: `Scratch`; receives questions.
+
+    Returns:
+        `[N]` scores of the words so far, with a share for the unfinished one.
+    """
+    integers, floats = texts
+    spelling, hot, settings = known.spelling, known.hot, known.settings
+    tries = (spelling.keys, spelling.children, hot.keys, hot.children)
+    characters, starts = known.symbols.characters, known.symbols.starts
+    scratch.counts[NUM_QUESTIONS] = 0
+    scores = np.zeros(len(symbols))
+    for index, symbol in enumerate(symbols):
+        for position in range(starts[symbol], starts[symbol + 1]):
+            if characters[position] == SPACE:
+                _append_space(integers[index], floats[index], known, scratch)
+            else:
+                _append_letter(integers[index], characters[position], tries)
+        scores[index] = floats[index, LANGUAGE] + floats[index, HOT_WORDS]
+        scores[index] += _unfinished(integers[index], hot.shortest, settings)
+    return scores
+
+
+@compiled
+def end_text(integers, floats, known, scratch):
+    """Ends a text; returns the score of all words and the end of the sentence."""
+    _end_word(integers, floats, known, scratch)
+    if known.settings.has_model:
+        score, _ = _fused(known, scratch, integers[STATE], known.settings.end)
+        floats[LANGUAGE] += score
+    return floats[LANGUAGE] + floats[HOT_WORDS]
+
+
+@compiled
+def end_texts(texts, known, scratch):
+    """Ends texts, as in `extend_texts`; returns `[N]` scores of all words."""
+    integers, floats = texts
+    scratch.counts[NUM_QUESTIONS] = 0
+    scores = np.zeros(len(integers))
+    for index in range(len(integers)):
+        scores[index] = end_text(integers[index], floats[index], known, scratch)
+    return scores
+
+
+@compiled
 def finish_row(row, known, scratch):
     """Merges equal texts and ends their last words.
 
@@ -313,7 +375,7 @@ def finish_row(row, known, scratch):
         The rows of the hypotheses in `scratch`, best first.
     """
     scratch.counts[NUM_QUESTIONS] = 0
-    beams, values, settings = row.beams, row.values, known.settings
+    beams, values = row.beams, row.values
     integers, floats, totals = scratch.integers, scratch.floats, scratch.totals
     num_found = 0
     for beam in range(row.counts[NUM_BEAMS]):
@@ -334,12 +396,8 @@ def finish_row(row, known, scratch):
         integers[found, NODE], integers[found, END] = node, end
         floats[found, ACOUSTIC], floats[found, BEST] = acoustic, best
     for found in range(num_found):
-        own = floats[found]
-        _end_word(integers[found], own, known, scratch)
-        if settings.has_model:
-            score, _ = _fused(known, scratch, integers[found, STATE], settings.end)
-            own[LANGUAGE] += score
-        totals[found] = own[ACOUSTIC] + own[LANGUAGE] + own[HOT_WORDS]
+        score = end_text(integers[found], floats[found], known, scratch)
+        totals[found] = floats[found, ACOUSTIC] + score
     return np.argsort(-totals[:num_found], kind="mergesort")
 
 

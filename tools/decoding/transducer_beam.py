@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 
+if TYPE_CHECKING:
+    from tools.decoding.texts import Texts  # imports numba
+
 _LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
+_MORE_CANDIDATES = 8  # symbols that a language model ranks, as a factor of the width
 _MIXING = np.int64(-7046029254386353131)  # 2^64 divided by the golden ratio, as a signed number
 
 
@@ -18,13 +22,17 @@ class Hypotheses(NamedTuple):
 
     Attributes:
         rows: `[N]` row of each hypothesis.
-        scores: `[N]` log-probability with the penalty of the blank, which ranks the hypotheses.
+        scores: `[N]` log-probability with the penalty of the blank and `shares`, which ranks the
+            hypotheses.
         log_probabilities: `[N]` log-probability of all paths with the same tokens.
         texts: `[N]` int64, hash of the tokens.
         nodes: `[N]` last token in the tree of tokens, -1 without tokens.
         lengths: `[N]` number of tokens.
         sources: `[N]` outputs of the prediction network before `tokens`.
         tokens: `[N]` token that the prediction network has not read yet, or -1.
+        shares: `[N]` score of the words so far; 0 without a language model.
+        integers: `[N, I]` and
+        floats: `[N, F]` the text for `tools.decoding.texts.Texts`.
     """
 
     rows: np.ndarray
@@ -35,6 +43,9 @@ class Hypotheses(NamedTuple):
     lengths: np.ndarray
     sources: np.ndarray
     tokens: np.ndarray
+    shares: np.ndarray
+    integers: np.ndarray
+    floats: np.ndarray
 
     def take(self, index: np.ndarray) -> "Hypotheses":
         """Returns some hypotheses."""
@@ -79,6 +90,7 @@ class TransducerBeamSearch:
         blank_penalty: subtracted from the log probability of the blank in the scores that rank
             hypotheses. A positive value emits more symbols.
         options: width and limits.
+        texts: language model and hot words; None for none.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6; Saon
         et al., Alignment-length synchronous decoding for RNN transducer (2020), section 2, time
@@ -94,10 +106,11 @@ class TransducerBeamSearch:
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
         options: Options,
+        texts: "Texts | None" = None,
     ):
         self._call, self._blank, self._blank_penalty = call, blank, blank_penalty
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
-        self._options = options
+        self._options, self._texts = options, texts
 
     def start(self, batch_size: int) -> TransducerBeamState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
@@ -105,6 +118,9 @@ class TransducerBeamSearch:
         zeros, none = np.zeros(batch_size, np.int64), np.full(batch_size, -1)
         states = np.zeros((batch_size, *self._state_shape), np.float32)
         predicted, states = self._predict(np.full(batch_size, self._blank), states)
+        integers = floats = np.zeros((batch_size, 0))
+        if self._texts is not None:
+            integers, floats = self._texts.start(batch_size)
         beams = Hypotheses(
             rows=rows,
             scores=np.zeros(batch_size),
@@ -114,6 +130,9 @@ class TransducerBeamSearch:
             lengths=zeros,
             sources=rows,
             tokens=none,
+            shares=np.zeros(batch_size),
+            integers=integers,
+            floats=floats,
         )
         return TransducerBeamState(beams, predicted, states, zeros.copy(), [], [], [])
 
@@ -135,6 +154,8 @@ class TransducerBeamSearch:
         """Returns up to `size` hypotheses of each row with different tokens, best first."""
         beams = state.beams
         scores = beams.scores
+        if self._texts is not None:
+            scores = scores - beams.shares + self._texts.ended(beams.integers, beams.floats)
         if self._options.norm_score:
             scores = scores / np.maximum(beams.lengths, 1)
         found: list[list[Ranked]] = [[] for _ in state.frames]
@@ -210,18 +231,28 @@ class TransducerBeamSearch:
         parents, symbols = np.nonzero(is_close)
         scores = logits[parents, symbols] - sums[parents]
         totals = current.scores[parents] + scores
-        best = _best_of_rows(current.rows[parents], totals, self._options.width)
-        parents, symbols, scores = parents[best], symbols[best], scores[best]
+        # With a language model, some more candidates have a chance.
+        width = self._options.width * (1 if self._texts is None else _MORE_CANDIDATES)
+        best = _best_of_rows(current.rows[parents], totals, width)
+        parents, symbols, scores, totals = (x[best] for x in (parents, symbols, scores, totals))
         found = current.take(parents)
+        if self._texts is not None and len(parents):
+            *texts, shares = self._texts.extended(found.integers, found.floats, symbols)
+            totals += shares - found.shares
+            found = found._replace(shares=shares, integers=texts[0], floats=texts[1])
+            best = _best_of_rows(found.rows, totals, self._options.width)
+            symbols, scores, totals, found = (
+                symbols[best], scores[best], totals[best], found.take(best),
+            )  # fmt: skip
         first = len(state.parents)
         state.parents += found.nodes.tolist()
         state.symbols += symbols.tolist()
         state.starts += state.frames[found.rows].tolist()
-        texts = (found.texts ^ (symbols + 1)) * _MIXING
+        hashes = (found.texts ^ (symbols + 1)) * _MIXING
         return found._replace(
-            scores=totals[best],
+            scores=totals,
             log_probabilities=found.log_probabilities + scores,
-            texts=texts ^ (texts >> 29),
+            texts=hashes ^ (hashes >> 29),
             nodes=np.arange(first, len(state.parents)),
             lengths=found.lengths + 1,
             tokens=symbols,

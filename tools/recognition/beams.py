@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 
 from tools.decoding.options import BeamSearch, TransducerBeamSearch
 from tools.decoding.protocol import BeamSearching, Call
-from tools.errors import UserError
 
 
 def ctc_beam_search(pipeline: Mapping, options: BeamSearch, n_best: int = 1) -> BeamSearching:
@@ -34,23 +33,25 @@ def beam_search_of(
 
     Args:
         pipeline: content of the model's `pipeline.json`, which names the decoded head.
-        options: width; also language model and weights for the CTC head.
+        options: width, language model and weights.
         n_best: number of texts that will be asked for.
         norm_score: see `TransducerBeamSearch`.
 
     Raises:
-        UserError: a language model is given for a transducer, or it cannot be read.
+        UserError: the language model cannot be read, or has no word that the model can write.
     """
     if pipeline.get("head") == "ctc":
         search = ctc_beam_search(pipeline, options, n_best)
         return lambda call: search
-    if options.language_model is not None:
-        raise UserError.expected(
-            "a model that decodes its CTC head with --lm_path",
-            "a transducer",
-            "Leave --lm_path out",
-        )
     from tools.decoding.transducer_beam import TransducerBeamSearch as Search
+
+    texts = None
+    if options.language_model is not None:
+        from tools.decoding.fusion import open_fusion
+        from tools.decoding.texts import Texts
+
+        fusion = open_fusion(options.language_model)
+        texts = Texts(pipeline["vocabulary"]["surfaces"], pipeline["blank"], options, fusion)
 
     def make(call: Call) -> BeamSearching:
         return Search(
@@ -60,6 +61,7 @@ def beam_search_of(
             max_symbols_per_frame=pipeline["max_symbols_per_frame"],
             blank_penalty=pipeline.get("blank_penalty", 0.0),
             options=TransducerBeamSearch(options.width, norm_score),
+            texts=texts,
         )
 
     return make

@@ -16,8 +16,7 @@ class SearchOptions(RunnerOptions):
         beam_width: number of hypotheses of the beam search; 0: greedy search.
         n_best: number of different texts of the beam search to return.
         norm_score: whether the beam search of a transducer divides scores by the number of tokens.
-        lm_path: n-gram language model for the beam search of CTC, an ARPA file (also .gz) or a
-            KenLM file.
+        lm_path: n-gram language model for the beam search, an ARPA file (also .gz) or a KenLM file.
         lm_weight: weight of the language model.
         word_bonus: score added for each word if a language model is used.
     """
@@ -76,9 +75,7 @@ def add_search_flags(flags: CommandLine) -> None:
     flags.integer("n_best", _DEFAULTS.n_best, about)
     about = "Divides scores of a transducer's beam search by the number of tokens."
     flags.boolean("norm_score", _DEFAULTS.norm_score, about)
-    about = (
-        "N-gram language model for the beam search of CTC, an ARPA file (also .gz) or a KenLM file."
-    )
+    about = "N-gram language model for the beam search, an ARPA file (also .gz) or a KenLM file."
     flags.string("lm_path", None, about, default_text="none")
     flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
     about = "Score added for each word if a language model is used."

@@ -6,8 +6,12 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
+from tools.decoding.arpa import read_arpa
+from tools.decoding.fusion import Fusion
 from tools.decoding.greedy import GreedySearch
+from tools.decoding.options import BeamSearch
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.texts import Texts
 from tools.decoding.transducer_beam import TransducerBeamSearch
 
 VOCABULARY, WIDTH = 4, 5
@@ -156,3 +160,58 @@ def test_a_penalty_of_the_blank_and_the_length_rank_the_hypotheses(encoded):
             assert score == pytest.approx(exact / max(size, 1) if norm_score else exact, abs=1e-5)
             scores.append(score)
         assert scores == sorted(scores, reverse=True)
+
+
+ARPA = """\\data\\
+ngram 1=5
+ngram 2=2
+
+\\1-grams:
+-2\t<unk>\t0
+-9\t<s>\t-0.3
+-1\t</s>\t0
+-0.5\tA\t-0.2
+-1.5\tAC\t-0.1
+
+\\2-grams:
+-0.1\t<s> A
+-0.4\tA AC
+
+\\end\\
+"""
+SURFACES = [" A", "", " B", "C"]
+
+
+def score_of(text, model, weight, bonus):
+    """Returns the score of the words of a text, with unknown words and the end of the sentence."""
+    state, total = model.start(), 0.0
+    for word in text.split() or [""]:
+        score, state = model.score(state, word)
+        total += score - 10.0 * (word not in model)
+    total += model.score(state, "</s>")[0]
+    return weight * total * np.log(10) + bonus * len(text.split() or [""])
+
+
+@pytest.mark.parametrize(("weight", "bonus"), [(0.5, 1.5), (0.3, -1.0), (0.0, 0.0)])
+def test_scores_with_a_language_model_are_sums_of_both(encoded, tmp_path, weight, bonus):
+    path = tmp_path / "words.arpa"
+    path.write_text(ARPA)
+    model, toy = read_arpa(path), Toy(1)
+    options = BeamSearch(weight=weight, word_bonus=bonus)
+    texts = Texts(SURFACES, 1, options, Fusion(model))
+    search = TransducerBeamSearch(
+        toy.call, blank=1, state_shape=(WIDTH,), max_symbols_per_frame=1,
+        options=Options(500, **EXACT), texts=texts,
+    )  # fmt: skip
+    expected = toy.exact(encoded[0], 1)
+    (ranked,) = search.n_best(decoded(search, encoded, np.array([3])), 500)
+    assert len(ranked) == len(expected)
+    for hypothesis, score in ranked:
+        exact = expected[tuple(hypothesis.tokens.tolist())]
+        assert hypothesis.log_probability == pytest.approx(exact, abs=1e-5)
+        if weight:
+            text = "".join(SURFACES[token] for token in hypothesis.tokens)
+            exact += score_of(text, model, weight, bonus)
+        assert score == pytest.approx(exact, abs=1e-4)
+    scores = [x.score for x in ranked]
+    assert scores == sorted(scores, reverse=True)

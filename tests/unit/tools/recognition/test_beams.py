@@ -90,6 +90,24 @@ def test_impossible_options_are_refused(options, message):
         SearchOptions(**options).beam_search()
 
 
-def test_a_language_model_needs_the_ctc_head():
-    with refused("Leave --lm_path out"):
-        beam_search_of(PIPELINE, BeamSearch(4, "x.arpa"), 1, False)
+@pytest.mark.parametrize("head", ["ctc", "transducer"])
+def test_a_language_model_chooses_for_both_heads(head, tmp_path):
+    path = tmp_path / "words.arpa"
+    path.write_text(
+        "\\data\\\nngram 1=5\n\n\\1-grams:\n-9\t<unk>\n-9\t<s>\n-1\t</s>\n-1\tA\n-4\tAC\n\n"
+        "\\end\\\n"
+    )
+    logits = (8.0 * np.eye(4)[[[1, 0, 3, 0]]]).astype("float32")
+    logits[:, :, 0] += 3.0
+    logits[0, 2, 0] += 4.5  # C or nothing
+    toy, pipeline = Toy(logits, np.array([4])), PIPELINE | {"head": head}
+    texts = {}
+    for weight in (0.0, 0.5):
+        search = beam_search_of(pipeline, BeamSearch(8, str(path), weight), 1, False)
+        decoder = TransducerDecoder(pipeline, False, search)
+        (found,) = decoder.transcriptions(decoder.answer(toy, {}))
+        texts[weight] = found.text, found.beam_text
+    assert texts == {0.0: ("AC", "AC"), 0.5: ("AC", "A")}
+    path.write_text(path.read_text().replace("A", "x"))
+    with refused("words of the letters ABC"):
+        beam_search_of(pipeline, BeamSearch(4, str(path)), 1, False)
