@@ -110,11 +110,11 @@ def test_resumes_with_another_precision_and_batch_size(alone, train_arguments, t
 def uninterrupted(train_arguments, launch, project, corpus, tmp_path_factory):
     """A whole run, started in the program's folder, the corpus named by the environment."""
     directory = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    config = "--config=../configs/conformer/smoke.yml"
+    config = ["--config=../configs/conformer/smoke.yml", "--set=data.synthesize=false"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATA_DIR", str(corpus))
         launch(
-            [config, *RANDOM_EVERYWHERE, f"--output_dir={directory}"],
+            [*config, *RANDOM_EVERYWHERE, f"--output_dir={directory}"],
             program="train.py",
             cwd=project / "conformer",
         )

@@ -149,7 +149,8 @@ def test_masks_are_those_of_training(build_small, rng):
     lengths = np.array([12000, 9000])
     plain = model(waveforms, lengths)
     np.testing.assert_array_equal(plain, model(waveforms, lengths, uniforms))
-    np.testing.assert_array_equal(plain, model(waveforms, lengths, training=True))
+    # Layer norm computes differently in training, so the results differ by rounding.
+    np.testing.assert_allclose(plain, model(waveforms, lengths, training=True), atol=1e-6)
     assert not np.allclose(plain, model(waveforms, lengths, uniforms, training=True), atol=1e-3)
 
 
@@ -186,7 +187,7 @@ def test_every_dropout_acts_in_training_and_only_there(name, build_small, rng):
     waveforms = rng.standard_normal((2, 1200)).astype("float32")
     wanted = np.asarray(plain(waveforms))
     np.testing.assert_array_equal(model(waveforms), wanted)
-    np.testing.assert_array_equal(plain(waveforms, training=True), wanted)
+    np.testing.assert_allclose(plain(waveforms, training=True), wanted, atol=1e-6)
     # LayerDrop can keep all layers for a batch.
     found = [np.asarray(model(waveforms, training=True)) for _ in range(5)]
     assert any(not np.allclose(x, wanted, atol=1e-4) for x in found)
@@ -197,7 +198,7 @@ def test_head_dropout_is_between_the_encoder_and_the_head(build_small, rng):
     model.head.kernel.assign(np.eye(32, 12))
     waveforms = rng.standard_normal((2, 12000)).astype("float32")
     encoded = np.asarray(model.encode(waveforms))
-    np.testing.assert_array_equal(model.encode(waveforms, training=True), encoded)
+    np.testing.assert_allclose(model.encode(waveforms, training=True), encoded, atol=1e-6)
     logits = np.asarray(model(waveforms, training=True))
     kept = logits != 0
     np.testing.assert_allclose(logits, np.where(kept, 4 * encoded[:, :, :12], 0), atol=1e-5)

@@ -275,10 +275,11 @@ def resumable(program, corpus, toy_task, tmp_path):
     data = DataConfig(str(corpus), ("train",), num_buckets=1)
     config = Whole(data, TrainingConfig(batch_size=2, num_epochs=3))
     run = tmp_path / "run"
-    digest = toy_task(data, SingleProcess()).data_digest
+    task = toy_task(data, SingleProcess())
     store = training.RunFolders.inside(run).store()
     assets = {"config.yml": to_yaml(config)}
-    store.save({"step": 10, "metric": None, "data": digest}, {}, assets)
+    groups = {"model": {v.path: v for v in task.model.weights}}
+    store.save({"step": 10, "metric": None, "data": task.data_digest}, groups, assets)
     keys = ("training.seed", "data.train_splits")
     resumable = dataclasses.replace(
         program, load_config=load_config, make_task=make_task, defines_a_run=keys
