@@ -16,9 +16,8 @@ class ToyTask(SpeechTask):
     def __init__(self, data, processes, rate_hz=16000, seed=0):
         super().__init__(data, rate_hz, processes)
         self.assets = {"vocabulary.json": "[]"}
-        self.model = keras.Sequential(
-            [keras.layers.Input([3]), keras.layers.Dense(4, name="dense")]
-        )
+        layers = [keras.layers.Input([3]), keras.layers.Dense(4, name="dense")]
+        self.model = keras.Sequential(layers, name="toy")
         self.train_on(TrainingSet(self.read_training_set(), self.encode, self.prepare), seed)
         self.graphs = 0  # times that `texts` was traced
 
