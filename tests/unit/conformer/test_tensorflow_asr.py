@@ -297,6 +297,9 @@ def test_errors_about_several_keys_and_about_the_command_line(tmp_path):
     with refused(match=r"for model\.hidden_dim on the command line") as caught:
         conformer.load_config(path, {"model.hidden_dim": "x"})
     assert "encoder_dmodel" not in str(caught.value)
+    path.write_text(EXAMPLE.replace("encoder_num_blocks: 16", "encoder_num_blocks: x"))
+    with refused(f"for model_config.encoder_num_blocks in {path}"):
+        conformer.load_config(path)
 
 
 def test_tables_in_the_home_folder(monkeypatch):
