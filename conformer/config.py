@@ -8,6 +8,7 @@ from typing import Literal
 
 from conformer.tensorflow_asr import is_tensorflow_asr, translate
 from tools.config.loader import load, nested
+from tools.config.similar import replace_keys
 from tools.errors import UserError
 from tools.ranges import number
 from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
@@ -201,14 +202,22 @@ def load_config(
         UserError: a key is unknown, or a value has the wrong type or is out of range. The message
             names the key, and for an unknown key the most similar valid one.
     """
-    return load(ConformerConfig, path, overrides or {}, lambda content: _own(content, path))
+    sources: dict[str, str] = {}
 
+    def own(content: Mapping) -> Mapping:
+        """Returns the content of the file in the sections of `ConformerConfig`."""
+        if not is_tensorflow_asr(content):
+            return content
+        translation = translate(content, path)
+        for line in translation.lines():
+            _log.warning("%s: no effect of %s", path, line)
+        sources.update(translation.sources)
+        return nested(translation.values)
 
-def _own(content: Mapping, path: str | Path) -> Mapping:
-    """Returns the content of a file in the sections of `ConformerConfig`."""
-    if not is_tensorflow_asr(content):
-        return content
-    translation = translate(content, path)
-    for line in translation.lines():
-        _log.warning("%s: no effect of %s", path, line)
-    return nested(translation.values)
+    try:
+        return load(ConformerConfig, path, overrides or {}, own)
+    except UserError as error:
+        names = {key: name for key, name in sources.items() if key not in (overrides or {})}
+        # Messages about several keys name them by their last parts.
+        names |= {key.rpartition(".")[2]: name for key, name in names.items() if "_" in key}
+        raise UserError(replace_keys(str(error), names)) from error

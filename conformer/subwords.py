@@ -1,5 +1,6 @@
 """Subword vocabularies with bytes for all other text, as files `*.subwords` hold them."""
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import zip_longest
@@ -45,7 +46,7 @@ class Subwords:
         if not self.subwords:
             raise ValueError("no subwords")
         self.surfaces = tuple(map(_surface, self.subwords))
-        self.normalize = normalization(self.surfaces)
+        self.normalize = normalization(self.surfaces, longest=math.inf)
         self._ids = {subword: number for number, subword in enumerate(self.subwords, start=1)}
         self._longest = max(map(len, (_UNDERSCORE, *self.subwords)))
         whole = sorted({_UNDERSCORE, *filter(_is_mixed, self.subwords)}, key=len, reverse=True)
@@ -116,7 +117,7 @@ def subword_normalization(surfaces: Sequence[str]) -> Callable[[str], str]:
     Args:
         surfaces: `[V]` text of each symbol. The last 256 are bytes, which have both cases.
     """
-    return normalization(surfaces[:-NUM_BYTES])
+    return normalization(surfaces[:-NUM_BYTES], longest=math.inf)
 
 
 def read_subwords(path: Path) -> list[str]:

@@ -1,7 +1,7 @@
 """Translation of TensorFlowASR's `config.yml` to the config of this project.
 
 Source: TensorFlowASR 0.8.3 to 1.0.4, configs/config.py and models/transducer/conformer.py. A key
-that is absent has the default of that code.
+that is absent or null has the default of that code.
 """
 
 import math
@@ -11,8 +11,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tools.config.similar import similar_name
 from tools.config.values import show
 from tools.errors import UserError
+from tools.files import expand_home, one_line
 
 SECTIONS = ("speech_config", "decoder_config", "model_config", "learning_config")
 _ABSENT = object()
@@ -152,10 +154,12 @@ class Translation:
 
     Attributes:
         values: values by dotted key of this project's config.
+        sources: key of the file by dotted key, for messages.
         notes: keys of the file without an effect, by reason.
     """
 
     values: dict[str, object] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     notes: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def lines(self) -> list[str]:
@@ -179,17 +183,18 @@ def translate(content: Mapping, path: str | Path) -> Translation:
         UserError: the file asks for a model or features that this project does not have.
     """
     reader = _Reader(str(path))
-    speech, decoder, model, learning = (
-        reader.section(content.get(name), name) for name in SECTIONS
-    )
+    speech, decoder, model, learning = (reader.section(content.get(x), x) for x in SECTIONS)
     reader.unknown(content, {*SECTIONS}, "")
     values = reader.result.values
-    reader.read(speech, _SPEECH, "speech_config", also=("preemphasis",))
-    values["features.preemphasis"] = speech.get("preemphasis") or 0.0
+    reader.read(speech, _SPEECH, "speech_config", also=("preemphasis",), strict=True)
+    reader.give(
+        "features.preemphasis", speech.get("preemphasis") or 0.0, "speech_config.preemphasis"
+    )
     values["features.fft_length"] = _fft_length(values)
     reader.read(decoder, _DECODER, "decoder_config", also=("vocabulary",))
     if decoder.get("vocabulary"):
-        values["tokenizer.vocabulary_file"] = _beside(str(decoder["vocabulary"]), path)
+        vocabulary = _beside(str(decoder["vocabulary"]), path)
+        reader.give("tokenizer.vocabulary_file", vocabulary, "decoder_config.vocabulary")
     _read_model(reader, model)
     _read_learning(reader, learning)
     return reader.result
@@ -211,8 +216,18 @@ class _Reader:
             )
         return content
 
+    def give(self, key: str, value: object, source: str) -> None:
+        """Sets the value of a key of this project, from a key of the file."""
+        self.result.values[key], self.result.sources[key] = value, source
+
     def read(
-        self, given: Mapping, rules: Mapping[str, object], name: str, *, also: Iterable[str] = ()
+        self,
+        given: Mapping,
+        rules: Mapping[str, object],
+        name: str,
+        *,
+        also: Iterable[str] = (),
+        strict: bool = False,
     ) -> None:
         """Reads the keys of a section.
 
@@ -221,14 +236,15 @@ class _Reader:
             rules: what each key becomes.
             name: dotted name of the section, for messages.
             also: keys that the caller reads.
+            strict: whether to refuse unknown keys; otherwise they are noted.
         """
         for key, rule in rules.items():
             value = given.get(key, _ABSENT)
             where = f"{name}.{key}"
             if isinstance(rule, _To):
-                value = rule.default if value is _ABSENT else value
+                value = rule.default if value in (_ABSENT, None) else value
                 if value is not None:
-                    self.result.values[rule.key] = value
+                    self.give(rule.key, value, where)
             elif value is _ABSENT:
                 continue
             elif isinstance(rule, _Left):
@@ -236,7 +252,16 @@ class _Reader:
                     self.result.notes[rule.reason].append(where)
             elif not _is_all(value, rule.value):
                 self.refuse(where, rule.value, value)
-        self.unknown(given, {*rules, *also}, f"{name}.")
+        known = (*rules, *also)
+        unknown = next((str(key) for key in given if key not in known), None)
+        if strict and unknown is not None:
+            near = similar_name(unknown, known)
+            raise UserError.expected(
+                f"a known key under {name} in {self.path}",
+                one_line(unknown),
+                f"Use {near}" if near else "Remove it, or train that model with TensorFlowASR",
+            )
+        self.unknown(given, known, f"{name}.")
 
     def unknown(self, given: Mapping, known: Collection[str], prefix: str) -> None:
         """Notes the keys of a section that are not in `known`."""
@@ -255,21 +280,20 @@ class _Reader:
 
 def _read_model(reader: _Reader, model: Mapping) -> None:
     others = ("encoder_subsampling", "encoder_head_size", "prediction_embed_dim")
-    reader.read(model, _MODEL, "model_config", also=others)
+    reader.read(model, _MODEL, "model_config", also=others, strict=True)
     values = reader.result.values
     name = "model_config.encoder_subsampling"
     subsampling = reader.section(model.get("encoder_subsampling"), name)
-    reader.read(subsampling, _SUBSAMPLING, name, also=("filters",))
-    values["model.subsampling_filters"] = subsampling.get("filters")
+    reader.read(subsampling, _SUBSAMPLING, name, also=("filters",), strict=True)
+    reader.give("model.subsampling_filters", subsampling.get("filters"), f"{name}.filters")
     width, heads = values["model.hidden_dim"], values["model.num_heads"]
-    size = model.get("encoder_head_size", 36)
+    size = _first(model, ("encoder_head_size",), 36)
     if isinstance(width, int) and isinstance(heads, int) and heads and size != width / heads:
         reader.refuse("model_config.encoder_head_size", width // heads, size)
-    embedding = model.get("prediction_embed_dim", 512)
-    if embedding != values["model.prediction_dim"]:
-        reader.refuse(
-            "model_config.prediction_embed_dim", values["model.prediction_dim"], embedding
-        )
+    units = values["model.prediction_dim"]
+    embedding = _first(model, ("prediction_embed_dim",), 512)
+    if embedding != units:
+        reader.refuse("model_config.prediction_embed_dim", units, embedding)
 
 
 def _read_learning(reader: _Reader, learning: Mapping) -> None:
@@ -302,11 +326,12 @@ def _read_learning(reader: _Reader, learning: Mapping) -> None:
     if all(map(os.path.isabs, every)):
         values["data.data_dir"] = os.path.commonpath([*map(os.path.dirname, every)])
     optimizer, where = sections["optimizer_config"], f"{name}.optimizer_config"
-    betas = {"beta_1": 0.9, "beta_2": 0.98}
-    old = {key: key.replace("_", "") for key in betas}
-    reader.read(optimizer, _OPTIMIZER, where, also=(*betas, *old.values()))
-    for key, default in betas.items():
-        values[f"training.optimizer.{key}"] = optimizer.get(key, optimizer.get(old[key], default))
+    reader.read(optimizer, _OPTIMIZER, where, also=("beta_1", "beta1", "beta_2", "beta2"))
+    for key, old, default in (("beta_1", "beta1", 0.9), ("beta_2", "beta2", 0.98)):
+        beta = _first(optimizer, (key, old), default)
+        reader.give(
+            f"training.optimizer.{key}", beta, f"{where}.{old if old in optimizer else key}"
+        )
     values["training.optimizer.name"] = "adam"
     values["training.schedule.name"] = "transformer"
     width, steps = values["model.hidden_dim"], values["training.schedule.warmup_steps"]
@@ -343,7 +368,12 @@ def _read_augmentation(reader: _Reader, dataset: Mapping) -> None:
 
 def _paths(dataset: Mapping) -> list[str]:
     found = dataset.get("data_paths") or []
-    return [str(x) for x in (found if isinstance(found, list) else [found])]
+    return [expand_home(str(x)) for x in (found if isinstance(found, list) else [found])]
+
+
+def _first(given: Mapping, keys: Iterable[str], default: object) -> object:
+    """Returns the first value that is not null, or the default."""
+    return next((given[key] for key in keys if given.get(key) is not None), default)
 
 
 def _beside(name: str, path: str | Path) -> str:
@@ -366,4 +396,4 @@ def _is_all(value: object, expected: object) -> bool:
 
 
 def _yaml(value: object) -> str:
-    return show(value).lower() if isinstance(value, bool) else str(value)
+    return show(value).lower() if isinstance(value, bool | None) else str(value)

@@ -6,13 +6,12 @@ training engine, are in a table here. Error messages name the key that the user 
 `base_lr`, instead of the key of the engine, `training.schedule.peak`.
 """
 
-import re
 import typing
 from collections.abc import Collection, Mapping
 from types import UnionType
 from typing import Any, Literal
 
-from tools.config.similar import similar_name
+from tools.config.similar import replace_keys, similar_name
 from tools.config.values import Mismatch, convert, show
 from tools.errors import UserError
 
@@ -246,11 +245,7 @@ def in_flat_words(message: str, keys: Collection[str]) -> str:
         # A last part without underscore, such as "final", can be a word of the message.
         if "_" in last or last == "epsilon":
             words[last] = flat[key]
-    if not words:
-        return message
-    longest_first = "|".join(map(re.escape, sorted(words, key=len, reverse=True)))
-    pattern = rf"(?<![\w./])(?:training\.)?({longest_first})(?![\w./]*\w)"
-    return re.sub(pattern, lambda found: words[found[1]], message)
+    return replace_keys(message, words | {f"training.{key}": name for key, name in words.items()})
 
 
 def _is_plain(dotted: str) -> bool:

@@ -22,7 +22,7 @@ from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits, read
 from tools.speech.containers import write_flac
-from tools.speech.corpus import Utterance, read_corpus
+from tools.speech.corpus import Utterance, read_corpus, speaker_of
 
 RATE_HZ = 16000
 
@@ -174,7 +174,7 @@ def main(argv: list[str]) -> int:
     by_speaker: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in read_corpus(flags.split_dir, (), limits).utterances:
         if flags.max_words is None or len(utterance.transcript.split()) <= flags.max_words:
-            by_speaker[utterance.utterance_id.split("-")[0]].append(utterance)
+            by_speaker[speaker_of(utterance)].append(utterance)
     if not by_speaker:
         raise UserError.expected(
             f"utterances of at most {flags.max_words} words", "none", "Raise --max_words"

@@ -17,7 +17,7 @@ from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits
 from tools.speech.config import MAX_SECONDS
-from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_corpus
+from tools.speech.corpus import TRANSCRIPT_SUFFIX, Utterance, read_corpus, speaker_of
 
 
 def write_links(folder: Path, utterances: Sequence[Utterance]) -> None:
@@ -62,11 +62,7 @@ def main(argv: list[str]) -> int:
     print(f"{flags.split_dir}: {manifest.summary()}", file=sys.stderr)
     utterances = manifest.utterances
     for one in utterances:
-        speaker, chapter = Path(one.path).absolute().parts[-3:-1]
-        if not one.utterance_id.startswith(f"{speaker}-{chapter}-"):
-            raise UserError.expected(
-                "a split laid out like LibriSpeech", f"a table with {one.path}", "Split the table"
-            )
+        speaker_of(one)
     if not 1 <= flags.held_out < len(utterances):
         raise UserError.expected(
             f"--held_out from 1 to {len(utterances) - 1}, of {len(utterances)} utterances",

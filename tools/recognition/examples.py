@@ -15,6 +15,7 @@ from tools.speech.audio import AudioLimits
 from tools.speech.corpus import TRANSCRIPT_SUFFIX, has_transcripts, read_corpus
 from tools.speech.reading import read_batches
 from tools.speech.scoring import score
+from tools.speech.tables import TABLE_NAME
 from tools.speech.transcripts import normalize_transcript
 
 
@@ -44,7 +45,8 @@ def read_examples(
         utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     elif judged:
         raise UserError.expected(
-            f"transcripts (*{TRANSCRIPT_SUFFIX}) in --calibration_data_dir",
+            f"transcripts (*{TRANSCRIPT_SUFFIX}, or a table {TABLE_NAME}) in "
+            "--calibration_data_dir",
             data_dir,
             "Add transcripts",
         )

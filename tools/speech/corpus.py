@@ -20,10 +20,16 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tools.errors import UserError
-from tools.files import expand_home, folders_above
+from tools.files import expand_home, folders_above, one_line
 from tools.speech import audio
 from tools.speech.tables import TABLE_NAME, TABLE_SUFFIXES, table_rows
-from tools.speech.transcript_files import MAX_LINE_CHARACTERS, Line, text_lines
+from tools.speech.transcript_files import (
+    MAX_LINE_CHARACTERS,
+    MAX_TABLE_BYTES,
+    MAX_TRANSCRIPT_BYTES,
+    Line,
+    text_lines,
+)
 from tools.speech.transcripts import normalize_transcript
 
 # Suffixes of sound files, in any case. If an id has several files, the first suffix is used.
@@ -36,7 +42,8 @@ MAX_CHARACTERS_PER_SECOND = 50.0  # the fastest speakers of LibriSpeech reach ab
 
 SKIP_REASONS = {
     "unreadable_folder": "a folder that cannot be listed",
-    "unreadable_transcript": "a transcript file that cannot be read, or has more than 64 MiB",
+    "unreadable_transcript": "a transcript file that cannot be read, or has more than "
+    f"{MAX_TRANSCRIPT_BYTES >> 20} MiB (a table: {MAX_TABLE_BYTES >> 30} GiB)",
     "not_text": "a line that is not UTF-8 or has control characters",
     "long_line": f"a line of more than {MAX_LINE_CHARACTERS} characters",
     "bad_id": "an id that does not start with the name of its transcript file, or contains a path",
@@ -154,9 +161,29 @@ def read_corpus(
 
 
 def has_transcripts(place: Path) -> bool:
-    """Returns whether a path is a table, or a folder with transcripts in any folder below it."""
-    names = (f"*{TRANSCRIPT_SUFFIX}", TABLE_NAME)
-    return _is_table(place) or any(next(place.rglob(name), None) for name in names)
+    """Returns whether a path is a table, or a folder with a table or transcript files.
+
+    The table is directly in the folder; the transcript files are in any folder below it.
+    """
+    is_table = _is_table(place) or _is_table(place / TABLE_NAME)
+    return is_table or next(place.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None
+
+
+def speaker_of(utterance: Utterance) -> str:
+    """Returns the speaker of an utterance, from the folders of its sound file.
+
+    Raises:
+        UserError: the sound file is not in SPEAKER/CHAPTER, or the id does not start with
+            "SPEAKER-CHAPTER-".
+    """
+    speaker, chapter = ["", "", *os.path.abspath(utterance.path).split(os.sep)][-3:-1]
+    if not (speaker and utterance.utterance_id.startswith(f"{speaker}-{chapter}-")):
+        raise UserError.expected(
+            "a split laid out like LibriSpeech, with sounds SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER",
+            f"{one_line(utterance.path)} (utterance {utterance.utterance_id})",
+            "Name such a split; a table has no speakers",
+        )
+    return speaker
 
 
 def _split_places(root: Path, splits: Sequence[str]) -> list[Path]:
@@ -269,7 +296,7 @@ def _lines(
 ) -> Iterator[Line]:
     """Yields the valid lines of a transcript file; adds the others to `skipped`."""
     prefix = os.path.basename(path).removesuffix(TRANSCRIPT_SUFFIX) + "-"
-    for place, text in text_lines(path, skipped):
+    for place, text in text_lines(path, skipped, MAX_TRANSCRIPT_BYTES):
         utterance_id, *words = text.split(maxsplit=1) or [""]
         if not utterance_id:
             continue  # a blank line

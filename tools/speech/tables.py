@@ -1,6 +1,6 @@
 """Tables of utterances as TensorFlowASR writes them: `PATH<TAB>DURATION<TAB>TRANSCRIPT`.
 
-A relative path starts at the folder of the table. Durations must be numbers, but the lengths of
+A relative path starts at the folder of the table. Durations must be above 0, but the lengths of
 the sound files are used.
 
 Source: TensorFlowASR 1.0.4, datasets/asr_dataset.py and scripts/create_librispeech_trans.py.
@@ -8,12 +8,14 @@ Source: TensorFlowASR 1.0.4, datasets/asr_dataset.py and scripts/create_librispe
 
 import math
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
+from urllib.parse import quote
 
 from tools.errors import UserError
 from tools.files import expand_home, one_line
-from tools.speech.transcript_files import Line, text_lines
+from tools.speech.transcript_files import MAX_TABLE_BYTES, Line, text_lines
 
 HEADER = ("PATH", "DURATION", "TRANSCRIPT")
 TABLE_SUFFIXES = (".tsv", ".csv", ".txt")
@@ -33,14 +35,15 @@ def table_rows(
 
     Returns:
         Pairs of a row and the path of its sound file; None for a table without rows. The id of an
-        utterance is the name of the file without suffix, or its whole path if names occur twice.
+        utterance is the name of the file without suffix, or, if names occur twice, its path
+        relative to the folder of the table.
 
     Raises:
         UserError: the first line is neither the header nor a row.
     """
     num_skipped = sum(map(len, skipped.values()))
     rows = []
-    for number, (place, text) in enumerate(text_lines(path, skipped)):
+    for number, (place, text) in enumerate(text_lines(path, skipped, MAX_TABLE_BYTES)):
         fields = text.split("\t")
         if number == 0 and tuple(x.strip().upper() for x in fields) == HEADER:
             continue
@@ -60,7 +63,7 @@ def table_rows(
     if not rows and sum(map(len, skipped.values())) == num_skipped:
         return None
     counts = Counter(sound for _, sound, _ in rows)
-    ids = _ids(counts)
+    ids = _ids(counts, os.path.dirname(path) or os.curdir)
     pairs = []
     for place, sound, transcript in rows:
         if counts[sound] > 1:
@@ -79,9 +82,10 @@ def _is_number(text: str) -> bool:
         return False
 
 
-def _ids(sounds: Iterable[str]) -> dict[str, str]:
-    """Returns an id without spaces for each sound file."""
-    stems = {x: os.path.splitext(os.path.basename(x))[0] for x in sounds}
-    if len(set(stems.values())) < len(stems):
-        stems = {x: os.path.splitext(x)[0] for x in stems}
-    return {sound: "_".join(stem.split()) for sound, stem in stems.items()}
+def _ids(sounds: Iterable[str], folder: str) -> dict[str, str]:
+    """Returns a different id without spaces for each sound file of a table in `folder`."""
+    ids = {x: "_".join(os.path.splitext(os.path.basename(x))[0].split()) for x in sounds}
+    if len(set(ids.values())) < len(ids):
+        paths = {x: os.path.relpath(x, folder) for x in ids}
+        ids = {x: re.sub(r"[\s%]", lambda m: quote(m[0]), path) for x, path in paths.items()}
+    return ids

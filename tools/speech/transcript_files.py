@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MAX_LINE_CHARACTERS = 10_000
-MAX_TRANSCRIPT_BYTES = 1 << 26
+MAX_TRANSCRIPT_BYTES = 1 << 26  # of a chapter
+MAX_TABLE_BYTES = 1 << 32
 
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0e-\x1b\x7f-\x9f]")
 
@@ -29,20 +30,27 @@ class Line:
     transcript: str
 
 
-def text_lines(path: str, skipped: defaultdict[str, list[str]]) -> Iterator[tuple[str, str]]:
+def text_lines(
+    path: str, skipped: defaultdict[str, list[str]], max_bytes: int
+) -> Iterator[tuple[str, str]]:
     """Yields the lines of a transcript file that are short UTF-8 text, without blank lines.
 
     Args:
         path: transcript file.
         skipped: gets the details of other lines, by key of `tools.speech.corpus.SKIP_REASONS`.
+        max_bytes: a larger file is not read.
 
     Yields:
         The place of a line as "file:line", and its text.
     """
     try:
         status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_TRANSCRIPT_BYTES:
-            skipped["unreadable_transcript"].append(f"{path}: not a file, or too large")
+        if not stat.S_ISREG(status.st_mode):
+            skipped["unreadable_transcript"].append(f"{path}: not a file")
+            return
+        if status.st_size > max_bytes:
+            detail = f"{path}: {status.st_size} bytes, more than {max_bytes >> 20} MiB"
+            skipped["unreadable_transcript"].append(detail)
             return
         data = Path(path).read_bytes()
     except OSError as error:

@@ -52,16 +52,18 @@ def normalize_transcript(
     return " ".join(visible(case(visible(text, keep)), keep).split())
 
 
-def normalization(surfaces: Iterable[str]) -> Callable[[str], str]:
+def normalization(surfaces: Iterable[str], *, longest: float = 1) -> Callable[[str], str]:
     """Returns the function that normalizes transcripts for a vocabulary.
 
     Args:
-        surfaces: text of each symbol. If all single letters are upper case, transcripts become
-            upper case; if all are lower case, lower case; otherwise the case is kept. Invisible
-            characters that occur in symbols are kept.
+        surfaces: text of each symbol. If all letters are upper case, transcripts become upper case;
+            if all are lower case, lower case; otherwise the case is kept. Invisible characters that
+            occur in symbols are kept.
+        longest: letters of symbols with more characters are ignored, such as those of special
+            symbols.
     """
     surfaces = [x.strip(" ") for x in surfaces]
-    letters = "".join(x for x in surfaces if len(x) == 1)
+    letters = "".join(x for x in surfaces if len(x) <= longest)
     case = str.upper if letters.isupper() else lower if letters.islower() else str
     keep = frozenset(x for text in surfaces for x in text if _is_invisible(x))
     return functools.partial(normalize_transcript, case=case, keep=keep)

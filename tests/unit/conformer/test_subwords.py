@@ -60,7 +60,17 @@ def test_windows_line_ends_and_a_missing_last_one(case, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words, expected", [("a_ b", "the é"), ("A B_", "THE É"), ("a_ B", "The É"), ("12", "The É")]
+    "words, expected",
+    [
+        ("a_ b", "the é"),
+        ("A B_", "THE É"),
+        ("a_ B", "The É"),
+        ("12", "The É"),
+        ("the_ cat_ sat", "the é"),
+        ("THE_ CAT", "THE É"),
+        ("The_ cat", "The É"),
+        ("i cat_ THE_", "The É"),
+    ],
 )
 def test_transcripts_get_the_case_of_the_vocabulary(words, expected):
     tokenizer = SubwordTokenizer(words.split())

@@ -1,6 +1,7 @@
 """Configs of TensorFlowASR: what every key becomes, and what is named or refused."""
 
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -191,8 +192,121 @@ def test_sections_that_are_missing_or_no_sections(text, message):
 
 
 def test_keys_that_nobody_knows_are_named():
-    translation = translated("other: 1\nspeech_config: {sample_rates: 8000}")
-    assert any("other, speech_config.sample_rates" in line for line in translation.lines())
+    translation = translated("other: 1\ndecoder_config: {beam_widths: 8}")
+    assert any("other, decoder_config.beam_widths" in line for line in translation.lines())
+
+
+@pytest.mark.parametrize(
+    "text, section, key, do",
+    [
+        ("speech_config: {sample_rates: 8000}", "speech_config", "sample_rates", "Use sample_rate"),
+        ("model_config: {encoder_dmodle: 256}", "model_config", "encoder_dmodle", "Use encoder_d"),
+        (
+            "model_config: {encoder_subsampling: {filter: 8}}",
+            "model_config.encoder_subsampling",
+            "filter",
+            "Use filters",
+        ),
+        ("model_config: {5: 6}", "model_config", "5", "Remove it"),
+    ],
+)
+def test_unknown_keys_of_the_model_are_refused(text, section, key, do):
+    with refused(match=rf"key under {section} in their.yml\. Received: {key}\. {do}"):
+        translated(text)
+
+
+TRAIN = "learning_config: {train_dataset_config: {data_paths: [/d/t.tsv]"
+MASKS = TRAIN + ", augmentation_config: {feature_augment: {%s: {%s: null}}}}}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"speech_config: {{{key}: null}}"
+            for key in "sample_rate frame_ms stride_ms num_feature_bins preemphasis top_db".split()
+        ),
+        *(
+            f"model_config: {{prediction_embed_dim: 320, {key}: null}}"
+            for key in "encoder_dmodel encoder_num_blocks encoder_num_heads encoder_kernel_size "
+            "encoder_dropout encoder_head_size encoder_subsampling prediction_rnn_units "
+            "joint_dim".split()
+        ),
+        *(
+            TRAIN + f"}}, optimizer_config: {{{key}: null}}}}"
+            for key in "warmup_steps epsilon beta_1 beta_2 beta1 beta2".split()
+        ),
+        *(
+            TRAIN + f"}}, running_config: {{{key}: null}}}}"
+            for key in "batch_size num_epochs log_interval_steps save_interval_steps".split()
+        ),
+        *(MASKS % ("time_masking", x) for x in ("num_masks", "mask_factor", "p_upperbound")),
+        *(MASKS % ("freq_masking", x) for x in ("num_masks", "mask_factor")),
+    ],
+)
+def test_a_null_value_is_the_default(text):
+    absent = yaml.safe_dump(without_nulls(yaml.safe_load(text)))
+    assert translated(text).values == translated(absent).values
+
+
+def without_nulls(content):
+    if not isinstance(content, dict):
+        return content
+    return {key: without_nulls(value) for key, value in content.items() if value is not None}
+
+
+def test_a_null_embedding_is_that_of_the_code():
+    with refused(match="prediction_embed_dim: 320 .*Received: 512"):
+        translated("model_config: {prediction_embed_dim: null}")
+
+
+@pytest.mark.parametrize(
+    "text, named",
+    [
+        ("model_config: {encoder_dmodel: '144'}", "model_config.encoder_dmodel"),
+        ("model_config: {encoder_dropout: 2}", "model_config.encoder_dropout"),
+        (
+            "model_config: {encoder_subsampling: {filters: x}}",
+            "model_config.encoder_subsampling.filters",
+        ),
+        ("speech_config: {sample_rate: fast}", "speech_config.sample_rate"),
+        ("speech_config: {preemphasis: x}", "speech_config.preemphasis"),
+        ("learning_config: {running_config: {batch_size: x}}", "running_config.batch_size"),
+        ("learning_config: {optimizer_config: {beta2: x}}", "optimizer_config.beta2"),
+    ],
+)
+def test_errors_name_the_key_of_the_file(load, text, named):
+    content = yaml.safe_load(text)
+    learning = content.setdefault("learning_config", {})
+    learning["train_dataset_config"] = {"data_paths": ["/d/train.tsv"]}
+    content.setdefault("model_config", {})["prediction_embed_dim"] = 320
+    with refused(named) as caught:
+        load(yaml.safe_dump(content))
+    assert not re.search(r"\b(model|features|training)\.", str(caught.value))
+
+
+def test_errors_about_several_keys_and_about_the_command_line(tmp_path):
+    path = tmp_path / "model.hidden_dim.yml"
+    path.write_text(
+        EXAMPLE.replace("encoder_num_heads: 4", "encoder_num_heads: 5").replace("36", "28.8")
+    )
+    with refused(
+        match=r"model_config\.encoder_dmodel that is a multiple of model_config\.encoder_num"
+    ):
+        conformer.load_config(path)
+    with refused(match=r"for model\.hidden_dim on the command line") as caught:
+        conformer.load_config(path, {"model.hidden_dim": "x"})
+    assert "encoder_dmodel" not in str(caught.value)
+    path.write_text(EXAMPLE.replace("encoder_num_blocks: 16", "encoder_num_blocks: x"))
+    with refused(f"for model_config.encoder_num_blocks in {path}"):
+        conformer.load_config(path)
+
+
+def test_tables_in_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    values = translated("learning_config: {train_dataset_config: {data_paths: [~/c/t.tsv]}}").values
+    assert values["data.data_dir"] == "/home/me/c"
+    assert values["data.train_splits"] == ["/home/me/c/t.tsv"]
 
 
 def test_such_a_config_trains(tmp_path, capsys):

@@ -81,6 +81,20 @@ def test_bad_flags_are_one_line(split, tmp_path, flags, named):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_table_without_speakers_is_refused(tmp_path):
+    for name in ("a", "b"):
+        write_librispeech(tmp_path / name, [("A", np.full(1600, 0.1))], speaker=1, chapter=1)
+    sounds = [f"{name}/1/1/1-1-0000.flac" for name in ("a", "b")]
+    table = tmp_path / "t.tsv"
+    table.write_text("".join(f"{sound}\t1\tA\n" for sound in sounds))
+    before = sorted(tmp_path.rglob("*"))
+    with refused("laid out like LibriSpeech"):
+        join(table, tmp_path / "joined")
+    assert sorted(tmp_path.rglob("*")) == before
+    table.write_text(f"{sounds[0]}\t1\tA\n")
+    assert {u.utterance_id[:4] for u in join(table, tmp_path / "joined")} == {"1-0-"}
+
+
 def test_other_content_is_left_alone(split, tmp_path):
     with refused(match="which exists"):
         join(split, tmp_path)

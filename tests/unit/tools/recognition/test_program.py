@@ -440,7 +440,7 @@ def test_sounds_without_transcripts_calibrate_but_judge_nothing(corpus):
     for path in corpus.rglob("*.trans.txt"):
         path.unlink()
     assert len(examples(corpus, num_samples=5).batches) == 5
-    with refused("transcripts (*.trans.txt) in --calibration_data_dir"):
+    with refused("transcripts (*.trans.txt, or a table transcripts.tsv) in --calibration_data_dir"):
         examples(corpus, judged=True)
     for path in corpus.rglob("*.flac"):
         damage(path)

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from tests.support.errors import refused
-from tools.speech import audio, corpus, transcript_files
+from tools.speech import audio, corpus
 
 WORDS = "SEVEN THREE"
 
@@ -173,7 +173,7 @@ def test_every_container_and_case(tmp_path):
     assert not manifest.skipped
 
 
-def test_transcript_files_that_cannot_be_read(chapter, monkeypatch):
+def test_transcript_files_that_cannot_be_read(chapter):
     write(chapter, GOOD)
     os.mkfifo(chapter / "9001-2.trans.txt")
     (chapter / "9001-3.trans.txt").symlink_to("nowhere")
@@ -181,9 +181,19 @@ def test_transcript_files_that_cannot_be_read(chapter, monkeypatch):
     manifest = read(chapter)
     assert transcripts(manifest) == GOOD_TRANSCRIPTS
     assert counts(manifest) == {"unreadable_transcript": 2, "not_text": 1}
-    monkeypatch.setattr(transcript_files, "MAX_TRANSCRIPT_BYTES", 10)
-    with refused("no usable utterances"):
+    os.truncate(chapter / "9001-1.trans.txt", (1 << 26) + 1)
+    with refused(match="no usable utterances .*more than 64 MiB"):
         read(chapter)
+
+
+def test_the_table_of_a_folder_is_directly_in_it(chapter, tmp_path):
+    table = chapter / "transcripts.tsv"
+    table.write_text("9001-1-0000.flac\t1\tSIX\n")
+    assert corpus.has_transcripts(table) and corpus.has_transcripts(chapter)
+    assert len(corpus.read_corpus(chapter).utterances) == 1
+    assert not corpus.has_transcripts(tmp_path)
+    write(chapter, GOOD)
+    assert corpus.has_transcripts(tmp_path)
 
 
 def test_splits_in_their_order(tmp_path):

@@ -107,6 +107,41 @@ def test_ids_differ_if_names_are_the_same(table):
     assert len({u.utterance_id for u in utterances}) == 2
 
 
+@pytest.mark.parametrize("names", [("a b.wav", "a_b.wav"), ("a b/1.wav", "a_b/1.wav")])
+def test_ids_differ_if_names_differ_in_spaces_only(table, names):
+    for name in names:
+        (table.parent / name).parent.mkdir(exist_ok=True)
+        (table.parent / name).write_bytes((table.parent / "a/1.wav").read_bytes())
+    utterances = read(table, "".join(f"{name}\t1\tSIX\n" for name in names)).utterances
+    ids = {u.utterance_id for u in utterances}
+    assert len(ids) == 2 and not any(" " in x for x in ids)
+
+
+def test_ids_are_those_of_the_same_table_in_another_folder(table, tmp_path, monkeypatch):
+    os.rename(table.parent / "b/2.wav", table.parent / "b/1.wav")
+    rows = HEADER + ROWS.replace("b/2.wav", "b/1.wav")
+    ids = [u.utterance_id for u in read(table, rows).utterances]
+    monkeypatch.chdir(tmp_path)
+    for name in ("split/transcripts.tsv", "split/../split/transcripts.tsv", "split"):
+        assert [u.utterance_id for u in read_corpus(name, progress=False).utterances] == ids
+    os.rename("split", "other")
+    assert [u.utterance_id for u in read_corpus("other", progress=False).utterances] == ids
+    monkeypatch.chdir("other")
+    found = read_corpus("transcripts.tsv", progress=False).utterances
+    assert [u.utterance_id for u in found] == ids
+
+
+def test_a_table_can_be_larger_than_a_chapter(table):
+    table.write_text(HEADER + ROWS)
+    os.truncate(table, (1 << 26) + 1)  # one more line, of zeros
+    manifest = read_corpus(table, progress=False)
+    assert [u.transcript for u in manifest.utterances] == WORDS
+    assert list(manifest.skipped) == ["long_line"]
+    os.truncate(table, (1 << 32) + 1)
+    with refused(match="no usable utterances .*more than 4096 MiB"):
+        read_corpus(table, progress=False)
+
+
 @pytest.mark.parametrize("text", ["", HEADER, "\ufeff\r\n"])
 def test_a_table_without_rows(table, text):
     with refused(f"no utterances found in {table}"):
