@@ -125,12 +125,13 @@ class ConformerTask(SpeechTask):
         utterances = self._learnable(utterances)
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(config, self.tokenizer.vocabulary_size, config.training.precision)
+        augment = self.augmentation(config.waveform_augment)
         prepared = functools.partial(
-            prepare,
-            augment=self.augmentation(config.waveform_augment),
-            num_uniforms=self.model.augment.num_uniforms,
+            prepare, augment=augment, num_uniforms=self.model.augment.num_uniforms
         )
-        training_set = TrainingSet(utterances, self.tokenizer.encode_in_graph, prepared)
+        training_set = TrainingSet(
+            utterances, self.tokenizer.encode_in_graph, prepared, augment.added_samples
+        )
         self.train_on(training_set, config.training.seed)
         if pretrained is not None:
             load_weights(self.model, pretrained, may_lack_ctc_head=True)

@@ -83,12 +83,13 @@ class Wav2Vec2Task(SpeechTask):
         keras.utils.set_random_seed(config.training.seed)
         self.model = build_model(model, config.training.precision)
         longest = config.waveform_augment.longest_seconds(config.data.max_seconds) * self.rate_hz
+        augment = self.augmentation(config.waveform_augment)
         prepared = functools.partial(
-            prepare,
-            augment=self.augmentation(config.waveform_augment),
-            num_uniforms=self.model.num_uniforms(math.ceil(longest)),
+            prepare, augment=augment, num_uniforms=self.model.num_uniforms(math.ceil(longest))
         )
-        training_set = TrainingSet(utterances, label_lookup(pieces), prepared)
+        training_set = TrainingSet(
+            utterances, label_lookup(pieces), prepared, augment.added_samples
+        )
         self.train_on(training_set, config.training.seed)
         if origin is not None and resumed is None:
             same = self.vocabulary == origin.vocabulary

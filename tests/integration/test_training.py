@@ -26,6 +26,8 @@ SAME_ON_ANY_RANKS = [
 RANDOM_EVERYWHERE = [
     "--set=waveform_augment.max_speed_change=0.1",
     "--set=waveform_augment.noise_probability=0.5",
+    "--set=waveform_augment.silence_probability=0.5",
+    "--set=waveform_augment.max_silence_seconds=0.5",
     "--set=training.checkpoint.every_steps=1",
     "--set=training.deterministic=true",
     "--skip_eval",

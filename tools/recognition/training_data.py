@@ -33,11 +33,14 @@ class TrainingSet:
         prepare: function of a waveform `[S]` and a seed `[2]` that augments the waveform; called in
             a graph. It returns the waveform `[S']`, `[N]` uniform random numbers in `[0, 1)` for
             the model, and whether the waveform contains the words of the transcript.
+        added_samples: function of N seeds `[N, 2]` that returns the number of samples `[N]` by
+            which `prepare` makes waveforms longer; None if it does not.
     """
 
     utterances: Sequence[Utterance]
     encode: Encode
     prepare: Prepare
+    added_samples: Callable[[tf.Tensor], tf.Tensor] | None = None
 
 
 def prepare(
@@ -94,8 +97,12 @@ def training_data(
     num_samples = np.array([u.num_samples for u in utterances], np.int64)
 
     def make_plan(epoch: int, done) -> list[np.ndarray]:
+        lengths = num_samples
+        if training_set.added_samples is not None:
+            seeds = [[epochs.random_seed(epoch), index] for index in range(len(utterances))]
+            lengths = lengths + training_set.added_samples(tf.constant(seeds, tf.int64)).numpy()
         return epoch_plan(
-            num_samples,
+            lengths,
             seed=seed,
             epoch=epoch,
             global_batch_size=shard.global_batch_size,

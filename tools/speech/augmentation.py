@@ -20,7 +20,7 @@ _HUM_OVERTONES = 5
 _EMPTY_LEVELS_DB = (-60.0, -10.0)
 _NUM_DRAWS = 20
 # Added to the seed of an utterance to get independent random numbers.
-_DRAWS_SEED, _KIND_SEED, _LEVEL_SEED = ([number, 0] for number in (2, 3, 4))
+_DRAWS_SEED, _KIND_SEED, _LEVEL_SEED, _LENGTHS_SEED = ([number, 0] for number in (2, 3, 4, 5))
 
 # Function of the number of samples, a seed `[2]` and the rate in Hz that returns a waveform
 # `[num_samples]` of any level.
@@ -278,6 +278,27 @@ class WaveformAugmentation:
             lambda: (waveform, has_samples),
         )
 
+    def added_samples(self, seeds: tf.Tensor) -> tf.Tensor:
+        """Returns how much silence is added to waveforms, so that batches can be planned.
+
+        A pause for which a waveform has no place is counted too.
+
+        Args:
+            seeds: `[N, 2]` integers, the seeds of N calls.
+
+        Returns:
+            `[N]` int32 numbers of samples.
+        """
+        if self.config.silence_probability == self.config.pause_probability == 0:
+            return tf.zeros(len(seeds), tf.int32)
+        total = tf.function(
+            lambda seeds: tf.map_fn(
+                lambda seed: tf.add_n(self._added(seed)), seeds, fn_output_signature=tf.int32
+            ),
+            autograph=False,
+        )
+        return total(seeds)
+
     def _changed(self, waveform, uniforms, seed):
         draws = _Draws(_NUM_DRAWS, seed + _DRAWS_SEED)
         is_empty = draws.happens(self.config.empty_share)
@@ -309,14 +330,9 @@ class WaveformAugmentation:
         """Adds a pause, silence before and after, and background noise."""
         config = self.config
         level = speech_rms(waveform, self._rate_hz)
-        place = draws.uniform()
-        pause = self._length(draws, config.pause_probability, config.max_pause_seconds)
-        around = [
-            self._length(draws, config.silence_probability, config.max_silence_seconds)
-            for _ in range(2)
-        ]
+        pause, *around = self._added(seed)
         if config.pause_probability > 0:
-            waveform = insert_pause(waveform, place, pause, self._rate_hz)
+            waveform = insert_pause(waveform, draws.uniform(), pause, self._rate_hz)
         if config.silence_probability > 0:
             waveform = tf.pad(waveform, [around])
         if config.noise_probability > 0:
@@ -328,6 +344,16 @@ class WaveformAugmentation:
             noise = self._noise(tf.size(waveform), seed, self._kinds())
             waveform += tf.where(is_noisy, level, 0.0) * noise
         return waveform
+
+    def _added(self, seed):
+        """Draws the numbers of samples of the pause and of the silence before and after."""
+        config, draws = self.config, _Draws(6, seed + _LENGTHS_SEED)
+        silence = config.silence_probability, config.max_silence_seconds
+        return [
+            self._length(draws, config.pause_probability, config.max_pause_seconds),
+            self._length(draws, *silence),
+            self._length(draws, *silence),
+        ]
 
     def _length(self, draws, probability: float, max_seconds: float):
         """Draws a number of samples: 0, or a random number in which small values are likelier."""

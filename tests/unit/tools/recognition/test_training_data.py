@@ -77,15 +77,14 @@ def copies(utterances, tmp_path):
 
 def make_data(
     utterances, rank=0, size=1, batch_size=4, position=None, num_epochs=2, augment=None, seed=1,
-    tokenizer=None,
+    tokenizer=None, plans_silence=True,
 ):  # fmt: skip
-    augment = augment or WaveformAugmentConfig()
+    augment = WaveformAugmentation(augment or WaveformAugmentConfig(), RATE_HZ)
     tokenizer = tokenizer or CharacterTokenizer.from_transcripts(WORDS)
-    prepared = functools.partial(
-        prepare, augment=WaveformAugmentation(augment, RATE_HZ), num_uniforms=6
-    )
+    prepared = functools.partial(prepare, augment=augment, num_uniforms=6)
+    added = augment.added_samples if plans_silence else None
     return training_data(
-        TrainingSet(utterances, tokenizer.encode_in_graph, prepared),
+        TrainingSet(utterances, tokenizer.encode_in_graph, prepared, added),
         DATA,
         rate_hz=RATE_HZ,
         seed=seed,
@@ -225,7 +224,8 @@ def test_a_restart_goes_on_where_it_stopped(utterances, whole, epoch, steps):
 def test_a_restart_with_other_sizes_repeats_and_loses_nothing(utterances, whole):
     seen = [index for batch in whole[1][:2] for index in batch["index"]]
     for rank in range(2):
-        data = make_data(utterances, rank, 2, 3, Position(0, ((4, 2),)), num_epochs=1)
+        position = Position(0, ((4, 2),))
+        data = make_data(utterances, rank, 2, 3, position, num_epochs=1, augment=AUGMENT)
         seen += [index for _, index in rows_of(data, num_epochs=1)]
     assert sorted(i for i in seen if i >= 0) == list(range(len(WORDS)))
 
@@ -306,3 +306,21 @@ def test_evaluation_of_nothing_but_damage_still_has_a_frame(utterances):
     assert batch.waveforms.shape == (2, 400)
     assert batch.lengths.tolist() == [0, 0]
     assert batch.reasons == ["missing"] * 2
+
+
+def test_batches_are_planned_with_the_silence_that_is_added(utterances):
+    """Otherwise a batch is as long as its row with the most silence."""
+    augment = WaveformAugmentConfig(silence_probability=0.5, max_silence_seconds=20.0)
+    padding, rows = [], []
+    for plans_silence in (True, False):
+        data = make_data(
+            utterances, batch_size=2, num_epochs=6, augment=augment, plans_silence=plans_silence
+        )
+        batches = list(data.dataset.as_numpy_iterator())
+        padding.append(sum(b["waveforms"].size - b["lengths"].sum() for b in batches))
+        rows.append(rows_of(data, 6, batches))
+    assert padding[0] < 0.7 * padding[1]
+    for key, row in rows[0].items():  # the rows are the same, in other batches
+        length = row["lengths"]
+        assert length == rows[1][key]["lengths"]
+        np.testing.assert_array_equal(row["waveforms"][:length], rows[1][key]["waveforms"][:length])

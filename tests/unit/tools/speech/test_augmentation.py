@@ -315,3 +315,20 @@ def test_the_numbers_of_the_masks_are_others_than_those_of_the_sound():
     noises = [prepared(seed, **noisy)[0] - waveform.numpy() for seed in ((5, 1), (5, 2), (6, 2))]
     likeness = np.corrcoef(noises)
     assert np.abs(likeness[np.triu_indices(3, 1)]).max() < 0.1
+
+
+def test_the_added_silence_is_known_before_a_waveform_is_augmented():
+    """Batches are planned by it. The waveform has places for a pause."""
+    config = WaveformAugmentConfig(
+        silence_probability=0.7, max_silence_seconds=1.0, pause_probability=0.5
+    )
+    word = tone(500.0, 4000)
+    waveform = tf.constant(np.concatenate([word, np.zeros(3000, "float32"), word]))
+    augment = WaveformAugmentation(config, RATE_HZ)
+    seeds = tf.constant([[epoch, index] for epoch in (7, 8) for index in range(15)], tf.int64)
+    added = augment.added_samples(seeds).numpy()
+    found = [tf.size(augment(waveform, tf.zeros(3), seed)[0]) - tf.size(waveform) for seed in seeds]
+    np.testing.assert_array_equal(added, found)
+    assert len(set(added.tolist())) > 20
+    plain = WaveformAugmentation(WaveformAugmentConfig(noise_probability=1.0), RATE_HZ)
+    np.testing.assert_array_equal(plain.added_samples(seeds), np.zeros(30))
