@@ -139,7 +139,7 @@ def _encoder() -> list[Figure]:
         "jit fp32, against eager": (r"ms, {} x;", 1, "x"),
         "jit int8_fp32": (r"int8_fp32 +{} ms", 1, "ms"),
         "jit int8_fp32, against jit fp32": (r"{} x jit", 2, "x"),
-        "a range of shapes, against the speed of a fixed shape, after 5 s of warm-up": (
+        "speed with a range of shapes / speed with a fixed shape, after 5 s of warm-up": (
             r"has {} of its speed",
             2,
             "",
