@@ -85,14 +85,7 @@ def fused_transducer_loss(
         lattice = Lattice(blanks, symbols, frames, label_lengths)
 
         def gradient(upstream):
-            weight = upstream[:, None, None]
-            blanks, symbols = (
-                tf.where(has, weight * occupied, 0.0)
-                for has, occupied in zip(
-                    (lattice.has_blank, lattice.has_label), lattice.occupancies(), strict=True
-                )
-            )
-            return pieces.gradients(blanks, symbols, normalizer)
+            return pieces.gradients(*lattice.weighted_occupancies(upstream), normalizer)
 
         return lattice.loss, gradient
 
@@ -141,8 +134,12 @@ class _Pieces:
         return tf.reshape(x, shape)[:, : self._frames]
 
     def _hidden(self, number):
-        """Returns the input of the last layer, `[B, C, S, J]`, in the dtype of the encoder."""
-        return tf.tanh(self._encoded[number][:, :, None] + self._predicted[:, None])
+        """Returns the input of the last layer, `[B, C, S, J]` float32.
+
+        The sum and its tanh are in the dtype of the encoder, as in the joint network.
+        """
+        joined = self._encoded[number][:, :, None] + self._predicted[:, None]
+        return tf.cast(tf.tanh(joined), tf.float32)
 
     def _logits(self, rows):
         """Returns logits `[N, V]` of rows `[N, J]`."""
@@ -162,7 +159,7 @@ class _Pieces:
         """
 
         def step(number, *collected):
-            hidden = tf.cast(self._hidden(number), tf.float32)
+            hidden = self._hidden(number)
             logits = self._logits(self._rows(hidden))
             normalizer = self._nodes(_log_sum_exp(logits))
             label_bias = tf.gather(self._bias, self._following)[:, None]
@@ -192,8 +189,7 @@ class _Pieces:
         blanks, labels, normalizer = (self._cut(x) for x in (blanks, labels, normalizer))
 
         def step(number, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank):
-            unit = self._hidden(number)
-            hidden = tf.cast(unit, tf.float32)
+            hidden = self._hidden(number)
             blank, label = blanks[number][..., None], labels[number][..., None]
             rows = self._rows(hidden)
             shift = tf.reshape(normalizer[number], [-1, 1])

@@ -82,6 +82,18 @@ class Lattice:
         blanks = tf.where(self.has_blank, tf.exp(blanks), 0.0)
         return blanks, tf.where(self.has_label, tf.exp(labels), 0.0)
 
+    def weighted_occupancies(self, upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns `occupancies` times the upstream gradient `[B]` of the losses.
+
+        They are zero where the lattice has no edge, whatever the upstream gradient is.
+        """
+        weight = upstream[:, None, None]
+        blanks, labels = self.occupancies()
+        return (
+            tf.where(self.has_blank, weight * blanks, 0.0),
+            tf.where(self.has_label, weight * labels, 0.0),
+        )
+
 
 def _reverse(x, first_lengths, second_lengths):
     """Reverses axes 1 and 2 of `[B, T, U]` within the lengths of each utterance."""

@@ -105,10 +105,7 @@ class _Edges:
 
     def gradient(self, lattice, upstream):
         """Returns the gradient of `sum(upstream * loss)` by the logits; it is zero in padding."""
-        weight = upstream[:, None, None]
-        blanks, labels = lattice.occupancies()
-        blanks = tf.where(lattice.has_blank, weight * blanks, 0.0)
-        labels = tf.where(lattice.has_label, weight * labels, 0.0)
+        blanks, labels = lattice.weighted_occupancies(upstream)
         gradient = tf.where(
             lattice.has_blank[..., None],
             (blanks + labels)[..., None] * tf.exp(self._logits - self._normalizer[..., None]),

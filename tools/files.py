@@ -103,6 +103,11 @@ def write_bytes(path: Path, content: bytes) -> None:
         beside.write_bytes(content)
 
 
+def user_cache() -> Path:
+    """Returns the folder of this project in the cache of the user."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conformer-zoo"
+
+
 def check_writable(path: Path) -> None:
     """Checks, before long work, that a result file can be written. Creates the folders above it.
 

@@ -19,9 +19,8 @@ if not __package__:  # started by its path: import from the checkout that contai
 from tools.config.command_line import CommandLine, run
 from tools.config.loader import to_yaml
 from tools.config.making_options import from_flags
-from tools.conversion.cache import user_cache
 from tools.errors import UserError
-from tools.files import alone_in_new, environment_path, to_json, write_text
+from tools.files import alone_in_new, environment_path, to_json, user_cache, write_text
 from tools.training.checkpoint import Checkpoint, RunFolders, open_checkpoint
 from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training

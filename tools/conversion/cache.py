@@ -1,21 +1,15 @@
 """Paths of converted models in the cache of the user."""
 
 import atexit
-import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
 
 from tools.errors import UserError
-from tools.files import check_writable
+from tools.files import check_writable, user_cache
 
 _TEMPORARY: dict[Path, Path] = {}  # directories of this process, by the cache directory
-
-
-def user_cache() -> Path:
-    """Returns the folder of this project in the cache of the user."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "conformer-zoo"
 
 
 def cache_place(name: str) -> Path:

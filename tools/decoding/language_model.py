@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -13,7 +12,7 @@ from typing import Any
 from tools.decoding.arpa import read_arpa
 from tools.decoding.ngrams import NgramModel
 from tools.errors import UserError
-from tools.files import new_folder, one_at_a_time
+from tools.files import new_folder, one_at_a_time, user_cache
 
 KENLM_START = b"mmap lm http://kheafield.com/code"
 _FORMAT = 1  # of the cached arrays; another number makes them again
@@ -35,7 +34,7 @@ def load_ngrams(path: str | Path) -> NgramModel:
     except OSError as error:
         reason = f"{path}: {error.strerror or error}"
         raise UserError.expected("an ARPA file", reason, "Correct the path") from error
-    folder = _cache() / f"{content[:32]}-{_FORMAT}"
+    folder = user_cache() / "language_models" / f"{content[:32]}-{_FORMAT}"
     with contextlib.suppress(OSError, ValueError):
         return NgramModel.load(folder)
     if path.stat().st_size > 1 << 24:
@@ -92,8 +91,3 @@ def is_kenlm(path: str | Path) -> bool:
             return file.read(len(KENLM_START)) == KENLM_START
     except OSError:
         return False
-
-
-def _cache() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "conformer-zoo" / "language_models"

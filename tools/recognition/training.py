@@ -10,9 +10,8 @@ from typing import Any
 from tools.config.command_line import CommandLine
 from tools.config.loader import leaf_values, to_yaml
 from tools.config.making_options import from_flags
-from tools.conversion.cache import user_cache
 from tools.errors import UserError
-from tools.files import alone_in, alone_in_new, environment_path, to_json, write_text
+from tools.files import alone_in, alone_in_new, environment_path, to_json, user_cache, write_text
 from tools.recognition.task import SpeechTask
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.distributed import Processes
