@@ -2,7 +2,10 @@
 # Opens a shell in the container of the project. Builds the image from the DOCKERFILE and starts the
 # container if required. Environment variables: DATA_DIR (mounted under the same path), IMAGE_NAME,
 # MY_CONTAINER.
+#   bash run_docker.sh
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 image=${IMAGE_NAME:-conformer-zoo:latest}
 container=${MY_CONTAINER:-conformer-zoo}
