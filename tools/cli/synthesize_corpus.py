@@ -4,6 +4,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import is_made_of
@@ -45,7 +46,8 @@ def main(argv: list[str]) -> int:
     minutes = make_corpus(output_dir, arguments) / 60
     num_utterances = arguments.train_utterances + arguments.dev_utterances
     print(
-        f"{flags.output_dir}: {num_utterances} utterances, {minutes:.1f} minutes.", file=sys.stderr
+        f"{flags.output_dir}: {counted(num_utterances, 'utterance')}, {minutes:.1f} minutes.",
+        file=sys.stderr,
     )
     return 0
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.decoding.timestamps import Word
 from tools.errors import UserError
 from tools.files import check_writable, one_line, result_file, write_text
@@ -247,15 +248,17 @@ def show(summary: dict, skipped: Skipped) -> None:
     if summary["wer"] is not None:
         print(
             f"WER {summary['wer']:.2%}, CER {summary['cer']:.2%} "
-            f"({summary['substitutions']} substitutions, {summary['deletions']} deletions, "
-            f"{summary['insertions']} insertions)",
+            f"({counted(summary['substitutions'], 'substitution')}, "
+            f"{counted(summary['deletions'], 'deletion')}, "
+            f"{counted(summary['insertions'], 'insertion')})",
             file=sys.stderr,
         )
     if "beam_wer" in summary:
         rates = f"WER {summary['beam_wer']:.2%}, CER {summary['beam_cer']:.2%}"
         print(f"beam search: {rates}", file=sys.stderr)
     print(
-        f"{summary['num_utterances']} utterances, {summary['audio_seconds']:.2f} s of sound in "
+        f"{counted(summary['num_utterances'], 'utterance')}, "
+        f"{summary['audio_seconds']:.2f} s of sound in "
         f"{summary['recognition_seconds']:.3f} s at batch size {summary['batch_size']} "
         f"({summary['mode']}, {summary['backend']}, {summary['precision']}): "
         f"real-time factor {summary['rtf']:.4f}, "

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.inference.options import DataOptions, check_seconds
 from tools.inference.selection import share
@@ -98,7 +99,7 @@ def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utt
             continue
         found, others = _sounds_below(path)
         if not found:
-            what = f"none among {len(others)} files" if others else "none"
+            what = f"none among {counted(len(others), 'file')}" if others else "none"
             raise UserError.expected(
                 f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}",
                 what,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.files import expand_home, folders_above, one_line
 from tools.speech import audio
@@ -108,7 +109,7 @@ class Manifest:
         """Returns "900 utterances (39.0 min); skipped 3: missing_audio 2, too_long 1"."""
         seconds = sum(utterance.duration_seconds for utterance in self.utterances)
         length = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
-        line = f"{len(self.utterances)} utterances ({length})"
+        line = f"{counted(len(self.utterances), 'utterance')} ({length})"
         return line + counts_of(self.skipped)
 
 

@@ -189,7 +189,7 @@ def test_a_report_holds_what_was_measured(corpus, tmp_path, clock, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     told = (
-        "WER 40.00%, CER 26.09% (1 substitutions, 1 deletions, 0 insertions)",
+        "WER 40.00%, CER 26.09% (1 substitution, 1 deletion, 0 insertions)",
         "4 utterances, 2.55 s of sound in 4.000 s at batch size 3 (eager, tensorflow, fp32)",
         "real-time factor 1.5686, 0.6 x real time, 1.00 utterances/s (1.00 with reading)",
         "0001.flac",

@@ -93,7 +93,7 @@ def test_a_folder_without_sounds_is_refused(tmp_path):
     with refused(f"(.flac, .wav, .ogg, .opus, .mp3 ...) in {tmp_path}. Received: none."):
         find_utterances([str(tmp_path)], LIMITS)
     (tmp_path / "notes.txt").write_text("no sound")
-    with refused("none among 1 files"):
+    with refused("none among 1 file"):
         find_utterances([str(tmp_path)], LIMITS)
 
 
