@@ -6,8 +6,8 @@ def counted(count: int, noun: str) -> str:
 
     Args:
         count: the number.
-        noun: the noun in the singular. The plural ends in `es` after `s`, `x` and `tch`, otherwise in
-            `s`.
+        noun: the noun in the singular. The plural ends in `es` after `s`, `x` or `tch`, otherwise
+            in `s`.
     """
     if count == 1:
         return f"1 {noun}"

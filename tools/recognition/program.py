@@ -161,7 +161,7 @@ def _run(
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
     if rows and not data.data_dir:
         sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
-        several = len(sounds) > 1
+        several = len(sounds) > 1 or any(Path(path).is_dir() for path in data.paths)
         if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
             for index in numbers:
                 path = utterances[index].path if several else ""

@@ -161,6 +161,12 @@ def read_corpus(
     return manifest
 
 
+def is_transcript_file(path: str) -> bool:
+    """Returns whether a file has the name of the transcripts of a corpus."""
+    name = os.path.basename(path)
+    return name.endswith(TRANSCRIPT_SUFFIX) or name == TABLE_NAME
+
+
 def has_transcripts(place: Path) -> bool:
     """Returns whether a path is a table, or a folder with a table or transcript files.
 

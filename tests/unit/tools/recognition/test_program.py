@@ -281,6 +281,17 @@ def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, caps
     assert capsys.readouterr().out == "BEAM\n"
 
 
+def test_a_folder_gives_the_name_also_of_its_only_sound(corpus, capsys):
+    only, *others = sorted(corpus.rglob("*.flac"))
+    for path in others:
+        path.unlink()
+    run(Toy(), corpus)
+    captured = capsys.readouterr()
+    assert captured.out == f"{only}\t8000\n"
+    assert "skipped" not in captured.err, "transcripts are a part of the corpus"
+    assert captured.err.startswith("1 utterance, 0.50 s of sound")
+
+
 def test_a_sound_stays_one_line_whatever_its_name_is(corpus, tmp_path, capsys):
     odd, plain = tmp_path / "a\nb\tc.flac", next(corpus.rglob("*0001.flac"))
     odd.write_bytes(plain.read_bytes())

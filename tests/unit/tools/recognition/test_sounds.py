@@ -63,7 +63,8 @@ def test_files_and_folders_are_listed_in_the_order_given(tmp_path):
     for name in ("b.flac", "sub/c.WAV", "a.ogg"):
         sound(folder / name)
     (folder / ".hidden.wav").write_bytes(b"no sound")
-    (folder / "notes.txt").write_text("no sound")
+    for name in ("notes.txt", "sub/1-2.trans.txt", "transcripts.tsv"):
+        (folder / name).write_text("no sound")
     (folder / "like.flac").mkdir()
     found, skipped = find_utterances([str(last), str(folder)], LIMITS)
     assert [u.path for u in found] == [
