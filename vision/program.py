@@ -59,9 +59,8 @@ class Classification:
         session, count = self._session, self._data.warmup_count
         few = len(self._paths) <= self._data.batch_size
         self.watch = Stopwatch()
-        with tqdm(
-            total=len(self._paths), unit="image", file=sys.stderr, delay=2, disable=few
-        ) as bar:
+        # Without `delay`: tqdm.write shows a delayed bar, too, and its last line then has no end.
+        with tqdm(total=len(self._paths), unit="image", file=sys.stderr, disable=few) as bar:
             for indices, images in self.batches:
                 inputs = feed(session.pipeline, images)
                 with self.watch.excluded():
