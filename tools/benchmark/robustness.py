@@ -207,7 +207,8 @@ def describe(row: dict) -> str:
         return f"not measured: {row['reason']}"
     if "num_not_empty" in row:
         return f"{row['num_not_empty']} of {row['num_sounds']} texts are not empty"
-    counts = (f"{row[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
+    errors = ("substitution", "deletion", "insertion")
+    counts = (counted(row[f"{name}s"], name) for name in errors)
     return f"WER {row['wer']:.2%} of {counted(row['num_words'], 'word')} ({', '.join(counts)})"
 
 
