@@ -103,7 +103,6 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
         "sentence_piece": _VOCABULARY,
         "subwords": _VOCABULARY,
         "get_rtf": Accepted("the real-time factor is always printed", boolean=True),
-        "use_horovod": _off("one process evaluates", "Leave --use_horovod out"),
         "use_gpu": Accepted("--visible_devices selects the devices", boolean=True),
         "mxp": _off("--quant_precision decides", "Use --quant_precision=fp16 with --run_eagerly=0"),
         "net_name": Accepted("the program runs one model"),
