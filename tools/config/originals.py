@@ -152,6 +152,9 @@ PROGRAMS: dict[str, str] = {
     "Conformer_Float32_50E_1MLU.sh": "Conformer_Float32_50E_1GPU.sh",
     "Infer_Conformer_Float32_1MLU.sh": "Infer_Conformer_Float32_1GPU.sh",
     "Infer_Conformer_AMP_1MLU.sh": "Infer_Conformer_AMP_1GPU.sh",
+    "Conformer_Train_1MLU.sh": "ci/Conformer_Train_1GPU.sh",
+    "Conformer_Infer_1MLU.sh": "ci/Conformer_Infer_1GPU.sh",
+    "Conformer_Infer_1MLU_AMP.sh": "ci/Conformer_Infer_1GPU_AMP.sh",
 }
 
 

@@ -1,5 +1,7 @@
 """The scripts that start speech training, on programs that tell of their calls."""
 
+import shutil
+
 import pytest
 
 RECIPES = {
@@ -40,6 +42,26 @@ def test_np_changes_the_number_of_processes(run_script, clone, told, corpus, scr
     for number, launch in (("1", ["python"]), ("3", ["horovodrun", "-np", "3", "python"])):
         found = run_script(clone, script, [], DATA_DIR=str(corpus), NP=number)
         assert found.stdout == told(*launch, *command(clone, corpus), RECIPES[script][1])
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "precision"),
+    [("1GPU", 1, "False"), ("Horovod_Float32", 4, "False"), ("Horovod_AMP", 4, "True")],
+)
+def test_ten_steps_test_an_installation(
+    run_script, project, clone, told, corpus, name, number, precision
+):
+    shutil.copytree(
+        project / "run_scripts" / "ci",
+        clone / "run_scripts" / "ci",
+    )
+    for variables, steps in (({}, "10"), ({"STEPS": "3"}, "3")):
+        found = run_script(
+            clone, f"ci/Conformer_Train_{name}.sh", ["--x"], DATA_DIR=str(corpus), **variables
+        )
+        launch = ["python"] if number == 1 else ["horovodrun", "-np", str(number), "python"]
+        arguments = [*command(clone, corpus), "--steps", steps, f"--mxp={precision}", "--x"]
+        assert found.stdout == told(*launch, *arguments)
 
 
 def test_variables_become_flags(run_script, clone, told, corpus):
