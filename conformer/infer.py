@@ -14,6 +14,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 from conformer.session import (
     BUNDLED_MODEL,
     FAMILY,
+    exported,
     open_session,
     session_limits,
     transcript_normalization,
@@ -23,6 +24,7 @@ from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import DataOptions
+from tools.inference.pretrained import add_pretrained_flag, chosen_source
 from tools.recognition.options import SearchOptions, add_search_flags
 from tools.recognition.program import run_program
 from tools.recognition.ranks import Ranks, add_horovod_flag, claim_devices, start_ranks
@@ -42,6 +44,7 @@ def command_line() -> CommandLine:
     add_search_flags(flags)
     add_horovod_flag(flags)
     add_inference_flags(flags)
+    add_pretrained_flag(flags, "training run or checkpoint")
     return flags
 
 
@@ -61,7 +64,8 @@ def _prepare(
     options.beam_search()  # check the options before the corpus is read
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
-    model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
+    source = chosen_source(values.native_savedmodel_dir, values.pretrained)
+    model_dir = exported(source or BUNDLED_MODEL)
     limits = session_limits(model_dir, options)
     normalize = transcript_normalization(describe(model_dir, FAMILY))
     return functools.partial(open_session, model_dir, options), limits, data, normalize

@@ -16,6 +16,7 @@ from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import DataOptions
+from tools.inference.pretrained import add_pretrained_flag, chosen_source
 from tools.recognition.options import add_search_flags
 from tools.recognition.program import run_program
 from tools.recognition.ranks import Ranks, add_horovod_flag, claim_devices, start_ranks
@@ -26,6 +27,7 @@ from tools.speech.transcripts import normalization
 from wav2vec2.session import (
     RecognitionOptions,
     describe_model,
+    exported,
     limits_of,
     open_session,
     window_of,
@@ -52,6 +54,7 @@ def command_line() -> CommandLine:
     add_search_flags(flags)
     add_horovod_flag(flags)
     add_inference_flags(flags, REQUIRED)
+    add_pretrained_flag(flags, "Hugging Face folder, training run or checkpoint")
     return flags
 
 
@@ -70,11 +73,14 @@ def _prepare(
     options = from_flags(RecognitionOptions, values, threads=threads)
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
-    model_dir = values.native_savedmodel_dir
-    if not model_dir:
+    source = chosen_source(values.native_savedmodel_dir, values.pretrained)
+    if not source:
         raise UserError.expected(
-            "--native_savedmodel_dir DIR", "none", "Create one with `python -m wav2vec2.export`"
+            "--native_savedmodel_dir DIR or --pretrained SOURCE",
+            "neither",
+            "Export a model with `python -m wav2vec2.export`, or name its weights",
         )
+    model_dir = exported(source)
     # Check the options of the search before the corpus is read.
     options.beam_search()
     pipeline = describe_model(model_dir)
