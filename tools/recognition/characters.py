@@ -4,6 +4,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from tools.decoding.text import has_bytes
 from tools.files import one_line
 
 _MOST_NAMED = 20  # characters in a message
@@ -42,6 +43,9 @@ def never_written(surfaces: Iterable[str]) -> Unknown:
     Args:
         surfaces: text of each symbol.
     """
+    surfaces = [*surfaces]
+    if has_bytes(surfaces):
+        return lambda transcript: ""
     text = "".join(surfaces)
     written = {" ", *text, *unicodedata.normalize("NFC", text)}
 
