@@ -226,11 +226,11 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
     Args:
         name: of the program.
         argv: its arguments, which are repeated in the new command.
-
-    Raises:
-        KeyError: the name is not in `PROGRAMS`.
     """
-    command = PROGRAMS[name]
+    command = PROGRAMS.get(name)
+    if command is None:
+        expected = "an old name of a program or script"
+        return UserError.expected(expected, name, "See docs/from_the_originals.md")
     if command.endswith(".sh"):
         command = f"bash {os.path.relpath(_SCRIPTS / command)}"
     do = f"Run {command} {shlex.join(argv)}".rstrip()
