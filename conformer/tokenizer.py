@@ -20,6 +20,7 @@ import numpy as np
 import sentencepiece
 
 from conformer.subwords import NUM_BYTES, SUFFIX, Subwords, read_subwords
+from tools.decoding.text import byte_surface
 from tools.errors import UserError
 from tools.files import to_json, write_text
 from tools.speech.transcripts import normalize_transcript
@@ -273,8 +274,6 @@ class SentencePieceTokenizer(Tokenizer):
 class SubwordTokenizer(Tokenizer):
     """A tokenizer with a vocabulary of tensorflow-datasets. Text that no subword covers is bytes.
 
-    Exported models write the byte symbols one by one: those of letters outside ASCII as U+FFFD.
-
     Args:
         subwords: V - 257 subwords; empty ones are left out.
 
@@ -286,7 +285,7 @@ class SubwordTokenizer(Tokenizer):
 
     def __init__(self, subwords: Sequence[str]):
         self._codec = codec = Subwords(subwords)
-        texts = [chr(byte) if byte < 128 else "\ufffd" for byte in range(NUM_BYTES)]
+        texts = map(byte_surface, range(NUM_BYTES))
         pieces = [f"<0x{byte:02X}>" for byte in range(NUM_BYTES)]
         super().__init__((BLANK, *codec.subwords, *pieces), ("", *codec.surfaces, *texts))
         self.normalize = codec.normalize

@@ -9,4 +9,8 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"
-exec python -m vision.infer_onnx --onnx_path conformer_tiny_patch16.onnx "$@"
+# shellcheck source=flags.sh
+source "$project/run_scripts/flags.sh"
+default=(--onnx_path conformer_tiny_patch16.onnx)
+! is_given onnx_path "$@" || default=()
+exec python -m vision.infer_onnx "${default[@]}" "$@"

@@ -291,7 +291,9 @@ def test_a_config_tells_what_the_flags_leave_open(
     half = results(f"--config={recipe}", labels, "--set=data.val_num_samples=12")
     assert half != expected
     recipe.write_text(recipe.read_text() + "amp_level: bfloat16\ndevice_target: CPU\n")
-    rounded = results(f"--config={recipe}", labels)
+    report = tmp_path / "rounded.json"
+    rounded = results(f"--config={recipe}", labels, f"--result_path={report}")
+    assert json.loads(report.read_text())["precision"] == "bf16"
     assert rounded["Loss"] != expected["Loss"]
     assert opened[-1].precision == "mixed_bfloat16"
     assert opened[-1].runner.visible_devices == "-1"
