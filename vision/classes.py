@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.errors import UserError
+from vision.annotations import labels_beside, read_flat_folder
 from vision.input_pipeline import ImageFolder, read_image_folder
 from vision.label_file import read_labels
 
@@ -144,18 +145,24 @@ def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classe
     return given if given.folders else Classes(given.names, known.folders or known.names)
 
 
-def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:
-    """Lists the images of an ImageFolder with the class numbers of a model.
+def read_labelled(
+    data_dir: str | Path, classes: Classes, num_classes: int, anno_file: str | None = None
+) -> ImageFolder:
+    """Lists the images of an ImageFolder or a flat folder with the class numbers of a model.
 
     Args:
-        data_dir: the ImageFolder.
+        data_dir: the ImageFolder; or a flat folder of images with a list of labels.
         classes: class names of the model. Without names, the folders are numbered in the order of
             their names.
         num_classes: number of classes of the model.
+        anno_file: list of labels of a flat folder; None: the one that `labels_beside` finds.
 
     Raises:
-        UserError: the folders cannot be assigned to the classes, or there are no images.
+        UserError: the folders cannot be assigned to the classes, or there are no images or labels.
     """
+    labels = anno_file or labels_beside(data_dir)
+    if labels:
+        return read_flat_folder(data_dir, labels, num_classes)
     found = read_image_folder(data_dir, classes.aliases)
     if not classes.aliases and len(found.classes) != num_classes:
         raise UserError.expected(
