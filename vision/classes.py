@@ -42,17 +42,19 @@ class Classes(NamedTuple):
         return [(name, folder, f"{folder} {name}") for name, folder in pairs]
 
 
-def read_classes(path: str | Path, num_classes: int) -> Classes:
+def read_classes(path: str | Path, num_classes: int | None = None) -> Classes:
     """Reads a label file; see `label_file.read_labels` for the formats.
 
     Args:
         path: path of the file.
-        num_classes: number of classes that the file must have.
+        num_classes: number of classes that the file must have; None: any number.
 
     Raises:
         UserError: the file cannot be read, or does not have `num_classes` classes.
     """
     names, folders = read_labels(path, _read_text(path, "--imagenet_label_file"))
+    if num_classes is None:
+        num_classes = len(names)
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
             f"{num_classes} classes in {path}, all with a WordNet id or all without",

@@ -12,7 +12,7 @@ if not __package__:  # started by its path: import from the checkout that contai
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from tools.config.command_line import CommandLine, run
-from tools.conversion.onnx_export import OPSETS, export_onnx
+from tools.conversion.onnx_export import OPSETS, check_opset, export_onnx
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
 from tools.files import scratch_folder, write_bytes
@@ -116,7 +116,8 @@ def parse_shape(text: str | None) -> Shape:
         elif sizes[3] == CHANNELS:
             layout, sides = "NHWC", sizes[1:3]
         batch = None if sizes[0] == -1 else sizes[0]
-    if len(sides) > 2 or len(set(sides)) != 1 or min(sides) < 1 or (batch or 1) < 1:
+    smallest = min(*sides, 1 if batch is None else batch)
+    if len(sides) > 2 or len(set(sides)) != 1 or smallest < 1:
         raise wrong
     return Shape(batch, sides[0], layout)
 
@@ -176,6 +177,8 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             f"--file_format=ONNX with {' and '.join(given)}", file_format, "Leave them out"
         )
+    opset = OPSETS[-1] if values.opset is None else values.opset
+    check_opset(opset)
     number = config.model.num_classes
     classes = named_by(own_classes(checkpoint), values.imagenet_label_file, number)
     if checkpoint:
@@ -191,7 +194,6 @@ def main(argv: list[str]) -> int:
             if file_format == "ONNX":
                 saved = folder / "saved_model"
                 pipeline = export_saved_model(model, config, saved, **options)
-                opset = OPSETS[-1] if values.opset is None else values.opset
                 how = {"opset": opset, "batch": shape.batch, "verify": values.verify}
                 difference = export_onnx(saved, pipeline, path, **how)
                 if difference:

@@ -11,7 +11,7 @@ from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
 from vision.annotations import LABELS_NAME
-from vision.classes import Classes, read_classes
+from vision.classes import read_classes
 from vision.input_pipeline import ImageFolder, read_image_folder
 
 _FOLDER = "val"
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> int:
         )
     found = read_image_folder(values.data_dir)
     if values.imagenet_label_file:
-        classes: Classes = read_classes(values.imagenet_label_file, len(found.classes))
+        classes = read_classes(values.imagenet_label_file)
         found = read_image_folder(values.data_dir, classes.aliases)
     names = flat_names(found)
     with new_folder(Path(values.output_dir)) as folder:
@@ -75,7 +75,8 @@ def main(argv: list[str]) -> int:
         (folder / LABELS_NAME).write_text("".join(lines), encoding="utf-8")
     for place, remark in (*found.remarks, *found.left_out):
         print(f"{place}: {remark}", file=sys.stderr)
-    print(f"{values.output_dir}: {len(names)} images, {len(found.classes)} classes", file=sys.stderr)
+    counts = f"{len(names)} images, {len(found.classes)} classes"
+    print(f"{values.output_dir}: {counts}", file=sys.stderr)
     return 0
 
 

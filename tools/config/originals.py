@@ -117,6 +117,7 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
     },
     "vision.export": {
         "output-file": Renamed("output_file"),
+        "opset-version": Renamed("opset"),
         "dynamic-export": Accepted("the batch size is free unless --shape fixes it", boolean=True),
         "simplify": Accepted("the graph is always simplified", boolean=True),
         "show": Accepted("no graph is printed", boolean=True),
@@ -159,7 +160,8 @@ PROGRAMS: dict[str, str] = {
     "wav2vec2_postprocess.py": "python -m wav2vec2.postprocess",
     "Conformer-base_preprocess.py": "python -m vision.preprocess",
     "Conformer-base_postprocess.py": "python -m vision.postprocess",
-    "pytorch2onnx.py": "python -m vision.export --file_format=ONNX",
+    "pytorch2onnx.py": "python -m vision.export --layout=NCHW --outputs=probabilities "
+    "--file_format=ONNX",
     "ais_infer.py": "python -m tools.cli.run_bins",
     "Horovod_Conformer_Float32_50E_8MLUs.sh": "Horovod_Conformer_Float32_50E_8GPUs.sh",
     "Horovod_Conformer_AMP_50E_8MLUs.sh": "Horovod_Conformer_AMP_50E_8GPUs.sh",

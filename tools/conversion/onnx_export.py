@@ -35,6 +35,14 @@ class Difference(NamedTuple):
     rows: int
 
 
+def check_opset(opset: int) -> None:
+    """Checks a version of the ONNX operators; raises UserError unless it is one of `OPSETS`."""
+    if opset not in OPSETS:
+        raise UserError.expected(
+            f"--opset from {OPSETS[0]} to {OPSETS[-1]}", opset, "Correct --opset"
+        )
+
+
 def export_onnx(
     saved_model_dir: Path,
     pipeline: Mapping,
@@ -61,14 +69,9 @@ def export_onnx(
         The difference if `verify` is true, else None.
 
     Raises:
-        UserError: a number is out of its range, or the difference is too large.
+        UserError: `opset` is not one of `OPSETS`, or the difference is too large.
     """
-    if opset not in OPSETS:
-        raise UserError.expected(
-            f"--opset from {OPSETS[0]} to {OPSETS[-1]}", opset, "Correct --opset"
-        )
-    if batch is not None and batch < 1:
-        raise UserError.expected("a batch size >= 1", batch, "Correct the shape")
+    check_opset(opset)
     function = load_saved_model(saved_model_dir)[SIGNATURE]
     graph = to_onnx(function, SIGNATURE, opset)
     clean(graph)

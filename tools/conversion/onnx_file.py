@@ -33,6 +33,9 @@ def read_onnx(path: str | Path) -> onnx.ModelProto:
             f"NaN or infinity in {len(bad)} tensors: {bad[0]}",
             "Export another checkpoint, from before the training diverged",
         )
+    inputs = [x for x in model.graph.input if x.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)  # old exporters list weights as inputs
     return model
 
 
@@ -77,7 +80,7 @@ def input_specs(model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
     weights = {x.name for x in model.graph.initializer}
     specs = []
     for tensor in model.graph.input:
-        if tensor.name in weights:  # files of old exporters list weights as inputs
+        if tensor.name in weights:
             continue
         kind = tensor.type.tensor_type
         name = onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type).name

@@ -103,9 +103,10 @@ def source_files(model_dir: str | Path) -> list[Path]:
 def source_hash(model_dir: str | Path) -> str:
     """Returns the SHA-256 of the names and contents of `source_files`."""
     digest = hashlib.sha256()
-    root = Path(model_dir).parent if is_onnx(model_dir) else model_dir
-    for path in source_files(model_dir):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0")
+    root = Path(model_dir)
+    for path in source_files(root):
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        digest.update(name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
