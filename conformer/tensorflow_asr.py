@@ -13,6 +13,7 @@ from pathlib import Path
 
 from conformer.tensorflow_asr_keys import (
     ALWAYS,
+    CHARACTERS,
     DATASET,
     DECODER,
     FREQUENCY_MASKS,
@@ -85,6 +86,8 @@ def translate(content: Mapping, path: str | Path) -> Translation:
     if decoder.get("vocabulary"):
         vocabulary = _beside(str(decoder["vocabulary"]), path)
         reader.give("tokenizer.vocabulary_file", vocabulary, "decoder_config.vocabulary")
+    else:
+        reader.result.notes[CHARACTERS].append("decoder_config.vocabulary: null")
     _read_model(reader, model)
     _read_learning(reader, learning)
     return reader.result

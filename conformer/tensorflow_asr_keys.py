@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 # Reasons why a key has no effect.
 _NAMES = "names without an effect on the model"
+CHARACTERS = "the vocabulary is the characters of the training set, not a list of English ones"
 _BUILDS = "vocabularies are built by python -m tools.cli.train_tokenizer"
 _SEARCH = "training evaluates greedy search; for beams: python -m conformer.infer"
 _POSITIONS = "positions are the relative ones of the paper, in both directions"

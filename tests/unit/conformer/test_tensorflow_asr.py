@@ -207,6 +207,7 @@ def test_layers_that_are_not_trained(key):
 @pytest.mark.parametrize(
     "text, reason",
     [
+        ("decoder_config: {vocabulary: null}", "the characters of the training set"),
         ("decoder_config: {beam_width: 5}", "python -m conformer.infer --beam_width"),
         ("decoder_config: {norm_score: false}", "python -m conformer.infer --norm_score"),
         ("decoder_config: {target_vocab_size: 1000}", "tools.cli.train_tokenizer"),
@@ -216,8 +217,7 @@ def test_layers_that_are_not_trained(key):
     ],
 )
 def test_keys_without_an_effect_are_named_with_the_reason(text, reason):
-    (line,) = translated(text).lines()
-    assert reason in line
+    assert any(reason in line for line in translated(text).lines())
 
 
 @pytest.mark.parametrize(
