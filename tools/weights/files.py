@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.weights.pth import read_pth
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+_MINDSPORE = ".ckpt", b"\n"  # suffix and first byte of a checkpoint of MindSpore (Protocol Buffers)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -34,6 +35,7 @@ def read_weights(path: str | os.PathLike) -> Any:
     _check_no_pointer(path)
     name = path.name.lower()
     if name.endswith(PTH_SUFFIXES):
+        _check_not_mindspore(path)
         return read_pth(path)
     if not name.endswith(".safetensors"):
         suffixes = " ".join((*PTH_SUFFIXES, ".safetensors"))
@@ -46,6 +48,18 @@ def read_weights(path: str | os.PathLike) -> Any:
         raise UserError.expected(
             "a complete .safetensors file", f"{path}: {reason}", "Correct the path or the file"
         ) from error
+
+
+def _check_not_mindspore(path: Path) -> None:
+    """Raises UserError for a checkpoint of MindSpore."""
+    suffix, start = _MINDSPORE
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if path.suffix.lower() == suffix and file.read(1) == start:
+            raise UserError.expected(
+                f"weights of PyTorch in {path}",
+                "a checkpoint of MindSpore",
+                "Use the .pth file of the same model",
+            )
 
 
 def _check_no_pointer(path: Path) -> None:
