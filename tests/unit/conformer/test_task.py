@@ -16,6 +16,7 @@ from conformer.tokenizer import (
 )
 from conformer.train import main
 from tests.support import conformer_reference as reference
+from tests.support.accumulation import check_parts
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.training.checkpoint import CheckpointStore
@@ -509,3 +510,9 @@ def test_a_configuration_takes_a_step_at_tiny_size(
     again = conformer.load_config(checkpoint / "config.yml")
     assert again.features == config.features
     assert again.spec_augment == config.spec_augment
+
+
+@pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+def test_an_update_from_two_batches_equals_one_from_both(make_task, eagerly):
+    tasks = [make_task({"model.ctc_weight": 0.3}), make_task({"model.ctc_weight": 0.3})]
+    check_parts(tasks, batch_of(tasks[0], 6), 2)
