@@ -45,11 +45,9 @@ class Edges:
     def gradient(self, lattice: Lattice, upstream: tf.Tensor) -> tf.Tensor:
         """Returns the gradient of `sum(upstream * loss)` by the logits; it is zero in padding."""
         blanks, labels = lattice.weighted_occupancies(upstream)
-        gradient = tf.where(
-            lattice.has_blank[..., None],
-            (blanks + labels)[..., None] * tf.exp(self._logits - self._normalizer[..., None]),
-            0.0,
-        )
+        probabilities = tf.exp(self._logits - self._normalizer[..., None])
+        # Zero times garbage in padding is zero.
+        gradient = tf.math.multiply_no_nan(probabilities, (blanks + labels)[..., None])
         shape = tf.shape(blanks)
         b, t, u = tf.meshgrid(*(tf.range(shape[i]) for i in range(3)), indexing="ij")
         at_blank = tf.stack([b, t, u, tf.fill(shape, self._blank_index)], axis=-1)
