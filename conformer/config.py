@@ -99,6 +99,9 @@ class ModelConfig:
     # null: the same as hidden_dim
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
+    # Prediction network: an LSTM over all labels so far, or an embedding and a convolution over the
+    # last two, which is smaller and faster.
+    prediction: Literal["lstm", "stateless"] = "lstm"
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of an auxiliary CTC loss on the encoder output. With it, a model learns the alignment

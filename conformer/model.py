@@ -6,9 +6,10 @@ from keras import ops
 from conformer.encoder import ConformerEncoder
 from conformer.features import LogMelSpectrogram, SpecAugment
 from conformer.joint import JointNetwork, SimpleJoint
-from conformer.prediction import PredictionNetwork
+from conformer.prediction import PredictionNetwork, StatelessPrediction
 
 BLANK = 0
+_PREDICTIONS = {"lstm": PredictionNetwork, "stateless": StatelessPrediction}
 
 
 class ConformerTransducer(keras.Model):
@@ -167,7 +168,7 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         features=LogMelSpectrogram(**_arguments(config.features), name="features"),
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
-        prediction=PredictionNetwork(
+        prediction=_PREDICTIONS[model.prediction](
             vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
         ),
         joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
