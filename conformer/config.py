@@ -99,6 +99,9 @@ class ModelConfig:
     # null: the same as hidden_dim
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
+    # Prediction network: an LSTM over all labels so far, or an embedding and a convolution over the
+    # last two, which is smaller and faster.
+    prediction: Literal["lstm", "stateless"] = "lstm"
     prediction_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     joint_dim: int = number(320, at_least=1, at_most=_MAX_SIZE)
     # Weight of an auxiliary CTC loss on the encoder output. With it, a model learns the alignment
@@ -121,12 +124,28 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class PruningConfig:
+    """Options of loss.kind: pruned."""
+
+    # Number of states of each frame at which the joint network is computed, at most the labels of
+    # the longest transcript + 1. A frame can emit s_range - 1 labels.
+    s_range: int = number(5, at_least=2, at_most=_MAX_SIZE)
+    # Weight of the loss of the simple joint network, which chooses the states.
+    simple_scale: float = number(0.5, at_least=0, at_most=1)
+    # Updates over which the weight of the simple loss goes from 1 to simple_scale, and that of the
+    # pruned loss from 0.1 to 1.
+    warmup_steps: int = number(2000, at_least=0)
+
+
+@dataclass(frozen=True, slots=True)
 class LossConfig:
     """Options of the transducer loss."""
 
     # How the loss is computed: plain keeps the logits of all frames and states in memory, fused
-    # those of a few frames. Both have the same value and gradients.
-    kind: Literal["plain", "fused"] = "plain"
+    # those of a few frames. Both have the same value and gradients. pruned computes the logits of a
+    # few states of each frame only, which is fastest; it trains a slightly different loss.
+    kind: Literal["plain", "fused", "pruned"] = "plain"
+    pruning: PruningConfig = field(default_factory=PruningConfig)
 
 
 @dataclass(frozen=True, slots=True)

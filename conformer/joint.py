@@ -70,3 +70,40 @@ class JointNetwork(keras.layers.Layer):
             "hidden_dim": self.hidden_dim,
             "vocabulary_size": self.vocabulary_size,
         }
+
+
+class SimpleJoint(keras.layers.Layer):
+    """Joint network whose logits are a sum: `Dense_V(encoded) + Dense_V(predicted)`.
+
+    Only training with the pruned loss uses it; see `conformer.pruned_loss`. Computes in float32
+    under every dtype policy.
+
+    Args:
+        vocabulary_size: number of symbols V, including the blank.
+
+    Source: Kuang et al., Pruned RNN-T for fast, memory-efficient ASR training (2022), section 3.1.
+    """
+
+    def __init__(self, vocabulary_size, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+
+    def build(self, encoded_shape, predicted_shape):
+        """Creates the variables for frames `[B, T, D]` and prediction states `[B, U, P]`."""
+        self.encoded_projection = keras.layers.Dense(
+            self.vocabulary_size, dtype="float32", name="encoded_projection"
+        )
+        self.encoded_projection.build(encoded_shape)
+        self.predicted_projection = keras.layers.Dense(
+            self.vocabulary_size, use_bias=False, dtype="float32", name="predicted_projection"
+        )
+        self.predicted_projection.build(predicted_shape)
+        self.built = True
+
+    def call(self, encoded, predicted):
+        """Returns the two terms of the logits, `[B, T, V]` and `[B, U, V]`."""
+        return self.encoded_projection(encoded), self.predicted_projection(predicted)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {**super().get_config(), "vocabulary_size": self.vocabulary_size}

@@ -5,10 +5,11 @@ from keras import ops
 
 from conformer.encoder import ConformerEncoder
 from conformer.features import LogMelSpectrogram, SpecAugment
-from conformer.joint import JointNetwork
-from conformer.prediction import PredictionNetwork
+from conformer.joint import JointNetwork, SimpleJoint
+from conformer.prediction import PredictionNetwork, StatelessPrediction
 
 BLANK = 0
+_PREDICTIONS = {"lstm": PredictionNetwork, "stateless": StatelessPrediction}
 
 
 class ConformerTransducer(keras.Model):
@@ -23,13 +24,26 @@ class ConformerTransducer(keras.Model):
         prediction: layer `(tokens, states) -> (predicted, states)`.
         joint: layer `(encoded, predicted) -> logits`.
         ctc_head: layer `encoded -> logits` for an auxiliary CTC loss, or None.
+        simple_joint: layer `(encoded, predicted) -> terms of logits` for the pruned loss, or None.
 
     Source: Gulati et al., Conformer (2020); Graves, Sequence transduction (2012).
     """
 
-    def __init__(self, features, augment, encoder, prediction, *, joint, ctc_head=None, **kwargs):
+    def __init__(
+        self,
+        features,
+        augment,
+        encoder,
+        prediction,
+        *,
+        joint,
+        ctc_head=None,
+        simple_joint=None,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.ctc_head = ctc_head
+        self.simple_joint = simple_joint
         self.features = features
         self.augment = augment
         self.encoder = encoder
@@ -47,9 +61,10 @@ class ConformerTransducer(keras.Model):
         self.augment.build((None, None, self.features.num_mel_bins))
         self.encoder.build((None, None, self.features.num_mel_bins))
         self.prediction.build((None, None))
-        self.joint.build(
-            (None, None, self.encoder.hidden_dim), (None, None, self.prediction.hidden_dim)
-        )
+        shapes = [(None, None, part.hidden_dim) for part in (self.encoder, self.prediction)]
+        self.joint.build(*shapes)
+        if self.simple_joint is not None:
+            self.simple_joint.build(*shapes)
         if self.ctc_head is not None:
             self.ctc_head.build((None, None, self.encoder.hidden_dim))
         self.built = True
@@ -153,12 +168,15 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         features=LogMelSpectrogram(**_arguments(config.features), name="features"),
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
-        prediction=PredictionNetwork(
+        prediction=_PREDICTIONS[model.prediction](
             vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
         ),
         joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
         ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")
         if model.ctc_weight > 0
+        else None,
+        simple_joint=SimpleJoint(vocabulary_size, name="simple_joint")
+        if config.loss.kind == "pruned"
         else None,
         dtype=policy,
         name="conformer",

@@ -1,4 +1,4 @@
-"""Prediction network of a transducer: computes a state from the labels decoded so far."""
+"""Prediction networks of a transducer: compute a state from the labels decoded so far."""
 
 import keras
 from keras import ops
@@ -68,6 +68,59 @@ class PredictionNetwork(keras.layers.Layer):
         else:
             outputs, *carried = self.lstm(embedded, initial_state=carried)
         return self.norm(outputs), ops.stack(carried, axis=1)
+
+    def get_config(self):
+        """Returns the constructor's arguments."""
+        return {
+            **super().get_config(),
+            "vocabulary_size": self.vocabulary_size,
+            "hidden_dim": self.hidden_dim,
+        }
+
+
+class StatelessPrediction(keras.layers.Layer):
+    """Embedding and a convolution over two labels, with ReLU.
+
+    The output after a label depends on this label and the one before it only. The state is one
+    tensor `[B, 2, D]` with the embeddings of the last two tokens, so that decoders treat both
+    prediction networks alike.
+
+    Args:
+        vocabulary_size: number of symbols V, including the blank.
+        hidden_dim: width D of the embedding and of the output.
+
+    Source: Ghodsi et al., RNN-transducer with stateless prediction network (2020), section 2.
+    """
+
+    def __init__(self, vocabulary_size, hidden_dim, **kwargs):
+        super().__init__(**kwargs)
+        self.vocabulary_size = vocabulary_size
+        self.hidden_dim = hidden_dim
+
+    def build(self, tokens_shape):
+        """Creates the variables for tokens `[B, U]`."""
+        self.embedding = keras.layers.Embedding(
+            self.vocabulary_size, self.hidden_dim, dtype=self.dtype_policy, name="embedding"
+        )
+        self.embedding.build(tokens_shape)
+        # A convolution over two labels is a dense layer on their joined embeddings.
+        self.convolution = keras.layers.Dense(
+            self.hidden_dim, activation="relu", dtype=self.dtype_policy, name="convolution"
+        )
+        self.convolution.build((None, None, 2 * self.hidden_dim))
+        self.built = True
+
+    def initial_state(self, batch_size):
+        """Returns the state before the first token, `[B, 2, D]` zeros."""
+        return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)
+
+    def call(self, tokens, states=None):
+        """Computes the outputs after each token; see `PredictionNetwork.call`."""
+        if states is None:
+            states = self.initial_state(ops.shape(tokens)[0])
+        embedded = ops.concatenate([states, self.embedding(tokens)], axis=1)
+        pairs = ops.concatenate([embedded[:, 1:-1], embedded[:, 2:]], axis=-1)
+        return self.convolution(pairs), embedded[:, -2:]
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -105,10 +105,10 @@ class Signatures:
 
 
 def exported_weights(model: ConformerTransducer, config: ConformerConfig) -> list:
-    """Returns the variables of the model, without the CTC head if only training uses it."""
-    only_trained = model.ctc_head is not None and config.decoding.head != "ctc"
-    head = model.ctc_head.weights if only_trained else []
-    return [v for v in model.weights if all(v is not other for other in head)]
+    """Returns the variables of the model, without those that only training uses."""
+    only_trained = [model.simple_joint, model.ctc_head if config.decoding.head != "ctc" else None]
+    left_out = {id(v) for part in only_trained if part is not None for v in part.weights}
+    return [v for v in model.weights if id(v) not in left_out]
 
 
 def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTransducer) -> dict:

@@ -88,3 +88,22 @@ def test_decoding_requires_the_head_that_it_decodes():
         conformer.load_config(None, changes)
     with refused("decoding.head"):
         conformer.load_config(None, {"decoding.head": "attention"})
+
+
+def test_the_pruned_loss_and_its_limits():
+    config = conformer.load_config()
+    assert config.loss.kind == "plain"
+    pruning = config.loss.pruning
+    assert (pruning.s_range, pruning.simple_scale, pruning.warmup_steps) == (5, 0.5, 2000)
+    assert config.training.accumulate_steps == 1
+    assert conformer.load_config(None, {"loss.kind": "pruned"}).loss.kind == "pruned"
+    for key, value in (
+        ("loss.pruning.s_range", 0),
+        ("loss.pruning.s_range", 1),
+        ("loss.pruning.simple_scale", 1.5),
+        ("loss.pruning.warmup_steps", -1),
+        ("loss.kind", "prune"),
+        ("training.accumulate_steps", 0),
+    ):
+        with refused(key):
+            conformer.load_config(None, {key: value})
