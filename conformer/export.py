@@ -41,6 +41,19 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     write_saved_model(output_dir, signatures.functions, weights, description)
 
 
+def export_source(source: str | Path, output_dir: str | Path) -> None:
+    """Writes the model of a source of weights as a SavedModel.
+
+    Args:
+        source: training checkpoint or run directory.
+        output_dir: see `export_checkpoint`.
+
+    Raises:
+        UserError: the source cannot be read.
+    """
+    export_checkpoint(open_checkpoint(source), Path(output_dir))
+
+
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     flags = CommandLine(

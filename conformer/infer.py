@@ -12,6 +12,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 from conformer.session import (
     BUNDLED_MODEL,
     FAMILY,
+    exported,
     open_session,
     session_limits,
     transcript_normalization,
@@ -22,6 +23,7 @@ from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
+from tools.inference.pretrained import add_pretrained_flag, chosen_source
 from tools.recognition.options import SearchOptions, add_search_flags
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
@@ -37,6 +39,7 @@ def command_line() -> CommandLine:
     )
     add_search_flags(flags)
     add_inference_flags(flags)
+    add_pretrained_flag(flags, "training run or checkpoint")
     return flags
 
 
@@ -48,7 +51,8 @@ def main(argv: list[str]) -> int:
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
     restrict_devices(options.visible_devices)
-    model_dir = values.native_savedmodel_dir or BUNDLED_MODEL
+    source = chosen_source(values.native_savedmodel_dir, values.pretrained)
+    model_dir = exported(source or BUNDLED_MODEL)
     limits = session_limits(model_dir, options)
     normalize = transcript_normalization(describe(model_dir, FAMILY))
     opening = functools.partial(open_session, model_dir, options)

@@ -10,6 +10,7 @@ from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.inference.opening import check_longest, open_runner
 from tools.inference.options import RunnerOptions, check_seconds
+from tools.inference.pretrained import exported_model
 from tools.recognition.beams import beam_search_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
@@ -30,8 +31,9 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SearchKeywords])
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model. None opens the
-            bundled model, which recognizes spoken English digits.
+        model_dir: directory of an exported SavedModel or of a converted model; or a training run
+            or a checkpoint, which is exported into the user's cache first. None opens the bundled
+            model, which recognizes spoken English digits.
         **options: see `tools.recognition.options.SearchOptions`.
 
     Returns:
@@ -48,8 +50,20 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SearchKeywords])
         >>> model.transcribe("conformer/pretrained/digits/sample.flac").text
         'ONE SEVEN NINE ZERO'
     """
-    place = BUNDLED_MODEL if model_dir is None else model_dir
+    place = exported(BUNDLED_MODEL if model_dir is None else model_dir)
     return open_session(place, from_keywords(SearchOptions, options))
+
+
+def exported(source: str | Path) -> Path:
+    """Returns the directory of an exported model; see `tools.inference.pretrained`.
+
+    Args:
+        source: see `load`.
+    """
+    import conformer
+
+    # Imports TensorFlow, but only if it is called.
+    return exported_model(source, FAMILY, lambda *paths: conformer.export_source(*paths))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:

@@ -11,6 +11,7 @@ import numpy as np
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.weights.assignment import Link, assign, check_finite
+from tools.weights.hub import local_source
 from vision.classes import renamed
 from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
@@ -83,7 +84,8 @@ def load_pretrained(
 
     Args:
         model: a built model.
-        source: see `load_model`. Of a `.keras` file only the weights are used.
+        source: see `load_model`; also `hf:owner/name[@revision]/path`. Of a `.keras` file only
+            the weights are used.
         folders: folder names of the classes of the model, in order of class number.
         use_ema: see `load_model`.
 
@@ -93,6 +95,7 @@ def load_pretrained(
     Raises:
         UserError: the source cannot be read or has another architecture.
     """
+    source = local_source(source)
     heads = [x for x in model.weights if re.fullmatch(_HEADS, x.path)]
     initial = [np.array(x) for x in heads]
     kept, lines = _load_weights(model, source, use_ema), [f"weights of {source}"]

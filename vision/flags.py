@@ -93,7 +93,8 @@ def add_classifier_flags(flags: CommandLine) -> None:
     flags.string(
         "checkpoint",
         None,
-        "Weights to run in TensorFlow: .pth, .safetensors or .keras file, or training checkpoint.",
+        "Weights to run in TensorFlow: training checkpoint, or .pth, .safetensors or .keras file, "
+        "also as hf:owner/name[@revision]/path.",
         short_name="c",
         default_text="none",
     )

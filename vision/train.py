@@ -28,6 +28,7 @@ from tools.training.resuming import check_config
 from tools.training.run_log import provenance
 from tools.training.step import freeze
 from tools.training.task import Position, Shard
+from tools.weights.hub import local_source
 from vision.checkpoint import full_name
 from vision.config import ConfigOptions, VisionConfig, all_arguments, load_config
 from vision.flags import add_training_flags, run_config_options
@@ -163,7 +164,7 @@ def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> st
 def resumed_checkpoint(config: VisionConfig) -> Checkpoint | None:
     """Returns the checkpoint whose run continues; None if a new run starts."""
     source = config.run.pretrained
-    if not source or config.run.exclude_epoch_state or Path(source).is_file():
+    if not source or config.run.exclude_epoch_state or local_source(source).is_file():
         return None
     checkpoint = open_checkpoint(source, newest=True)
     epoch, start_epoch = checkpoint.state["position"]["epoch"], config.run.start_epoch

@@ -6,7 +6,11 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.training.checkpoint import open_checkpoint, restore
+<<<<<<< HEAD
 from tools.weights.folders import read_folder_weights
+=======
+from tools.weights.hub import local_source
+>>>>>>> main
 from wav2vec2.config import (
     ARCHITECTURE_FIELDS,
     ModelConfig,
@@ -54,13 +58,13 @@ def read_origin(path: str | Path) -> Origin:
     """Reads everything except the weights.
 
     Args:
-        path: a Hugging Face folder, a checkpoint, or a run directory, whose best checkpoint is
-            read.
+        path: a Hugging Face folder, `hf:owner/name[@revision]`, a checkpoint, or a run directory,
+            whose best checkpoint is read.
 
     Raises:
-        UserError: the path is none of these, or its files cannot be read.
+        UserError: the path is none of these, or its files cannot be downloaded or read.
     """
-    path = Path(path)
+    path = local_source(path)
     if (path / HUGGING_FACE_CONFIG_FILE).is_file():
         sizes, vocabulary = read_model_config(path), None
         if (path / VOCABULARY_FILE).is_file():

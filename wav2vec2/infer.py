@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
+from tools.inference.pretrained import add_pretrained_flag, chosen_source
 from tools.recognition.options import add_search_flags
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
@@ -22,6 +23,7 @@ from tools.speech.transcripts import normalization
 from wav2vec2.session import (
     RecognitionOptions,
     describe_model,
+    exported,
     limits_of,
     open_session,
     window_of,
@@ -47,6 +49,7 @@ def command_line() -> CommandLine:
     flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
     add_search_flags(flags)
     add_inference_flags(flags, REQUIRED)
+    add_pretrained_flag(flags, "Hugging Face folder, training run or checkpoint")
     return flags
 
 
@@ -57,11 +60,14 @@ def main(argv: list[str]) -> int:
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
     restrict_devices(options.visible_devices)
-    model_dir = values.native_savedmodel_dir
-    if not model_dir:
+    source = chosen_source(values.native_savedmodel_dir, values.pretrained)
+    if not source:
         raise UserError.expected(
-            "--native_savedmodel_dir DIR", "none", "Create one with `python -m wav2vec2.export`"
+            "--native_savedmodel_dir DIR or --pretrained SOURCE",
+            "neither",
+            "Export a model with `python -m wav2vec2.export`, or name its weights",
         )
+    model_dir = exported(source)
     # Check the options of the search before the corpus is read.
     options.beam_search()
     pipeline = describe_model(model_dir)

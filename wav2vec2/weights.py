@@ -27,6 +27,7 @@ from tools.weights.assignment import (
 )
 from tools.weights.files import read_weights
 from tools.weights.folders import read_folder_weights
+from tools.weights.hub import local_source
 from tools.weights.state_dict import state_dict
 from wav2vec2.config import (
     CONFIG_FILE,
@@ -148,7 +149,7 @@ def from_pretrained(
 
     Args:
         folder: folder with `config.json`, `vocab.json`, `preprocessor_config.json` and the weights
-            in `model.safetensors` or `pytorch_model.bin`.
+            in `model.safetensors` or `pytorch_model.bin`; or `hf:owner/name[@revision]`.
         precision: see `build_model`.
         **options: fields of `ModelConfig` to override, such as `mask_padding`.
 
@@ -158,7 +159,7 @@ def from_pretrained(
     Raises:
         UserError: a file is missing or invalid, or does not fit the other files.
     """
-    folder = Path(folder)
+    folder = local_source(folder)
     config = read_model_config(folder)
     vocabulary = load_vocabulary(folder, config.vocabulary_size)
     preprocessing = read_preprocessing_config(folder)

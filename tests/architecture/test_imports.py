@@ -20,7 +20,7 @@ SIBLINGS = {
     "layers": set(),
     "training": {"config", "weights"},
     "conversion": {"config"},
-    "inference": {"conversion", "decoding", "config"},
+    "inference": {"conversion", "decoding", "config", "weights"},
     "recognition": {"inference", "conversion", "decoding", "config", "speech", "training"},
     "serving": {"inference", "conversion", "config"},
 }
