@@ -6,11 +6,8 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.training.checkpoint import open_checkpoint, restore
-<<<<<<< HEAD
 from tools.weights.folders import read_folder_weights
-=======
 from tools.weights.hub import local_source
->>>>>>> main
 from wav2vec2.config import (
     ARCHITECTURE_FIELDS,
     ModelConfig,
