@@ -8,7 +8,7 @@ import numpy as np
 
 from conformer.config import ConformerConfig
 from conformer.model import ConformerTransducer, build_model
-from conformer.nemo_archive import NemoArchive, open_nemo
+from conformer.nemo_archive import SUFFIX, NemoArchive, open_nemo
 from conformer.nemo_config import nemo_config
 from conformer.piece_tokenizer import TOKENIZER_FILE, read_pieces
 from conformer.published_config import CONFIG_FILE, read_published_config
@@ -19,6 +19,11 @@ from tools.weights.assignment import rename
 from tools.weights.folders import read_folder_weights
 
 WEIGHT_FILES = ("model.safetensors",)
+
+
+def is_published(path: Path) -> bool:
+    """Returns whether a path is a folder of Hugging Face or the name of a `.nemo` archive."""
+    return path.suffix == SUFFIX or (path / CONFIG_FILE).is_file()
 
 
 class Published(NamedTuple):

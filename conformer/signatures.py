@@ -93,7 +93,10 @@ class Signatures:
             return heard["encoded"], heard["encoded_lengths"]
 
         options = self._config.decoding
-        hypotheses = greedy(self._model, waveforms, lengths, options, listen=listen)
+        durations = self._config.model.durations
+        hypotheses = greedy(
+            self._model, waveforms, lengths, options, durations=durations, listen=listen
+        )
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
 
     def _recognize_waveforms(self, waveforms, lengths):
@@ -121,6 +124,8 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         model: a built model.
     """
     transducer = {} if model.joint is None else {"state_shape": [*model.prediction.state_shape]}
+    if config.model.durations:
+        transducer["durations"] = [*config.model.durations]
     return {
         "family": "conformer",
         "kind": "transducer",

@@ -117,8 +117,13 @@ class TdtSearch:
         for row, tokens in enumerate(state.tokens):
             starts = np.array(state.starts[row], np.int32)
             ends = starts + np.array(state.durations[row], np.int32)
-            score = float(state.log_probability[row])
-            hypotheses.append(Hypothesis(np.array(tokens, np.int32), starts, ends, score))
+            found = Hypothesis(
+                tokens=np.array(tokens, np.int32),
+                starts=starts,
+                ends=ends,
+                log_probability=float(state.log_probability[row]),
+            )
+            hypotheses.append(found)
         return hypotheses
 
     def _best(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
