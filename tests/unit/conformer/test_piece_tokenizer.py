@@ -8,7 +8,7 @@ import pytest
 import sentencepiece
 import tensorflow as tf
 
-from conformer.piece_tokenizer import read_pieces
+from conformer.piece_tokenizer import Pieces, PieceTokenizer, read_pieces
 from conformer.tokenizer import tokenizer_from_json
 from tests.support import parakeet
 from tests.support.errors import refused
@@ -56,6 +56,11 @@ def test_pairs_are_merged_in_the_order_of_their_ranks(tokenizer):
     assert tokenizer.unknown_characters("xy t\u00e9z") == "xy\u00e9z"
     for text in ("the tin thorn", "in it rather", "thin"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_of_equal_pairs_the_left_one_is_merged_first():
+    pieces = Pieces(["<unk>", "\u2581", "a", "aa"], special=[0], unknown=0, merges=[["a", "a"]])
+    assert spelled(PieceTokenizer(pieces), "aaa") == ["\u2581", "aa", "a"]
 
 
 def test_texts_are_encoded_in_a_graph_and_the_vocabulary_is_read_again(tokenizer):
