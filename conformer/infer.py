@@ -44,7 +44,7 @@ def command_line() -> CommandLine:
     add_search_flags(flags)
     add_horovod_flag(flags)
     add_inference_flags(flags)
-    add_pretrained_flag(flags, "training run or checkpoint")
+    add_pretrained_flag(flags, "published model, training run or checkpoint")
     return flags
 
 

@@ -77,6 +77,17 @@ def losses_of_utterances(
     return losses
 
 
+def _check_trainable(config: ConformerConfig) -> None:
+    """Raises UserError for models that can be run but not yet trained."""
+    if config.model.durations or not config.model.transducer:
+        raise UserError.expected(
+            "a transducer without durations, as other models cannot be trained yet",
+            f"model.durations {list(config.model.durations)}, model.transducer: "
+            f"{str(config.model.transducer).lower()}",
+            "Remove these keys",
+        )
+
+
 class ConformerTask(SpeechTask):
     """Training task of the Conformer; implements `tools.training.task.Task`.
 
@@ -103,6 +114,7 @@ class ConformerTask(SpeechTask):
         keras2_weights: str = "",
         needs_evaluation: bool = True,
     ):
+        _check_trainable(config)
         super().__init__(config.data, config.features.sample_rate_hz, processes)
         self.config = config
         known = functools.cache(lambda: self._known_vocabulary(resumed or pretrained))
@@ -208,7 +220,8 @@ class ConformerTask(SpeechTask):
         config = self.config
         counts = self.tokenizer.count_labels([u.transcript for u in utterances])
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
-        frames = np.array([u.num_samples for u in utterances]) / step_samples / 4
+        frames = np.array([u.num_samples for u in utterances]) / step_samples
+        frames = frames / config.model.subsampling_factor
         decoding = config.decoding
         per_frame = 1 if decoding.head == "ctc" else decoding.max_symbols_per_frame
         most = np.minimum(config.data.max_labels, frames * per_frame)

@@ -10,6 +10,7 @@ import numpy as np
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
 from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Search
+from tools.decoding.tdt import TdtSearch
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
 from tools.errors import UserError
@@ -146,6 +147,15 @@ class TransducerDecoder:
     def _search(self, call: Call) -> Search:
         if self._frames == "logits":
             return CtcGreedySearch(self._pipeline["blank"])
+        if self._pipeline.get("durations"):
+            return TdtSearch(
+                call,
+                blank=self._pipeline["blank"],
+                state_shape=self._pipeline["state_shape"],
+                durations=self._pipeline["durations"],
+                max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
+                blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            )
         return GreedySearch(
             call,
             blank=self._pipeline["blank"],
