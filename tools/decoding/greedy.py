@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Call, Hypothesis
 
 
@@ -18,6 +19,7 @@ class GreedyState:
     frames: np.ndarray  # [B], frames decoded so far
     tokens: list[list[int]]
     starts: list[list[int]]
+    confidences: list[list[float]]
 
 
 class GreedySearch:
@@ -68,6 +70,7 @@ class GreedySearch:
             frames=np.zeros(batch_size, np.int64),
             tokens=[[] for _ in range(batch_size)],
             starts=[[] for _ in range(batch_size)],
+            confidences=[[] for _ in range(batch_size)],
         )
 
     def advance(self, state: GreedyState, encoded: np.ndarray, lengths: np.ndarray) -> GreedyState:
@@ -93,9 +96,11 @@ class GreedySearch:
             emitting = np.flatnonzero(emits)
             if len(emitting):
                 self._read(state, emitting, token[emitting])
-                for row in emitting:
+                certain = confidences(logits[emitting]).tolist()
+                for row, confidence in zip(emitting, certain, strict=True):
                     state.tokens[row].append(int(token[row]))
                     state.starts[row].append(int(state.frames[row] + frame[row]))
+                    state.confidences[row].append(confidence)
             symbols = np.where(emits, symbols + 1, 0)
             moves = ~emits | (symbols >= self._max_symbols)
             frame = np.where(moves, frame + 1, frame)
@@ -105,15 +110,18 @@ class GreedySearch:
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
         """Returns the hypotheses. A token lasts for the one frame in which it was emitted."""
-        found = zip(state.tokens, state.starts, state.log_probability, strict=True)
+        found = zip(
+            state.tokens, state.starts, state.log_probability, state.confidences, strict=True
+        )
         return [
             Hypothesis(
                 np.array(tokens, np.int32),
                 np.array(starts, np.int32),
                 np.array(starts, np.int32) + 1,
+                np.array(certain, np.float32),
                 float(log_probability),
             )
-            for tokens, starts, log_probability in found
+            for tokens, starts, log_probability, certain in found
         ]
 
     def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:
