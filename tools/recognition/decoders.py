@@ -13,6 +13,7 @@ from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Sea
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
 from tools.errors import UserError
+from tools.recognition.beams import max_window
 from tools.speech.long_audio import Window, stitched
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
@@ -144,6 +145,7 @@ class TransducerDecoder:
             state_shape=self._pipeline["state_shape"],
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            max_window=max_window(self._pipeline),
         )
 
     def _outputs(self, hypotheses: Sequence[Hypothesis]) -> dict[str, np.ndarray]:
