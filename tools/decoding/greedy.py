@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Call, Hypothesis
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class GreedyState:
     nodes: np.ndarray  # [B], nodes of the hot words; 0 without hot words
     tokens: list[list[int]]
     starts: list[list[int]]
+    confidences: list[list[float]]
 
 
 class GreedySearch:
@@ -84,6 +86,7 @@ class GreedySearch:
             nodes=np.full(batch_size, 0 if self._hot is None else self._hot.start),
             tokens=[[] for _ in range(batch_size)],
             starts=[[] for _ in range(batch_size)],
+            confidences=[[] for _ in range(batch_size)],
         )
 
     def advance(self, state: GreedyState, encoded: np.ndarray, lengths: np.ndarray) -> GreedyState:
@@ -112,11 +115,12 @@ class GreedySearch:
                 found = tokens[emits, blanks[emits]]
                 self._read(state, emitting, found)
                 starts = state.frames[emitting] + frame[emitting]
-                for row, token, start in zip(
-                    emitting.tolist(), found.tolist(), starts.tolist(), strict=True
-                ):
+                certain = confidences(logits[emits, blanks[emits]])
+                columns = (x.tolist() for x in (emitting, found, starts, certain))
+                for row, token, start, confidence in zip(*columns, strict=True):
                     state.tokens[row].append(token)
                     state.starts[row].append(start)
+                    state.confidences[row].append(confidence)
                     if self._hot is not None:
                         state.nodes[row] = self._hot.after(int(state.nodes[row]), token)
                 full = emitting[symbols[emitting] >= self._max_symbols]
@@ -128,15 +132,18 @@ class GreedySearch:
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
         """Returns the hypotheses. A token lasts for the one frame in which it was emitted."""
-        found = zip(state.tokens, state.starts, state.log_probability, strict=True)
+        found = zip(
+            state.tokens, state.starts, state.log_probability, state.confidences, strict=True
+        )
         return [
             Hypothesis(
                 np.array(tokens, np.int32),
                 np.array(starts, np.int32),
                 np.array(starts, np.int32) + 1,
+                np.array(certain, np.float32),
                 float(log_probability),
             )
-            for tokens, starts, log_probability in found
+            for tokens, starts, log_probability, certain in found
         ]
 
     def _chosen(self, logits: np.ndarray, nodes: np.ndarray) -> np.ndarray:
