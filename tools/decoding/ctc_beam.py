@@ -14,6 +14,7 @@ from tools.decoding.hotwords import HotWord
 from tools.decoding.options import BeamSearch
 from tools.decoding.protocol import Hypothesis, Ranked
 from tools.decoding.texts import Texts
+from tools.decoding.token_tree import compact
 
 _LEAST = math.log(1e-15)  # of a symbol in a frame
 _NUM_NODES = 4096  # initial size of the tree of symbols of a row
@@ -135,7 +136,9 @@ class CtcBeamSearch:
             if reason == kernel.QUESTIONS:
                 self._texts.answer(scratch)
             elif reason == kernel.NODES_FULL:
-                kernel.compact(row)
+                leaves = row.beams[: row.counts[kernel.NUM_BEAMS], text_kernel.NODE]
+                num_left = compact(row.nodes, row.counts[kernel.NUM_NODES], leaves)
+                row.counts[kernel.NUM_NODES] = num_left
                 if 2 * row.counts[kernel.NUM_NODES] > len(row.nodes):
                     nodes = np.concatenate([row.nodes, np.empty_like(row.nodes)])
                     row = row._replace(nodes=nodes)

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tools.decoding.compiled import compiled
+from tools.decoding.compiled import compiled, sum_of_logs
 from tools.decoding.spelling import SPACE, mixed
 from tools.decoding.text_kernel import (
     ACOUSTIC,
@@ -47,13 +47,6 @@ class Row(NamedTuple):
     values: np.ndarray
     nodes: np.ndarray
     counts: np.ndarray
-
-
-@compiled
-def sum_of_logs(one, other):
-    """Returns the logarithm of the sum of two numbers that are given by their logarithms."""
-    most, least = max(one, other), min(one, other)
-    return most if least == -np.inf else most + np.log1p(np.exp(least - most))
 
 
 @compiled
@@ -232,28 +225,3 @@ def finish_row(row, known, scratch):
         score = end_text(integers[found], floats[found], known, scratch)
         totals[found] = floats[found, ACOUSTIC] + score
     return np.argsort(-totals[:num_found], kind="mergesort")
-
-
-@compiled
-def compact(row):
-    """Removes the nodes that no beam needs."""
-    beams, nodes, num_nodes = row.beams, row.nodes, row.counts[NUM_NODES]
-    numbers = np.full(num_nodes, -1, np.int64)
-    for beam in range(row.counts[NUM_BEAMS]):
-        node = beams[beam, NODE]
-        while node >= 0 and numbers[node] < 0:
-            numbers[node] = 0
-            node = nodes[node, 0]
-    num_left = 0
-    for node in range(num_nodes):  # parents stand before their children
-        if numbers[node] < 0:
-            continue
-        numbers[node] = num_left
-        parent = nodes[node, 0]
-        nodes[num_left] = nodes[node]
-        nodes[num_left, 0] = numbers[parent] if parent >= 0 else -1
-        num_left += 1
-    for beam in range(row.counts[NUM_BEAMS]):
-        if beams[beam, NODE] >= 0:
-            beams[beam, NODE] = numbers[beams[beam, NODE]]
-    row.counts[NUM_NODES] = num_left
