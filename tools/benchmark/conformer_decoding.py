@@ -148,6 +148,7 @@ def measure(
     call: Biased,
     searches: Mapping[str, Search],
     inputs: Mapping[str, np.ndarray],
+    *,
     in_turn: Callable[[Mapping[str, Callable[[], float]]], Mapping],
 ) -> dict:
     """Times the encoder and all searches on a batch.
@@ -279,7 +280,7 @@ def main(argv: list[str]) -> int:
             def in_turn(sides, batch=batch):
                 return time_in_turn(sides, batch, values.loop, values.warmup_seconds)
 
-            row = measure(runner, call, searches, inputs, in_turn)
+            row = measure(runner, call, searches, inputs, in_turn=in_turn)
             _show(batch, seconds, row)
             rows.append({"batch": batch, "seconds": seconds, **row})
     report = {

@@ -86,7 +86,7 @@ class TransducerBeamSearch:
         self._options, self._texts = options, texts
         # With a language model, some more extensions have a chance.
         num_wanted = options.width * (1 if texts is None else _MORE_CANDIDATES)
-        self._limits = options.width, float(options.beam_prune), num_wanted
+        self._limits = blank, float(options.beam_prune), num_wanted
 
     def start(self, batch_size: int) -> TransducerBeamState:
         """Runs the prediction network on a blank; see `Search.start`."""
@@ -119,6 +119,7 @@ class TransducerBeamSearch:
             np.empty((*size, state.integers.shape[1]), np.int64),
             np.empty((*size, state.floats.shape[1])),
             np.zeros(len(state.frames), np.int64),
+            self._options.width,
         )
         for frame in range(int(max(lengths, default=0))):
             is_active = np.asarray(lengths > frame)
@@ -184,10 +185,10 @@ class TransducerBeamSearch:
         ended: kernel.Ended,
     ) -> None:
         """Decodes one frame `[B, D]` of the active rows."""
-        integers, floats, width = state.integers, state.floats, self._options.width
+        integers, floats = state.integers, state.floats
         ended.counts[:] = 0
         if not is_active.all():
-            kernel.add_unchanged(ended, integers, floats, ~is_active, width)
+            kernel.add_unchanged(ended, (integers, floats), ~is_active)
             of_active = is_active[integers[:, kernel.ROW]]
             integers, floats = integers[of_active], floats[of_active]
         first, steps = state.num_nodes, []
@@ -196,13 +197,14 @@ class TransducerBeamSearch:
             logits, sums = self._join(encoded[integers[:, kernel.ROW]], predicted)
             steps.append(logits)
             blanks = logits[:, self._blank] - sums
-            kernel.add_blanks(ended, integers, floats, blanks, self._blank_penalty, width)
-            joined = logits, sums
-            integers, floats = self._extended(state, (integers, floats), joined, ended, number)
+            kernel.add_blanks(ended, (integers, floats), blanks, self._blank_penalty)
+            integers, floats = self._extended(
+                state, (integers, floats), (logits, sums), ended, step=number
+            )
             if len(integers) == 0:
                 break
             if number + 1 == self._max_symbols:
-                kernel.add_unchanged(ended, integers, floats, is_active, width)
+                kernel.add_unchanged(ended, (integers, floats), is_active)
             else:
                 self._read(state, integers)
         state.integers, state.floats = kernel.collected(ended)
@@ -219,13 +221,12 @@ class TransducerBeamSearch:
         hypotheses: tuple[np.ndarray, np.ndarray],
         joined: tuple[np.ndarray, np.ndarray],
         ended: kernel.Ended,
+        *,
         step: int,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the best hypotheses with another symbol that may still be among the best."""
         (integers, floats), (logits, sums) = hypotheses, joined
-        parents, symbols, totals = kernel.extensions(
-            hypotheses, joined, ended, self._blank, self._limits
-        )
+        parents, symbols, totals = kernel.extensions(hypotheses, joined, ended, self._limits)
         texts = None
         if self._texts is not None and len(parents):
             given = _texts_of(integers[parents], floats[parents])

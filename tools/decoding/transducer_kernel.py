@@ -30,16 +30,19 @@ class Ended(NamedTuple):
         integers: `[B, 2W, I]` int64.
         floats: `[B, 2W, F]` float64.
         counts: `[B]` int64, number of hypotheses of each row.
+        width: number of hypotheses W of a row that are kept.
     """
 
     integers: np.ndarray
     floats: np.ndarray
     counts: np.ndarray
+    width: int
 
 
 @compiled
-def _add(ended, integers, floats, score, log_probability):
+def _add(ended, hypothesis, score, log_probability):
     """Adds a hypothesis, or its probability if one with the same tokens is there."""
+    integers, floats = hypothesis
     row = integers[ROW]
     count = ended.counts[row]
     place = 0
@@ -63,27 +66,31 @@ def _add(ended, integers, floats, score, log_probability):
 
 
 @compiled
-def add_unchanged(ended, integers, floats, is_added, width):
+def add_unchanged(ended, hypotheses, is_added):
     """Adds hypotheses as they are; `is_added` says for which rows of the batch."""
+    integers, floats = hypotheses
     for index in range(len(integers)):
         if is_added[integers[index, ROW]]:
             one = floats[index]
-            _add(ended, integers[index], one, one[SCORE], one[LOG_PROBABILITY])
-    _keep_best(ended, width)
+            _add(ended, (integers[index], one), one[SCORE], one[LOG_PROBABILITY])
+    _keep_best(ended)
 
 
 @compiled
-def add_blanks(ended, integers, floats, scores, penalty, width):
+def add_blanks(ended, hypotheses, scores, penalty):
     """Adds hypotheses `[N, I]` and `[N, F]` with a blank of log-probability `scores` `[N]`."""
+    integers, floats = hypotheses
     for index in range(len(integers)):
         one = floats[index]
         score = one[SCORE] + scores[index] - penalty
-        _add(ended, integers[index], one, score, one[LOG_PROBABILITY] + scores[index])
-    _keep_best(ended, width)
+        total = one[LOG_PROBABILITY] + scores[index]
+        _add(ended, (integers[index], one), score, total)
+    _keep_best(ended)
 
 
 @compiled
-def _keep_best(ended, width):
+def _keep_best(ended):
+    width = ended.width
     for row in range(len(ended.counts)):
         count = ended.counts[row]
         if count > width:
@@ -94,7 +101,7 @@ def _keep_best(ended, width):
 
 
 @compiled
-def _least(ended, width, beam_prune):
+def _least(ended, beam_prune):
     """Returns the score `[B]` that a hypothesis of each row must exceed to be extended."""
     least = np.full(len(ended.counts), -np.inf)
     for row in range(len(least)):
@@ -102,21 +109,20 @@ def _least(ended, width, beam_prune):
         if count > 0:
             scores = ended.floats[row, :count, SCORE]
             least[row] = scores.max() - beam_prune
-            if count == width:
+            if count == ended.width:
                 least[row] = max(least[row], scores.min())
     return least
 
 
 @compiled
-def extensions(hypotheses, joined, ended, blank, limits):
+def extensions(hypotheses, joined, ended, limits):
     """Finds the tokens that may bring hypotheses among the best ones.
 
     Args:
         hypotheses: integers `[N, I]` and floats `[N, F]`, sorted by the rows of the batch.
         joined: logits `[N, V]`, and the logarithms `[N]` of the sums of their exponentials.
         ended: `Ended`.
-        blank: index of the blank symbol.
-        limits: width, `beam_prune`, and how many extensions of a row are wanted.
+        limits: index of the blank symbol, `beam_prune`, and the number of extensions of a row.
 
     Returns:
         `[M]` indices of hypotheses, `[M]` tokens, and `[M]` scores of the extended hypotheses, best
@@ -124,8 +130,8 @@ def extensions(hypotheses, joined, ended, blank, limits):
     """
     integers, floats = hypotheses
     logits, sums = joined
-    width, beam_prune, num_wanted = limits
-    least = _least(ended, width, beam_prune)
+    blank, beam_prune, num_wanted = limits
+    least = _least(ended, beam_prune)
     size = 0
     bounds = np.empty(len(integers), np.float64)
     for index in range(len(integers)):
