@@ -128,6 +128,11 @@ class StatelessPrediction(keras.layers.Layer):
         self.convolution.build((None, None, 2 * self.hidden_dim))
         self.built = True
 
+    @property
+    def state_shape(self) -> tuple[int, int]:
+        """Shape `[2, D]` of the states of one utterance."""
+        return 2, self.hidden_dim
+
     def initial_state(self, batch_size):
         """Returns the state before the first token, `[B, 2, D]` zeros."""
         return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)

@@ -13,7 +13,7 @@ from tools.errors import UserError
 from tools.inference.opening import check_longest, open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
-from tools.recognition.beams import beam_search_of
+from tools.recognition.beams import beam_search_of, hot_words_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import SearchKeywords, SearchOptions
@@ -84,19 +84,24 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     limits = session_limits(model_dir, options)
+    pipeline = describe(model_dir, FAMILY)
+    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization(pipeline))
     search = None
     if beam is not None:
-        pipeline = describe(model_dir, FAMILY)
         if pipeline.get("durations"):
             raise UserError.expected(
                 "greedy search for a token-and-duration transducer",
                 "a beam search",
                 "Leave the options of the beam search out",
             )
-        search = beam_search_of(pipeline, beam, options.n_best, options.norm_score)
+        search = beam_search_of(
+            pipeline, beam, options.n_best, norm_score=options.norm_score, hot_words=hot_words
+        )
     runner = open_runner(model_dir, options, calibration_examples)
     in_graph = "serving_default" in runner.signatures
-    decoder = TransducerDecoder(runner.pipeline, in_graph, search, options.n_best)
+    decoder = TransducerDecoder(
+        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words
+    )
     return SpeechSession(runner, decoder, limits, batch_size=options.batch_size)
 
 
