@@ -5,5 +5,5 @@
 set -euo pipefail
 # shellcheck source=help.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
-export NP="${NP:-8}"
-exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_with_horovod.sh" --mxp=False "$@"
+export NP="${NP:-8}" MXP=False
+exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_with_horovod.sh" "$@"

@@ -47,8 +47,14 @@ while (($#)); do
   esac
   shift
 done
-calibration=()
-[[ -z ${CALIBRATION_DATA_DIR:-} ]] || calibration=(--calibration_data_dir "$CALIBRATION_DATA_DIR")
+# shellcheck source=flags.sh
+source "$here/flags.sh"
+calibration=() least=()
+[[ -z ${CALIBRATION_DATA_DIR:-} ]] || is_given calibration_data_dir "${further[@]}" ||
+  calibration=(--calibration_data_dir "$CALIBRATION_DATA_DIR")
+# What converts a model without a long run.
+is_given data_ratio "${further[@]}" || least+=(--data_ratio 0.000001)
+is_given warmup_count "${further[@]}" || least+=(--warmup_count 0)
 
 mkdir -p -- "$output_dir"
 reports=()
@@ -63,7 +69,7 @@ for batch_size in ${batch_sizes//,/ }; do
         "${calibration[@]}" "${further[@]}")
       printf '\n== %s\n' "$name" >&2
       [[ $run_eagerly != 0 ]] ||
-        RESULT_PATH=$output_dir/.converting.json "${run[@]}" --data_ratio 0.000001 --warmup_count 0
+        RESULT_PATH=$output_dir/.converting.json "${run[@]}" "${least[@]}"
       RESULT_PATH=$output_dir/$name.json "${run[@]}"
       reports+=("$output_dir/$name.json")
     done

@@ -70,6 +70,8 @@ is_complete() {
   for part in base "${extras[@]}"; do
     [[ -r $state/$part && $(<"$state/$part") == "$now" ]] || return 1
   done
+  # The stamp tells how Horovod was built; NCCL may have been installed since.
+  [[ " ${extras[*]-} " != *" gpu "* || $(<"$state/horovod") != *-gloo-* ]] || ! nvcc_and_nccl || return 1
   for part in tensorflow tensorflow_io tensorflow_text keras horovod; do
     [[ -d $venv/lib/python3.11/site-packages/$part ]] || return 1
   done

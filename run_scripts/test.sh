@@ -14,6 +14,7 @@ ruff check --quiet .
 ruff format --check --quiet .
 find . -path ./.venv -prune -o -path ./.git -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck .ci/run
+hadolint DOCKERFILE
 # Each worker runs one file at a time, so that the fixtures of a file are created once. tests/conftest.py
 # puts the longest files first, and xdist keeps this order. -rfEs lists failed and skipped tests.
 python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -rfEs "$@"

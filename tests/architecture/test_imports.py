@@ -25,7 +25,7 @@ SIBLINGS = {
     "serving": {"inference", "conversion", "config"},
 }
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}
-LAYERS |= {"blocks", "feature_encoder", "masking", "running_statistics"}
+LAYERS |= {"blocks", "feature_encoder", "masking", "mel", "running_statistics"}
 RANK = {**dict.fromkeys(LAYERS, 0), "task": 2}  # everything not named here is of rank 1
 PROGRAM_FILES = "train export infer infer_onnx eval eval_onnx compile preprocess postprocess "
 PROGRAM_FILES += "show_augmentations activation_map flags"

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from conformer import session as conformer
 from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
@@ -285,7 +286,11 @@ def read_speech(session: SpeechSession, data_dir: str) -> tuple[list[np.ndarray]
     Raises:
         UserError: the data set has no usable utterance with a transcript.
     """
-    normalize = normalization(session.pipeline["vocabulary"]["surfaces"])
+    pipeline = session.pipeline
+    if pipeline.get("family") == conformer.FAMILY:
+        normalize = conformer.transcript_normalization(pipeline)
+    else:
+        normalize = normalization(pipeline["vocabulary"]["surfaces"])
     limits = session.limits
     utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     if not utterances:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 
 from tools.amounts import counted
+from tools.decoding.text import has_bytes
 from tools.files import one_line
 
 _MOST_NAMED = 20  # characters in a message
@@ -45,6 +46,9 @@ def never_written(surfaces: Iterable[str]) -> Unknown:
     Args:
         surfaces: text of each symbol.
     """
+    surfaces = [*surfaces]
+    if has_bytes(surfaces):
+        return lambda transcript: ""
     text = "".join(surfaces)
     written = {" ", *text, *unicodedata.normalize("NFC", text)}
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
+from tools.decoding.hotwords import HotWord
 from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Search
+from tools.decoding.tdt import TdtSearch
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
 from tools.errors import UserError
+from tools.recognition.beams import hot_scores_of, max_window
 from tools.speech.long_audio import Window, stitched
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
@@ -98,6 +101,7 @@ class TransducerDecoder:
         beam: function of a `Call` that makes a beam search, which runs beside greedy search; None
             for greedy search alone.
         n_best: number of texts of the beam search.
+        hot_words: phrases with a higher score in greedy search.
     """
 
     has_words = False
@@ -108,9 +112,12 @@ class TransducerDecoder:
         in_graph: bool,
         beam: Callable[[Call], BeamSearching] | None = None,
         n_best: int = 1,
+        *,
+        hot_words: Sequence[HotWord] = (),
     ):
         self._pipeline, self._beam, self._n_best = pipeline, beam, n_best
-        self._in_graph = in_graph and beam is None
+        self._hot_scores = hot_scores_of(pipeline, hot_words)
+        self._in_graph = in_graph and beam is None and self._hot_scores is None
         # Output of `listen` that the search decodes.
         self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
 
@@ -145,13 +152,24 @@ class TransducerDecoder:
 
     def _search(self, call: Call) -> Search:
         if self._frames == "logits":
-            return CtcGreedySearch(self._pipeline["blank"])
+            return CtcGreedySearch(self._pipeline["blank"], self._hot_scores)
+        if self._pipeline.get("durations"):
+            return TdtSearch(
+                call,
+                blank=self._pipeline["blank"],
+                state_shape=self._pipeline["state_shape"],
+                durations=self._pipeline["durations"],
+                max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
+                blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            )
         return GreedySearch(
             call,
             blank=self._pipeline["blank"],
             state_shape=self._pipeline["state_shape"],
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            max_window=max_window(self._pipeline),
+            hot_scores=self._hot_scores,
         )
 
     def _outputs(self, hypotheses: Sequence[Hypothesis]) -> dict[str, np.ndarray]:
@@ -233,14 +251,22 @@ class CtcDecoder:
         pipeline: content of the model's `pipeline.json`.
         beam: beam search over logits; None for greedy search alone.
         n_best: number of texts of the beam search.
+        hot_words: phrases with a higher score in greedy search.
     """
 
     has_words = True
 
-    def __init__(self, pipeline: Mapping, beam: BeamSearching | None = None, n_best: int = 1):
+    def __init__(
+        self,
+        pipeline: Mapping,
+        beam: BeamSearching | None = None,
+        n_best: int = 1,
+        *,
+        hot_words: Sequence[HotWord] = (),
+    ):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
         self._blank = pipeline["blank"]
-        self._search = CtcGreedySearch(self._blank)
+        self._search = CtcGreedySearch(self._blank, hot_scores_of(pipeline, hot_words))
         self._beam, self._n_best = beam, n_best
         self._hop_samples = pipeline["hop_samples"]
         self._window_samples = pipeline["receptive_field_samples"]

@@ -9,10 +9,9 @@ import tensorflow as tf
 
 from tools.amounts import counted
 from tools.errors import UserError
+from tools.training.launcher import uses_horovod
 
 Value = TypeVar("Value")
-
-_LAUNCHER_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class Processes(Protocol):
@@ -84,7 +83,7 @@ class HorovodProcesses:
             raise UserError.expected(
                 "Horovod in this environment",
                 f"an import error ({error})",
-                "Run `bash run_scripts/setup.sh`, or train with --use_horovod=False",
+                "Run `bash run_scripts/setup.sh`, or use --use_horovod=False",
             ) from error
         name = socket.gethostname()
         try:
@@ -137,9 +136,7 @@ def start(use_horovod: bool | None = None) -> Processes:
     Raises:
         UserError: Horovod cannot be used.
     """
-    if use_horovod is None:
-        use_horovod = any(name in os.environ for name in _LAUNCHER_VARIABLES)
-    return HorovodProcesses() if use_horovod else SingleProcess()
+    return HorovodProcesses() if uses_horovod(use_horovod) else SingleProcess()
 
 
 def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
@@ -162,6 +159,28 @@ def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
     value, problem = processes.broadcast_object((value, problem))
     if problem is not None:
         raise problem if processes.rank == 0 else SystemExit(2)
+    return value
+
+
+def on_every_rank(processes: Processes, make: Callable[[], Value]) -> Value:
+    """Calls `make` on every rank, and returns each rank its own result.
+
+    Args:
+        processes: processes of the run.
+        make: function without arguments.
+
+    Raises:
+        UserError: on the first rank whose `make` raises it.
+        SystemExit: on the other ranks in that case, so that the message is printed only once.
+    """
+    value = problem = None
+    try:
+        value = make()
+    except UserError as error:
+        problem = error
+    failed = processes.gather_objects(problem is not None)
+    if True in failed:
+        raise problem if problem and not any(failed[: processes.rank]) else SystemExit(2)
     return value
 
 
