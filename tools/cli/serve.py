@@ -69,9 +69,10 @@ def command_line() -> CommandLine:
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, places = command_line().parse(argv)
-    from tools.serving.app import AppOptions, create_app  # takes 0.3 s: after the flags
+    from tools.serving.app import create_app  # takes 0.3 s: after the flags
     from tools.serving.http_server import listen, serve
     from tools.serving.requests import RequestLimits
+    from tools.serving.server import AppOptions
 
     batching = _batching_options(values)
     keys = _keys(values)

@@ -1,13 +1,9 @@
 """The HTTP application: TensorFlow Serving's REST interface, health and metrics."""
 
-import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator
 
 import anyio.to_thread
-import numpy as np
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
@@ -15,11 +11,11 @@ from starlette.responses import JSONResponse, Response
 
 from tools.errors import UserError
 from tools.files import to_json
-from tools.serving.batching import Closed, DeadlineExceeded, QueueFull
 from tools.serving.metrics import CONTENT_TYPE, Metrics
-from tools.serving.repository import Repository, UnknownModel
-from tools.serving.requests import Gate, Refusal, RequestLimits, error_answer
-from tools.serving.served_model import SERVE_BYTES, Classes, ServedModel
+from tools.serving.repository import Repository
+from tools.serving.requests import Gate, Refusal, error_answer
+from tools.serving.served_model import SERVE_BYTES, Classes
+from tools.serving.server import AppOptions, Server
 from tools.serving.tf_serving import (
     metadata_answer,
     parse_json,
@@ -27,144 +23,12 @@ from tools.serving.tf_serving import (
     predict_request,
     status_answer,
 )
-
-_RETRY_SECONDS = 1
-_MOST_VERSION_DIGITS = 18
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class AppOptions:
-    """Options of the application.
-
-    Attributes:
-        request_seconds: longest time of an input in the queue.
-        limits: limits of the body of a request.
-        api_keys: accepted keys; empty: no key is needed.
-        cors_origins: web pages of these origins may use the server.
-        aliases: further names of models.
-    """
-
-    request_seconds: float = 300.0
-    limits: RequestLimits = field(default_factory=RequestLimits)
-    api_keys: Sequence[str] = ()
-    cors_origins: Sequence[str] = ()
-    aliases: Mapping[str, str] = field(default_factory=dict)
-
-
-class Server:
-    """Answers requests with the models of a repository.
-
-    Args:
-        repository: the models.
-        options: limits and names.
-        metrics: counts of requests and batches.
-    """
-
-    def __init__(self, repository: Repository, options: AppOptions, metrics: Metrics):
-        self.repository, self.options, self.metrics = repository, options, metrics
-
-    def model(self, name: str, version: str | None = None) -> ServedModel:
-        """Returns a loaded model.
-
-        Raises:
-            Refusal: the model or the version is not loaded (404).
-        """
-        number = None if version is None else _version(version)
-        try:
-            return self.repository.get(self.options.aliases.get(name, name), number)
-        except UnknownModel:
-            which = name if version is None else f"{name} version {version}"
-            raise Refusal(
-                404,
-                f"Expected a model among {', '.join(self.repository.names) or 'none'}. "
-                f"Received: {which[:100]}. See /v1/models.",
-                "model",
-            ) from None
-
-    async def files(self, model: ServedModel, contents: Sequence[bytes]) -> list[Any]:
-        """Decodes files, each alone, and returns the results of the model.
-
-        Raises:
-            Refusal: a file cannot be used (400), or the queue is full (503).
-        """
-        items = []
-        for number, content in enumerate(contents):
-            try:
-                items.append(await anyio.to_thread.run_sync(model.kind.read, content))
-            except UserError as error:
-                place = f"File {number + 1}: " if len(contents) > 1 else ""
-                raise Refusal(400, f"{place}{error}", "input") from error
-        futures = await self._submitted(
-            model, lambda one: one.submit_files(items, self.options.request_seconds)
-        )
-        return [await self._result(future) for future in futures]
-
-    async def tensors(
-        self, model: ServedModel, inputs: Mapping[str, np.ndarray], signature: str
-    ) -> dict[str, np.ndarray]:
-        """Runs tensors.
-
-        Raises:
-            Refusal: the tensors do not fit the model (400), or the queue is full (503).
-        """
-        seconds = self.options.request_seconds
-        future = await self._submitted(
-            model, lambda one: one.submit_tensors(inputs, signature, seconds)
-        )
-        return await self._result(future)
-
-    async def _submitted(
-        self, model: ServedModel, submit: Callable[[ServedModel], Result]
-    ) -> Result:
-        """Puts inputs into a queue. If a new version replaced the model, it gets the inputs."""
-        while True:
-            try:
-                return submit(model)
-            except QueueFull:
-                raise Refusal(
-                    503,
-                    "Expected room in the queue. Received: a full queue. Try again later.",
-                    "busy",
-                    {"Retry-After": str(_RETRY_SECONDS)},
-                ) from None
-            except Closed:
-                newer = self.model(model.name)
-                if newer is model:
-                    raise Refusal(
-                        503,
-                        "Expected a server that runs. Received: one that ends. Try again later.",
-                        "ends",
-                        {"Retry-After": str(_RETRY_SECONDS)},
-                    ) from None
-                model = newer
-
-    async def _result(self, future: Any) -> Any:
-        try:
-            return await asyncio.wrap_future(future)
-        except DeadlineExceeded:
-            seconds = self.options.request_seconds
-            raise Refusal(
-                504,
-                f"Expected an answer within {seconds:g} s. Received: a longer queue. Try again "
-                "later.",
-                "late",
-            ) from None
-        except UserError as error:
-            raise Refusal(400, str(error), "input") from error
-
-
-def _version(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_VERSION_DIGITS):
-        raise Refusal(
-            400, f"Expected the number of a version. Received: {text[:50]}. Correct it.", "version"
-        )
-    return int(text)
+from tools.serving.uploads import upload_routes
 
 
 def create_app(
     repository: Repository,
-    options: AppOptions = AppOptions(),
+    options: AppOptions = AppOptions(),  # noqa: B008 - immutable
     metrics: Metrics | None = None,
 ) -> FastAPI:
     """Returns the ASGI application. It closes the repository when the server ends.
@@ -184,6 +48,7 @@ def create_app(
 
     app = FastAPI(title="Conformer zoo", version="1", lifespan=lifespan, docs_url=None)
     app.include_router(_health(server))
+    app.include_router(upload_routes(server))
     app.include_router(_tensorflow_serving(server))
     app.add_exception_handler(Refusal, _refused(metrics))
     app.add_exception_handler(UserError, _misused(metrics))

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
 from tools.serving.batching import Batch, Batcher, BatchingOptions
 from tools.serving.tf_serving import DEFAULT_SIGNATURE
-from tools.speech.audio import load
+from tools.speech.audio import load, probe
 from tools.speech.reading import pad_waveforms
 
 SERVE_BYTES = "serve_bytes"
@@ -80,8 +81,43 @@ class Speech:
         self._session = session
 
     def read(self, content: bytes) -> tuple[np.ndarray, float]:
-        waveform = load(content, self._session.limits)
+        waveform = self.waveform(content)
+        if self.is_long(waveform):
+            seconds = len(waveform) / self._session.limits.rate_hz
+            raise UserError.expected(
+                f"a sound of at most {self._session.pipeline['max_seconds']:g} s",
+                f"{seconds:.1f} s",
+                "Send it to /v1/audio/transcriptions",
+            )
         return waveform, float(len(waveform))
+
+    def waveform(self, content: bytes) -> np.ndarray:
+        """Decodes a file of any length that the session accepts; returns `[S]` float32.
+
+        Raises:
+            UserError: the file cannot be used.
+        """
+        return load(content, self._session.limits)
+
+    def is_long(self, sound: np.ndarray | Path) -> bool:
+        """Returns whether a waveform or a file must be divided.
+
+        Raises:
+            UserError: the file cannot be used.
+        """
+        if isinstance(sound, Path):
+            return self._session.is_long(probe(sound, self._session.limits).num_samples)
+        return self._session.is_long(len(sound))
+
+    def transcribe_long(self, sound: np.ndarray | Path) -> Transcription:
+        """Recognizes a long recording, in pieces between the batches of other requests.
+
+        Raises:
+            UserError: the file cannot be used.
+        """
+        rate_hz = None if isinstance(sound, Path) else self._session.limits.rate_hz
+        timestamps = self._session.decoder.has_words
+        return self._session.transcribe(sound, rate_hz=rate_hz, timestamps=timestamps)
 
     def run(self, items: Sequence[np.ndarray]) -> list[Heard]:
         waveforms, lengths = pad_waveforms(items)

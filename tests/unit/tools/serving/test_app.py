@@ -11,10 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from tests.support.served import served
-from tools.serving.app import AppOptions, create_app
+from tools.serving.app import create_app
 from tools.serving.metrics import Metrics
 from tools.serving.repository import Repository
 from tools.serving.requests import RequestLimits
+from tools.serving.server import AppOptions
 
 PREDICT = "/v1/models/toy:predict"
 
