@@ -194,7 +194,7 @@ def test_an_hour_is_never_held(kind):
             drawn[0] += 1
             piece = np.zeros(10 * RATE_HZ, "float32")
             if number in (0, 359):
-                piece[: 80 * HOP] = textured("AB", 40)
+                piece[: 120 * HOP] = textured("AB ", 40)
             yield piece
 
     window = Window.of_seconds(60.0, 12.0, HOP, RATE_HZ)
@@ -206,7 +206,7 @@ def test_an_hour_is_never_held(kind):
     )
     found = session.recognize_long(pieces(), timestamps=True)
     assert drawn[0] == 360
-    assert [word.text for word in found.words] == ["AB", "AB"] or found.text == "ABAB"
+    assert [word.text for word in found.words] == ["AB", "AB"]
     assert found.words[-1].start_seconds == pytest.approx(3590.0, abs=0.3)
     assert max(largest) < 4 * 4 * 60 * RATE_HZ + 1
     assert found.duration_seconds == 3600.0
