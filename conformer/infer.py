@@ -14,7 +14,6 @@ from conformer.session import (
     FAMILY,
     exported,
     open_session,
-    session_limits,
     transcript_normalization,
 )
 from tools.config.command_line import CommandLine, run
@@ -24,9 +23,10 @@ from tools.inference.flags import add_inference_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
 from tools.inference.pretrained import add_pretrained_flag, chosen_source
-from tools.recognition.options import SearchOptions, add_search_flags
+from tools.recognition.options import RecognitionOptions, add_recognition_flags
 from tools.recognition.program import run_program
 from tools.recognition.sounds import check_options
+from tools.recognition.windows import session_lengths
 
 
 def command_line() -> CommandLine:
@@ -37,7 +37,7 @@ def command_line() -> CommandLine:
         "[FLAGS] [FILE|FOLDER ...]",
         example="sound.wav",
     )
-    add_search_flags(flags)
+    add_recognition_flags(flags)
     add_inference_flags(flags)
     add_pretrained_flag(flags, "training run or checkpoint")
     return flags
@@ -46,15 +46,16 @@ def command_line() -> CommandLine:
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
-    options = from_flags(SearchOptions, values)
+    options = from_flags(RecognitionOptions, values)
     options.beam_search()  # check the options before the corpus is read
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
     restrict_devices(options.visible_devices)
     source = chosen_source(values.native_savedmodel_dir, values.pretrained)
     model_dir = exported(source or BUNDLED_MODEL)
-    limits = session_limits(model_dir, options)
-    normalize = transcript_normalization(describe(model_dir, FAMILY))
+    pipeline = describe(model_dir, FAMILY)
+    limits = session_lengths(model_dir, pipeline, options)["limits"]
+    normalize = transcript_normalization(pipeline)
     opening = functools.partial(open_session, model_dir, options)
     return run_program(opening, limits, data, normalize)
 

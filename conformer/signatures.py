@@ -10,6 +10,8 @@ from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import detokenize
 from tools.speech.wav_bytes import decode_wavs
 
+MAX_WINDOW = 16  # frames of a row that a search evaluates at once
+
 
 class Signatures:
     """The signatures of an exported transducer, with dynamic shapes.
@@ -125,6 +127,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "sample_rate_hz": config.features.sample_rate_hz,
         "min_seconds": config.data.min_seconds,
         "max_seconds": config.data.max_eval_seconds,
+        "long_audio": _long_audio(config),
         "frame_step_ms": config.features.frame_step_ms,
         "num_mel_bins": config.features.num_mel_bins,
         "subsampling": 4,
@@ -139,6 +142,12 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
     }
 
 
+def _long_audio(config: ConformerConfig) -> dict[str, float]:
+    """Returns the lengths of the chunks of long recordings: the longest sound of training."""
+    longest = min(config.data.max_seconds, config.data.max_eval_seconds, 60.0)
+    return {"chunk_seconds": longest, "context_seconds": longest / 10}
+
+
 def _conversion(config: ConformerConfig) -> dict[str, dict]:
     """Returns the signatures to convert, with options for the converter.
 
@@ -146,13 +155,12 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
     Layers in `keep_in_float` are not quantized: the power spectrum has a larger dynamic range than
     8 bits can represent, and the search compares the outputs of the CTC head directly. `small`
     means that one call is too short for several threads. `paddable` means that zeros after an input
-    add frames to the output and change nothing else. The decoder passes one frame and one token per
-    call.
+    add frames to the output and change nothing else. A search passes up to `MAX_WINDOW` frames and
+    one token of each row to `join`.
     """
     rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
     seconds = (window_ms / 1000, config.data.max_eval_seconds)
     samples = [round(bound * rate_hz) for bound in seconds]
-    one = [[1, 1]]
     ctc_head = ["ctc_head"] if config.decoding.head == "ctc" else []
     return {
         "listen": {
@@ -161,5 +169,8 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
             "paddable": True,
         },
         "predict": {"dim_range": {}, "small": True},
-        "join": {"dim_range": {"encoded": one, "predicted": one}, "small": True},
+        "join": {
+            "dim_range": {"encoded": [[1, MAX_WINDOW]], "predicted": [[1, 1]]},
+            "small": True,
+        },
     }

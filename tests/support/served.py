@@ -62,4 +62,4 @@ def served(name="toy", version=1, factor=2.0, *, report=lambda batch: None, **ba
     runner = FakeRunner(factor)
     options = BatchingOptions(**{"batch_timeout_ms": 0.0, **batching})
     kind = FilesKind(runner)
-    return ServedModel(name, version, Session(runner), options, kind, report=report), runner
+    return ServedModel(name, version, Session(runner), options, kind=kind, report=report), runner

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Hypothesis
+
+_LISTS = ("tokens", "starts", "ends", "confidences")
 
 
 @dataclass(slots=True)
@@ -17,6 +20,7 @@ class CtcState:
     tokens: list[list[int]]
     starts: list[list[int]]
     ends: list[list[int]]
+    confidences: list[list[float]]
 
 
 class CtcGreedySearch:
@@ -39,7 +43,7 @@ class CtcGreedySearch:
             last=np.full(batch_size, -1),
             frames=np.zeros(batch_size, np.int64),
             log_probability=np.zeros(batch_size),
-            **{name: [[] for _ in range(batch_size)] for name in ("tokens", "starts", "ends")},
+            **{name: [[] for _ in range(batch_size)] for name in _LISTS},
         )
 
     def advance(self, state: CtcState, encoded: np.ndarray, lengths: np.ndarray) -> CtcState:
@@ -56,21 +60,30 @@ class CtcGreedySearch:
         starts = np.flatnonzero(np.diff(path, prepend=state.last[row]))
         ends = np.append(starts[1:], len(path)) if len(starts) else starts
         offset = int(state.frames[row])
+        certain, written = np.zeros(len(path), np.float32), path != self._blank
+        certain[written] = confidences(logits[written])
         continued = starts[0] if len(starts) else len(path)
         if continued and state.last[row] not in (-1, self._blank):
             state.ends[row][-1] = offset + int(continued)
+            last = state.confidences[row]
+            last[-1] = max(last[-1], float(certain[:continued].max()))
         for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
             if path[start] != self._blank:
                 state.tokens[row].append(int(path[start]))
                 state.starts[row].append(offset + start)
                 state.ends[row].append(offset + end)
+                state.confidences[row].append(float(certain[start:end].max()))
         state.last[row] = path[-1]
         state.frames[row] += len(path)
 
     def finish(self, state: CtcState) -> list[Hypothesis]:
         """Returns the hypotheses. A token lasts for all consecutive frames with its symbol."""
-        rows = zip(state.tokens, state.starts, state.ends, state.log_probability, strict=True)
+        lists = [getattr(state, name) for name in _LISTS]
         return [
-            Hypothesis(*(np.array(x, np.int32) for x in found), float(log_probability))
-            for *found, log_probability in rows
+            Hypothesis(
+                *(np.array(x, np.int32) for x in found),
+                np.array(certain, np.float32),
+                float(log_probability),
+            )
+            for *found, certain, log_probability in zip(*lists, state.log_probability, strict=True)
         ]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tools.decoding import ctc_beam_kernel as kernel
+from tools.decoding.confidence import confidences
 from tools.decoding.fusion import Fusion
 from tools.decoding.options import BeamSearch
 from tools.decoding.protocol import Hypothesis, Ranked
@@ -14,6 +15,7 @@ from tools.decoding.texts import Texts
 
 _LEAST = math.log(1e-15)  # of a symbol in a frame
 _NUM_NODES = 4096  # initial size of the tree of symbols of a row
+_NOTHING = np.zeros(0, np.float32)
 
 
 @dataclass(slots=True)
@@ -22,9 +24,11 @@ class CtcBeamState:
 
     Attributes:
         rows: beams of each row; columns are named in `tools.decoding.ctc_beam_kernel`.
+        confidences: `[T]` confidence of each frame, in pieces, for each row.
     """
 
     rows: list[kernel.Row]
+    confidences: list[list[np.ndarray]]
 
 
 class CtcBeamSearch:
@@ -86,7 +90,7 @@ class CtcBeamSearch:
             row.beams[0, [kernel.LAST, kernel.NODE]] = -1
             row.beams[0, kernel.STATE] = self._texts.start_state
             rows.append(row)
-        return CtcBeamState(rows)
+        return CtcBeamState(rows, [[] for _ in rows])
 
     def advance(
         self, state: CtcBeamState, encoded: np.ndarray, lengths: np.ndarray
@@ -96,6 +100,7 @@ class CtcBeamSearch:
         for number, (logits, length) in enumerate(zip(encoded, lengths, strict=True)):
             columns = self._columns(logits[:length])
             state.rows[number] = self._advance_row(state.rows[number], columns, scratch)
+            state.confidences[number].append(confidences(logits[:length]))
         return state
 
     def finish(self, state: CtcBeamState) -> list[Hypothesis]:
@@ -105,7 +110,9 @@ class CtcBeamSearch:
     def n_best(self, state: CtcBeamState, size: int) -> list[list[Ranked]]:
         """Returns up to `size` hypotheses of each row with different texts, best first."""
         scratch = self._texts.scratch(self._num_candidates)
-        return [self._ranked(row, size, scratch) for row in state.rows]
+        certain = [np.concatenate([_NOTHING, *pieces]) for pieces in state.confidences]
+        rows = zip(state.rows, certain, strict=True)
+        return [self._ranked(row, size, scratch, frames) for row, frames in rows]
 
     def _columns(self, logits: np.ndarray) -> np.ndarray:
         """Returns log-probabilities `[T, K + 1]`, of all symbols without text in front."""
@@ -132,19 +139,23 @@ class CtcBeamSearch:
                     row = row._replace(nodes=nodes)
         return row
 
-    def _ranked(self, row: kernel.Row, size: int, scratch: kernel.Scratch) -> list[Ranked]:
+    def _ranked(
+        self, row: kernel.Row, size: int, scratch: kernel.Scratch, certain: np.ndarray
+    ) -> list[Ranked]:
         order = kernel.finish_row(row, self._texts.known(), scratch)
         while self._texts.answer(scratch):
             order = kernel.finish_row(row, self._texts.known(), scratch)
         if len(order) == 0:  # the logits were not numbers
             nothing = np.zeros(0, np.int32)
-            return [Ranked(Hypothesis(nothing, nothing, nothing, math.nan), math.nan)]
+            return [Ranked(Hypothesis(nothing, nothing, nothing, _NOTHING, math.nan), math.nan)]
         return [
-            Ranked(self._hypothesis(row.nodes, scratch, index), scratch.totals[index])
+            Ranked(self._hypothesis(row.nodes, scratch, index, certain), scratch.totals[index])
             for index in order[:size].tolist()
         ]
 
-    def _hypothesis(self, nodes: np.ndarray, scratch: kernel.Scratch, index: int) -> Hypothesis:
+    def _hypothesis(
+        self, nodes: np.ndarray, scratch: kernel.Scratch, index: int, certain: np.ndarray
+    ) -> Hypothesis:
         integers, path = scratch.integers[index], []
         node = integers[kernel.NODE]
         while node >= 0:
@@ -153,4 +164,6 @@ class CtcBeamSearch:
         path = np.array(path[::-1], np.int32).reshape(-1, kernel.NODE_COLUMNS)
         ends = np.append(path[1:, 3], integers[kernel.END]).astype(np.int32)[: len(path)]
         tokens = self._texts.writing[path[:, 1] - 1].astype(np.int32)
-        return Hypothesis(tokens, path[:, 2], ends, float(scratch.floats[index, kernel.ACOUSTIC]))
+        starts, score = path[:, 2], float(scratch.floats[index, kernel.ACOUSTIC])
+        found = [certain[x:y].max(initial=0.0) for x, y in zip(starts, ends, strict=True)]
+        return Hypothesis(tokens, starts, ends, np.array(found, np.float32), score)

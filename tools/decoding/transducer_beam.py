@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from tools.decoding.confidence import confidences
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 
@@ -64,6 +65,7 @@ class TransducerBeamState:
         parents: the token before each token of the tree, or -1.
         symbols: the symbol of each token of the tree.
         starts: the frame of each token of the tree.
+        confidences: the confidence of each token of the tree.
     """
 
     beams: Hypotheses
@@ -73,6 +75,7 @@ class TransducerBeamState:
     parents: list[int]
     symbols: list[int]
     starts: list[int]
+    confidences: list[float]
 
 
 class TransducerBeamSearch:
@@ -134,7 +137,7 @@ class TransducerBeamSearch:
             integers=integers,
             floats=floats,
         )
-        return TransducerBeamState(beams, predicted, states, zeros.copy(), [], [], [])
+        return TransducerBeamState(beams, predicted, states, zeros.copy(), [], [], [], [])
 
     def advance(
         self, state: TransducerBeamState, encoded: np.ndarray, lengths: np.ndarray
@@ -169,10 +172,18 @@ class TransducerBeamSearch:
         """Returns a hypothesis. A token lasts for the one frame in which it was emitted."""
         path, node = [], int(state.beams.nodes[index])
         while node >= 0:
-            path.append((state.symbols[node], state.starts[node]))
+            path.append(node)
             node = state.parents[node]
-        tokens, starts = np.array(path[::-1], np.int32).reshape(-1, 2).T
-        return Hypothesis(tokens, starts, starts + 1, float(state.beams.log_probabilities[index]))
+        path.reverse()
+        tokens = np.array([state.symbols[node] for node in path], np.int32)
+        starts = np.array([state.starts[node] for node in path], np.int32)
+        return Hypothesis(
+            tokens,
+            starts,
+            starts + 1,
+            np.array([state.confidences[node] for node in path], np.float32),
+            float(state.beams.log_probabilities[index]),
+        )
 
     def _advance_frame(
         self, state: TransducerBeamState, encoded: np.ndarray, is_active: np.ndarray
@@ -235,19 +246,22 @@ class TransducerBeamSearch:
         width = self._options.width * (1 if self._texts is None else _MORE_CANDIDATES)
         best = _best_of_rows(current.rows[parents], totals, width)
         parents, symbols, scores, totals = (x[best] for x in (parents, symbols, scores, totals))
+        used, places = np.unique(parents, return_inverse=True)
+        certain = confidences(logits[used])[places]
         found = current.take(parents)
         if self._texts is not None and len(parents):
             *texts, shares = self._texts.extended(found.integers, found.floats, symbols)
             totals += shares - found.shares
             found = found._replace(shares=shares, integers=texts[0], floats=texts[1])
             best = _best_of_rows(found.rows, totals, self._options.width)
-            symbols, scores, totals, found = (
-                symbols[best], scores[best], totals[best], found.take(best),
+            symbols, scores, totals, certain, found = (
+                symbols[best], scores[best], totals[best], certain[best], found.take(best),
             )  # fmt: skip
         first = len(state.parents)
         state.parents += found.nodes.tolist()
         state.symbols += symbols.tolist()
         state.starts += state.frames[found.rows].tolist()
+        state.confidences += certain.tolist()
         hashes = (found.texts ^ (symbols + 1)) * _MIXING
         return found._replace(
             scores=totals,

@@ -65,3 +65,13 @@ def beam_search_of(
         )
 
     return make
+
+
+def max_window(pipeline: Mapping) -> int:
+    """Returns the largest number of frames in one call of a transducer's `join`.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+    """
+    ranges = pipeline.get("convert", {}).get("join", {}).get("dim_range", {})
+    return ranges.get("encoded", [[1, 1]])[0][1]

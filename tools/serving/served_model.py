@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
-from tools.inference.session import Session
+from tools.inference.session import Inputs, Session
 from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
 from tools.serving.batching import Batch, Batcher, BatchingOptions
@@ -60,11 +60,23 @@ class Kind(Protocol):
         """Returns the outputs of `serve_bytes` for some results."""
 
 
+class Sound(NamedTuple):
+    """A decoded sound.
+
+    Attributes:
+        waveform: `[S]` float32.
+        with_words: whether words with their times are wanted.
+    """
+
+    waveform: np.ndarray
+    with_words: bool = False
+
+
 class Heard(NamedTuple):
     """The result for one sound.
 
     Attributes:
-        row: outputs of `serve_bytes` by name, of one row.
+        row: outputs of `serve_bytes` by name, of one row; empty if words were wanted.
         transcription: text and words.
     """
 
@@ -80,7 +92,7 @@ class Speech:
     def __init__(self, session: SpeechSession):
         self._session = session
 
-    def read(self, content: bytes) -> tuple[np.ndarray, float]:
+    def read(self, content: bytes) -> tuple[Sound, float]:
         waveform = self.waveform(content)
         if self.is_long(waveform):
             seconds = len(waveform) / self._session.limits.rate_hz
@@ -89,7 +101,7 @@ class Speech:
                 f"{seconds:.1f} s",
                 "Send it to /v1/audio/transcriptions",
             )
-        return waveform, float(len(waveform))
+        return Sound(waveform), float(len(waveform))
 
     def waveform(self, content: bytes) -> np.ndarray:
         """Decodes a file of any length that the session accepts; returns `[S]` float32.
@@ -109,24 +121,40 @@ class Speech:
             return self._session.is_long(probe(sound, self._session.limits).num_samples)
         return self._session.is_long(len(sound))
 
-    def transcribe_long(self, sound: np.ndarray | Path) -> Transcription:
+    def transcribe_long(self, sound: np.ndarray | Path, with_words: bool) -> Transcription:
         """Recognizes a long recording, in pieces between the batches of other requests.
+
+        Args:
+            sound: waveform or path.
+            with_words: whether to return words with their times.
 
         Raises:
             UserError: the file cannot be used.
         """
         rate_hz = None if isinstance(sound, Path) else self._session.limits.rate_hz
-        timestamps = self._session.decoder.has_words
-        return self._session.transcribe(sound, rate_hz=rate_hz, timestamps=timestamps)
+        return self._session.transcribe(sound, rate_hz=rate_hz, timestamps=with_words)
 
-    def run(self, items: Sequence[np.ndarray]) -> list[Heard]:
-        waveforms, lengths = pad_waveforms(items)
-        outputs = self._session.run({"waveforms": waveforms, "lengths": lengths})
-        with_words = self._session.decoder.has_words
-        said = self._session.decoder.transcriptions(outputs, with_words)
+    def run(self, items: Sequence[Sound]) -> list[Heard]:
+        found: dict[int, Heard] = {}
+        for with_words in (False, True):
+            numbers = [n for n, item in enumerate(items) if item.with_words == with_words]
+            if numbers:
+                run = self._with_words if with_words else self._texts
+                waveforms, lengths = pad_waveforms([items[n].waveform for n in numbers])
+                found |= zip(
+                    numbers, run({"waveforms": waveforms, "lengths": lengths}), strict=True
+                )
+        return [found[number] for number in range(len(items))]
+
+    def _with_words(self, inputs: Inputs) -> list[Heard]:
+        return [Heard({}, one) for one in self._session.recognize(inputs, timestamps=True)]
+
+    def _texts(self, inputs: Inputs) -> list[Heard]:
+        outputs = self._session.run(inputs)
+        said = self._session.decoder.transcriptions(outputs)
         rate_hz = self._session.limits.rate_hz
         heard = []
-        for number, (one, length) in enumerate(zip(said, lengths, strict=True)):
+        for number, (one, length) in enumerate(zip(said, inputs["lengths"], strict=True)):
             row = {"text": np.array([one.text.encode()], object)}
             if "token_ids" in outputs:
                 row |= {name: array[number : number + 1] for name, array in outputs.items()}
@@ -232,8 +260,8 @@ class ServedModel:
         version: int,
         session: Session,
         options: BatchingOptions,
-        kind: Kind | None = None,
         *,
+        kind: Kind | None = None,
         report: Callable[[Batch], None] = lambda batch: None,
     ):
         self.name, self.version, self.session = name, version, session

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 from tools.errors import UserError
 from tools.recognition.decoders import Transcription
 from tools.serving.requests import Refusal
-from tools.serving.served_model import ServedModel, Speech
+from tools.serving.served_model import ServedModel, Sound, Speech
 from tools.serving.server import Server
 from tools.serving.transcription import FORMATS, answer, events, transcription_request
 
@@ -71,23 +71,27 @@ def upload_routes(server: Server) -> APIRouter:
             fields = {key: [x for x in form.getlist(key) if isinstance(x, str)] for key in form}
             asked = transcription_request(fields, language)
             content = await _file(form).read()
-        found = await _transcribe(model, content)
+        with_words = asked.response_format not in ("json", "text")
+        found = await _transcribe(model, content, with_words)
         if asked.stream:
             return StreamingResponse(events(found), media_type="text/event-stream")
         text = await anyio.to_thread.run_sync(answer, found, asked, language)
         return Response(text, media_type=FORMATS[asked.response_format])
 
-    async def _transcribe(model: ServedModel, content: bytes) -> Transcription:
+    async def _transcribe(model: ServedModel, content: bytes, with_words: bool) -> Transcription:
         speech: Speech = model.kind
         with contextlib.ExitStack() as stack:
             try:
                 sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
                 if speech.is_long(sound):
                     async with long_turn:
-                        return await anyio.to_thread.run_sync(speech.transcribe_long, sound)
+                        return await anyio.to_thread.run_sync(
+                            speech.transcribe_long, sound, with_words
+                        )
             except UserError as error:
                 raise Refusal(400, str(error), "input") from error
-            (heard,) = await server.items(model, [(sound, float(len(sound)))])
+            item = Sound(sound, with_words), float(len(sound))
+            (heard,) = await server.items(model, [item])
             return heard.transcription
 
     @router.post("/classify", openapi_extra=_OPENAPI_FILE)

@@ -68,7 +68,7 @@ def test_both_heads_have_beams_beside_greedy_search(head):
 def test_texts_of_a_list_are_different():
     def ranked(score, *tokens):
         tokens = np.array(tokens, np.int32)
-        return Ranked(Hypothesis(tokens, tokens, tokens, score), score)
+        return Ranked(Hypothesis(tokens, tokens, tokens, tokens, score), score)
 
     surfaces = ["", "AB", "A", "B", " "]
     given = [ranked(-1.0, 1), ranked(-2.0, 2, 3), ranked(-3.0, 2), ranked(-4.0, 2, 4)]
