@@ -159,6 +159,7 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "sample_rate_hz": config.features.sample_rate_hz,
         "min_seconds": config.data.min_seconds,
         "max_seconds": config.data.max_eval_seconds,
+        "long_audio": _long_audio(config),
         "frame_step_ms": config.features.frame_step_ms,
         "num_mel_bins": config.features.num_mel_bins,
         "subsampling": config.model.subsampling_factor,
@@ -172,6 +173,12 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model, config)),
     }
+
+
+def _long_audio(config: ConformerConfig) -> dict[str, float]:
+    """Returns the lengths of the chunks of long recordings: the longest sound of training."""
+    longest = min(config.data.max_seconds, config.data.max_eval_seconds, 60.0)
+    return {"chunk_seconds": longest, "context_seconds": longest / 10}
 
 
 def _conversion(config: ConformerConfig) -> dict[str, dict]:
