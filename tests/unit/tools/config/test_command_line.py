@@ -350,7 +350,10 @@ def test_true_and_false_behind_anything_but_a_switch_are_words(program):
         (["--batch_size=2", "-b=4"], "--batch_size once. Received: it 2 times. Leave the others"),
         (["--mode=fast", "--mode=fast", "--mode=slow"], "--mode once. Received: it 3 times."),
         (["--use_horovod", "--nouse_horovod"], "--use_horovod once. Received: it 2 times."),
-        (["--config="], "a value for --config. Received: an empty one. Give one, or leave --config"),
+        (
+            ["--config="],
+            "a value for --config. Received: an empty one. Give one, or leave --config",
+        ),
         (["--config", ""], "a value for --config. Received: an empty one."),
         (["--batch_size="], "a whole number for --batch_size. Received: an empty value."),
         (["--mode="], "one of fast, slow for --mode. Received: an empty value."),
