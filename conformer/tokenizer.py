@@ -70,9 +70,19 @@ class Tokenizer(ABC):
     def unknown_characters(self, text: str) -> str:
         """Returns the characters of a text that are not in the vocabulary, in order."""
 
-    @abstractmethod
     def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
         """Returns int32 token ids `[B, (U)]` of texts `[B]`, the same ids as `encode`."""
+        import tensorflow as tf
+
+        def encode(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = [self.encode(text.decode()) for text in batch]
+            flat = [token_id for row in rows for token_id in row]
+            return np.array(flat, np.int32), np.array([*map(len, rows)], np.int64)
+
+        texts = tf.convert_to_tensor(texts)
+        flat, counts = tf.numpy_function(encode, [texts], (tf.int32, tf.int64))
+        flat, counts = (tf.ensure_shape(x, [None]) for x in (flat, counts))
+        return tf.RaggedTensor.from_row_lengths(flat, counts)
 
     def count_labels(self, texts: Sequence[str], at_once: int = 4096) -> np.ndarray:
         """Returns the numbers of token ids of N texts, `[N]`, encoded in batches of `at_once`."""
@@ -173,7 +183,7 @@ class SentencePieceTokenizer(Tokenizer):
     Raises:
         ValueError: `model` is not such a model, or uses byte fallback.
 
-    Source: Kudo and Richardson, SentencePiece (2018); sentencepiece 0.2.3, tensorflow-text 2.16.1.
+    Source: Kudo and Richardson, SentencePiece (2018); sentencepiece 0.2.3.
     """
 
     kind = "sentencepiece"
@@ -250,16 +260,6 @@ class SentencePieceTokenizer(Tokenizer):
         unknown = "".join(piece.surface for piece in pieces if piece.id == UNKNOWN_ID - 1)
         return "".join(unknown.split())
 
-    def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        import tensorflow as tf
-        import tensorflow_text
-
-        # Create a tokenizer in each graph: the kernel of the op owns the model, and setting the
-        # seed of TensorFlow deletes the kernels of eager ops (tensorflow-text 2.16.1,
-        # sentencepiece_tokenizer.py).
-        tokenizer = tensorflow_text.SentencepieceTokenizer(self.model, out_type=tf.int32)
-        return tokenizer.tokenize(texts) + 1
-
     def to_json(self) -> str:
         return to_json({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
 
@@ -298,19 +298,6 @@ class SubwordTokenizer(Tokenizer):
 
     def unknown_characters(self, text: str) -> str:
         return ""
-
-    def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        import tensorflow as tf
-
-        def encode(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            rows = [self.encode(text.decode()) for text in batch]
-            flat = [token_id for row in rows for token_id in row]
-            return np.array(flat, np.int32), np.array([*map(len, rows)], np.int64)
-
-        texts = tf.convert_to_tensor(texts)
-        flat, counts = tf.numpy_function(encode, [texts], (tf.int32, tf.int64))
-        flat, counts = (tf.ensure_shape(x, [None]) for x in (flat, counts))
-        return tf.RaggedTensor.from_row_lengths(flat, counts)
 
     def to_json(self) -> str:
         return to_json({"kind": self.kind, "subwords": self._codec.subwords})

@@ -2,13 +2,16 @@
 # Runs a model over a data set and reports its accuracy and speed:
 #   bash infer_run.sh [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY] [--net_name NET] [further flags]
 # -e 1 runs the SavedModel in TensorFlow; -e 0 runs a converted model, which the first run creates.
-#   NET         model family, default: conformer (speech); further flags are passed to its program
+#   NET         model family, default: conformer (speech); further flags are passed to its program,
+#               which lists them with `python -m conformer.infer --help`
 # Environment variables; env.sh sets the defaults:
 #   DATA_DIR    folder of LibriSpeech, or one split; for vision IMAGENET_DIR, which contains the folder val
 #   SPLIT       split in DATA_DIR, default: test-clean if DATA_DIR holds splits
 #   INFER_CKPT  the SavedModel; has a default for conformer only
 #   RESULT_PATH JSON file of the report
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"

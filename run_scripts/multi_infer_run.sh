@@ -9,6 +9,8 @@
 #   OUTPUT_DIR            default: runs/multi_infer
 #   CALIBRATION_DATA_DIR  data set for calibration of quantized models; default: the data set
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 output_dir=${OUTPUT_DIR:-$here/../runs/multi_infer}
 

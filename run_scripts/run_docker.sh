@@ -6,7 +6,10 @@
 #   GPUS          GPUs of the container, as in docker run --gpus (default: all); none: CPUs only
 #   IMAGE_NAME    name of the image (default: conformer-zoo:latest)
 #   MY_CONTAINER  name of the container (default: conformer-zoo)
+#   bash run_docker.sh
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # The container has its own environment, so the hint about a missing .venv does not matter here.
 # shellcheck source=../env.sh

@@ -3,6 +3,8 @@
 #   bash run_eval_onnx.sh DATA [--onnx_path ONNX_PATH] [other flags of vision.eval_onnx]
 # The default of ONNX_PATH is conformer_tiny_patch16.onnx in the current folder.
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"

@@ -4,6 +4,8 @@
 # Other flags of vision.infer_onnx can follow. The default of ONNX_PATH is
 # conformer_tiny_patch16.onnx in the current folder.
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Creates the environment if required, checks the style of code and scripts, and runs the tests.
-# Arguments are passed to pytest: bash run_scripts/test.sh tests/unit/tools -x
+#   bash test.sh [arguments of pytest, such as tests/unit/tools -x]
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$project"
 bash run_scripts/setup.sh --dev

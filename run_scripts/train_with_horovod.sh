@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Trains a speech model with NP processes. The recipes in this folder call it. Arguments are passed
-# to the program. Environment variables:
-#
+# Trains a speech model with NP processes. The recipes in this folder call it.
+#   bash train_with_horovod.sh [flags of PROGRAM]
+# Environment variables:
 #   PROGRAM     conformer/train.py (default) or wav2vec2/train.py, which requires CONFIG
 #   DATA_DIR    folder of the corpus (env.sh sets the default)
 #   NP          number of processes, one for each GPU (default 8); 1: run without Horovod
@@ -12,6 +12,8 @@
 #
 # A flag among the arguments takes precedence over its variable.
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"

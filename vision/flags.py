@@ -88,7 +88,7 @@ def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
 
 def add_classifier_flags(flags: CommandLine) -> None:
     """Adds the flags that all programs for classification share."""
-    add_inference_flags(flags, "none")
+    add_inference_flags(flags, "none", of_images=True)
     flags.group("Model")
     flags.string(
         "checkpoint",

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tools.amounts import counted
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint
@@ -182,7 +183,8 @@ class VisionTask:
         folder = from_first_rank(self.processes, lambda: read_image_folder(root, aliases))
         folder = folder.sample(limit, self.config.training.seed)
         self.report.append(
-            f"{root}: {len(folder.paths)} images of {len(folder.classes)} classes"
+            f"{root}: {counted(len(folder.paths), 'image')} of "
+            f"{counted(len(folder.classes), 'class')}"
             + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])
         )
         if folder.left_out:

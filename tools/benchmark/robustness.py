@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from conformer import session as conformer
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.errors import UserError
@@ -207,8 +208,9 @@ def describe(row: dict) -> str:
         return f"not measured: {row['reason']}"
     if "num_not_empty" in row:
         return f"{row['num_not_empty']} of {row['num_sounds']} texts are not empty"
-    counts = (f"{row[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
-    return f"WER {row['wer']:.2%} of {row['num_words']} words ({', '.join(counts)})"
+    errors = ("substitution", "deletion", "insertion")
+    counts = (counted(row[f"{name}s"], name) for name in errors)
+    return f"WER {row['wer']:.2%} of {counted(row['num_words'], 'word')} ({', '.join(counts)})"
 
 
 def main(argv: list[str]) -> int:

@@ -234,4 +234,4 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
     if command.endswith(".sh"):
         command = f"bash {os.path.relpath(_SCRIPTS / command)}"
     do = f"Run {command} {shlex.join(argv)}".rstrip()
-    return UserError.expected("a program of this project", name, do)
+    return UserError.expected(f"{command}, the new name", f"the old name {name}", do)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.request import DimRanges
 from tools.errors import UserError
@@ -67,7 +68,7 @@ def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec,
         given = ranges.get(spec.name, (batch,) if batch and num_free == 1 else ())
         if len(given) != num_free:
             raise UserError.expected(
-                f"{num_free} ranges for {spec.name} of shape {show_shape(spec.shape)}",
+                f"{counted(num_free, 'range')} for {spec.name} of shape {show_shape(spec.shape)}",
                 len(given),
                 f"Give --dim_range {_FORM}",
             )

@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -50,6 +50,14 @@ class Transcription:
     def lasting(self, seconds: float) -> "Transcription":
         """Returns a copy with the length of the sound."""
         return replace(self, duration_seconds=seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, for JSON. Words and alternatives are dictionaries, too."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                values[name] = [x._asdict() if hasattr(x, "_asdict") else x for x in value]
+        return values
 
 
 class Decoder(Protocol):

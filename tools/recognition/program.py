@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.decoding.timestamps import Word
 from tools.errors import UserError
 from tools.files import check_writable, one_line, result_file, write_text
@@ -219,7 +220,7 @@ def _report(
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
     if rows and not data.data_dir:
         sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
-        several = len(sounds) > 1
+        several = len(sounds) > 1 or any(Path(path).is_dir() for path in data.paths)
         if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
             for index in numbers:
                 path = utterances[index].path if several else ""
@@ -307,8 +308,9 @@ def show(summary: dict, skipped: Skipped) -> None:
     if summary["wer"] is not None:
         print(
             f"WER {summary['wer']:.2%}, CER {summary['cer']:.2%} "
-            f"({summary['substitutions']} substitutions, {summary['deletions']} deletions, "
-            f"{summary['insertions']} insertions)",
+            f"({counted(summary['substitutions'], 'substitution')}, "
+            f"{counted(summary['deletions'], 'deletion')}, "
+            f"{counted(summary['insertions'], 'insertion')})",
             file=sys.stderr,
         )
     if "beam_wer" in summary:
@@ -317,8 +319,9 @@ def show(summary: dict, skipped: Skipped) -> None:
     number = summary.get("num_processes")
     several = f" in each of {number} processes" if number else ""
     print(
-        f"{summary['num_utterances']} utterances, {summary['audio_seconds']:.2f} s of sound in "
-        f"{summary['recognition_seconds']:.3f} s at batch size {summary['batch_size']}{several} "
+        f"{counted(summary['num_utterances'], 'utterance')}, "
+        f"{summary['audio_seconds']:.2f} s of sound in {summary['recognition_seconds']:.3f} s "
+        f"at batch size {summary['batch_size']}{several} "
         f"({summary['mode']}, {summary['backend']}, {summary['precision']}): "
         f"real-time factor {summary['rtf']:.4f}, "
         f"{summary['rtfx']:.1f} x real time, {summary['samples_per_second']:.2f} utterances/s "

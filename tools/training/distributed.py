@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 import tensorflow as tf
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.training.launcher import uses_horovod
 
@@ -194,7 +195,7 @@ def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
         use_gpu: None uses GPUs if there are enough, True requires them, False hides them.
 
     Returns:
-        A line for the log, such as "rank 0 of 1 on 2 CPU thread(s)".
+        A line for the log, such as "rank 0 of 1 on 2 CPU threads".
 
     Raises:
         UserError: `use_gpu` is True and there are fewer GPUs than processes on this machine.
@@ -216,5 +217,7 @@ def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
     if processes.local_size > 1:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    unused = f"; {len(gpus)} GPU(s) are not used, as asked for" if gpus and use_gpu is False else ""
-    return f"rank {processes.rank} of {processes.size} on {threads} CPU thread(s){unused}"
+    unused = (
+        f"; {counted(len(gpus), 'GPU')} not used, as asked for" if gpus and use_gpu is False else ""
+    )
+    return f"rank {processes.rank} of {processes.size} on {counted(threads, 'CPU thread')}{unused}"

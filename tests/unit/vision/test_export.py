@@ -295,7 +295,7 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
     values = np.full(tuple(last.dims), np.nan, "float32")
     last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(graph, tmp_path / "a.onnx")
-    with refused("NaN or infinity in 1 tensors"):
+    with refused("NaN or infinity in 1 tensor"):
         vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])
     assert not (tmp_path / "p.json").exists()
 

@@ -311,7 +311,9 @@ def test_inference(source, flags, folder, answers, tmp_path, capsys):
     main = program_of(source, vision.infer, vision.infer_onnx)
     assert main([*flags[source], f"--output={output}", str(folder)]) == 0
     lines = [f"{p} (class: {x} {NAMES[x]})" for p, x in zip(paths, best, strict=True)]
-    assert capsys.readouterr().out.splitlines() == lines
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == lines
+    assert f"wrote {output}" in captured.err.splitlines()
     pairs = (f" {json.dumps(p)}: {x}" for p, x in zip(paths, best, strict=True))
     assert output.read_text() == "{\n" + ",\n".join(pairs) + "\n}"
 
