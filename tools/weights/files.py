@@ -32,6 +32,7 @@ def read_weights(path: str | os.PathLike) -> Any:
     """
     path = Path(path)
     _check_no_pointer(path)
+    _check_not_mindspore(path)
     name = path.name.lower()
     if name.endswith(PTH_SUFFIXES):
         return read_pth(path)
@@ -46,6 +47,19 @@ def read_weights(path: str | os.PathLike) -> Any:
         raise UserError.expected(
             "a complete .safetensors file", f"{path}: {reason}", "Correct the path or the file"
         ) from error
+
+
+def _check_not_mindspore(path: Path) -> None:
+    """Raises UserError for a checkpoint of MindSpore: a Protocol Buffer, which starts with a list."""
+    if path.suffix.lower() != ".ckpt":
+        return
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if file.read(1) == b"\n":
+            raise UserError.expected(
+                "weights of PyTorch or of this project",
+                f"{path}, a checkpoint of MindSpore, which is not read here",
+                "Name a .pth file of the official implementation, or train with vision.train",
+            )
 
 
 def _check_no_pointer(path: Path) -> None:

@@ -400,3 +400,12 @@ def test_a_pointer_of_git_lfs_is_named(tmp_path, name):
     path = tmp_path / name
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 377607901\n")
     assert "a git-lfs pointer" in refusal(path)
+
+
+def test_a_checkpoint_of_mindspore_is_named(tmp_path):
+    path = tmp_path / "conformer_tiny.ckpt"
+    path.write_bytes(b"\n\x10\n\x04conv\x12\x08")
+    assert "a checkpoint of MindSpore, which is not read here" in refusal(path)
+    # PyTorch Lightning writes the same suffix.
+    save(path, {"b": tensor("Float", "0", 1, (1,), (1,))}, {"0": np.ones(1, "f4")})
+    assert read_weights(path).keys() == {"b"}
