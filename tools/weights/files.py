@@ -50,7 +50,7 @@ def read_weights(path: str | os.PathLike) -> Any:
 
 
 def _check_not_mindspore(path: Path) -> None:
-    """Raises UserError for a checkpoint of MindSpore: a Protocol Buffer, which starts with a list."""
+    """Raises UserError for a checkpoint of MindSpore, a Protocol Buffer that starts with a list."""
     if path.suffix.lower() != ".ckpt":
         return
     with contextlib.suppress(OSError), open(path, "rb") as file:
