@@ -8,6 +8,7 @@ import numpy as np
 
 from tools.amounts import counted
 from tools.errors import UserError
+from vision.annotations import labels_beside, read_flat_folder
 from vision.input_pipeline import ImageFolder, read_image_folder
 from vision.label_file import read_labels
 
@@ -42,17 +43,19 @@ class Classes(NamedTuple):
         return [(name, folder, f"{folder} {name}") for name, folder in pairs]
 
 
-def read_classes(path: str | Path, num_classes: int) -> Classes:
+def read_classes(path: str | Path, num_classes: int | None = None) -> Classes:
     """Reads a label file; see `label_file.read_labels` for the formats.
 
     Args:
         path: path of the file.
-        num_classes: number of classes that the file must have.
+        num_classes: number of classes that the file must have; None: any number.
 
     Raises:
         UserError: the file cannot be read, or does not have `num_classes` classes.
     """
     names, folders = read_labels(path, _read_text(path, "--imagenet_label_file"))
+    if num_classes is None:
+        num_classes = len(names)
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
             f"{counted(num_classes, 'class')} in {path}, all with a WordNet id or all without",
@@ -145,18 +148,24 @@ def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classe
     return given if given.folders else Classes(given.names, known.folders or known.names)
 
 
-def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:
-    """Lists the images of an ImageFolder with the class numbers of a model.
+def read_labelled(
+    data_dir: str | Path, classes: Classes, num_classes: int, anno_file: str | None = None
+) -> ImageFolder:
+    """Lists the images of an ImageFolder or a flat folder with the class numbers of a model.
 
     Args:
-        data_dir: the ImageFolder.
+        data_dir: the ImageFolder; or a flat folder of images with a list of labels.
         classes: class names of the model. Without names, the folders are numbered in the order of
             their names.
         num_classes: number of classes of the model.
+        anno_file: list of labels of a flat folder; None: the one that `labels_beside` finds.
 
     Raises:
-        UserError: the folders cannot be assigned to the classes, or there are no images.
+        UserError: the folders cannot be assigned to the classes, or there are no images or labels.
     """
+    labels = anno_file or labels_beside(data_dir)
+    if labels:
+        return read_flat_folder(data_dir, labels, num_classes)
     found = read_image_folder(data_dir, classes.aliases)
     if not classes.aliases and len(found.classes) != num_classes:
         raise UserError.expected(

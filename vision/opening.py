@@ -89,9 +89,9 @@ def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: st
         )
     config = with_recipe(checkpoint, options.config).load()
     if options.onnx_path:
-        from vision.onnx_runner import OnnxRunner
+        from vision.onnx_runner import ImageOnnxRunner
 
-        return OnnxRunner(options.onnx_path, config)
+        return ImageOnnxRunner(options.onnx_path, config)
     # Import TensorFlow for checkpoints only: converted models run without it.
     from tools.inference.eager import EagerRunner
     from vision.checkpoint import load_model

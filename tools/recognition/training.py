@@ -18,7 +18,7 @@ from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
 from tools.training.resuming import check_config
 from tools.training.run_log import provenance
-from tools.training.task import Position, Shard
+from tools.training.task import Position, Shard, group_sizes
 
 CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
 _MOST_NAMED = 20  # number of skipped utterances that `--dry_run` lists
@@ -283,6 +283,7 @@ class SpeechRun:
 
 def describe(task: SpeechTask, config, processes: Processes) -> str:
     """Returns the text that `--dry_run` prints: shapes, sizes, report and config."""
+    accumulate_steps = config.training.accumulate_steps
     shard = Shard(processes.rank, processes.size, config.training.batch_size)
     data = task.train_data(shard, Position(), config.training.num_epochs)
     batch = next(iter(data.dataset))
@@ -291,8 +292,8 @@ def describe(task: SpeechTask, config, processes: Processes) -> str:
         f"logits: {tuple(task.example_logits(batch).shape)}",
         f"parameters: {task.model.count_params():,}",
         f"vocabulary: {task.vocabulary_size}",
-        f"steps per epoch: {data.num_steps(0)}",
-        f"global batch: {shard.global_batch_size}",
+        f"steps per epoch: {len(group_sizes(data.num_steps(0), accumulate_steps))}",
+        f"global batch: {shard.global_batch_size * accumulate_steps}",
         *task.report,
         *_skipped_lines(task.skipped),
         to_yaml(task.config),

@@ -4,8 +4,8 @@ import pytest
 
 SCRIPTS = {
     "run_infer_gpu.sh": ("vision.infer",),
-    "run_infer_onnx.sh": ("vision.infer_onnx", "--onnx_path", "conformer_tiny_patch16.onnx"),
-    "run_eval_onnx.sh": ("vision.eval_onnx", "--onnx_path", "conformer_tiny_patch16.onnx"),
+    "run_infer_onnx.sh": ("vision.infer_onnx", "--onnx_path", "conformer_tiny.onnx"),
+    "run_eval_onnx.sh": ("vision.eval_onnx", "--onnx_path", "conformer_tiny.onnx"),
 }
 
 
