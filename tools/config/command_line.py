@@ -16,7 +16,7 @@ from absl import flags
 from tools.config import originals
 from tools.config.similar import similar_name
 from tools.errors import UserError
-from tools.files import expand_home, one_line
+from tools.files import expand_home, one_line, to_json
 
 FROM_CONFIG, NONE = "from the config", "none"
 REQUIRED = "required"  # the `default_text` of a flag that must be given
@@ -39,6 +39,8 @@ HEADINGS = (
     "Measurement",
     "Help",
 )
+# Flags whose empty value, such as that of an unset shell variable, would select another model.
+_NEVER_EMPTY = ("config", "checkpoint", "native_savedmodel_dir")
 _HELP_WIDTH = 100  # characters of a line
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -219,6 +221,7 @@ class CommandLine:
         if parsed["help"].value:
             print(self.help_text())
             raise SystemExit(0)
+        self._check_given(parsed)
         values = {name: _expanded(parsed[name].value) for name in self._names() if name != "help"}
         if "set" in values:
             values["set"] = _settings(values["set"] or [])
@@ -260,7 +263,20 @@ class CommandLine:
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         values = getattr(flag.parser, "enum_values", None)
         expected = "one of " + ", ".join(values) if values else kinds.get(flag.flag_type(), "text")
-        return UserError.expected(f"{expected} for --{match[1]}", match[2], f"Correct --{match[1]}")
+        given = match[2] or "an empty value"
+        return UserError.expected(f"{expected} for --{match[1]}", given, f"Correct --{match[1]}")
+
+    def _check_given(self, parsed: flags.FlagValues) -> None:
+        """Refuses an empty model or config, and names the flags that are given several times."""
+        for name in self._names():
+            flag = parsed[name]
+            if name in _NEVER_EMPTY and flag.present and flag.value == "":
+                raise UserError.expected(
+                    f"a value for --{name}", "an empty value", f"Give one, or leave --{name} out"
+                )
+            if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+                shown = to_json(flag.value)
+                print(f"--{name} is given {flag.present} times: using {shown}", file=sys.stderr)
 
 
 def _expanded(value: object) -> object:

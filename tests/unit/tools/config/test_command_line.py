@@ -86,6 +86,21 @@ def test_the_home_folder_is_put_in_where_a_shell_does_not(program, monkeypatch):
     assert values.set == {"data.dir": "~/d"}  # for the loader of the config
 
 
+def test_a_flag_given_twice_is_named_with_the_value_that_counts(program, capsys):
+    values, _ = program.parse(["--rate=1", "--tag=a", "--rate", "2", "--set=a=1", "--tag=b"])
+    assert values.rate == 2.0 and values.tag == ["a", "b"]
+    assert capsys.readouterr().err == "--rate is given 2 times: using 2.0\n"
+
+
+def test_empty_values(program):
+    """The value of a variable of the shell that is not set."""
+    assert program.parse(["--output_dir="])[0].output_dir == ""
+    assert "a whole number for --batch_size. Received: an empty value" in failure(
+        program, "--batch_size="
+    )
+    assert "a value for --config. Received: an empty value" in failure(program, "--config=")
+
+
 def test_short_name_and_the_last_of_two_wins(program):
     assert program.parse(["-b", "16"])[0].batch_size == 16
     assert program.parse(["--batch_size=2", "-b=4"])[0].batch_size == 4
