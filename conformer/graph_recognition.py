@@ -1,12 +1,13 @@
 """Greedy recognition inside a TensorFlow graph, for exported models and for evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import Hypotheses, ctc_greedy_decode, greedy_decode
+from tools.decoding.tdt_graph import tdt_greedy_decode
 from tools.layers.masking import sequence_mask
 
 
@@ -34,6 +35,7 @@ def greedy(
     lengths: tf.Tensor,
     options: DecodingConfig,
     *,
+    durations: Sequence[int] = (),
     listen: Callable | None = None,
 ) -> Hypotheses:
     """Decodes waveforms greedily. Call it in a `tf.function`.
@@ -43,6 +45,7 @@ def greedy(
         waveforms: `[B, S]` float32.
         lengths: `[B]` valid samples.
         options: options of the search.
+        durations: durations of a token-and-duration transducer; empty for other models.
         listen: function `(waveforms, lengths) -> (encoded, encoded_lengths)` to call instead of
             `model.listen` and `without_silence`.
 
@@ -57,7 +60,8 @@ def greedy(
         encoded, encoded_lengths = listen(waveforms, lengths)
     if options.head == "ctc":
         return ctc_greedy_decode(model.ctc_head(encoded), encoded_lengths, blank=BLANK)
-    return greedy_decode(
+    search = tdt_greedy_decode if durations else greedy_decode
+    return search(
         encoded,
         encoded_lengths,
         model.predict,
@@ -66,4 +70,5 @@ def greedy(
         max_symbols_per_frame=options.max_symbols_per_frame,
         blank_penalty=options.blank_penalty,
         blank=BLANK,
+        **({"durations": durations} if durations else {}),
     )

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
 from vision.annotations import labels_beside, read_flat_folder
 from vision.input_pipeline import ImageFolder, read_image_folder
@@ -57,8 +58,8 @@ def read_classes(path: str | Path, num_classes: int | None = None) -> Classes:
         num_classes = len(names)
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
-            f"{num_classes} classes in {path}, all with a WordNet id or all without",
-            f"{len(names)} classes, {len(folders)} with a WordNet id",
+            f"{counted(num_classes, 'class')} in {path}, all with a WordNet id or all without",
+            f"{counted(len(names), 'class')}, {len(folders)} with a WordNet id",
             "Use the label file of the model",
         )
     return Classes(names, folders or None)
@@ -92,7 +93,7 @@ def renamed(known: Classes, folders: Sequence[str]) -> str:
         The message; empty if all folders match.
     """
     if len(folders) != len(known.aliases):
-        return f"{len(folders)} classes instead of {len(known.aliases)}"
+        return f"{counted(len(folders), 'class')} instead of {len(known.aliases)}"
     pairs = enumerate(zip(folders, known.aliases, strict=True))
     return _some(
         [f"{n}: {name} instead of {own[0]}" for n, (name, own) in pairs if name not in own]
@@ -168,8 +169,8 @@ def read_labelled(
     found = read_image_folder(data_dir, classes.aliases)
     if not classes.aliases and len(found.classes) != num_classes:
         raise UserError.expected(
-            f"{num_classes} class folders in {data_dir}, or a model with class names",
-            f"{len(found.classes)} folders and a model without class names",
+            f"{counted(num_classes, 'class folder')} in {data_dir}, or a model with class names",
+            f"{counted(len(found.classes), 'folder')} and a model without class names",
             "Give an --imagenet_label_file",
         )
     return found

@@ -78,6 +78,22 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     export_saved_model(load_model(config.model, checkpoint.path), config, output_dir, classes)
 
 
+def export_source(source: str | Path, output_dir: str | Path) -> None:
+    """Writes the model of a source of weights and its class names as a SavedModel.
+
+    Args:
+        source: checkpoint of any kind; see `vision.checkpoint.load_model`. A file of PyTorch's
+            weights is read as Conformer-tiny with 1000 classes.
+        output_dir: see `export_saved_model`.
+
+    Raises:
+        UserError: the source cannot be read, or has another architecture.
+    """
+    config = with_recipe(str(source), ConfigOptions()).load()
+    model = load_model(config.model, source, use_ema=config.run.use_ema)
+    export_saved_model(model, config, Path(output_dir), own_classes(source))
+
+
 class Shape(NamedTuple):
     """The value of `--shape`.
 
@@ -130,7 +146,10 @@ def command_line() -> CommandLine:
         example="--checkpoint=conformer_tiny.pth --output_dir=exports/tiny",
     )
     flags.group("Input")
-    about = "Weights: .pth, .safetensors or .keras file, or training checkpoint."
+    about = (
+        "Weights: training checkpoint, or .pth, .safetensors or .keras file, also as "
+        "hf:owner/name[@revision]/path."
+    )
     flags.string("checkpoint", None, about, short_name="c")
     flags.string("pretrained", None, "Another name of --checkpoint.")
     flags.group("Output")

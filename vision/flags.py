@@ -88,12 +88,13 @@ def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
 
 def add_classifier_flags(flags: CommandLine) -> None:
     """Adds the flags that all programs for classification share."""
-    add_inference_flags(flags, "none")
+    add_inference_flags(flags, "none", of_images=True)
     flags.group("Model")
     flags.string(
         "checkpoint",
         None,
-        "Weights to run in TensorFlow: .pth, .safetensors or .keras file, or training checkpoint.",
+        "Weights to run in TensorFlow: training checkpoint, or .pth, .safetensors or .keras file, "
+        "also as hf:owner/name[@revision]/path.",
         short_name="c",
         default_text="none",
     )

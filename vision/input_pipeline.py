@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.files import folders_above, one_line
 from tools.threads import in_threads
@@ -46,7 +47,7 @@ def find_images(place: str | Path) -> Listing:
     if path.is_dir():
         found = _list_folder(path, deep=False)
         if not found.paths:
-            some = f"{len(found.left_out)} others: " if found.left_out else "none"
+            some = f"{counted(len(found.left_out), 'other')}: " if found.left_out else "none"
             raise UserError.expected(
                 f"images ({', '.join(sorted(SUFFIXES))}) in {path}",
                 some + _some(f"{other} ({reason})" for other, reason in found.left_out),

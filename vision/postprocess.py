@@ -10,6 +10,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import to_json, write_text
@@ -72,8 +73,8 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
         label = labels[stem] + (num_classes == _BACKGROUND_CLASSES)
         if scores.size != num_classes or label >= num_classes:
             raise UserError.expected(
-                f"{num_classes} scores and a label below that number",
-                f"{scores.size} scores and label {labels[stem]} for {file}",
+                f"{counted(num_classes, 'score')} and a label below that number",
+                f"{counted(scores.size, 'score')} and label {labels[stem]} for {file}",
                 "Use results and labels of the same model",
             )
         found = top_classes(scores[None], _TOP)[0] == label
@@ -81,7 +82,7 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
     missing = sorted(labels.keys() - scored)
     if missing:
         print(
-            f"{len(missing)} of {len(labels)} images of --anno_file have no result: "
+            f"{len(missing)} of {counted(len(labels), 'image')} of --anno_file have no result: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
             file=sys.stderr,
         )

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tools.amounts import counted
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint
@@ -186,8 +187,8 @@ class VisionTask:
         folder = from_first_rank(self.processes, listed)
         folder = folder.sample(limit, self.config.training.seed)
         self.report.append(
-            f"{root}: {len(folder.paths)} images of "
-            f"{len(folder.classes) or len(set(folder.labels))} classes"
+            f"{root}: {counted(len(folder.paths), 'image')} of "
+            f"{counted(len(folder.classes) or len(set(folder.labels)), 'class')}"
             + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])
         )
         if folder.left_out:

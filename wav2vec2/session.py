@@ -12,6 +12,7 @@ from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
+from tools.inference.pretrained import exported_model
 from tools.recognition.beams import ctc_beam_search
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
@@ -54,7 +55,9 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model.
+        model_dir: directory of an exported SavedModel or of a converted model; or weights, which
+            are exported into the user's cache first: a Hugging Face folder,
+            `hf:owner/name[@revision]`, a training run or a checkpoint.
         **options: see `RecognitionOptions`.
 
     Returns:
@@ -74,7 +77,19 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
         >>> heard.text.split() == [word.text for word in heard.words]
         True
     """
-    return open_session(model_dir, from_keywords(RecognitionOptions, options))
+    return open_session(exported(model_dir), from_keywords(RecognitionOptions, options))
+
+
+def exported(source: str | Path) -> Path:
+    """Returns the directory of an exported model; see `tools.inference.pretrained`.
+
+    Args:
+        source: see `load`.
+    """
+    import wav2vec2
+
+    # Imports TensorFlow, but only if it is called.
+    return exported_model(source, FAMILY, lambda *paths: wav2vec2.export_source(*paths))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:

@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
@@ -339,7 +340,7 @@ def _run(session: Session, values: SimpleNamespace) -> int:
             write_outputs(Path(values.output), list(names), outputs, values.outfmt == "BIN")
     if values.output:
         speed = f"{len(files) / sum(seconds):.2f} samples/s, time in the runtime after a warm-up"
-        print(f"{len(files)} samples in {sum(seconds):.3f} s: {speed}")
+        print(f"{counted(len(files), 'sample')} in {sum(seconds):.3f} s: {speed}")
     if values.loop:
         seconds = []
         for _ in tqdm(range(values.loop), unit="round", file=sys.stderr):

@@ -16,7 +16,7 @@ from absl import flags
 from tools.config import originals
 from tools.config.similar import similar_name
 from tools.errors import UserError
-from tools.files import expand_home, one_line, to_json
+from tools.files import expand_home, one_line
 
 FROM_CONFIG, NONE = "from the config", "none"
 REQUIRED = "required"  # the `default_text` of a flag that must be given
@@ -39,8 +39,6 @@ HEADINGS = (
     "Measurement",
     "Help",
 )
-# Flags whose empty value, such as that of an unset shell variable, would select another model.
-_NEVER_EMPTY = ("config", "checkpoint", "native_savedmodel_dir")
 _HELP_WIDTH = 100  # characters of a line
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -202,8 +200,8 @@ class CommandLine:
             both, `~/` is replaced by the home folder.
 
         Raises:
-            UserError: a flag is unknown, a value is missing or has the wrong type, or --set is not
-                of the form key=value.
+            UserError: a flag is unknown or given twice, a value is missing, empty or of the wrong
+                type, or --set is not of the form key=value.
             SystemExit: with code 0, after --help.
         """
         parsed = copy.deepcopy(self._flags)
@@ -226,6 +224,19 @@ class CommandLine:
         if "set" in values:
             values["set"] = _settings(values["set"] or [])
         return SimpleNamespace(**values), _expanded(positional)
+
+    def _check_given(self, parsed: flags.FlagValues) -> None:
+        """Raises UserError if a flag was given twice, or with an empty value."""
+        for name in self._names():
+            flag = parsed[name]
+            if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+                raise UserError.expected(
+                    f"--{name} once", f"it {flag.present} times", "Leave the others out"
+                )
+            if flag.present and flag.value == "" and flag.default != "":
+                raise UserError.expected(
+                    f"a value for --{name}", "an empty one", f"Give one, or leave --{name} out"
+                )
 
     def _advice(self, name: str) -> str:
         """Returns what to do about an unknown flag: another flag, another program, or --help."""
@@ -263,20 +274,8 @@ class CommandLine:
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         values = getattr(flag.parser, "enum_values", None)
         expected = "one of " + ", ".join(values) if values else kinds.get(flag.flag_type(), "text")
-        given = match[2] or "an empty value"
-        return UserError.expected(f"{expected} for --{match[1]}", given, f"Correct --{match[1]}")
-
-    def _check_given(self, parsed: flags.FlagValues) -> None:
-        """Refuses an empty model or config, and names the flags that are given several times."""
-        for name in self._names():
-            flag = parsed[name]
-            if name in _NEVER_EMPTY and flag.present and flag.value == "":
-                raise UserError.expected(
-                    f"a value for --{name}", "an empty value", f"Give one, or leave --{name} out"
-                )
-            if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
-                shown = to_json(flag.value)
-                print(f"--{name} is given {flag.present} times: using {shown}", file=sys.stderr)
+        received = match[2] or "an empty value"
+        return UserError.expected(f"{expected} for --{match[1]}", received, f"Correct --{match[1]}")
 
 
 def _expanded(value: object) -> object:

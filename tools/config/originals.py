@@ -105,7 +105,6 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
         "sentence_piece": _VOCABULARY,
         "subwords": _VOCABULARY,
         "get_rtf": Accepted("the real-time factor is always printed", boolean=True),
-        "use_horovod": _off("one process evaluates", "Leave --use_horovod out"),
         "use_gpu": Accepted("--visible_devices selects the devices", boolean=True),
         "mxp": _off("--quant_precision decides", "Use --quant_precision=fp16 with --run_eagerly=0"),
         "net_name": Accepted("the program runs one model"),
@@ -168,6 +167,9 @@ PROGRAMS: dict[str, str] = {
     "Conformer_Float32_50E_1MLU.sh": "Conformer_Float32_50E_1GPU.sh",
     "Infer_Conformer_Float32_1MLU.sh": "Infer_Conformer_Float32_1GPU.sh",
     "Infer_Conformer_AMP_1MLU.sh": "Infer_Conformer_AMP_1GPU.sh",
+    "Conformer_Train_1MLU.sh": "ci/Conformer_Train_1GPU.sh",
+    "Conformer_Infer_1MLU.sh": "ci/Conformer_Infer_1GPU.sh",
+    "Conformer_Infer_1MLU_AMP.sh": "ci/Conformer_Infer_1GPU_AMP.sh",
 }
 
 
@@ -243,12 +245,12 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
     Args:
         name: of the program.
         argv: its arguments, which are repeated in the new command.
-
-    Raises:
-        KeyError: the name is not in `PROGRAMS`.
     """
-    command = PROGRAMS[name]
+    command = PROGRAMS.get(name)
+    if command is None:
+        expected = "an old name of a program or script"
+        return UserError.expected(expected, name, "See docs/from_the_originals.md")
     if command.endswith(".sh"):
         command = f"bash {os.path.relpath(_SCRIPTS / command)}"
     do = f"Run {command} {shlex.join(argv)}".rstrip()
-    return UserError.expected("a program of this project", name, do)
+    return UserError.expected(f"{command}, the new name", f"the old name {name}", do)

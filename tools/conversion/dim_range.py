@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.request import DimRanges
 from tools.errors import UserError
@@ -72,7 +73,7 @@ def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec,
                 given = tuple(pair for pair, size in pairs if size is None)
         if len(given) != num_free:
             raise UserError.expected(
-                f"{num_free} ranges for {spec.name} of shape {show_shape(spec.shape)}",
+                f"{counted(num_free, 'range')} for {spec.name} of shape {show_shape(spec.shape)}",
                 len(given),
                 f"Give --dim_range {_FORM}",
             )

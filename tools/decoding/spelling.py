@@ -110,7 +110,7 @@ class Alphabet:
 
     def symbols(self, surfaces: Sequence[str]) -> Symbols:
         """Returns the characters of texts of symbols; the result has an empty one in front."""
-        points = np.frombuffer("".join(surfaces).encode("utf-32-le"), np.uint32)
+        points = np.frombuffer("".join(surfaces).encode("utf-32-le", "surrogatepass"), np.uint32)
         starts = np.cumsum([0, 0, *map(len, surfaces)], dtype=np.int32)
         return Symbols(read_only(self._numbers(points)), read_only(starts))
 

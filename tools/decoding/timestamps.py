@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from tools.decoding.protocol import Hypothesis
+from tools.decoding.text import joined_bytes
 
 
 class Piece(NamedTuple):
@@ -57,4 +58,4 @@ def words_of(pieces: Iterable[Piece]) -> list[Word]:
                 before = words.pop() if is_open else Word("", start_seconds, end_seconds)
                 words.append(Word(before.text + part, before.start_seconds, end_seconds))
                 is_open = True
-    return words
+    return [word._replace(text=joined_bytes(word.text)) for word in words]

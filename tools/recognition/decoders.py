@@ -2,14 +2,15 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
 from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Search
+from tools.decoding.tdt import TdtSearch
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word, pieces_of, words_of
 from tools.errors import UserError
@@ -50,6 +51,14 @@ class Transcription:
     def lasting(self, seconds: float) -> "Transcription":
         """Returns a copy with the length of the sound."""
         return replace(self, duration_seconds=seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, for JSON. Words and alternatives are dictionaries, too."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                values[name] = [x._asdict() if hasattr(x, "_asdict") else x for x in value]
+        return values
 
 
 class Decoder(Protocol):
@@ -138,6 +147,15 @@ class TransducerDecoder:
     def _search(self, call: Call) -> Search:
         if self._frames == "logits":
             return CtcGreedySearch(self._pipeline["blank"])
+        if self._pipeline.get("durations"):
+            return TdtSearch(
+                call,
+                blank=self._pipeline["blank"],
+                state_shape=self._pipeline["state_shape"],
+                durations=self._pipeline["durations"],
+                max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
+                blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            )
         return GreedySearch(
             call,
             blank=self._pipeline["blank"],

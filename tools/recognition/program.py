@@ -3,10 +3,12 @@
 import contextlib
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.decoding.timestamps import Word
 from tools.errors import UserError
 from tools.files import check_writable, one_line, result_file, write_text
@@ -14,6 +16,7 @@ from tools.inference.options import DataOptions
 from tools.inference.report import (
     SpeechRow,
     Stopwatch,
+    Times,
     runner_facts,
     skipped_lines,
     speech_speed,
@@ -22,6 +25,7 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.characters import lacking_characters, never_written
 from tools.recognition.decoders import Transcription
+from tools.recognition.ranks import ALONE, Ranks
 from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
 from tools.speech.audio import AudioError, AudioLimits, stream
@@ -38,6 +42,7 @@ def recognize(
     batch_size: int,
     warmup_count: int,
     with_words: bool = False,
+    quiet: bool = False,
 ) -> tuple[dict[int, Transcription], dict[int, str], Stopwatch]:
     """Recognizes utterances in batches, sorted by length to reduce padding.
 
@@ -48,6 +53,7 @@ def recognize(
         warmup_count: number of runs of the first batch that are not timed. If it is above 0, full
             batches of every padded length also run once before, if the runtime prepares shapes.
         with_words: whether to return words with their times.
+        quiet: whether to show no progress bar.
 
     Returns:
         Transcriptions by index, reasons of dropped utterances by index, and the measured times.
@@ -58,12 +64,10 @@ def recognize(
     batch_size = max(1, min(batch_size, len(order)))
     transcriptions: dict[int, Transcription] = {}
     reasons, watch = {}, Stopwatch()
-    one_batch = len(utterances) <= batch_size and not long
+    quiet |= len(utterances) <= batch_size and not long
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
-            tqdm(
-                total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=one_batch
-            )
+            tqdm(total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=quiet)
         )
         for index in long:
             utterance = utterances[index]
@@ -105,6 +109,8 @@ def run_program(
     limits: AudioLimits,
     data: DataOptions,
     normalize: Callable[[str], str] = normalize_transcript,
+    *,
+    ranks: Ranks = ALONE,
 ) -> int:
     """Recognizes the sounds that the options name, prints texts or words, and writes the report.
 
@@ -113,6 +119,7 @@ def run_program(
         limits: lengths and rates that the model accepts.
         data: sounds to recognize, and files to write.
         normalize: function that normalizes transcripts for the model's vocabulary.
+        ranks: processes that divide the sounds. Only the first one prints and writes.
 
     Returns:
         The exit code, 0.
@@ -121,30 +128,83 @@ def run_program(
         UserError: a file that was named cannot be used, no sound can be used, or a result cannot be
             written.
     """
-    if data.result_path:
-        path = Path(data.result_path)
-        check_writable(path)
-        check_writable(result_file(path, ".tsv"))
-    utterances, skipped = chosen_utterances(data, limits, normalize)
-    with open_session() as session:
-        return _run(session, data, utterances, skipped)
+
+    def inputs() -> tuple[list[Utterance], Skipped]:
+        if data.result_path:
+            path = Path(data.result_path)
+            check_writable(path)
+            check_writable(result_file(path, ".tsv"))
+        return chosen_utterances(data, limits, normalize)
+
+    utterances, skipped = ranks.from_first_rank(inputs)
+    with ranks.in_turn(open_session) as session:
+        found = _recognize_share(session, data, utterances, ranks)
+        if ranks.is_first:
+            _report(session, data, utterances, skipped, found=found)
+    return 0
 
 
-def _run(
-    session: SpeechSession, data: DataOptions, utterances: list[Utterance], skipped: Skipped
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the processes recognized.
+
+    Attributes:
+        transcripts: transcriptions by index of the utterance.
+        reasons: reasons of dropped utterances by index.
+        times: measured times.
+        num_processes: number of processes that recognized at once.
+    """
+
+    transcripts: dict[int, Transcription]
+    reasons: dict[int, str]
+    times: Times
+    num_processes: int = 1
+
+
+def _recognize_share(
+    session: SpeechSession, data: DataOptions, utterances: list[Utterance], ranks: Ranks
+) -> _Found:
+    """Recognizes the share of this process, and returns what all processes found."""
+    order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
+    own = sorted(ranks.share(order))
+    transcripts, reasons, watch = recognize(
+        session,
+        [utterances[index] for index in own],
+        batch_size=data.batch_size,
+        warmup_count=data.warmup_count if own else 0,
+        with_words=data.timestamps,
+        quiet=not ranks.is_first,
+    )
+    results = ranks.gather(
+        (
+            {own[index]: value for index, value in transcripts.items()},
+            {own[index]: value for index, value in reasons.items()},
+            watch.times,
+        )
+    )
+    return _Found(
+        {index: value for found, _, _ in results for index, value in found.items()},
+        {index: value for _, found, _ in results for index, value in sorted(found.items())},
+        Times.of_ranks([times for *_, times in results]),
+        ranks.size,
+    )
+
+
+def _report(
+    session: SpeechSession,
+    data: DataOptions,
+    utterances: list[Utterance],
+    skipped: Skipped,
+    *,
+    found: _Found,
+) -> None:
+    """Prints and writes texts, scores and speed."""
+    transcripts, reasons = found.transcripts, found.reasons
     if data.data_dir:
         unknown = never_written(session.pipeline["vocabulary"]["surfaces"])
         share, line = lacking_characters((u.transcript for u in utterances), unknown)
         if share:
             print(f"{line}; they count as errors", file=sys.stderr)
-    transcripts, reasons, watch = recognize(
-        session,
-        utterances,
-        batch_size=data.batch_size,
-        warmup_count=data.warmup_count,
-        with_words=data.timestamps,
-    )
     skipped = skipped + [(utterances[index].path, reason) for index, reason in reasons.items()]
     numbers = [index for index in range(len(utterances)) if index in transcripts]
     rows = [
@@ -160,7 +220,7 @@ def _run(
     words = [(utterances[index].path, transcripts[index].words) for index in numbers]
     if rows and not data.data_dir:
         sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
-        several = len(sounds) > 1
+        several = len(sounds) > 1 or any(Path(path).is_dir() for path in data.paths)
         if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
             for index in numbers:
                 path = utterances[index].path if several else ""
@@ -176,7 +236,9 @@ def _run(
             ", ".join(unusable) or "; ".join(f"{path} ({why})" for path, _, why in left_out[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, watch, data.batch_size, runner=session.runner)
+    summary = summarize(rows, skipped, found.times, data.batch_size, runner=session.runner)
+    if found.num_processes > 1:
+        summary["num_processes"] = found.num_processes
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, {**summary, "skipped": skipped}, rows)
@@ -187,7 +249,6 @@ def _run(
             lines = (_word_line(word, path) for path, found in words for word in found)
             write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
     show(summary, skipped)
-    return 0
 
 
 def _print_texts(rows, words, with_words: bool, several: bool) -> None:
@@ -212,13 +273,13 @@ def _word_line(word: Word, path: str) -> str:
     return f"{one_line(path)}\t{times}\t{text}\n" if path else f"{times}\t{text}\n"
 
 
-def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runner) -> dict:
+def summarize(rows, skipped, times: Times, batch_size: int, *, runner: Runner) -> dict:
     """Returns the values of the report. Error rates are None without transcripts.
 
     Args:
         rows: recognized utterances, at least one.
         skipped: skipped files with their reasons.
-        watch: measured times.
+        times: measured times.
         batch_size: number of utterances in a batch.
         runner: runner of the model, for the facts about backend and precision.
     """
@@ -232,12 +293,12 @@ def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runne
             rates |= {"beam_wer": found.wer, "beam_cer": found.cer}
     return {
         **rates,
-        **speech_speed(watch.seconds, rows),
-        **watch.speed(len(rows)),
+        **speech_speed(times.seconds, rows),
+        **times.speed(len(rows)),
         "num_utterances": len(rows),
         "num_skipped": len(skipped),
         "batch_size": batch_size,
-        "recognition_seconds": watch.seconds,
+        "recognition_seconds": times.seconds,
         **runner_facts(runner),
     }
 
@@ -247,16 +308,20 @@ def show(summary: dict, skipped: Skipped) -> None:
     if summary["wer"] is not None:
         print(
             f"WER {summary['wer']:.2%}, CER {summary['cer']:.2%} "
-            f"({summary['substitutions']} substitutions, {summary['deletions']} deletions, "
-            f"{summary['insertions']} insertions)",
+            f"({counted(summary['substitutions'], 'substitution')}, "
+            f"{counted(summary['deletions'], 'deletion')}, "
+            f"{counted(summary['insertions'], 'insertion')})",
             file=sys.stderr,
         )
     if "beam_wer" in summary:
         rates = f"WER {summary['beam_wer']:.2%}, CER {summary['beam_cer']:.2%}"
         print(f"beam search: {rates}", file=sys.stderr)
+    number = summary.get("num_processes")
+    several = f" in each of {number} processes" if number else ""
     print(
-        f"{summary['num_utterances']} utterances, {summary['audio_seconds']:.2f} s of sound in "
-        f"{summary['recognition_seconds']:.3f} s at batch size {summary['batch_size']} "
+        f"{counted(summary['num_utterances'], 'utterance')}, "
+        f"{summary['audio_seconds']:.2f} s of sound in {summary['recognition_seconds']:.3f} s "
+        f"at batch size {summary['batch_size']}{several} "
         f"({summary['mode']}, {summary['backend']}, {summary['precision']}): "
         f"real-time factor {summary['rtf']:.4f}, "
         f"{summary['rtfx']:.1f} x real time, {summary['samples_per_second']:.2f} utterances/s "

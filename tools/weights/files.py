@@ -32,7 +32,7 @@ def read_weights(path: str | os.PathLike) -> Any:
         UserError: the suffix is unknown, or the file is damaged or cannot be read safely.
     """
     path = Path(path)
-    _check_no_pointer(path)
+    check_no_pointer(path)
     name = path.name.lower()
     if name.endswith(PTH_SUFFIXES):
         _check_not_mindspore(path)
@@ -62,8 +62,12 @@ def _check_not_mindspore(path: Path) -> None:
             )
 
 
-def _check_no_pointer(path: Path) -> None:
-    """Raises UserError for a git-lfs pointer, which git checks out if git-lfs is not installed."""
+def check_no_pointer(path: Path) -> None:
+    """Checks that a file is not a git-lfs pointer, which git writes if git-lfs is not installed.
+
+    Raises:
+        UserError: it is a pointer.
+    """
     with contextlib.suppress(OSError), open(path, "rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise UserError.expected(

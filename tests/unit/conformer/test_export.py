@@ -394,9 +394,12 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(
     assert (directory / "saved_model.pb").read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["--checkpoint", "x"], ["stray"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--checkpoint", "x"], ["stray"], ["--checkpoint=x", "--pretrained=y", "--output_dir=z"]],
+)
 def test_the_two_flags_are_needed(arguments):
-    with refused("--checkpoint RUN_DIR --output_dir D"):
+    with refused("--checkpoint RUN_DIR or --pretrained SOURCE, and --output_dir D"):
         main(arguments)
 
 

@@ -14,6 +14,7 @@ import vision
 import vision.export
 import vision.infer
 from tests.support.errors import refused
+from tests.support.fake_hub import fake_hub
 from tools.conversion.converter import convert
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.request import ConversionRequest
@@ -205,13 +206,16 @@ def test_program_writes_keras_and_onnx_files(
     program(*of_small, "--config", recipe)
     model = load_model(ModelConfig("small", num_classes=10), "small.keras")
     np.testing.assert_allclose(model(batch)[0], expected[0], atol=1e-5)
-    target = ["--pretrained", tmp_path / "small.keras", "--output_dir", tmp_path / "new" / "er"]
-    program(*of_small, *target, "--file_format=ONNX", "--layout=NCHW")
+    with fake_hub(tmp_path / "hub") as hub:
+        hub.repositories["owner/small"] = {"best.safetensors": weights.read_bytes()}
+        target = ["--pretrained=hf:owner/small/best.safetensors", "--output_dir=new/er"]
+        program(*of_small, *target, "--file_format=ONNX", "--layout=NCHW")
     session = onnxruntime.InferenceSession(tmp_path / "new" / "er" / "small.onnx")
     (found,) = session.run(["logits"], {"input": batch.transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(found, sum(expected), atol=1e-4)
     assert "small.onnx" in capsys.readouterr().err
     assert sorted(x.name for x in tmp_path.iterdir()) == [
+        "hub",
         "new",
         "recipe.yml",
         "small.keras",
@@ -382,12 +386,14 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
     values = np.full(tuple(last.dims), np.nan, "float32")
     last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(graph, tmp_path / "a.onnx")
-    with refused("NaN or infinity in 1 tensors"):
+    with refused("NaN or infinity in 1 tensor"):
         vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])
     assert not (tmp_path / "p.json").exists()
 
 
-def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng, tmp_path, capsys):
+def test_a_keras_file_tells_all_that_a_savedmodel_does(
+    of_small, calibrated, rng, tmp_path, monkeypatch, capsys
+):
     """The file runs and can be exported again without flags; contradicting flags are refused."""
     vision.save_pytorch_weights(calibrated, tmp_path / "a.safetensors")
     (tmp_path / "labels.txt").write_text("\n".join(NAMES))
@@ -415,6 +421,10 @@ def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng
         vision.infer.main([*map(str, [tmp_path / "a.jpg", *model, "--top_k=10", output])])
         answers.append(capsys.readouterr().out)
     assert len({*answers}) == 1 and "thing" in answers[0]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with vision.load(tmp_path / "small.keras", run_eagerly=True) as model:
+        best = model.classify(tmp_path / "a.jpg", top_k=2)
+        assert f"{best[0].name} {best[0].probability:.3f}, {best[1].index} " in answers[0]
     with refused("--arch small"):
         program(*source, "--arch=conformer_tiny", f"--output_dir={tmp_path / 'no'}")
     with refused("num_classes"):

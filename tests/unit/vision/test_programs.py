@@ -297,7 +297,9 @@ def test_a_config_tells_what_the_flags_leave_open(
     with refused("--val_num_samples >= 1, or -1"):
         results(*flags["checkpoint"], "--val_num_samples=0", str(photos))
     recipe.write_text(recipe.read_text() + "amp_level: bfloat16\ndevice_target: CPU\n")
-    rounded = results(f"--config={recipe}", labels)
+    report = tmp_path / "rounded.json"
+    rounded = results(f"--config={recipe}", labels, f"--result_path={report}")
+    assert json.loads(report.read_text())["precision"] == "bf16"
     assert rounded["Loss"] != expected["Loss"]
     assert opened[-1].precision == "mixed_bfloat16"
     assert opened[-1].runner.visible_devices == "-1"
@@ -314,7 +316,9 @@ def test_inference(source, flags, folder, answers, tmp_path, capsys):
     main = program_of(source, vision.infer, vision.infer_onnx)
     assert main([*flags[source], f"--output={output}", str(folder)]) == 0
     lines = [f"{p} (class: {x} {NAMES[x]})" for p, x in zip(paths, best, strict=True)]
-    assert capsys.readouterr().out.splitlines() == lines
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == lines
+    assert f"wrote {output}" in captured.err.splitlines()
     pairs = (f" {json.dumps(p)}: {x}" for p, x in zip(paths, best, strict=True))
     assert output.read_text() == "{\n" + ",\n".join(pairs) + "\n}"
 

@@ -160,7 +160,7 @@ def test_suggestions_are_near_in_meaning(name, near):
 
 
 def test_old_names_of_programs_are_links_that_answer(project):
-    folders = ("conformer", "run_scripts", "vision", "wav2vec2")
+    folders = ("conformer", "run_scripts", "run_scripts/ci", "vision", "wav2vec2")
     found = [path for folder in folders for path in (project / folder).iterdir()]
     links = {path.name: path for path in found if path.is_symlink()}
     assert links.keys() == PROGRAMS.keys()
@@ -191,3 +191,12 @@ def test_an_old_name_is_answered_with_the_command(project, command, answer):
     done = subprocess.run(command, cwd=project / "conformer", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: Expected") and done.stderr.endswith(f"{answer}\n")
+
+
+@pytest.mark.parametrize("name", ["nothing.sh", "conformer_trian.py"])
+def test_a_name_that_no_page_has_is_one_line(project, name):
+    script = project / "run_scripts" / "renamed.py"
+    done = subprocess.run([sys.executable, script, name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: Expected an old name of a program or script. Received: ")
+    assert done.stderr.count("\n") == 1 and name in done.stderr
