@@ -16,6 +16,7 @@ from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import OF_SOUNDS, RunnerKeywords, RunnerOptions
+from tools.inference.pretrained import exported_model
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
@@ -104,25 +105,33 @@ class ImageSession(Session):
         if top_k < 1:
             raise UserError.expected("top_k >= 1", top_k, "Correct top_k")
         if not isinstance(image, list | tuple):
-            return self._classify([self._read(image)], top_k)[0]
+            return self.classify_read([self.read(image)], top_k=top_k)[0]
         if not image:
             raise UserError.expected(
                 "images to classify", "an empty list", "Give at least one image"
             )
         found, ahead = [], _BATCHES_AHEAD * self.batch_size
-        with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as loaded:
+        with contextlib.closing(in_threads(self.read, image, ahead=ahead)) as loaded:
             images = of_list("Image", loaded)
             while batch := list(itertools.islice(images, self.batch_size)):
-                found += self._classify(batch, top_k)
+                found += self.classify_read(batch, top_k=top_k)
         return found
 
-    def _read(self, source: ImageSource) -> np.ndarray:
+    def read(self, source: ImageSource) -> np.ndarray:
+        """Reads and preprocesses an image; returns the model's input `[S, S, 3]` float32.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
         try:
             return read_image(source, self.preprocessing)
         except ImageError as error:
             raise UserError.expected("an image", error, "Check the image") from error
 
-    def _classify(self, images: Sequence[np.ndarray], top_k: int) -> list[list[Prediction]]:
+    def classify_read(
+        self, images: Sequence[np.ndarray], *, top_k: int = 1
+    ) -> list[list[Prediction]]:
+        """Classifies images from `read` in one batch; see `classify`."""
         inputs = feed(self.pipeline, np.stack(images))
         probabilities = probabilities_of(scores_of(self.run(inputs)))
         return [
@@ -139,8 +148,11 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model. None opens the
-            bundled model, which recognizes six kinds of waste.
+        model_dir: directory of an exported SavedModel or of a converted model; or weights, which
+            are exported into the user's cache first: a training run, a checkpoint, a `.keras` file
+            or, for Conformer-tiny, a `.pth` or `.safetensors` file, on this machine or as
+            `hf:owner/name[@revision]/path`. None opens the bundled model, which recognizes six
+            kinds of waste.
         **options: see `tools.inference.options.RunnerOptions`, without the options for sounds.
 
     Returns:
@@ -158,8 +170,20 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
         >>> len(best), best[0].probability >= best[1].probability
         (5, True)
     """
-    place = BUNDLED_MODEL if model_dir is None else model_dir
+    place = exported(BUNDLED_MODEL if model_dir is None else model_dir)
     return open_session(place, from_keywords(RunnerOptions, options, OF_SOUNDS))
+
+
+def exported(source: str | Path) -> Path:
+    """Returns the directory of an exported model; see `tools.inference.pretrained`.
+
+    Args:
+        source: see `load`.
+    """
+    import vision
+
+    # Imports TensorFlow, but only if it is called.
+    return exported_model(source, FAMILY, lambda *paths: vision.export_source(*paths))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:

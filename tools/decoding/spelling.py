@@ -155,7 +155,7 @@ class Alphabet:
 
     def numbers_of(self, text: str) -> np.ndarray:
         """Returns the numbers of the characters of a text; -1 for those outside the alphabet."""
-        return self._numbers(np.frombuffer(text.encode("utf-32-le"), np.uint32))
+        return self._numbers(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32))
 
     def _numbers(self, points: np.ndarray) -> np.ndarray:
         """Returns 0 for a space, 1 and more for letters, and -1 for other characters."""

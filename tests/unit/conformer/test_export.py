@@ -15,7 +15,7 @@ import conformer
 from conformer.config import DecodingConfig
 from conformer.export import main
 from conformer.graph_recognition import greedy
-from conformer.signatures import Signatures, pipeline_description
+from conformer.signatures import MAX_WINDOW, Signatures, pipeline_description
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
@@ -300,7 +300,10 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     # Samples: from one window to the longest sound. The decoder passes one frame and one token.
     assert conversion["listen"]["dim_range"] == {"waveforms": [[240, 33 * RATE_HZ]]}
     assert conversion["predict"]["dim_range"] == {}
-    assert conversion["join"]["dim_range"] == {"encoded": [[1, 1]], "predicted": [[1, 1]]}
+    assert conversion["join"]["dim_range"] == {
+        "encoded": [[1, MAX_WINDOW]],
+        "predicted": [[1, 1]],
+    }
     for name, conversion in pipeline["convert"].items():
         shapes = {name: shape for name, _, shape in runner.signatures[name]}
         assert conversion["dim_range"].keys() <= shapes.keys()
@@ -419,9 +422,12 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(
     assert (directory / "saved_model.pb").read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["--checkpoint", "x"], ["stray"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--checkpoint", "x"], ["stray"], ["--checkpoint=x", "--pretrained=y", "--output_dir=z"]],
+)
 def test_the_two_flags_are_needed(arguments):
-    with refused("--checkpoint RUN_DIR --output_dir D"):
+    with refused("--checkpoint RUN_DIR or --pretrained SOURCE, and --output_dir D"):
         main(arguments)
 
 
