@@ -11,7 +11,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from conformer.config import ConformerConfig
-from conformer.session import calibration_examples, limits_of
+from conformer.session import calibration_examples
 from tools.config.command_line import CommandLine, run
 from tools.conversion import backends
 from tools.conversion.machine import machine, processor
@@ -31,6 +31,7 @@ from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions
 from tools.inference.runner import Runner
 from tools.recognition.beams import max_window
+from tools.recognition.windows import calibration_limits
 from tools.speech.audio import load
 
 SEED = 1
@@ -327,7 +328,7 @@ def main(argv: list[str]) -> int:
         runner = open_runner(model_dir, options, calibration_examples)
         call, sound = Counted(runner), None
         if values.sound:
-            sound = load(values.sound, limits_of(runner.pipeline, options))
+            sound = load(values.sound, calibration_limits(runner.pipeline))
         fusion = language_model(runner.pipeline, Path(temporary))
         searches = searches_of(runner, call, values.beam_width, fusion)
         first = values.lengths[0]

@@ -13,6 +13,7 @@ from tools.decoding.hot_graph import HotScores
 from tools.decoding.hotwords import HotWord, Spellings, read_hot_words, spelled_hot_words
 from tools.decoding.options import BeamSearch
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.text import byte_surface
 from tools.decoding.texts import Texts
 from tools.decoding.transducer_beam import TransducerBeamSearch
 from tools.recognition.beams import hot_words_of
@@ -62,7 +63,7 @@ def test_phrases_score_whole_and_parts_are_taken_back():
     whole = 2.0 * Spellings(SURFACES).num_symbols("AB CA")
     assert Spellings(SURFACES).num_symbols("AB CA") == 3  # "AB", " C", "A " or "A"
     assert of("AB CA") == pytest.approx((whole, whole))
-    assert of("AB C")[0] == of("C AB CAA")[0] == of("CC")[0] == 0.0
+    assert of("AB C")[0] == of("AB")[0] == of("C AB CAA")[0] == of("CC")[0] == 0.0
     assert 0.0 < of("A")[1] < of("AB")[1] < of("AB C")[1] < whole
     assert of("B CA AB")[0] == pytest.approx(total(words[1]))
     assert of("AB CA BA")[0] == pytest.approx(whole), "a longer phrase that breaks off"
@@ -73,6 +74,14 @@ def test_phrases_score_whole_and_parts_are_taken_back():
 def test_a_vocabulary_without_spaces_has_phrases_anywhere():
     surfaces, words = ["", "X", "Y", "Z"], [HotWord("XY", 1.0)]
     assert score_of(words, [3, 1, 2, 1, 2, 1], surfaces)[0] == pytest.approx(4.0)
+
+
+def test_bytes_write_what_the_letters_lack():
+    surfaces = ["", "A", " ", *map(byte_surface, "ü".encode())]
+    assert Spellings(surfaces).num_symbols("AüA") == 4
+    word = HotWord("AüA", 1.0)
+    assert score_of([word], [1, 3, 4, 1], surfaces)[0] == pytest.approx(4.0)
+    assert score_of([word], [1, 3, 1], surfaces)[0] == 0.0
 
 
 def transducer(seed):
