@@ -83,7 +83,7 @@ class Spellings:
         self._letters = frozenset("".join(self._texts)) if has_bytes(self._texts) else None
 
     def written(self, text: str) -> str:
-        """Returns a text with the surfaces of bytes in place of characters that only bytes write."""
+        """Returns a text with bytes, as surfaces, for the characters that only bytes write."""
         if self._letters is None:
             return text
         return "".join(x if x in self._letters else _as_bytes(x) for x in text)

@@ -13,6 +13,7 @@ from tools.decoding.hot_graph import HotScores
 from tools.decoding.hotwords import HotWord, Spellings, read_hot_words, spelled_hot_words
 from tools.decoding.options import BeamSearch
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.tdt import TdtSearch
 from tools.decoding.text import byte_surface
 from tools.decoding.texts import Texts
 from tools.decoding.transducer_beam import TransducerBeamSearch
@@ -101,8 +102,20 @@ def transducer(seed):
     return call, shape
 
 
+def with_durations(call):
+    """Returns a token-and-duration transducer in which each symbol lasts for one frame."""
+
+    def joined(inputs, signature):
+        outputs = call(inputs, signature)
+        if signature == "join":
+            outputs["logits"] = np.pad(outputs["logits"], [(0, 0)] * 3 + [(0, 1)])
+        return outputs
+
+    return joined
+
+
 def searches(seed, words):
-    """Returns the four searches and the width of their frames."""
+    """Returns the searches and the width of their frames."""
     call, shape = transducer(seed)
     scores = HotScores(words, SURFACES, 0) if words else None
     texts = Texts(SURFACES, 0, BeamSearch(4), hot_words=words) if words else None
@@ -111,6 +124,7 @@ def searches(seed, words):
         (CtcBeamSearch(SURFACES, 0, BeamSearch(6), hot_words=words), len(SURFACES)),
         (GreedySearch(call, **shape, hot_scores=scores, max_window=3), 5),
         (TransducerBeamSearch(call, **shape, options=Options(4), texts=texts), 5),
+        (TdtSearch(with_durations(call), **shape, durations=[1], hot_scores=scores), 5),
     ]
 
 
@@ -134,7 +148,7 @@ def test_hot_words_of_weight_0_change_nothing(seed):
 
 
 def test_all_searches_prefer_hot_words_and_report_the_probability_without_them():
-    counts = {0.0: [0] * 4, 3.0: [0] * 4}
+    counts = {0.0: [0] * 5, 3.0: [0] * 5}
     for seed in range(6):
         lengths = np.array([9, 9])
         for weight, count in counts.items():
