@@ -88,7 +88,7 @@ def write_random_model(folder: Path, config: ConformerConfig | None = None) -> N
     classes = np.where(np.arange(tokenizer.vocabulary_size) % 2, 1.0, -1.0)
     _set(prediction.embedding.embeddings, (slice(None), 0), classes)
     # The first output of the LSTM is the class of the last token alone.
-    kernel, recurrent, bias = prediction.lstm.cell.weights
+    kernel, recurrent, bias = prediction.lstms[0].cell.weights
     width = prediction.hidden_dim
     for gate, (weight, offset) in enumerate([(0.0, 9.0), (0.0, -9.0), (9.0, 0.0), (0.0, 9.0)]):
         column = gate * width  # input, forget, cell and output gate
