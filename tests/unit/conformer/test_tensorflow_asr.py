@@ -392,3 +392,10 @@ def test_such_a_config_trains(tmp_path, capsys):
     assert main(flags) == 0
     assert '"two"' in (run / "vocabulary.json").read_text()
     assert any(run.glob("checkpoints/step-*"))
+
+
+def test_the_beam_becomes_that_of_exports(load):
+    decoding = load("decoder_config: {beam_width: 8, norm_score: true}\nmodel_config: {}").decoding
+    assert (decoding.beam_width, decoding.norm_score) == (8, True)
+    decoding = load("decoder_config: {beam_width: 0, norm_score: false}\nmodel_config: {}").decoding
+    assert (decoding.beam_width, decoding.norm_score) == (0, False)
