@@ -128,9 +128,14 @@ class StatelessPrediction(keras.layers.Layer):
         self.convolution.build((None, None, 2 * self.hidden_dim))
         self.built = True
 
+    @property
+    def state_shape(self) -> tuple[int, int]:
+        """Shape `[2, D]` of the state of one utterance."""
+        return 2, self.hidden_dim
+
     def initial_state(self, batch_size):
         """Returns the state before the first token, `[B, 2, D]` zeros."""
-        return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)
+        return ops.zeros((batch_size, *self.state_shape), self.compute_dtype)
 
     def call(self, tokens, states=None):
         """Computes the outputs after each token; see `PredictionNetwork.call`."""

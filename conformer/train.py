@@ -20,11 +20,16 @@ from tools.training.distributed import Processes
 # Other keys, such as dropout rates, may change. The weights of the checkpoint are compared too: a
 # CTC head can neither appear nor disappear.
 _SIZES = "num_layers hidden_dim num_heads kernel_size feedforward_multiplier subsampling_filters"
+_OPTIONS = (
+    "feedforward_dim subsampling_factor subsampling scale_input attention_bias feedforward_bias "
+    "convolution_bias convolution_norm convolution_norm_epsilon transducer prediction "
+    "prediction_layers prediction_norm joint_activation joint_prediction_bias durations"
+)
 DEFINES_A_RUN = (
     "features",
     "tokenizer.kind",
     "tokenizer.vocabulary_size",
-    *(f"model.{name}" for name in f"{_SIZES} prediction_dim joint_dim".split()),
+    *(f"model.{name}" for name in f"{_SIZES} prediction_dim joint_dim {_OPTIONS}".split()),
 )
 
 
