@@ -138,7 +138,7 @@ def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
     vocabulary = pipeline["vocabulary"]
     if vocabulary["kind"] == "subwords":
         return subword_normalization(vocabulary["surfaces"])
-    if vocabulary["kind"] == "pieces":  # of a published model, which may write both cases
+    if vocabulary["kind"] in ("pieces", "sentencepiece"):  # published models write any case
         return normalization(vocabulary["surfaces"], longest=math.inf)
     return normalize_transcript
 
