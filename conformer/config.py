@@ -201,7 +201,7 @@ class LossConfig:
 
 @dataclass(frozen=True, slots=True)
 class DecodingConfig:
-    """Options of greedy search."""
+    """Options of the searches."""
 
     max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
     # Subtracted from the log probability of the blank: a model that leaves out words writes more.
@@ -209,6 +209,11 @@ class DecodingConfig:
     # Output that greedy search decodes: the transducer, or the CTC head on the encoder. `ctc`
     # requires model.ctc_weight > 0, uses no blank_penalty, and emits at most one symbol per frame.
     head: Literal["transducer", "ctc"] = "transducer"
+    # Hypotheses of the beam search in the signature serve_beam of an export; 0: no such signature.
+    # A model that decodes its CTC head has none.
+    beam_width: int = number(4, at_least=0, at_most=100)
+    # Whether that beam search divides the scores by the number of tokens.
+    norm_score: bool = False
 
 
 def _training() -> TrainingConfig:

@@ -1,4 +1,4 @@
-"""Greedy recognition inside a TensorFlow graph, for exported models and for evaluation."""
+"""Recognition inside a TensorFlow graph, for exported models and for evaluation."""
 
 from collections.abc import Callable, Sequence
 
@@ -7,6 +7,7 @@ import tensorflow as tf
 from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import Hypotheses, ctc_greedy_decode, greedy_decode
+from tools.decoding.graph_beam import BeamHypotheses, beam_decode
 from tools.decoding.tdt_graph import tdt_greedy_decode
 from tools.layers.masking import sequence_mask
 
@@ -71,4 +72,32 @@ def greedy(
         blank_penalty=options.blank_penalty,
         blank=BLANK,
         **({"durations": durations} if durations else {}),
+    )
+
+
+def beam_search(
+    model: ConformerTransducer,
+    encoded: tf.Tensor,
+    encoded_lengths: tf.Tensor,
+    options: DecodingConfig,
+) -> BeamHypotheses:
+    """Decodes encoded frames of a transducer with a beam. Call it in a `tf.function`.
+
+    Args:
+        model: a built model.
+        encoded: `[B, T, D]` encoder output.
+        encoded_lengths: `[B]` valid frames.
+        options: options of the search.
+    """
+    return beam_decode(
+        encoded,
+        encoded_lengths,
+        model.predict,
+        model.join,
+        initial_states=model.prediction.initial_state(tf.shape(encoded)[0]),
+        width=options.beam_width,
+        max_symbols_per_frame=options.max_symbols_per_frame,
+        blank_penalty=options.blank_penalty,
+        blank=BLANK,
+        norm_score=options.norm_score,
     )

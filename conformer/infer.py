@@ -16,7 +16,6 @@ from conformer.session import (
     FAMILY,
     exported,
     open_session,
-    session_limits,
     transcript_normalization,
 )
 from tools.config.command_line import CommandLine, run
@@ -25,11 +24,12 @@ from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
 from tools.inference.options import DataOptions
 from tools.inference.pretrained import add_pretrained_flag, chosen_source
-from tools.recognition.options import SearchOptions, add_search_flags
+from tools.recognition.options import RecognitionOptions, add_recognition_flags
 from tools.recognition.program import run_program
 from tools.recognition.ranks import Ranks, add_horovod_flag, claim_devices, start_ranks
 from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import check_options
+from tools.recognition.windows import session_lengths
 from tools.speech.audio import AudioLimits
 
 
@@ -41,7 +41,7 @@ def command_line() -> CommandLine:
         "[FLAGS] [FILE|FOLDER ...]",
         example="sound.wav",
     )
-    add_search_flags(flags)
+    add_recognition_flags(flags)
     add_horovod_flag(flags)
     add_inference_flags(flags)
     add_pretrained_flag(flags, "published model, training run or checkpoint")
@@ -60,14 +60,15 @@ def _prepare(
 ) -> tuple[Callable[[], SpeechSession], AudioLimits, DataOptions, Callable[[str], str]]:
     """Checks the flags, and returns the arguments of `run_program`."""
     threads = claim_devices(ranks, values.visible_devices, values.threads)
-    options = from_flags(SearchOptions, values, threads=threads)
+    options = from_flags(RecognitionOptions, values, threads=threads)
     options.beam_search()  # check the options before the corpus is read
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
     source = chosen_source(values.native_savedmodel_dir, values.pretrained)
     model_dir = exported(source or BUNDLED_MODEL)
-    limits = session_limits(model_dir, options)
-    normalize = transcript_normalization(describe(model_dir, FAMILY))
+    pipeline = describe(model_dir, FAMILY)
+    limits = session_lengths(model_dir, pipeline, options)["limits"]
+    normalize = transcript_normalization(pipeline)
     return functools.partial(open_session, model_dir, options), limits, data, normalize
 
 

@@ -130,7 +130,7 @@ class StatelessPrediction(keras.layers.Layer):
 
     @property
     def state_shape(self) -> tuple[int, int]:
-        """Shape `[2, D]` of the state of one utterance."""
+        """Shape `[2, D]` of the states of one utterance."""
         return 2, self.hidden_dim
 
     def initial_state(self, batch_size):

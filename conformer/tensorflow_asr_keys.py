@@ -78,8 +78,8 @@ SPEECH = {
 }
 DECODER = {
     "blank_at_zero": Only(True, "the blank is token 0"),
-    "beam_width": Left(f"{_SEARCH} --beam_width", (None, 0)),
-    "norm_score": Left(f"{_SEARCH} --norm_score", (None, True)),
+    "beam_width": To("decoding.beam_width", 0),
+    "norm_score": To("decoding.norm_score", True),
     "lm_config": Left(f"{_SEARCH} --lm_path", (None, {})),
 } | dict.fromkeys(
     "target_vocab_size max_subword_length corpus_files max_corpus_chars reserved_tokens "

@@ -26,6 +26,7 @@ HEADINGS = (
     "Output",
     "Config",
     "Model",
+    "Server",
     "Preprocessing",
     "Augmentation",
     "Training",

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Call, Hypothesis
 
 
@@ -20,6 +21,7 @@ class TdtState:
     tokens: list[list[int]]
     starts: list[list[int]]
     durations: list[list[int]]
+    confidences: list[list[float]]
     steps: int = 0  # sequential calls of `join`
 
 
@@ -76,6 +78,7 @@ class TdtSearch:
             tokens=[[] for _ in range(batch_size)],
             starts=[[] for _ in range(batch_size)],
             durations=[[] for _ in range(batch_size)],
+            confidences=[[] for _ in range(batch_size)],
         )
 
     def advance(self, state: TdtState, encoded: np.ndarray, lengths: np.ndarray) -> TdtState:
@@ -91,7 +94,8 @@ class TdtSearch:
             place = np.clip(state.frame - state.frames, 0, encoded.shape[1] - 1)
             current = encoded[rows, place][:, None]
             joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
-            token, duration, score = self._best(joined["logits"][:, 0, 0])
+            logits = joined["logits"][:, 0, 0]
+            token, duration, score = self._best(logits)
             state.steps += 1
             state.log_probability += np.where(active, score, 0.0).astype(np.float32)
             is_blank = token == self._blank
@@ -102,7 +106,9 @@ class TdtSearch:
             step = np.where(must_move, np.maximum(duration, 1), duration)
             if len(emitting):
                 self._read(state, emitting, token[emitting])
-                for row in emitting:
+                certain = confidences(logits[emitting, : -len(self._durations)])
+                for row, confidence in zip(emitting, certain.tolist(), strict=True):
+                    state.confidences[row].append(confidence)
                     state.tokens[row].append(int(token[row]))
                     state.starts[row].append(int(state.frame[row]))
                     state.durations[row].append(int(duration[row]))
@@ -122,6 +128,7 @@ class TdtSearch:
                 starts=starts,
                 ends=ends,
                 log_probability=float(state.log_probability[row]),
+                confidences=np.array(state.confidences[row], np.float32),
             )
             hypotheses.append(found)
         return hypotheses

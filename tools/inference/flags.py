@@ -87,7 +87,7 @@ def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None
             "max_seconds",
             None,
             "Longest sound in seconds. With --enable_dim_range=0, all sounds are padded to it.",
-            default_text="the limit of the model",
+            default_text="no limit",
         )
     flags.group("Quantization")
     flags.string(

@@ -2,14 +2,14 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from tools.amounts import counted
-from tools.decoding.timestamps import Word
 from tools.errors import UserError
 from tools.files import check_writable, one_line, result_file, write_text
 from tools.inference.options import DataOptions
@@ -25,9 +25,23 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.characters import lacking_characters, never_written
 from tools.recognition.decoders import Transcription
+from tools.recognition.outputs import (
+    Heard,
+    check_outputs,
+    n_best_lines,
+    show_texts,
+    word_line,
+    words_wanted,
+)
 from tools.recognition.ranks import ALONE, Ranks
 from tools.recognition.session import SpeechSession
-from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
+from tools.recognition.sounds import (
+    NOT_SOUND,
+    STANDARD_INPUT,
+    Skipped,
+    chosen_utterances,
+    with_standard_input,
+)
 from tools.speech.audio import AudioError, AudioLimits, stream
 from tools.speech.corpus import Utterance
 from tools.speech.reading import read_batches
@@ -59,6 +73,7 @@ def recognize(
         Transcriptions by index, reasons of dropped utterances by index, and the measured times.
     """
     order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
+    total_seconds = sum(utterance.duration_seconds for utterance in utterances)
     long = [index for index in order if session.is_long(utterances[index].num_samples)]
     order = order[len(long) :]
     batch_size = max(1, min(batch_size, len(order)))
@@ -67,18 +82,25 @@ def recognize(
     quiet |= len(utterances) <= batch_size and not long
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
-            tqdm(total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=quiet)
+            tqdm(
+                total=round(total_seconds),
+                bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} s of sound [{elapsed}<{remaining}]",
+                file=sys.stderr,
+                delay=2,
+                disable=quiet,
+            )
         )
         for index in long:
             utterance = utterances[index]
             with watch.running():
                 try:
-                    with contextlib.closing(stream(utterance.path, session.limits)) as pieces:
-                        heard = session.recognize_long(pieces, utterance.num_samples, with_words)
-                    transcriptions[index] = heard
+                    with contextlib.closing(
+                        stream(utterance.path, session.limits, channel=utterance.channel)
+                    ) as pieces:
+                        read = _counted(pieces, bar, session.limits.rate_hz)
+                        transcriptions[index] = session.recognize_long(read, with_words)
                 except AudioError as error:
                     reasons[index] = error.reason
-            bar.update()
         if warmup_count:
             with watch.excluded():
                 lengths = [utterances[index].num_samples for index in order[::batch_size]]
@@ -100,8 +122,15 @@ def recognize(
                     transcriptions[order[index]] = heard
                 else:
                     reasons[order[index]] = reason
-            bar.update(len(batch.indices))
+                bar.update(utterances[order[index]].duration_seconds)
     return transcriptions, reasons, watch
+
+
+def _counted(pieces: Iterable[np.ndarray], bar: tqdm, rate_hz: int) -> Iterator[np.ndarray]:
+    """Yields the pieces of a sound, and moves a progress bar by their length in seconds."""
+    for piece in pieces:
+        yield piece
+        bar.update(len(piece) / rate_hz)
 
 
 def run_program(
@@ -128,19 +157,29 @@ def run_program(
         UserError: a file that was named cannot be used, no sound can be used, or a result cannot be
             written.
     """
+    if ranks.size > 1 and STANDARD_INPUT in data.paths:
+        raise UserError.expected(
+            "files or folders with horovodrun", "- for standard input", "Write it to a file first"
+        )
+    with with_standard_input(data.paths) as (paths, names):
+        own = replace(data, paths=paths)
 
-    def inputs() -> tuple[list[Utterance], Skipped]:
-        if data.result_path:
-            path = Path(data.result_path)
-            check_writable(path)
-            check_writable(result_file(path, ".tsv"))
-        return chosen_utterances(data, limits, normalize)
+        def inputs() -> tuple[list[Utterance], Skipped]:
+            if data.result_path:
+                path = Path(data.result_path)
+                check_writable(path)
+                check_writable(result_file(path, ".tsv"))
+            utterances, skipped = chosen_utterances(own, limits, normalize)
+            # Of the channels of a sound, the first stands for the sound.
+            sounds = [x.path for x in utterances if data.channels != "each" or x.channel == 1]
+            check_outputs(data, [names.get(path, path) for path in sounds])
+            return utterances, skipped
 
-    utterances, skipped = ranks.from_first_rank(inputs)
-    with ranks.in_turn(open_session) as session:
-        found = _recognize_share(session, data, utterances, ranks)
-        if ranks.is_first:
-            _report(session, data, utterances, skipped, found=found)
+        utterances, skipped = ranks.from_first_rank(inputs)
+        with ranks.in_turn(open_session) as session:
+            found = _recognize_share(session, data, utterances, ranks)
+            if ranks.is_first:
+                _report(session, data, utterances, skipped, found=found, names=names)
     return 0
 
 
@@ -172,7 +211,7 @@ def _recognize_share(
         [utterances[index] for index in own],
         batch_size=data.batch_size,
         warmup_count=data.warmup_count if own else 0,
-        with_words=data.timestamps,
+        with_words=words_wanted(data),
         quiet=not ranks.is_first,
     )
     results = ranks.gather(
@@ -197,36 +236,45 @@ def _report(
     skipped: Skipped,
     *,
     found: _Found,
+    names: Mapping[str, str],
 ) -> None:
     """Prints and writes texts, scores and speed."""
-    transcripts, reasons = found.transcripts, found.reasons
+    transcripts, reasons = found.transcripts, dict(found.reasons)
     if data.data_dir:
         unknown = never_written(session.pipeline["vocabulary"]["surfaces"])
         share, line = lacking_characters((u.transcript for u in utterances), unknown)
         if share:
             print(f"{line}; they count as errors", file=sys.stderr)
+    if data.data_dir:  # a part of an utterance cannot be scored
+        damaged = {index: heard.damage for index, heard in transcripts.items() if heard.damage}
+        reasons |= damaged
+        transcripts = {index: x for index, x in transcripts.items() if index not in damaged}
     skipped = skipped + [(utterances[index].path, reason) for index, reason in reasons.items()]
-    numbers = [index for index in range(len(utterances)) if index in transcripts]
+    skipped = [(names.get(path, path), reason) for path, reason in skipped]
+    is_labelled = data.channels == "each"
+    heard = [
+        Heard(names.get(utterance.path, utterance.path), utterance, transcripts[index], is_labelled)
+        for index, utterance in enumerate(utterances)
+        if index in transcripts
+    ]
     rows = [
         SpeechRow(
-            path=utterances[index].path,
-            duration_seconds=utterances[index].duration_seconds,
-            reference=utterances[index].transcript if data.data_dir else None,
-            text=transcripts[index].text,
-            beam_text=transcripts[index].beam_text,
+            path=f"{one.name} channel {one.utterance.channel}" if is_labelled else one.name,
+            duration_seconds=one.seconds,
+            reference=one.utterance.transcript if data.data_dir else None,
+            text=one.transcription.text,
+            beam_text=one.transcription.beam_text,
         )
-        for index in numbers
+        for one in heard
     ]
-    words = [(utterances[index].path, transcripts[index].words) for index in numbers]
-    if rows and not data.data_dir:
-        sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
-        several = len(sounds) > 1 or any(Path(path).is_dir() for path in data.paths)
-        if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
-            for index in numbers:
-                path = utterances[index].path if several else ""
-                print(_n_best_lines(transcripts[index], path), end="")
-        else:
-            _print_texts(rows, words, data.timestamps, several)
+    if rows and not (data.data_dir and data.output_dir is None):
+        sounds = [one for one in utterances if not is_labelled or one.channel == 1]
+        unread = [path for path, reason in skipped if reason != NOT_SOUND]
+        several = len(sounds) + len(unread) > 1 or any(Path(path).is_dir() for path in data.paths)
+        show_texts(data, heard, several)
+    for one in heard:
+        for line in one.remarks():
+            print(line, file=sys.stderr)
     named = {str(Path(path)) for path in data.paths}
     left_out = [(one_line(path), path in named, reason) for path, reason in skipped]
     unusable = [f"{path} ({reason})" for path, is_named, reason in left_out if is_named]
@@ -242,35 +290,26 @@ def _report(
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, {**summary, "skipped": skipped}, rows)
-        n_best = [_n_best_lines(transcripts[x], utterances[x].path) for x in numbers]
+        n_best = [n_best_lines(one.transcription, one.columns(several=True)) for one in heard]
         if any(n_best):
             write_text(result_file(path, ".nbest.tsv"), "PATH\tSCORE\tTEXT\n" + "".join(n_best))
         if data.timestamps:
-            lines = (_word_line(word, path) for path, found in words for word in found)
-            write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
+            lines = "".join(
+                word_line(word, one.columns(several=True))
+                for one in heard
+                for word in one.transcription.words
+            )
+            write_text(result_file(path, ".words.tsv"), f"PATH\tSTART\tEND\tWORD\n{lines}")
     show(summary, skipped)
-
-
-def _print_texts(rows, words, with_words: bool, several: bool) -> None:
-    if with_words:
-        for path, found in words:
-            print("".join(_word_line(word, path if several else "") for word in found), end="")
-        return
-    for row in rows:
-        text = row.text if row.beam_text is None else row.beam_text
-        print(f"{one_line(row.path)}\t{one_line(text)}" if several else one_line(text))
-
-
-def _n_best_lines(transcription: Transcription, path: str) -> str:
-    start = f"{one_line(path)}\t" if path else ""
-    found = transcription.n_best
-    return "".join(f"{start}{one.score:.3f}\t{one_line(one.text)}\n" for one in found)
-
-
-def _word_line(word: Word, path: str) -> str:
-    times = f"{word.start_seconds:.2f}\t{word.end_seconds:.2f}"
-    text = one_line(word.text)
-    return f"{one_line(path)}\t{times}\t{text}\n" if path else f"{times}\t{text}\n"
+    damaged = [one for one in heard if one.transcription.damage and one.name in named]
+    if damaged:
+        received = ", ".join(
+            f"{one_line(one.name)} ({one.transcription.damage} behind {one.seconds:.2f} s)"
+            for one in damaged
+        )
+        raise UserError.expected(
+            "sound that can be decoded to its end", received, "Check the file; the rest is printed"
+        )
 
 
 def summarize(rows, skipped, times: Times, batch_size: int, *, runner: Runner) -> dict:

@@ -72,6 +72,7 @@ class Utterance:
         duration_seconds: length in seconds.
         transcript: normalized words.
         decoder: decoder that `audio.probe` has selected.
+        channel: number of the channel from 1; None mixes the channels.
     """
 
     utterance_id: str
@@ -80,6 +81,7 @@ class Utterance:
     duration_seconds: float
     transcript: str
     decoder: audio.Decoder
+    channel: int | None = None
 
 
 def counts_of(skipped: Mapping[str, Sequence[str]]) -> str:

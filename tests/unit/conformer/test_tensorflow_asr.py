@@ -208,8 +208,6 @@ def test_layers_that_are_not_trained(key):
     "text, reason",
     [
         ("decoder_config: {vocabulary: null}", "the characters of the training set"),
-        ("decoder_config: {beam_width: 5}", "python -m conformer.infer --beam_width"),
-        ("decoder_config: {norm_score: false}", "python -m conformer.infer --norm_score"),
         ("decoder_config: {target_vocab_size: 1000}", "tools.cli.train_tokenizer"),
         ("model_config: {prediction_embed_dim: 320, kernel_regularizer: x}", "weight_decay"),
         (TRAIN + "}, running_config: {outdir: x, eval_interval_steps: 9}}", "--output_dir"),

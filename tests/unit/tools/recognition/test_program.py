@@ -46,9 +46,8 @@ class Toy:
     def is_long(self, num_samples):
         return self.at_once is not None and num_samples > self.at_once
 
-    def recognize_long(self, pieces, num_samples, with_words=False):
-        assert sum(map(len, pieces)) == num_samples
-        return self.of_long(num_samples)
+    def recognize_long(self, pieces, timestamps=False):
+        return self.of_long(sum(map(len, pieces)))
 
     def recognize(self, inputs, with_words=False):
         self.batches.append(inputs["lengths"].tolist())

@@ -55,7 +55,9 @@ def program(corpus, toy_task, monkeypatch):
         data = DataConfig(str(overrides.get("data.data_dir", "")), ("train",), num_buckets=1)
         data = dataclasses.replace(data, synthesize="data.synthesize" in overrides)
         repeatable = "training.deterministic" in overrides
-        return Config(data, TrainingConfig(2, 3, seed=4, deterministic=repeatable))
+        return Config(
+            data, TrainingConfig(batch_size=2, num_epochs=3, seed=4, deterministic=repeatable)
+        )
 
     def make_task(config, processes, pretrained, resumed, needs_evaluation):
         calls["task"] = (config, processes, pretrained, resumed, needs_evaluation)
