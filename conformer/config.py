@@ -270,12 +270,6 @@ class ConformerConfig:
                 f"loss.kind: {self.loss.kind}",
                 "Correct loss.kind",
             )
-        if self.loss.kind == "pruned" and (self.model.durations or not self.model.transducer):
-            raise UserError.expected(
-                "loss.kind: plain with model.durations or model.transducer: false",
-                "loss.kind: pruned",
-                "Correct loss.kind",
-            )
         if self.decoding.head == "ctc" and self.decoding.blank_penalty > 0:
             raise UserError.expected(
                 "decoding.blank_penalty: 0 with decoding.head: ctc, whose search does not use it",
