@@ -129,10 +129,18 @@ def test_options_that_contradict_each_other_are_refused():
     with refused("decoding.head: ctc for a model with model.transducer: false"):
         conformer.load_config(None, only_ctc)
     assert not conformer.load_config(None, {**only_ctc, "decoding.head": "ctc"}).model.transducer
-    for other in ({"model.joint_activation": "relu"}, {"model.durations": (0, 1)}):
+    ctc = {**only_ctc, "decoding.head": "ctc"}
+    for kinds, other in (
+        (["fused"], {"model.joint_activation": "relu"}),
+        (["fused", "pruned"], {"model.durations": (0, 1)}),
+        (["fused", "pruned"], ctc),
+    ):
         conformer.load_config(None, other)
-        with refused("loss.kind: plain"):
-            conformer.load_config(None, {**other, "loss.kind": "fused"})
+        for kind in kinds:
+            with refused("loss.kind: plain"):
+                conformer.load_config(None, {**other, "loss.kind": kind})
+    conformer.load_config(None, {"model.joint_activation": "relu", "loss.kind": "pruned"})
+    assert conformer.load_config().loss.sigma == 0.0
     for features in (
         {"features.extractor": "nemo"},
         {"features.normalization": "per_bin"},
