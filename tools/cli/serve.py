@@ -1,10 +1,12 @@
 """Serves models over HTTP: the REST interface of TensorFlow Serving, and transcriptions."""
 
+import contextlib
 import functools
 import ipaddress
 import logging
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -81,38 +83,43 @@ def main(argv: list[str]) -> int:
     restrict_devices(values.visible_devices)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    connection = listen(values.host, values.rest_api_port)
     metrics = Metrics()
     runner = from_flags(RunnerOptions, values, batch_size=batching.max_batch_size)
     root = Path(values.model_root) if values.model_root else None
-    repository = Repository(_opener(runner, batching, metrics), folders, root)
+    options = AppOptions(
+        request_seconds=values.request_seconds,
+        limits=RequestLimits(max_bytes=values.max_request_mb * 1024 * 1024),
+        api_keys=keys,
+        cors_origins=_words(values.cors_origins),
+        aliases=aliases,
+    )
+    with listen(values.host, values.rest_api_port) as connection:
+        repository = Repository(_opener(runner, batching, metrics), folders, root)
+        with contextlib.closing(repository):
+            _load(repository, folders)
+            if root is not None:
+                repository.watch(values.poll_seconds)
+            address = f"http://{values.host}:{connection.getsockname()[1]}"
+
+            def started() -> None:
+                names = ", ".join(repository.names)
+                print(f"serving {names} on {address}", file=sys.stderr, flush=True)
+
+            app = create_app(repository, options, metrics)
+            serve(app, connection, drain_seconds=values.drain_seconds, on_start=started)
+    return 0
+
+
+def _load(repository: Repository, folders: Mapping[str, Path]) -> None:
+    """Loads the models. All that are named must load, and at least one of a root."""
     repository.scan()
     missing = sorted(set(folders) - set(repository.names))
     if missing or not repository.names:
-        repository.close()
         raise UserError.expected(
             "models that can be loaded",
             f"{', '.join(missing) or 'none'}, see the message above",
             "Correct their folders",
         )
-    if root is not None:
-        repository.watch(values.poll_seconds)
-    limits = RequestLimits(max_bytes=values.max_request_mb * 1024 * 1024)
-    options = AppOptions(
-        request_seconds=values.request_seconds,
-        limits=limits,
-        api_keys=keys,
-        cors_origins=_words(values.cors_origins),
-        aliases=aliases,
-    )
-    address = f"http://{values.host}:{connection.getsockname()[1]}"
-
-    def started() -> None:
-        print(f"serving {', '.join(repository.names)} on {address}", file=sys.stderr, flush=True)
-
-    app = create_app(repository, options, metrics)
-    serve(app, connection, drain_seconds=values.drain_seconds, on_start=started)
-    return 0
 
 
 def _opener(runner: RunnerOptions, batching: BatchingOptions, metrics: Metrics) -> Open:

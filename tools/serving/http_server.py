@@ -1,7 +1,8 @@
 """Runs the HTTP application until the process is asked to end."""
 
 import asyncio
-import logging
+import contextlib
+import signal
 import socket
 from collections.abc import Callable
 
@@ -10,7 +11,18 @@ from fastapi import FastAPI
 
 from tools.errors import UserError
 
-_log = logging.getLogger(__name__)
+
+class _Server(uvicorn.Server):
+    """A server that ends normally after a signal; uvicorn's own raises the signal again."""
+
+    def capture_signals(self) -> contextlib.AbstractContextManager[None]:
+        """Leaves the signals to `serve`."""
+        return contextlib.nullcontext()
+
+    def ask_to_end(self) -> None:
+        """Accepts no further requests; the second call does not wait for the last answers."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -23,12 +35,15 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         UserError: the address cannot be used.
     """
+    found = None
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         found = socket.socket(family, socket.SOCK_STREAM)
         found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         found.bind((host, port))
     except (OSError, OverflowError) as error:
+        if found is not None:
+            found.close()
         raise UserError.expected(
             "a free port on an interface of this machine",
             f"{host}:{port}, {error}",
@@ -56,9 +71,12 @@ def serve(
         timeout_keep_alive=75,
         timeout_graceful_shutdown=round(drain_seconds),
     )
-    server = uvicorn.Server(config)
+    server = _Server(config)
 
     async def work() -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, server.ask_to_end)
         task = asyncio.create_task(server.serve(sockets=[connection]))
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
