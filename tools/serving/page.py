@@ -86,18 +86,15 @@ def _class_number(text: object, model: ServedModel) -> int:
     if text is None:
         return _PREDICTED
     most = model.session.pipeline["num_classes"]
-    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10):
-        number = most
-    else:
-        number = int(text)
-    if number >= most:
+    is_number = isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10
+    if not is_number or int(text) >= most:
         raise Refusal(
             400,
             f"Expected the number of a class below {most}. Received: {str(text)[:50]!a}. "
             "Correct it.",
             "form",
         )
-    return number
+    return int(text)
 
 
 async def _activation_map(server: Server, model: ServedModel, content: bytes, number: int) -> dict:
@@ -131,8 +128,7 @@ def _inputs(specs: tuple[TensorSpec, ...], image: np.ndarray, number: int) -> di
         if spec.name == "classes":
             inputs[spec.name] = np.array([number], np.int32)
         else:
-            channels_first = spec.shape[1] == image.shape[-1]
-            inputs[spec.name] = np.ascontiguousarray(
-                np.moveaxis(image, -1, 0) if channels_first else image
-            )[None]
+            channels_last = spec.shape[-1] == image.shape[-1]
+            image = image if channels_last else np.moveaxis(image, -1, 0)
+            inputs[spec.name] = np.ascontiguousarray(image)[None]
     return inputs
