@@ -223,16 +223,19 @@ def _run(
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, {**summary, "skipped": skipped}, rows)
+        columns = "PATH\tCHANNEL" if is_labelled else "PATH"
         n_best = [n_best_lines(one.transcription, one.columns(several=True)) for one in heard]
         if any(n_best):
-            write_text(result_file(path, ".nbest.tsv"), "PATH\tSCORE\tTEXT\n" + "".join(n_best))
+            write_text(
+                result_file(path, ".nbest.tsv"), f"{columns}\tSCORE\tTEXT\n" + "".join(n_best)
+            )
         if data.timestamps:
             lines = "".join(
                 word_line(word, one.columns(several=True))
                 for one in heard
                 for word in one.transcription.words
             )
-            write_text(result_file(path, ".words.tsv"), f"PATH\tSTART\tEND\tWORD\n{lines}")
+            write_text(result_file(path, ".words.tsv"), f"{columns}\tSTART\tEND\tWORD\n{lines}")
     show(summary, skipped)
     damaged = [one for one in heard if one.transcription.damage and one.name in named]
     if damaged:
