@@ -12,6 +12,7 @@ _EXPORTS = {
     "build_model": "conformer.model",
     "calibration_examples": "conformer.session",
     "export_checkpoint": "conformer.export",
+    "export_source": "conformer.export",
     "load": "conformer.session",
     "load_config": "conformer.config",
     "open_session": "conformer.session",
@@ -21,6 +22,7 @@ __all__ = list(_EXPORTS)
 if TYPE_CHECKING:  # the same names as in _EXPORTS, for type checkers
     from conformer.config import load_config as load_config
     from conformer.export import export_checkpoint as export_checkpoint
+    from conformer.export import export_source as export_source
     from conformer.model import build_model as build_model
     from conformer.session import calibration_examples as calibration_examples
     from conformer.session import load as load

@@ -12,6 +12,7 @@ _EXPORTS = {
     "build_model": "vision.model",
     "calibration_examples": "vision.session",
     "export_checkpoint": "vision.export",
+    "export_source": "vision.export",
     "load": "vision.session",
     "load_config": "vision.config",
     "load_pytorch_weights": "vision.weights",
@@ -24,6 +25,7 @@ __all__ = list(_EXPORTS)
 if TYPE_CHECKING:  # the same names as in _EXPORTS, for type checkers
     from vision.config import load_config as load_config
     from vision.export import export_checkpoint as export_checkpoint
+    from vision.export import export_source as export_source
     from vision.model import build_model as build_model
     from vision.session import calibration_examples as calibration_examples
     from vision.session import load as load

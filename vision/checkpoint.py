@@ -8,9 +8,11 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.weights.assignment import Link, assign, check_finite
+from tools.weights.hub import local_source
 from vision.classes import renamed
 from vision.config import ModelConfig
 from vision.model import ALIASES, VisionConformer, build_model
@@ -68,7 +70,9 @@ def load_model(
     model = build(config, precision)
     if _load_weights(model, checkpoint, use_ema):
         raise UserError.expected(
-            f"a checkpoint with {config.num_classes} classes", checkpoint, "Correct --num_classes"
+            f"a checkpoint with {counted(config.num_classes, 'class')}",
+            checkpoint,
+            "Correct --num_classes",
         )
     return model
 
@@ -83,7 +87,8 @@ def load_pretrained(
 
     Args:
         model: a built model.
-        source: see `load_model`. Of a `.keras` file only the weights are used.
+        source: see `load_model`; also `hf:owner/name[@revision]/path`. Of a `.keras` file only
+            the weights are used.
         folders: folder names of the classes of the model, in order of class number.
         use_ema: see `load_model`.
 
@@ -93,6 +98,7 @@ def load_pretrained(
     Raises:
         UserError: the source cannot be read or has another architecture.
     """
+    source = local_source(source)
     heads = [x for x in model.weights if re.fullmatch(_HEADS, x.path)]
     initial = [np.array(x) for x in heads]
     kept, lines = _load_weights(model, source, use_ema), [f"weights of {source}"]
@@ -154,8 +160,8 @@ def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
     model = _read_keras(checkpoint)
     if model.num_classes != config.num_classes:
         raise UserError.expected(
-            f"a vision Conformer with {config.num_classes} classes",
-            f"{checkpoint} with {model.num_classes} classes",
+            f"a vision Conformer with {counted(config.num_classes, 'class')}",
+            f"{checkpoint} with {counted(model.num_classes, 'class')}",
             "Correct --num_classes",
         )
     told = (keras_description(checkpoint) or {}).get("architecture", config.arch)

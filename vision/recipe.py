@@ -10,6 +10,7 @@ from tools.conversion.pipeline import PIPELINE_FILE
 from tools.errors import UserError
 from tools.files import to_json
 from tools.training.checkpoint import open_checkpoint
+from tools.weights.hub import local_source
 from vision.classes import Classes, read_own_classes
 from vision.config import ConfigOptions, PreprocessingConfig, preprocessing_words
 
@@ -18,8 +19,18 @@ CONFIG_FILE, CLASSES_FILE = "config.yml", "classes.txt"
 
 
 def named_checkpoint(checkpoint: str | None, config: ConfigOptions) -> str:
-    """Returns `checkpoint` if given, else the one in the config file; empty if neither exists."""
-    return checkpoint or (config.load().run.pretrained if config.config else "")
+    """Returns the path of `checkpoint` if given, else of the one in the config file.
+
+    A file on the Hugging Face Hub, `hf:owner/name[@revision]/path`, is downloaded first.
+
+    Returns:
+        The path; empty if neither names a checkpoint.
+
+    Raises:
+        UserError: the config cannot be read, or the file cannot be downloaded.
+    """
+    source = checkpoint or (config.load().run.pretrained if config.config else "")
+    return str(local_source(source)) if source else ""
 
 
 def is_keras(checkpoint: str | Path | None) -> bool:

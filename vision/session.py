@@ -16,6 +16,7 @@ from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import OF_SOUNDS, RunnerKeywords, RunnerOptions
+from tools.inference.pretrained import exported_model
 from tools.inference.runner import Runner
 from tools.inference.selection import spread
 from tools.inference.session import Session
@@ -139,8 +140,11 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model. None opens the
-            bundled model, which recognizes six kinds of waste.
+        model_dir: directory of an exported SavedModel or of a converted model; or weights, which
+            are exported into the user's cache first: a training run, a checkpoint, a `.keras` file
+            or, for Conformer-tiny, a `.pth` or `.safetensors` file, on this machine or as
+            `hf:owner/name[@revision]/path`. None opens the bundled model, which recognizes six
+            kinds of waste.
         **options: see `tools.inference.options.RunnerOptions`, without the options for sounds.
 
     Returns:
@@ -158,8 +162,20 @@ def load(model_dir: str | Path | None = None, **options: Unpack[RunnerKeywords])
         >>> len(best), best[0].probability >= best[1].probability
         (5, True)
     """
-    place = BUNDLED_MODEL if model_dir is None else model_dir
+    place = exported(BUNDLED_MODEL if model_dir is None else model_dir)
     return open_session(place, from_keywords(RunnerOptions, options, OF_SOUNDS))
+
+
+def exported(source: str | Path) -> Path:
+    """Returns the directory of an exported model; see `tools.inference.pretrained`.
+
+    Args:
+        source: see `load`.
+    """
+    import vision
+
+    # Imports TensorFlow, but only if it is called.
+    return exported_model(source, FAMILY, lambda *paths: vision.export_source(*paths))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> ImageSession:

@@ -12,6 +12,7 @@ _EXPORTS = {
     "build_model": "wav2vec2.model",
     "calibration_examples": "wav2vec2.session",
     "export_checkpoint": "wav2vec2.export",
+    "export_source": "wav2vec2.export",
     "from_checkpoint": "wav2vec2.checkpoint",
     "from_pretrained": "wav2vec2.weights",
     "load": "wav2vec2.session",
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the same names as in _EXPORTS, for type checkers
     from wav2vec2.checkpoint import from_checkpoint as from_checkpoint
     from wav2vec2.config import load_config as load_config
     from wav2vec2.export import export_checkpoint as export_checkpoint
+    from wav2vec2.export import export_source as export_source
     from wav2vec2.model import build_model as build_model
     from wav2vec2.session import calibration_examples as calibration_examples
     from wav2vec2.session import load as load

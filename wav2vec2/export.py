@@ -16,8 +16,9 @@ from tools.config.command_line import CommandLine, run
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint
+from tools.weights.hub import local_source
 from wav2vec2.checkpoint import from_checkpoint
-from wav2vec2.config import ARCHITECTURES, PreprocessingConfig, model_config
+from wav2vec2.config import ARCHITECTURES, CONFIG_FILE, PreprocessingConfig, model_config
 from wav2vec2.model import Wav2Vec2, build_model
 from wav2vec2.signatures import Signatures, pipeline_description
 from wav2vec2.tensors import DEFAULT_DIR
@@ -55,6 +56,26 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     export_saved_model(from_checkpoint(checkpoint.path), output_dir)
 
 
+def export_source(source: str | Path, output_dir: str | Path) -> None:
+    """Writes the model of a source of weights as a SavedModel.
+
+    Args:
+        source: Hugging Face folder, `hf:owner/name[@revision]`, training checkpoint or run
+            directory.
+        output_dir: see `export_saved_model`.
+
+    Raises:
+        UserError: the source cannot be downloaded or read.
+    """
+    export_saved_model(_from_source(source), output_dir)
+
+
+def _from_source(source: str | Path, **options) -> Wav2Vec2:
+    path = local_source(source)
+    read = from_pretrained if (path / CONFIG_FILE).is_file() else from_checkpoint
+    return read(path, **options)
+
+
 def named_model(
     name: str, checkpoint: str | None, vocabulary: Vocabulary, seed: int, **options
 ) -> Wav2Vec2:
@@ -84,10 +105,12 @@ def main(argv: list[str]) -> int:
     flags = CommandLine(
         "wav2vec2.export",
         "Exports wav2vec 2.0 as a SavedModel.",
-        example="--pytorch_model_dir=wav2vec2-base-960h/ --output_dir=exports/w2v",
+        example="--pretrained=wav2vec2-base-960h/ --output_dir=exports/w2v",
     )
     flags.group("Input")
-    about = "Hugging Face folder."
+    about = "Hugging Face folder, hf:owner/name[@revision], or run directory of wav2vec2.train."
+    flags.string("pretrained", None, about, default_text="none")
+    about = "Hugging Face folder; the same as --pretrained."
     flags.string("pytorch_model_dir", None, about, default_text="none")
     names = tuple(ARCHITECTURES)
     about = "Architecture, if no Hugging Face folder is given."
@@ -114,11 +137,13 @@ def main(argv: list[str]) -> int:
     flags.group("Output")
     flags.string("output_dir", DEFAULT_DIR, "SavedModel directory to write.")
     values, rest = flags.parse(argv)
-    trained = values.checkpoint and not values.model and not values.pytorch_model_dir
-    sources = [x for x in (values.pytorch_model_dir, values.model, trained) if x]
+    named = values.pretrained or values.pytorch_model_dir
+    trained = values.checkpoint and not values.model and not named
+    sources = [values.pretrained, values.pytorch_model_dir, values.model, trained]
+    sources = [source for source in sources if source]
     if rest or len(sources) != 1 or not values.output_dir:
         raise UserError.expected(
-            "--pytorch_model_dir DIR or --model NAME or --checkpoint RUN",
+            "--pretrained SOURCE or --model NAME or --checkpoint RUN",
             " ".join(argv) or "nothing",
             "See --help",
         )
@@ -134,6 +159,8 @@ def main(argv: list[str]) -> int:
                 "--model with a file of weights", values.checkpoint, "Give its architecture"
             )
         model = from_checkpoint(values.checkpoint, **masks)
+    elif values.pretrained:
+        model = _from_source(values.pretrained, **masks)
     elif values.pytorch_model_dir:
         model = from_pretrained(values.pytorch_model_dir, **masks)
     else:

@@ -10,7 +10,8 @@ from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
-from tools.recognition.beams import ctc_beam_search
+from tools.inference.pretrained import exported_model
+from tools.recognition.beams import ctc_beam_search, hot_words_of
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
@@ -30,7 +31,9 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model.
+        model_dir: directory of an exported SavedModel or of a converted model; or weights, which
+            are exported into the user's cache first: a Hugging Face folder,
+            `hf:owner/name[@revision]`, a training run or a checkpoint.
         **options: see `tools.recognition.options.RecognitionOptions`.
 
     Returns:
@@ -50,7 +53,19 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
         >>> heard.text.split() == [word.text for word in heard.words]
         True
     """
-    return open_session(model_dir, from_keywords(RecognitionOptions, options))
+    return open_session(exported(model_dir), from_keywords(RecognitionOptions, options))
+
+
+def exported(source: str | Path) -> Path:
+    """Returns the directory of an exported model; see `tools.inference.pretrained`.
+
+    Args:
+        source: see `load`.
+    """
+    import wav2vec2
+
+    # Imports TensorFlow, but only if it is called.
+    return exported_model(source, FAMILY, lambda *paths: wav2vec2.export_source(*paths))
 
 
 def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession:
@@ -68,12 +83,16 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
-    search = None if beam is None else ctc_beam_search(pipeline, beam, options.n_best)
     lengths = session_lengths(model_dir, pipeline, options)
+    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    hot_words = hot_words_of(pipeline, options.hotwords, normalize)
+    search = None
+    if beam is not None:
+        search = ctc_beam_search(pipeline, beam, options.n_best, hot_words=hot_words)
     runner = open_runner(model_dir, options, calibration_examples)
     return SpeechSession(
         runner,
-        CtcDecoder(pipeline, search, options.n_best),
+        CtcDecoder(pipeline, search, options.n_best, hot_words=hot_words),
         batch_size=options.batch_size,
         **lengths,
     )

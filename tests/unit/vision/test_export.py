@@ -1,6 +1,7 @@
 """Compares all exported formats and all signatures with the Keras model."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -13,6 +14,7 @@ import vision
 import vision.export
 import vision.infer
 from tests.support.errors import refused
+from tests.support.fake_hub import fake_hub
 from tools.conversion.converter import convert
 from tools.conversion.pipeline import read_pipeline
 from tools.conversion.request import ConversionRequest
@@ -204,18 +206,111 @@ def test_program_writes_keras_and_onnx_files(
     program(*of_small, "--config", recipe)
     model = load_model(ModelConfig("small", num_classes=10), "small.keras")
     np.testing.assert_allclose(model(batch)[0], expected[0], atol=1e-5)
-    target = ["--pretrained", tmp_path / "small.keras", "--output_dir", tmp_path / "new" / "er"]
-    program(*of_small, *target, "--file_format=ONNX", "--layout=NCHW")
+    with fake_hub(tmp_path / "hub") as hub:
+        hub.repositories["owner/small"] = {"best.safetensors": weights.read_bytes()}
+        target = ["--pretrained=hf:owner/small/best.safetensors", "--output_dir=new/er"]
+        program(*of_small, *target, "--file_format=ONNX", "--layout=NCHW")
     session = onnxruntime.InferenceSession(tmp_path / "new" / "er" / "small.onnx")
     (found,) = session.run(["logits"], {"input": batch.transpose(0, 3, 1, 2)})
     np.testing.assert_allclose(found, sum(expected), atol=1e-4)
     assert "small.onnx" in capsys.readouterr().err
     assert sorted(x.name for x in tmp_path.iterdir()) == [
+        "hub",
         "new",
         "recipe.yml",
         "small.keras",
         weights.name,
     ]
+
+
+@pytest.fixture
+def weights(calibrated, tmp_path, monkeypatch):
+    """A file of weights in the current folder."""
+    vision.save_pytorch_weights(calibrated, tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return "--checkpoint=w.safetensors"
+
+
+def test_flags_of_an_onnx_file(weights, of_small, batch, expected, capsys):
+    arguments = [weights, *of_small, f"--shape=3,3,{SIDE},{SIDE}"]
+    program(*arguments, "--opset=11", "--verify", "--output-file", "new/a.onnx")
+    said = capsys.readouterr().err
+    limit, rows = re.search(r"by at most (\S+) \(.*, (\d+) random inputs\)", said).groups()
+    assert float(limit) < 1e-3 and rows == "3"
+    graph = onnx.load("new/a.onnx")
+    assert [x.version for x in graph.opset_import if x.domain == ""] == [11]
+    session = onnxruntime.InferenceSession("new/a.onnx")
+    (given,), (answer,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape, answer.shape) == ("input", [3, 3, SIDE, SIDE], [3, 10])
+    (found,) = session.run(None, {"input": batch.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(found, sum(expected), atol=1e-4)
+
+
+def test_the_name_of_a_file_is_that_of_the_architecture(tmp_path, monkeypatch, calibrated):
+    """As the next command of the original's page expects it."""
+    monkeypatch.setattr(vision.export, "initial_model", lambda *_: calibrated)
+    monkeypatch.setattr(vision.export, "export_saved_model", lambda *_, **__: {})
+    written = []
+    monkeypatch.setattr(vision.export, "export_onnx", lambda *x, **_: written.append(x[-1]))
+    monkeypatch.chdir(tmp_path)
+    program("--arch=conformer_tiny", "--file_format=ONNX")
+    program("configs/conformer/conformer-small-p32_8xb128_in1k.py", "--output_dir=a", "--verify",
+            "--file_format=ONNX")  # fmt: skip
+    assert [*map(str, written)] == ["conformer_tiny.onnx", "a/conformer_small_patch32.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("64", (None, 64, None)),
+        ("64,64", (None, 64, None)),
+        ("8,3,64,64", (8, 64, "NCHW")),
+        ("-1,64,64,3", (None, 64, "NHWC")),
+    ],
+)
+def test_shapes(text, parts):
+    assert vision.export.parse_shape(text) == parts
+
+
+@pytest.mark.parametrize("text", " ,a,0,64 32,8 4 64 64,0 3 64 64,1 2 3,8 3 64".split(","))
+def test_shapes_that_no_model_takes(text):
+    with refused("--shape like 224, 8,3,224,224 or -1,224,224,3"):
+        vision.export.parse_shape(text.strip().replace(" ", ","))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--opset=10", "--file_format=ONNX"], "--opset from 11 to 18"),
+        (["--opset=12"], "--file_format=ONNX with --opset"),
+        (["--verify", "--shape=8,3,64,64", "--file_format=KERAS"], "with --verify and --shape"),
+        (["--shape=64", "--image_size=32"], "--image_size 64, as in --shape"),
+        (["--shape=1,3,64,64", "--layout=NHWC"], "--shape of the layout NHWC"),
+        (["--output_file=a.onnx", "--output_dir=a"], "--output_dir or --output_file"),
+        (["--output_file=a.bin", "--file_format=ONNX"], ".onnx for the format ONNX"),
+        (["--output_file=a"], "a folder, as --output_dir for the format SAVEDMODEL"),
+        (["conformer-huge-p16_x.py"], "only flags"),
+    ],
+)
+def test_flags_that_exclude_each_other(flags, message, tmp_path, monkeypatch, calibrated):
+    monkeypatch.setattr(vision.export, "initial_model", lambda *_: calibrated)
+    monkeypatch.chdir(tmp_path)
+    with refused(message):
+        program("--arch=small", "--num_classes=10", *flags)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_onnx_file_that_computes_something_else_is_not_written(saved, tmp_path, monkeypatch):
+    run = onnxruntime.InferenceSession.run
+
+    def rounded(session, *arguments):
+        return [np.round(x) for x in run(session, *arguments)]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", rounded)
+    how = {"batch": 1, "verify": True}
+    with refused("outputs of ONNX Runtime that differ by at most"):
+        vision.export.export_onnx(saved / "NHWC", {}, tmp_path / "a.onnx", **how)
+    assert not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("outputs", ["logits", "probabilities", "heads"])
@@ -291,12 +386,14 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
     values = np.full(tuple(last.dims), np.nan, "float32")
     last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(graph, tmp_path / "a.onnx")
-    with refused("NaN or infinity in 1 tensors"):
+    with refused("NaN or infinity in 1 tensor"):
         vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])
     assert not (tmp_path / "p.json").exists()
 
 
-def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng, tmp_path, capsys):
+def test_a_keras_file_tells_all_that_a_savedmodel_does(
+    of_small, calibrated, rng, tmp_path, monkeypatch, capsys
+):
     """The file runs and can be exported again without flags; contradicting flags are refused."""
     vision.save_pytorch_weights(calibrated, tmp_path / "a.safetensors")
     (tmp_path / "labels.txt").write_text("\n".join(NAMES))
@@ -324,6 +421,10 @@ def test_a_keras_file_tells_all_that_a_savedmodel_does(of_small, calibrated, rng
         vision.infer.main([*map(str, [tmp_path / "a.jpg", *model, "--top_k=10", output])])
         answers.append(capsys.readouterr().out)
     assert len({*answers}) == 1 and "thing" in answers[0]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with vision.load(tmp_path / "small.keras", run_eagerly=True) as model:
+        best = model.classify(tmp_path / "a.jpg", top_k=2)
+        assert f"{best[0].name} {best[0].probability:.3f}, {best[1].index} " in answers[0]
     with refused("--arch small"):
         program(*source, "--arch=conformer_tiny", f"--output_dir={tmp_path / 'no'}")
     with refused("num_classes"):

@@ -295,11 +295,11 @@ def test_folders_that_do_not_fit_are_one_line(folders, tmp_path, name, change, m
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "--pytorch_model_dir DIR or --model NAME"),
+        ([], "--pretrained SOURCE or --model NAME"),
         (["stray"], "stray"),
         (["--model=huge"], "huge"),
         (["--pytorch_model_dir=/nowhere"], "/nowhere"),
-        (["--pytorch_model_dir=a", "--model=base"], "--pytorch_model_dir DIR or --model NAME"),
+        (["--pytorch_model_dir=a", "--model=base"], "--pretrained SOURCE or --model NAME"),
         (["--pytorch_model_dir=a", "--checkpoint=b"], "--checkpoint with --model"),
         (["--model=base", "--vocabulary_dir=/nowhere"], "/nowhere"),
     ],

@@ -13,6 +13,7 @@ import conformer.infer
 import wav2vec2.infer
 import wav2vec2.session
 from tests.support.errors import refused
+from tests.support.fake_hub import fake_hub
 from tests.support.speech import write_librispeech
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
@@ -127,6 +128,22 @@ def test_a_file_a_folder_and_a_corpus_say_the_same(main, folders, corpus, tmp_pa
     summary = json.loads(report.read_text())
     assert (summary["num_utterances"], summary["num_skipped"]) == (4, 1)
     assert summary["wer"] > 0 and summary["mode"] == "eager"
+
+
+def test_weights_of_the_hub_are_exported_and_run(folders, corpus, tmp_path, monkeypatch, capsys):
+    path = sorted(corpus.rglob("*.flac"))[0]
+    text = expected_text(wav2vec2.from_pretrained(folders / "layer"), read(path))
+    files = {x.name: x.read_bytes() for x in (folders / "layer").iterdir()}
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with fake_hub(tmp_path / "hub") as hub:
+        hub.repositories["owner/small"] = files
+        arguments = ["--pretrained=hf:owner/small", "--run_eagerly", str(path)]
+        assert wav2vec2.infer.main(arguments) == 0
+        assert capsys.readouterr().out == f"{text}\n"
+        with wav2vec2.load("hf:owner/small@main", run_eagerly=True) as model:
+            assert model.transcribe(path).text == text
+    assert "exporting" not in capsys.readouterr().err  # the same files
+    assert len(list((tmp_path / "cache" / "conformer-zoo" / "exported").iterdir())) == 1
 
 
 def test_the_converted_model_writes_the_same_texts(model_dir, corpus, tmp_path):

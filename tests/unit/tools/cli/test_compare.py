@@ -228,6 +228,15 @@ def test_a_checkpoint_is_as_its_export(run_dir, exported, tmp_path, capsys):
         main([str(broken), str(exported)])
 
 
+def test_a_run_opens_as_its_export(run_dir, exported, rng):
+    sound = 0.1 * rng.standard_normal(16000)
+    texts = []
+    for place in (run_dir, exported):
+        with conformer.load(place, run_eagerly=True) as model:
+            texts.append(model.transcribe(sound, rate_hz=16000).text)
+    assert texts[0] == texts[1] != ""
+
+
 def test_a_conformer_says_the_same_converted(exported, tmp_path, rng, capsys):
     for name, num_samples in (("a", 16000), ("b", 9000)):
         soundfile.write(tmp_path / f"{name}.wav", 0.1 * rng.standard_normal(num_samples), 16000)
