@@ -585,6 +585,5 @@ def test_an_update_from_two_batches_equals_one_from_both(make_task):
 
 
 def test_rematerialized_blocks_have_the_same_gradients(make_task):
-    dropouts = {"model__dropout_rate": "0.2", "model__layer_drop_rate": "0.3"}
-    tasks = [make_task(**dropouts) for _ in range(2)]
+    tasks = [make_task(model__dropout_rate="0.2") for _ in range(2)]
     check_rematerialized(tasks, batch_of(tasks[0]))
