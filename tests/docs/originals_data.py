@@ -105,7 +105,9 @@ def make_speech(rng: np.random.Generator) -> None:
         lines.append(f"{path}\t{soundfile.info(path).duration:.2f}\tab")
     Path("transcripts.tsv").write_text("\n".join([*lines, ""]))
     Path("small.yml").write_text(yaml.safe_dump(SMALL))
-    Path("config.yml").write_text(yaml.safe_dump(THEIRS))
+    # Names in their config are below --data_dir, unless they are absolute.
+    text = yaml.safe_dump(THEIRS).replace("transcripts.tsv", f"{Path.cwd()}/transcripts.tsv")
+    Path("config.yml").write_text(text.replace("v.subwords", f"{Path.cwd()}/v.subwords"))
     Path("m.json").write_text("{}")
     Path("SHARDS").mkdir()
     sound = wav_bytes(0.1 * rng.normal(size=8000))
