@@ -78,5 +78,5 @@ def test_tokens_and_texts_in_the_graph_and_in_python(exported):
 def test_a_beam_search_of_tokens_and_durations_is_refused(exported):
     sizes, _, _, directory = exported
     if sizes.kind == "tdt":
-        with refused("greedy search for a token-and-duration transducer"):
+        with refused("greedy search without hot words"):
             conformer.load(directory, run_eagerly=True, beam_width=4)
