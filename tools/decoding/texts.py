@@ -12,6 +12,7 @@ from tools.decoding.options import BeamSearch
 from tools.decoding.spelling import Alphabet
 from tools.errors import UserError
 
+_WORD_MARK = "\u2581"  # begins words in SentencePiece's subwords
 _MOST_NAMED = 40  # letters in a message
 _NUM_QUESTIONS = 256  # words asked of a language model at once
 
@@ -33,7 +34,8 @@ class Texts:
             and 0 is no symbol.
 
     Raises:
-        UserError: no word of the language model consists of the letters of the symbols.
+        UserError: no word of the language model consists of the letters of the symbols, or its
+            words are subwords.
     """
 
     def __init__(
@@ -63,6 +65,14 @@ class Texts:
                 f"{' '.join(words[:5]) or 'no words'}",
                 "Train it on text in upper or lower case, like the vocabulary of the model",
             )
+        if _WORD_MARK not in alphabet.letters:
+            for word in self._fusion.words:
+                if _WORD_MARK in word:
+                    raise UserError.expected(
+                        "a language model of whole words",
+                        f"{word}, a subword of SentencePiece",
+                        "Train it on text with spaces between the words",
+                    )
         self._hot = hot_graph(hot_words, written, alphabet)
         self._hot_start = start_node(self._hot)
         has_weight = options.weight != 0.0
