@@ -83,12 +83,12 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
+    lengths = session_lengths(model_dir, pipeline, options)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
     hot_words = hot_words_of(pipeline, options.hotwords, normalize)
     search = None
     if beam is not None:
         search = ctc_beam_search(pipeline, beam, options.n_best, hot_words=hot_words)
-    lengths = session_lengths(model_dir, pipeline, options)
     runner = open_runner(model_dir, options, calibration_examples)
     return SpeechSession(
         runner,

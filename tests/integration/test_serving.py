@@ -1,14 +1,6 @@
 """The server as a process, and the clients that people have."""
 
 import base64
-import json
-import os
-import re
-import signal
-import subprocess
-import sys
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,41 +10,13 @@ import soundfile
 
 import conformer
 import vision
+from tests.support.errors import refused
+from tests.support.server_process import Process
+from tools.cli import serve
+from tools.serving import http_server
 
 DIGITS = "conformer/pretrained/digits"
 TEXT = "ONE SEVEN NINE ZERO"
-
-
-class Process:
-    """A running server."""
-
-    def __init__(self, project, *flags):
-        program = [sys.executable, "-m", "tools.cli.serve", "--rest_api_port=0", *map(str, flags)]
-        self.process = subprocess.Popen(
-            program, cwd=project, stderr=subprocess.PIPE, text=True, env=os.environ
-        )
-        self.log = []
-        for line in self.process.stderr:
-            self.log.append(line)
-            if found := re.search(r"on (http://\S+)$", line):
-                self.address = found[1]
-                return
-        raise AssertionError("".join(self.log))
-
-    def get(self, path):
-        with urllib.request.urlopen(self.address + path, timeout=30) as answer:
-            return answer.read()
-
-    def post(self, path, content):
-        request = urllib.request.Request(self.address + path, json.dumps(content).encode())
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.load(answer)
-
-    def end(self):
-        """Asks the server to end; returns its exit code and the rest of its log."""
-        self.process.send_signal(signal.SIGTERM)
-        _, rest = self.process.communicate(timeout=60)
-        return self.process.returncode, rest
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +147,7 @@ def test_sigterm_answers_what_has_begun(project, sample):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--host=0.0.0.0"], "--api_key_file"),
+        (["--host=0.0.0.0", "a=/nowhere"], "--api_key_file"),
         (["--max_batch_size=0"], "--max_batch_size >= 1"),
         (["--model_root=/nowhere"], "--model_root"),
         (["conformer"], "NAME=DIR"),
@@ -194,9 +158,7 @@ def test_sigterm_answers_what_has_begun(project, sample):
         (["--alias=whisper-1"], "--alias NAME=MODEL"),
     ],
 )
-def test_bad_flags_are_one_line(flags, message):
-    from tests.support.errors import refused
-    from tools.cli.serve import main
-
+def test_bad_flags_are_one_line(flags, message, monkeypatch):
+    monkeypatch.setattr(http_server, "serve", lambda *_, **__: pytest.fail("serves"))
     with refused(message):
-        main(["--rest_api_port=0", *flags])
+        serve.main(flags)

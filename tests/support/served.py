@@ -16,6 +16,8 @@ PAIR = (TensorSpec("x", "float32", (None, 2)), TensorSpec("n", "int32", (None,))
 class FakeRunner:
     """Computes `y = factor * x` and `label`, and waits while `gate` is closed."""
 
+    mode, backend, precision = "eager", "numpy", "fp32"
+
     def __init__(self, factor=2.0):
         self.pipeline = {"family": "toy"}
         half = (TensorSpec("x", "float32", (None,)),)

@@ -12,6 +12,7 @@ from tools.decoding.options import BeamSearch
 from tools.decoding.spelling import Alphabet
 from tools.errors import UserError
 
+_MOST_NAMED = 40  # letters in a message
 _NUM_QUESTIONS = 256  # words asked of a language model at once
 
 
@@ -54,8 +55,11 @@ class Texts:
         self._spelling, num_words = alphabet.spell(self._fusion.words)
         if fusion is not None and num_words == 0:
             words = [word for word in fusion.words if word]
+            letters = alphabet.letters[:_MOST_NAMED]
+            if len(alphabet.letters) > _MOST_NAMED:
+                letters += f" and {len(alphabet.letters) - _MOST_NAMED} others"
             raise UserError.expected(
-                f"a language model with words of the letters {alphabet.letters}",
+                f"a language model with words of the letters {letters}",
                 f"{' '.join(words[:5]) or 'no words'}",
                 "Train it on text in upper or lower case, like the vocabulary of the model",
             )

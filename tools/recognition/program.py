@@ -37,7 +37,6 @@ from tools.recognition.ranks import ALONE, Ranks
 from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import (
     NOT_SOUND,
-    STANDARD_INPUT,
     Skipped,
     chosen_utterances,
     with_standard_input,
@@ -94,11 +93,10 @@ def recognize(
             utterance = utterances[index]
             with watch.running():
                 try:
-                    with contextlib.closing(
-                        stream(utterance.path, session.limits, channel=utterance.channel)
-                    ) as pieces:
-                        read = _counted(pieces, bar, session.limits.rate_hz)
-                        transcriptions[index] = session.recognize_long(read, with_words)
+                    reader = stream(utterance.path, session.limits, channel=utterance.channel)
+                    with contextlib.closing(reader) as pieces:
+                        progress = _progress(pieces, bar, session.limits.rate_hz)
+                        transcriptions[index] = session.recognize_long(progress, with_words)
                 except AudioError as error:
                     reasons[index] = error.reason
         if warmup_count:
@@ -126,7 +124,7 @@ def recognize(
     return transcriptions, reasons, watch
 
 
-def _counted(pieces: Iterable[np.ndarray], bar: tqdm, rate_hz: int) -> Iterator[np.ndarray]:
+def _progress(pieces: Iterable[np.ndarray], bar: tqdm, rate_hz: int) -> Iterator[np.ndarray]:
     """Yields the pieces of a sound, and moves a progress bar by their length in seconds."""
     for piece in pieces:
         yield piece
@@ -157,29 +155,25 @@ def run_program(
         UserError: a file that was named cannot be used, no sound can be used, or a result cannot be
             written.
     """
-    if ranks.size > 1 and STANDARD_INPUT in data.paths:
-        raise UserError.expected(
-            "files or folders with horovodrun", "- for standard input", "Write it to a file first"
-        )
-    with with_standard_input(data.paths) as (paths, names):
-        own = replace(data, paths=paths)
+    with contextlib.ExitStack() as stack:
 
-        def inputs() -> tuple[list[Utterance], Skipped]:
+        def inputs() -> tuple[list[Utterance], Skipped, dict[str, str]]:
             if data.result_path:
                 path = Path(data.result_path)
                 check_writable(path)
                 check_writable(result_file(path, ".tsv"))
-            utterances, skipped = chosen_utterances(own, limits, normalize)
+            paths, names = stack.enter_context(with_standard_input(data.paths))
+            utterances, skipped = chosen_utterances(replace(data, paths=paths), limits, normalize)
             # Of the channels of a sound, the first stands for the sound.
             sounds = [x.path for x in utterances if data.channels != "each" or x.channel == 1]
             check_outputs(data, [names.get(path, path) for path in sounds])
-            return utterances, skipped
+            return utterances, skipped, names
 
-        utterances, skipped = ranks.from_first_rank(inputs)
-        with ranks.in_turn(open_session) as session:
-            found = _recognize_share(session, data, utterances, ranks)
-            if ranks.is_first:
-                _report(session, data, utterances, skipped, found=found, names=names)
+        utterances, skipped, names = ranks.from_first_rank(inputs)
+        session = stack.enter_context(ranks.in_turn(open_session))
+        found = _recognize_share(session, data, utterances, ranks)
+        if ranks.is_first:
+            _report(session, data, utterances, skipped, found=found, names=names)
     return 0
 
 
@@ -238,8 +232,8 @@ def _report(
     found: _Found,
     names: Mapping[str, str],
 ) -> None:
-    """Prints and writes texts, scores and speed."""
-    transcripts, reasons = found.transcripts, dict(found.reasons)
+    """Prints and writes texts, scores and speed. `names` has the names of temporary files."""
+    transcripts, reasons = found.transcripts, found.reasons
     if data.data_dir:
         unknown = never_written(session.pipeline["vocabulary"]["surfaces"])
         share, line = lacking_characters((u.transcript for u in utterances), unknown)
@@ -247,7 +241,7 @@ def _report(
             print(f"{line}; they count as errors", file=sys.stderr)
     if data.data_dir:  # a part of an utterance cannot be scored
         damaged = {index: heard.damage for index, heard in transcripts.items() if heard.damage}
-        reasons |= damaged
+        reasons = reasons | damaged
         transcripts = {index: x for index, x in transcripts.items() if index not in damaged}
     skipped = skipped + [(utterances[index].path, reason) for index, reason in reasons.items()]
     skipped = [(names.get(path, path), reason) for path, reason in skipped]
@@ -268,9 +262,9 @@ def _report(
         for one in heard
     ]
     if rows and not (data.data_dir and data.output_dir is None):
-        sounds = [one for one in utterances if not is_labelled or one.channel == 1]
-        unread = [path for path, reason in skipped if reason != NOT_SOUND]
-        several = len(sounds) + len(unread) > 1 or any(Path(path).is_dir() for path in data.paths)
+        sounds = [one.path for one in utterances if not is_labelled or one.channel == 1]
+        sounds += [path for path, reason in skipped if reason != NOT_SOUND]
+        several = len(sounds) > 1 or any(Path(path).is_dir() for path in data.paths)
         show_texts(data, heard, several)
     for one in heard:
         for line in one.remarks():
@@ -290,16 +284,18 @@ def _report(
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, {**summary, "skipped": skipped}, rows)
+        columns = "PATH\tCHANNEL" if is_labelled else "PATH"
         n_best = [n_best_lines(one.transcription, one.columns(several=True)) for one in heard]
         if any(n_best):
-            write_text(result_file(path, ".nbest.tsv"), "PATH\tSCORE\tTEXT\n" + "".join(n_best))
+            lines = "".join([f"{columns}\tSCORE\tTEXT\n", *n_best])
+            write_text(result_file(path, ".nbest.tsv"), lines)
         if data.timestamps:
             lines = "".join(
                 word_line(word, one.columns(several=True))
                 for one in heard
                 for word in one.transcription.words
             )
-            write_text(result_file(path, ".words.tsv"), f"PATH\tSTART\tEND\tWORD\n{lines}")
+            write_text(result_file(path, ".words.tsv"), f"{columns}\tSTART\tEND\tWORD\n{lines}")
     show(summary, skipped)
     damaged = [one for one in heard if one.transcription.damage and one.name in named]
     if damaged:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from tools.errors import UserError
 from tools.files import to_json
 from tools.serving.metrics import CONTENT_TYPE, Metrics
+from tools.serving.page import page_routes
 from tools.serving.repository import Repository
 from tools.serving.requests import Gate, Refusal, error_answer
 from tools.serving.served_model import SERVE_BYTES, Classes
@@ -49,6 +50,7 @@ def create_app(
     app = FastAPI(title="Conformer zoo", version="1", lifespan=lifespan, docs_url=None)
     app.include_router(_health(server))
     app.include_router(upload_routes(server))
+    app.include_router(page_routes(server))
     app.include_router(_tensorflow_serving(server))
     app.add_exception_handler(Refusal, _refused(metrics))
     app.add_exception_handler(UserError, _misused(metrics))

@@ -16,6 +16,14 @@ from tools.serving.metrics import Metrics
 
 _access = logging.getLogger("tools.serving.access")
 _OPEN_PATHS = ("/", "/health/live", "/health/ready")  # need no key
+_OPEN_FOLDER = "/page/"  # neither do the files of the page, which asks for the key
+_COUNTED = (
+    "/v1/models",
+    "/v1/audio/transcriptions",
+    "/v1/classify",
+    "/v1/activation_map",
+    "/health",
+)
 _NUMBERS = re.compile(r"/versions/\d+")
 _MODEL = re.compile(r"(?<=/v1/models/)[^/:]+")
 
@@ -110,7 +118,9 @@ class Gate:
             _access.info("%s", to_json(facts))
 
     def _check_key(self, scope) -> None:
-        if not self._keys or scope["path"] in _OPEN_PATHS or scope["method"] == "OPTIONS":
+        path = scope["path"]
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+        if not self._keys or is_open or scope["method"] == "OPTIONS":
             return
         headers = dict(scope["headers"])
         given = headers.get(b"authorization", b"")
@@ -169,5 +179,4 @@ def _too_large(most: int) -> Refusal:
 def _route(path: str) -> str:
     """Returns the path without names and numbers, so that metrics have few labels."""
     path = _NUMBERS.sub("/versions/N", _MODEL.sub("NAME", path))
-    known = path.startswith(("/v1/models", "/v1/audio/transcriptions", "/v1/classify", "/health"))
-    return path if known and path.count("/") < 7 and len(path) < 60 else "other"
+    return path if path.startswith(_COUNTED) and path.count("/") < 7 and len(path) < 60 else "other"

@@ -21,6 +21,7 @@ from tools.speech.reading import pad_waveforms
 SERVE_BYTES = "serve_bytes"
 _NUM_CLASSES = 5  # of an answer to serve_bytes, as in the SavedModel's signature
 _BYTES = (TensorSpec("bytes", "string", (None,)),)
+_OF_RUNNER = ("mode", "backend", "precision")
 
 
 class Classes(NamedTuple):
@@ -252,6 +253,8 @@ class ServedModel:
     Attributes:
         kind: how the server uses the session.
         signatures: inputs of each signature by name, with `serve_bytes`.
+        described: version, task and signatures of the model, and mode, backend and precision of
+            its runner, for the list of models.
     """
 
     def __init__(
@@ -269,6 +272,12 @@ class ServedModel:
         self.signatures: dict[str, Sequence[TensorSpec]] = dict(session.signatures)
         if self.kind.task != Tensors.task:
             self.signatures[SERVE_BYTES] = _BYTES
+        self.described = {
+            "version": str(version),
+            "task": self.kind.task,
+            "signatures": sorted(self.signatures),
+            "runner": {name: getattr(session.runner, name) for name in _OF_RUNNER},
+        }
         self._files: Batcher[Any, Any] = Batcher(self.kind.run, options, report=report)
         alone = BatchingOptions(1, 0.0, options.max_enqueued)
         self._tensors: Batcher[tuple, dict] = Batcher(self._predict, alone, report=report)

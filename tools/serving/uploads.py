@@ -22,7 +22,7 @@ from tools.serving.transcription import FORMATS, answer, events, transcription_r
 _MOST_FIELDS = 50
 _IN_MEMORY_BYTES = 4 * 1024 * 1024  # a larger sound is written to a file and read in pieces
 _DEFAULT_TOP_K = 5
-_OPENAPI_FILE = {
+OPENAPI_FILE = {
     "requestBody": {
         "required": True,
         "content": {
@@ -54,23 +54,24 @@ def upload_routes(server: Server) -> APIRouter:
 
     @router.get("/models")
     async def models() -> dict:
-        """Lists the models, in the form of OpenAI's interface."""
+        """Lists the models, in the form of OpenAI's interface, with their tasks and runners."""
         names = [*server.repository.names, *server.options.aliases]
-        rows = [
-            {"id": name, "object": "model", "created": started, "owned_by": "local"}
-            for name in names
-        ]
+        basics = {"object": "model", "created": started, "owned_by": "local"}
+        rows = []
+        for name in names:
+            with contextlib.suppress(Refusal):  # it is not loaded any more
+                rows.append({"id": name, **basics, **server.model(name).described})
         return {"object": "list", "data": rows}
 
-    @router.post("/audio/transcriptions", openapi_extra=_OPENAPI_FILE)
+    @router.post("/audio/transcriptions", openapi_extra=OPENAPI_FILE)
     async def transcriptions(request: Request) -> Response:
         """Transcribes a sound file, in the form of OpenAI's interface."""
-        async with _form(request) as form:
-            model = _model(server, form, Speech.task)
+        async with form_of(request) as form:
+            model = model_of(server, form, Speech.task)
             language = model.session.pipeline.get("language")
             fields = {key: [x for x in form.getlist(key) if isinstance(x, str)] for key in form}
             asked = transcription_request(fields, language)
-            content = await _file(form).read()
+            content = await file_of(form).read()
         with_words = asked.response_format not in ("json", "text")
         found = await _transcribe(model, content, with_words)
         if asked.stream:
@@ -94,13 +95,13 @@ def upload_routes(server: Server) -> APIRouter:
             (heard,) = await server.items(model, [item])
             return heard.transcription
 
-    @router.post("/classify", openapi_extra=_OPENAPI_FILE)
+    @router.post("/classify", openapi_extra=OPENAPI_FILE)
     async def classify(request: Request) -> dict:
         """Classifies an image file: names and probabilities of the best classes."""
-        async with _form(request) as form:
-            model = _model(server, form, "classify")
+        async with form_of(request) as form:
+            model = model_of(server, form, "classify")
             top_k = _top_k(form.get("top_k"))
-            content = await _file(form).read()
+            content = await file_of(form).read()
         (found,) = await server.files(model, [content])
         rows = zip(found.classes, found.class_names, found.probabilities, strict=True)
         names = ("class", "name", "probability")
@@ -120,7 +121,15 @@ def _sound(speech: Speech, content: bytes, stack: contextlib.ExitStack):
 
 
 @contextlib.asynccontextmanager
-async def _form(request: Request) -> AsyncIterator[FormData]:
+async def form_of(request: Request) -> AsyncIterator[FormData]:
+    """Reads the form of a request; its files are closed at the end.
+
+    Args:
+        request: the request.
+
+    Raises:
+        Refusal: the request holds no form.
+    """
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith("multipart/form-data"):
         raise Refusal(
@@ -133,15 +142,32 @@ async def _form(request: Request) -> AsyncIterator[FormData]:
         yield form
 
 
-def _file(form: FormData) -> UploadFile:
+def file_of(form: FormData) -> UploadFile:
+    """Returns the file of the field `file`.
+
+    Args:
+        form: the form of a request.
+
+    Raises:
+        Refusal: there is none.
+    """
     found = form.get("file")
     if not isinstance(found, UploadFile):
         raise Refusal(400, "Expected a file in the field file. Received: none. Send one.", "form")
     return found
 
 
-def _model(server: Server, form: FormData, task: str) -> ServedModel:
-    """Returns the model of the field `model`; without it, the first one that does the task."""
+def model_of(server: Server, form: FormData, task: str) -> ServedModel:
+    """Returns the model of the field `model`; without it, the first one that does the task.
+
+    Args:
+        server: holds the models.
+        form: the form of a request.
+        task: see `Kind`.
+
+    Raises:
+        Refusal: there is no such model, or it does another task.
+    """
     name = form.get("model")
     if name is None:
         for known in server.repository.names:

@@ -111,6 +111,7 @@ def test_the_pruned_loss_and_its_limits():
     pruning = config.loss.pruning
     assert (pruning.s_range, pruning.simple_scale, pruning.warmup_steps) == (5, 0.5, 2000)
     assert config.training.accumulate_steps == 1
+    assert (config.training.rematerialize, config.model.prediction) == ("none", "lstm")
     assert conformer.load_config(None, {"loss.kind": "pruned"}).loss.kind == "pruned"
     for key, value in (
         ("loss.pruning.s_range", 0),
@@ -119,6 +120,8 @@ def test_the_pruned_loss_and_its_limits():
         ("loss.pruning.warmup_steps", -1),
         ("loss.kind", "prune"),
         ("training.accumulate_steps", 0),
+        ("training.rematerialize", "all"),
+        ("model.prediction", "gru"),
     ):
         with refused(key):
             conformer.load_config(None, {key: value})

@@ -106,7 +106,7 @@ def test_graphics_cards_are_hidden_before_a_conversion(native, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--native_savedmodel_dir="], "--native_savedmodel_dir DIR"),
+        (["--native_savedmodel_dir="], "a value for --native_savedmodel_dir"),
         (["more"], "--native_savedmodel_dir DIR"),
         (["--native_savedmodel_dir=nowhere"], "nowhere, which does not exist"),
         (["--batch_size=0"], "--batch_size >= 1"),
