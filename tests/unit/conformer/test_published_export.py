@@ -15,8 +15,7 @@ from tools.recognition.decoders import TransducerDecoder
 
 SIZES = {
     "ctc": Sizes(kind="ctc", layers=1),
-    "rnnt": Sizes(kind="rnnt", layers=1, bias=True),
-    "tdt": Sizes(kind="tdt", layers=1, lstms=1),
+    "tdt": Sizes(kind="tdt", layers=1, bias=True),
 }
 LENGTHS = np.array([4000, 2890, 7117], np.int32)
 
