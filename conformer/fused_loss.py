@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from conformer.edges import next_labels
 from conformer.lattice import Lattice
 
 # Range of the sum over the vocabulary of exp(logit) in which float32 needs no scaling.
@@ -65,9 +66,7 @@ def fused_transducer_loss(
     encoded = tf.where(inside, encoded, tf.zeros([], encoded.dtype))
     inside = tf.sequence_mask(label_lengths + 1, states)[..., None]
     predicted = tf.where(inside, predicted, tf.zeros([], predicted.dtype))
-    # The last state has no next label. Pad with any valid index; the lattice does not use it.
-    following = tf.pad(labels[:, : states - 1], [[0, 0], [0, 1]])
-    following = tf.where(tf.range(states)[None] < label_lengths[:, None], following, 0)
+    following = next_labels(labels, label_lengths, states)
 
     @tf.custom_gradient
     def loss_of(encoded, predicted, kernel, bias):
@@ -239,7 +238,7 @@ class _Pieces:
 
 
 def _log_sum_exp(logits):
-    """Returns the log of the sum of exponentials over the last axis of `[N, V]`; see `_Edges`."""
+    """Returns the log of the sum of exponentials over the last axis of `[N, V]`; see `Edges`."""
     total = tf.reduce_sum(tf.exp(logits), axis=-1)
     fits = tf.reduce_all((total > _SMALLEST_SUM) & (total < _LARGEST_SUM))
     normalizer = tf.cond(

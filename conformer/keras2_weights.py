@@ -126,10 +126,18 @@ def load_keras2_weights(model: ConformerTransducer, path: str | Path) -> None:
                     name,
                     "Name weights of TensorFlowASR 0.8 to 1.0",
                 )
+            if f"{part}/{variable}" not in variables:
+                raise UserError.expected(
+                    "model.prediction: lstm for weights of TensorFlowASR",
+                    f"a model without {part}/{variable}",
+                    "Set model.prediction: lstm",
+                )
             keys.setdefault(f"{part}/{variable}", []).append(name)
             tensors[name] = array
         links += [Link(variables[x], tuple(names), _layout(x, heads)) for x, names in keys.items()]
-    assign(model.weights, links, tensors)
+    # The file has no simple joint network, which the pruned loss trains.
+    weights = [v for v in model.weights if "/simple_joint/" not in v.path]
+    assign(weights, links, tensors)
     _log.warning("%s: %s", path, DIFFERENCES)
 
 

@@ -1,5 +1,6 @@
 """Opens exported Conformers for recognition in Python, in programs and in servers."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Unpack
@@ -8,16 +9,17 @@ from conformer.subwords import subword_normalization
 from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
+from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
-from tools.recognition.beams import beam_search_of
+from tools.recognition.beams import beam_search_of, hot_words_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
 from tools.recognition.session import SpeechSession
 from tools.recognition.windows import calibration_limits, session_lengths
-from tools.speech.transcripts import normalize_transcript
+from tools.speech.transcripts import normalization, normalize_transcript
 
 FAMILY = "conformer"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
@@ -33,9 +35,10 @@ def load(
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model; or a training run
-            or a checkpoint, which is exported into the user's cache first. None opens the bundled
-            model, which recognizes spoken English digits.
+        model_dir: directory of an exported SavedModel or of a converted model; or a training run,
+            a checkpoint or a published model (a folder of Hugging Face, a `.nemo` archive, or
+            `hf:owner/name`), which is exported into the user's cache first. None opens the
+            bundled model, which recognizes spoken English digits.
         **options: see `tools.recognition.options.RecognitionOptions`.
 
     Returns:
@@ -84,12 +87,23 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
     lengths = session_lengths(model_dir, pipeline, options)
+    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization(pipeline))
     search = None
     if beam is not None:
-        search = beam_search_of(pipeline, beam, options.n_best, options.norm_score)
+        if pipeline.get("durations"):
+            raise UserError.expected(
+                "greedy search for a token-and-duration transducer",
+                "a beam search",
+                "Leave the options of the beam search out",
+            )
+        search = beam_search_of(
+            pipeline, beam, options.n_best, norm_score=options.norm_score, hot_words=hot_words
+        )
     runner = open_runner(model_dir, options, calibration_examples)
     in_graph = "serving_default" in runner.signatures
-    decoder = TransducerDecoder(runner.pipeline, in_graph, search, options.n_best)
+    decoder = TransducerDecoder(
+        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words
+    )
     return SpeechSession(runner, decoder, batch_size=options.batch_size, **lengths)
 
 
@@ -102,6 +116,8 @@ def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
     vocabulary = pipeline["vocabulary"]
     if vocabulary["kind"] == "subwords":
         return subword_normalization(vocabulary["surfaces"])
+    if vocabulary["kind"] == "pieces":  # of a published model, which may write both cases
+        return normalization(vocabulary["surfaces"], longest=math.inf)
     return normalize_transcript
 
 

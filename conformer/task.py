@@ -13,6 +13,7 @@ from conformer.config import ConformerConfig
 from conformer.graph_recognition import greedy
 from conformer.keras2_weights import load_keras2_weights
 from conformer.model import BLANK, ConformerTransducer, build_model
+from conformer.pruned_loss import pruned_transducer_loss, scales
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -46,30 +47,45 @@ def losses_of_utterances(
     Args:
         model: a built model.
         config: its configuration.
-        batch: `waveforms` `[B, S]`, `lengths` `[B]`, `labels` `[B, U]`, `label_lengths` `[B]` and
-            `uniforms` `[B, model.augment.num_uniforms]`.
+        batch: `waveforms` `[B, S]`, `lengths` `[B]`, `labels` `[B, U]`, `label_lengths` `[B]`,
+            `uniforms` `[B, model.augment.num_uniforms]` and, for the pruned loss, the scalar
+            `num_updates`.
         training: see `ConformerTransducer.call`.
     """
     labels, label_lengths = batch["labels"], batch["label_lengths"]
     encoded, lengths = model.listen(
         batch["waveforms"], batch["lengths"], batch["uniforms"], training
     )
-    losses = loss_of_pieces(
-        encoded,
-        model.predict_labels(labels),
-        model.joint,
-        labels,
-        logit_lengths=lengths,
-        label_lengths=label_lengths,
-        blank=BLANK,
-        kind=config.loss.kind,
-    )
+    predicted, kind, pruning = model.predict_labels(labels), config.loss.kind, config.loss.pruning
+    counts = {"logit_lengths": lengths, "label_lengths": label_lengths, "blank": BLANK}
+    if kind == "pruned":
+        joints = (model.joint, model.simple_joint)
+        simple, pruned = pruned_transducer_loss(
+            encoded, predicted, joints, labels, s_range=pruning.s_range, **counts
+        )
+        simple_scale, pruned_scale = scales(
+            batch["num_updates"], pruning.simple_scale, pruning.warmup_steps
+        )
+        losses = simple_scale * simple + pruned_scale * pruned
+    else:
+        losses = loss_of_pieces(encoded, predicted, model.joint, labels, kind=kind, **counts)
     weight = config.model.ctc_weight
     if weight > 0:
         logits = model.ctc_head(encoded)
         aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
         losses = (1.0 - weight) * losses + weight * aligned
     return losses
+
+
+def _check_trainable(config: ConformerConfig) -> None:
+    """Raises UserError for models that can be run but not yet trained."""
+    if config.model.durations or not config.model.transducer:
+        raise UserError.expected(
+            "a transducer without durations, as other models cannot be trained yet",
+            f"model.durations {list(config.model.durations)}, model.transducer: "
+            f"{str(config.model.transducer).lower()}",
+            "Remove these keys",
+        )
 
 
 class ConformerTask(SpeechTask):
@@ -98,6 +114,7 @@ class ConformerTask(SpeechTask):
         keras2_weights: str = "",
         needs_evaluation: bool = True,
     ):
+        _check_trainable(config)
         super().__init__(config.data, config.features.sample_rate_hz, processes)
         self.config = config
         known = functools.cache(lambda: self._known_vocabulary(resumed or pretrained))
@@ -134,7 +151,7 @@ class ConformerTask(SpeechTask):
         )
         self.train_on(training_set, config.training.seed)
         if pretrained is not None:
-            load_weights(self.model, pretrained, may_lack_ctc_head=True)
+            load_weights(self.model, pretrained, may_lack_heads=True)
         if keras2_weights and resumed is None:
             load_keras2_weights(self.model, keras2_weights)
         if config.training.synchronize_batch_norm and processes.size > 1:
@@ -203,11 +220,44 @@ class ConformerTask(SpeechTask):
         config = self.config
         counts = self.tokenizer.count_labels([u.transcript for u in utterances])
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
-        frames = np.array([u.num_samples for u in utterances]) / step_samples / 4
+        frames = np.array([u.num_samples for u in utterances]) / step_samples
+        frames = frames / config.model.subsampling_factor
         decoding = config.decoding
         per_frame = 1 if decoding.head == "ctc" else decoding.max_symbols_per_frame
         most = np.minimum(config.data.max_labels, frames * per_frame)
+        if config.loss.kind == "pruned":
+            self._check_s_range(counts, frames)
+            s_range = config.loss.pruning.s_range
+            shortest = frames / (1.0 + config.waveform_augment.max_speed_change)
+            most = np.minimum(most, shortest * (s_range - 1))
         return self.keep_fitting(utterances, counts, most)
+
+    def _check_s_range(self, counts: np.ndarray, frames: np.ndarray) -> None:
+        """Checks that the transcripts fit the pruned loss.
+
+        Args:
+            counts: `[N]` labels of each transcript.
+            frames: `[N]` encoder frames of each utterance.
+
+        Raises:
+            UserError: every utterance has more labels than the states of its frames allow, or no
+                transcript has as many states as s_range.
+        """
+        s_range = self.config.loss.pruning.s_range
+        if s_range > max(counts) + 1:
+            raise UserError.expected(
+                f"loss.pruning.s_range up to {max(counts) + 1}, the labels of the longest "
+                "transcript + 1",
+                s_range,
+                "Lower it, or set loss.kind: fused",
+            )
+        if np.all(counts > frames * (s_range - 1)):
+            raise UserError.expected(
+                f"transcripts with at most {s_range - 1} labels per encoder frame, which "
+                f"loss.pruning.s_range {s_range} allows",
+                f"more in all {len(counts)}",
+                "Raise loss.pruning.s_range, or set loss.kind: fused",
+            )
 
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the texts `[B]` of waveforms `[B, S]` with lengths `[B]`, by greedy search."""

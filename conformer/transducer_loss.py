@@ -2,6 +2,7 @@
 
 import tensorflow as tf
 
+from conformer.edges import Edges, next_labels
 from conformer.fused_loss import OutputLayer, fused_transducer_loss
 from conformer.lattice import Lattice
 
@@ -43,7 +44,8 @@ def transducer_loss(logits, labels, logit_lengths, label_lengths, *, blank=0):
 
     @tf.custom_gradient
     def loss_of(logits):
-        edges = _Edges(tf.cast(logits, tf.float32), labels, label_lengths, blank)
+        following = next_labels(labels, label_lengths, tf.shape(logits)[2])
+        edges = Edges(tf.cast(logits, tf.float32), following[:, None], blank)
         lattice = Lattice(edges.blank, edges.label, logit_lengths, label_lengths)
 
         def gradient(upstream):
@@ -85,36 +87,3 @@ def loss_of_pieces(
         )
     logits = joint(encoded, predicted)
     return transducer_loss(logits, labels, logit_lengths, label_lengths, blank=blank)
-
-
-class _Edges:
-    """Log probabilities of the edges of a lattice, computed from the logits."""
-
-    def __init__(self, logits, labels, label_lengths, blank):
-        self._logits, self._blank_index = logits, blank
-        states = tf.shape(logits)[2]
-        # The last state has no next label. Pad with any valid index; the lattice does not use it.
-        labels = tf.pad(labels[:, : states - 1], [[0, 0], [0, 1]])
-        self._labels = tf.where(tf.range(states)[None] < label_lengths[:, None], labels, 0)
-        normalizer = tf.reduce_logsumexp(logits, axis=-1)
-        # If a logit is infinite, set the loss to NaN. It could be finite with a NaN gradient.
-        self._normalizer = tf.where(tf.math.is_finite(normalizer), normalizer, float("nan"))
-        index = tf.broadcast_to(self._labels[:, None, :, None], tf.shape(logits[..., :1]))
-        self.blank = logits[..., blank] - self._normalizer
-        self.label = tf.gather(logits, index, batch_dims=3)[..., 0] - self._normalizer
-
-    def gradient(self, lattice, upstream):
-        """Returns the gradient of `sum(upstream * loss)` by the logits; it is zero in padding."""
-        blanks, labels = lattice.weighted_occupancies(upstream)
-        gradient = tf.where(
-            lattice.has_blank[..., None],
-            (blanks + labels)[..., None] * tf.exp(self._logits - self._normalizer[..., None]),
-            0.0,
-        )
-        shape = tf.shape(blanks)
-        b, t, u = tf.meshgrid(*(tf.range(shape[i]) for i in range(3)), indexing="ij")
-        at_blank = tf.stack([b, t, u, tf.fill(shape, self._blank_index)], axis=-1)
-        at_label = tf.stack([b, t, u, tf.broadcast_to(self._labels[:, None], shape)], axis=-1)
-        return tf.tensor_scatter_nd_sub(
-            gradient, tf.stack([at_blank, at_label]), tf.stack([blanks, labels])
-        )

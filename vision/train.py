@@ -27,7 +27,7 @@ from tools.training.program import ProgramOptions, add_program_flags, run_traini
 from tools.training.resuming import check_config
 from tools.training.run_log import provenance
 from tools.training.step import freeze
-from tools.training.task import Position, Shard
+from tools.training.task import Position, Shard, group_sizes
 from tools.weights.hub import local_source
 from vision.checkpoint import full_name
 from vision.config import ConfigOptions, VisionConfig, all_arguments, load_config
@@ -147,13 +147,15 @@ def describe(task: VisionTask, config: VisionConfig, processes: Processes) -> st
     """Returns the text that --dry_run prints."""
     shard = Shard(processes.rank, processes.size, config.training.batch_size)
     data = task.train_data(shard, Position(config.run.start_epoch), config.training.num_epochs)
+    num_batches = data.num_steps(config.run.start_epoch)
+    accumulate_steps = config.training.accumulate_steps
     batch = next(iter(data.dataset))
     lines = [f"{name}: {value.dtype.name} {tuple(value.shape)}" for name, value in batch.items()]
     logits = task.model(batch["images"][:1])
     lines += [
         f"logits: {' and '.join(str(tuple(x.shape)) for x in logits)} of one image",
-        f"steps per epoch: {data.num_steps(config.run.start_epoch)}",
-        f"global batch: {shard.global_batch_size}",
+        f"steps per epoch: {len(group_sizes(num_batches, accumulate_steps))}",
+        f"global batch: {shard.global_batch_size * accumulate_steps}",
         f"frozen variables: {len(freeze(task.model, config.training.freeze))}",
         *task.report,
         to_yaml(config),
@@ -188,6 +190,7 @@ class VisionRun:
         self._config, self._source, self._argv = config, source, list(argv)
         self.training, self.start_epoch = config.training, config.run.start_epoch
         self.run_eagerly = config.run.pynative_mode
+        self.use_gpu = False if config.run.device_target == "CPU" else None
 
     def check(self, processes: Processes) -> None:
         """Checks the number of processes against `device_num`, and selects GPU `device_id`."""
@@ -248,10 +251,10 @@ def main(argv: list[str]) -> int:
     values, rest = command_line().parse(argv)
     if rest:
         raise UserError.expected("only flags", " ".join(rest), "See --help")
-    config = resolve_config(run_config_options(values))
-    use_gpu = False if config.run.device_target == "CPU" else None
-    options = from_flags(ProgramOptions, values, use_gpu=use_gpu)
-    return run_training(VisionRun(config, values.config, argv), options)
+    return run_training(
+        lambda: VisionRun(resolve_config(run_config_options(values)), values.config, argv),
+        from_flags(ProgramOptions, values),
+    )
 
 
 def cli() -> NoReturn:

@@ -11,7 +11,7 @@ from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
-from tools.recognition.beams import ctc_beam_search
+from tools.recognition.beams import ctc_beam_search, hot_words_of
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
@@ -83,12 +83,16 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
-    search = None if beam is None else ctc_beam_search(pipeline, beam, options.n_best)
+    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    hot_words = hot_words_of(pipeline, options.hotwords, normalize)
+    search = None
+    if beam is not None:
+        search = ctc_beam_search(pipeline, beam, options.n_best, hot_words=hot_words)
     lengths = session_lengths(model_dir, pipeline, options)
     runner = open_runner(model_dir, options, calibration_examples)
     return SpeechSession(
         runner,
-        CtcDecoder(pipeline, search, options.n_best),
+        CtcDecoder(pipeline, search, options.n_best, hot_words=hot_words),
         batch_size=options.batch_size,
         **lengths,
     )

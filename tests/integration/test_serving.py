@@ -10,7 +10,10 @@ import soundfile
 
 import conformer
 import vision
+from tests.support.errors import refused
 from tests.support.server_process import Process
+from tools.cli import serve
+from tools.serving import http_server
 
 DIGITS = "conformer/pretrained/digits"
 TEXT = "ONE SEVEN NINE ZERO"
@@ -144,7 +147,7 @@ def test_sigterm_answers_what_has_begun(project, sample):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--host=0.0.0.0"], "--api_key_file"),
+        (["--host=0.0.0.0", "a=/nowhere"], "--api_key_file"),
         (["--max_batch_size=0"], "--max_batch_size >= 1"),
         (["--model_root=/nowhere"], "--model_root"),
         (["conformer"], "NAME=DIR"),
@@ -155,9 +158,7 @@ def test_sigterm_answers_what_has_begun(project, sample):
         (["--alias=whisper-1"], "--alias NAME=MODEL"),
     ],
 )
-def test_bad_flags_are_one_line(flags, message):
-    from tests.support.errors import refused
-    from tools.cli.serve import main
-
+def test_bad_flags_are_one_line(flags, message, monkeypatch):
+    monkeypatch.setattr(http_server, "serve", lambda *_, **__: pytest.fail("serves"))
     with refused(message):
-        main(["--rest_api_port=0", *flags])
+        serve.main(flags)

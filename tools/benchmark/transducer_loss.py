@@ -14,7 +14,7 @@ from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 
-FORMS = ("plain", "fused")
+FORMS = ("plain", "fused", "pruned")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,7 @@ class Sizes:
         labels: labels U of each utterance.
         vocabulary: symbols V.
         width: width of the encoder, of the prediction network and of the joint network.
+        s_range: states of each frame of the pruned loss.
     """
 
     batch: int
@@ -34,6 +35,7 @@ class Sizes:
     labels: int
     vocabulary: int
     width: int
+    s_range: int = 5
 
 
 def measure(form: str, sizes: Sizes, rounds: int) -> dict:
@@ -49,32 +51,39 @@ def measure(form: str, sizes: Sizes, rounds: int) -> dict:
     """
     import tensorflow as tf
 
-    from conformer.joint import JointNetwork
+    from conformer.joint import JointNetwork, SimpleJoint
+    from conformer.pruned_loss import pruned_transducer_loss
     from conformer.transducer_loss import loss_of_pieces
 
     batch, frames, labels, width = sizes.batch, sizes.frames, sizes.labels, sizes.width
     tf.keras.utils.set_random_seed(1)
-    joint = JointNetwork(width, sizes.vocabulary)
-    joint.build((None, None, width), (None, None, width))
+    joint, simple_joint = JointNetwork(width, sizes.vocabulary), SimpleJoint(sizes.vocabulary)
+    for layer in (joint, simple_joint):
+        layer.build((None, None, width), (None, None, width))
     generator = tf.random.Generator.from_seed(1)
     encoded = generator.normal([batch, frames, width])
     predicted = generator.normal([batch, labels + 1, width])
     targets = generator.uniform([batch, labels], 1, sizes.vocabulary, tf.int32)
-    weights = [v.value for v in joint.trainable_variables]
+    layers = [joint, simple_joint] if form == "pruned" else [joint]
+    weights = [v.value for layer in layers for v in layer.trainable_variables]
+    lengths = {
+        "logit_lengths": tf.fill([batch], frames),
+        "label_lengths": tf.fill([batch], labels),
+    }
+
+    def losses_of(encoded, predicted):
+        if form == "pruned":
+            pair = pruned_transducer_loss(
+                encoded, predicted, layers, targets, s_range=sizes.s_range, **lengths
+            )
+            return pair.simple + pair.pruned
+        return loss_of_pieces(encoded, predicted, joint, targets, kind=form, **lengths)
 
     @tf.function(autograph=False)
     def step():
         with tf.GradientTape() as tape:
             tape.watch([encoded, predicted])
-            losses = loss_of_pieces(
-                encoded,
-                predicted,
-                joint,
-                targets,
-                logit_lengths=tf.fill([batch], frames),
-                label_lengths=tf.fill([batch], labels),
-                kind=form,
-            )
+            losses = losses_of(encoded, predicted)
         return tf.reduce_sum(losses), tape.gradient(losses, [encoded, predicted, *weights])
 
     before = peak_bytes()
@@ -96,6 +105,7 @@ def main(argv: list[str]) -> int:
     flags.integer("labels", 100, "Labels of an utterance.")
     flags.integer("vocabulary", 1000, "Symbols of the vocabulary, the blank included.")
     flags.integer("width", 320, "Width of the joint network.")
+    flags.integer("s_range", 5, "States of each frame, for the pruned loss.")
     flags.group("Runtime")
     flags.integer("threads", None, "Threads.", default_text="all cores")
     flags.group("Measurement")
@@ -103,13 +113,26 @@ def main(argv: list[str]) -> int:
     flags.group("Output")
     flags.string("json", None, "Report to write.", default_text="none")
     values, rest = flags.parse(argv)
-    sizes = Sizes(values.batch, values.frames, values.labels, values.vocabulary, values.width)
+    sizes = Sizes(
+        values.batch,
+        values.frames,
+        values.labels,
+        values.vocabulary,
+        values.width,
+        values.s_range,
+    )
     if rest or min(values.loop, sizes.batch, sizes.frames, sizes.width) < 1 or sizes.labels < 0:
         raise UserError.expected(
             "flags alone, with sizes of at least 1", " ".join(argv), "See --help"
         )
     if sizes.vocabulary < 2:
         raise UserError.expected("--vocabulary >= 2", sizes.vocabulary, "Correct --vocabulary")
+    if not 2 <= sizes.s_range <= max(sizes.labels + 1, 2):
+        raise UserError.expected(
+            f"--s_range from 2 to {sizes.labels + 1}, the labels + 1",
+            sizes.s_range,
+            "Correct --s_range",
+        )
     if values.threads is not None:
         use_cores(values.threads)
     if values.json:

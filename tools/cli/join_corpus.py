@@ -17,6 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
@@ -177,12 +178,13 @@ def main(argv: list[str]) -> int:
             by_speaker[speaker_of(utterance)].append(utterance)
     if not by_speaker:
         raise UserError.expected(
-            f"utterances of at most {flags.max_words} words", "none", "Raise --max_words"
+            f"utterances of at most {counted(flags.max_words, 'word')}", "none", "Raise --max_words"
         )
     with new_folder(output_dir) as folder:
         seconds = write_split(folder, by_speaker, flags.num_utterances, joining, seed=flags.seed)
     print(
-        f"{flags.output_dir}: {flags.num_utterances} utterances, {seconds / 60:.1f} minutes.",
+        f"{flags.output_dir}: {counted(flags.num_utterances, 'utterance')}, "
+        f"{seconds / 60:.1f} minutes.",
         file=sys.stderr,
     )
     return 0

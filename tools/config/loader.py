@@ -97,6 +97,20 @@ def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = Fa
     return UserError.expected(f"a known key {origin}", key, do)
 
 
+_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def _check_family(config_class: type, path: Path) -> None:
+    """Raises UserError if a file of the project's `configs/` is in the folder of another family."""
+    family, folder = config_class.__module__.partition(".")[0], path.resolve().parent
+    if folder.parent == _CONFIGS and (_CONFIGS / family).is_dir() and folder.name != family:
+        raise UserError.expected(
+            f"a config of {family}",
+            f"{path}, a config of {folder.name}",
+            f"Use it with python -m {folder.name}.train, or choose one in configs/{family}",
+        )
+
+
 class _Builder:
     """Builds the sections of one config and collects the missing keys."""
 
@@ -246,6 +260,8 @@ def load(
         UserError: the file cannot be read or is empty, a key is unknown or missing, or a value has
             the wrong type or is out of range.
     """
+    if path is not None:
+        _check_family(config_class, Path(path))
     overrides = dict(overrides or {})
     leaves = leaf_keys(config_class)
     for key in overrides:

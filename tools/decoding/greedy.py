@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Call, Hypothesis
+
+if TYPE_CHECKING:
+    from tools.decoding.hot_graph import HotScores  # imports numba
 
 _FRAMES_AT_ONCE = 64  # frames of all rows in one call of `join`
 
@@ -19,6 +23,7 @@ class GreedyState:
     states: np.ndarray  # [B, ...], states of the prediction network
     log_probability: np.ndarray  # [B]
     frames: np.ndarray  # [B], frames decoded so far
+    nodes: np.ndarray  # [B], nodes of the hot words; 0 without hot words
     tokens: list[list[int]]
     starts: list[list[int]]
     confidences: list[list[float]]
@@ -44,6 +49,8 @@ class GreedySearch:
         blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
             A positive value emits more symbols.
         max_window: largest number of frames W in one call of `join`.
+        hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
+            None for none.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, with a
     beam of 1.
@@ -58,10 +65,11 @@ class GreedySearch:
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
         max_window: int = 1,
+        hot_scores: "HotScores | None" = None,
     ):
         self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
-        self._max_window = max_window
+        self._max_window, self._hot = max_window, hot_scores
 
     def start(self, batch_size: int) -> GreedyState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
@@ -75,6 +83,7 @@ class GreedySearch:
             states=np.array(after["next_states"]),
             log_probability=np.zeros(batch_size, np.float32),
             frames=np.zeros(batch_size, np.int64),
+            nodes=np.full(batch_size, 0 if self._hot is None else self._hot.start),
             tokens=[[] for _ in range(batch_size)],
             starts=[[] for _ in range(batch_size)],
             confidences=[[] for _ in range(batch_size)],
@@ -93,7 +102,7 @@ class GreedySearch:
             current = encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)]
             inputs = {"encoded": current, "predicted": state.predicted[rows]}
             logits = self._call(inputs, "join")["logits"][:, :, 0]
-            tokens = self._chosen(logits)
+            tokens = self._chosen(logits, state.nodes[rows])
             is_token = (tokens != self._blank) & (frames < lengths[rows][:, None])
             emits = is_token.any(axis=1)
             blanks = np.where(emits, is_token.argmax(axis=1), window)  # before the first token
@@ -112,6 +121,8 @@ class GreedySearch:
                     state.tokens[row].append(token)
                     state.starts[row].append(start)
                     state.confidences[row].append(confidence)
+                    if self._hot is not None:
+                        state.nodes[row] = self._hot.after(int(state.nodes[row]), token)
                 full = emitting[symbols[emitting] >= self._max_symbols]
                 frame[full] += 1
                 symbols[full] = 0
@@ -135,12 +146,20 @@ class GreedySearch:
             for tokens, starts, log_probability, certain in found
         ]
 
-    def _chosen(self, logits: np.ndarray) -> np.ndarray:
-        """Returns the symbols `[B, W]` that the search takes, from logits `[B, W, V]`."""
-        if not self._blank_penalty:
-            return logits.argmax(axis=-1)
-        logits = logits.copy()
-        logits[..., self._blank] -= self._blank_penalty
+    def _chosen(self, logits: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Returns the symbols `[B, W]` that the search takes.
+
+        Args:
+            logits: `[B, W, V]`.
+            nodes: `[B]` nodes of the hot words.
+        """
+        if self._hot is not None:
+            added = np.stack([self._hot.of(node) for node in nodes.tolist()])
+            logits = logits + added[:, None]
+        elif self._blank_penalty:
+            logits = logits.copy()
+        if self._blank_penalty:
+            logits[..., self._blank] -= self._blank_penalty
         return logits.argmax(axis=-1)
 
     def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:

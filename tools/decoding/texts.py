@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.decoding import ctc_beam_kernel as kernel
+from tools.decoding import text_kernel as kernel
 from tools.decoding.fusion import Fusion
+from tools.decoding.hot_graph import hot_graph, start_node
+from tools.decoding.hotwords import HotWord
 from tools.decoding.options import BeamSearch
 from tools.decoding.spelling import Alphabet
 from tools.errors import UserError
@@ -21,14 +23,13 @@ class Texts:
         blank: index of the blank symbol.
         options: width, weights and limits.
         fusion: language model; None for none.
-        hot_words: words with a higher score. Phrases count by their words.
+        hot_words: phrases with a higher score.
         keeps_history: see `tools.decoding.ctc_beam.CtcBeamSearch`.
 
     Attributes:
         silent: indices of the symbols without text.
         writing: `[K]` indices of the other ones. In compiled loops they are the symbols 1 to K,
             and 0 is no symbol.
-        start_state: state of the language model at the start of a sentence.
 
     Raises:
         UserError: no word of the language model consists of the letters of the symbols.
@@ -41,7 +42,7 @@ class Texts:
         options: BeamSearch,
         fusion: Fusion | None = None,
         *,
-        hot_words: Sequence[str] = (),
+        hot_words: Sequence[HotWord] = (),
         keeps_history: bool = False,
     ):
         self._fusion = Fusion() if fusion is None else fusion
@@ -58,7 +59,8 @@ class Texts:
                 f"{' '.join(words[:5]) or 'no words'}",
                 "Train it on text in upper or lower case, like the vocabulary of the model",
             )
-        self._hot = alphabet.spell([word for text in hot_words for word in text.split()])[0]
+        self._hot = hot_graph(hot_words, written, alphabet)
+        self._hot_start = start_node(self._hot)
         has_weight = options.weight != 0.0
         self._settings = kernel.Settings(
             width=options.width,
@@ -70,11 +72,9 @@ class Texts:
             weight=options.weight,
             word_bonus=options.word_bonus,
             unknown_offset=options.unknown_offset if has_weight else 0.0,
-            hot_weight=options.hot_weight,
             unknown=self._fusion.unknown,
             end=self._fusion.end,
         )
-        self.start_state = self._fusion.start
 
     def known(self) -> kernel.Known:
         """Returns the arrays for compiled loops. Ask again after `answer`."""
@@ -111,7 +111,7 @@ class Texts:
     def start(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the integers and floats of empty texts."""
         integers = np.zeros((size, kernel.RECENT + self._settings.num_recent), np.int64)
-        integers[:, kernel.STATE] = self.start_state
+        integers[:, kernel.STATE], integers[:, kernel.HOT] = self._fusion.start, self._hot_start
         return integers, np.zeros((size, kernel.NUM_FLOATS))
 
     def extended(

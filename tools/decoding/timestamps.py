@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from tools.decoding.protocol import Hypothesis
+from tools.decoding.text import joined_bytes
 
 
 class Piece(NamedTuple):
@@ -90,4 +91,4 @@ def words_of(pieces: Iterable[Piece]) -> list[Word]:
                     )
                 )
                 is_open = True
-    return words
+    return [word._replace(text=joined_bytes(word.text)) for word in words]

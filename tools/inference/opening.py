@@ -15,7 +15,7 @@ from tools.conversion.choice import choose_backend
 from tools.conversion.converter import convert, open_converted, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.loaded_model import LoadedModel
-from tools.conversion.pipeline import read_pipeline
+from tools.conversion.pipeline import is_onnx, read_pipeline
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
@@ -173,6 +173,17 @@ def _calibration(
         return read_examples(pipeline, directory, options.calibration_samples, judged)
 
     return Calibration(str(directory), options.calibration_samples, bool(own), read)
+
+
+def say_assumptions(model: str | Path) -> None:
+    """Prints what is assumed about an ONNX file without a description; else prints nothing."""
+    if not is_onnx(model):
+        return
+    from tools.conversion.onnx_file import assumptions
+
+    line = assumptions(model, read_pipeline(model))
+    if line:
+        print(line, file=sys.stderr)
 
 
 def restrict_devices(visible_devices: str | None) -> None:

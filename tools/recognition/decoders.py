@@ -2,18 +2,20 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
+from tools.decoding.hotwords import HotWord
 from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Search
+from tools.decoding.tdt import TdtSearch
 from tools.decoding.text import text_of
 from tools.decoding.timestamps import Word
 from tools.errors import UserError
-from tools.recognition.beams import max_window
+from tools.recognition.beams import hot_scores_of, max_window
 from tools.recognition.word_times import FrameTimes
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
@@ -65,6 +67,14 @@ class Transcription:
             for word in self.words
         )
         return replace(self, words=words, duration_seconds=seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, for JSON. Words and alternatives are dictionaries, too."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                values[name] = [x._asdict() if hasattr(x, "_asdict") else x for x in value]
+        return values
 
 
 class Decoder(Protocol):
@@ -134,6 +144,7 @@ class TransducerDecoder:
         beam: function of a `Call` that makes a beam search, which runs beside greedy search; None
             for greedy search alone.
         n_best: number of texts of the beam search.
+        hot_words: phrases with a higher score in greedy search.
     """
 
     def __init__(
@@ -142,9 +153,12 @@ class TransducerDecoder:
         in_graph: bool,
         beam: Callable[[Call], BeamSearching] | None = None,
         n_best: int = 1,
+        *,
+        hot_words: Sequence[HotWord] = (),
     ):
         self._pipeline, self._beam, self._n_best = pipeline, beam, n_best
-        self._in_graph = in_graph and beam is None
+        self._hot_scores = hot_scores_of(pipeline, hot_words)
+        self._in_graph = in_graph and beam is None and self._hot_scores is None
         # Output of `listen` that the search decodes.
         self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
 
@@ -178,7 +192,16 @@ class TransducerDecoder:
 
     def _search(self, call: Call) -> Search:
         if self._frames == "logits":
-            return CtcGreedySearch(self._pipeline["blank"])
+            return CtcGreedySearch(self._pipeline["blank"], self._hot_scores)
+        if self._pipeline.get("durations"):
+            return TdtSearch(
+                call,
+                blank=self._pipeline["blank"],
+                state_shape=self._pipeline["state_shape"],
+                durations=self._pipeline["durations"],
+                max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
+                blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            )
         return GreedySearch(
             call,
             blank=self._pipeline["blank"],
@@ -186,6 +209,7 @@ class TransducerDecoder:
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
             max_window=max_window(self._pipeline),
+            hot_scores=self._hot_scores,
         )
 
     def _outputs(self, hypotheses: Sequence[Hypothesis]) -> dict[str, np.ndarray]:
@@ -312,11 +336,20 @@ class CtcDecoder:
         pipeline: content of the model's `pipeline.json`.
         beam: beam search over logits; None for greedy search alone.
         n_best: number of texts of the beam search.
+        hot_words: phrases with a higher score in greedy search.
     """
 
-    def __init__(self, pipeline: Mapping, beam: BeamSearching | None = None, n_best: int = 1):
+    def __init__(
+        self,
+        pipeline: Mapping,
+        beam: BeamSearching | None = None,
+        n_best: int = 1,
+        *,
+        hot_words: Sequence[HotWord] = (),
+    ):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
-        self._searches = [CtcGreedySearch(pipeline["blank"]), *([] if beam is None else [beam])]
+        greedy = CtcGreedySearch(pipeline["blank"], hot_scores_of(pipeline, hot_words))
+        self._searches = [greedy, *([] if beam is None else [beam])]
         self._n_best = n_best
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:

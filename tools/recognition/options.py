@@ -1,8 +1,10 @@
 """Options of recognition that the speech families share, and their flags."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tools.config.command_line import CommandLine
+from tools.decoding.hotwords import DEFAULT_WEIGHT
 from tools.decoding.options import BeamSearch
 from tools.errors import UserError
 from tools.inference.options import DataOptions, RunnerOptions, SpeechKeywords
@@ -20,6 +22,8 @@ class SearchOptions(RunnerOptions):
         lm_path: n-gram language model for the beam search, an ARPA file (also .gz) or a KenLM file.
         lm_weight: weight of the language model.
         word_bonus: score added for each word if a language model is used.
+        hotwords: phrases that the search prefers: a file with one phrase a line, or a list of
+            phrases. A tab and a number behind a phrase set its weight.
     """
 
     beam_width: int = 0
@@ -28,6 +32,7 @@ class SearchOptions(RunnerOptions):
     lm_path: str | None = None
     lm_weight: float = 0.5
     word_bonus: float = 1.5
+    hotwords: str | Sequence[str] | None = None
 
     def beam_search(self) -> BeamSearch | None:
         """Returns the options of the beam search; None for greedy search.
@@ -62,6 +67,7 @@ class SearchKeywords(SpeechKeywords, total=False):
     lm_path: str | None
     lm_weight: float
     word_bonus: float
+    hotwords: str | Sequence[str] | None
 
 
 _DEFAULTS = SearchOptions()
@@ -81,6 +87,11 @@ def add_search_flags(flags: CommandLine) -> None:
     flags.number("lm_weight", _DEFAULTS.lm_weight, "Weight of the language model.")
     about = "Score added for each word if a language model is used."
     flags.number("word_bonus", _DEFAULTS.word_bonus, about)
+    about = (
+        "File of phrases that the search prefers, one a line. A tab and a number behind a phrase "
+        f"set its weight ({DEFAULT_WEIGHT:g} without)."
+    )
+    flags.string("hotwords", None, about, default_text="none")
 
 
 @dataclass(frozen=True, slots=True)

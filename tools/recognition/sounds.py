@@ -8,11 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.inference.options import DataOptions, check_seconds
 from tools.inference.selection import share
 from tools.speech.audio import AudioError, AudioLimits, is_known, probe
-from tools.speech.corpus import SUFFIXES, Utterance, read_corpus, walk
+from tools.speech.corpus import SUFFIXES, Utterance, is_transcript_file, read_corpus, walk
 from tools.speech.opening import refusal
 from tools.speech.transcripts import normalize_transcript
 
@@ -134,7 +135,8 @@ def find_utterances(
     """Returns the sounds in files and folders.
 
     In a folder and the folders below it, a file is a sound if its content or its suffix is that of
-    a known kind. Links are followed, hidden files and folders are skipped.
+    a known kind. Links are followed. Hidden files and folders, and files with the transcripts of a
+    corpus, are ignored.
 
     Args:
         paths: files and folders.
@@ -157,7 +159,7 @@ def find_utterances(
             continue
         found, others = _sounds_below(path)
         if not found:
-            what = f"none among {len(others)} files" if others else "none"
+            what = f"none among {counted(len(others), 'file')}" if others else "none"
             raise UserError.expected(
                 f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}",
                 what,
@@ -173,7 +175,7 @@ def find_utterances(
 
 
 def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
-    """Returns the sound files in a folder and below it, and the other files."""
+    """Returns the sound files in a folder and below it, and other files without transcripts."""
     found, others = [], []
 
     def failed(error: OSError) -> None:
@@ -183,7 +185,7 @@ def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
         for file in (os.path.join(parent, name) for name in names):
             if file.lower().endswith(SUFFIXES) or is_known(file):
                 found.append(file)
-            else:
+            elif not is_transcript_file(file):
                 others.append((file, NOT_SOUND))
     return sorted(found, key=lambda file: Path(file).parts), others
 

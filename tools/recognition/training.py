@@ -18,7 +18,7 @@ from tools.training.distributed import Processes
 from tools.training.program import ProgramOptions, add_program_flags, run_training
 from tools.training.resuming import check_config
 from tools.training.run_log import provenance
-from tools.training.task import Position, Shard
+from tools.training.task import Position, Shard, group_sizes
 
 CONFIG_FILE = "config.yml"  # in a run directory and in each of its checkpoints
 _MOST_NAMED = 20  # number of skipped utterances that `--dry_run` lists
@@ -95,8 +95,10 @@ class TrainingProgram:
         options = from_flags(RunOptions, values)
         config = values.config or options.saved_config or PROJECT / "configs" / self.default_config
         options = dataclasses.replace(options, config=config)
-        run = SpeechRun(self, self._config(options), options)
-        return run_training(run, from_flags(ProgramOptions, values))
+        return run_training(
+            lambda: SpeechRun(self, self._config(options), options),
+            from_flags(ProgramOptions, values),
+        )
 
     def _config(self, options: "RunOptions") -> Any:
         """Returns the config: the command line takes precedence over the YAML file.
@@ -150,6 +152,7 @@ class RunOptions:
         output_dir: run directory; None creates a new one.
         resume: whether to continue the run in `output_dir`.
         pretrained: weights to start from; see the family's help of `--pretrained`.
+        use_gpu: True requires GPUs, False hides them, None uses them if there are enough.
     """
 
     config: str | Path = ""
@@ -162,6 +165,7 @@ class RunOptions:
     output_dir: str | None = None
     resume: bool = False
     pretrained: str | None = None
+    use_gpu: bool | None = None
 
     @property
     def saved_config(self) -> Path | None:
@@ -186,7 +190,7 @@ class SpeechRun:
 
     def __init__(self, program: TrainingProgram, config: Any, options: RunOptions):
         self._program, self._config, self._options = program, config, options
-        self.training = config.training
+        self.training, self.use_gpu = config.training, options.use_gpu
 
     def check(self, processes: Processes) -> None:
         """Does nothing: any number of processes is accepted."""
@@ -279,6 +283,7 @@ class SpeechRun:
 
 def describe(task: SpeechTask, config, processes: Processes) -> str:
     """Returns the text that `--dry_run` prints: shapes, sizes, report and config."""
+    accumulate_steps = config.training.accumulate_steps
     shard = Shard(processes.rank, processes.size, config.training.batch_size)
     data = task.train_data(shard, Position(), config.training.num_epochs)
     batch = next(iter(data.dataset))
@@ -287,8 +292,8 @@ def describe(task: SpeechTask, config, processes: Processes) -> str:
         f"logits: {tuple(task.example_logits(batch).shape)}",
         f"parameters: {task.model.count_params():,}",
         f"vocabulary: {task.vocabulary_size}",
-        f"steps per epoch: {data.num_steps(0)}",
-        f"global batch: {shard.global_batch_size}",
+        f"steps per epoch: {len(group_sizes(data.num_steps(0), accumulate_steps))}",
+        f"global batch: {shard.global_batch_size * accumulate_steps}",
         *task.report,
         *_skipped_lines(task.skipped),
         to_yaml(task.config),

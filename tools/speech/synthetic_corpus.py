@@ -6,6 +6,7 @@ same number of speakers.
 """
 
 import itertools
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,13 +43,24 @@ class Arguments:
     num_speakers: int
     max_words: int
     seed: int
+    splits: tuple[str, ...] = SPLITS
     recipe: int = RECIPE
 
+    @property
+    def record(self) -> dict[str, object]:
+        """Content of `corpus.json`. It contains the names of the splits only if they are others."""
+        values = asdict(self) | {"splits": list(self.splits)}
+        return {key: x for key, x in values.items() if key != "splits" or self.splits != SPLITS}
+
     def validate(self) -> None:
-        """Raises UserError if a number is out of range."""
+        """Raises UserError if a value is out of range."""
+        names = {name for name in self.splits if re.fullmatch(r"\w[\w.-]*", name)}
+        if len(names) != len(SPLITS) or len(self.splits) != len(SPLITS):
+            expected = "two names of folders as --splits, such as train,dev"
+            raise UserError.expected(expected, ",".join(self.splits), "Change --splits")
         for name, value in asdict(self).items():
             low = 1 if name in ("num_speakers", "max_words") else 0
-            if value < low:
+            if name != "splits" and value < low:
                 raise UserError.expected(f"--{name} of at least {low}", value, f"Change --{name}")
         if self.train_utterances + self.dev_utterances == 0:
             raise UserError.expected("utterances to make", 0, "Raise --train_utterances")
@@ -127,7 +139,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
     num_samples = 0
     bar = tqdm(total=sum(sizes), desc="synthesizing", unit="utterance", delay=1)
     with bar:
-        for split_index, (split, size) in enumerate(zip(SPLITS, sizes, strict=True)):
+        for split_index, (split, size) in enumerate(zip(arguments.splits, sizes, strict=True)):
             transcripts: dict[Path, list[str]] = {}
             for index in range(size):
                 rng = np.random.default_rng([arguments.seed, split_index, index])
@@ -149,7 +161,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
                 bar.update()
             for path, lines in transcripts.items():
                 path.write_text("".join(lines), encoding="utf-8")
-    (folder / CORPUS_FILE).write_text(to_json(asdict(arguments), indent=2) + "\n")
+    (folder / CORPUS_FILE).write_text(to_json(arguments.record, indent=2) + "\n")
     return num_samples / RATE_HZ
 
 
@@ -175,6 +187,6 @@ def cached_corpus(cache: Path) -> Path:
     arguments = Arguments(24, 6, num_speakers=2, max_words=5, seed=0)
     folder = cache / f"digits-{RECIPE}"
     with one_at_a_time(folder):
-        if not is_made_of(folder / CORPUS_FILE, asdict(arguments), "a corpus"):
+        if not is_made_of(folder / CORPUS_FILE, arguments.record, "a corpus"):
             make_corpus(folder, arguments)
     return folder

@@ -85,6 +85,9 @@ class TrainingConfig:
     """Duration, batch size, precision and records of training."""
 
     batch_size: int = number(4, at_least=1, at_most=1 << 20)  # utterances or images per process
+    # Number of batches whose gradients are added for one update. The update is that of one batch
+    # with the rows of all of them, except for batch norm.
+    accumulate_steps: int = number(1, at_least=1, at_most=1 << 16)
     num_epochs: int = number(50, at_least=1)
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     seed: int = number(0, at_least=0, below=2**32)  # the range of NumPy's seeds

@@ -19,7 +19,7 @@ from tools.training.run_log import RunLog
 from tools.training.schedule import learning_rate
 from tools.training.step_times import StepTimes
 from tools.training.stopping import Interrupted, StopSignals, stop_signals
-from tools.training.task import Position, Task
+from tools.training.task import Position, Task, TrainData, group_sizes
 
 _PROFILED_STEPS = range(2, 8)  # counted in this process; the first step is a warm-up
 
@@ -61,10 +61,11 @@ def train(
     run = ResumableRun(task, config, processes, folders)
     run.restore(options.resumed, options.start_epoch)
     data = task.train_data(run.shard, run.position, config.num_epochs)
-    run.count_skipped_epochs(data)
-    run.train_step.compile(data.dataset.element_spec)
     epochs = range(run.position.epoch, config.num_epochs)
-    total_steps = run.step + data.remaining_steps
+    remaining_steps = _num_updates(data, epochs, config.accumulate_steps)
+    run.count_skipped_epochs(remaining_steps)
+    run.train_step.compile(data.dataset.element_spec)
+    total_steps = run.step + remaining_steps
     stop = options.max_steps or math.inf
     steps_per_epoch = total_steps / config.num_epochs
     written = folders.records if processes.rank == 0 else None
@@ -82,15 +83,16 @@ def train(
             results = run.evaluate(log, config.num_epochs, "nothing left to train")
         for epoch in epochs:
             seen = None  # number of rows in the loss; None before the first step
-            for _ in range(data.num_steps(epoch)):
+            for size in group_sizes(data.num_steps(epoch), config.accumulate_steps):
                 if run.step >= stop:
                     break
                 profiler.before_step()
                 rate = learning_rate(config.schedule, run.step + 1, total_steps, steps_per_epoch)
                 with times.step():
-                    batch = window.wait(batches)
-                    result = run.train_step(batch, rate, signals.received)
-                    run.advance(result, data.names(batch))
+                    group = [window.wait(batches) for _ in range(size)]
+                    result = run.train_step.accumulate(group, rate, signals.received)
+                    names = [name for batch in group for name in data.names(batch)]
+                    run.advance(result, names, size)
                     window.add(result)
                     seen = (seen or 0.0) + float(result.weight)
                 log.advance(window.shown())
@@ -134,9 +136,22 @@ def train(
     if processes.rank == 0:
         write_text(folders.records / "summary.json", to_json(summary, indent=1))
         if options.use_performance and times.num_steps:
-            content = to_json(times.summary(run.shard.global_batch_size))
+            rows = run.shard.global_batch_size * config.accumulate_steps
+            content = to_json(times.summary(rows))
             write_text(folders.records / "summary" / "summary.json", content)
     return summary
+
+
+def _num_updates(data: TrainData, epochs: range, accumulate_steps: int) -> int:
+    """Returns the estimated number of updates of the epochs that are left."""
+    if not epochs:
+        return 0
+    first = data.num_steps(epochs[0])
+    num_updates = len(group_sizes(first, accumulate_steps))
+    if later := len(epochs) - 1:
+        each = round((data.remaining_steps - first) / later)
+        num_updates += later * len(group_sizes(each, accumulate_steps))
+    return num_updates
 
 
 def _saved(run: ResumableRun, signals: StopSignals, log: RunLog) -> SystemExit:

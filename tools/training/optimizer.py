@@ -34,6 +34,9 @@ class Optimizer:
             statistics of batch norm.
         depths: depth of each variable's layer, counted from the input, for `layer_decay`.
 
+    Attributes:
+        num_updates: scalar int64 variable, number of updates so far.
+
     Source: Kingma and Ba, Adam (2015), algorithm 1 with the bias correction of section 2;
     Loshchilov and Hutter, Decoupled weight decay (2019), scaled by the learning rate; Sutskever et
     al., On the importance of initialization and momentum (2013), equations 1 and 2 as in PyTorch;
@@ -56,7 +59,7 @@ class Optimizer:
         self._moments = {"first_moment": tf.Variable(tf.zeros_like(self._parameters))}
         if config.name != "momentum":
             self._moments["second_moment"] = tf.Variable(tf.zeros_like(self._parameters))
-        self._num_updates = tf.Variable(0, dtype=tf.int64)
+        self.num_updates = tf.Variable(0, dtype=tf.int64)
         self._average = None
         if config.average_decay:
             self._average = WeightAverage(config.average_decay, self._parameters, self.statistics)
@@ -68,6 +71,11 @@ class Optimizer:
         if config.layer_decay is not None and depths:
             top = max(depths)
             self._scales = self._spread([config.layer_decay ** (top - depth) for depth in depths])
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters N."""
+        return sum(self._sizes)
 
     def flatten(self, tensors: Sequence) -> tf.Tensor:
         """Joins tensors with the shapes of the variables to one vector `[N]`.
@@ -90,7 +98,7 @@ class Optimizer:
             learning_rate: scalar.
         """
         config = self.config
-        count = tf.cast(self._num_updates.assign_add(1), tf.float32)
+        count = tf.cast(self.num_updates.assign_add(1), tf.float32)
         scales = 1.0 if self._scales is None else self._scales
         if config.name == "momentum":
             self._apply_momentum(gradient, learning_rate * scales)
@@ -156,7 +164,7 @@ class Optimizer:
     def state_variables(self) -> list[tf.Variable]:
         """All variables of the optimizer, except the variables of the model."""
         average = [] if self._average is None else self._average.variables
-        return [*self._moments.values(), self._num_updates, *average]
+        return [*self._moments.values(), self.num_updates, *average]
 
     @property
     def average_statistics(self) -> list[tf.Variable]:
@@ -165,7 +173,7 @@ class Optimizer:
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """Returns the arrays for a checkpoint, in the groups `optimizer` and, if any, `average`."""
-        groups = {"optimizer": {"num_updates": self._num_updates.numpy()}}
+        groups = {"optimizer": {"num_updates": self.num_updates.numpy()}}
         for name, vector in self._moments.items():
             groups["optimizer"] |= self._split(vector, f"{name}/")
         if self._average is not None:
@@ -190,7 +198,7 @@ class Optimizer:
             expected |= self._expected(f"{name}/")
         check_tensors(expected, slots, what)
         self.read_variables()
-        self._num_updates.assign(int(slots["num_updates"]))
+        self.num_updates.assign(int(slots["num_updates"]))
         for name, vector in self._moments.items():
             vector.assign(self._join(slots, f"{name}/"))
         if self._average is None:

@@ -19,7 +19,7 @@ from tools.training.step import (
     seed_generators,
     seed_model,
 )
-from tools.training.task import Position, Shard, Task, TrainData
+from tools.training.task import Position, Shard, Task
 
 
 class ResumableRun:
@@ -32,7 +32,8 @@ class ResumableRun:
         folders: folders of the run, to which rank 0 writes checkpoints.
 
     Attributes:
-        step: number of training steps so far, including those without an update.
+        step: number of training steps so far, including those without an update. A step has
+            `accumulate_steps` batches; the last one of an epoch may have fewer.
         position: position in the training data.
         saved_step: step of the newest checkpoint, or None.
     """
@@ -64,7 +65,8 @@ class ResumableRun:
 
         Raises:
             UserError: the checkpoint does not fit the model, or stopped inside an epoch with
-                another seed.
+                another seed, or with another number of batches for an update that does not divide
+                the number of batches of the epoch so far.
         """
         checkpoint = self.processes.broadcast_object(checkpoint)
         counters = None
@@ -82,6 +84,14 @@ class ResumableRun:
                     self.config.seed,
                     f"Set training.seed to {seed}, or resume from the end of an epoch",
                 )
+            before, now = state["config"].get("accumulate_steps", 1), self.config.accumulate_steps
+            if before != now and self.position.num_batches % now:
+                raise UserError.expected(
+                    f"training.accumulate_steps {before}, as in the run of {checkpoint.path}, or a "
+                    f"divisor of its {self.position.num_batches} batches of the epoch so far",
+                    now,
+                    f"Set training.accumulate_steps to {before}, or resume from an epoch's end",
+                )
             counters = state["random_counters"]
             if self.processes.rank == 0:
                 self._assign(checkpoint)
@@ -95,25 +105,30 @@ class ResumableRun:
         self.optimizer.read_variables()
         seed_model(self.task.model, self.config.seed, self.processes.rank, counters)
 
-    def count_skipped_epochs(self, data: TrainData) -> None:
-        """Sets the step after epochs that count as done, for the learning rate schedule."""
+    def count_skipped_epochs(self, remaining_steps: int) -> None:
+        """Sets the step after epochs that count as done, for the learning rate schedule.
+
+        Args:
+            remaining_steps: number of steps of the epochs that are left.
+        """
         epoch, num_epochs = self.position.epoch, self.config.num_epochs
         if self.step == 0 < epoch < num_epochs:
-            self.step = round(data.remaining_steps / (num_epochs - epoch) * epoch)
+            self.step = round(remaining_steps / (num_epochs - epoch) * epoch)
 
-    def advance(self, result: StepResult, names: list[str]) -> None:
+    def advance(self, result: StepResult, names: list[str], num_batches: int = 1) -> None:
         """Counts a step and checks that its loss and gradient were finite.
 
         Args:
             result: result of the step.
             names: names of the rows of this process, for the message.
+            num_batches: number of batches of the step.
 
         Raises:
             UserError: on rank 0, if the loss or gradient was not finite and may not be skipped.
             SystemExit: on the other ranks in that case.
         """
         self.step += 1
-        self.position = self.position.advanced(self.shard.global_batch_size)
+        self.position = self.position.advanced(self.shard.global_batch_size, num_batches)
         if bool(result.finite):
             self._skipped_in_a_row = 0
             return
@@ -213,7 +228,11 @@ class ResumableRun:
             "metric": metric,
             "larger_is_better": self.config.larger_is_better,
             "data": self.task.data_digest,
-            "config": {"seed": self.config.seed, "world_size": self.processes.size},
+            "config": {
+                "seed": self.config.seed,
+                "world_size": self.processes.size,
+                "accumulate_steps": self.config.accumulate_steps,
+            },
         }
         from_first_rank(
             self.processes, lambda: self.store.save(state, self._groups(), self.task.assets)

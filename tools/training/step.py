@@ -17,7 +17,10 @@ from tools.training.task import Task
 
 
 class StepResult(NamedTuple):
-    """Result of a step. All values except `examples` are equal on all processes."""
+    """Result of a step. All values except `examples` are equal on all processes.
+
+    The global batch has the rows of all processes and of all batches whose gradients are added.
+    """
 
     loss: tf.Tensor  # mean over the global batch
     weight: tf.Tensor  # number of rows of the global batch in the loss
@@ -53,9 +56,10 @@ class TrainStep:
         self.task, self.processes = task, processes
         self.optimizer, self.loss_scale = optimizer, loss_scale
         self.clip_norm = config.optimizer.clip_norm
+        self._accumulates = config.accumulate_steps > 1
         # Grappler takes longer to rewrite these large unrolled graphs than the rewriting saves.
         tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
-        self._run = None
+        self._run = self._run_part = self._run_update = None
 
     def compile(self, batch_spec: Mapping[str, tf.TensorSpec]) -> None:
         """Sets the shapes and dtypes of batches, so that the step is traced only once."""
@@ -64,6 +68,17 @@ class TrainStep:
         self._run = tf.function(
             self._step, input_signature=[batch_spec, rate_spec, stop_spec], autograph=False
         )
+        if self._accumulates:
+            vector = tf.TensorSpec([None], tf.float32)
+            before = [tf.TensorSpec(v.shape, v.dtype) for v in self.optimizer.statistics]
+            self._run_part = tf.function(
+                self._part, input_signature=[batch_spec, vector], autograph=False
+            )
+            self._run_update = tf.function(
+                self._update,
+                input_signature=[vector, vector, before, [rate_spec, stop_spec]],
+                autograph=False,
+            )
 
     def __call__(
         self, batch: Mapping[str, tf.Tensor], learning_rate: float, stop: bool = False
@@ -75,26 +90,72 @@ class TrainStep:
             learning_rate: learning rate of the step.
             stop: whether this process asks all processes to stop.
         """
-        numbers = (tf.constant(float(x), tf.float32) for x in (learning_rate, stop))
-        return self._run(batch, *numbers)
+        return self._run(batch, *_scalars(learning_rate, stop))
+
+    def accumulate(
+        self, batches: Sequence[Mapping[str, tf.Tensor]], learning_rate: float, stop: bool = False
+    ) -> StepResult:
+        """Runs a training step on the rows of several batches, one batch after the other.
+
+        The processes sum their gradients once, and there is one update.
+
+        Args:
+            batches: batches of this process, as many as on every process.
+            learning_rate: see `__call__`.
+            stop: see `__call__`.
+        """
+        if not self._accumulates:
+            (batch,) = batches
+            return self(batch, learning_rate, stop)
+        before = self._statistics()
+        gradient, scalars, examples = tf.zeros([self.optimizer.num_parameters]), 0.0, []
+        for batch in batches:
+            gradient, sums, losses = self._run_part(batch, gradient)
+            scalars += sums
+            examples.append(losses)
+        numbers = _scalars(learning_rate, stop)
+        result = self._run_update(gradient, scalars, before, numbers)
+        return result._replace(examples=tf.concat(examples, axis=0))
 
     def _step(self, batch, learning_rate, stop):
-        statistics = [v.value for v in self.optimizer.statistics]
-        before = [tf.identity(v) for v in statistics]
+        before = self._statistics()
+        gradient, scalars, examples = self._part(batch, 0.0)
+        result = self._update(gradient, scalars, before, [learning_rate, stop])
+        return result._replace(examples=examples)
+
+    def _statistics(self):
+        return [tf.identity(v.value) for v in self.optimizer.statistics]
+
+    def _part(self, batch, gradient):
+        """Adds the gradient of the sum of a batch's losses to `gradient`.
+
+        Returns:
+            The sum `[N]`, sums over the batch `[K]` (loss, weight and metrics), and losses `[B]`.
+        """
         with tf.GradientTape() as tape:
-            sums = self.task.loss(batch, training=True)
+            progress = self.optimizer.num_updates.read_value()
+            sums = self.task.loss({**batch, "num_updates": progress}, training=True)
             # Scale the mean over the rows of this process (equally many on every process). The sum
             # over the rows could exceed the range of float16.
             factor = self.loss_scale.scale / tf.cast(tf.size(sums.examples), tf.float32)
             scaled = sums.loss_sum * factor
-        gradient = self.optimizer.flatten(
+        own = self.optimizer.flatten(
             tape.gradient(scaled, [v.value for v in self.optimizer.variables])
         )
-        names = sorted(sums.metrics)
-        scalars = tf.stack([sums.loss_sum, sums.weight, *(sums.metrics[n] for n in names), stop])
+        self._metrics = sorted(sums.metrics)
+        scalars = [sums.loss_sum, sums.weight, *(sums.metrics[name] for name in self._metrics)]
+        return gradient + own / factor, tf.stack(scalars), tf.stop_gradient(sums.examples)
+
+    def _update(self, gradient, scalars, before, numbers):
+        """Updates the variables with the results of `_part`, summed over processes.
+
+        If the loss or the gradient is not finite, restores the statistics `before` instead.
+        """
+        learning_rate, stop = numbers
+        scalars = tf.concat([scalars, [stop]], axis=0)
         gradient, scalars = self.processes.sum([gradient, scalars])
         weight = tf.maximum(scalars[1], 1.0)
-        gradient = gradient / (weight * factor)
+        gradient = gradient / weight
         norm = tf.norm(gradient)
         finite = tf.math.is_finite(norm) & tf.math.is_finite(scalars[0])
         if self.clip_norm is not None:
@@ -105,22 +166,26 @@ class TrainStep:
             return tf.constant(0)
 
         def restore():
-            for variable, value in zip(statistics, before, strict=True):
-                variable.assign(value)
+            for variable, value in zip(self.optimizer.statistics, before, strict=True):
+                variable.value.assign(value)
             return tf.constant(0)
 
         tf.cond(finite, update, restore)
         self.loss_scale.update(finite)
-        metrics = {name: scalars[2 + i] / weight for i, name in enumerate(names)}
+        metrics = {name: scalars[2 + i] / weight for i, name in enumerate(self._metrics)}
         return StepResult(
             scalars[0] / weight,
             scalars[1],
             norm,
             finite,
             metrics,
-            tf.stop_gradient(sums.examples),
+            tf.zeros([0]),
             scalars[-1] > 0,
         )
+
+
+def _scalars(*numbers: float) -> list[tf.Tensor]:
+    return [tf.constant(float(number), tf.float32) for number in numbers]
 
 
 def moving_statistics(model: keras.Model) -> list:

@@ -49,19 +49,30 @@ class Position:
 
     Attributes:
         epoch: number of the epoch, from 0.
-        done: `(global_batch_size, num_steps)` of the steps of this epoch that were already run, in
-            order. There are several entries if the batch size has changed.
+        done: `(global_batch_size, num_steps)` of the batches of this epoch that were already
+            trained on, in order. There are several entries if the batch size has changed.
     """
 
     epoch: int = 0
     done: tuple[tuple[int, int], ...] = ()
 
-    def advanced(self, global_batch_size: int) -> "Position":
-        """Returns the position one step later in the same epoch."""
+    @property
+    def num_batches(self) -> int:
+        """Number of batches of this epoch that were already trained on."""
+        return sum(num_steps for _, num_steps in self.done)
+
+    def advanced(self, global_batch_size: int, num_steps: int = 1) -> "Position":
+        """Returns the position `num_steps` batches later in the same epoch."""
         if self.done and self.done[-1][0] == global_batch_size:
-            last = (global_batch_size, self.done[-1][1] + 1)
+            last = (global_batch_size, self.done[-1][1] + num_steps)
             return Position(self.epoch, (*self.done[:-1], last))
-        return Position(self.epoch, (*self.done, (global_batch_size, 1)))
+        return Position(self.epoch, (*self.done, (global_batch_size, num_steps)))
+
+
+def group_sizes(num_batches: int, accumulate_steps: int) -> list[int]:
+    """Returns the number of batches of each update, given the number of batches of an epoch."""
+    full, rest = divmod(num_batches, accumulate_steps)
+    return [accumulate_steps] * full + [rest] * (rest > 0)
 
 
 class TrainData(NamedTuple):
@@ -69,8 +80,9 @@ class TrainData(NamedTuple):
 
     Attributes:
         dataset: batches as dictionaries of tensors, epoch after epoch.
-        num_steps: function of an epoch that returns its number of steps, without those already run.
-        remaining_steps: estimated number of steps of all these epochs.
+        num_steps: function of an epoch that returns its number of batches, without those already
+            trained on.
+        remaining_steps: estimated number of batches of all these epochs.
         names: function of a batch that returns the names of its rows, for messages.
     """
 
@@ -117,6 +129,7 @@ class Task(Protocol):
         """Computes the loss of a batch of one process; called in a graph.
 
         Args:
-            batch: tensors by name, as in `TrainData.dataset`.
+            batch: tensors by name, as in `TrainData.dataset`, and `num_updates`, the scalar int64
+                number of updates so far.
             training: whether to use training behavior, such as dropout.
         """

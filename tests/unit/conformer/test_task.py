@@ -16,6 +16,7 @@ from conformer.tokenizer import (
 )
 from conformer.train import main
 from tests.support import conformer_reference as reference
+from tests.support.accumulation import check_parts
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.training.checkpoint import CheckpointStore
@@ -345,14 +346,25 @@ def test_the_vocabulary_of_a_checkpoint_stays_in_force(make_task, corpus, tmp_pa
         assert str(checkpoint.path) in str(caught.value)
 
 
-@pytest.mark.parametrize(("before", "now"), [(0.0, 0.3), (0.3, 0.0), (0.3, 0.3)])
-def test_a_pretrained_model_may_have_a_ctc_head_or_none(make_task, tmp_path, before, now):
-    trained = make_task({"model.ctc_weight": before})
+@pytest.mark.parametrize(
+    ("key", "part", "before", "now"),
+    [
+        ("model.ctc_weight", "ctc_head", 0.0, 0.3),
+        ("model.ctc_weight", "ctc_head", 0.3, 0.0),
+        ("model.ctc_weight", "ctc_head", 0.3, 0.3),
+        ("loss.kind", "simple_joint", "fused", "pruned"),
+        ("loss.kind", "simple_joint", "pruned", "plain"),
+    ],
+)
+def test_a_pretrained_model_may_have_a_part_for_a_loss_or_none(
+    make_task, tmp_path, key, part, before, now
+):
+    trained = make_task({key: before})
     checkpoint = save(trained, tmp_path / "checkpoints")
-    initial = {v.path: v.numpy() for v in make_task({"model.ctc_weight": now}).model.weights}
-    task = make_task({"model.ctc_weight": now}, pretrained=checkpoint)
+    initial = {v.path: v.numpy() for v in make_task({key: now}).model.weights}
+    task = make_task({key: now}, pretrained=checkpoint)
     expected = initial | {v.path: v.numpy() for v in trained.model.weights}
-    assert any("ctc_head" in v.path for v in task.model.weights) == (now > 0)
+    assert any(part in v.path for v in task.model.weights) == (now in (0.3, "pruned"))
     for variable in task.model.weights:
         np.testing.assert_array_equal(variable, expected[variable.path], err_msg=variable.path)
 
@@ -509,3 +521,47 @@ def test_a_configuration_takes_a_step_at_tiny_size(
     again = conformer.load_config(checkpoint / "config.yml")
     assert again.features == config.features
     assert again.spec_augment == config.spec_augment
+
+
+@pytest.mark.filterwarnings("ignore:Even though the .tf.config.experimental_run_functions_eagerly")
+def test_an_update_from_two_batches_equals_one_from_both(make_task, eagerly):
+    tasks = [make_task({"model.ctc_weight": 0.3}), make_task({"model.ctc_weight": 0.3})]
+    check_parts(tasks, batch_of(tasks[0], 6), 2)
+
+
+def test_the_pruned_loss_is_the_weighted_sum_of_both(make_task):
+    """With all states, and two losses of the same joint network."""
+    pruned = {"loss.kind": "pruned", "loss.pruning.s_range": 10, "loss.pruning.warmup_steps": 10}
+    task, plain = make_task(pruned), make_task()
+    batch = {**batch_of(task, 5), "num_updates": tf.constant(0, tf.int64)}
+    first, last = (
+        task.loss({**batch, "num_updates": tf.constant(n, tf.int64)}, training=False).examples
+        for n in (0, 10)
+    )
+    exact = plain.loss(batch, training=False).examples
+    simple = (last - exact) / 0.5
+    assert np.all(simple > 0)
+    np.testing.assert_allclose(first, simple + 0.1 * exact, rtol=1e-4)
+    variables = task.model.trainable_variables
+    with tf.GradientTape() as tape:
+        loss = task.loss(batch, training=True).loss_sum
+    for variable, gradient in zip(
+        variables, tape.gradient(loss, [v.value for v in variables]), strict=True
+    ):
+        assert gradient is not None, variable.path
+
+
+def test_transcripts_that_do_not_fit_the_pruned_loss(make_task, monkeypatch):
+    longest = max(map(len, WORDS))
+    with refused(f"loss.pruning.s_range up to {longest + 1}"):
+        make_task({"loss.kind": "pruned", "loss.pruning.s_range": longest + 2})
+    few = {"loss.kind": "pruned", "loss.pruning.s_range": 2, "features.frame_step_ms": 25}
+    task = make_task(few)
+    kept = task.training_set.utterances
+    for utterance in kept:
+        assert len(utterance.transcript) <= utterance.num_samples / 16 / 100
+    assert len(kept) < len(WORDS)
+    assert any("too_many_labels" in line for line in task.skipped)
+    with refused("at most 1 labels per encoder frame, which loss.pruning.s_range 2 allows"):
+        make_task(few | {"features.frame_length_ms": 600, "features.frame_step_ms": 500,
+                         "features.fft_length": 16384})  # fmt: skip

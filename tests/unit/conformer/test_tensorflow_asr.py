@@ -45,6 +45,9 @@ learning_config:
 """
 
 
+TRAIN = "learning_config: {train_dataset_config: {data_paths: [/d/t.tsv]"
+
+
 def translated(change=""):
     """The translation of a small file, with the sections of `change` in place of its own."""
     base = {"learning_config": {"train_dataset_config": {"data_paths": ["/d/train.tsv"]}}}
@@ -191,6 +194,43 @@ def test_sections_that_are_missing_or_no_sections(text, message):
         translated(text)
 
 
+@pytest.mark.parametrize("key", ["encoder_trainable", "prediction_trainable", "joint_trainable"])
+def test_layers_that_are_not_trained(key):
+    section = "model_config: {prediction_embed_dim: 320, %s: %s}"
+    values = translated(section % (key, "false")).values
+    assert values["training.freeze"] == [key.partition("_")[0]]
+    assert "training.freeze" not in translated(section % (key, "true")).values
+    with refused(f"model_config.{key}: true in their.yml (or false"):
+        translated(section % (key, "3"))
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("decoder_config: {vocabulary: null}", "the characters of the training set"),
+        ("decoder_config: {target_vocab_size: 1000}", "tools.cli.train_tokenizer"),
+        ("model_config: {prediction_embed_dim: 320, kernel_regularizer: x}", "weight_decay"),
+        (TRAIN + "}, running_config: {outdir: x, eval_interval_steps: 9}}", "--output_dir"),
+        (TRAIN + ", cache: true, use_tf: true}}", "read again in every epoch"),
+    ],
+)
+def test_keys_without_an_effect_are_named_with_the_reason(text, reason):
+    assert any(reason in line for line in translated(text).lines())
+
+
+@pytest.mark.parametrize(
+    "key, value, reason",
+    [
+        ("prediction_rnn_type", "gru", "an embedding, layer normalization and one LSTM"),
+        ("joint_mode", "concat", "tanh of the sum of both projections"),
+        ("encoder_fc_factor", 1.0, "feed-forward modules are half steps"),
+    ],
+)
+def test_a_refusal_gives_its_reason(key, value, reason):
+    with refused(reason):
+        translated(yaml.safe_dump({"model_config": {"prediction_embed_dim": 320, key: value}}))
+
+
 def test_keys_that_nobody_knows_are_named():
     translation = translated("other: 1\ndecoder_config: {beam_widths: 8}")
     assert any("other, decoder_config.beam_widths" in line for line in translation.lines())
@@ -215,7 +255,6 @@ def test_unknown_keys_of_the_model_are_refused(text, section, key, do):
         translated(text)
 
 
-TRAIN = "learning_config: {train_dataset_config: {data_paths: [/d/t.tsv]"
 MASKS = TRAIN + ", augmentation_config: {feature_augment: {%s: {%s: null}}}}}"
 
 

@@ -455,7 +455,7 @@ def test_classes_are_the_same_by_any_of_their_names():
         assert renamed(known, folders) == ""
     assert renamed(known, ["dog", "cat"]) == "0: dog instead of a cat, 1: cat instead of a dog"
     assert renamed(known, ["cat", "hound"]) == "1: hound instead of a dog"
-    assert renamed(known, ["cat"]) == "1 classes instead of 2"
+    assert renamed(known, ["cat"]) == "1 class instead of 2"
     many = [f"class {n}" for n in range(9)]
     assert renamed(Classes(many), many[::-1]).endswith("5: class 3 instead of class 5, and more")
 

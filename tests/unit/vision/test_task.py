@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.accumulation import check_parts
 from tests.support.errors import refused
 from tools.training.distributed import SingleProcess
 from tools.training.fused_batch_norm import fused_batch_norm
@@ -378,3 +379,7 @@ def test_batch_norm_in_training_is_the_kernel_of_the_framework(make_task, batch)
         found.append([loss, *gradients, *statistics])
     for ours, expected in zip(*found, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
+
+
+def test_an_update_from_two_batches_equals_one_from_both(make_task, batch):
+    check_parts([make_task(), make_task()], batch, 2)

@@ -11,6 +11,7 @@ import soundfile
 import tensorflow as tf
 
 import wav2vec2
+from tests.support.accumulation import check_parts
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.inference.runner import load
@@ -576,3 +577,8 @@ def test_every_recipe_takes_a_step(run, project, name):
     bias = "model/wav2vec2/feature_encoder/block_0/"
     bias += "bias" if name == "digits" else "beta"
     assert np.any(found[bias]) == (name == "digits")
+
+
+def test_an_update_from_two_batches_equals_one_from_both(make_task):
+    tasks = [make_task(), make_task()]
+    check_parts(tasks, batch_of(tasks[0]), 2)

@@ -3,7 +3,6 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +123,20 @@ def test_empty_folder_is_filled(tmp_path):
     assert os.listdir(tmp_path) == ["empty"]
 
 
+def test_splits_have_the_names_that_were_asked_for(corpus, tmp_path):
+    files = make(tmp_path / "mine", "--splits=train,dev")
+    renamed = {
+        str(path.relative_to(corpus)).replace("-clean/", "/"): path.read_bytes()
+        for path in corpus.rglob("*")
+        if path.is_file()
+    }
+    assert files.keys() == renamed.keys()
+    assert [name for name in files if files[name] != renamed[name]] == ["corpus.json"]
+    assert make(tmp_path / "mine", "--splits=train,dev") == files
+    with refused(match="other arguments"):
+        make(tmp_path / "mine")
+
+
 def test_failure_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(path, waveform, rate_hz):
         raise OSError(28, "No space left on device")
@@ -142,6 +155,10 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch):
         (["--seed=-1"], "seed"),
         (["--train_utterances=-1"], "train_utterances"),
         (["--train_utterances=0", "--dev_utterances=0"], "utterances"),
+        (["--splits=train"], "two names of folders as --splits"),
+        (["--splits=dev,dev"], "dev,dev"),
+        (["--splits=train,../dev"], "../dev"),
+        (["--splits=train,dev,test"], "train,dev,test"),
         (["more"], "more"),
         (["--output_dir="], "output_dir"),
     ],
@@ -210,7 +227,7 @@ def test_the_corpus_of_the_cache_is_made_once(tmp_path, monkeypatch):
     def write(folder, arguments):
         made.append(arguments)
         time.sleep(0.2)  # the others come meanwhile
-        (folder / "corpus.json").write_text(to_json(asdict(arguments)))
+        (folder / "corpus.json").write_text(to_json(arguments.record))
 
     monkeypatch.setattr(synthetic_corpus, "write_corpus", write)
     with ThreadPoolExecutor(4) as pool:

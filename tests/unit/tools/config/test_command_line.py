@@ -86,9 +86,8 @@ def test_the_home_folder_is_put_in_where_a_shell_does_not(program, monkeypatch):
     assert values.set == {"data.dir": "~/d"}  # for the loader of the config
 
 
-def test_short_name_and_the_last_of_two_wins(program):
+def test_short_name(program):
     assert program.parse(["-b", "16"])[0].batch_size == 16
-    assert program.parse(["--batch_size=2", "-b=4"])[0].batch_size == 4
 
 
 @pytest.mark.parametrize(
@@ -343,3 +342,27 @@ def test_true_and_false_behind_anything_but_a_switch_are_words(program):
     values, positional = program.parse(["--skip_eval", "False", "true"])
     assert (values.skip_eval, positional) == (False, ["true"])
     assert program.parse(["true"])[1] == ["true"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (["--batch_size=2", "-b=4"], "--batch_size once. Received: it 2 times. Leave the others"),
+        (["--mode=fast", "--mode=fast", "--mode=slow"], "--mode once. Received: it 3 times."),
+        (["--use_horovod", "--nouse_horovod"], "--use_horovod once. Received: it 2 times."),
+        (
+            ["--config="],
+            "a value for --config. Received: an empty one. Give one, or leave --config",
+        ),
+        (["--config", ""], "a value for --config. Received: an empty one."),
+        (["--batch_size="], "a whole number for --batch_size. Received: an empty value."),
+        (["--mode="], "one of fast, slow for --mode. Received: an empty value."),
+        (["--use_horovod="], "true or false for --use_horovod. Received: an empty value."),
+    ],
+)
+def test_a_flag_has_one_value(program, argv, line):
+    assert line in failure(program, *argv)
+
+
+def test_a_flag_that_is_empty_by_default_may_be_empty(program):
+    assert program.parse(["--output_dir="])[0].output_dir == ""

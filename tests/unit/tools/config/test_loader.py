@@ -3,6 +3,7 @@ from typing import Literal
 
 import pytest
 
+from conformer.config import load_config
 from tests.support.errors import refused
 from tools.config.loader import leaf_keys, leaf_values, load, to_yaml
 from tools.errors import UserError
@@ -395,3 +396,10 @@ class Whole:
 
 def test_a_misspelt_section_is_no_key_of_another_one(write):
     assert "Use model." in failure(Whole, write("modle: {layers: 2}"))
+
+
+def test_a_config_of_another_family_is_answered_with_its_program(project):
+    path = project / "configs" / "vision" / "smoke.yml"
+    with refused(f"a config of conformer. Received: {path}, a config of vision.") as caught:
+        load_config(path, {})
+    assert "python -m vision.train" in str(caught.value)

@@ -185,11 +185,11 @@ SURFACES = [" A", "", " B", "C"]
 def score_of(text, model, weight, bonus):
     """Returns the score of the words of a text, with unknown words and the end of the sentence."""
     state, total = model.start(), 0.0
-    for word in text.split() or [""]:
+    for word in text.split():
         score, state = model.score(state, word)
         total += score - 10.0 * (word not in model)
     total += model.score(state, "</s>")[0]
-    return weight * total * np.log(10) + bonus * len(text.split() or [""])
+    return weight * total * np.log(10) + bonus * len(text.split())
 
 
 @pytest.mark.parametrize(("weight", "bonus"), [(0.5, 1.5), (0.3, -1.0), (0.0, 0.0)])

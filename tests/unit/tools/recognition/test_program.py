@@ -188,7 +188,7 @@ def test_a_report_holds_what_was_measured(corpus, tmp_path, clock, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     told = (
-        "WER 40.00%, CER 26.09% (1 substitutions, 1 deletions, 0 insertions)",
+        "WER 40.00%, CER 26.09% (1 substitution, 1 deletion, 0 insertions)",
         "4 utterances, 2.55 s of sound in 4.000 s at batch size 3 (eager, tensorflow, fp32)",
         "real-time factor 1.5686, 0.6 x real time, 1.00 utterances/s (1.00 with reading)",
         "0001.flac",
@@ -278,6 +278,17 @@ def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, caps
     assert "skipped notes.txt: not_sound" in captured.err
     run(Toy(transcript=lambda text: Transcription(text, beam_text="BEAM")), files[1])
     assert capsys.readouterr().out == "BEAM\n"
+
+
+def test_a_folder_gives_the_name_also_of_its_only_sound(corpus, capsys):
+    only, *others = sorted(corpus.rglob("*.flac"))
+    for path in others:
+        path.unlink()
+    run(Toy(), corpus)
+    captured = capsys.readouterr()
+    assert captured.out == f"{only}\t8000\n"
+    assert "skipped" not in captured.err, "transcripts are a part of the corpus"
+    assert captured.err.startswith("1 utterance, 0.50 s of sound")
 
 
 def test_a_sound_stays_one_line_whatever_its_name_is(corpus, tmp_path, capsys):

@@ -53,7 +53,7 @@ def session_of(kind, beam=None, **options):
         search = beam and ctc_beam_search(PIPELINE, beam)
         return SpeechSession(Spelling(), CtcDecoder(PIPELINE, search), LIMITS, **options)
     runner = Pieces("ctc" if kind == "head" else "transducer")
-    search = beam and beam_search_of(runner.pipeline, beam, 1, False)
+    search = beam and beam_search_of(runner.pipeline, beam, 1, norm_score=False)
     return SpeechSession(
         runner, TransducerDecoder(runner.pipeline, False, search), LIMITS, **options
     )

@@ -2,8 +2,10 @@
 
 import io
 import itertools
+import json
 import os
 import threading
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from tests.support.speech import wav_bytes
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, SURFACES, Spelling, sound_of
 from tools.errors import UserError
 from tools.recognition import session as session_module
-from tools.recognition.decoders import CtcDecoder, TransducerDecoder
+from tools.recognition.decoders import Alternative, CtcDecoder, TransducerDecoder
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
 from tools.speech.long_audio import Window
@@ -78,6 +80,18 @@ def test_words_have_times_where_they_are_asked_for(session):
     np.testing.assert_allclose(
         [word[1:3] for word in found.words], [(0, 2 * seconds), (3 * seconds, 5 * seconds)]
     )
+
+
+def test_a_transcription_is_a_dictionary_for_json(session):
+    found = session.transcribe(sound_of("AB CD"), rate_hz=RATE_HZ, timestamps=True)
+    found = replace(found, n_best=(Alternative("AB", -1.5),))
+    read = json.loads(json.dumps(found.as_dict()))
+    assert read.keys() == {field.name for field in fields(found)}
+    assert read["text"] == "AB CD" and read["duration_seconds"] == found.duration_seconds
+    assert [word["text"] for word in read["words"]] == ["AB", "CD"]
+    for word, heard in zip(read["words"], found.words, strict=True):
+        assert word == {**heard._asdict(), "tokens": list(heard.tokens)}
+    assert read["n_best"] == [{"text": "AB", "score": -1.5}]
 
 
 def test_a_list_is_run_in_batches_by_length_and_keeps_its_order(session, runner, tmp_path):

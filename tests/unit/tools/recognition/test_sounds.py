@@ -63,7 +63,8 @@ def test_files_and_folders_are_listed_in_the_order_given(tmp_path):
     for name in ("b.flac", "sub/c.WAV", "a.ogg"):
         sound(folder / name)
     (folder / ".hidden.wav").write_bytes(b"no sound")
-    (folder / "notes.txt").write_text("no sound")
+    for name in ("notes.txt", "sub/1-2.trans.txt", "transcripts.tsv"):
+        (folder / name).write_text("no sound")
     (folder / "like.flac").mkdir()
     found, skipped = find_utterances([str(last), str(folder)], LIMITS)
     assert [u.path for u in found] == [
@@ -93,7 +94,7 @@ def test_a_folder_without_sounds_is_refused(tmp_path):
     with refused(f"(.flac, .wav, .ogg, .opus, .mp3 ...) in {tmp_path}. Received: none."):
         find_utterances([str(tmp_path)], LIMITS)
     (tmp_path / "notes.txt").write_text("no sound")
-    with refused("none among 1 files"):
+    with refused("none among 1 file"):
         find_utterances([str(tmp_path)], LIMITS)
 
 

@@ -90,12 +90,12 @@ def test_the_first_input_waits_for_others_until_the_timeout():
 
 def test_inputs_of_very_different_sizes_do_not_run_together(batcher, held):
     one, _ = batcher(max_batch_size=8, bucket_ratio=2.0)
-    sizes = {1: 1.0, 2: 5.0, 3: 2.0, 4: 0.9, 5: 10.0, 6: 1.5}
+    sizes = {1: 1.0, 2: 5.0, 3: 2.0, 4: 0.9, 5: 10.0, 6: 1.5, 7: 2.9}
     futures = [one.submit(number, size=size) for number, size in sizes.items()]
     release(held)
     for future in futures:
         future.result(20)
-    assert held.batches == [[0], [1, 3, 6], [2, 5], [4]]
+    assert held.batches == [[0], [1, 3, 6], [2, 5], [4], [7]]
     for batch in held.batches[1:]:
         assert max(sizes[x] for x in batch) <= 2 * min(sizes[x] for x in batch)
 

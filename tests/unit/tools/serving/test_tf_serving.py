@@ -24,6 +24,7 @@ SENSORS = {
     ),
     "one": (TensorSpec("x", "float32", ((1, 64), (1, 100))),),
     "image": (TensorSpec("image_bytes", "string", (None,)),),
+    "small": (TensorSpec("n", "int32", (None,)),),
     "count": (TensorSpec("n", "int64", (None,)), TensorSpec("ok", "bool", (None,))),
 }
 ROWS = {
@@ -131,6 +132,7 @@ def test_bodies_without_an_object_are_refused(body, message):
         ({"instances": [{"b64": "", "c": 1}], "signature_name": "image"}, "image_bytes"),
         ({"inputs": {"n": [1.5], "ok": [True]}, "signature_name": "count"}, "integers of shape"),
         ({"inputs": {"n": [1 << 70], "ok": [True]}, "signature_name": "count"}, "integers"),
+        ({"inputs": [1 << 40], "signature_name": "small"}, "a value that int32 cannot hold"),
         ({"inputs": {"n": [1], "ok": [1]}, "signature_name": "count"}, "booleans of shape"),
         ({"inputs": {"n": [1], "ok": [True, True]}, "signature_name": "count"}, "same number"),
     ],

@@ -256,7 +256,7 @@ def test_folders_that_cannot_be_listed_are_left_out(chapter, monkeypatch):
 def test_a_summary_counts_minutes_and_reasons():
     one = corpus.Utterance("a", "a.flac", 16000 * 45, 45.0, "A", "python")
     manifest = corpus.Manifest([one])
-    assert manifest.summary() == "1 utterances (45.0 s)"
+    assert manifest.summary() == "1 utterance (45.0 s)"
     manifest = corpus.Manifest([one, one])
     manifest.skipped["too_long"].append("b.flac")
     manifest.skipped["missing_audio"] += ["c:1: c", "d:1: d"]
@@ -374,4 +374,4 @@ def test_a_corpus_of_many_files_is_read_whole_and_in_order(tmp_path):
 )
 def test_a_minute_is_told_as_one(seconds, told):
     one = corpus.Utterance("a", "a.flac", round(16000 * seconds), seconds, "A", "python")
-    assert corpus.Manifest([one]).summary() == f"1 utterances ({told})"
+    assert corpus.Manifest([one]).summary() == f"1 utterance ({told})"

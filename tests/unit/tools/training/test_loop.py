@@ -646,7 +646,7 @@ def test_two_ranks_equal_one_process(alone, line_task, tmp_path, resumed_at):
     for name, value in arrays(alone).items():
         np.testing.assert_allclose(found[name], value, atol=1e-5, err_msg=name)
     state = open_checkpoint(tmp_path, newest=True).state
-    assert state["config"] == {"seed": 0, "world_size": 2}
+    assert state["config"] == {"seed": 0, "world_size": 2, "accumulate_steps": 1}
 
 
 def whole_order():
