@@ -109,7 +109,8 @@ async def _activation_map(server: Server, model: ServedModel, content: bytes, nu
         )
     image, _ = await anyio.to_thread.run_sync(model.kind.read, content)
     outputs = await server.tensors(model, _inputs(specs, image, number), ACTIVATION_MAP)
-    maps = {name: grid[0].tolist() for name, grid in outputs.items() if name.endswith("_map")}
+    names = sorted(name for name in outputs if name.endswith("_map"))
+    maps = {name: outputs[name][0].tolist() for name in names}
     preprocessing = model.session.pipeline["preprocessing"]
     return {
         "model": model.name,
