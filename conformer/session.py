@@ -87,7 +87,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
     lengths = session_lengths(model_dir, pipeline, options)
-    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization(pipeline))
+    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
     if pipeline.get("durations") and (beam is not None or hot_words):
         raise UserError.expected(
             "greedy search without hot words for a token-and-duration transducer",

@@ -87,7 +87,7 @@ def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None
             "max_seconds",
             None,
             "Longest sound in seconds. With --enable_dim_range=0, all sounds are padded to it.",
-            default_text="no limit",
+            default_text="no limit; with --enable_dim_range=0 that of the model",
         )
     flags.group("Quantization")
     flags.string(
