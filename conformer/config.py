@@ -194,6 +194,9 @@ class LossConfig:
     # few states of each frame only, which is fastest; it trains a slightly different loss.
     kind: Literal["plain", "fused", "pruned"] = "plain"
     pruning: PruningConfig = field(default_factory=PruningConfig)
+    # Of token-and-duration transducers only: subtracted from the log probability of each symbol,
+    # which prefers long durations.
+    sigma: float = number(0.0, at_least=0, at_most=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,18 +258,16 @@ class ConformerConfig:
                 "decoding.head: transducer",
                 "Correct one of them",
             )
-        if self.loss.kind == "fused" and (
-            self.model.joint_activation != "tanh" or self.model.durations
+        activation = self.model.joint_activation
+        if self.loss.kind != "plain" and (
+            self.model.durations
+            or not self.model.transducer
+            or (self.loss.kind == "fused" and activation != "tanh")
         ):
             raise UserError.expected(
-                "loss.kind: plain with model.durations or a model.joint_activation other than tanh",
-                "loss.kind: fused",
-                "Correct loss.kind",
-            )
-        if self.loss.kind == "pruned" and (self.model.durations or not self.model.transducer):
-            raise UserError.expected(
-                "loss.kind: plain with model.durations or model.transducer: false",
-                "loss.kind: pruned",
+                "loss.kind: plain with model.durations, with model.transducer: false, or (for "
+                "fused) with another model.joint_activation than tanh",
+                f"loss.kind: {self.loss.kind}",
                 "Correct loss.kind",
             )
         if self.decoding.head == "ctc" and self.decoding.blank_penalty > 0:

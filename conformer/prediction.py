@@ -135,7 +135,7 @@ class StatelessPrediction(keras.layers.Layer):
 
     def initial_state(self, batch_size):
         """Returns the state before the first token, `[B, 2, D]` zeros."""
-        return ops.zeros((batch_size, 2, self.hidden_dim), self.compute_dtype)
+        return ops.zeros((batch_size, *self.state_shape), self.compute_dtype)
 
     def call(self, tokens, states=None):
         """Computes the outputs after each token; see `PredictionNetwork.call`."""

@@ -1,6 +1,7 @@
 """Published Conformers: reads Hugging Face folders and `.nemo` archives, with their weights."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,11 +54,39 @@ class Published(NamedTuple):
             UserError: tensors are missing, unexpected, of another shape, or not finite.
         """
         model = build_model(self.config, self.tokenizer.vocabulary_size, precision)
+        self.load_into(model)
+        return model
+
+    def load_into(self, model: ConformerTransducer, *, new_vocabulary: bool = False) -> None:
+        """Assigns the weights to a built model of the same architecture.
+
+        Args:
+            model: a built model.
+            new_vocabulary: whether the model has another vocabulary. The embedding and the output
+                layers then keep their initial values.
+
+        Raises:
+            UserError: tensors are missing, unexpected, of another shape, or not finite.
+        """
         try:
-            load_published_weights(model, self.tensors, self.blank)
+            load_published_weights(model, self.tensors, self.blank, new_vocabulary=new_vocabulary)
         except UserError as error:
             raise UserError(f"{self.source}: {error}") from error
-        return model
+
+    def training_config(self, config: ConformerConfig) -> ConformerConfig:
+        """Returns the configuration of a fine-tuning run.
+
+        Args:
+            config: configuration of the user. Its features, its model (except the dropout rate)
+                and the part that is decoded are replaced by those of the published model.
+        """
+        dropout_rate = config.model.dropout_rate
+        return replace(
+            config,
+            features=self.config.features,
+            model=replace(self.config.model, dropout_rate=dropout_rate),
+            decoding=replace(config.decoding, head=self.config.decoding.head),
+        )
 
 
 def read_published(source: str | Path) -> Published:

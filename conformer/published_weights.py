@@ -77,7 +77,7 @@ _IGNORED = (
     r".*\.num_batches_tracked|preprocessor\..*|encoder\.pos_enc\.pe|spec_augmentation\..*"
     r"|(.*\.)?_?(loss|wer|ctc_wer|ctc_loss)(\..*)?"
 )
-_STAGE = r"encoder/subsampling/(convolution|depthwise|pointwise)_(\d+)/(kernel|bias)$"
+_VOCABULARY = r"(decoder\.embedding|joint\.head|ctc_head)\..*"
 DEPTHWISE_2D = permuted(2, 3, 0, 1)  # [channels, 1, height, width]
 POINTWISE_1D = Layout(lambda x: x[:, :, 0].T, lambda x: (x.T[:, :, None],))
 # [channels, 1, time] in the file; [time, 1, channels, 1] in the model.
@@ -93,7 +93,11 @@ _JOINED_BIAS = Layout(lambda *x: np.concatenate(x), lambda x: tuple(np.split(x, 
 
 
 def load_published_weights(
-    model: ConformerTransducer, tensors: Mapping[str, np.ndarray], blank: int
+    model: ConformerTransducer,
+    tensors: Mapping[str, np.ndarray],
+    blank: int,
+    *,
+    new_vocabulary: bool = False,
 ) -> Assignment:
     """Assigns the tensors of a published model to a model of the same architecture.
 
@@ -101,6 +105,7 @@ def load_published_weights(
         model: a built model.
         tensors: arrays by the names of Hugging Face; see `NEMO_NAMES` for those of NeMo.
         blank: index of the blank in the published vocabulary.
+        new_vocabulary: whether the embedding and the output layers keep their initial values.
 
     Returns:
         The assigned and ignored names.
@@ -108,8 +113,12 @@ def load_published_weights(
     Raises:
         UserError: tensors are missing, unexpected, of another shape, or not finite.
     """
-    links = [_link(model, variable, blank) for variable in model.weights]
-    return assign(model.weights, links, tensors, _IGNORED)
+    variables, ignored = model.weights, _IGNORED
+    if new_vocabulary:
+        variables = [x for x in variables if not _is_of_vocabulary(_path(x))]
+        ignored = f"{_IGNORED}|{_VOCABULARY}"
+    links = [_link(model, variable, blank) for variable in variables]
+    return assign(variables, links, tensors, ignored)
 
 
 def blank_first(blank: int, size: int) -> np.ndarray:
@@ -125,9 +134,19 @@ def blank_first(blank: int, size: int) -> np.ndarray:
     return np.concatenate([[blank], np.delete(np.arange(size), blank)])
 
 
+def _path(variable) -> str:
+    """Returns the path of a variable below the model."""
+    return variable.path.split("/", 1)[1]
+
+
+def _is_of_vocabulary(path: str) -> bool:
+    """Returns whether a variable has a row for each symbol."""
+    return path.startswith(("prediction/embedding/", "joint/vocabulary_projection/", "ctc_head/"))
+
+
 def _link(model: ConformerTransducer, variable, blank: int) -> Link:
     """Returns the tensors of a variable and their layout."""
-    path = variable.path.split("/", 1)[1]
+    path = _path(variable)
     name = rename(variable.path, _NAMES)
     if path.startswith("encoder/subsampling/"):
         return Link(variable, *_subsampling(model, path, name))
@@ -138,7 +157,7 @@ def _link(model: ConformerTransducer, variable, blank: int) -> Link:
         return Link(variable, keys, _JOINED_DENSE if end == "weight" else _JOINED_BIAS)
     if "/lstm" in path:
         return Link(variable, *_lstm(path))
-    if path.startswith(("prediction/embedding/", "joint/vocabulary_projection/", "ctc_head/")):
+    if _is_of_vocabulary(path):
         layout = _reordered(blank_first(blank, model.vocabulary_size))
         if path.startswith("prediction/") or len(variable.shape) == 1:
             return Link(variable, (name,), layout)

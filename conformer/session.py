@@ -87,15 +87,15 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
     lengths = session_lengths(model_dir, pipeline, options)
-    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization(pipeline))
+    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
+    if pipeline.get("durations") and (beam is not None or hot_words):
+        raise UserError.expected(
+            "greedy search without hot words for a token-and-duration transducer",
+            "hot words" if beam is None else "a beam search",
+            "Leave the options of the search out",
+        )
     search = None
     if beam is not None:
-        if pipeline.get("durations"):
-            raise UserError.expected(
-                "greedy search for a token-and-duration transducer",
-                "a beam search",
-                "Leave the options of the beam search out",
-            )
         search = beam_search_of(
             pipeline, beam, options.n_best, norm_score=options.norm_score, hot_words=hot_words
         )
@@ -116,7 +116,7 @@ def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
     vocabulary = pipeline["vocabulary"]
     if vocabulary["kind"] == "subwords":
         return subword_normalization(vocabulary["surfaces"])
-    if vocabulary["kind"] == "pieces":  # of a published model, which may write both cases
+    if vocabulary["kind"] in ("pieces", "sentencepiece"):  # published models write any case
         return normalization(vocabulary["surfaces"], longest=math.inf)
     return normalize_transcript
 

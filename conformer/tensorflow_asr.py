@@ -190,6 +190,10 @@ def _read_model(reader: _Reader, model: Mapping) -> None:
     if isinstance(width, int) and isinstance(heads, int) and heads and size != width / heads:
         reason = "heads divide the width"
         reader.refuse("model_config.encoder_head_size", width // heads, size, reason)
+    layers = values["model.prediction_layers"]
+    if layers != 1 and values["model.prediction_norm"] is not False:
+        reason = "a layer normalization is behind the last LSTM only"
+        reader.refuse("model_config.prediction_num_rnns", 1, layers, reason)
     units = values["model.prediction_dim"]
     embedding = _first(model, ("prediction_embed_dim",), 512)
     if embedding != units:

@@ -24,8 +24,8 @@ UNKNOWN = "not a key that this project knows"
 # Reasons why another value of a key would be another model.
 _FEATURES = "the features are log-mel spectrograms alone"
 _NORMALIZED = "each feature is normalized over the utterance"
-_PREDICTION = "the prediction network is an embedding, layer normalization and one LSTM"
-_JOINT = "the joint network is tanh of the sum of both projections, and a linear layer"
+_PREDICTION = "the prediction network is an embedding, LSTM layers and layer normalization"
+_JOINT = "the joint network is an activation of the sum of both projections, and a linear layer"
 _CONVOLUTIONS = "the subsampling is two convolutions of 3 x 3 with stride 2"
 
 
@@ -101,14 +101,14 @@ MODEL = {
     "prediction_trainable": Trained("prediction"),
     "joint_trainable": Trained("joint"),
     "prediction_embed_dropout": Only(0, _PREDICTION),
-    "prediction_num_rnns": Only(1, _PREDICTION),
+    "prediction_num_rnns": To("model.prediction_layers", 1),
     "prediction_rnn_units": To("model.prediction_dim", 320),
     "prediction_rnn_type": Only("lstm", _PREDICTION),
     "prediction_rnn_implementation": Left(_NAMES),
-    "prediction_layer_norm": Only(True, _PREDICTION),
+    "prediction_layer_norm": To("model.prediction_norm", True),
     "prediction_projection_units": Only(0, _PREDICTION),
     "joint_dim": To("model.joint_dim", 1024),
-    "joint_activation": Only("tanh", _JOINT),
+    "joint_activation": To("model.joint_activation", "tanh"),
     "joint_mode": Only("add", _JOINT),
     "prejoint_linear": Only(True, _JOINT),
     "postjoint_linear": Only(False, _JOINT),
@@ -132,7 +132,7 @@ OPTIMIZER = {
 }
 RUNNING = {
     "batch_size": To("training.batch_size", 1),
-    "accumulation_steps": Only(1, "every step updates the weights"),
+    "accumulation_steps": To("training.accumulate_steps", 1),
     "num_epochs": To("training.num_epochs", 20),
     "log_interval_steps": To("training.log_every_steps"),
     "save_interval_steps": To("training.checkpoint.every_steps"),

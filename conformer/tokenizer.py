@@ -9,6 +9,7 @@ import base64
 import binascii
 import io
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -29,6 +30,7 @@ from conformer.vocabulary import (
 from tools.decoding.text import byte_surface
 from tools.errors import UserError
 from tools.files import to_json, write_text
+from tools.speech.transcripts import normalization
 
 if TYPE_CHECKING:  # encoding in Python runs without TensorFlow; graph functions import it
     import tensorflow as tf
@@ -141,6 +143,7 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__((BLANK, *pieces), ("", *surfaces))
         self.model = model
         self._processor = processor
+        self.normalize = normalization(self.surfaces, longest=math.inf)
 
     @classmethod
     def train(

@@ -7,6 +7,7 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$project"
 bash run_scripts/setup.sh --dev
+bash run_scripts/setup/chromium.sh
 # shellcheck source=../env.sh
 source env.sh
 

@@ -136,6 +136,11 @@ class VisionTask:
             num_workers=config.data.num_parallel_workers,
         )
 
+    @property
+    def blocks(self) -> list[keras.Layer]:
+        """The coupled blocks, for `training.rematerialize`."""
+        return self.model.coupled_blocks
+
     def layer_depth(self, path: str) -> int:
         """Returns the depth of a variable, for learning rates that depend on depth.
 

@@ -160,8 +160,20 @@ class Wav2Vec2Config:
     training: TrainingConfig = field(default_factory=_fine_tuning)
 
     def validate(self) -> None:
-        """Checks that evaluation computes the metric that selects the best checkpoint."""
+        """Checks keys of different sections against each other.
+
+        Raises:
+            UserError: evaluation does not compute the metric that selects the best checkpoint, or
+                rematerialized blocks would be skipped by LayerDrop.
+        """
         check_best_metric(self.training, SPEECH_METRICS)
+        # TensorFlow 2.16 cannot compute blocks again inside a branch of `tf.cond`.
+        if self.training.rematerialize == "blocks" and self.model.layer_drop_rate > 0:
+            raise UserError.expected(
+                "model.layer_drop_rate: 0 with training.rematerialize: blocks",
+                self.model.layer_drop_rate,
+                "Set one of them to 0 or none",
+            )
 
 
 # Fields of `ModelConfig` that determine shapes and use of the weights.

@@ -24,8 +24,7 @@ from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import check_options
 from tools.recognition.windows import session_lengths
 from tools.speech.audio import AudioLimits
-from tools.speech.transcripts import normalization
-from wav2vec2.session import describe_model, exported, open_session
+from wav2vec2.session import describe_model, exported, open_session, transcript_normalization
 
 
 def command_line() -> CommandLine:
@@ -70,7 +69,7 @@ def _prepare(
     options.beam_search()
     pipeline = describe_model(model_dir)
     limits = session_lengths(model_dir, pipeline, options)["limits"]
-    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    normalize = transcript_normalization(pipeline)
     opening = functools.partial(open_session, model_dir, options)
     return opening, limits, data, normalize
 

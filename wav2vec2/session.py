@@ -1,6 +1,6 @@
 """Opens exported wav2vec 2.0 models for recognition in Python, in programs and in servers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Unpack
 
@@ -84,8 +84,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
     lengths = session_lengths(model_dir, pipeline, options)
-    normalize = normalization(pipeline["vocabulary"]["surfaces"])
-    hot_words = hot_words_of(pipeline, options.hotwords, normalize)
+    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
     search = None
     if beam is not None:
         search = ctc_beam_search(pipeline, beam, options.n_best, hot_words=hot_words)
@@ -96,6 +95,15 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
         batch_size=options.batch_size,
         **lengths,
     )
+
+
+def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
+    """Returns the function that normalizes transcripts for the vocabulary of a model.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+    """
+    return normalization(pipeline["vocabulary"]["surfaces"])
 
 
 def describe_model(model_dir: str | Path) -> dict:
@@ -132,7 +140,7 @@ def calibration_examples(
         UserError: the data set has no usable utterances.
     """
     limits = calibration_limits(pipeline)
-    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    normalize = transcript_normalization(pipeline)
     return read_examples(
         data_dir, num_samples, limits, judged, decoder=CtcDecoder(pipeline), normalize=normalize
     )

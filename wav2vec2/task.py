@@ -104,6 +104,11 @@ class Wav2Vec2Task(SpeechTask):
         if needs_evaluation:
             self.evaluate_splits(self.texts, normalize, self.vocabulary.unknown_characters)
 
+    @property
+    def blocks(self) -> list[keras.Layer]:
+        """The blocks of the encoder, for `training.rematerialize`."""
+        return self.model.encoder.blocks
+
     def layer_depth(self, path: str) -> int:
         """Returns the depth of a variable, for learning rates that depend on depth.
 

@@ -22,7 +22,7 @@ SIBLINGS = {
     "conversion": {"config"},
     "inference": {"conversion", "decoding", "config", "weights"},
     "recognition": {"inference", "conversion", "decoding", "config", "speech", "training"},
-    "serving": {"inference", "conversion", "config"},
+    "serving": {"inference", "conversion", "config", "recognition", "speech"},
 }
 LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "prediction", "joint"}
 LAYERS |= {"blocks", "feature_encoder", "masking", "mel", "running_statistics"}

@@ -82,7 +82,7 @@ def commands(here: str) -> Iterator[list[str]]:
         words = shlex.split(code)
         if words[:2] == ["python", "-m"] or words[0] == "bash":
             yield words
-        elif len(words) == 1 and Path(code).name in PROGRAMS:
+        elif "/" in code and Path(code).name in PROGRAMS:
             yield ["bash" if code.endswith(".sh") else "python", code]
 
 

@@ -40,6 +40,7 @@ ACCEPTED = {
     ),
     "rate_8k.wav": "SEVEN",
     "digital_silence_2s.wav": "",
+    "one_hour_silence.flac": "",
     "constant_dc.wav": None,
     "clipped.wav": None,
     "six_channels.wav": None,  # the text of the mean of its channels

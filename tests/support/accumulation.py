@@ -1,4 +1,4 @@
-"""Updates of a task from one batch and from parts of it, with everything that an update has."""
+"""Updates of a task from one batch and from parts of it, and gradients of rematerialized blocks."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,8 @@ from tools.training.config import OptimizerConfig, TrainingConfig
 from tools.training.distributed import SingleProcess
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
-from tools.training.step import TrainStep, moving_statistics
+from tools.training.rematerialize import rematerialize
+from tools.training.step import TrainStep, moving_statistics, seed_model
 
 
 def make_step(task, accumulate_steps=1, processes=None, precision="float32", clip_norm=0.5):
@@ -68,3 +69,27 @@ def check_parts(tasks: Sequence, batch: Mapping[str, tf.Tensor], num_parts: int)
             np.testing.assert_allclose(ours, value, atol=1e-5, err_msg=f"{group}/{name}")
     for ours, expected in zip(found[1][2], found[0][2], strict=True):
         np.testing.assert_allclose(ours.numpy(), expected.numpy(), atol=1e-5, err_msg=ours.path)
+
+
+def check_rematerialized(tasks: Sequence, batch: Mapping[str, tf.Tensor]) -> None:
+    """Checks that rematerialized blocks have the loss, gradients and statistics of other blocks.
+
+    Args:
+        tasks: two equal tasks.
+        batch: a batch of both.
+    """
+    rematerialize(tasks[1].blocks)
+    found = []
+    for task in tasks:
+        seed_model(task.model, 1, 0, None)
+        variables = [v.value for v in task.model.trainable_variables]
+        with tf.GradientTape() as tape:
+            loss = task.loss(batch, training=True).loss_sum
+        gradients = tape.gradient(loss, variables)
+        states = [v.value for v in task.model.non_trainable_variables]
+        zeros = [tf.zeros_like(v) for v in variables]
+        gradients = [z if g is None else g for g, z in zip(gradients, zeros, strict=True)]
+        found.append([np.array(tf.convert_to_tensor(x)) for x in (loss, *gradients, *states)])
+    for expected, ours in zip(*found, strict=True):
+        largest = max(1.0, float(np.abs(expected).max(initial=0.0)))
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5 * largest)

@@ -10,6 +10,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 
 import numpy as np
 
+from conformer.config import ConformerConfig
 from conformer.session import calibration_examples
 from tools.config.command_line import CommandLine, run
 from tools.conversion import backends
@@ -30,40 +31,46 @@ from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions
 from tools.inference.runner import Runner
 from tools.recognition.beams import max_window
+from tools.recognition.windows import calibration_limits
+from tools.speech.audio import load
 
 SEED = 1
 _NUM_TOKENS = 1000  # of the model with random weights
 _NUM_WORDS, _ORDER = 2000, 4  # of the language model
 _NUM_HOT_WORDS = 20
-_BISECTIONS = 14  # to find the bias of the blank
+_PEAKS = 4.0  # factor of the random logits, with which a few tokens are probable
 
 
-class Biased:
-    """The signatures `predict` and `join` of a model, with a number added to the blank's logit.
+class Counted:
+    """The signatures of a model, with a count of the calls.
 
     Args:
         runner: an opened model.
 
     Attributes:
-        bias: the number.
         steps: calls since it was set to 0.
     """
 
     def __init__(self, runner: Runner):
-        self._runner, self._blank = runner, runner.pipeline["blank"]
-        self.bias, self.steps = 0.0, 0
+        self._runner, self.steps = runner, 0
 
     def __call__(self, inputs: Mapping[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
         """Runs a signature."""
         self.steps += 1
-        outputs = self._runner.run(inputs, signature)
-        if signature == "join" and self.bias:
-            outputs["logits"][..., self._blank] += self.bias
-        return outputs
+        return self._runner.run(inputs, signature)
 
 
-def write_random_model(folder: Path) -> None:
-    """Exports a Conformer-S with random weights, whose tokens are beginnings and parts of words."""
+def write_random_model(folder: Path, config: ConformerConfig | None = None) -> None:
+    """Exports a Conformer-S with random weights that emits a token where `rhythm` changes sign.
+
+    With random weights alone, a transducer emits no token, or as many as it may in every frame.
+    Here the tokens have two classes, and the sign of the first value of a frame asks for one of
+    them. The blank is probable as soon as the last token has this class.
+
+    Args:
+        folder: SavedModel to write.
+        config: sizes of the model; None for Conformer-S.
+    """
     import keras
 
     from conformer.config import load_config
@@ -73,28 +80,66 @@ def write_random_model(folder: Path) -> None:
     from tools.conversion.saved_model import write_saved_model
 
     keras.utils.set_random_seed(SEED)
-    config = load_config()
+    config = load_config() if config is None else config
     letters = [chr(0x4E00 + number) for number in range(_NUM_TOKENS - 2)]
     tokenizer = CharacterTokenizer(letters)
     model = build_model(config, tokenizer.vocabulary_size)
+    prediction, joint = model.prediction, model.joint
+    classes = np.where(np.arange(tokenizer.vocabulary_size) % 2, 1.0, -1.0)
+    _set(prediction.embedding.embeddings, (slice(None), 0), classes)
+    # The first output of the LSTM is the class of the last token alone.
+    kernel, recurrent, bias = prediction.lstms[0].cell.weights
+    width = prediction.hidden_dim
+    for gate, (weight, offset) in enumerate([(0.0, 9.0), (0.0, -9.0), (9.0, 0.0), (0.0, 9.0)]):
+        column = gate * width  # input, forget, cell and output gate
+        _set(kernel, (slice(None), column), 0.0)
+        _set(kernel, (0, column), weight)
+        _set(recurrent, (slice(None), column), 0.0)
+        _set(bias, column, offset)
+    # Three units of the joint network: both classes are 1, both are -1, and that of the frame.
+    frame, frame_bias = joint.encoded_projection.weights
+    (last,) = joint.predicted_projection.weights
+    output, output_bias = joint.vocabulary_projection.weights
+    for unit, (of_frame, of_last, offset) in enumerate([(3, 3, -3), (-3, -3, -3), (3, 0, 0)]):
+        for array, weight in ((frame, of_frame), (last, 0.2 * of_last)):
+            _set(array, (slice(None), unit), 0.0)
+            _set(array, (0, unit), weight)
+        _set(frame_bias, unit, offset)
+        _set(output, unit, 0.0)
+    output.assign(_PEAKS * np.asarray(output))
+    _set(output, (2, slice(None)), 6.0 * classes)
+    _set(output, (slice(0, 3), 0), [10.0, 10.0, 0.0])
+    _set(output_bias, 0, 18.0)
     signatures = Signatures(model, tokenizer.surfaces, config)
     description = pipeline_description(config, tokenizer, model)
     write_saved_model(folder, signatures.functions, exported_weights(model, config), description)
 
 
-def language_model(pipeline: Mapping, folder: Path) -> Fusion:
+def _set(variable, index, value) -> None:
+    array = np.array(variable)
+    array[index] = value
+    variable.assign(array)
+
+
+def rhythm(num_frames: int, frames_per_token: float) -> np.ndarray:
+    """Returns numbers `[T]` of 1 and -1 whose sign changes once a token; the first one is 1."""
+    places = np.arange(num_frames) // frames_per_token
+    return np.where(places % 2, -1.0, 1.0).astype(np.float32)
+
+
+def language_model(pipeline: Mapping, folder: Path, num_words: int = _NUM_WORDS) -> Fusion:
     """Estimates an n-gram model on random sentences of a model's tokens."""
     rng = np.random.default_rng(SEED)
     parts = [text.strip() for text in pipeline["vocabulary"]["surfaces"] if text.strip()]
-    words = ["".join(rng.choice(parts, rng.integers(1, 4))) for _ in range(_NUM_WORDS)]
-    sentences = [list(rng.choice(words, rng.integers(3, 12))) for _ in range(_NUM_WORDS)]
+    words = ["".join(rng.choice(parts, rng.integers(1, 4))) for _ in range(num_words)]
+    sentences = [list(rng.choice(words, rng.integers(3, 12))) for _ in range(num_words)]
     names, ngrams = count_ngrams(sentences, _ORDER)
     path = folder / "random.arpa"
     path.write_text("".join(arpa_lines(names, ngrams, estimate(ngrams))))
     return Fusion(read_arpa(path))
 
 
-def searches_of(runner: Runner, call: Biased, width: int, fusion: Fusion) -> dict[str, Search]:
+def searches_of(runner: Runner, call: Counted, width: int, fusion: Fusion) -> dict[str, Search]:
     """Returns the searches to time by name; `width` is that of the beams."""
     pipeline = runner.pipeline
     surfaces, blank = pipeline["vocabulary"]["surfaces"], pipeline["blank"]
@@ -106,7 +151,8 @@ def searches_of(runner: Runner, call: Biased, width: int, fusion: Fusion) -> dic
     rng = np.random.default_rng(SEED)
     parts = [text.strip() for text in surfaces if text.strip()]
     hot_words = [HotWord("".join(rng.choice(parts, 3))) for _ in range(_NUM_HOT_WORDS)]
-    options, window = TransducerBeamSearch(width), max_window(pipeline)
+    options = TransducerBeamSearch(width)
+    windows = {"max_window": max_window(pipeline), "vocabulary_size": len(surfaces)}
 
     def beam(texts: Texts | None) -> Beam:
         return Beam(call, **shape, options=options, texts=texts)
@@ -116,26 +162,17 @@ def searches_of(runner: Runner, call: Biased, width: int, fusion: Fusion) -> dic
 
     name = f"beam {width}"
     return {
-        "greedy": GreedySearch(call, **shape, max_window=window),
+        "greedy": GreedySearch(call, **shape, **windows),
         "greedy, hot words": GreedySearch(
             call,
             **shape,
-            max_window=window,
+            **windows,
             hot_scores=HotScores(hot_words, surfaces, blank),
         ),
         name: beam(None),
         f"{name}, hot words": beam(texts(hot_words=hot_words)),
         f"{name}, language model": beam(texts(fusion=fusion)),
     }
-
-
-def set_emission_rate(call: Biased, search: Search, heard: Mapping, tokens: float) -> None:
-    """Sets the bias of the blank so that greedy search writes so many tokens."""
-    low, high = -40.0, 40.0
-    for _ in range(_BISECTIONS):
-        call.bias = (low + high) / 2
-        count = sum(len(x.tokens) for x in _searched(search, heard))
-        low, high = (call.bias, high) if count > tokens else (low, call.bias)
 
 
 def _searched(search: Search, heard: Mapping[str, np.ndarray]) -> list:
@@ -145,20 +182,34 @@ def _searched(search: Search, heard: Mapping[str, np.ndarray]) -> list:
 
 def measure(
     runner: Runner,
-    call: Biased,
+    call: Counted,
     searches: Mapping[str, Search],
     inputs: Mapping[str, np.ndarray],
     *,
     in_turn: Callable[[Mapping[str, Callable[[], float]]], Mapping],
+    tokens_per_second: float | None = None,
 ) -> dict:
     """Times the encoder and all searches on a batch.
+
+    Args:
+        runner: an opened model.
+        call: the model, for the searches.
+        searches: searches by name, `greedy` among them.
+        inputs: waveforms and their lengths.
+        in_turn: times functions by name; see `tools.benchmark.turns.time_in_turn`.
+        tokens_per_second: rate at which a model of `write_random_model` emits tokens; None leaves
+            the encoded frames as they are.
 
     Returns:
         Milliseconds, the calls of signatures, tokens, the share of the search in the whole, and
         seconds of sound per second, of each search.
     """
     outputs = runner.run(inputs, "listen")
-    heard = {"encoded": outputs["encoded"], "lengths": outputs["encoded_lengths"]}
+    heard = {"encoded": outputs["encoded"].copy(), "lengths": outputs["encoded_lengths"]}
+    if tokens_per_second is not None:
+        seconds = float(inputs["lengths"][0]) / runner.pipeline["sample_rate_hz"]
+        frames_per_token = heard["lengths"][0] / (tokens_per_second * seconds)
+        heard["encoded"][..., 0] = rhythm(heard["encoded"].shape[1], frames_per_token)
     sides = {"encoder": timed(runner.run, inputs, "listen")}
     sides |= {name: timed(_searched, search, heard) for name, search in searches.items()}
     times = in_turn(sides)
@@ -183,9 +234,17 @@ def measure(
     return {"encoder_ms": encoder_ms, "searches": found}
 
 
-def _inputs(pipeline: Mapping, batch: int, seconds: float) -> dict[str, np.ndarray]:
+def _inputs(
+    pipeline: Mapping, sound: np.ndarray | None, batch: int, seconds: float
+) -> dict[str, np.ndarray]:
+    """Returns a batch of noise, or of a sound that is repeated, each row from another place on."""
     samples = round(seconds * pipeline["sample_rate_hz"])
-    waveforms = np.random.default_rng(SEED).normal(0, 0.1, (batch, samples)).astype("float32")
+    rng = np.random.default_rng(SEED)
+    if sound is None:
+        waveforms = rng.normal(0, 0.1, (batch, samples)).astype("float32")
+    else:
+        places = rng.integers(0, len(sound), (batch, 1)) + np.arange(samples)
+        waveforms = sound[places % len(sound)]
     return {"waveforms": waveforms, "lengths": np.full(batch, samples, np.int32)}
 
 
@@ -204,8 +263,7 @@ def _show(batch: int, seconds: float, row: Mapping) -> None:
 def _parse(argv: list[str]) -> SimpleNamespace:
     flags = CommandLine(
         "tools.benchmark.conformer_decoding",
-        "Times greedy and beam search of a transducer beside its encoder, converted, on noise. The "
-        "blank gets a bias with which greedy search writes tokens at a given rate.",
+        "Times greedy and beam search of a transducer beside its encoder, converted.",
         example="--batch_sizes=1,4,16 --json=decoding.json",
     )
     flags.group("Model")
@@ -217,7 +275,10 @@ def _parse(argv: list[str]) -> SimpleNamespace:
     flags.string("batch_sizes", "1,4,16", "Batch sizes to time.")
     about = "Lengths of the sounds in seconds; the batch sizes are timed with the first one."
     flags.string("seconds", "10,5,20", about)
-    flags.number("tokens_per_second", 5.0, "Tokens that greedy search writes.")
+    about = "Tokens that the model with random weights emits."
+    flags.number("tokens_per_second", 5.0, about)
+    about = "Sound file for an exported model, repeated to the lengths."
+    flags.string("sound", None, about, default_text="noise")
     flags.group("Decoding")
     flags.integer("beam_width", 4, "Hypotheses of the beam searches.")
     flags.group("Measurement")
@@ -255,8 +316,9 @@ def main(argv: list[str]) -> int:
     use_cores(values.threads)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(values.work_dir or temporary)
-        model_dir = values.native_savedmodel_dir
+        model_dir, rate = values.native_savedmodel_dir, None
         if model_dir is None:
+            rate = values.tokens_per_second
             model_dir = folder / "random"
             if not model_dir.exists():
                 write_random_model(model_dir)
@@ -264,23 +326,22 @@ def main(argv: list[str]) -> int:
             backend=values.backend, batch_size=max(values.batches), threads=values.threads
         )
         runner = open_runner(model_dir, options, calibration_examples)
-        call = Biased(runner)
+        call, sound = Counted(runner), None
+        if values.sound:
+            sound = load(values.sound, calibration_limits(runner.pipeline))
         fusion = language_model(runner.pipeline, Path(temporary))
         searches = searches_of(runner, call, values.beam_width, fusion)
         first = values.lengths[0]
-        heard = runner.run(_inputs(runner.pipeline, 4, first), "listen")
-        heard = {"encoded": heard["encoded"], "lengths": heard["encoded_lengths"]}
-        set_emission_rate(call, searches["greedy"], heard, 4 * first * values.tokens_per_second)
         rows = []
         sizes = [(batch, first) for batch in values.batches]
         sizes += [(values.batches[0], seconds) for seconds in values.lengths[1:]]
         for batch, seconds in sizes:
-            inputs = _inputs(runner.pipeline, batch, seconds)
+            inputs = _inputs(runner.pipeline, sound, batch, seconds)
 
             def in_turn(sides, batch=batch):
                 return time_in_turn(sides, batch, values.loop, values.warmup_seconds)
 
-            row = measure(runner, call, searches, inputs, in_turn=in_turn)
+            row = measure(runner, call, searches, inputs, in_turn=in_turn, tokens_per_second=rate)
             _show(batch, seconds, row)
             rows.append({"batch": batch, "seconds": seconds, **row})
     report = {
@@ -289,7 +350,7 @@ def main(argv: list[str]) -> int:
         "threads": values.threads,
         "backend": runner.backend,
         "model": str(values.native_savedmodel_dir or "random weights"),
-        "blank_bias": call.bias,
+        "tokens_per_second": rate,
         "beam_width": values.beam_width,
         "loop": values.loop,
         "results": rows,

@@ -26,6 +26,7 @@ HEADINGS = (
     "Output",
     "Config",
     "Model",
+    "Server",
     "Preprocessing",
     "Augmentation",
     "Training",
@@ -200,8 +201,8 @@ class CommandLine:
             both, `~/` is replaced by the home folder.
 
         Raises:
-            UserError: a flag is unknown or given twice, a value is missing, empty or of the wrong
-                type, or --set is not of the form key=value.
+            UserError: a flag is unknown, a value is missing, empty or of the wrong type, or --set
+                is not of the form key=value.
             SystemExit: with code 0, after --help.
         """
         parsed = copy.deepcopy(self._flags)
@@ -226,13 +227,12 @@ class CommandLine:
         return SimpleNamespace(**values), _expanded(positional)
 
     def _check_given(self, parsed: flags.FlagValues) -> None:
-        """Raises UserError if a flag was given twice, or with an empty value."""
+        """Names each flag that was given twice; raises UserError for an empty value."""
         for name in self._names():
             flag = parsed[name]
             if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
-                raise UserError.expected(
-                    f"--{name} once", f"it {flag.present} times", "Leave the others out"
-                )
+                line = f"--{name} is given {flag.present} times: the last value counts"
+                print(f"{line}, {flag.value}", file=sys.stderr)
             if flag.present and flag.value == "" and flag.default != "":
                 raise UserError.expected(
                     f"a value for --{name}", "an empty one", f"Give one, or leave --{name} out"

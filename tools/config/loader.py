@@ -75,8 +75,23 @@ def _nearest(key: str, valid: list[str]) -> str | None:
     return best if likeness(best) > 0.7 else None
 
 
-def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = False) -> UserError:
-    """Returns the error for an unknown key; `is_section` if its value is a mapping."""
+def _unknown(
+    key: str,
+    config_class: type,
+    origin: str,
+    *,
+    is_section: bool = False,
+    is_foreign: bool = False,
+) -> UserError:
+    """Returns the error for an unknown key.
+
+    Args:
+        key: dotted name of the key.
+        config_class: class of the config.
+        origin: where the key was found, for the message.
+        is_section: whether its value is a mapping.
+        is_foreign: whether most keys beside it are unknown, too.
+    """
     leaves = list(leaf_keys(config_class))
     sections = {leaf.rpartition(".")[0] for leaf in leaves if "." in leaf}
     # Suggest sections of the same depth for a misspelt section, and also leaves for a leaf.
@@ -90,10 +105,10 @@ def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = Fa
         below = (leaf.removeprefix(inside) for leaf in leaves if leaf.startswith(inside))
         children = dict.fromkeys(inside + name.partition(".")[0] for name in below)
         do = "Use one of: " + ", ".join(children)
-        if is_section and not parent:
-            do += ", or use the config with the program of its family"
     else:
         do = f"Use {near}"
+    if is_foreign or (near in (None, key) and is_section and not parent):
+        do += ", or use the config with the program of its family"
     return UserError.expected(f"a known key {origin}", key, do)
 
 
@@ -152,7 +167,9 @@ class _Builder:
         for key in given:
             if key not in kinds:
                 is_section = isinstance(given[key], Mapping)
-                raise _unknown(f"{prefix}{key}", self.root, self.origin, is_section=is_section)
+                unknown = sum(name not in kinds for name in given)
+                kind = {"is_section": is_section, "is_foreign": unknown > max(1, len(given) / 2)}
+                raise _unknown(f"{prefix}{key}", self.root, self.origin, **kind)
         values, num_missing = {}, len(self.missing)
         for field in dataclasses.fields(section):
             key, kind = prefix + field.name, kinds[field.name]

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from tools.decoding.graph import Hypotheses, detokenize
+
 _MIXING = -7046029254386353131  # 2^64 divided by the golden ratio, as a signed number
 _NEVER = np.float64(-np.inf)
 
@@ -304,11 +306,14 @@ def different_texts(found: BeamHypotheses, surfaces: Sequence[str]) -> dict[str,
         behind the last text have an empty text, no tokens and the score -inf.
     """
     ids, lengths, scores, log_probability = found
-    inside = tf.sequence_mask(lengths, tf.shape(ids)[2])
-    pieces = tf.where(inside, tf.gather(tf.constant(list(surfaces)), ids), "")
-    texts = tf.strings.reduce_join(pieces, axis=-1)
-    texts = tf.strings.strip(tf.strings.regex_replace(texts, r"\s+", " "))
     width = scores.shape[1]
+    flat = Hypotheses(
+        tf.reshape(ids, [tf.size(lengths), tf.shape(ids)[2]]),
+        tf.reshape(lengths, [-1]),
+        tf.reshape(log_probability, [-1]),
+    )
+    texts = tf.reshape(detokenize(flat, surfaces), [-1, width])
+    texts = tf.strings.regex_replace(texts, r"\s+", " ")
     is_before = tf.range(width)[:, None] > tf.range(width)
     is_same = (texts[:, :, None] == texts[:, None]) & is_before
     is_left = (scores > -np.inf) & ~tf.reduce_any(is_same, axis=2)

@@ -12,7 +12,7 @@ from tools.decoding.protocol import Call, Hypothesis
 if TYPE_CHECKING:
     from tools.decoding.hot_graph import HotScores  # imports numba
 
-_FRAMES_AT_ONCE = 64  # frames of all rows in one call of `join`
+_LOGITS_AT_ONCE = 1 << 16  # logits of all rows in one call of `join`: larger calls take longer
 
 
 @dataclass(slots=True)
@@ -49,6 +49,7 @@ class GreedySearch:
         blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
             A positive value emits more symbols.
         max_window: largest number of frames W in one call of `join`.
+        vocabulary_size: number of symbols V, which also limits the frames of a call.
         hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
             None for none.
 
@@ -65,11 +66,13 @@ class GreedySearch:
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
         max_window: int = 1,
+        vocabulary_size: int = 1000,
         hot_scores: "HotScores | None" = None,
     ):
         self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._max_window, self._hot = max_window, hot_scores
+        self._frames_at_once = max(1, _LOGITS_AT_ONCE // vocabulary_size)
 
     def start(self, batch_size: int) -> GreedyState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
@@ -97,7 +100,7 @@ class GreedySearch:
         lengths = np.asarray(lengths, np.int64)
         rows = np.flatnonzero(lengths > 0)
         while len(rows):
-            window = min(self._max_window, max(1, _FRAMES_AT_ONCE // len(rows)))
+            window = min(self._max_window, max(1, self._frames_at_once // len(rows)))
             frames = frame[rows][:, None] + np.arange(window)
             current = encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)]
             inputs = {"encoded": current, "predicted": state.predicted[rows]}

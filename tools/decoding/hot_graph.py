@@ -94,7 +94,7 @@ def hot_graph(words: Sequence[HotWord], surfaces: Sequence[str], alphabet: Alpha
         count = spellings.num_symbols(text)
         if not weight or count is None:
             continue
-        total = weight * count
+        total, text = weight * count, spellings.written(text)
         pattern = f" {text} " if spellings.has_spaces else text
         node, num_read = 0, 0 if spellings.has_spaces else 1
         for position, character in enumerate(alphabet.numbers_of(pattern).tolist()):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.decoding.text import byte_surface, has_bytes
 from tools.errors import UserError
 
 DEFAULT_WEIGHT, MAX_WEIGHT = 1.5, 100.0
@@ -79,12 +80,20 @@ class Spellings:
         self._texts = frozenset(surfaces) - {""}
         self._longest = max(map(len, self._texts), default=0)
         self.has_spaces = any(" " in text for text in self._texts)
+        self._letters = frozenset("".join(self._texts)) if has_bytes(self._texts) else None
+
+    def written(self, text: str) -> str:
+        """Returns a text with bytes, as surfaces, for the characters that only bytes write."""
+        if self._letters is None:
+            return text
+        return "".join(x if x in self._letters else _as_bytes(x) for x in text)
 
     def num_symbols(self, text: str) -> int | None:
         """Returns the fewest symbols that write a phrase, or None if no symbols write it.
 
         The first symbol may begin with a space, and the last one may end with one.
         """
+        text = self.written(text)
         padded = f" {text} "
         fewest: list[float] = [0, 0, *[math.inf] * (len(padded) - 1)]
         for end in range(2, len(padded) + 1):
@@ -93,6 +102,10 @@ class Spellings:
                     fewest[end] = min(fewest[end], fewest[start] + 1)
         least = min(fewest[-2:])
         return None if least == math.inf else int(least)
+
+
+def _as_bytes(character: str) -> str:
+    return "".join(map(byte_surface, character.encode("utf-8", "surrogateescape")))
 
 
 def spelled_hot_words(

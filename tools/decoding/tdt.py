@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Call, Hypothesis
+
+if TYPE_CHECKING:
+    from tools.decoding.hot_graph import HotScores  # imports numba
 
 
 @dataclass(slots=True)
@@ -18,6 +22,7 @@ class TdtState:
     log_probability: np.ndarray  # [B]
     frames: np.ndarray  # [B], frames that the pieces so far had
     frame: np.ndarray  # [B], frame to decode next, counted from the start of the row
+    nodes: np.ndarray  # [B], nodes of the hot words; 0 without hot words
     tokens: list[list[int]]
     starts: list[list[int]]
     durations: list[list[int]]
@@ -43,6 +48,8 @@ class TdtSearch:
         max_symbols_per_frame: see above.
         blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
             A positive value emits more symbols.
+        hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
+            None for none.
 
     Source: Xu et al., Token-and-duration transducer (2023), algorithm 2; the limit of symbols as in
     NeMo, `asr/parts/submodules/rnnt_greedy_decoding.py`.
@@ -57,10 +64,11 @@ class TdtSearch:
         durations: Sequence[int],
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
+        hot_scores: "HotScores | None" = None,
     ):
         self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
-        self._durations = np.asarray(durations, np.int64)
+        self._durations, self._hot = np.asarray(durations, np.int64), hot_scores
 
     def start(self, batch_size: int) -> TdtState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
@@ -75,6 +83,7 @@ class TdtSearch:
             log_probability=np.zeros(batch_size, np.float32),
             frames=np.zeros(batch_size, np.int64),
             frame=np.zeros(batch_size, np.int64),
+            nodes=np.full(batch_size, 0 if self._hot is None else self._hot.start),
             tokens=[[] for _ in range(batch_size)],
             starts=[[] for _ in range(batch_size)],
             durations=[[] for _ in range(batch_size)],
@@ -95,7 +104,7 @@ class TdtSearch:
             current = encoded[rows, place][:, None]
             joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
             logits = joined["logits"][:, 0, 0]
-            token, duration, score = self._best(logits)
+            token, duration, score = self._best(logits, state.nodes)
             state.steps += 1
             state.log_probability += np.where(active, score, 0.0).astype(np.float32)
             is_blank = token == self._blank
@@ -112,6 +121,8 @@ class TdtSearch:
                     state.tokens[row].append(int(token[row]))
                     state.starts[row].append(int(state.frame[row]))
                     state.durations[row].append(int(duration[row]))
+                    if self._hot is not None:
+                        state.nodes[row] = self._hot.after(int(state.nodes[row]), int(token[row]))
             state.frame = np.where(active, state.frame + step, state.frame)
             symbols = np.where(step > 0, 0, symbols)
         state.frames = end
@@ -133,12 +144,16 @@ class TdtSearch:
             hypotheses.append(found)
         return hypotheses
 
-    def _best(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _best(
+        self, logits: np.ndarray, nodes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Returns the best symbols, durations and their log-probabilities, `[B]` each."""
         symbols, durations = np.split(logits, [logits.shape[1] - len(self._durations)], axis=1)
         chosen_from = symbols
+        if self._hot is not None:
+            chosen_from = symbols + np.stack([self._hot.of(node) for node in nodes.tolist()])
         if self._blank_penalty:
-            chosen_from = symbols.copy()
+            chosen_from = chosen_from.copy()
             chosen_from[:, self._blank] -= self._blank_penalty
         token, place = chosen_from.argmax(axis=1), durations.argmax(axis=1)
         score = _log_softmax(symbols, token) + _log_softmax(durations, place)

@@ -12,6 +12,8 @@ from tools.decoding.options import BeamSearch
 from tools.decoding.spelling import Alphabet
 from tools.errors import UserError
 
+_WORD_MARK = "\u2581"  # begins words in SentencePiece's subwords
+_MOST_NAMED = 40  # letters in a message
 _NUM_QUESTIONS = 256  # words asked of a language model at once
 
 
@@ -32,7 +34,8 @@ class Texts:
             and 0 is no symbol.
 
     Raises:
-        UserError: no word of the language model consists of the letters of the symbols.
+        UserError: no word of the language model consists of the letters of the symbols, or its
+            words are subwords.
     """
 
     def __init__(
@@ -54,11 +57,22 @@ class Texts:
         self._spelling, num_words = alphabet.spell(self._fusion.words)
         if fusion is not None and num_words == 0:
             words = [word for word in fusion.words if word]
+            letters = alphabet.letters[:_MOST_NAMED]
+            if len(alphabet.letters) > _MOST_NAMED:
+                letters += f" and {len(alphabet.letters) - _MOST_NAMED} others"
             raise UserError.expected(
-                f"a language model with words of the letters {alphabet.letters}",
+                f"a language model with words of the letters {letters}",
                 f"{' '.join(words[:5]) or 'no words'}",
                 "Train it on text in upper or lower case, like the vocabulary of the model",
             )
+        if _WORD_MARK not in alphabet.letters:
+            for word in self._fusion.words:
+                if _WORD_MARK in word:
+                    raise UserError.expected(
+                        "a language model of whole words",
+                        f"{word}, a subword of SentencePiece",
+                        "Train it on text with spaces between the words",
+                    )
         self._hot = hot_graph(hot_words, written, alphabet)
         self._hot_start = start_node(self._hot)
         has_weight = options.weight != 0.0

@@ -62,8 +62,8 @@ def exported_model(
         UserError: the source cannot be downloaded, read or exported.
     """
     path = local_source(source)
-    if is_artifact(path) or (path / "saved_model.pb").is_file() or not path.exists():
-        return path  # the caller reports a path that does not exist
+    if is_artifact(path) or (path / "saved_model.pb").is_file() or not any(_files(path)):
+        return path  # the caller reports a path that does not exist, or an empty folder
     place = writable_place(user_cache() / "exported" / f"{family}-{_key(path)}")
     with one_at_a_time(place):
         if not (place / "saved_model.pb").is_file():

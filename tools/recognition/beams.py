@@ -14,14 +14,17 @@ if TYPE_CHECKING:
 
 
 def hot_words_of(
-    pipeline: Mapping, source: str | Sequence[str] | None, normalize: Callable[[str], str]
+    pipeline: Mapping,
+    source: str | Sequence[str] | None,
+    normalization_of: Callable[[Mapping], Callable[[str], str]],
 ) -> list[HotWord]:
     """Returns the hot words that a model can write, and names the other ones on stderr.
 
     Args:
         pipeline: content of the model's `pipeline.json`.
         source: file or lines, see `read_hot_words`; None for no hot words.
-        normalize: function that normalizes transcripts for the model's vocabulary.
+        normalization_of: function of `pipeline.json` that returns the function which normalizes
+            transcripts for the model's vocabulary.
 
     Raises:
         UserError: the file cannot be used, or the model can write none of its phrases.
@@ -29,7 +32,8 @@ def hot_words_of(
     if source is None:
         return []
     given = read_hot_words(source)
-    words, left_out = spelled_hot_words(given, pipeline["vocabulary"]["surfaces"], normalize)
+    surfaces, normalize = pipeline["vocabulary"]["surfaces"], normalization_of(pipeline)
+    words, left_out = spelled_hot_words(given, surfaces, normalize)
     named = ", ".join(left_out)
     if not words:
         raise UserError.expected(

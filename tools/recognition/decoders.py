@@ -201,6 +201,7 @@ class TransducerDecoder:
                 durations=self._pipeline["durations"],
                 max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
                 blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+                hot_scores=self._hot_scores,
             )
         return GreedySearch(
             call,
@@ -209,6 +210,7 @@ class TransducerDecoder:
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
             max_window=max_window(self._pipeline),
+            vocabulary_size=len(self._pipeline["vocabulary"]["surfaces"]),
             hot_scores=self._hot_scores,
         )
 

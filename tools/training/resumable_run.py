@@ -10,6 +10,7 @@ from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.optimizer import Optimizer
 from tools.training.precision import SMALLEST_SCALE, LossScale
+from tools.training.rematerialize import rematerialize
 from tools.training.run_log import RunLog
 from tools.training.step import (
     StepResult,
@@ -41,6 +42,8 @@ class ResumableRun:
     def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
         self.task, self.config, self.processes = task, config, processes
         statistics = moving_statistics(task.model)
+        if config.rematerialize == "blocks":
+            rematerialize(task.blocks)
         freeze(task.model, config.freeze)
         variables = task.model.trainable_variables
         depths = [task.layer_depth(v.path) for v in variables]

@@ -1,6 +1,6 @@
 """Interface between a model family and the training loop."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -101,6 +101,7 @@ class Task(Protocol):
         evaluators: functions `() -> {metric: value}` by name; called on all processes together.
         report: lines about the data, for the log.
         data_digest: hash of the training set; see `tools.training.resuming`.
+        blocks: repeated layers of the model; see `tools.training.rematerialize`.
     """
 
     model: keras.Model
@@ -108,6 +109,7 @@ class Task(Protocol):
     evaluators: Mapping[str, Callable[[], Mapping[str, float]]]
     report: list[str]
     data_digest: str
+    blocks: Sequence[keras.Layer]
 
     def train_data(self, shard: Shard, position: Position, num_epochs: int) -> TrainData:
         """Returns the training batches of one process.

@@ -111,6 +111,7 @@ def test_the_pruned_loss_and_its_limits():
     pruning = config.loss.pruning
     assert (pruning.s_range, pruning.simple_scale, pruning.warmup_steps) == (5, 0.5, 2000)
     assert config.training.accumulate_steps == 1
+    assert (config.training.rematerialize, config.model.prediction) == ("none", "lstm")
     assert conformer.load_config(None, {"loss.kind": "pruned"}).loss.kind == "pruned"
     for key, value in (
         ("loss.pruning.s_range", 0),
@@ -119,6 +120,8 @@ def test_the_pruned_loss_and_its_limits():
         ("loss.pruning.warmup_steps", -1),
         ("loss.kind", "prune"),
         ("training.accumulate_steps", 0),
+        ("training.rematerialize", "all"),
+        ("model.prediction", "gru"),
     ):
         with refused(key):
             conformer.load_config(None, {key: value})
@@ -129,10 +132,18 @@ def test_options_that_contradict_each_other_are_refused():
     with refused("decoding.head: ctc for a model with model.transducer: false"):
         conformer.load_config(None, only_ctc)
     assert not conformer.load_config(None, {**only_ctc, "decoding.head": "ctc"}).model.transducer
-    for other in ({"model.joint_activation": "relu"}, {"model.durations": (0, 1)}):
+    ctc = {**only_ctc, "decoding.head": "ctc"}
+    for kinds, other in (
+        (["fused"], {"model.joint_activation": "relu"}),
+        (["fused", "pruned"], {"model.durations": (0, 1)}),
+        (["fused", "pruned"], ctc),
+    ):
         conformer.load_config(None, other)
-        with refused("loss.kind: plain"):
-            conformer.load_config(None, {**other, "loss.kind": "fused"})
+        for kind in kinds:
+            with refused("loss.kind: plain"):
+                conformer.load_config(None, {**other, "loss.kind": kind})
+    conformer.load_config(None, {"model.joint_activation": "relu", "loss.kind": "pruned"})
+    assert conformer.load_config().loss.sigma == 0.0
     for features in (
         {"features.extractor": "nemo"},
         {"features.normalization": "per_bin"},

@@ -11,6 +11,8 @@ import pytest
 import conformer
 from conformer.features import LogMelSpectrogram
 from conformer.published import read_published
+from conformer.session import transcript_normalization
+from conformer.tokenizer import SentencePieceTokenizer
 from tests.support import parakeet
 from tests.support.parakeet import Sizes
 from tools.decoding.ctc import CtcGreedySearch
@@ -326,6 +328,18 @@ COUNTS = {
         {"num_layers": 16, "hidden_dim": 176, "num_heads": 4, "kernel_size": 31},
     ),
 }
+
+
+@pytest.mark.parametrize("kind", ["pieces", "sentencepiece"])
+def test_transcripts_have_the_case_of_the_vocabulary(kind, sentencepiece_model):
+    for surfaces, expected in (
+        (["", " the", "in"], "the in"),
+        (["", " THE", "in"], "The IN"),
+        (["", " THE", "IN"], "THE IN"),
+    ):
+        normalize = transcript_normalization({"vocabulary": {"kind": kind, "surfaces": surfaces}})
+        assert normalize("The  IN") == expected
+    assert SentencePieceTokenizer(sentencepiece_model).normalize("The TIN") == "the tin"
 
 
 @pytest.mark.parametrize("name", COUNTS)

@@ -15,8 +15,7 @@ from tools.recognition.decoders import TransducerDecoder
 
 SIZES = {
     "ctc": Sizes(kind="ctc", layers=1),
-    "rnnt": Sizes(kind="rnnt", layers=1, bias=True),
-    "tdt": Sizes(kind="tdt", layers=1, lstms=1),
+    "tdt": Sizes(kind="tdt", layers=1, bias=True),
 }
 LENGTHS = np.array([4000, 2890, 7117], np.int32)
 
@@ -78,5 +77,5 @@ def test_tokens_and_texts_in_the_graph_and_in_python(exported):
 def test_a_beam_search_of_tokens_and_durations_is_refused(exported):
     sizes, _, _, directory = exported
     if sizes.kind == "tdt":
-        with refused("greedy search for a token-and-duration transducer"):
+        with refused("greedy search without hot words"):
             conformer.load(directory, run_eagerly=True, beam_width=4)

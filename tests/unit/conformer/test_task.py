@@ -16,7 +16,7 @@ from conformer.tokenizer import (
 )
 from conformer.train import main
 from tests.support import conformer_reference as reference
-from tests.support.accumulation import check_parts
+from tests.support.accumulation import check_parts, check_rematerialized
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.training.checkpoint import CheckpointStore
@@ -565,3 +565,8 @@ def test_transcripts_that_do_not_fit_the_pruned_loss(make_task, monkeypatch):
     with refused("at most 1 labels per encoder frame, which loss.pruning.s_range 2 allows"):
         make_task(few | {"features.frame_length_ms": 600, "features.frame_step_ms": 500,
                          "features.fft_length": 16384})  # fmt: skip
+
+
+def test_rematerialized_blocks_have_the_same_gradients(make_task):
+    tasks = [make_task({"model.dropout_rate": 0.2}) for _ in range(2)]
+    check_rematerialized(tasks, batch_of(tasks[0], 5))

@@ -13,10 +13,10 @@ SYMBOLS = 4
 FRAMES, COUNTS = [4, 3, 1, 0, 5], [2, 0, 1, 0, 3]
 
 
-def of_all_paths(logits, labels, durations, *, blank=0, sigma=0.0):
+def of_all_paths(logits, labels, durations, num_symbols=SYMBOLS, *, blank=0, sigma=0.0):
     """Returns the loss of logits `[T, U + 1, V + N]`: sums over paths, each followed to its end."""
-    symbols = np.log(softmax(logits[..., :SYMBOLS])) - sigma
-    lasting = np.log(softmax(logits[..., SYMBOLS:]))
+    symbols = np.log(softmax(logits[..., :num_symbols])) - sigma
+    lasting = np.log(softmax(logits[..., num_symbols:]))
     frames = len(logits)
 
     def follow(t, u):

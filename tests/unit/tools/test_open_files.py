@@ -57,7 +57,7 @@ def test_no_sound_stays_open(sounds, suffix, tmp_path):
             audio.probe(source)
             assert len(audio.read(source)) > 24 * 16000
             audio.load(source)
-        assert len(list(audio.stream(good))) == 3
+        assert len(list(audio.stream(good))) >= 3
         next(pieces := audio.stream(good))
         pieces.close()
         for source in (damaged, damaged.read_bytes()):

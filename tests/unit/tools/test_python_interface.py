@@ -16,13 +16,17 @@ import wav2vec2
 from tests.support.errors import refused
 from tools.config.making_options import takes_options
 from tools.inference.options import RunnerKeywords, RunnerOptions, SpeechKeywords
-from tools.recognition.options import SearchKeywords, SearchOptions
+from tools.recognition.options import (
+    RecognitionKeywords,
+    RecognitionOptions,
+    SearchKeywords,
+    SearchOptions,
+)
 from tools.recognition.session import SpeechSession
 from vision.session import ImageSession
-from wav2vec2.session import RecognitionKeywords, RecognitionOptions
 
 PACKAGES = (conformer, vision, wav2vec2)
-OPTIONS = {conformer: SearchOptions, vision: RunnerOptions, wav2vec2: RecognitionOptions}
+OPTIONS = {conformer: RecognitionOptions, vision: RunnerOptions, wav2vec2: RecognitionOptions}
 
 
 @pytest.mark.parametrize("package", PACKAGES)

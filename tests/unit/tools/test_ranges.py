@@ -49,7 +49,7 @@ def test_every_number_has_a_range_and_none_outside_is_taken(family):
     for key, field, kind in found:
         several = isinstance(field.default, tuple)
         for value in outside(field.metadata["range"], kind):
-            words = ",".join([repr(value)] * len(field.default)) if several else repr(value)
+            words = ",".join([repr(value)] * max(1, len(field.default))) if several else repr(value)
             words = words if kind is float else words.replace(".0", "")
             with refused(match=rf"Expected {key} .*Received: {value}"):
                 load(config_class, None, {key: words})

@@ -357,6 +357,6 @@ def test_help_names_the_key_behind_a_flag(name):
 def test_every_key_of_the_recipe_is_a_flag_of_evaluation():
     line = command_line("vision.eval", "[FLAGS]")
     flags = [f"--{name}={value}" for name, (value, *_) in FLAT.items() if name != "val_num_samples"]
-    flags = [flag.replace("=[0.8, 0.99]", "=0.8,0.99") for flag in flags]
+    flags = [flag.replace("=[0.8, 0.99]", "=0.8,0.99") for flag in flags if flag[-1] != "="]
     values, rest = line.parse([*flags, "--val_num_samples=-1", "data"])
     assert rest == ["data"] and values.val_dir == "validation_preprocess"

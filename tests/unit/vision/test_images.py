@@ -248,6 +248,7 @@ def test_bad_preprocessing(overrides):
 
 def test_configurations(project):
     files = sorted((project / "configs" / "vision").glob("conformer_*.yml"))
+    files = [file for file in files if file.stem != "conformer_mindspore"]
     assert [file.stem for file in files] == [
         "conformer_base", "conformer_small", "conformer_small_p32", "conformer_tiny",
     ]  # fmt: skip

@@ -94,15 +94,6 @@ def test_bad_results(results, name, content, message):
         postprocess(folder, labels)
 
 
-def test_shared_label_files(shared_data):
-    tables = shared_data / "bad_inputs" / "tables"
-    assert read_annotations(tables / "val_label_good.txt") == {"a": 0, "b": 999}
-    assert read_annotations(tables / "val_label_blank_crlf.txt") == {"a": 0, "b": 5}
-    assert read_annotations(tables / "val_label_space_in_name.txt") == {"my photo": 7}
-    with refused("line 1"):
-        read_annotations(tables / "val_label_bad_values.txt")
-
-
 @pytest.mark.parametrize(
     "line", ["b.JPEG abc", "b.JPEG -1", "b.JPEG 3.5", "b.JPEG 1 2", "3", "a.JPEG 2"]
 )

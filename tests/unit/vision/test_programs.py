@@ -21,6 +21,7 @@ import vision.eval_onnx
 import vision.export
 import vision.infer
 import vision.infer_onnx
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.sessions import sessions_are_closed
 from tools.cli import flatten_images
@@ -124,7 +125,7 @@ def test_evaluation(source, flags, photos, answers, tmp_path, capsys):
     report, analysis = tmp_path / "report.json", tmp_path / "analysis"
     more = [f"--result_path={report}", f"--analysis_dir={analysis}"]
     main = program_of(source, vision.eval, vision.eval_onnx)
-    assert main([*flags[source], "--batch_size=5", *more, str(photos)]) == 0
+    assert main(joined(flags[source], ["--batch_size=5", *more, str(photos)])) == 0
     printed = capsys.readouterr().out.strip()
     found = ast.literal_eval(printed.removeprefix("eval results: "))
     assert list(found) == list(expected)
@@ -415,7 +416,8 @@ def test_a_result_that_cannot_be_written_ends_before_the_work(
     (tmp_path / "file").write_text("")
     bad = f"{flag}{tmp_path / 'file' / 'p.json'}"
     with refused(match="permission to write"):
-        vision.infer.main([*flags["eager"], f"-o={tmp_path / 'p.json'}", bad, str(folder)])
+        output = [] if flag == "--output=" else [f"-o={tmp_path / 'p.json'}"]
+        vision.infer.main([*flags["eager"], *output, bad, str(folder)])
     if flag == "--result_path=":
         with refused(match="permission to write"):
             vision.eval.main([*flags["eager"], bad, str(folder)])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.accumulation import check_parts
+from tests.support.accumulation import check_parts, check_rematerialized
 from tests.support.errors import refused
 from tools.training.distributed import SingleProcess
 from tools.training.fused_batch_norm import fused_batch_norm
@@ -383,3 +383,7 @@ def test_batch_norm_in_training_is_the_kernel_of_the_framework(make_task, batch)
 
 def test_an_update_from_two_batches_equals_one_from_both(make_task, batch):
     check_parts([make_task(), make_task()], batch, 2)
+
+
+def test_rematerialized_blocks_have_the_same_gradients(make_task, batch):
+    check_rematerialized([make_task(drop_path=0.2), make_task(drop_path=0.2)], batch)

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import vision.train as program
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tools.training import distributed
 from tools.training import program as training_program
@@ -65,7 +66,8 @@ def train(recipe, data_url):
 
     def run(place, *arguments, url=data_url):
         flags = [f"--{root}={place / root}" for root in ROOTS]
-        main([f"--config={recipe}", f"--data_url={url}", *flags, *arguments])
+        defaults = [f"--config={recipe}", f"--data_url={url}", *flags]
+        main(joined(defaults, arguments))
         return [max((place / root).iterdir(), default=None) for root in ROOTS]
 
     return run

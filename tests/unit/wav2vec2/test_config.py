@@ -304,3 +304,11 @@ def test_defaults_of_fine_tuning():
     assert config.vocabulary.source == "pretrained"
     assert config.preprocessing.max_seconds == 35.0
     assert config.model.mask_padding and not config.preprocessing.trained_with_mask
+
+
+def test_rematerialized_blocks_exclude_layer_drop():
+    changes = {"training.rematerialize": "blocks"}
+    with refused("model.layer_drop_rate: 0 with training.rematerialize: blocks"):
+        wav2vec2.load_config(None, {**changes, "model.layer_drop_rate": 0.1})
+    config = wav2vec2.load_config(None, {**changes, "model.layer_drop_rate": 0.0})
+    assert config.training.rematerialize == "blocks"

@@ -11,7 +11,7 @@ import soundfile
 import tensorflow as tf
 
 import wav2vec2
-from tests.support.accumulation import check_parts
+from tests.support.accumulation import check_parts, check_rematerialized
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.inference.runner import load
@@ -582,3 +582,8 @@ def test_every_recipe_takes_a_step(run, project, name):
 def test_an_update_from_two_batches_equals_one_from_both(make_task):
     tasks = [make_task(), make_task()]
     check_parts(tasks, batch_of(tasks[0]), 2)
+
+
+def test_rematerialized_blocks_have_the_same_gradients(make_task):
+    tasks = [make_task(model__dropout_rate="0.2") for _ in range(2)]
+    check_rematerialized(tasks, batch_of(tasks[0]))

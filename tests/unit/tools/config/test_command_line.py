@@ -347,9 +347,6 @@ def test_true_and_false_behind_anything_but_a_switch_are_words(program):
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--batch_size=2", "-b=4"], "--batch_size once. Received: it 2 times. Leave the others"),
-        (["--mode=fast", "--mode=fast", "--mode=slow"], "--mode once. Received: it 3 times."),
-        (["--use_horovod", "--nouse_horovod"], "--use_horovod once. Received: it 2 times."),
         (
             ["--config="],
             "a value for --config. Received: an empty one. Give one, or leave --config",
@@ -360,8 +357,32 @@ def test_true_and_false_behind_anything_but_a_switch_are_words(program):
         (["--use_horovod="], "true or false for --use_horovod. Received: an empty value."),
     ],
 )
-def test_a_flag_has_one_value(program, argv, line):
+def test_empty_values_are_refused(program, argv, line):
     assert line in failure(program, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value", "line"),
+    [
+        (["-b=2", "--batch_size=4"], "batch_size", 4, "--batch_size is given 2 times: the last"),
+        (
+            ["--mode=slow"] * 2 + ["--mode=fast"],
+            "mode",
+            "fast",
+            "3 times: the last value counts, fast",
+        ),
+        (["--use_horovod", "--nouse_horovod"], "use_horovod", False, "value counts, False"),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_named(program, capsys, argv, name, value, line):
+    assert getattr(program.parse(argv)[0], name) == value
+    printed = capsys.readouterr().err
+    assert line in printed and printed.count("\n") == 1
+
+
+def test_flags_that_may_be_repeated_are_not_named(program, capsys):
+    program.parse(["--tag=a", "--tag=b", "--set", "a.b=1", "--set", "a.c=1", "--batch_size=2"])
+    assert capsys.readouterr().err == ""
 
 
 def test_a_flag_that_is_empty_by_default_may_be_empty(program):

@@ -240,6 +240,21 @@ def test_unknown_keys_name_the_nearest(write, text, key, near):
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optimizer: {clip_norms: 1, b: 2, c: 3}", True),
+        ("a: 1\nb: 2\ndata: {}", True),
+        ("data: {rate_hertz: 1}", False),
+        ("optimizer: {clip_norms: 1, name: sgd}", False),
+    ],
+)
+def test_a_config_of_another_program_is_told(write, text, told):
+    """Most of its keys are unknown."""
+    words = ", or use the config with the program of its family."
+    assert failure(Experiment, write(text)).endswith(words) == told
+
+
+@pytest.mark.parametrize(
     ("key", "near"),
     [
         ("data.rate", "Use data.rate_hz."),

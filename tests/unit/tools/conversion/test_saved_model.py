@@ -49,7 +49,7 @@ def test_folders_with_the_characters_of_patterns(write, name, tmp_path):
 @pytest.mark.parametrize("factor", [np.nan, np.inf])
 def test_weights_that_are_not_finite_are_refused(write, factor):
     folder = write(factor)
-    with refused("NaN or infinity in 1 of 1 variables"):
+    with refused("NaN or infinity in 1 of 1 variable"):
         load_saved_model(folder)
 
 

@@ -201,6 +201,12 @@ def test_logits_that_are_not_numbers_give_no_score():
 def test_a_model_of_other_letters_or_without_words_is_refused(arpa, tmp_path):
     with refused(match="words of the letters xy.* like the vocabulary of the model"):
         CtcBeamSearch(["", "x", "y"], 0, BeamSearch(5), open_fusion(arpa))
+    with refused(match="words of the letters Ā.* and 20 others"):
+        CtcBeamSearch(["", *map(chr, range(0x100, 0x13C))], 0, BeamSearch(5), open_fusion(arpa))
+    path = tmp_path / "subwords.arpa"
+    path.write_text(arpa.read_text().replace("\tA", "\t\u2581A").replace(" A", " \u2581A"))
+    with refused(match="a language model of whole words.*\u2581A"):
+        CtcBeamSearch(SURFACES, 0, BeamSearch(5), open_fusion(path))
     path = tmp_path / "model.bin"
     path.write_bytes(b"mmap lm http://kheafield.com/code\0")
     with refused(match=r"with its words.*model\.bin"):

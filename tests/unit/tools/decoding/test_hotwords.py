@@ -13,6 +13,8 @@ from tools.decoding.hot_graph import HotScores
 from tools.decoding.hotwords import HotWord, Spellings, read_hot_words, spelled_hot_words
 from tools.decoding.options import BeamSearch
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.tdt import TdtSearch
+from tools.decoding.text import byte_surface
 from tools.decoding.texts import Texts
 from tools.decoding.transducer_beam import TransducerBeamSearch
 from tools.recognition.beams import hot_words_of
@@ -62,7 +64,7 @@ def test_phrases_score_whole_and_parts_are_taken_back():
     whole = 2.0 * Spellings(SURFACES).num_symbols("AB CA")
     assert Spellings(SURFACES).num_symbols("AB CA") == 3  # "AB", " C", "A " or "A"
     assert of("AB CA") == pytest.approx((whole, whole))
-    assert of("AB C")[0] == of("C AB CAA")[0] == of("CC")[0] == 0.0
+    assert of("AB C")[0] == of("AB")[0] == of("C AB CAA")[0] == of("CC")[0] == 0.0
     assert 0.0 < of("A")[1] < of("AB")[1] < of("AB C")[1] < whole
     assert of("B CA AB")[0] == pytest.approx(total(words[1]))
     assert of("AB CA BA")[0] == pytest.approx(whole), "a longer phrase that breaks off"
@@ -73,6 +75,14 @@ def test_phrases_score_whole_and_parts_are_taken_back():
 def test_a_vocabulary_without_spaces_has_phrases_anywhere():
     surfaces, words = ["", "X", "Y", "Z"], [HotWord("XY", 1.0)]
     assert score_of(words, [3, 1, 2, 1, 2, 1], surfaces)[0] == pytest.approx(4.0)
+
+
+def test_bytes_write_what_the_letters_lack():
+    surfaces = ["", "A", " ", *map(byte_surface, "ü".encode())]
+    assert Spellings(surfaces).num_symbols("AüA") == 4
+    word = HotWord("AüA", 1.0)
+    assert score_of([word], [1, 3, 4, 1], surfaces)[0] == pytest.approx(4.0)
+    assert score_of([word], [1, 3, 1], surfaces)[0] == 0.0
 
 
 def transducer(seed):
@@ -92,8 +102,20 @@ def transducer(seed):
     return call, shape
 
 
+def with_durations(call):
+    """Returns a token-and-duration transducer in which each symbol lasts for one frame."""
+
+    def joined(inputs, signature):
+        outputs = call(inputs, signature)
+        if signature == "join":
+            outputs["logits"] = np.pad(outputs["logits"], [(0, 0)] * 3 + [(0, 1)])
+        return outputs
+
+    return joined
+
+
 def searches(seed, words):
-    """Returns the four searches and the width of their frames."""
+    """Returns the searches and the width of their frames."""
     call, shape = transducer(seed)
     scores = HotScores(words, SURFACES, 0) if words else None
     texts = Texts(SURFACES, 0, BeamSearch(4), hot_words=words) if words else None
@@ -102,6 +124,7 @@ def searches(seed, words):
         (CtcBeamSearch(SURFACES, 0, BeamSearch(6), hot_words=words), len(SURFACES)),
         (GreedySearch(call, **shape, hot_scores=scores, max_window=3), 5),
         (TransducerBeamSearch(call, **shape, options=Options(4), texts=texts), 5),
+        (TdtSearch(with_durations(call), **shape, durations=[1], hot_scores=scores), 5),
     ]
 
 
@@ -125,7 +148,7 @@ def test_hot_words_of_weight_0_change_nothing(seed):
 
 
 def test_all_searches_prefer_hot_words_and_report_the_probability_without_them():
-    counts = {0.0: [0] * 4, 3.0: [0] * 4}
+    counts = {0.0: [0] * 5, 3.0: [0] * 5}
     for seed in range(6):
         lengths = np.array([9, 9])
         for weight, count in counts.items():
@@ -187,8 +210,12 @@ def test_what_the_vocabulary_cannot_write_is_named_and_the_rest_is_used(capsys):
     assert left_out == ["b", "ab ü"]
     pipeline = {"vocabulary": {"surfaces": surfaces}}
     lines = ["ab", "b", "ab c\t0"]
-    assert hot_words_of(pipeline, lines, str.upper) == [HotWord("AB")]
+
+    def upper(pipeline):
+        return str.upper
+
+    assert hot_words_of(pipeline, lines, upper) == [HotWord("AB")]
     assert re.search("cannot write are left out: b$", capsys.readouterr().err.strip())
-    assert hot_words_of(pipeline, None, str.upper) == []
+    assert hot_words_of(pipeline, None, upper) == []
     with refused(match="hot words that the vocabulary of the model can write.*b, xyz"):
-        hot_words_of(pipeline, ("b", "xyz"), str.upper)
+        hot_words_of(pipeline, ("b", "xyz"), upper)

@@ -89,7 +89,8 @@ def test_a_transcription_is_a_dictionary_for_json(session):
     assert read.keys() == {field.name for field in fields(found)}
     assert read["text"] == "AB CD" and read["duration_seconds"] == found.duration_seconds
     assert [word["text"] for word in read["words"]] == ["AB", "CD"]
-    assert read["words"] == [word._asdict() | {"tokens": list(word.tokens)} for word in found.words]
+    for word, heard in zip(read["words"], found.words, strict=True):
+        assert word == {**heard._asdict(), "tokens": list(heard.tokens)}
     assert read["n_best"] == [{"text": "AB", "score": -1.5}]
 
 
