@@ -82,7 +82,7 @@ def recognize(
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(
-                total=round(total_seconds),
+                total=int(total_seconds) + 1,
                 bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} s of sound [{elapsed}<{remaining}]",
                 file=sys.stderr,
                 delay=2,

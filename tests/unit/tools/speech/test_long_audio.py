@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.errors import refused
@@ -27,6 +27,7 @@ def pieces_of(sound, sizes):
     return np.split(sound, edges[edges < len(sound)])
 
 
+@settings(deadline=None, derandomize=True)
 @given(
     num_samples=st.integers(FIELD, 300),
     chunk=st.integers(4, 12),

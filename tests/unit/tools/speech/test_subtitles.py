@@ -5,13 +5,14 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.decoding.timestamps import Word
 from tools.speech.subtitles import SUFFIXES, Lines, Speech, segments_of, write
 
 LINES = Lines()
+REPEATABLE = settings(deadline=None, max_examples=50, derandomize=True)
 
 
 @st.composite
@@ -64,6 +65,7 @@ def check_cues(cues, speech, unescape=str):
         assert cues[-1][2] == pytest.approx(speech.words[-1].end_seconds, abs=0.0006)
 
 
+@REPEATABLE
 @given(speeches())
 def test_srt_counts_from_1_and_always_has_hours(speech):
     text = write("srt", [speech], "a", LINES)
@@ -73,6 +75,7 @@ def test_srt_counts_from_1_and_always_has_hours(speech):
     check_cues(cues, speech)
 
 
+@REPEATABLE
 @given(speeches())
 def test_vtt_has_hours_only_above_zero_and_no_counters(speech):
     text = write("vtt", [speech], "a", LINES)
@@ -87,6 +90,7 @@ def test_vtt_has_hours_only_above_zero_and_no_counters(speech):
     check_cues(cues, speech, restored)
 
 
+@REPEATABLE
 @given(speeches())
 def test_tsv_has_whole_milliseconds(speech):
     head, *rows = write("tsv", [speech], "a", LINES).splitlines()
@@ -101,6 +105,7 @@ def test_tsv_has_whole_milliseconds(speech):
 KEYS = "id seek start end text tokens temperature avg_logprob compression_ratio no_speech_prob"
 
 
+@REPEATABLE
 @given(speeches())
 def test_json_has_whispers_keys_and_two_decimals(speech):
     found = json.loads(write("json", [speech], "a", LINES))
@@ -124,6 +129,7 @@ def test_json_has_whispers_keys_and_two_decimals(speech):
         assert word["probability"] == pytest.approx(true.confidence, abs=1e-4)
 
 
+@REPEATABLE
 @given(speeches(1), speeches(2))
 def test_ctm_is_sorted_by_channel_and_time(first, second):
     rows = write("ctm", [first, second], "my talk", LINES).splitlines()
