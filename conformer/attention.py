@@ -59,15 +59,21 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
     Args:
         num_heads: number of heads H.
         head_size: size K of a head.
+        bias: projections with a bias: `"output"`, `"all"` (queries, keys, values and output) or
+            `"none"`. The projection of the positions never has one.
 
     Source: Gulati et al., Conformer (2020), section 2.1. Every layer has its own biases u and v,
-    one of each per head.
+    one of each per head. NeMo's and Hugging Face's attention of Conformers has the same positions
+    and scale; weights with shared (tied) u and v have the same values in every layer.
     """
 
-    def __init__(self, num_heads, head_size, **kwargs):
+    def __init__(self, num_heads, head_size, bias="output", **kwargs):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.head_size = head_size
+        self.bias = bias
+        if bias not in ("output", "all", "none"):
+            raise ValueError(f"Expected bias output, all or none. Received: {bias}.")
 
     def build(self, inputs_shape):
         """Creates the variables for inputs `[B, T, D]`."""
@@ -77,7 +83,7 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         # variance that Glorot initialization gives to a separate layer.
         self.query_key_value = keras.layers.Dense(
             3 * inner_dim,
-            use_bias=False,
+            use_bias=self.bias == "all",
             kernel_initializer=keras.initializers.VarianceScaling(
                 (hidden_dim + 3 * inner_dim) / (hidden_dim + inner_dim), "fan_avg", "uniform"
             ),
@@ -90,7 +96,10 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         )
         self.position.build((None, hidden_dim))
         self.output_projection = keras.layers.Dense(
-            hidden_dim, dtype=self.dtype_policy, name="output_projection"
+            hidden_dim,
+            use_bias=self.bias != "none",
+            dtype=self.dtype_policy,
+            name="output_projection",
         )
         self.output_projection.build((None, None, inner_dim))
         self.content_bias, self.position_bias = (
@@ -147,4 +156,5 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
             **super().get_config(),
             "num_heads": self.num_heads,
             "head_size": self.head_size,
+            "bias": self.bias,
         }

@@ -31,7 +31,11 @@ class FeaturesConfig:
     max_hz: float | None = number(None, above=0)  # null: half the sample rate
     preemphasis: float = number(0.97, at_least=0, below=1)
     top_db: float = number(80.0, above=0, at_most=1000)
-    normalization: Literal["utterance", "loud_frames", "running_loud_frames"] = "utterance"
+    # Of the models of NeMo and Hugging Face: extractor nemo, normalization per_bin or none.
+    extractor: Literal["librosa", "nemo"] = "librosa"
+    normalization: Literal["utterance", "loud_frames", "running_loud_frames", "per_bin", "none"] = (
+        "utterance"
+    )
     loud_frames_db: float = number(35.0, above=0, at_most=1000)
     # The three start values are used by normalization: running_loud_frames only.
     start_offset_db: float = number(35.0, at_least=0, at_most=1000)
@@ -40,11 +44,12 @@ class FeaturesConfig:
     remove_dc_offset: bool = False
 
     def validate(self) -> None:
-        """Checks the frame and transform sizes and the frequency range.
+        """Checks the frame and transform sizes, the frequency range and the normalization.
 
         Raises:
             UserError: `1 sample <= frame step <= frame length <= fft_length` or
-                `min_hz < max_hz <= sample_rate_hz / 2` does not hold.
+                `min_hz < max_hz <= sample_rate_hz / 2` does not hold, or the extractor does not
+                have the normalization.
         """
         frame, step = (
             round(x * self.sample_rate_hz / 1000)
@@ -64,6 +69,13 @@ class FeaturesConfig:
                 f"features.min_hz < features.max_hz <= {half:g} (half of features.sample_rate_hz)",
                 f"{self.min_hz:g} and {highest:g}",
                 "Correct the features section",
+            )
+        if (self.extractor == "nemo") != (self.normalization in ("per_bin", "none")):
+            raise UserError.expected(
+                "features.normalization: per_bin or none with features.extractor: nemo, and "
+                "another one with librosa",
+                f"{self.normalization} with {self.extractor}",
+                "Correct one of them",
             )
 
 
@@ -96,6 +108,8 @@ class ModelConfig:
     num_heads: int = number(4, at_least=1, at_most=_MAX_SIZE)
     kernel_size: int = number(32, at_least=1, at_most=_MAX_SIZE)
     feedforward_multiplier: int = number(4, at_least=1, at_most=1000)
+    # null: feedforward_multiplier * hidden_dim
+    feedforward_dim: int | None = number(None, at_least=1, at_most=1 << 20)
     # null: the same as hidden_dim
     subsampling_filters: int | None = number(None, at_least=1, at_most=_MAX_SIZE)
     dropout_rate: float = number(0.1, at_least=0, below=1)
@@ -108,18 +122,52 @@ class ModelConfig:
     # from a small corpus much sooner. Exports contain the CTC head only if decoding.head is ctc.
     # 0: no CTC head.
     ctc_weight: float = number(0.0, at_least=0, at_most=1)
+    # The options below describe published models. Their defaults are this project's architecture.
+    subsampling_factor: Literal[4, 8] = 4  # one convolution with stride 2 halves the frames
+    # Convolutions after the first: full, or a depthwise and a pointwise one (FastConformer).
+    subsampling: Literal["striding", "dw_striding"] = "striding"
+    scale_input: bool = False  # multiply the input of the first block by sqrt(hidden_dim)
+    # Projections of the attention that have a bias.
+    attention_bias: Literal["output", "all", "none"] = "output"
+    feedforward_bias: bool = True
+    convolution_bias: bool = True  # of the convolution modules
+    convolution_norm: Literal["batch", "layer"] = "batch"
+    convolution_norm_epsilon: float = number(1e-3, above=0, at_most=1)
+    # false: a model with a CTC head only, without a prediction and a joint network
+    transducer: bool = True
+    prediction_layers: int = number(1, at_least=1, at_most=100)  # LSTM layers
+    prediction_norm: bool = True  # layer norm after the LSTM
+    joint_activation: Literal["tanh", "relu", "sigmoid"] = "tanh"
+    joint_prediction_bias: bool = False  # bias of the projection of the prediction network
+    # Token-and-duration transducer: frames by which a token can move forward. Empty: a transducer.
+    durations: tuple[int, ...] = number((), at_least=0, at_most=1000)
 
     def validate(self) -> None:
-        """Checks the width.
+        """Checks the width, the durations, and that there is an output.
 
         Raises:
-            UserError: hidden_dim is odd or not a multiple of num_heads.
+            UserError: hidden_dim is odd or not a multiple of num_heads, the durations are not
+                increasing numbers with one above 0, or a model without a transducer has durations
+                or no CTC head.
         """
         if self.hidden_dim % self.num_heads or self.hidden_dim % 2:
             raise UserError.expected(
                 "an even model.hidden_dim that is a multiple of model.num_heads",
                 f"hidden_dim {self.hidden_dim}, num_heads {self.num_heads}",
                 "Change one of them",
+            )
+        durations = self.durations
+        if durations and (sorted({*durations}) != [*durations] or durations[-1] == 0):
+            raise UserError.expected(
+                "increasing model.durations, the last one above 0",
+                ", ".join(map(str, durations)),
+                "Write for example [0, 1, 2, 3, 4]",
+            )
+        if not self.transducer and (self.ctc_weight < 1 or durations):
+            raise UserError.expected(
+                "model.ctc_weight: 1 and no model.durations with model.transducer: false",
+                f"ctc_weight {self.ctc_weight:g}, {len(durations)} durations",
+                "Correct one of them",
             )
 
 
@@ -146,11 +194,14 @@ class LossConfig:
     # few states of each frame only, which is fastest; it trains a slightly different loss.
     kind: Literal["plain", "fused", "pruned"] = "plain"
     pruning: PruningConfig = field(default_factory=PruningConfig)
+    # Of token-and-duration transducers only: subtracted from the log probability of each symbol,
+    # which prefers long durations.
+    sigma: float = number(0.0, at_least=0, at_most=10)
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingConfig:
-    """Options of greedy search."""
+    """Options of the searches."""
 
     max_symbols_per_frame: int = number(5, at_least=1, at_most=1000)
     # Subtracted from the log probability of the blank: a model that leaves out words writes more.
@@ -158,6 +209,11 @@ class DecodingConfig:
     # Output that greedy search decodes: the transducer, or the CTC head on the encoder. `ctc`
     # requires model.ctc_weight > 0, uses no blank_penalty, and emits at most one symbol per frame.
     head: Literal["transducer", "ctc"] = "transducer"
+    # Hypotheses of the beam search in the signature serve_beam of an export; 0: no such signature.
+    # A model that decodes its CTC head has none.
+    beam_width: int = number(4, at_least=0, at_most=100)
+    # Whether that beam search divides the scores by the number of tokens.
+    norm_score: bool = False
 
 
 def _training() -> TrainingConfig:
@@ -187,7 +243,7 @@ class ConformerConfig:
 
         Raises:
             UserError: evaluation does not compute the metric that selects the best checkpoint, or
-                decoding requires a CTC head that the model does not have.
+                decoding or the loss requires a part that the model does not have.
         """
         check_best_metric(self.training, SPEECH_METRICS)
         if self.decoding.head == "ctc" and self.model.ctc_weight == 0:
@@ -195,6 +251,24 @@ class ConformerConfig:
                 "decoding.head: transducer for a model without a CTC head (model.ctc_weight: 0)",
                 "decoding.head: ctc",
                 "Set model.ctc_weight above 0, for example 0.3, or correct decoding.head",
+            )
+        if self.decoding.head == "transducer" and not self.model.transducer:
+            raise UserError.expected(
+                "decoding.head: ctc for a model with model.transducer: false",
+                "decoding.head: transducer",
+                "Correct one of them",
+            )
+        activation = self.model.joint_activation
+        if self.loss.kind != "plain" and (
+            self.model.durations
+            or not self.model.transducer
+            or (self.loss.kind == "fused" and activation != "tanh")
+        ):
+            raise UserError.expected(
+                "loss.kind: plain with model.durations, with model.transducer: false, or (for "
+                "fused) with another model.joint_activation than tanh",
+                f"loss.kind: {self.loss.kind}",
+                "Correct loss.kind",
             )
         if self.decoding.head == "ctc" and self.decoding.blank_penalty > 0:
             raise UserError.expected(

@@ -4,12 +4,15 @@ import keras
 from keras import ops
 
 from conformer.attention import RelativeMultiHeadAttention, relative_positions
-from conformer.convolution import ConvolutionModule
+from conformer.convolution import BATCH_NORM_EPSILON, ConvolutionModule
 from conformer.subsampling import ConvolutionSubsampling
 from tools.layers.layer_norm import LayerNormalization
 from tools.layers.masking import sequence_mask
 
 LAYER_NORM_EPSILON = 1e-5
+_BLOCK_OPTIONS = (
+    "attention_bias feedforward_bias convolution_bias convolution_norm convolution_norm_epsilon"
+).split()
 
 
 class FeedForward(keras.layers.Layer):
@@ -18,24 +21,25 @@ class FeedForward(keras.layers.Layer):
     Args:
         feedforward_dim: inner width.
         dropout_rate: rate of both dropouts.
+        use_bias: whether the dense layers have a bias.
 
     Source: Gulati et al., Conformer (2020), section 2.3.
     """
 
-    def __init__(self, feedforward_dim, dropout_rate=0.1, **kwargs):
+    def __init__(self, feedforward_dim, dropout_rate=0.1, use_bias=True, **kwargs):
         super().__init__(**kwargs)
         self.feedforward_dim = feedforward_dim
         self.dropout_rate = dropout_rate
+        self.use_bias = use_bias
 
     def build(self, inputs_shape):
         """Builds for inputs of `[B, T, D]`."""
+        shared = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
         self.expansion = keras.layers.Dense(
-            self.feedforward_dim, activation="silu", dtype=self.dtype_policy, name="expansion"
+            self.feedforward_dim, activation="silu", name="expansion", **shared
         )
         self.expansion.build(inputs_shape)
-        self.projection = keras.layers.Dense(
-            inputs_shape[-1], dtype=self.dtype_policy, name="projection"
-        )
+        self.projection = keras.layers.Dense(inputs_shape[-1], name="projection", **shared)
         self.projection.build((*inputs_shape[:-1], self.feedforward_dim))
         self.dropouts = [
             keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy) for _ in range(2)
@@ -53,6 +57,7 @@ class FeedForward(keras.layers.Layer):
             **super().get_config(),
             "feedforward_dim": self.feedforward_dim,
             "dropout_rate": self.dropout_rate,
+            "use_bias": self.use_bias,
         }
 
 
@@ -68,32 +73,69 @@ class ConformerBlock(keras.layers.Layer):
         feedforward_dim: inner width of both feed-forward modules.
         kernel_size: kernel size of the depthwise convolution in frames.
         dropout_rate: rate of the dropout in and after each module.
+        attention_bias: see `RelativeMultiHeadAttention`.
+        feedforward_bias: whether the dense layers of the feed-forward modules have a bias.
+        convolution_bias: whether the convolutions have a bias.
+        convolution_norm: norm of the convolution module, `"batch"` or `"layer"`.
+        convolution_norm_epsilon: added to the variance by this norm.
 
     Source: Gulati et al., Conformer (2020), section 2.4.
     """
 
-    def __init__(self, num_heads, feedforward_dim, kernel_size, dropout_rate=0.1, **kwargs):
+    def __init__(
+        self,
+        num_heads,
+        feedforward_dim,
+        kernel_size,
+        dropout_rate=0.1,
+        *,
+        attention_bias="output",
+        feedforward_bias=True,
+        convolution_bias=True,
+        convolution_norm="batch",
+        convolution_norm_epsilon=BATCH_NORM_EPSILON,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
         self.feedforward_dim = feedforward_dim
         self.kernel_size = kernel_size
         self.dropout_rate = dropout_rate
+        self.attention_bias = attention_bias
+        self.feedforward_bias = feedforward_bias
+        self.convolution_bias = convolution_bias
+        self.convolution_norm = convolution_norm
+        self.convolution_norm_epsilon = convolution_norm_epsilon
 
     def build(self, inputs_shape):
         """Builds for inputs of `[B, T, D]`."""
         policy, width = self.dtype_policy, inputs_shape[-1]
         self.feedforwards = [
             FeedForward(
-                self.feedforward_dim, self.dropout_rate, dtype=policy, name=f"feedforward_{i}"
+                self.feedforward_dim,
+                self.dropout_rate,
+                self.feedforward_bias,
+                dtype=policy,
+                name=f"feedforward_{i}",
             )
             for i in range(2)
         ]
         self.attention = RelativeMultiHeadAttention(
-            self.num_heads, width // self.num_heads, dtype=policy, name="attention"
+            self.num_heads,
+            width // self.num_heads,
+            self.attention_bias,
+            dtype=policy,
+            name="attention",
         )
         self.attention_dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
         self.convolution = ConvolutionModule(
-            self.kernel_size, self.dropout_rate, dtype=policy, name="convolution"
+            self.kernel_size,
+            self.dropout_rate,
+            use_bias=self.convolution_bias,
+            norm=self.convolution_norm,
+            epsilon=self.convolution_norm_epsilon,
+            dtype=policy,
+            name="convolution",
         )
         self.norms = [
             LayerNormalization(epsilon=LAYER_NORM_EPSILON, dtype=policy, name=f"norm_{name}")
@@ -131,13 +173,14 @@ class ConformerBlock(keras.layers.Layer):
             "feedforward_dim": self.feedforward_dim,
             "kernel_size": self.kernel_size,
             "dropout_rate": self.dropout_rate,
+            **{name: getattr(self, name) for name in _BLOCK_OPTIONS},
         }
 
 
 class ConformerEncoder(keras.layers.Layer):
     """Convolution subsampling followed by Conformer blocks.
 
-    Output length: `ceil(ceil(lengths / 2) / 2)`. Frames after this length are zero.
+    Output length: `ceil(lengths / subsampling_factor)`. Frames after this length are zero.
 
     Args:
         num_layers: number of Conformer blocks.
@@ -147,8 +190,16 @@ class ConformerEncoder(keras.layers.Layer):
         kernel_size: kernel size of the depthwise convolutions in frames.
         subsampling_filters: channels of the subsampling convolutions.
         dropout_rate: rate of all dropouts.
+        subsampling_factor: 4 or 8.
+        depthwise_subsampling: see `ConvolutionSubsampling`.
+        scale_input: whether to multiply the input of the first block by `sqrt(hidden_dim)`.
+        attention_bias: see `ConformerBlock`.
+        feedforward_bias: see `ConformerBlock`.
+        convolution_bias: see `ConformerBlock`.
+        convolution_norm: see `ConformerBlock`.
+        convolution_norm_epsilon: see `ConformerBlock`.
 
-    Source: Gulati et al., Conformer (2020), figure 1.
+    Source: Gulati et al., Conformer (2020), figure 1; Rekesh et al., Fast Conformer (2023).
     """
 
     def __init__(
@@ -161,6 +212,14 @@ class ConformerEncoder(keras.layers.Layer):
         kernel_size,
         subsampling_filters,
         dropout_rate=0.1,
+        subsampling_factor=4,
+        depthwise_subsampling=False,
+        scale_input=False,
+        attention_bias="output",
+        feedforward_bias=True,
+        convolution_bias=True,
+        convolution_norm="batch",
+        convolution_norm_epsilon=BATCH_NORM_EPSILON,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -171,6 +230,14 @@ class ConformerEncoder(keras.layers.Layer):
         self.kernel_size = kernel_size
         self.subsampling_filters = subsampling_filters
         self.dropout_rate = dropout_rate
+        self.subsampling_factor = subsampling_factor
+        self.depthwise_subsampling = depthwise_subsampling
+        self.scale_input = scale_input
+        self.attention_bias = attention_bias
+        self.feedforward_bias = feedforward_bias
+        self.convolution_bias = convolution_bias
+        self.convolution_norm = convolution_norm
+        self.convolution_norm_epsilon = convolution_norm_epsilon
 
     def build(self, features_shape):
         """Creates the variables for features `[B, T, F]`."""
@@ -178,6 +245,9 @@ class ConformerEncoder(keras.layers.Layer):
             self.subsampling_filters,
             self.hidden_dim,
             self.dropout_rate,
+            factor=self.subsampling_factor,
+            depthwise=self.depthwise_subsampling,
+            scale_output=self.scale_input,
             dtype=self.dtype_policy,
             name="subsampling",
         )
@@ -189,6 +259,7 @@ class ConformerEncoder(keras.layers.Layer):
                 self.feedforward_dim,
                 self.kernel_size,
                 self.dropout_rate,
+                **{name: getattr(self, name) for name in _BLOCK_OPTIONS},
                 dtype=self.dtype_policy,
                 name=f"block_{index}",
             )
@@ -205,7 +276,8 @@ class ConformerEncoder(keras.layers.Layer):
             training: whether dropout is active and batch norm uses the moments of the batch.
 
         Returns:
-            `[B, ceil(ceil(T/2)/2), D]` encoded frames and the `[B]` int32 numbers of valid ones.
+            `[B, ceil(T / subsampling_factor), D]` encoded frames and the `[B]` int32 numbers of
+            valid ones.
         """
         x, lengths = self.subsampling(features, lengths, training=training)
         frames = ops.shape(x)[1]
@@ -219,6 +291,7 @@ class ConformerEncoder(keras.layers.Layer):
         """Returns the constructor's arguments."""
         names = (
             "num_layers hidden_dim num_heads feedforward_dim kernel_size subsampling_filters "
-            "dropout_rate"
+            "dropout_rate subsampling_factor depthwise_subsampling scale_input"
         ).split()
+        names += _BLOCK_OPTIONS
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}

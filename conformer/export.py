@@ -10,14 +10,16 @@ if not __package__:  # started by its path: import from the checkout that contai
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
-from conformer.config import load_config
-from conformer.model import build_model
+from conformer.config import ConformerConfig, load_config
+from conformer.model import ConformerTransducer, build_model
+from conformer.published import is_published, read_published
 from conformer.signatures import Signatures, exported_weights, pipeline_description
-from conformer.tokenizer import tokenizer_from_json
+from conformer.tokenizer import Tokenizer, tokenizer_from_json
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, open_checkpoint
+from tools.weights.hub import local_source
 
 
 def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
@@ -35,6 +37,13 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
     tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
     model = build_model(config, tokenizer.vocabulary_size)
     load_weights(model, checkpoint)
+    _write(model, tokenizer, config, output_dir)
+
+
+def _write(
+    model: ConformerTransducer, tokenizer: Tokenizer, config: ConformerConfig, output_dir: Path
+) -> None:
+    """Writes a model with its weights as a SavedModel."""
     signatures = Signatures(model, tokenizer.surfaces, config)
     description = pipeline_description(config, tokenizer, model)
     weights = exported_weights(model, config)
@@ -45,36 +54,54 @@ def export_source(source: str | Path, output_dir: str | Path) -> None:
     """Writes the model of a source of weights as a SavedModel.
 
     Args:
-        source: training checkpoint or run directory.
+        source: training checkpoint or run directory; or a published model: a folder of Hugging
+            Face, a `.nemo` archive, or `hf:owner/name[@revision]`.
         output_dir: see `export_checkpoint`.
 
     Raises:
-        UserError: the source cannot be read.
+        UserError: the source cannot be downloaded or read, or is a model that is not supported.
     """
-    export_checkpoint(open_checkpoint(source), Path(output_dir))
+    path = local_source(source)
+    if not is_published(path):
+        export_checkpoint(open_checkpoint(path), Path(output_dir))
+        return
+    published = read_published(path)
+    _write(published.build(), published.tokenizer, published.config, Path(output_dir))
 
 
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     flags = CommandLine(
         "conformer.export",
-        "Exports a trained Conformer as a SavedModel.",
-        "--checkpoint=RUN --output_dir=DIR",
+        "Exports a trained or published Conformer as a SavedModel.",
+        "--checkpoint=RUN|--pretrained=SOURCE --output_dir=DIR",
         example="--checkpoint=runs/m --output_dir=exports/m",
     )
     flags.group("Input")
     about = "Checkpoint directory, or run directory; of a run, the best checkpoint is exported."
-    flags.string("checkpoint", None, about, default_text=REQUIRED)
+    flags.string("checkpoint", None, about, default_text="none")
+    about = (
+        "Published model: Hugging Face folder, .nemo archive, or hf:owner/name[@revision]; or a "
+        "run or checkpoint."
+    )
+    flags.string("pretrained", None, about, default_text="none")
     flags.group("Output")
     flags.string("output_dir", None, "SavedModel directory to write.", default_text=REQUIRED)
     values, rest = flags.parse(argv)
-    if rest or not values.checkpoint or not values.output_dir:
+    source = values.checkpoint or values.pretrained
+    if rest or not source or not values.output_dir or (values.checkpoint and values.pretrained):
         raise UserError.expected(
-            "--checkpoint RUN_DIR --output_dir D", " ".join(argv) or "nothing", "See --help"
+            "--checkpoint RUN_DIR or --pretrained SOURCE, and --output_dir D",
+            " ".join(argv) or "nothing",
+            "See --help",
         )
-    checkpoint = open_checkpoint(values.checkpoint)
-    export_checkpoint(checkpoint, Path(values.output_dir))
-    print(f"exported {checkpoint.path} to {values.output_dir}", file=sys.stderr)
+    if values.checkpoint:
+        checkpoint = open_checkpoint(values.checkpoint)
+        export_checkpoint(checkpoint, Path(values.output_dir))
+        source = checkpoint.path
+    else:
+        export_source(source, values.output_dir)
+    print(f"exported {source} to {values.output_dir}", file=sys.stderr)
     return 0
 
 

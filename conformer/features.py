@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from conformer.mel import mel_filterbank, windowed_dft_basis
 from conformer.running_statistics import running_statistics
 from tools.layers.masking import sequence_mask
 
@@ -13,75 +14,18 @@ _POWER_FLOOR = 1e-10
 _RUNNING_POWER_FLOOR = 1e-14  # lower, because these waveforms are not scaled to a peak of 1
 _STANDARD_DEVIATION_FLOOR = 1e-5
 _DECIBELS_PER_NEPER = 10.0 / math.log(10.0)
-NORMALIZATIONS = ("utterance", "loud_frames", "running_loud_frames")
-
-
-def mel_filterbank(
-    sample_rate_hz: int, fft_length: int, num_mel_bins: int, min_hz: float, *, max_hz: float
-) -> np.ndarray:
-    """Returns triangular filters of equal area, evenly spaced on Slaney's mel scale.
-
-    Args:
-        sample_rate_hz: sample rate.
-        fft_length: size of the Fourier transform in samples.
-        num_mel_bins: number of filters F.
-        min_hz: lower edge of the first filter.
-        max_hz: upper edge of the last filter.
-
-    Returns:
-        `[fft_length // 2 + 1, num_mel_bins]` float32 weights.
-
-    Source: Slaney, Auditory Toolbox (1998); the default of librosa.filters.mel 0.11.
-    """
-    hz_per_mel, log_start_hz, log_step = 200.0 / 3.0, 1000.0, math.log(6.4) / 27.0
-    log_start_mel = log_start_hz / hz_per_mel
-
-    def to_mel(hz: float) -> float:
-        if hz < log_start_hz:
-            return hz / hz_per_mel
-        return log_start_mel + math.log(hz / log_start_hz) / log_step
-
-    mels = np.linspace(to_mel(min_hz), to_mel(max_hz), num_mel_bins + 2)
-    edges_hz = np.where(
-        mels < log_start_mel,
-        mels * hz_per_mel,
-        log_start_hz * np.exp(log_step * (mels - log_start_mel)),
-    )
-    frequencies_hz = np.arange(fft_length // 2 + 1) * (sample_rate_hz / fft_length)
-    distance_hz = frequencies_hz[:, None] - edges_hz[None, :]
-    width_hz = np.diff(edges_hz)
-    rising = distance_hz[:, :-2] / width_hz[:-1]
-    falling = -distance_hz[:, 2:] / width_hz[1:]
-    area = 2.0 / (edges_hz[2:] - edges_hz[:-2])
-    return (np.maximum(0.0, np.minimum(rising, falling)) * area).astype("float32")
-
-
-def windowed_dft_basis(frame_length: int, fft_length: int, bins: np.ndarray) -> np.ndarray:
-    """Returns the matrix that computes the windowed Fourier transform of a frame.
-
-    The window is a periodic Hann window. The left half of the matrix gives the cosine
-    coefficients, the right half the sine coefficients: with `c, s = split(frame @ matrix, 2)`, the
-    power spectrum is `c**2 + s**2`.
-
-    Args:
-        frame_length: samples in a frame.
-        fft_length: size of the Fourier transform in samples.
-        bins: frequency bins to compute, integers in `0..fft_length // 2`.
-
-    Returns:
-        `[frame_length, 2 * len(bins)]` float32.
-    """
-    samples = np.arange(frame_length)
-    window = 0.5 - 0.5 * np.cos(2.0 * np.pi * samples / frame_length)
-    angles = (2.0 * np.pi / fft_length) * np.outer(samples, bins)
-    basis = np.concatenate([np.cos(angles), np.sin(angles)], axis=1)
-    return (window[:, None] * basis).astype("float32")
+_NEMO_POWER_OFFSET = 2.0**-24
+# Values of `normalization` by `extractor`.
+NORMALIZATIONS = {
+    "librosa": ("utterance", "loud_frames", "running_loud_frames"),
+    "nemo": ("per_bin", "none"),
+}
 
 
 class LogMelSpectrogram(keras.layers.Layer):
     """Log-mel spectrogram, normalized by the mean and standard deviation of each utterance.
 
-    The steps for each utterance:
+    The steps for each utterance with `extractor="librosa"`:
 
     1. scale the waveform to a peak of 1 and apply pre-emphasis;
     2. cut centered frames (the waveform is reflected at both of its ends) and apply a Hann window;
@@ -98,10 +42,19 @@ class LogMelSpectrogram(keras.layers.Layer):
       `running_statistics`. These features can be computed during recording: the waveform is not
       scaled to its peak, and the maximum of step 4 is the maximum up to this frame.
 
+    With `extractor="nemo"`, features are those of NeMo and of the Parakeet models of Hugging Face:
+    the waveform is not scaled and is zero outside the utterance, the Hann window is symmetric, and
+    the features are the natural logarithms of the filter outputs plus 2^-24. `normalization` is
+
+    - `"per_bin"`: each bin minus its mean, divided by its standard deviation (with n - 1 in the
+      denominator) plus 1e-5, over the valid frames;
+    - `"none"`: the logarithms themselves.
+
     Samples after the end of an utterance have no influence, even if they are NaN. Features of
     padded frames are zero. All computations are in float32 under every dtype policy.
 
-    Output length: `1 + lengths // frame_step`, and 0 for an utterance without samples.
+    Output length: `1 + lengths // frame_step`, and 0 for an utterance without samples; with
+    `extractor="nemo"`, `lengths // frame_step`.
 
     Args:
         sample_rate_hz: sample rate of the waveforms.
@@ -112,8 +65,9 @@ class LogMelSpectrogram(keras.layers.Layer):
         min_hz: lower edge of the first filter.
         max_hz: upper edge of the last filter; None means half the sample rate.
         preemphasis: coefficient c of the pre-emphasis `x[t] - c * x[t - 1]`.
-        top_db: dynamic range; smaller values are raised to the maximum minus this range.
-        normalization: `"utterance"`, `"loud_frames"` or `"running_loud_frames"`, see above.
+        top_db: dynamic range; smaller values are raised to the maximum minus this range. Not used
+            with `extractor="nemo"`.
+        normalization: one of `NORMALIZATIONS[extractor]`, see above.
         loud_frames_db: frames are loud if their loudest bin is in this range below the maximum.
         start_offset_db: for `"running_loud_frames"`: start value of the mean, as a distance below
             the loudest bin so far. Use the average of this distance over a corpus.
@@ -122,13 +76,15 @@ class LogMelSpectrogram(keras.layers.Layer):
         remove_dc_offset: whether to subtract the mean of each frame, and to use the first sample
             as its own predecessor in the pre-emphasis. A constant added to the waveform then
             changes nothing.
+        extractor: `"librosa"` or `"nemo"`, see above.
 
     Raises:
-        ValueError: an unknown normalization, or frame step, frame length and fft_length are not
-            in increasing order.
+        ValueError: an unknown extractor or normalization, or frame step, frame length and
+            fft_length are not in increasing order.
 
     Source: librosa 0.11, `feature.melspectrogram` and `power_to_db`; `remove_dc_offset` as in
-    Kaldi's `compute-fbank-feats`.
+    Kaldi's `compute-fbank-feats`; NeMo, `asr/parts/preprocessing/features.py`, and
+    transformers 5.23, `ParakeetFeatureExtractor`.
     """
 
     def __init__(
@@ -149,6 +105,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         start_deviation_db=13.0,
         start_frames=20.0,
         remove_dc_offset=False,
+        extractor="librosa",
         **kwargs,
     ):
         super().__init__(**{**kwargs, "dtype": "float32"})
@@ -167,9 +124,11 @@ class LogMelSpectrogram(keras.layers.Layer):
         self.start_deviation_db = start_deviation_db
         self.start_frames = start_frames
         self.remove_dc_offset = remove_dc_offset
-        if normalization not in NORMALIZATIONS:
+        self.extractor = extractor
+        if normalization not in NORMALIZATIONS.get(extractor, ()):
             raise ValueError(
-                f"Expected a normalization among {NORMALIZATIONS}. Received: {normalization}."
+                f"Expected an extractor and a normalization among {NORMALIZATIONS}. "
+                f"Received: {extractor}, {normalization}."
             )
         self.frame_length = round(sample_rate_hz * frame_length_ms / 1000)
         self.frame_step = round(sample_rate_hz * frame_step_ms / 1000)
@@ -182,7 +141,9 @@ class LogMelSpectrogram(keras.layers.Layer):
             sample_rate_hz, fft_length, num_mel_bins, min_hz, max_hz=max_hz or sample_rate_hz / 2
         )
         heard = np.flatnonzero(filters.any(axis=1))  # compute only the bins that a filter uses
-        self._basis = windowed_dft_basis(self.frame_length, fft_length, heard)
+        self._basis = windowed_dft_basis(
+            self.frame_length, fft_length, heard, symmetric=extractor == "nemo"
+        )
         if remove_dc_offset:  # (x - mean(x)) B equals x (B - mean of the rows of B)
             self._basis = self._basis - self._basis.mean(axis=0)
         self._filters = filters[heard]
@@ -190,6 +151,8 @@ class LogMelSpectrogram(keras.layers.Layer):
     def frame_lengths(self, lengths):
         """Returns the `[B]` int32 numbers of frames of utterances with `[B]` lengths in samples."""
         lengths = ops.cast(lengths, "int32")
+        if self.extractor == "nemo":
+            return lengths // self.frame_step
         return ops.where(lengths > 0, 1 + lengths // self.frame_step, 0)
 
     def call(self, waveforms, lengths):
@@ -209,6 +172,9 @@ class LogMelSpectrogram(keras.layers.Layer):
         cosines, sines = ops.split(ops.square(spectrum), 2, axis=-1)
         power = ops.matmul(cosines + sines, self._filters)
         frame_lengths = self.frame_lengths(lengths)
+        if self.extractor == "nemo":
+            logarithms = ops.log(power + _NEMO_POWER_OFFSET)
+            return self._normalize_bins(logarithms, frame_lengths), frame_lengths
         if self.normalization == "running_loud_frames":
             return self._normalize_so_far(power, frame_lengths), frame_lengths
         return self._normalize(self._decibels(power, frame_lengths), frame_lengths), frame_lengths
@@ -216,7 +182,7 @@ class LogMelSpectrogram(keras.layers.Layer):
     def _emphasize(self, waveforms, lengths):
         samples = ops.shape(waveforms)[1]
         waveforms = ops.where(sequence_mask(lengths, samples), waveforms, 0.0)
-        if self.normalization != "running_loud_frames":
+        if self.extractor == "librosa" and self.normalization != "running_loud_frames":
             peak = ops.max(ops.abs(waveforms), axis=1, keepdims=True, initial=0.0)
             waveforms = waveforms / (peak + 1e-9)
         before = waveforms[:, :1] if self.remove_dc_offset else ops.zeros_like(waveforms[:, :1])
@@ -224,14 +190,16 @@ class LogMelSpectrogram(keras.layers.Layer):
         return waveforms - self.preemphasis * previous
 
     def _frames(self, waveforms, lengths):
-        """Cuts waveforms into frames `[B, T, frame_length]`, reflecting each at both ends."""
+        """Cuts padded waveforms into frames `[B, T, frame_length]`, centered at each step."""
         frame_count = 1 + ops.shape(waveforms)[1] // self.frame_step
         covered = (frame_count - 1) * self.frame_step + self.frame_length
-        positions = ops.abs(ops.arange(covered) - self.frame_length // 2)
-        period = ops.expand_dims(ops.maximum(2 * (lengths - 1), 1), 1)
-        positions = ops.mod(ops.expand_dims(positions, 0), period)
-        positions = ops.minimum(positions, period - positions)
-        padded = ops.take_along_axis(waveforms, positions, axis=1)
+        if self.extractor == "nemo":
+            # Pre-emphasis sets the first sample after an utterance to a value other than zero.
+            inside = sequence_mask(lengths, ops.shape(waveforms)[1])
+            margins = [[0, 0], [self.frame_length // 2, self.frame_length]]
+            padded = ops.pad(ops.where(inside, waveforms, 0.0), margins)[:, :covered]
+        else:
+            padded = self._reflected(waveforms, lengths, covered)
         # Frame length and frame step are multiples of a block, so that a frame is a concatenation
         # of blocks. Slices of blocks are faster than a gather of samples.
         block = math.gcd(self.frame_length, self.frame_step)
@@ -241,6 +209,14 @@ class LogMelSpectrogram(keras.layers.Layer):
         return ops.concatenate(
             [blocks[:, i : i + span : stride] for i in range(self.frame_length // block)], axis=-1
         )
+
+    def _reflected(self, waveforms, lengths, covered):
+        """Returns `[B, covered]` samples: half a frame and each waveform, reflected at its ends."""
+        positions = ops.abs(ops.arange(covered) - self.frame_length // 2)
+        period = ops.expand_dims(ops.maximum(2 * (lengths - 1), 1), 1)
+        positions = ops.mod(ops.expand_dims(positions, 0), period)
+        positions = ops.minimum(positions, period - positions)
+        return ops.take_along_axis(waveforms, positions, axis=1)
 
     def _decibels(self, power, frame_lengths):
         decibels = _DECIBELS_PER_NEPER * ops.log(ops.maximum(power, _POWER_FLOOR))
@@ -258,6 +234,17 @@ class LogMelSpectrogram(keras.layers.Layer):
         squares = ops.square(ops.where(counted, centred, 0.0))
         variance = ops.sum(squares, axis=(1, 2), keepdims=True) / count
         return centred / ops.maximum(ops.sqrt(variance), _STANDARD_DEVIATION_FLOOR)
+
+    def _normalize_bins(self, logarithms, frame_lengths):
+        valid = sequence_mask(frame_lengths, ops.shape(logarithms)[1])[:, :, None]
+        if self.normalization == "none":
+            return ops.where(valid, logarithms, 0.0)
+        count = ops.cast(frame_lengths, "float32")[:, None, None]
+        mean = ops.sum(ops.where(valid, logarithms, 0.0), axis=1, keepdims=True)
+        centred = ops.where(valid, logarithms - mean / ops.maximum(count, 1.0), 0.0)
+        variance = ops.sum(ops.square(centred), axis=1, keepdims=True)
+        deviation = ops.sqrt(variance / ops.maximum(count - 1.0, 1.0))
+        return centred / (deviation + _STANDARD_DEVIATION_FLOOR)
 
     def _normalize_so_far(self, power, frame_lengths):
         decibels = _DECIBELS_PER_NEPER * ops.log(ops.maximum(power, _RUNNING_POWER_FLOOR))
@@ -286,7 +273,7 @@ class LogMelSpectrogram(keras.layers.Layer):
         names = (
             "sample_rate_hz frame_length_ms frame_step_ms fft_length num_mel_bins min_hz max_hz "
             "preemphasis top_db normalization loud_frames_db start_offset_db start_deviation_db "
-            "start_frames remove_dc_offset"
+            "start_frames remove_dc_offset extractor"
         ).split()
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
 

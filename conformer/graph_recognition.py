@@ -1,12 +1,14 @@
-"""Greedy recognition inside a TensorFlow graph, for exported models and for evaluation."""
+"""Recognition inside a TensorFlow graph, for exported models and for evaluation."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import Hypotheses, ctc_greedy_decode, greedy_decode
+from tools.decoding.graph_beam import BeamHypotheses, beam_decode
+from tools.decoding.tdt_graph import tdt_greedy_decode
 from tools.layers.masking import sequence_mask
 
 
@@ -34,6 +36,7 @@ def greedy(
     lengths: tf.Tensor,
     options: DecodingConfig,
     *,
+    durations: Sequence[int] = (),
     listen: Callable | None = None,
 ) -> Hypotheses:
     """Decodes waveforms greedily. Call it in a `tf.function`.
@@ -43,6 +46,7 @@ def greedy(
         waveforms: `[B, S]` float32.
         lengths: `[B]` valid samples.
         options: options of the search.
+        durations: durations of a token-and-duration transducer; empty for other models.
         listen: function `(waveforms, lengths) -> (encoded, encoded_lengths)` to call instead of
             `model.listen` and `without_silence`.
 
@@ -57,7 +61,8 @@ def greedy(
         encoded, encoded_lengths = listen(waveforms, lengths)
     if options.head == "ctc":
         return ctc_greedy_decode(model.ctc_head(encoded), encoded_lengths, blank=BLANK)
-    return greedy_decode(
+    search = tdt_greedy_decode if durations else greedy_decode
+    return search(
         encoded,
         encoded_lengths,
         model.predict,
@@ -66,4 +71,33 @@ def greedy(
         max_symbols_per_frame=options.max_symbols_per_frame,
         blank_penalty=options.blank_penalty,
         blank=BLANK,
+        **({"durations": durations} if durations else {}),
+    )
+
+
+def beam_search(
+    model: ConformerTransducer,
+    encoded: tf.Tensor,
+    encoded_lengths: tf.Tensor,
+    options: DecodingConfig,
+) -> BeamHypotheses:
+    """Decodes encoded frames of a transducer with a beam. Call it in a `tf.function`.
+
+    Args:
+        model: a built model.
+        encoded: `[B, T, D]` encoder output.
+        encoded_lengths: `[B]` valid frames.
+        options: options of the search.
+    """
+    return beam_decode(
+        encoded,
+        encoded_lengths,
+        model.predict,
+        model.join,
+        initial_states=model.prediction.initial_state(tf.shape(encoded)[0]),
+        width=options.beam_width,
+        max_symbols_per_frame=options.max_symbols_per_frame,
+        blank_penalty=options.blank_penalty,
+        blank=BLANK,
+        norm_score=options.norm_score,
     )

@@ -3,6 +3,8 @@
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -14,19 +16,21 @@ from conformer.session import (
     FAMILY,
     exported,
     open_session,
-    session_limits,
     transcript_normalization,
 )
 from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import describe
 from tools.inference.flags import add_inference_flags
-from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
 from tools.inference.pretrained import add_pretrained_flag, chosen_source
-from tools.recognition.options import SearchOptions, add_search_flags
+from tools.recognition.options import RecognitionOptions, add_recognition_flags
 from tools.recognition.program import run_program
+from tools.recognition.ranks import Ranks, add_horovod_flag, claim_devices, start_ranks
+from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import check_options
+from tools.recognition.windows import session_lengths
+from tools.speech.audio import AudioLimits
 
 
 def command_line() -> CommandLine:
@@ -37,26 +41,35 @@ def command_line() -> CommandLine:
         "[FLAGS] [FILE|FOLDER ...]",
         example="sound.wav",
     )
-    add_search_flags(flags)
+    add_recognition_flags(flags)
+    add_horovod_flag(flags)
     add_inference_flags(flags)
-    add_pretrained_flag(flags, "training run or checkpoint")
+    add_pretrained_flag(flags, "published model, training run or checkpoint")
     return flags
 
 
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
-    options = from_flags(SearchOptions, values)
+    ranks = start_ranks(values.use_horovod)
+    return run_program(*ranks.on_every_rank(lambda: _prepare(values, paths, ranks)), ranks=ranks)
+
+
+def _prepare(
+    values: SimpleNamespace, paths: Sequence[str], ranks: Ranks
+) -> tuple[Callable[[], SpeechSession], AudioLimits, DataOptions, Callable[[str], str]]:
+    """Checks the flags, and returns the arguments of `run_program`."""
+    threads = claim_devices(ranks, values.visible_devices, values.threads)
+    options = from_flags(RecognitionOptions, values, threads=threads)
     options.beam_search()  # check the options before the corpus is read
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
-    restrict_devices(options.visible_devices)
     source = chosen_source(values.native_savedmodel_dir, values.pretrained)
     model_dir = exported(source or BUNDLED_MODEL)
-    limits = session_limits(model_dir, options)
-    normalize = transcript_normalization(describe(model_dir, FAMILY))
-    opening = functools.partial(open_session, model_dir, options)
-    return run_program(opening, limits, data, normalize)
+    pipeline = describe(model_dir, FAMILY)
+    limits = session_lengths(model_dir, pipeline, options)["limits"]
+    normalize = transcript_normalization(pipeline)
+    return functools.partial(open_session, model_dir, options), limits, data, normalize
 
 
 def cli() -> NoReturn:

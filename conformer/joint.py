@@ -5,25 +5,41 @@ from keras import ops
 
 
 class JointNetwork(keras.layers.Layer):
-    """`Dense_V(tanh(Dense(encoded) + Dense(predicted)))`, for every frame and every state.
+    """`Dense_V(activation(Dense(encoded) + Dense(predicted)))`, for every frame and every state.
 
     The two projections and the logits are also separate methods. A search can then project each
     frame and each state once, and a loss can compute the logits in parts to save memory.
 
-    Logits are float32 under every dtype policy.
+    Logits are float32 under every dtype policy. In a token-and-duration transducer, the logits of
+    the N durations follow those of the symbols, and the last axis of the output has V + N entries.
 
     Args:
         hidden_dim: width J of both projections.
         vocabulary_size: number of symbols V, including the blank.
+        activation: `"tanh"`, `"relu"` or `"sigmoid"`.
+        predicted_bias: whether the projection of the prediction states has a bias, too.
+        num_durations: number N of durations; 0 for a transducer without durations.
 
     Source: Graves et al., Speech recognition with deep recurrent neural networks (2013), eq. 17-18;
-    layout of TensorFlowASR 0.8.
+    layout of TensorFlowASR 0.8; Xu et al., Token-and-duration transducer (2023), section 3.
     """
 
-    def __init__(self, hidden_dim, vocabulary_size, **kwargs):
+    def __init__(
+        self,
+        hidden_dim,
+        vocabulary_size,
+        *,
+        activation="tanh",
+        predicted_bias=False,
+        num_durations=0,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         self.hidden_dim = hidden_dim
         self.vocabulary_size = vocabulary_size
+        self.activation = activation
+        self.predicted_bias = predicted_bias
+        self.num_durations = num_durations
 
     def build(self, encoded_shape, predicted_shape):
         """Creates the variables for frames `[B, T, D]` and prediction states `[B, U, P]`."""
@@ -32,11 +48,16 @@ class JointNetwork(keras.layers.Layer):
         )
         self.encoded_projection.build(encoded_shape)
         self.predicted_projection = keras.layers.Dense(
-            self.hidden_dim, use_bias=False, dtype=self.dtype_policy, name="predicted_projection"
+            self.hidden_dim,
+            use_bias=self.predicted_bias,
+            dtype=self.dtype_policy,
+            name="predicted_projection",
         )
         self.predicted_projection.build(predicted_shape)
         self.vocabulary_projection = keras.layers.Dense(
-            self.vocabulary_size, dtype="float32", name="vocabulary_projection"
+            self.vocabulary_size + self.num_durations,
+            dtype="float32",
+            name="vocabulary_projection",
         )
         self.vocabulary_projection.build((None, None, None, self.hidden_dim))
         self.built = True
@@ -56,7 +77,7 @@ class JointNetwork(keras.layers.Layer):
 
     def logits(self, joined):
         """Computes logits `[..., V]` from sums `[..., J]` of the two projections."""
-        return self.vocabulary_projection(ops.tanh(joined))
+        return self.vocabulary_projection(keras.activations.get(self.activation)(joined))
 
     def call(self, encoded, predicted):
         """Computes logits `[B, T, U, V]` from frames `[B, T, D]` and states `[B, U, P]`."""
@@ -69,6 +90,9 @@ class JointNetwork(keras.layers.Layer):
             **super().get_config(),
             "hidden_dim": self.hidden_dim,
             "vocabulary_size": self.vocabulary_size,
+            "activation": self.activation,
+            "predicted_bias": self.predicted_bias,
+            "num_durations": self.num_durations,
         }
 
 

@@ -9,7 +9,6 @@ from conformer.joint import JointNetwork, SimpleJoint
 from conformer.prediction import PredictionNetwork, StatelessPrediction
 
 BLANK = 0
-_PREDICTIONS = {"lstm": PredictionNetwork, "stateless": StatelessPrediction}
 
 
 class ConformerTransducer(keras.Model):
@@ -21,9 +20,10 @@ class ConformerTransducer(keras.Model):
         features: front end, layer `(waveforms, lengths) -> (features, lengths)` without variables.
         augment: layer `(features, lengths, uniforms) -> features`, used in training only.
         encoder: layer `(features, lengths) -> (encoded, lengths)`.
-        prediction: layer `(tokens, states) -> (predicted, states)`.
-        joint: layer `(encoded, predicted) -> logits`.
-        ctc_head: layer `encoded -> logits` for an auxiliary CTC loss, or None.
+        prediction: layer `(tokens, states) -> (predicted, states)`; None for a model with a CTC
+            head only.
+        joint: layer `(encoded, predicted) -> logits`; None for a model with a CTC head only.
+        ctc_head: layer `encoded -> logits` of CTC, or None.
         simple_joint: layer `(encoded, predicted) -> terms of logits` for the pruned loss, or None.
 
     Source: Gulati et al., Conformer (2020); Graves, Sequence transduction (2012).
@@ -53,18 +53,19 @@ class ConformerTransducer(keras.Model):
     @property
     def vocabulary_size(self) -> int:
         """Number of symbols V, including the blank."""
-        return self.joint.vocabulary_size
+        return self.ctc_head.units if self.joint is None else self.joint.vocabulary_size
 
     def build(self, waveforms_shape=None):
         """Creates all variables. Their shapes do not depend on the inputs."""
         self.features.build((None, None))
         self.augment.build((None, None, self.features.num_mel_bins))
         self.encoder.build((None, None, self.features.num_mel_bins))
-        self.prediction.build((None, None))
-        shapes = [(None, None, part.hidden_dim) for part in (self.encoder, self.prediction)]
-        self.joint.build(*shapes)
-        if self.simple_joint is not None:
-            self.simple_joint.build(*shapes)
+        if self.joint is not None:
+            self.prediction.build((None, None))
+            shapes = [(None, None, part.hidden_dim) for part in (self.encoder, self.prediction)]
+            self.joint.build(*shapes)
+            if self.simple_joint is not None:
+                self.simple_joint.build(*shapes)
         if self.ctc_head is not None:
             self.ctc_head.build((None, None, self.encoder.hidden_dim))
         self.built = True
@@ -87,10 +88,11 @@ class ConformerTransducer(keras.Model):
 
         Args:
             tokens: `[B, U]` token ids.
-            states: `[B, 2, P]` states before the tokens; None at the start of an utterance.
+            states: `[B, 2 L, P]` states of the L layers before the tokens; None at the start of an
+                utterance.
 
         Returns:
-            `[B, U, P]` outputs and the `[B, 2, P]` states after the last token.
+            `[B, U, P]` outputs and the `[B, 2 L, P]` states after the last token.
         """
         return self.prediction(tokens, states)
 
@@ -157,21 +159,28 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
         num_layers=model.num_layers,
         hidden_dim=model.hidden_dim,
         num_heads=model.num_heads,
-        feedforward_dim=model.feedforward_multiplier * model.hidden_dim,
+        feedforward_dim=model.feedforward_dim or model.feedforward_multiplier * model.hidden_dim,
         kernel_size=model.kernel_size,
         subsampling_filters=model.subsampling_filters or model.hidden_dim,
         dropout_rate=model.dropout_rate,
+        subsampling_factor=model.subsampling_factor,
+        depthwise_subsampling=model.subsampling == "dw_striding",
+        scale_input=model.scale_input,
+        attention_bias=model.attention_bias,
+        feedforward_bias=model.feedforward_bias,
+        convolution_bias=model.convolution_bias,
+        convolution_norm=model.convolution_norm,
+        convolution_norm_epsilon=model.convolution_norm_epsilon,
         dtype=policy,
         name="encoder",
     )
+    prediction, joint = _transducer(model, vocabulary_size, policy)
     transducer = ConformerTransducer(
         features=LogMelSpectrogram(**_arguments(config.features), name="features"),
         augment=SpecAugment(**_arguments(config.spec_augment), name="augment"),
         encoder=encoder,
-        prediction=_PREDICTIONS[model.prediction](
-            vocabulary_size, model.prediction_dim, dtype=policy, name="prediction"
-        ),
-        joint=JointNetwork(model.joint_dim, vocabulary_size, dtype=policy, name="joint"),
+        prediction=prediction,
+        joint=joint,
         ctc_head=keras.layers.Dense(vocabulary_size, dtype="float32", name="ctc_head")
         if model.ctc_weight > 0
         else None,
@@ -187,3 +196,32 @@ def build_model(config, vocabulary_size: int, precision: str = "float32") -> Con
 
 def _arguments(section) -> dict:
     return {name: getattr(section, name) for name in type(section).__dataclass_fields__}
+
+
+def _transducer(
+    model, vocabulary_size: int, policy
+) -> tuple[PredictionNetwork | StatelessPrediction | None, JointNetwork | None]:
+    """Returns the prediction network and the joint network, or None for each without them."""
+    if not model.transducer:
+        return None, None
+    sizes = {"vocabulary_size": vocabulary_size, "hidden_dim": model.prediction_dim}
+    common = {"dtype": policy, "name": "prediction"}
+    if model.prediction == "stateless":
+        prediction = StatelessPrediction(**sizes, **common)
+    else:
+        prediction = PredictionNetwork(
+            **sizes,
+            num_layers=model.prediction_layers,
+            use_norm=model.prediction_norm,
+            **common,
+        )
+    joint = JointNetwork(
+        model.joint_dim,
+        vocabulary_size,
+        activation=model.joint_activation,
+        predicted_bias=model.joint_prediction_bias,
+        num_durations=len(model.durations),
+        dtype=policy,
+        name="joint",
+    )
+    return prediction, joint

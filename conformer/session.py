@@ -1,5 +1,6 @@
 """Opens exported Conformers for recognition in Python, in programs and in servers."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Unpack
@@ -8,33 +9,37 @@ from conformer.subwords import subword_normalization
 from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
-from tools.inference.opening import check_longest, open_runner
+from tools.errors import UserError
+from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
-from tools.recognition.beams import beam_search_of
+from tools.recognition.beams import beam_search_of, hot_words_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
-from tools.recognition.options import SearchKeywords, SearchOptions
+from tools.recognition.options import RecognitionKeywords, RecognitionOptions
 from tools.recognition.session import SpeechSession
-from tools.speech.audio import AudioLimits
-from tools.speech.transcripts import normalize_transcript
+from tools.recognition.windows import calibration_limits, session_lengths
+from tools.speech.transcripts import normalization, normalize_transcript
 
 FAMILY = "conformer"
 BUNDLED_MODEL = Path(__file__).resolve().parent / "pretrained" / "digits"
 
 
-@takes_options(SearchOptions)
-def load(model_dir: str | Path | None = None, **options: Unpack[SearchKeywords]) -> SpeechSession:
+@takes_options(RecognitionOptions)
+def load(
+    model_dir: str | Path | None = None, **options: Unpack[RecognitionKeywords]
+) -> SpeechSession:
     """Opens a Conformer that recognizes speech.
 
     The options have the same names as the flags of `python -m conformer.infer`. For example,
     `quant_precision="int8_fp32"` with `calibration_data_dir=DIR` runs the model in 8-bit integers.
 
     Args:
-        model_dir: directory of an exported SavedModel or of a converted model; or a training run
-            or a checkpoint, which is exported into the user's cache first. None opens the bundled
-            model, which recognizes spoken English digits.
-        **options: see `tools.recognition.options.SearchOptions`.
+        model_dir: directory of an exported SavedModel or of a converted model; or a training run,
+            a checkpoint or a published model (a folder of Hugging Face, a `.nemo` archive, or
+            `hf:owner/name`), which is exported into the user's cache first. None opens the
+            bundled model, which recognizes spoken English digits.
+        **options: see `tools.recognition.options.RecognitionOptions`.
 
     Returns:
         A session whose `transcribe` returns the text of sounds. Close it after use, or use it in a
@@ -51,7 +56,7 @@ def load(model_dir: str | Path | None = None, **options: Unpack[SearchKeywords])
         'ONE SEVEN NINE ZERO'
     """
     place = exported(BUNDLED_MODEL if model_dir is None else model_dir)
-    return open_session(place, from_keywords(SearchOptions, options))
+    return open_session(place, from_keywords(RecognitionOptions, options))
 
 
 def exported(source: str | Path) -> Path:
@@ -71,53 +76,35 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
 
     Args:
         model_dir: directory of an exported SavedModel or of a converted model.
-        options: runtime, precision, batch size, limits and beam search.
+        options: runtime, precision, batch size, limits, chunks and beam search.
 
     Raises:
         UserError: the directory holds no such model, or an option is invalid.
     """
-    if not isinstance(options, SearchOptions):
-        options = from_keywords(SearchOptions, options.as_keywords())
+    if not isinstance(options, RecognitionOptions):
+        options = from_keywords(RecognitionOptions, options.as_keywords())
     check_seconds(options.max_seconds)
     beam = options.beam_search()
-    limits = session_limits(model_dir, options)
+    pipeline = describe(model_dir, FAMILY)
+    lengths = session_lengths(model_dir, pipeline, options)
+    hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization(pipeline))
+    if pipeline.get("durations") and (beam is not None or hot_words):
+        raise UserError.expected(
+            "greedy search without hot words for a token-and-duration transducer",
+            "hot words" if beam is None else "a beam search",
+            "Leave the options of the search out",
+        )
     search = None
     if beam is not None:
-        pipeline = describe(model_dir, FAMILY)
-        search = beam_search_of(pipeline, beam, options.n_best, options.norm_score)
+        search = beam_search_of(
+            pipeline, beam, options.n_best, norm_score=options.norm_score, hot_words=hot_words
+        )
     runner = open_runner(model_dir, options, calibration_examples)
     in_graph = "serving_default" in runner.signatures
-    decoder = TransducerDecoder(runner.pipeline, in_graph, search, options.n_best)
-    return SpeechSession(runner, decoder, limits, batch_size=options.batch_size)
-
-
-def session_limits(model_dir: str | Path, options: RunnerOptions) -> AudioLimits:
-    """Returns the limits of the sounds that a session accepts, without opening the session.
-
-    Args:
-        model_dir: directory of an exported SavedModel or of a converted model.
-        options: options of the session.
-
-    Raises:
-        UserError: the options request sounds that are longer than the model accepts.
-    """
-    pipeline = describe(model_dir, FAMILY)
-    check_longest(model_dir, pipeline, options)
-    return limits_of(pipeline, options)
-
-
-def limits_of(pipeline: Mapping, options: RunnerOptions) -> AudioLimits:
-    """Returns the sample rate in Hz and the shortest and longest sounds that a model accepts.
-
-    Args:
-        pipeline: content of the model's `pipeline.json`.
-        options: `max_seconds` replaces the limit of the model, if it is set.
-    """
-    return AudioLimits(
-        rate_hz=pipeline["sample_rate_hz"],
-        min_seconds=pipeline["min_seconds"],
-        max_seconds=options.max_seconds or pipeline["max_seconds"],
+    decoder = TransducerDecoder(
+        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words
     )
+    return SpeechSession(runner, decoder, batch_size=options.batch_size, **lengths)
 
 
 def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
@@ -129,6 +116,8 @@ def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
     vocabulary = pipeline["vocabulary"]
     if vocabulary["kind"] == "subwords":
         return subword_normalization(vocabulary["surfaces"])
+    if vocabulary["kind"] in ("pieces", "sentencepiece"):  # published models write any case
+        return normalization(vocabulary["surfaces"], longest=math.inf)
     return normalize_transcript
 
 
@@ -146,7 +135,7 @@ def calibration_examples(
     Raises:
         UserError: the data set has no usable utterances.
     """
-    limits = limits_of(pipeline, RunnerOptions())
+    limits = calibration_limits(pipeline)
     decoder = TransducerDecoder(pipeline, in_graph=False)
     normalize = transcript_normalization(pipeline)
     return read_examples(

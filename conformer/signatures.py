@@ -5,10 +5,13 @@ import math
 import tensorflow as tf
 
 from conformer.config import ConformerConfig
-from conformer.graph_recognition import greedy, without_silence
+from conformer.graph_recognition import beam_search, greedy, without_silence
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import detokenize
+from tools.decoding.graph_beam import different_texts
 from tools.speech.wav_bytes import decode_wavs
+
+MAX_WINDOW = 16  # frames of a row that a search evaluates at once
 
 
 class Signatures:
@@ -32,7 +35,6 @@ class Signatures:
         self._model, self._surfaces, self._config = model, surfaces, config
         float32, int32 = tf.float32, tf.int32
         bins, width = model.features.num_mel_bins, model.encoder.hidden_dim
-        states = model.prediction.hidden_dim
 
         def signature(function, **specs):
             specs = [tf.TensorSpec(shape, dtype, name) for name, (dtype, *shape) in specs.items()]
@@ -51,15 +53,20 @@ class Signatures:
             "features": self._features,
             "encode": self._encode,
             "listen": self._listen,
-            "predict": signature(
-                self._predict, tokens=(int32, None, 1), states=(float32, None, 2, states)
-            ),
-            "join": signature(
+        }
+        if model.joint is not None:
+            states = model.prediction.state_shape
+            self.functions["predict"] = signature(
+                self._predict, tokens=(int32, None, 1), states=(float32, None, *states)
+            )
+            self.functions["join"] = signature(
                 self._join,
                 encoded=(float32, None, None, width),
-                predicted=(float32, None, None, states),
-            ),
-        }
+                predicted=(float32, None, None, states[-1]),
+            )
+
+        if has_beam(config):
+            self.functions["serve_beam"] = signature(self._search_with_beam, **sound)
 
     def _compute_features(self, waveforms, lengths):
         features, frames = self._model.features(waveforms, lengths)
@@ -92,8 +99,16 @@ class Signatures:
             return heard["encoded"], heard["encoded_lengths"]
 
         options = self._config.decoding
-        hypotheses = greedy(self._model, waveforms, lengths, options, listen=listen)
+        durations = self._config.model.durations
+        hypotheses = greedy(
+            self._model, waveforms, lengths, options, durations=durations, listen=listen
+        )
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
+
+    def _search_with_beam(self, waveforms, lengths):
+        heard, options = self._listen(waveforms, lengths), self._config.decoding
+        found = beam_search(self._model, heard["encoded"], heard["encoded_lengths"], options)
+        return different_texts(found, self._surfaces)
 
     def _recognize_waveforms(self, waveforms, lengths):
         return self._recognizer(waveforms, lengths)
@@ -102,6 +117,22 @@ class Signatures:
         """Recognizes 16-bit PCM WAV files at the sample rate of the model; averages channels."""
         waveforms, lengths = decode_wavs(bytes, self._config.features.sample_rate_hz)
         return self._recognizer(waveforms, lengths)
+
+
+def has_beam(config: ConformerConfig) -> bool:
+    """Returns whether an export has the signature `serve_beam`."""
+    options = config.decoding
+    return options.head == "transducer" and options.beam_width > 0 and not config.model.durations
+
+
+def searches(config: ConformerConfig) -> dict[str, dict]:
+    """Returns the search of each signature that contains one, for `pipeline.json`."""
+    greedy_search = {"kind": "greedy", "head": config.decoding.head}
+    found = {"serving_default": greedy_search, "serve_bytes": greedy_search}
+    if has_beam(config):
+        width, norm_score = config.decoding.beam_width, config.decoding.norm_score
+        found["serve_beam"] = {"kind": "beam", "beam_width": width, "norm_score": norm_score}
+    return found
 
 
 def exported_weights(model: ConformerTransducer, config: ConformerConfig) -> list:
@@ -119,24 +150,35 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
         tokenizer: a `conformer.tokenizer.Tokenizer`.
         model: a built model.
     """
+    transducer = {} if model.joint is None else {"state_shape": [*model.prediction.state_shape]}
+    if config.model.durations:
+        transducer["durations"] = [*config.model.durations]
     return {
         "family": "conformer",
         "kind": "transducer",
         "sample_rate_hz": config.features.sample_rate_hz,
         "min_seconds": config.data.min_seconds,
         "max_seconds": config.data.max_eval_seconds,
+        "long_audio": _long_audio(config),
         "frame_step_ms": config.features.frame_step_ms,
         "num_mel_bins": config.features.num_mel_bins,
-        "subsampling": 4,
+        "subsampling": config.model.subsampling_factor,
         "blank": BLANK,
         "head": config.decoding.head,
         "max_symbols_per_frame": config.decoding.max_symbols_per_frame,
         "blank_penalty": config.decoding.blank_penalty,
-        "state_shape": [2, model.prediction.hidden_dim],
+        **transducer,
+        "searches": searches(config),
         "convert": _conversion(config),
         "vocabulary": {"kind": tokenizer.kind, "surfaces": list(tokenizer.surfaces)},
         "num_parameters": sum(math.prod(v.shape) for v in exported_weights(model, config)),
     }
+
+
+def _long_audio(config: ConformerConfig) -> dict[str, float]:
+    """Returns the lengths of the chunks of long recordings: the longest sound of training."""
+    longest = min(config.data.max_seconds, config.data.max_eval_seconds, 60.0)
+    return {"chunk_seconds": longest, "context_seconds": longest / 10}
 
 
 def _conversion(config: ConformerConfig) -> dict[str, dict]:
@@ -146,20 +188,26 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
     Layers in `keep_in_float` are not quantized: the power spectrum has a larger dynamic range than
     8 bits can represent, and the search compares the outputs of the CTC head directly. `small`
     means that one call is too short for several threads. `paddable` means that zeros after an input
-    add frames to the output and change nothing else. The decoder passes one frame and one token per
-    call.
+    add frames to the output and change nothing else. A search passes up to `MAX_WINDOW` frames and
+    one token of each row to `join`.
     """
     rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
     seconds = (window_ms / 1000, config.data.max_eval_seconds)
     samples = [round(bound * rate_hz) for bound in seconds]
-    one = [[1, 1]]
     ctc_head = ["ctc_head"] if config.decoding.head == "ctc" else []
-    return {
+    listen = {
         "listen": {
             "dim_range": {"waveforms": [samples]},
             "keep_in_float": ["features", *ctc_head],
             "paddable": True,
-        },
+        }
+    }
+    if not config.model.transducer:
+        return listen
+    return listen | {
         "predict": {"dim_range": {}, "small": True},
-        "join": {"dim_range": {"encoded": one, "predicted": one}, "small": True},
+        "join": {
+            "dim_range": {"encoded": [[1, MAX_WINDOW]], "predicted": [[1, 1]]},
+            "small": True,
+        },
     }

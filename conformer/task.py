@@ -14,6 +14,8 @@ from conformer.graph_recognition import greedy
 from conformer.keras2_weights import load_keras2_weights
 from conformer.model import BLANK, ConformerTransducer, build_model
 from conformer.pruned_loss import pruned_transducer_loss, scales
+from conformer.published import Published
+from conformer.tdt_loss import tdt_loss
 from conformer.tokenizer import (
     CharacterTokenizer,
     SentencePieceTokenizer,
@@ -44,6 +46,9 @@ def losses_of_utterances(
 ) -> tf.Tensor:
     """Returns the losses `[B]` of a batch in nats: transducer, and CTC where the model has a head.
 
+    A model with durations has the loss of a token-and-duration transducer, and a model without a
+    transducer that of CTC alone.
+
     Args:
         model: a built model.
         config: its configuration.
@@ -56,9 +61,22 @@ def losses_of_utterances(
     encoded, lengths = model.listen(
         batch["waveforms"], batch["lengths"], batch["uniforms"], training
     )
+    weight = config.model.ctc_weight
+    if model.joint is None:
+        return ctc_loss(model.ctc_head(encoded), labels, lengths, label_lengths, blank=BLANK)[0]
     predicted, kind, pruning = model.predict_labels(labels), config.loss.kind, config.loss.pruning
     counts = {"logit_lengths": lengths, "label_lengths": label_lengths, "blank": BLANK}
-    if kind == "pruned":
+    if config.model.durations:
+        losses = tdt_loss(
+            model.join(encoded, predicted),
+            labels,
+            lengths,
+            label_lengths,
+            durations=config.model.durations,
+            blank=BLANK,
+            sigma=config.loss.sigma,
+        )
+    elif kind == "pruned":
         joints = (model.joint, model.simple_joint)
         simple, pruned = pruned_transducer_loss(
             encoded, predicted, joints, labels, s_range=pruning.s_range, **counts
@@ -69,7 +87,6 @@ def losses_of_utterances(
         losses = simple_scale * simple + pruned_scale * pruned
     else:
         losses = loss_of_pieces(encoded, predicted, model.joint, labels, kind=kind, **counts)
-    weight = config.model.ctc_weight
     if weight > 0:
         logits = model.ctc_head(encoded)
         aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
@@ -84,7 +101,10 @@ class ConformerTask(SpeechTask):
         config: configuration of the run.
         processes: the processes of the run. Rank 0 reads the corpora and builds the vocabulary,
             the other ranks wait for it.
-        pretrained: checkpoint whose vocabulary and weights training starts with, or None.
+        pretrained: checkpoint, or published model, whose vocabulary and weights training starts
+            with; None for random weights. The architecture and the features of a published model
+            replace those of `config`. With tokenizer.vocabulary_file, the layers of the vocabulary
+            of a published model start at random.
         resumed: checkpoint from which the run continues, or None. Its vocabulary is used.
         keras2_weights: file of TensorFlowASR with which training starts instead; empty for none.
         needs_evaluation: whether to read the evaluation set.
@@ -97,12 +117,15 @@ class ConformerTask(SpeechTask):
         self,
         config: ConformerConfig,
         processes: Processes,
-        pretrained: Checkpoint | None = None,
+        pretrained: Checkpoint | Published | None = None,
         resumed: Checkpoint | None = None,
         *,
         keras2_weights: str = "",
         needs_evaluation: bool = True,
     ):
+        published = pretrained if isinstance(pretrained, Published) else None
+        if published is not None:
+            config = published.training_config(config)
         super().__init__(config.data, config.features.sample_rate_hz, processes)
         self.config = config
         known = functools.cache(lambda: self._known_vocabulary(resumed or pretrained))
@@ -138,7 +161,9 @@ class ConformerTask(SpeechTask):
             utterances, self.tokenizer.encode_in_graph, prepared, augment.added_samples
         )
         self.train_on(training_set, config.training.seed)
-        if pretrained is not None:
+        if published is not None:
+            published.load_into(self.model, new_vocabulary=bool(config.tokenizer.vocabulary_file))
+        elif pretrained is not None:
             load_weights(self.model, pretrained, may_lack_heads=True)
         if keras2_weights and resumed is None:
             load_keras2_weights(self.model, keras2_weights)
@@ -186,12 +211,14 @@ class ConformerTask(SpeechTask):
         """Returns the logits `[B, T, U + 1, V]` of a batch."""
         return self.model(batch["waveforms"], batch["lengths"], batch["labels"])[0]
 
-    def _known_vocabulary(self, source: Checkpoint | None) -> Tokenizer | None:
+    def _known_vocabulary(self, source: Checkpoint | Published | None) -> Tokenizer | None:
         """Returns the vocabulary of a checkpoint or of a file, or None if one is to be built."""
         config = self.config.tokenizer
         file = load_tokenizer(config.vocabulary_file) if config.vocabulary_file else None
         if source is None:
             return file
+        if isinstance(source, Published):
+            return file or source.tokenizer
         tokenizer = tokenizer_from_json(source.asset(VOCABULARY_FILE), source.path)
         if file is not None and file.to_json() != tokenizer.to_json():
             raise UserError.expected(
@@ -213,7 +240,8 @@ class ConformerTask(SpeechTask):
         config = self.config
         counts = self.tokenizer.count_labels([u.transcript for u in utterances])
         step_samples = config.features.frame_step_ms * config.features.sample_rate_hz / 1000
-        frames = np.array([u.num_samples for u in utterances]) / step_samples / 4
+        frames = np.array([u.num_samples for u in utterances]) / step_samples
+        frames = frames / config.model.subsampling_factor
         decoding = config.decoding
         per_frame = 1 if decoding.head == "ctc" else decoding.max_symbols_per_frame
         most = np.minimum(config.data.max_labels, frames * per_frame)
@@ -253,5 +281,8 @@ class ConformerTask(SpeechTask):
 
     def texts(self, waveforms: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
         """Returns the texts `[B]` of waveforms `[B, S]` with lengths `[B]`, by greedy search."""
-        hypotheses = greedy(self.model, waveforms, lengths, self.config.decoding)
+        durations = self.config.model.durations
+        hypotheses = greedy(
+            self.model, waveforms, lengths, self.config.decoding, durations=durations
+        )
         return detokenize(hypotheses, self.tokenizer.surfaces)

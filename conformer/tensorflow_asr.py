@@ -11,6 +11,25 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from conformer.tensorflow_asr_keys import (
+    ALWAYS,
+    CHARACTERS,
+    DATASET,
+    DECODER,
+    FREQUENCY_MASKS,
+    MODEL,
+    OPTIMIZER,
+    RUNNING,
+    SIGNAL,
+    SPEECH,
+    SUBSAMPLING,
+    TEST,
+    TIME_MASKS,
+    UNKNOWN,
+    Left,
+    To,
+    Trained,
+)
 from tools.config.similar import similar_name
 from tools.config.values import show
 from tools.errors import UserError
@@ -18,134 +37,6 @@ from tools.files import expand_home, one_line
 
 SECTIONS = ("speech_config", "decoder_config", "model_config", "learning_config")
 _ABSENT = object()
-
-# Reasons why a key has no effect.
-_NAMES = "names without an effect on the model"
-_BUILDS = "vocabularies are built by python -m tools.cli.train_tokenizer"
-_SEARCH = "training evaluates greedy search"
-_POSITIONS = "positions are the relative ones of the paper, in both directions"
-_PENALTY = "not part of the original's loss; training.optimizer.weight_decay is its counterpart"
-_PIPELINE = "all data is read again in every epoch, in a new order, and no utterance is dropped"
-_SHARDS = "python -m tools.cli.unpack_tfrecords makes a corpus of shards"
-_TEST = "python -m conformer.infer --data_dir TABLE evaluates an exported model"
-_SIGNAL = "the section waveform_augment has its own augmentations"
-_RUN = "checkpoints, metrics and TensorBoard files are in --output_dir"
-_ALWAYS = "SpecAugment masks every utterance"
-_FITS = "training needs no lengths in advance"
-_UNKNOWN = "not a key that this project knows"
-
-
-@dataclass(frozen=True, slots=True)
-class _To:
-    """A key whose value becomes that of another key. `default` is TensorFlowASR's default."""
-
-    key: str
-    default: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Only:
-    """A key of which one value is supported, because the model would be another one."""
-
-    value: object
-
-
-@dataclass(frozen=True, slots=True)
-class _Left:
-    """A key without a counterpart, and the reason. `silent` are values that ask for nothing."""
-
-    reason: str
-    silent: tuple = (None,)
-
-
-_SPEECH = {
-    "sample_rate": _To("features.sample_rate_hz", 16000),
-    "frame_ms": _To("features.frame_length_ms", 25),
-    "stride_ms": _To("features.frame_step_ms", 10),
-    "num_feature_bins": _To("features.num_mel_bins", 80),
-    "feature_type": _Only("log_mel_spectrogram"),
-    "normalize_signal": _Only(True),
-    "normalize_feature": _Only(True),
-    "normalize_per_frame": _Only(False),
-    "normalize_per_feature": _Only(False),
-    "center": _Only(True),
-    "top_db": _To("features.top_db", 80.0),
-    "delta": _Only(False),
-    "delta_delta": _Only(False),
-    "pitch": _Only(False),
-}
-_DECODER = {
-    "blank_at_zero": _Only(True),
-    "beam_width": _Left(_SEARCH, (None, 0)),
-    "norm_score": _Left(_SEARCH, (None, True)),
-    "lm_config": _Left(_SEARCH, (None, {})),
-} | dict.fromkeys(
-    "target_vocab_size max_subword_length corpus_files max_corpus_chars reserved_tokens "
-    "output_path_prefix model_type".split(),
-    _Left(_BUILDS, (None, [])),
-)
-_MODEL = {
-    "name": _Left(_NAMES),
-    "encoder_positional_encoding": _Left(_POSITIONS),
-    "encoder_dmodel": _To("model.hidden_dim", 144),
-    "encoder_num_blocks": _To("model.num_layers", 16),
-    "encoder_num_heads": _To("model.num_heads", 4),
-    "encoder_mha_type": _Only("relmha"),
-    "encoder_kernel_size": _To("model.kernel_size", 32),
-    "encoder_depth_multiplier": _Only(1),
-    "encoder_fc_factor": _Only(0.5),
-    "encoder_dropout": _To("model.dropout_rate", 0.0),
-    "encoder_trainable": _Only(True),
-    "prediction_trainable": _Only(True),
-    "joint_trainable": _Only(True),
-    "prediction_embed_dropout": _Only(0),
-    "prediction_num_rnns": _Only(1),
-    "prediction_rnn_units": _To("model.prediction_dim", 320),
-    "prediction_rnn_type": _Only("lstm"),
-    "prediction_rnn_implementation": _Left(_NAMES),
-    "prediction_layer_norm": _Only(True),
-    "prediction_projection_units": _Only(0),
-    "joint_dim": _To("model.joint_dim", 1024),
-    "joint_activation": _Only("tanh"),
-    "joint_mode": _Only("add"),
-    "prejoint_linear": _Only(True),
-    "postjoint_linear": _Only(False),
-    "kernel_regularizer": _Left(_PENALTY),
-    "bias_regularizer": _Left(_PENALTY),
-}
-_SUBSAMPLING = {
-    "type": _Only("conv2d"),
-    "kernel_size": _Only(3),
-    "strides": _Only(2),
-}
-_DATASET = {
-    "stage": _Left(_NAMES),
-    "tfrecords_dir": _Left(_SHARDS),
-    "tfrecords_shards": _Left(_SHARDS),
-    "metadata": _Left(_FITS),
-} | dict.fromkeys("shuffle cache drop_remainder buffer_size use_tf".split(), _Left(_PIPELINE))
-_OPTIMIZER = {
-    "warmup_steps": _To("training.schedule.warmup_steps", 10000),
-    "epsilon": _To("training.optimizer.epsilon", 1e-9),
-}
-_RUNNING = {
-    "batch_size": _To("training.batch_size", 1),
-    "accumulation_steps": _Only(1),
-    "num_epochs": _To("training.num_epochs", 20),
-    "log_interval_steps": _To("training.log_every_steps"),
-    "save_interval_steps": _To("training.checkpoint.every_steps"),
-} | dict.fromkeys(
-    "checkpoint states_dir tensorboard outdir eval_interval_steps".split(), _Left(_RUN)
-)
-_TIME_MASKS = {
-    "num_masks": _To("spec_augment.num_time_masks", 1),
-    "mask_factor": _To("spec_augment.max_time_mask_frames", 100),
-    "p_upperbound": _To("spec_augment.max_time_mask_share", 1.0),
-}
-_FREQUENCY_MASKS = {
-    "num_masks": _To("spec_augment.num_frequency_masks", 1),
-    "mask_factor": _To("spec_augment.max_frequency_mask_bins", 27),
-}
 
 
 @dataclass
@@ -186,15 +77,17 @@ def translate(content: Mapping, path: str | Path) -> Translation:
     speech, decoder, model, learning = (reader.section(content.get(x), x) for x in SECTIONS)
     reader.unknown(content, {*SECTIONS}, "")
     values = reader.result.values
-    reader.read(speech, _SPEECH, "speech_config", also=("preemphasis",), strict=True)
+    reader.read(speech, SPEECH, "speech_config", also=("preemphasis",), strict=True)
     reader.give(
         "features.preemphasis", speech.get("preemphasis") or 0.0, "speech_config.preemphasis"
     )
     values["features.fft_length"] = _fft_length(values)
-    reader.read(decoder, _DECODER, "decoder_config", also=("vocabulary",))
+    reader.read(decoder, DECODER, "decoder_config", also=("vocabulary",))
     if decoder.get("vocabulary"):
         vocabulary = _beside(str(decoder["vocabulary"]), path)
         reader.give("tokenizer.vocabulary_file", vocabulary, "decoder_config.vocabulary")
+    else:
+        reader.result.notes[CHARACTERS].append("decoder_config.vocabulary: null")
     _read_model(reader, model)
     _read_learning(reader, learning)
     return reader.result
@@ -241,17 +134,23 @@ class _Reader:
         for key, rule in rules.items():
             value = given.get(key, _ABSENT)
             where = f"{name}.{key}"
-            if isinstance(rule, _To):
+            if isinstance(rule, To):
                 value = rule.default if value in (_ABSENT, None) else value
                 if value is not None:
                     self.give(rule.key, value, where)
             elif value is _ABSENT:
                 continue
-            elif isinstance(rule, _Left):
+            elif isinstance(rule, Left):
                 if value not in rule.silent:
                     self.result.notes[rule.reason].append(where)
+            elif isinstance(rule, Trained):
+                if value is False:
+                    frozen = self.result.values.get("training.freeze", [])
+                    self.give("training.freeze", [*frozen, rule.layer], where)
+                elif value not in (None, True):
+                    self.refuse(where, True, value, "or false, which freezes the layer")
             elif not _is_all(value, rule.value):
-                self.refuse(where, rule.value, value)
+                self.refuse(where, rule.value, value, rule.reason)
         known = (*rules, *also)
         unknown = next((str(key) for key in given if key not in known), None)
         if strict and unknown is not None:
@@ -267,12 +166,12 @@ class _Reader:
         """Notes the keys of a section that are not in `known`."""
         for key in given:
             if key not in known:
-                self.result.notes[_UNKNOWN].append(f"{prefix}{key}")
+                self.result.notes[UNKNOWN].append(f"{prefix}{key}")
 
-    def refuse(self, where: str, expected: object, value: object) -> None:
+    def refuse(self, where: str, expected: object, value: object, reason: str) -> None:
         """Raises the error for a value that this project does not support."""
         raise UserError.expected(
-            f"{where}: {_yaml(expected)} in {self.path}",
+            f"{where}: {_yaml(expected)} in {self.path} ({reason})",
             _yaml(value),
             "Train that model with TensorFlowASR",
         )
@@ -280,20 +179,26 @@ class _Reader:
 
 def _read_model(reader: _Reader, model: Mapping) -> None:
     others = ("encoder_subsampling", "encoder_head_size", "prediction_embed_dim")
-    reader.read(model, _MODEL, "model_config", also=others, strict=True)
+    reader.read(model, MODEL, "model_config", also=others, strict=True)
     values = reader.result.values
     name = "model_config.encoder_subsampling"
     subsampling = reader.section(model.get("encoder_subsampling"), name)
-    reader.read(subsampling, _SUBSAMPLING, name, also=("filters",), strict=True)
+    reader.read(subsampling, SUBSAMPLING, name, also=("filters",), strict=True)
     reader.give("model.subsampling_filters", subsampling.get("filters"), f"{name}.filters")
     width, heads = values["model.hidden_dim"], values["model.num_heads"]
     size = _first(model, ("encoder_head_size",), 36)
     if isinstance(width, int) and isinstance(heads, int) and heads and size != width / heads:
-        reader.refuse("model_config.encoder_head_size", width // heads, size)
+        reason = "heads divide the width"
+        reader.refuse("model_config.encoder_head_size", width // heads, size, reason)
+    layers = values["model.prediction_layers"]
+    if layers != 1 and values["model.prediction_norm"] is not False:
+        reason = "a layer normalization is behind the last LSTM only"
+        reader.refuse("model_config.prediction_num_rnns", 1, layers, reason)
     units = values["model.prediction_dim"]
     embedding = _first(model, ("prediction_embed_dim",), 512)
     if embedding != units:
-        reader.refuse("model_config.prediction_embed_dim", units, embedding)
+        reason = "the embedding is as wide as the LSTM"
+        reader.refuse("model_config.prediction_embed_dim", units, embedding, reason)
 
 
 def _read_learning(reader: _Reader, learning: Mapping) -> None:
@@ -305,13 +210,13 @@ def _read_learning(reader: _Reader, learning: Mapping) -> None:
     reader.unknown(learning, names, f"{name}.")
     for kind in kinds:
         given, where = sections[f"{kind}_dataset_config"], f"{name}.{kind}_dataset_config"
-        reader.read(given, _DATASET, where, also=("data_paths", "augmentation_config"))
+        reader.read(given, DATASET, where, also=("data_paths", "augmentation_config"))
         if kind != "train" and given.get("augmentation_config"):
             reader.result.notes["only training data is augmented"].append(
                 f"{where}.augmentation_config"
             )
     if sections["test_dataset_config"].get("data_paths"):
-        reader.result.notes[_TEST].append(f"{name}.test_dataset_config.data_paths")
+        reader.result.notes[TEST].append(f"{name}.test_dataset_config.data_paths")
     _read_augmentation(reader, sections["train_dataset_config"])
     tables = {kind: _paths(sections[f"{kind}_dataset_config"]) for kind in ("train", "eval")}
     if not tables["train"]:
@@ -326,7 +231,7 @@ def _read_learning(reader: _Reader, learning: Mapping) -> None:
     if all(map(os.path.isabs, every)):
         values["data.data_dir"] = os.path.commonpath([*map(os.path.dirname, every)])
     optimizer, where = sections["optimizer_config"], f"{name}.optimizer_config"
-    reader.read(optimizer, _OPTIMIZER, where, also=("beta_1", "beta1", "beta_2", "beta2"))
+    reader.read(optimizer, OPTIMIZER, where, also=("beta_1", "beta1", "beta_2", "beta2"))
     for key, old, default in (("beta_1", "beta1", 0.9), ("beta_2", "beta2", 0.98)):
         beta = _first(optimizer, (key, old), default)
         reader.give(
@@ -338,7 +243,7 @@ def _read_learning(reader: _Reader, learning: Mapping) -> None:
     if all(isinstance(x, int) and x > 0 for x in (width, steps)):
         # The rate rises to (width * steps) ** -0.5, and is cut off at 0.05 / sqrt(width).
         values["training.schedule.peak"] = min(steps**-0.5, 0.05) / math.sqrt(width)
-    reader.read(sections["running_config"], _RUNNING, f"{name}.running_config")
+    reader.read(sections["running_config"], RUNNING, f"{name}.running_config")
 
 
 def _read_augmentation(reader: _Reader, dataset: Mapping) -> None:
@@ -351,8 +256,8 @@ def _read_augmentation(reader: _Reader, dataset: Mapping) -> None:
         if key in ("feature_augment", "after"):
             masks = reader.section(given[key], f"{where}.{key}")
             for method, rules in (
-                ("time_masking", _TIME_MASKS),
-                ("freq_masking", _FREQUENCY_MASKS),
+                ("time_masking", TIME_MASKS),
+                ("freq_masking", FREQUENCY_MASKS),
             ):
                 if method in masks:
                     inside = f"{where}.{key}.{method}"
@@ -360,9 +265,9 @@ def _read_augmentation(reader: _Reader, dataset: Mapping) -> None:
             reader.unknown(masks, {"time_masking", "freq_masking"}, f"{where}.{key}.")
         elif key in ("signal_augment", "before"):
             if given[key]:
-                reader.result.notes[_SIGNAL].append(f"{where}.{key}")
+                reader.result.notes[SIGNAL].append(f"{where}.{key}")
         else:
-            reason = _ALWAYS if key == "prob" else _UNKNOWN
+            reason = ALWAYS if key == "prob" else UNKNOWN
             reader.result.notes[reason].append(f"{where}.{key}")
 
 

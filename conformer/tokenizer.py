@@ -9,88 +9,35 @@ import base64
 import binascii
 import io
 import json
+import math
 import re
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
-import numpy as np
 import sentencepiece
 
+from conformer.piece_tokenizer import PieceTokenizer
 from conformer.subwords import NUM_BYTES, SUFFIX, Subwords, read_subwords
+from conformer.vocabulary import (
+    BLANK,
+    UNKNOWN,
+    UNKNOWN_CHARACTER,
+    UNKNOWN_ID,
+    Tokenizer,
+)
+from tools.decoding.text import byte_surface
 from tools.errors import UserError
 from tools.files import to_json, write_text
-from tools.speech.transcripts import normalize_transcript
+from tools.speech.transcripts import normalization
 
 if TYPE_CHECKING:  # encoding in Python runs without TensorFlow; graph functions import it
     import tensorflow as tf
 
-BLANK, UNKNOWN = "<blank>", "<unk>"
-UNKNOWN_ID = 1
-UNKNOWN_CHARACTER = "\u2047"  # "⁇", the text of SentencePiece for the unknown symbol
 MODEL_TYPES = ("unigram", "bpe")
 _MAKE_ONE = "Create one with python -m tools.cli.train_tokenizer"
 _MAX_SENTENCE_BYTES = 65536  # SentencePiece skips longer transcripts without a message
-
-
-class Tokenizer(ABC):
-    """Base class of tokenizers with a vocabulary of V symbols.
-
-    Args:
-        pieces: V symbols. The first is the blank, the second the unknown symbol.
-        surfaces: V texts; entry i is the text that id i adds when ids are decoded.
-
-    Attributes:
-        normalize: function that normalizes transcripts for the vocabulary.
-    """
-
-    kind: ClassVar[str]
-    normalize: Callable[[str], str] = staticmethod(normalize_transcript)
-
-    def __init__(self, pieces: Sequence[str], surfaces: Sequence[str]):
-        self.pieces, self.surfaces = tuple(pieces), tuple(surfaces)
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Number of symbols V, including the blank."""
-        return len(self.pieces)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of token ids, without spaces at its ends. Blanks add no text."""
-        return "".join(self.surfaces[token_id] for token_id in ids).strip(" ")
-
-    @abstractmethod
-    def encode(self, text: str) -> list[int]:
-        """Returns the token ids of a text. Characters that are not in the vocabulary get id 1."""
-
-    @abstractmethod
-    def unknown_characters(self, text: str) -> str:
-        """Returns the characters of a text that are not in the vocabulary, in order."""
-
-    @abstractmethod
-    def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        """Returns int32 token ids `[B, (U)]` of texts `[B]`, the same ids as `encode`."""
-
-    def count_labels(self, texts: Sequence[str], at_once: int = 4096) -> np.ndarray:
-        """Returns the numbers of token ids of N texts, `[N]`, encoded in batches of `at_once`."""
-        parts = [texts[start : start + at_once] for start in range(0, len(texts), at_once)]
-        counts = [self.encode_in_graph(part).row_lengths().numpy() for part in parts]
-        return np.concatenate(counts) if counts else np.zeros(0, np.int64)
-
-    @abstractmethod
-    def to_json(self) -> str:
-        """Returns the vocabulary as JSON text, which `tokenizer_from_json` reads."""
-
-    @classmethod
-    @abstractmethod
-    def from_fields(cls, fields: dict) -> Self:
-        """Returns the tokenizer with the fields of `to_json`.
-
-        Raises:
-            KeyError, TypeError, ValueError: a field is missing or invalid.
-        """
 
 
 class CharacterTokenizer(Tokenizer):
@@ -172,7 +119,7 @@ class SentencePieceTokenizer(Tokenizer):
     Raises:
         ValueError: `model` is not such a model, or uses byte fallback.
 
-    Source: Kudo and Richardson, SentencePiece (2018); sentencepiece 0.2.3, tensorflow-text 2.16.1.
+    Source: Kudo and Richardson, SentencePiece (2018); sentencepiece 0.2.3.
     """
 
     kind = "sentencepiece"
@@ -196,6 +143,7 @@ class SentencePieceTokenizer(Tokenizer):
         super().__init__((BLANK, *pieces), ("", *surfaces))
         self.model = model
         self._processor = processor
+        self.normalize = normalization(self.surfaces, longest=math.inf)
 
     @classmethod
     def train(
@@ -249,16 +197,6 @@ class SentencePieceTokenizer(Tokenizer):
         unknown = "".join(piece.surface for piece in pieces if piece.id == UNKNOWN_ID - 1)
         return "".join(unknown.split())
 
-    def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        import tensorflow as tf
-        import tensorflow_text
-
-        # Create a tokenizer in each graph: the kernel of the op owns the model, and setting the
-        # seed of TensorFlow deletes the kernels of eager ops (tensorflow-text 2.16.1,
-        # sentencepiece_tokenizer.py).
-        tokenizer = tensorflow_text.SentencepieceTokenizer(self.model, out_type=tf.int32)
-        return tokenizer.tokenize(texts) + 1
-
     def to_json(self) -> str:
         return to_json({"kind": self.kind, "model": base64.b64encode(self.model).decode()})
 
@@ -273,8 +211,6 @@ class SentencePieceTokenizer(Tokenizer):
 class SubwordTokenizer(Tokenizer):
     """A tokenizer with a vocabulary of tensorflow-datasets. Text that no subword covers is bytes.
 
-    Exported models write the byte symbols one by one: those of letters outside ASCII as U+FFFD.
-
     Args:
         subwords: V - 257 subwords; empty ones are left out.
 
@@ -286,7 +222,7 @@ class SubwordTokenizer(Tokenizer):
 
     def __init__(self, subwords: Sequence[str]):
         self._codec = codec = Subwords(subwords)
-        texts = [chr(byte) if byte < 128 else "\ufffd" for byte in range(NUM_BYTES)]
+        texts = map(byte_surface, range(NUM_BYTES))
         pieces = [f"<0x{byte:02X}>" for byte in range(NUM_BYTES)]
         super().__init__((BLANK, *codec.subwords, *pieces), ("", *codec.surfaces, *texts))
         self.normalize = codec.normalize
@@ -299,19 +235,6 @@ class SubwordTokenizer(Tokenizer):
 
     def unknown_characters(self, text: str) -> str:
         return ""
-
-    def encode_in_graph(self, texts: "tf.Tensor") -> "tf.RaggedTensor":
-        import tensorflow as tf
-
-        def encode(batch: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-            rows = [self.encode(text.decode()) for text in batch]
-            flat = [token_id for row in rows for token_id in row]
-            return np.array(flat, np.int32), np.array([*map(len, rows)], np.int64)
-
-        texts = tf.convert_to_tensor(texts)
-        flat, counts = tf.numpy_function(encode, [texts], (tf.int32, tf.int64))
-        flat, counts = (tf.ensure_shape(x, [None]) for x in (flat, counts))
-        return tf.RaggedTensor.from_row_lengths(flat, counts)
 
     def to_json(self) -> str:
         return to_json({"kind": self.kind, "subwords": self._codec.subwords})
@@ -340,7 +263,10 @@ def _training_error(message: str, vocabulary_size: int) -> UserError:
     )
 
 
-_KINDS = {x.kind: x for x in (CharacterTokenizer, SentencePieceTokenizer, SubwordTokenizer)}
+_KINDS: dict[str, type[Tokenizer]] = {
+    x.kind: x
+    for x in (CharacterTokenizer, SentencePieceTokenizer, SubwordTokenizer, PieceTokenizer)
+}
 
 
 def tokenizer_from_json(text: str, source: str | Path = "the vocabulary") -> Tokenizer:

@@ -10,21 +10,28 @@ if not __package__:  # started by its path: import from the checkout that contai
 
 from conformer.config import ConformerConfig, load_config
 from conformer.keras2_weights import SUFFIXES
+from conformer.published import is_published, read_published
 from conformer.task import ConformerTask
 from tools.config.command_line import run
 from tools.recognition.training import TrainingProgram
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.training.distributed import Processes
+from tools.weights.hub import local_source
 
 # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
 # Other keys, such as dropout rates, may change. The weights of the checkpoint are compared too: a
 # CTC head can neither appear nor disappear.
 _SIZES = "num_layers hidden_dim num_heads kernel_size feedforward_multiplier subsampling_filters"
+_OPTIONS = (
+    "feedforward_dim subsampling_factor subsampling scale_input attention_bias feedforward_bias "
+    "convolution_bias convolution_norm convolution_norm_epsilon transducer prediction "
+    "prediction_layers prediction_norm joint_activation joint_prediction_bias durations"
+)
 DEFINES_A_RUN = (
     "features",
     "tokenizer.kind",
     "tokenizer.vocabulary_size",
-    *(f"model.{name}" for name in f"{_SIZES} prediction_dim joint_dim".split()),
+    *(f"model.{name}" for name in f"{_SIZES} prediction_dim joint_dim {_OPTIONS}".split()),
 )
 
 
@@ -36,13 +43,16 @@ def make_task(
     *,
     needs_evaluation: bool,
 ) -> ConformerTask:
-    """Opens the pretrained checkpoint, if one is given, and returns the training task."""
+    """Opens the pretrained weights, if a source is given, and returns the training task."""
     is_keras2 = pretrained.lower().endswith(SUFFIXES)
-    checkpoint = open_checkpoint(pretrained) if pretrained and not is_keras2 else None
+    source = None
+    if pretrained and not is_keras2:
+        path = local_source(pretrained)
+        source = read_published(path) if is_published(path) else open_checkpoint(pretrained)
     return ConformerTask(
         config,
         processes,
-        checkpoint,
+        source,
         resumed,
         keras2_weights=pretrained if is_keras2 else "",
         needs_evaluation=needs_evaluation,
@@ -54,8 +64,9 @@ PROGRAM = TrainingProgram(
     "Trains a speech Conformer transducer on a corpus in LibriSpeech layout, in one process or "
     "with horovodrun.",
     "conformer/conformer_s_100h.yml",
-    "Run or checkpoint directory whose weights and vocabulary training starts with, or a file .h5 "
-    "of TensorFlowASR with weights.",
+    "Run or checkpoint directory, or published model (Hugging Face folder, .nemo archive or "
+    "hf:owner/name) whose weights and vocabulary training starts with; or a file .h5 of "
+    "TensorFlowASR with weights.",
     load_config,
     make_task,
     defines_a_run=DEFINES_A_RUN,

@@ -1,5 +1,9 @@
 #!/usr/bin/env bash
 # Conformer-S, LibriSpeech train-clean-100, 50 epochs, mixed precision (float16), 8 GPUs.
 # The variables DATA_DIR, NP, STEPS, CONFIG and OUTPUT_DIR are described in train_with_horovod.sh.
-export NP="${NP:-8}"
-exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_with_horovod.sh" --mxp=True "$@"
+#   bash Horovod_Conformer_AMP_50E_8GPUs.sh [flags of conformer.train]
+set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
+export NP="${NP:-8}" MXP=True
+exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_with_horovod.sh" "$@"

@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
 # Builds a site of README.md, docs/ and the API reference in build/docs; warnings are errors.
 # The first call installs Sphinx; later ones need no network.
-# Arguments go to Sphinx: bash run_scripts/docs.sh --fresh-env
+#   bash docs.sh [flags of Sphinx, such as --fresh-env]
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$project"
 bash run_scripts/setup.sh --docs

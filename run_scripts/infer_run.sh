@@ -2,16 +2,21 @@
 # Runs a model over a data set and reports its accuracy and speed:
 #   bash infer_run.sh [-b BATCH_SIZE] [-p PRECISION] [-e RUN_EAGERLY] [--net_name NET] [further flags]
 # -e 1 runs the SavedModel in TensorFlow; -e 0 runs a converted model, which the first run creates.
-#   NET         model family, default: conformer (speech); further flags are passed to its program
+#   NET         model family, default: conformer (speech); further flags are passed to its program,
+#               which lists them with `python -m conformer.infer --help`
 # Environment variables; env.sh sets the defaults:
 #   DATA_DIR    folder of LibriSpeech, or one split; for vision IMAGENET_DIR, which contains the folder val
 #   SPLIT       split in DATA_DIR, default: test-clean if DATA_DIR holds splits
 #   INFER_CKPT  the SavedModel; has a default for conformer only
 #   RESULT_PATH JSON file of the report
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"
+# shellcheck source=flags.sh
+source "$project/run_scripts/flags.sh"
 own_model=$INFER_CKPT
 # The default that env.sh sets is a speech model, also if the calling shell has sourced env.sh.
 [[ ! $own_model -ef $project/conformer/pretrained/digits ]] || own_model=
@@ -65,7 +70,7 @@ has_transcripts() { # at a depth below DATA_DIR: 3 in a split, 4 in a folder of 
 }
 if [[ $net == vision ]]; then
   program=vision.eval data_dir=$IMAGENET_DIR/val
-elif [[ " ${flags[*]} " != *" --data_dir"* ]] &&
+elif ! is_given data_dir "${flags[@]}" &&
   { [[ -n ${SPLIT:-} ]] || { ! has_transcripts 3 && has_transcripts 4; }; }; then
   data_dir=$DATA_DIR/${SPLIT:=test-clean}
   if [[ ! -d $data_dir ]]; then
@@ -76,15 +81,21 @@ elif [[ " ${flags[*]} " != *" --data_dir"* ]] &&
     exit 2
   fi
 fi
-if [[ $net == conformer && -z $own_model && " ${flags[*]} " != *" --native_savedmodel_dir"* ]]; then
+if [[ $net == conformer && -z $own_model ]] && ! is_given native_savedmodel_dir "${flags[@]}" &&
+  ! is_given pretrained "${flags[@]}"; then
   echo "No INFER_CKPT: running the bundled model, which recognizes the ten digits only." >&2
 fi
-model=()
-[[ $net != conformer && -z $own_model ]] || model=(--native_savedmodel_dir "$INFER_CKPT")
+own=()
+is_given data_dir "${flags[@]}" || own=(--data_dir "$data_dir")
+own+=(--batch_size "$batch_size")
+if [[ $net == conformer || -n $own_model ]] && ! is_given native_savedmodel_dir "${flags[@]}" &&
+  ! is_given pretrained "${flags[@]}"; then
+  own+=(--native_savedmodel_dir "$INFER_CKPT")
+fi
 
 mode=jit
 [[ $run_eagerly == 0 ]] || mode=eager
 report=$project/runs/infer_${net}_${mode}_${precision}_bsz_$batch_size.json
+is_given result_path "${flags[@]}" || own+=(--result_path "${RESULT_PATH:-$report}")
 exec python -m "$program" --run_eagerly="$run_eagerly" --quant_precision="$precision" \
-  --data_dir "$data_dir" --batch_size "$batch_size" "${model[@]}" \
-  --result_path "${RESULT_PATH:-$report}" "${flags[@]}"
+  "${own[@]}" "${flags[@]}"

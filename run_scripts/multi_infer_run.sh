@@ -9,6 +9,8 @@
 #   OUTPUT_DIR            default: runs/multi_infer
 #   CALIBRATION_DATA_DIR  data set for calibration of quantized models; default: the data set
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 here=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 output_dir=${OUTPUT_DIR:-$here/../runs/multi_infer}
 
@@ -45,8 +47,14 @@ while (($#)); do
   esac
   shift
 done
-calibration=()
-[[ -z ${CALIBRATION_DATA_DIR:-} ]] || calibration=(--calibration_data_dir "$CALIBRATION_DATA_DIR")
+# shellcheck source=flags.sh
+source "$here/flags.sh"
+calibration=() least=()
+[[ -z ${CALIBRATION_DATA_DIR:-} ]] || is_given calibration_data_dir "${further[@]}" ||
+  calibration=(--calibration_data_dir "$CALIBRATION_DATA_DIR")
+# What converts a model without a long run.
+is_given data_ratio "${further[@]}" || least+=(--data_ratio 0.000001)
+is_given warmup_count "${further[@]}" || least+=(--warmup_count 0)
 
 mkdir -p -- "$output_dir"
 reports=()
@@ -61,7 +69,7 @@ for batch_size in ${batch_sizes//,/ }; do
         "${calibration[@]}" "${further[@]}")
       printf '\n== %s\n' "$name" >&2
       [[ $run_eagerly != 0 ]] ||
-        RESULT_PATH=$output_dir/.converting.json "${run[@]}" --data_ratio 0.000001 --warmup_count 0
+        RESULT_PATH=$output_dir/.converting.json "${run[@]}" "${least[@]}"
       RESULT_PATH=$output_dir/$name.json "${run[@]}"
       reports+=("$output_dir/$name.json")
     done

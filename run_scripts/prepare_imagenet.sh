@@ -8,6 +8,8 @@
 # IMAGES_PER_VAL_CLASS (default 50; 0: do not check).
 # If the script fails, TARGET is not created.
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"

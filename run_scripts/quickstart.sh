@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Shows the project in a few minutes: installs the environment, transcribes a file, trains a model.
 # The corpus and the run are in runs/quickstart. Each call replaces the earlier run.
+#   bash quickstart.sh
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$project"
 output_dir=runs/quickstart

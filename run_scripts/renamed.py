@@ -10,8 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from tools.config.originals import program_answer
 
-words = [Path(sys.argv[0]).name, *sys.argv[1:]]
-if words[0] == "renamed.py":
-    words.pop(0)
-print("Error:", program_answer(words[0], words[1:]), file=sys.stderr)
+name, *words = [Path(sys.argv[0]).name, *sys.argv[1:]]
+if name == "renamed.py":
+    name, *words = words or ["none"]
+print("Error:", program_answer(name, words), file=sys.stderr)
 sys.exit(2)

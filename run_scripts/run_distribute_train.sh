@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
 # Another name of run_distribute_train_gpu.sh:
 #   bash run_distribute_train.sh CONFIG [--num_devices N] [--device_ids 0,1,..] [--checkpoint CKPT] [--extra FLAGS]
+set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_vision.sh" distribute "$@"

@@ -4,6 +4,8 @@
 #   bash run_eval_gpu.sh CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]
 # Example of flags: --extra --data_url /data/imagenet --val_dir validation_preprocess
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 usage="usage: bash ${BASH_SOURCE[0]} CONFIG [--device DEVICE_ID] [--checkpoint CHECKPOINT] [--extra FLAGS OF vision.eval]"
 # shellcheck source=../env.sh

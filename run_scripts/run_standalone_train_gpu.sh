@@ -1,4 +1,7 @@
 #!/usr/bin/env bash
 # Trains a vision Conformer in one process, on a GPU if one is available:
 #   bash run_standalone_train_gpu.sh CONFIG [--device ID] [--checkpoint CKPT] [--extra FLAGS OF vision.train]
+set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 exec bash "$(dirname -- "${BASH_SOURCE[0]}")/train_vision.sh" standalone "$@"

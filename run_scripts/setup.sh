@@ -2,7 +2,7 @@
 # Creates or updates .venv in the project folder. Installs the exact versions in pyproject.toml, the
 # project itself (editable), and Horovod, which is built once and kept in the user's cache.
 #
-#   bash run_scripts/setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs]
+#   bash setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs]
 #
 #   --dev    also install the test tools
 #   --gpu    also install the CUDA libraries; Horovod uses NCCL if NCCL and nvcc are installed
@@ -13,6 +13,8 @@
 # Later calls keep installed extras. If everything is up to date, a call takes less than a second.
 # Packages come from the index in the pip configuration. XDG_CACHE_HOME sets the cache folder.
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 readonly project
@@ -68,6 +70,8 @@ is_complete() {
   for part in base "${extras[@]}"; do
     [[ -r $state/$part && $(<"$state/$part") == "$now" ]] || return 1
   done
+  # The stamp tells how Horovod was built; NCCL may have been installed since.
+  [[ " ${extras[*]-} " != *" gpu "* || $(<"$state/horovod") != *-gloo-* ]] || ! nvcc_and_nccl || return 1
   for part in tensorflow tensorflow_io tensorflow_text keras horovod; do
     [[ -d $venv/lib/python3.11/site-packages/$part ]] || return 1
   done
@@ -82,10 +86,6 @@ extras=()
 for argument in "$@"; do
   case $argument in
     --dev | --gpu | --peers | --beam | --docs) extras+=("${argument#--}") ;;
-    -h | --help)
-      sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"
-      exit 0
-      ;;
     *) refuse "--dev, --gpu, --peers, --beam or --docs" "$argument" "Run bash run_scripts/setup.sh --help" ;;
   esac
 done

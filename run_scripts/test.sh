@@ -1,10 +1,13 @@
 #!/usr/bin/env bash
 # Creates the environment if required, checks the style of code and scripts, and runs the tests.
-# Arguments are passed to pytest: bash run_scripts/test.sh tests/unit/tools -x
+#   bash test.sh [arguments of pytest, such as tests/unit/tools -x]
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 cd -- "$project"
 bash run_scripts/setup.sh --dev
+bash run_scripts/setup/chromium.sh
 # shellcheck source=../env.sh
 source env.sh
 
@@ -12,6 +15,7 @@ ruff check --quiet .
 ruff format --check --quiet .
 find . -path ./.venv -prune -o -path ./.git -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck .ci/run
+hadolint DOCKERFILE
 # Each worker runs one file at a time, so that the fixtures of a file are created once. tests/conftest.py
 # puts the longest files first, and xdist keeps this order. -rfEs lists failed and skipped tests.
 python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -rfEs "$@"

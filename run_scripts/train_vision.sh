@@ -6,6 +6,8 @@
 # KIND is distribute or standalone. The data set is that of --data_url after --extra, else that of
 # CONFIG, else IMAGENET_DIR.
 set -euo pipefail
+# shellcheck source=help.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/help.sh"
 project=$(CDPATH='' cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
 # shellcheck source=../env.sh
 source "$project/env.sh"

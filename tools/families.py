@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tools.conversion.pipeline import describe
+from tools.conversion.pipeline import FOREIGN, describe
 from tools.conversion.protocol import Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
@@ -107,6 +107,12 @@ def read_examples(pipeline: Mapping, data_dir: Path, num_samples: int, judged: b
 
     For the arguments see `Family.calibration_examples`.
     """
+    if pipeline.get("family") == FOREIGN:
+        raise UserError.expected(
+            "an ONNX file with a description for 8 bits, which tells how to read the data",
+            "one without",
+            "Use --quant_precision=fp32 or fp16, or export it with python -m vision.export",
+        )
     of_family = family(pipeline.get("family"))
     return of_family.calibration_examples(pipeline, data_dir, num_samples, judged)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.weights.assignment import Link, assign, check_finite
@@ -69,7 +70,9 @@ def load_model(
     model = build(config, precision)
     if _load_weights(model, checkpoint, use_ema):
         raise UserError.expected(
-            f"a checkpoint with {config.num_classes} classes", checkpoint, "Correct --num_classes"
+            f"a checkpoint with {counted(config.num_classes, 'class')}",
+            checkpoint,
+            "Correct --num_classes",
         )
     return model
 
@@ -157,8 +160,8 @@ def _load_keras(config: ModelConfig, checkpoint: str | Path) -> VisionConformer:
     model = _read_keras(checkpoint)
     if model.num_classes != config.num_classes:
         raise UserError.expected(
-            f"a vision Conformer with {config.num_classes} classes",
-            f"{checkpoint} with {model.num_classes} classes",
+            f"a vision Conformer with {counted(config.num_classes, 'class')}",
+            f"{checkpoint} with {counted(model.num_classes, 'class')}",
             "Correct --num_classes",
         )
     told = (keras_description(checkpoint) or {}).get("architecture", config.arch)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
+from vision.annotations import labels_beside, read_flat_folder
 from vision.input_pipeline import ImageFolder, read_image_folder
 from vision.label_file import read_labels
 
@@ -41,21 +43,23 @@ class Classes(NamedTuple):
         return [(name, folder, f"{folder} {name}") for name, folder in pairs]
 
 
-def read_classes(path: str | Path, num_classes: int) -> Classes:
+def read_classes(path: str | Path, num_classes: int | None = None) -> Classes:
     """Reads a label file; see `label_file.read_labels` for the formats.
 
     Args:
         path: path of the file.
-        num_classes: number of classes that the file must have.
+        num_classes: number of classes that the file must have; None: any number.
 
     Raises:
         UserError: the file cannot be read, or does not have `num_classes` classes.
     """
     names, folders = read_labels(path, _read_text(path, "--imagenet_label_file"))
+    if num_classes is None:
+        num_classes = len(names)
     if len(names) != num_classes or len(folders) not in (0, num_classes):
         raise UserError.expected(
-            f"{num_classes} classes in {path}, all with a WordNet id or all without",
-            f"{len(names)} classes, {len(folders)} with a WordNet id",
+            f"{counted(num_classes, 'class')} in {path}, all with a WordNet id or all without",
+            f"{counted(len(names), 'class')}, {len(folders)} with a WordNet id",
             "Use the label file of the model",
         )
     return Classes(names, folders or None)
@@ -89,7 +93,7 @@ def renamed(known: Classes, folders: Sequence[str]) -> str:
         The message; empty if all folders match.
     """
     if len(folders) != len(known.aliases):
-        return f"{len(folders)} classes instead of {len(known.aliases)}"
+        return f"{counted(len(folders), 'class')} instead of {len(known.aliases)}"
     pairs = enumerate(zip(folders, known.aliases, strict=True))
     return _some(
         [f"{n}: {name} instead of {own[0]}" for n, (name, own) in pairs if name not in own]
@@ -144,23 +148,29 @@ def named_by(known: Classes, label_file: str | None, num_classes: int) -> Classe
     return given if given.folders else Classes(given.names, known.folders or known.names)
 
 
-def read_labelled(data_dir: str | Path, classes: Classes, num_classes: int) -> ImageFolder:
-    """Lists the images of an ImageFolder with the class numbers of a model.
+def read_labelled(
+    data_dir: str | Path, classes: Classes, num_classes: int, anno_file: str | None = None
+) -> ImageFolder:
+    """Lists the images of an ImageFolder or a flat folder with the class numbers of a model.
 
     Args:
-        data_dir: the ImageFolder.
+        data_dir: the ImageFolder; or a flat folder of images with a list of labels.
         classes: class names of the model. Without names, the folders are numbered in the order of
             their names.
         num_classes: number of classes of the model.
+        anno_file: list of labels of a flat folder; None: the one that `labels_beside` finds.
 
     Raises:
-        UserError: the folders cannot be assigned to the classes, or there are no images.
+        UserError: the folders cannot be assigned to the classes, or there are no images or labels.
     """
+    labels = anno_file or labels_beside(data_dir)
+    if labels:
+        return read_flat_folder(data_dir, labels, num_classes)
     found = read_image_folder(data_dir, classes.aliases)
     if not classes.aliases and len(found.classes) != num_classes:
         raise UserError.expected(
-            f"{num_classes} class folders in {data_dir}, or a model with class names",
-            f"{len(found.classes)} folders and a model without class names",
+            f"{counted(num_classes, 'class folder')} in {data_dir}, or a model with class names",
+            f"{counted(len(found.classes), 'folder')} and a model without class names",
             "Give an --imagenet_label_file",
         )
     return found

@@ -32,8 +32,14 @@ def command_line(module: str, usage: str, *, example: str | None = None) -> Comm
     flags.group("Input")
     about = "Folder that contains --val_dir."
     flags.string("data_url", None, about, default_text="that of the --config, else IMAGENET_DIR")
-    about = "ImageFolder in --data_url."
+    about = "ImageFolder, or flat folder of images with --anno_file, in --data_url."
     flags.string("val_dir", None, about, default_text="that of the --config, else val")
+    about = "Labels of a flat folder: lines NAME.JPEG LABEL."
+    flags.string("anno_file", None, about, default_text="val_label.txt beside the folder val")
+    about = "Number of images to use, chosen at random by --seed; -1: all."
+    flags.integer("val_num_samples", None, about, default_text="that of the --config, else -1")
+    about = "Seed of the random choice of images."
+    flags.integer("seed", None, about, default_text="that of the --config, else 0")
     flags.group("Output")
     flags.string(
         "analysis_dir",
@@ -57,19 +63,19 @@ def evaluate(options: EvaluationOptions) -> int:
     if options.analysis_dir:
         check_writable(Path(options.analysis_dir) / "confusion_matrix.csv")
     known = known_classes(options.classifier)
-    images = read_labelled(place, *known) if known else None
+    images = read_labelled(place, *known, options.anno_file) if known else None
     if images:
         check_readable(images.paths)
     with open_classifier(options.classifier, "heads") as classifier:
         if images is None:
             number = classifier.pipeline["num_classes"]
-            images = read_labelled(place, classifier.classes, number)
+            images = read_labelled(place, classifier.classes, number, options.anno_file)
         return _evaluate(classifier, images, options)
 
 
 def _evaluate(classifier: ImageSession, images: ImageFolder, options: EvaluationOptions) -> int:
     num_classes = classifier.pipeline["num_classes"]
-    if not classifier.classes.aliases:
+    if not classifier.classes.aliases and images.classes:
         (place,) = options.data.paths
         print(
             f"the model has no names for its {num_classes} classes: the folders in {place} are "

@@ -88,7 +88,7 @@ def _add_key_flags(flags: CommandLine, names: Iterable[str]) -> None:
 
 def add_classifier_flags(flags: CommandLine) -> None:
     """Adds the flags that all programs for classification share."""
-    add_inference_flags(flags, "none")
+    add_inference_flags(flags, "none", of_images=True)
     flags.group("Model")
     flags.string(
         "checkpoint",
@@ -199,12 +199,16 @@ def evaluation_options(values: SimpleNamespace, places: Sequence[str]) -> Evalua
     val_dir = values.val_dir or recipe.data.val_dir or "val"
     named = [*places, values.data_dir, data_url and str(Path(data_url) / val_dir)]
     place = _only_place([x for x in named if x], "one ImageFolder, by --data_dir or --data_url")
+    num_samples, seed = values.val_num_samples, values.seed
+    if num_samples is not None and num_samples < 1 and num_samples != -1:
+        raise UserError.expected("--val_num_samples >= 1, or -1", num_samples, "Correct it")
     return EvaluationOptions(
         _classifier_options(values, recipe),
         _data_options(values, place, recipe),
-        num_samples=recipe.data.val_num_samples,
-        seed=recipe.training.seed,
+        num_samples=recipe.data.val_num_samples if num_samples is None else num_samples,
+        seed=recipe.training.seed if seed is None else seed,
         analysis_dir=values.analysis_dir,
+        anno_file=values.anno_file,
     )
 
 

@@ -72,6 +72,7 @@ def _predict(classifier: ImageSession, found: Listing, options: InferenceOptions
             tqdm.write(f"{one_line(paths[index])} (class: {describe(told)})", file=sys.stdout)
             predictions[paths[index]] = told if options.top_k > 1 else numbers[0]
     write_text(Path(options.output), to_json(predictions, indent=1))
+    print(f"wrote {options.output}", file=sys.stderr)
     facts = run.facts(len(predictions))
     if options.data.result_path:
         report = to_json({"top1": None, "top5": None, **facts, "skipped": run.skipped}, indent=1)

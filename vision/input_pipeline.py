@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.files import folders_above, one_line
 from tools.threads import in_threads
@@ -46,7 +47,7 @@ def find_images(place: str | Path) -> Listing:
     if path.is_dir():
         found = _list_folder(path, deep=False)
         if not found.paths:
-            some = f"{len(found.left_out)} others: " if found.left_out else "none"
+            some = f"{counted(len(found.left_out), 'other')}: " if found.left_out else "none"
             raise UserError.expected(
                 f"images ({', '.join(sorted(SUFFIXES))}) in {path}",
                 some + _some(f"{other} ({reason})" for other, reason in found.left_out),
@@ -91,7 +92,7 @@ def _list_folder(folder: Path, deep: bool) -> Listing:
     while waiting:
         place, above = waiting.pop()
         try:
-            inside = sorted(x for x in place.iterdir() if not _is_hidden(x.name))
+            inside = sorted(x for x in place.iterdir() if not is_hidden(x.name))
         except OSError as error:
             left_out.append((place, error.strerror or str(error)))
             continue
@@ -115,7 +116,8 @@ def _list_folder(folder: Path, deep: bool) -> Listing:
     )
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder of this name is ignored."""
     return name.startswith((".", _FOREIGN))
 
 
@@ -167,10 +169,15 @@ def read_image_folder(root: str | Path, class_names: Sequence[Sequence[str]] = (
         raise UserError.expected(
             "a folder of class folders", f"{place}: {error.strerror}", "Correct the folder name"
         ) from error
-    inside = [x for x in inside if not _is_hidden(x.name)]
+    inside = [x for x in inside if not is_hidden(x.name)]
     folders = [x for x in inside if x.is_dir() and os.path.realpath(x) not in above]
     if not folders:
-        raise UserError.expected(f"class folders in {place}", "none", "Put images into CLASS/")
+        raise UserError.expected(
+            f"class folders in {place}",
+            "none",
+            "Put images into CLASS/; to evaluate a flat folder, write NAME LABEL lines to "
+            f"{one_line(root.name)}_label.txt beside it",
+        )
     names = class_names or [[folder.name] for folder in folders]
     numbers = {name: number for number, several in enumerate(names) for name in several}
     found = ImageFolder([], [], {})

@@ -10,6 +10,8 @@ from vision.options import ClassifierOptions
 from vision.recipe import named_checkpoint, own_classes, with_recipe
 from vision.session import FAMILY, ImageSession, calibration_examples
 
+# Names in reports of the dtype policies of a checkpoint.
+_NAMES = {"float32": "fp32", "mixed_float16": "fp16", "mixed_bfloat16": "bf16"}
 _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
 
 
@@ -87,9 +89,9 @@ def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: st
         )
     config = with_recipe(checkpoint, options.config).load()
     if options.onnx_path:
-        from vision.onnx_runner import OnnxRunner
+        from vision.onnx_runner import ImageOnnxRunner
 
-        return OnnxRunner(options.onnx_path, config)
+        return ImageOnnxRunner(options.onnx_path, config)
     # Import TensorFlow for checkpoints only: converted models run without it.
     from tools.inference.eager import EagerRunner
     from vision.checkpoint import load_model
@@ -98,4 +100,4 @@ def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: st
     model = load_model(config.model, checkpoint, options.precision, config.run.use_ema)
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
     description = pipeline_description(config, model, own_classes(checkpoint))
-    return EagerRunner(functions, description)
+    return EagerRunner(functions, description, precision=_NAMES[options.precision])

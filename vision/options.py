@@ -85,10 +85,11 @@ class EvaluationOptions:
 
     Attributes:
         classifier: the model.
-        data: the data. Its `paths` contain one ImageFolder.
+        data: the data. Its `paths` contain one ImageFolder, or one flat folder of images.
         num_samples: number of images to use, chosen at random; -1: all.
         seed: seed of the random choice.
         analysis_dir: folder to write the confusion matrix to; None: it is not written.
+        anno_file: labels of a flat folder; None: those beside it.
     """
 
     classifier: ClassifierOptions
@@ -96,3 +97,4 @@ class EvaluationOptions:
     num_samples: int = -1
     seed: int = 0
     analysis_dir: str | None = None
+    anno_file: str | None = None

@@ -10,49 +10,15 @@ if not __package__:  # started by its path: import from the checkout that contai
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import to_json, write_text
+from vision.annotations import read_annotations
 from vision.classes import top_classes
-from vision.input_pipeline import SUFFIXES
 
 _TOP = 5
 _BACKGROUND_CLASSES = 1001  # models with a background class 0 before the 1000 of ImageNet
-
-
-def read_labels(path: Path) -> dict[str, int]:
-    """Reads lines `NAME.JPEG LABEL`; returns the labels by file name without suffix.
-
-    Raises:
-        UserError: the file cannot be read, or a line has another format.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise UserError.expected(
-            "a readable --anno_file", f"{path}: {reason}", "Correct --anno_file"
-        ) from error
-    labels: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        *words, label = line.split()
-        name = " ".join(words)
-        stem = Path(name).stem
-        if not stem or not label.isdecimal() or Path(name).suffix.lower() not in SUFFIXES:
-            raise _bad_line(path, number, "NAME.JPEG LABEL", line)
-        if labels.setdefault(stem, int(label)) != int(label):
-            raise _bad_line(path, number, "one label for each image", line)
-    if not labels:
-        raise UserError.expected("lines of NAME.JPEG LABEL", f"{path}: none", "Correct --anno_file")
-    return labels
-
-
-def _bad_line(path: Path, number: int, expected: str, line: str) -> UserError:
-    return UserError.expected(
-        expected, f"{path}, line {number}: {line.strip()}", "Correct the line"
-    )
 
 
 def read_scores(path: Path) -> np.ndarray:
@@ -107,8 +73,8 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
         label = labels[stem] + (num_classes == _BACKGROUND_CLASSES)
         if scores.size != num_classes or label >= num_classes:
             raise UserError.expected(
-                f"{num_classes} scores and a label below that number",
-                f"{scores.size} scores and label {labels[stem]} for {file}",
+                f"{counted(num_classes, 'score')} and a label below that number",
+                f"{counted(scores.size, 'score')} and label {labels[stem]} for {file}",
                 "Use results and labels of the same model",
             )
         found = top_classes(scores[None], _TOP)[0] == label
@@ -116,7 +82,7 @@ def score(folder: Path, labels: dict[str, int]) -> dict:
     missing = sorted(labels.keys() - scored)
     if missing:
         print(
-            f"{len(missing)} of {len(labels)} images of --anno_file have no result: "
+            f"{len(missing)} of {counted(len(labels), 'image')} of --anno_file have no result: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}",
             file=sys.stderr,
         )
@@ -148,7 +114,7 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             "a folder as --benchmark_out", values.benchmark_out, "Correct --benchmark_out"
         )
-    result = score(Path(values.benchmark_out), read_labels(Path(values.anno_file)))
+    result = score(Path(values.benchmark_out), read_annotations(Path(values.anno_file)))
     write_text(Path(values.result_file), to_json(result))
     print(", ".join(f"{x['key']}: {x['value']}" for x in result["value"]))
     return 0

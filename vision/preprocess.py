@@ -14,6 +14,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import one_line, to_json, write_bytes, write_text
@@ -67,7 +68,10 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(f"images that can be read in {values.src_path}", 0, "Add images")
     made_by = {"layout": "NCHW", "preprocessing": asdict(preprocessing)}
     write_text(Path(values.save_path) / PREPARATION_FILE, to_json(made_by, indent=1) + "\n")
-    print(f"{written} images to {values.save_path}, {len(skipped)} skipped", file=sys.stderr)
+    print(
+        f"{counted(written, 'image')} to {values.save_path}, {len(skipped)} skipped",
+        file=sys.stderr,
+    )
     return 0
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.inference.report import Stopwatch, runner_facts, skipped_lines
 from vision.input_pipeline import Batches, unreadable
 from vision.options import ImageDataOptions
@@ -58,9 +59,8 @@ class Classification:
         session, count = self._session, self._data.warmup_count
         few = len(self._paths) <= self._data.batch_size
         self.watch = Stopwatch()
-        with tqdm(
-            total=len(self._paths), unit="image", file=sys.stderr, delay=2, disable=few
-        ) as bar:
+        # Without `delay`: tqdm.write shows a delayed bar, too, and its last line then has no end.
+        with tqdm(total=len(self._paths), unit="image", file=sys.stderr, disable=few) as bar:
             for indices, images in self.batches:
                 inputs = feed(session.pipeline, images)
                 with self.watch.excluded():
@@ -100,8 +100,9 @@ class Classification:
 def show_speed(facts: dict, skipped: Sequence[tuple[str, str]]) -> None:
     """Prints the speed and the skipped images to stderr."""
     print(
-        f"{facts['num_images']} images at batch size {facts['batch_size']} ({facts['mode']}, "
-        f"{facts['backend']}, {facts['precision']}): {facts['samples_per_second']:.2f} images/s "
+        f"{counted(facts['num_images'], 'image')} at batch size {facts['batch_size']} "
+        f"({facts['mode']}, {facts['backend']}, {facts['precision']}): "
+        f"{facts['samples_per_second']:.2f} images/s "
         f"({facts['end_to_end_samples_per_second']:.2f} including reading, "
         f"{facts['decode_wait_share']:.1%} of the time waiting for images); "
         "loading and warm-up excluded",

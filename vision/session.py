@@ -105,25 +105,33 @@ class ImageSession(Session):
         if top_k < 1:
             raise UserError.expected("top_k >= 1", top_k, "Correct top_k")
         if not isinstance(image, list | tuple):
-            return self._classify([self._read(image)], top_k)[0]
+            return self.classify_read([self.read(image)], top_k=top_k)[0]
         if not image:
             raise UserError.expected(
                 "images to classify", "an empty list", "Give at least one image"
             )
         found, ahead = [], _BATCHES_AHEAD * self.batch_size
-        with contextlib.closing(in_threads(self._read, image, ahead=ahead)) as loaded:
+        with contextlib.closing(in_threads(self.read, image, ahead=ahead)) as loaded:
             images = of_list("Image", loaded)
             while batch := list(itertools.islice(images, self.batch_size)):
-                found += self._classify(batch, top_k)
+                found += self.classify_read(batch, top_k=top_k)
         return found
 
-    def _read(self, source: ImageSource) -> np.ndarray:
+    def read(self, source: ImageSource) -> np.ndarray:
+        """Reads and preprocesses an image; returns the model's input `[S, S, 3]` float32.
+
+        Raises:
+            UserError: the image cannot be read.
+        """
         try:
             return read_image(source, self.preprocessing)
         except ImageError as error:
             raise UserError.expected("an image", error, "Check the image") from error
 
-    def _classify(self, images: Sequence[np.ndarray], top_k: int) -> list[list[Prediction]]:
+    def classify_read(
+        self, images: Sequence[np.ndarray], *, top_k: int = 1
+    ) -> list[list[Prediction]]:
+        """Classifies images from `read` in one batch; see `classify`."""
         inputs = feed(self.pipeline, np.stack(images))
         probabilities = probabilities_of(scores_of(self.run(inputs)))
         return [

@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from matplotlib.figure import Figure
 
+from tools.amounts import counted
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import write_bytes
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> int:
         images.append(shown(image, preprocessing))
         titles.append("\n".join(words) or "crop and flip only")
     write_bytes(Path(values.output), draw_sheet(images, titles))
-    print(f"{values.output}: {values.count} variants of {paths[0]}", file=sys.stderr)
+    print(f"{values.output}: {counted(values.count, 'variant')} of {paths[0]}", file=sys.stderr)
     return 0
 
 

@@ -12,7 +12,6 @@ from vision.config import PreprocessingConfig, VisionConfig
 from vision.model import CHANNELS, VisionConformer
 
 LAYOUTS = {"NHWC": "images", "NCHW": "input"}  # layout: name of the input
-METADATA_KEY = "pipeline"  # metadata key of the content of pipeline.json in an ONNX file
 OUTPUTS = ("logits", "probabilities", "heads")
 HEADS = ("convolution_head", "transformer_head")
 PREDICTED = -1  # class number that selects the predicted class in `activation_map`

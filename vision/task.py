@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tools.amounts import counted
 from tools.config.loader import to_yaml
 from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint
@@ -18,7 +19,7 @@ from tools.training.fused_batch_norm import fused_batch_norm
 from tools.training.resuming import data_digest
 from tools.training.task import LossSums, Position, Shard, TrainData
 from vision.checkpoint import build, load_pretrained
-from vision.classes import renamed
+from vision.classes import Classes, read_labelled, renamed
 from vision.config import VisionConfig
 from vision.convolution import BatchNormalization
 from vision.input_pipeline import Batches, ImageFolder, read_image_folder
@@ -183,11 +184,16 @@ class VisionTask:
     def _images(self, directory: str, limit: int, names: Sequence[str]) -> ImageFolder:
         """Lists images on rank 0 and sends the list, or the error, to all processes."""
         root = Path(self.config.data.data_url) / directory
-        aliases = [(name,) for name in names]
-        folder = from_first_rank(self.processes, lambda: read_image_folder(root, aliases))
+
+        def listed():
+            known = Classes(list(names))  # without names: the training set
+            return read_labelled(root, known, len(names)) if names else read_image_folder(root)
+
+        folder = from_first_rank(self.processes, listed)
         folder = folder.sample(limit, self.config.training.seed)
         self.report.append(
-            f"{root}: {len(folder.paths)} images of {len(folder.classes)} classes"
+            f"{root}: {counted(len(folder.paths), 'image')} of "
+            f"{counted(len(folder.classes) or len(set(folder.labels)), 'class')}"
             + "".join(f"; {place}: {remark}" for place, remark in folder.remarks[:5])
         )
         if folder.left_out:

@@ -190,6 +190,7 @@ class VisionRun:
         self._config, self._source, self._argv = config, source, list(argv)
         self.training, self.start_epoch = config.training, config.run.start_epoch
         self.run_eagerly = config.run.pynative_mode
+        self.use_gpu = False if config.run.device_target == "CPU" else None
 
     def check(self, processes: Processes) -> None:
         """Checks the number of processes against `device_num`, and selects GPU `device_id`."""
@@ -250,10 +251,10 @@ def main(argv: list[str]) -> int:
     values, rest = command_line().parse(argv)
     if rest:
         raise UserError.expected("only flags", " ".join(rest), "See --help")
-    config = resolve_config(run_config_options(values))
-    use_gpu = False if config.run.device_target == "CPU" else None
-    options = from_flags(ProgramOptions, values, use_gpu=use_gpu)
-    return run_training(VisionRun(config, values.config, argv), options)
+    return run_training(
+        lambda: VisionRun(resolve_config(run_config_options(values)), values.config, argv),
+        from_flags(ProgramOptions, values),
+    )
 
 
 def cli() -> NoReturn:

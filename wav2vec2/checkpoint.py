@@ -6,6 +6,7 @@ from typing import Any
 
 from tools.errors import UserError
 from tools.training.checkpoint import open_checkpoint, restore
+from tools.weights.folders import read_folder_weights
 from tools.weights.hub import local_source
 from wav2vec2.config import (
     ARCHITECTURE_FIELDS,
@@ -20,7 +21,7 @@ from wav2vec2.config import CONFIG_FILE as HUGGING_FACE_CONFIG_FILE
 from wav2vec2.model import Wav2Vec2, build_model
 from wav2vec2.vocabulary import Vocabulary
 from wav2vec2.vocabulary_files import VOCABULARY_FILE, load_vocabulary
-from wav2vec2.weights import load_pytorch_weights, read_folder_weights
+from wav2vec2.weights import WEIGHT_FILES, load_pytorch_weights
 
 CONFIG_FILE = "config.yml"
 _HEAD = "/head/"  # part of the paths of the head's variables
@@ -95,7 +96,7 @@ def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> boo
     """
     tensors = None
     if (origin.path / HUGGING_FACE_CONFIG_FILE).is_file():
-        tensors = read_folder_weights(origin.path)
+        tensors = read_folder_weights(origin.path, WEIGHT_FILES)
         new_head = new_head or not any(name.startswith("lm_head.") for name in tensors)
     if tensors is not None:
         load_pytorch_weights(model, tensors, new_head)

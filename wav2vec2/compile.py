@@ -12,6 +12,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.conversion.pipeline import read_pipeline
@@ -123,7 +124,7 @@ def main(argv: list[str]) -> int:
         write_json(written / OUTPUTS_FILE, outputs)
     count = sum(map(len, lengths.values()))
     print(
-        f"{count} samples in {sum(seconds):.3f} s at batch size {values.batch_size}: "
+        f"{counted(count, 'sample')} in {sum(seconds):.3f} s at batch size {values.batch_size}: "
         f"{count / sum(seconds):.2f} samples/s, inference time only, after a warm-up "
         f"({runner.mode}, {runner.backend}, {runner.precision})"
     )

@@ -1,6 +1,5 @@
 """Configuration of wav2vec 2.0, and conversion from and to the JSON files of Hugging Face."""
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -13,6 +12,7 @@ from tools.errors import UserError
 from tools.ranges import check_ranges, number
 from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
 from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
+from tools.weights.folders import check_mapping, read_json
 
 Section = TypeVar("Section")
 
@@ -299,35 +299,13 @@ def read_preprocessing_config(folder: str | Path) -> PreprocessingConfig:
     combined = path.with_name(PROCESSOR_FILE)
     if combined.exists() and not path.exists():
         path, content = combined, read_json(combined).get("feature_extractor", {})
-        _check_mapping(content, path)
+        check_mapping(content, path)
     else:
         content = read_json(path)
     keys, fixed = _PREPROCESSING_KEYS, _PREPROCESSING_FIXED
     # In Hugging Face, null means false for these keys.
     content |= {x: False for x in _OFF_BY_NULL if x in content and content[x] is None}
     return _renamed_back(PreprocessingConfig, content, path, keys, fixed=fixed)
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON file that contains an object.
-
-    Raises:
-        UserError: the file is missing or is not a JSON object.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = getattr(error, "strerror", None) or "not a JSON file"
-        raise UserError.expected(
-            f"{path.name} of a Hugging Face folder", f"{path}: {reason}", "Correct the folder"
-        ) from error
-    _check_mapping(content, path)
-    return content
-
-
-def _check_mapping(content: Any, path: Path) -> None:
-    if not isinstance(content, dict):
-        raise UserError.expected(f"keys and values in {path}", show(content), "Correct the file")
 
 
 def hugging_face_model(config: ModelConfig, blank_id: int) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 import functools
 import os
 import sys
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
 from typing import NoReturn
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -13,23 +15,17 @@ from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.errors import UserError
 from tools.inference.flags import add_inference_flags
-from tools.inference.opening import restrict_devices
 from tools.inference.options import DataOptions
 from tools.inference.pretrained import add_pretrained_flag, chosen_source
-from tools.recognition.options import add_search_flags
+from tools.recognition.options import RecognitionOptions, add_recognition_flags
 from tools.recognition.program import run_program
+from tools.recognition.ranks import Ranks, add_horovod_flag, claim_devices, start_ranks
+from tools.recognition.session import SpeechSession
 from tools.recognition.sounds import check_options
+from tools.recognition.windows import session_lengths
+from tools.speech.audio import AudioLimits
 from tools.speech.transcripts import normalization
-from wav2vec2.session import (
-    RecognitionOptions,
-    describe_model,
-    exported,
-    limits_of,
-    open_session,
-    window_of,
-)
-
-_DEFAULTS = RecognitionOptions()
+from wav2vec2.session import describe_model, exported, open_session
 
 
 def command_line() -> CommandLine:
@@ -40,14 +36,8 @@ def command_line() -> CommandLine:
         "--native_savedmodel_dir=DIR [FLAGS] [FILE|FOLDER ...]",
         example="sound.wav --native_savedmodel_dir=exports/w2v",
     )
-    flags.group("Output")
-    flags.boolean("timestamps", False, "Prints each word with its start and end in seconds.")
-    flags.group("Decoding")
-    about = "Length of the chunks that longer recordings are cut into, in seconds."
-    flags.number("chunk_seconds", _DEFAULTS.chunk_seconds, about)
-    about = "Overlap of two chunks in seconds."
-    flags.number("overlap_seconds", _DEFAULTS.overlap_seconds, about)
-    add_search_flags(flags)
+    add_recognition_flags(flags)
+    add_horovod_flag(flags)
     add_inference_flags(flags, REQUIRED)
     add_pretrained_flag(flags, "Hugging Face folder, training run or checkpoint")
     return flags
@@ -56,10 +46,18 @@ def command_line() -> CommandLine:
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, paths = command_line().parse(argv)
-    options = from_flags(RecognitionOptions, values)
+    ranks = start_ranks(values.use_horovod)
+    return run_program(*ranks.on_every_rank(lambda: _prepare(values, paths, ranks)), ranks=ranks)
+
+
+def _prepare(
+    values: SimpleNamespace, paths: Sequence[str], ranks: Ranks
+) -> tuple[Callable[[], SpeechSession], AudioLimits, DataOptions, Callable[[str], str]]:
+    """Checks the flags, and returns the arguments of `run_program`."""
+    threads = claim_devices(ranks, values.visible_devices, values.threads)
+    options = from_flags(RecognitionOptions, values, threads=threads)
     data = from_flags(DataOptions, values, paths=tuple(paths))
     check_options(data, options.max_seconds)
-    restrict_devices(options.visible_devices)
     source = chosen_source(values.native_savedmodel_dir, values.pretrained)
     if not source:
         raise UserError.expected(
@@ -71,10 +69,10 @@ def main(argv: list[str]) -> int:
     # Check the options of the search before the corpus is read.
     options.beam_search()
     pipeline = describe_model(model_dir)
-    window_of(pipeline, options)
+    limits = session_lengths(model_dir, pipeline, options)["limits"]
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
     opening = functools.partial(open_session, model_dir, options)
-    return run_program(opening, limits_of(pipeline, options), data, normalize)
+    return opening, limits, data, normalize
 
 
 def cli() -> NoReturn:

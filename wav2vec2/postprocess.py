@@ -9,6 +9,7 @@ from pathlib import Path
 if not __package__:  # started by its path: import from the checkout that contains this file
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.decoding.ctc import CtcGreedySearch
 from tools.errors import UserError
@@ -196,7 +197,7 @@ def main(argv: list[str]) -> int:
         f"reference accuracy {values.reference_accuracy:.4f}, "
         f"difference {accuracy - values.reference_accuracy:+.4f}"
     )
-    print(f"WER {result.wer:.2%}, CER {result.cer:.2%} of {len(references)} utterances")
+    print(f"WER {result.wer:.2%}, CER {result.cer:.2%} of {counted(len(references), 'utterance')}")
     return 0
 
 

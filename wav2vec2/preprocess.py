@@ -14,6 +14,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder, one_line, write_text
@@ -148,15 +149,17 @@ def main(argv: list[str]) -> int:
             texts += [f"{x.utterance_id} {x.transcript}\n" for x, _, _ in sounds]
         if not names:
             raise UserError.expected(
-                f"a batch of {values.batch_size} utterances", manifest.summary(), "Add utterances"
+                f"a batch of {counted(values.batch_size, 'utterance')}",
+                manifest.summary(),
+                "Add utterances",
             )
         write_json(folder / LENGTHS_FILE, lengths)
         Preparation(values.sample_rate_hz, name_of(names), means, deviations).write(folder)
     write_json(data / map_file(values.batch_size), names)
     write_text(data / TEXTS_FILE, "".join(texts))
     print(
-        f"{sum(map(len, names.values()))} utterances in {len(names)} files of {output}; "
-        f"{num_skipped} skipped",
+        f"{counted(sum(map(len, names.values())), 'utterance')} in "
+        f"{counted(len(names), 'file')} of {output}; {num_skipped} skipped",
         file=sys.stderr,
     )
     return 0

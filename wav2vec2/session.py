@@ -1,8 +1,6 @@
 """Opens exported wav2vec 2.0 models for recognition in Python, in programs and in servers."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Unpack
 
@@ -13,38 +11,16 @@ from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
-from tools.recognition.beams import ctc_beam_search
+from tools.recognition.beams import ctc_beam_search, hot_words_of
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
-from tools.recognition.options import SearchKeywords, SearchOptions
+from tools.recognition.options import RecognitionKeywords, RecognitionOptions
 from tools.recognition.session import SpeechSession
-from tools.speech.audio import AudioLimits, is_path
-from tools.speech.long_audio import Window
+from tools.recognition.windows import calibration_limits, session_lengths
+from tools.speech.audio import is_path
 from tools.speech.transcripts import normalization
 
 FAMILY = "wav2vec2"
-LONGEST_SECONDS = 8 * 3600.0  # longest recording that is recognized in chunks
-_DEFAULT_CHUNK_SECONDS = 20.0  # shorter if the model accepts only shorter sounds
-
-
-@dataclass(frozen=True, slots=True)
-class RecognitionOptions(SearchOptions):
-    """Options for recognition.
-
-    Attributes:
-        chunk_seconds: length of the chunks that longer recordings are cut into.
-        overlap_seconds: overlap of two chunks.
-    """
-
-    chunk_seconds: float = _DEFAULT_CHUNK_SECONDS
-    overlap_seconds: float = 4.0
-
-
-class RecognitionKeywords(SearchKeywords, total=False):
-    """The fields of `RecognitionOptions` for type checkers."""
-
-    chunk_seconds: float
-    overlap_seconds: float
 
 
 @takes_options(RecognitionOptions)
@@ -58,10 +34,10 @@ def load(model_dir: str | Path, **options: Unpack[RecognitionKeywords]) -> Speec
         model_dir: directory of an exported SavedModel or of a converted model; or weights, which
             are exported into the user's cache first: a Hugging Face folder,
             `hf:owner/name[@revision]`, a training run or a checkpoint.
-        **options: see `RecognitionOptions`.
+        **options: see `tools.recognition.options.RecognitionOptions`.
 
     Returns:
-        A session whose `transcribe` returns the text of recordings of up to 8 hours. Close it after
+        A session whose `transcribe` returns the text of recordings of any length. Close it after
         use, or use it in a `with` statement. The first call for a SavedModel converts it, and a
         message on stderr announces this.
 
@@ -107,15 +83,18 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
-    search = None if beam is None else ctc_beam_search(pipeline, beam, options.n_best)
-    window = window_of(pipeline, options)
+    lengths = session_lengths(model_dir, pipeline, options)
+    normalize = normalization(pipeline["vocabulary"]["surfaces"])
+    hot_words = hot_words_of(pipeline, options.hotwords, normalize)
+    search = None
+    if beam is not None:
+        search = ctc_beam_search(pipeline, beam, options.n_best, hot_words=hot_words)
     runner = open_runner(model_dir, options, calibration_examples)
     return SpeechSession(
         runner,
-        CtcDecoder(pipeline, search, options.n_best),
-        limits_of(pipeline, options),
+        CtcDecoder(pipeline, search, options.n_best, hot_words=hot_words),
         batch_size=options.batch_size,
-        window=window,
+        **lengths,
     )
 
 
@@ -138,43 +117,6 @@ def describe_model(model_dir: str | Path) -> dict:
         raise
 
 
-def limits_of(pipeline: Mapping, options: RecognitionOptions) -> AudioLimits:
-    """Returns the sample rate in Hz and the shortest and longest sounds that a session accepts.
-
-    Args:
-        pipeline: content of the model's `pipeline.json`.
-        options: `max_seconds` limits the length of recordings, if it is set.
-    """
-    return _limits(pipeline, options.max_seconds or LONGEST_SECONDS)
-
-
-def window_of(pipeline: Mapping, options: RecognitionOptions) -> Window:
-    """Returns the length and the overlap of the chunks that longer recordings are cut into.
-
-    Args:
-        pipeline: content of the model's `pipeline.json`.
-        options: `chunk_seconds` and `overlap_seconds` are used.
-
-    Raises:
-        UserError: a chunk is longer than the model accepts, or the overlap is out of range.
-    """
-    longest = pipeline["max_seconds"]
-    chunk_seconds, overlap_seconds = options.chunk_seconds, options.overlap_seconds
-    if longest < chunk_seconds < math.inf:
-        if chunk_seconds != _DEFAULT_CHUNK_SECONDS:
-            raise UserError.expected(
-                f"--chunk_seconds of at most {longest:g}, the limit of the model",
-                chunk_seconds,
-                "Lower --chunk_seconds",
-            )
-        chunk_seconds, overlap_seconds = longest, min(overlap_seconds, longest / 4)
-    window = Window.of_seconds(
-        chunk_seconds, overlap_seconds, pipeline["hop_samples"], pipeline["sample_rate_hz"]
-    )
-    # Without a mask the padding behind a shorter chunk changes its result.
-    return window if pipeline.get("mask_padding") else replace(window, pause_frames=None)
-
-
 def calibration_examples(
     pipeline: Mapping, data_dir: Path, num_samples: int, judged: bool
 ) -> Examples:
@@ -189,16 +131,8 @@ def calibration_examples(
     Raises:
         UserError: the data set has no usable utterances.
     """
-    limits = _limits(pipeline, pipeline["max_seconds"])
+    limits = calibration_limits(pipeline)
     normalize = normalization(pipeline["vocabulary"]["surfaces"])
     return read_examples(
         data_dir, num_samples, limits, judged, decoder=CtcDecoder(pipeline), normalize=normalize
-    )
-
-
-def _limits(pipeline: Mapping, max_seconds: float) -> AudioLimits:
-    return AudioLimits(
-        rate_hz=pipeline["sample_rate_hz"],
-        min_seconds=pipeline["min_seconds"],
-        max_seconds=max_seconds,
     )

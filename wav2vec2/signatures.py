@@ -142,6 +142,7 @@ def pipeline_description(
         "sample_rate_hz": rate_hz,
         "min_seconds": fewest / rate_hz,
         "max_seconds": preprocessing.max_seconds,
+        "long_audio": _long_audio(preprocessing.max_seconds),
         "normalize": preprocessing.normalize,
         "mask_padding": config.mask_padding,
         "hop_samples": config.hop_samples,
@@ -167,3 +168,9 @@ def pipeline_description(
         },
         "num_parameters": sum(math.prod(v.shape) for v in model.weights),
     }
+
+
+def _long_audio(max_seconds: float) -> dict[str, float]:
+    """Returns the lengths of the chunks of long recordings; most checkpoints saw 20 s at most."""
+    longest = min(20.0, max_seconds)
+    return {"chunk_seconds": longest, "context_seconds": longest / 10}

@@ -8,7 +8,8 @@ from typing import Any
 from tools.config.values import show
 from tools.errors import UserError
 from tools.files import to_json, write_text
-from wav2vec2.config import CONFIG_FILE, MAX_SIZE, read_json
+from tools.weights.folders import read_json
+from wav2vec2.config import CONFIG_FILE, MAX_SIZE
 from wav2vec2.vocabulary import BLANK, CONTROLS, DELIMITER, UNKNOWN, Vocabulary, some
 
 logger = logging.getLogger(__name__)

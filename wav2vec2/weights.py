@@ -12,7 +12,6 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tools.config.values import show
 from tools.errors import UserError
 from tools.files import new_folder, to_json, write_text
 from tools.weights.assignment import (
@@ -27,6 +26,7 @@ from tools.weights.assignment import (
     rename,
 )
 from tools.weights.files import read_weights
+from tools.weights.folders import read_folder_weights
 from tools.weights.hub import local_source
 from tools.weights.state_dict import state_dict
 from wav2vec2.config import (
@@ -35,7 +35,6 @@ from wav2vec2.config import (
     PreprocessingConfig,
     hugging_face_model,
     hugging_face_preprocessing,
-    read_json,
     read_model_config,
     read_preprocessing_config,
 )
@@ -46,7 +45,6 @@ from wav2vec2.vocabulary_files import load_vocabulary, save_vocabulary
 logger = logging.getLogger(__name__)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-_INDEX = ".index.json"  # suffix of the index of a file that is split into shards
 
 # (pattern of the path of a variable, replacement in the name of a tensor)
 _NAMES = (
@@ -165,38 +163,11 @@ def from_pretrained(
     config = read_model_config(folder)
     vocabulary = load_vocabulary(folder, config.vocabulary_size)
     preprocessing = read_preprocessing_config(folder)
-    tensors = read_folder_weights(folder)
+    tensors = read_folder_weights(folder, WEIGHT_FILES)
     model = build_model(config, precision, **options)
     load_pytorch_weights(model, tensors)
     model.vocabulary, model.preprocessing = vocabulary, preprocessing
     return model
-
-
-def read_folder_weights(folder: Path) -> dict[str, np.ndarray]:
-    """Reads the tensors of a Hugging Face folder by name, from one file or from its shards."""
-    for name in WEIGHT_FILES:
-        if (folder / name).exists():
-            return read_weights(folder / name)
-        index = folder / f"{name}{_INDEX}"
-        if index.exists():
-            return {k: x for path in _shards(index) for k, x in read_weights(path).items()}
-    raise UserError.expected(
-        f"{' or '.join(WEIGHT_FILES)} in {folder}, or their index", "none", "Complete the folder"
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    """Returns the files that an index lists, in the folder of the index."""
-    files = read_json(index).get("weight_map")
-    files = set(files.values()) if isinstance(files, Mapping) else set()
-    wrong = [x for x in files if not isinstance(x, str) or Path(x).name != x]
-    if wrong or not files:
-        raise UserError.expected(
-            f"a weight_map from tensors to files in the folder of {index}",
-            show(wrong[0]) if wrong else "none",
-            "Correct the file",
-        )
-    return [index.with_name(x) for x in sorted(files)]
 
 
 def save_pretrained(

@@ -35,7 +35,7 @@ html_title = project
 html_show_copyright = False
 
 # The order of the first pages of docs/; others follow by name.
-_ORDER = "install speech vision wav2vec2 train data convert python benchmarks".split()
+_ORDER = "install speech vision wav2vec2 train data convert python serve benchmarks".split()
 
 
 def _guide() -> list[str]:

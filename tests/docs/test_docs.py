@@ -20,7 +20,7 @@ PAGES = [str(page.relative_to(PROJECT)) for page in markdown.pages(PROJECT)]
 FIGURES = "docs/benchmarks.md"
 CARDS = [page for page in PAGES if page.endswith("MODEL_CARD.md")]
 # Commands of other programs: their arguments are not checked.
-OTHERS = {"apt-get", "docker", "ln", "mkdir", "pip"}
+OTHERS = {"apt-get", "curl", "docker", "ffmpeg", "ln", "mkdir", "pip"}
 OF_OTHERS = {"--no-deps"}
 # Blocks without `# needs:` that other tests run, since they take long.
 LONG = {"conformer.infer", "pytest"}

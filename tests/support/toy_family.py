@@ -117,7 +117,7 @@ class ToyTask:
 class ToyRun:
     """Implements `tools.training.program.TrainingRun`."""
 
-    start_epoch, run_eagerly = 0, False
+    start_epoch, run_eagerly, use_gpu = 0, False, None
 
     def __init__(self, config: ToyConfig, output_dir: str):
         self.config, self.training, self.directory = config, config.training, Path(output_dir)
@@ -153,9 +153,8 @@ def train(argv) -> int:
     flags.string("output_dir", None, "Run directory.")
     add_program_flags(flags)
     values, _ = flags.parse(argv)
-    return run_training(
-        ToyRun(load_config(), values.output_dir), from_flags(ProgramOptions, values)
-    )
+    options = from_flags(ProgramOptions, values)
+    return run_training(lambda: ToyRun(load_config(), values.output_dir), options)
 
 
 def export_checkpoint(checkpoint, output_dir):

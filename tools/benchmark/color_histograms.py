@@ -9,6 +9,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from vision.images import ImageError, read_rgb
@@ -78,7 +79,10 @@ def main(argv: list[str]) -> int:
     sets = {x: read_image_folder(root / x, names) for x in values.val_dir.split(",")}
     features, labels = histograms(train)
     search = fit(features, labels)
-    print(f"{len(labels)} images, {len(names)} classes, C = {search.best_params_['C']:g}")
+    print(
+        f"{counted(len(labels), 'image')}, {counted(len(names), 'class')}, "
+        f"C = {search.best_params_['C']:g}"
+    )
     for name, folder in sets.items():
         features, labels = histograms(folder)  # of the readable images
         print(f"{name}: Top1-Acc {search.score(features, labels):.4f} of {len(labels)}")

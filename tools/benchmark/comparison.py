@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping
 from types import SimpleNamespace
 
+from tools.amounts import counted
 from tools.benchmark.sides import PEER, export_name
 from tools.benchmark.turns import batch_sizes
 from tools.config.command_line import CommandLine
@@ -103,7 +104,10 @@ def described(values: SimpleNamespace, versions: Mapping[str, str]) -> dict:
     """
     known = {name: importlib.metadata.version(name) for name in _VERSIONS} | dict(versions)
     shown = ", ".join(f"{name} {x}" for name, x in known.items())
-    print(f"{values.threads} threads, medians of {values.loop} rounds in turn; {shown}")
+    print(
+        f"{counted(values.threads, 'thread')}, "
+        f"medians of {counted(values.loop, 'round')} in turn; {shown}"
+    )
     return {
         "threads": values.threads,
         "machine": platform.machine(),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.benchmark.turns import batch_sizes
 from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
@@ -299,7 +300,7 @@ def _show(model: str, batch: int, name: str, row: dict) -> None:
     shapes = row["shapes"]
     counts = ""
     if shapes:
-        counts = f", {shapes['prepared']} shapes in {shapes['first_run_seconds']:.1f} s"
+        counts = f", {counted(shapes['prepared'], 'shape')} in {shapes['first_run_seconds']:.1f} s"
     counts += f", first answer after {row['first_answer_seconds']:.2f} s"
     line = f"{name} ({row['backend']}): {row['rows_per_second']:.1f}/s{ratio}{counts}"
     print(f"{model}, batch {batch}, {line}", flush=True)

@@ -174,7 +174,7 @@ FIGURES = (
         _DIGITS,
         ("substitutions, deletions, insertions",),
         "conformer.infer",
-        r"\((\d+) substitutions, (\d+) deletions, (\d+) insertions\)",
+        r"\((\d+) substitutions?, (\d+) deletions?, (\d+) insertions?\)",
         0,
     ),
     Figure(

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from conformer import session as conformer
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.config.making_options import from_flags
 from tools.errors import UserError
@@ -206,8 +208,9 @@ def describe(row: dict) -> str:
         return f"not measured: {row['reason']}"
     if "num_not_empty" in row:
         return f"{row['num_not_empty']} of {row['num_sounds']} texts are not empty"
-    counts = (f"{row[name]} {name}" for name in ("substitutions", "deletions", "insertions"))
-    return f"WER {row['wer']:.2%} of {row['num_words']} words ({', '.join(counts)})"
+    errors = ("substitution", "deletion", "insertion")
+    counts = (counted(row[f"{name}s"], name) for name in errors)
+    return f"WER {row['wer']:.2%} of {counted(row['num_words'], 'word')} ({', '.join(counts)})"
 
 
 def main(argv: list[str]) -> int:
@@ -283,7 +286,11 @@ def read_speech(session: SpeechSession, data_dir: str) -> tuple[list[np.ndarray]
     Raises:
         UserError: the data set has no usable utterance with a transcript.
     """
-    normalize = normalization(session.pipeline["vocabulary"]["surfaces"])
+    pipeline = session.pipeline
+    if pipeline.get("family") == conformer.FAMILY:
+        normalize = conformer.transcript_normalization(pipeline)
+    else:
+        normalize = normalization(pipeline["vocabulary"]["surfaces"])
     limits = session.limits
     utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     if not utterances:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import to_json, write_text
@@ -167,8 +168,10 @@ def main(argv: list[str]) -> int:
         versions = {name: importlib.metadata.version(name) for name in ("tensorflow", "pillow")}
         cores, side = len(os.sched_getaffinity(0)), config.preprocessing.image_size
         print(
-            f"{len(folder.paths)} images of {size / 1e3:.0f} kB ({values.data_dir or 'made up'}) "
-            f"to {side} x {side}, {cores} cores, medians of {values.rounds} rounds in turn; "
+            f"{counted(len(folder.paths), 'image')} of {size / 1e3:.0f} kB "
+            f"({values.data_dir or 'made up'}) "
+            f"to {side} x {side}, {counted(cores, 'core')}, "
+            f"medians of {counted(values.rounds, 'round')} in turn; "
             + ", ".join(f"{name} {version}" for name, version in versions.items())
         )
         results = time_in_turn(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Protocol
 
 # Before any runtime.
+from tools.amounts import counted
+
 from tools.benchmark.turns import time_in_turn, use_cores  # isort: skip
 
 import numpy as np
@@ -248,8 +250,8 @@ def main(argv: list[str]) -> int:
     shown = ", ".join(f"{name} {x}" for name, x in report["versions"].items())
     print(
         f"{config.model.arch}, training step of batch {values.batch_size}, "
-        f"{config.preprocessing.image_size} px, {values.threads} threads, medians of "
-        f"{values.loop} rounds in turn; {shown}"
+        f"{config.preprocessing.image_size} px, {counted(values.threads, 'thread')}, medians of "
+        f"{counted(values.loop, 'round')} in turn; {shown}"
     )
     for name, row in report["sides"].items():
         losses = " ".join(f"{x:.5f}" for x in report["first_losses"][name])

@@ -23,6 +23,7 @@ import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import CommandLine, run
 from tools.conversion import backends
 from tools.conversion.artifact import is_artifact
@@ -304,7 +305,9 @@ def compare(sides: Sides, values: SimpleNamespace) -> bool:
         data = read_examples(pipeline, Path(place), values.samples, False).batches
     samples = {name: samples_of(sides, name, data, values.samples) for name in signatures}
     drawn = [x for x in samples if not data or samples[x][0].keys() - data[0].keys()]
-    print(f"{len(data) or values.samples} samples, random for {', '.join(drawn) or 'none'}")
+    print(
+        f"{counted(len(data) or values.samples, 'sample')}, random for {', '.join(drawn) or 'none'}"
+    )
     print(f"{'signature':16} {'output':18} {'error':>9}  {'relative':>9}  same answers")
     for name in signatures:
         for found in compare_outputs(sides, name, samples[name], values.batch_size):
@@ -327,7 +330,10 @@ def show_layers(signature: str, layers: Sequence[Difference], tolerance: float) 
         return
     first = next((x for x in layers if x.relative > tolerance), None)
     beyond = f"{first.name}, {first.absolute:.2e}, {first.relative:.2e}" if first else "none"
-    print(f"\n{signature}, {len(layers)} layers, first beyond {tolerance:g}: {beyond}; the worst:")
+    print(
+        f"\n{signature}, {counted(len(layers), 'layer')}, "
+        f"first beyond {tolerance:g}: {beyond}; the worst:"
+    )
     distinct = {x.error: x for x in reversed(layers)}.values()  # skip layers that only reshape
     for layer in sorted(distinct, key=lambda x: -x.relative)[:_SHOWN]:
         print(f"  {layer.error}  {layer.name}")

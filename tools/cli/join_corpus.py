@@ -9,6 +9,7 @@ import math
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,12 +18,14 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
 from tools.speech.audio import AudioLimits, read
 from tools.speech.containers import write_flac
 from tools.speech.corpus import Utterance, read_corpus, speaker_of
+from tools.speech.part_times import Part, speech_range, times_lines, write_times
 
 RATE_HZ = 16000
 
@@ -36,12 +39,15 @@ class Joining:
         max_seconds: largest length of all parts and the gaps between them.
         repeat_share: probability that all parts have the same transcript.
         max_gap_seconds: longest silence (zeros) between two parts; drawn uniformly from 0 to this.
+        writes_times: whether each part is trimmed to its first frame above -40 dB of its loudest
+            one, and the times of the parts are written to `times.tsv`.
     """
 
     max_parts: int = 3
     max_seconds: float = 10.0
     repeat_share: float = 0.0
     max_gap_seconds: float = 0.0
+    writes_times: bool = False
 
 
 def draw(
@@ -98,27 +104,58 @@ def write_split(
     shares = np.array([len(by_speaker[speaker]) for speaker in speakers], float)
     limits = AudioLimits(RATE_HZ, max_seconds=joining.max_seconds)
     lines: dict[str, list[str]] = defaultdict(list)
-    num_samples = 0
+    num_samples, times = 0, ""
     for index in tqdm(range(num_utterances), desc="joining", unit="utterance", delay=1):
         rng = np.random.default_rng([seed, index])
         speaker = speakers[rng.choice(len(speakers), p=shares / shares.sum())]
         parts, gaps = draw(by_speaker[speaker], joining, rng)
+        sounds = [read(part.path, limits) for part in parts]
+        ranges = [(0, len(sound)) for sound in sounds]
+        if joining.writes_times:
+            ranges = [speech_range(sound, RATE_HZ) for sound in sounds]
         pieces = [
-            np.pad(read(part.path, limits), (round(gap * RATE_HZ), 0))
-            for part, gap in zip(parts, gaps, strict=True)
+            np.pad(sound[start:], (round(gap * RATE_HZ), 0))
+            for sound, gap, (start, _) in zip(sounds, gaps, ranges, strict=True)
         ]
         waveform = np.concatenate(pieces)
         chapter = folder / speaker / "0"
         chapter.mkdir(parents=True, exist_ok=True)
         utterance_id = f"{speaker}-0-{len(lines[speaker]):05d}"
         write_flac(chapter / f"{utterance_id}.flac", waveform, RATE_HZ)
+        if joining.writes_times:
+            times += times_lines(utterance_id, _timed(parts, pieces, sounds, ranges=ranges))
         words = " ".join(part.transcript for part in parts)
         lines[speaker].append(f"{utterance_id} {words}\n")
         num_samples += len(waveform)
     for speaker, transcripts in lines.items():
         path = folder / speaker / "0" / f"{speaker}-0.trans.txt"
         path.write_text("".join(transcripts), encoding="utf-8")
+    if joining.writes_times:
+        write_times(folder, times)
     return num_samples / RATE_HZ
+
+
+def _timed(
+    parts: Sequence[Utterance],
+    pieces: Sequence[np.ndarray],
+    sounds: Sequence[np.ndarray],
+    *,
+    ranges: Sequence[tuple[int, int]],
+) -> list[Part]:
+    """Returns the times of parts that follow each other.
+
+    Args:
+        parts: the utterances.
+        pieces: what is written of each: the gap before it and its trimmed samples.
+        sounds: its samples before trimming.
+        ranges: its first and last speech, in samples of `sounds`.
+    """
+    timed, place = [], 0
+    for part, piece, sound, (start, end) in zip(parts, pieces, sounds, ranges, strict=True):
+        place += len(piece)  # the end of the part, and of its sound
+        seconds = [(place - len(sound) + edge) / RATE_HZ for edge in (start, end)]
+        timed.append(Part(*seconds, part.transcript))
+    return timed
 
 
 def main(argv: list[str]) -> int:
@@ -143,6 +180,8 @@ def main(argv: list[str]) -> int:
     command_line.number("repeat_share", 0.0, about)
     about = "Longest silence between two parts in seconds; drawn uniformly."
     command_line.number("max_gap_seconds", 0.0, about)
+    about = "Trims each part to its first speech, and writes the times of the parts to times.tsv."
+    command_line.boolean("times", False, about)
     command_line.integer("seed", 0, "Seed of all random choices.")
     flags, rest = command_line.parse(argv)
     if rest or not flags.split_dir or not flags.output_dir:
@@ -164,7 +203,13 @@ def main(argv: list[str]) -> int:
         )
     if flags.max_words is not None and flags.max_words < 1:
         raise UserError.expected("--max_words >= 1", flags.max_words, "Correct the flag")
-    joining = Joining(flags.max_parts, flags.max_seconds, flags.repeat_share, flags.max_gap_seconds)
+    joining = Joining(
+        flags.max_parts,
+        flags.max_seconds,
+        flags.repeat_share,
+        max_gap_seconds=flags.max_gap_seconds,
+        writes_times=flags.times,
+    )
     output_dir = Path(flags.output_dir).absolute()
     if output_dir.exists():
         raise UserError.expected(
@@ -177,12 +222,13 @@ def main(argv: list[str]) -> int:
             by_speaker[speaker_of(utterance)].append(utterance)
     if not by_speaker:
         raise UserError.expected(
-            f"utterances of at most {flags.max_words} words", "none", "Raise --max_words"
+            f"utterances of at most {counted(flags.max_words, 'word')}", "none", "Raise --max_words"
         )
     with new_folder(output_dir) as folder:
         seconds = write_split(folder, by_speaker, flags.num_utterances, joining, seed=flags.seed)
     print(
-        f"{flags.output_dir}: {flags.num_utterances} utterances, {seconds / 60:.1f} minutes.",
+        f"{flags.output_dir}: {counted(flags.num_utterances, 'utterance')}, "
+        f"{seconds / 60:.1f} minutes.",
         file=sys.stderr,
     )
     return 0

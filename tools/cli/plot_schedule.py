@@ -8,6 +8,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from tools import families
+from tools.amounts import counted
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import write_bytes
@@ -89,8 +90,8 @@ def main(argv: list[str]) -> int:
         schedule = training.schedule
         curves.append((f"{Path(path).stem}: {schedule.name}", epochs, rates))
         print(
-            f"{path}: {schedule.name}, {training.num_epochs} epochs, first {rates[0]:.3g}, "
-            f"highest {max(rates):.3g}, last {rates[-1]:.3g}",
+            f"{path}: {schedule.name}, {counted(training.num_epochs, 'epoch')}, "
+            f"first {rates[0]:.3g}, highest {max(rates):.3g}, last {rates[-1]:.3g}",
             file=sys.stderr,
         )
     write_bytes(Path(values.output), draw(curves))

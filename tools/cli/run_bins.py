@@ -18,6 +18,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import numpy as np
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.artifact import is_artifact
 from tools.conversion.dim_range import parse_dim_ranges, show_shape
@@ -26,6 +27,7 @@ from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.families import open_session
 from tools.files import write_bytes, write_text
+from tools.inference.opening import say_assumptions
 from tools.inference.options import RunnerOptions
 from tools.inference.raw_tensors import check_preparation, run_timed
 from tools.inference.session import Session
@@ -283,7 +285,8 @@ def main(argv: list[str]) -> int:
     flags.string("output", None, about, default_text="none is written")
     flags.enum("outfmt", "BIN", ("TXT", "BIN"), "Format of the output.")
     flags.group("Model")
-    flags.string("model", None, "SavedModel or converted model.", default_text=REQUIRED)
+    about = "SavedModel, converted model or ONNX file."
+    flags.string("model", None, about, default_text=REQUIRED)
     flags.string("signature", "serving_default", "Signature of the model.")
     flags.group("Runtime")
     flags.integer("batchsize", 1, "Samples run together.")
@@ -296,6 +299,12 @@ def main(argv: list[str]) -> int:
     if values.batchsize < 1 or values.loop < 0:
         given = f"{values.batchsize} and {values.loop}"
         raise UserError.expected("--batchsize >= 1 and --loop >= 0", given, "Correct the flags")
+    if values.model.endswith(".om") and not Path(values.model).exists():
+        folder = values.model.removesuffix(".om")
+        raise UserError.expected(
+            "a model of this project", f"{values.model}, a file for Ascend", f"Use --model={folder}"
+        )
+    say_assumptions(values.model)
     options = RunnerOptions(run_eagerly=not is_artifact(values.model))
     with open_session(values.model, options) as session:
         return _run(session, values)
@@ -331,7 +340,7 @@ def _run(session: Session, values: SimpleNamespace) -> int:
             write_outputs(Path(values.output), list(names), outputs, values.outfmt == "BIN")
     if values.output:
         speed = f"{len(files) / sum(seconds):.2f} samples/s, time in the runtime after a warm-up"
-        print(f"{len(files)} samples in {sum(seconds):.3f} s: {speed}")
+        print(f"{counted(len(files), 'sample')} in {sum(seconds):.3f} s: {speed}")
     if values.loop:
         seconds = []
         for _ in tqdm(range(values.loop), unit="round", file=sys.stderr):

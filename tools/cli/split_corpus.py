@@ -12,6 +12,7 @@ from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder
@@ -65,7 +66,8 @@ def main(argv: list[str]) -> int:
         speaker_of(one)
     if not 1 <= flags.held_out < len(utterances):
         raise UserError.expected(
-            f"--held_out from 1 to {len(utterances) - 1}, of {len(utterances)} utterances",
+            f"--held_out from 1 to {len(utterances) - 1}, "
+            f"of {counted(len(utterances), 'utterance')}",
             flags.held_out,
             "Correct the flag",
         )
@@ -84,7 +86,7 @@ def main(argv: list[str]) -> int:
         members = [x for x in utterances if (x.path in chosen) == is_held]
         with new_folder(place) as folder:
             write_links(folder, members)
-        print(f"{place}: {len(members)} utterances", file=sys.stderr)
+        print(f"{place}: {counted(len(members), 'utterance')}", file=sys.stderr)
     return 0
 
 

@@ -12,6 +12,7 @@ from conformer.tokenizer import (
     SentencePieceTokenizer,
     save_tokenizer,
 )
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.speech.audio import AudioLimits
@@ -59,7 +60,7 @@ def main(argv: list[str]) -> int:
         )
     save_tokenizer(tokenizer, flags.output)
     print(manifest.summary(), file=sys.stderr)
-    print(f"{flags.output}: {tokenizer.vocabulary_size} symbols.", file=sys.stderr)
+    print(f"{flags.output}: {counted(tokenizer.vocabulary_size, 'symbol')}.", file=sys.stderr)
     return 0
 
 

@@ -9,6 +9,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tqdm import tqdm
 
 from conformer.tokenizer import Tokenizer, load_tokenizer
+from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import new_folder, one_line
@@ -96,7 +97,7 @@ def _unpack(place: Path, shards: list[Path], tokenizer: Tokenizer | None) -> Non
                 f"utterances in {shards[0]}", f"none, {num_skipped} skipped", "Check the shards"
             )
         (folder / TABLE_NAME).write_text("\n".join([*rows, ""]), encoding="utf-8")
-    print(f"{place}: {len(rows) - 1} utterances, {num_skipped} skipped", file=sys.stderr)
+    print(f"{place}: {counted(len(rows) - 1, 'utterance')}, {num_skipped} skipped", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ HEADINGS = (
     "Output",
     "Config",
     "Model",
+    "Server",
     "Preprocessing",
     "Augmentation",
     "Training",
@@ -200,8 +201,8 @@ class CommandLine:
             both, `~/` is replaced by the home folder.
 
         Raises:
-            UserError: a flag is unknown, a value is missing or has the wrong type, or --set is not
-                of the form key=value.
+            UserError: a flag is unknown, a value is missing, empty or of the wrong type, or --set
+                is not of the form key=value.
             SystemExit: with code 0, after --help.
         """
         parsed = copy.deepcopy(self._flags)
@@ -219,10 +220,23 @@ class CommandLine:
         if parsed["help"].value:
             print(self.help_text())
             raise SystemExit(0)
+        self._check_given(parsed)
         values = {name: _expanded(parsed[name].value) for name in self._names() if name != "help"}
         if "set" in values:
             values["set"] = _settings(values["set"] or [])
         return SimpleNamespace(**values), _expanded(positional)
+
+    def _check_given(self, parsed: flags.FlagValues) -> None:
+        """Names each flag that was given twice; raises UserError for an empty value."""
+        for name in self._names():
+            flag = parsed[name]
+            if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
+                line = f"--{name} is given {flag.present} times: the last value counts"
+                print(f"{line}, {flag.value}", file=sys.stderr)
+            if flag.present and flag.value == "" and flag.default != "":
+                raise UserError.expected(
+                    f"a value for --{name}", "an empty one", f"Give one, or leave --{name} out"
+                )
 
     def _advice(self, name: str) -> str:
         """Returns what to do about an unknown flag: another flag, another program, or --help."""
@@ -260,7 +274,8 @@ class CommandLine:
         kinds = {"int": "a whole number", "float": "a number", "bool": "true or false"}
         values = getattr(flag.parser, "enum_values", None)
         expected = "one of " + ", ".join(values) if values else kinds.get(flag.flag_type(), "text")
-        return UserError.expected(f"{expected} for --{match[1]}", match[2], f"Correct --{match[1]}")
+        received = match[2] or "an empty value"
+        return UserError.expected(f"{expected} for --{match[1]}", received, f"Correct --{match[1]}")
 
 
 def _expanded(value: object) -> object:

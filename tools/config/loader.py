@@ -75,8 +75,23 @@ def _nearest(key: str, valid: list[str]) -> str | None:
     return best if likeness(best) > 0.7 else None
 
 
-def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = False) -> UserError:
-    """Returns the error for an unknown key; `is_section` if its value is a mapping."""
+def _unknown(
+    key: str,
+    config_class: type,
+    origin: str,
+    *,
+    is_section: bool = False,
+    is_foreign: bool = False,
+) -> UserError:
+    """Returns the error for an unknown key.
+
+    Args:
+        key: dotted name of the key.
+        config_class: class of the config.
+        origin: where the key was found, for the message.
+        is_section: whether its value is a mapping.
+        is_foreign: whether most keys beside it are unknown, too.
+    """
     leaves = list(leaf_keys(config_class))
     sections = {leaf.rpartition(".")[0] for leaf in leaves if "." in leaf}
     # Suggest sections of the same depth for a misspelt section, and also leaves for a leaf.
@@ -90,11 +105,25 @@ def _unknown(key: str, config_class: type, origin: str, *, is_section: bool = Fa
         below = (leaf.removeprefix(inside) for leaf in leaves if leaf.startswith(inside))
         children = dict.fromkeys(inside + name.partition(".")[0] for name in below)
         do = "Use one of: " + ", ".join(children)
-        if is_section and not parent:
-            do += ", or use the config with the program of its family"
     else:
         do = f"Use {near}"
+    if is_foreign or (near in (None, key) and is_section and not parent):
+        do += ", or use the config with the program of its family"
     return UserError.expected(f"a known key {origin}", key, do)
+
+
+_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+def _check_family(config_class: type, path: Path) -> None:
+    """Raises UserError if a file of the project's `configs/` is in the folder of another family."""
+    family, folder = config_class.__module__.partition(".")[0], path.resolve().parent
+    if folder.parent == _CONFIGS and (_CONFIGS / family).is_dir() and folder.name != family:
+        raise UserError.expected(
+            f"a config of {family}",
+            f"{path}, a config of {folder.name}",
+            f"Use it with python -m {folder.name}.train, or choose one in configs/{family}",
+        )
 
 
 class _Builder:
@@ -138,7 +167,9 @@ class _Builder:
         for key in given:
             if key not in kinds:
                 is_section = isinstance(given[key], Mapping)
-                raise _unknown(f"{prefix}{key}", self.root, self.origin, is_section=is_section)
+                unknown = sum(name not in kinds for name in given)
+                kind = {"is_section": is_section, "is_foreign": unknown > max(1, len(given) / 2)}
+                raise _unknown(f"{prefix}{key}", self.root, self.origin, **kind)
         values, num_missing = {}, len(self.missing)
         for field in dataclasses.fields(section):
             key, kind = prefix + field.name, kinds[field.name]
@@ -246,6 +277,8 @@ def load(
         UserError: the file cannot be read or is empty, a key is unknown or missing, or a value has
             the wrong type or is out of range.
     """
+    if path is not None:
+        _check_family(config_class, Path(path))
     overrides = dict(overrides or {})
     leaves = leaf_keys(config_class)
     for key in overrides:

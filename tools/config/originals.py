@@ -23,9 +23,11 @@ class Renamed:
 
     Attributes:
         new: name of today; `section.key` is a value of the config, set with --set.
+        replaced: characters of the value and what they become today, such as `(":", "=")`.
     """
 
     new: str
+    replaced: tuple[str, str] | None = None
 
     @property
     def flag(self) -> str:
@@ -74,7 +76,7 @@ _TRAINING_KEYS = tuple(
     "cutmix mixup mixup_prob mixup_mode mixup_off_epoch switch_prob label_smoothing min_crop "
     "optimizer beta eps base_lr min_lr lr_scheduler lr_adjust lr_gamma momentum weight_decay "
     "epochs is_dynamic_loss_scale loss_scale start_epoch warmup_length warmup_lr "
-    "use_clip_grad_norm clip_grad_norm exclude_epoch_state seed with_ema ema_decay pynative_mode "
+    "use_clip_grad_norm clip_grad_norm exclude_epoch_state with_ema ema_decay pynative_mode "
     "file_format device_num summary_root_dir ckpt_root_dir best_ckpt_root_dir ckpt_keep_num "
     "best_ckpt_num ckpt_save_every_step ckpt_save_every_seconds print_loss_every "
     "summary_loss_collect_freq model_postfix collect_input_data dump_graph".split()
@@ -103,7 +105,6 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
         "sentence_piece": _VOCABULARY,
         "subwords": _VOCABULARY,
         "get_rtf": Accepted("the real-time factor is always printed", boolean=True),
-        "use_horovod": _off("one process evaluates", "Leave --use_horovod out"),
         "use_gpu": Accepted("--visible_devices selects the devices", boolean=True),
         "mxp": _off("--quant_precision decides", "Use --quant_precision=fp16 with --run_eagerly=0"),
         "net_name": Accepted("the program runs one model"),
@@ -111,12 +112,24 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
     },
     "vision.eval": {
         **dict.fromkeys(_TRAINING_KEYS, Accepted("it is a key of the training")),
-        "val_num_samples": Accepted("all images are used", ("-1",), "Use --data_ratio=SHARE"),
         "device_id": Renamed("visible_devices"),
     },
     "vision.export": {
-        "output-file": Answered("Use --output_dir=FOLDER, in which the file gets its name"),
-        "dynamic-export": Accepted("the batch size is always free", boolean=True),
+        "output-file": Renamed("output_file"),
+        "opset-version": Renamed("opset"),
+        "dynamic-export": Accepted("the batch size is free unless --shape fixes it", boolean=True),
+        "simplify": Accepted("the graph is always simplified", boolean=True),
+        "show": Accepted("no graph is printed", boolean=True),
+    },
+    "tools.cli.convert": {  # the flags of ATC
+        "model": Renamed("native_savedmodel_dir"),
+        "output": Renamed("converted_savedmodel_dir"),
+        "input_shape": Renamed("dim_range", (":", "=")),
+        "framework": Accepted("the suffix tells the kind of file", ("5",), "Give an ONNX file"),
+        "input_format": Accepted("the model tells its layout"),
+        "log": Accepted("only results and problems are printed"),
+        "soc_version": Accepted("the model is converted for this machine"),
+        "insert_op_conf": Answered("Leave it out: python -m vision.preprocess prepares images"),
     },
 }
 
@@ -146,13 +159,17 @@ PROGRAMS: dict[str, str] = {
     "wav2vec2_postprocess.py": "python -m wav2vec2.postprocess",
     "Conformer-base_preprocess.py": "python -m vision.preprocess",
     "Conformer-base_postprocess.py": "python -m vision.postprocess",
-    "pytorch2onnx.py": "python -m vision.export --file_format=ONNX",
+    "pytorch2onnx.py": "python -m vision.export --layout=NCHW --outputs=probabilities "
+    "--file_format=ONNX",
     "ais_infer.py": "python -m tools.cli.run_bins",
     "Horovod_Conformer_Float32_50E_8MLUs.sh": "Horovod_Conformer_Float32_50E_8GPUs.sh",
     "Horovod_Conformer_AMP_50E_8MLUs.sh": "Horovod_Conformer_AMP_50E_8GPUs.sh",
     "Conformer_Float32_50E_1MLU.sh": "Conformer_Float32_50E_1GPU.sh",
     "Infer_Conformer_Float32_1MLU.sh": "Infer_Conformer_Float32_1GPU.sh",
     "Infer_Conformer_AMP_1MLU.sh": "Infer_Conformer_AMP_1GPU.sh",
+    "Conformer_Train_1MLU.sh": "ci/Conformer_Train_1GPU.sh",
+    "Conformer_Infer_1MLU.sh": "ci/Conformer_Infer_1GPU.sh",
+    "Conformer_Infer_1MLU_AMP.sh": "ci/Conformer_Infer_1GPU_AMP.sh",
 }
 
 
@@ -188,6 +205,10 @@ def of_today(
             raise UserError.expected(f"a flag of {module}", word, rule.do)
         if isinstance(rule, Renamed):
             lines.append(f"--{name} is now {rule.flag}")
+            if rule.replaced and not equals:
+                equals, value = "=", words.pop(0) if words else ""
+            if rule.replaced:
+                value = value.replace(*rule.replaced)
             today.append(f"{rule.flag.replace(' ', '=')}{equals}{value}")
             if not equals and "." in rule.new:
                 today[-1] += f"={words.pop(0)}" if words else ""
@@ -224,12 +245,12 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
     Args:
         name: of the program.
         argv: its arguments, which are repeated in the new command.
-
-    Raises:
-        KeyError: the name is not in `PROGRAMS`.
     """
-    command = PROGRAMS[name]
+    command = PROGRAMS.get(name)
+    if command is None:
+        expected = "an old name of a program or script"
+        return UserError.expected(expected, name, "See docs/from_the_originals.md")
     if command.endswith(".sh"):
         command = f"bash {os.path.relpath(_SCRIPTS / command)}"
     do = f"Run {command} {shlex.join(argv)}".rstrip()
-    return UserError.expected("a program of this project", name, do)
+    return UserError.expected(f"{command}, the new name", f"the old name {name}", do)

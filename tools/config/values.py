@@ -1,10 +1,12 @@
 """Conversion of a config value to the type of its field."""
 
+import contextlib
 import math
 import os
 import reprlib
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Literal, Union
 
 from tools.errors import UserError
@@ -37,11 +39,14 @@ def _describe(field_type: Any) -> str:
         return f"{_describe(inner)} or null"
     if typing.get_origin(field_type) is Literal:
         return "one of " + ", ".join(str(option) for option in typing.get_args(field_type))
-    if typing.get_origin(field_type) is tuple:
+    if typing.get_origin(field_type) in (tuple, Sequence):
         items = typing.get_args(field_type)
-        if items[-1] is Ellipsis:
+        if items[-1] is Ellipsis or typing.get_origin(field_type) is Sequence:
             return f"a list with each item {_describe(items[0])}"
         return f"a list of {len(items)}: " + ", ".join(_describe(item) for item in items)
+    if typing.get_origin(field_type) in (Union, types.UnionType):
+        kinds = [kind for kind in typing.get_args(field_type) if kind is not type(None)]
+        return " or ".join(map(_describe, kinds))
     names = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
     return names.get(field_type) or str(field_type)
 
@@ -99,17 +104,25 @@ def convert(value: object, field_type: Any, textual: bool) -> object:
             return None
         return convert(value, inner, textual)
     origin = typing.get_origin(field_type)
-    if origin is Literal:
+    if origin in (Union, types.UnionType):
+        kinds = typing.get_args(field_type)
+        if value is None and type(None) in kinds:
+            return None
+        for kind in kinds:
+            with contextlib.suppress(Mismatch):
+                return convert(value, kind, textual)
+    elif origin is Literal:
         for option in typing.get_args(field_type):
             if (type(value) is type(option) and value == option) or text == str(option):
                 return option
-    elif origin is tuple:
+    elif origin in (tuple, Sequence):
         if text is not None:
             inside = text[1:-1] if text[:1] + text[-1:] in ("[]", "()") else text
             value = [item.strip() for item in inside.split(",")] if inside.strip() else []
         items = typing.get_args(field_type)
         if isinstance(value, (list, tuple)):
-            kinds = items[:1] * len(value) if items[-1] is Ellipsis else items
+            of_any_length = items[-1] is Ellipsis or origin is Sequence
+            kinds = items[:1] * len(value) if of_any_length else items
             if len(kinds) == len(value):
                 return tuple(
                     convert(item, kind, textual) for item, kind in zip(value, kinds, strict=True)

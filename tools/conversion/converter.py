@@ -14,7 +14,7 @@ from tools.conversion.artifact import FORMAT, Artifact, file_hash, open_artifact
 from tools.conversion.cache import cache_place, writable_place
 from tools.conversion.loaded_model import LoadedModel, convert_signatures, plain
 from tools.conversion.machine import machine
-from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE, read_pipeline
+from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE, is_onnx, read_pipeline
 from tools.conversion.protocol import Calibration, Execution
 from tools.conversion.request import (
     ALGORITHMS,
@@ -172,7 +172,11 @@ def _settled(
     name = backends.choose(request.backend)
     backend = backends.get(name)
     _check(request, backend)  # all options, including those that do not apply to the backend
-    request = request.settled(name, backend.NOT_APPLICABLE)
+    if is_onnx(loaded.native_dir) and name == "xla":
+        raise UserError.expected(
+            "--backend openvino or onnxruntime for an ONNX file", name, "Choose one of them"
+        )
+    request = request.settled(name, _not_applicable(loaded, backend))
     return request, {
         "format": FORMAT,
         "family": pipeline["family"],
@@ -185,6 +189,12 @@ def _settled(
             "tools.conversion": _own_version(),
         },
     }
+
+
+def _not_applicable(loaded: LoadedModel, backend: backends.Backend) -> dict[str, str]:
+    """Returns the options that do not apply to a model and a backend, with the reasons."""
+    of_file = {"opt_config": "the graph of an ONNX file is not rewritten"}
+    return {**backend.NOT_APPLICABLE, **(of_file if is_onnx(loaded.native_dir) else {})}
 
 
 def _is_same(manifest: Mapping, wanted: Mapping) -> bool:
@@ -263,7 +273,7 @@ def _made(
         signatures = convert_signatures(loaded, folder, pipeline, request, examples=examples)
         manifest = {
             **wanted,
-            "not_applicable": dict(backends.get(request.backend).NOT_APPLICABLE),
+            "not_applicable": _not_applicable(loaded, backends.get(request.backend)),
             "calibration": calibration.described if calibration else None,
             "signatures": signatures,
             "seconds": round(time.perf_counter() - started, 3),

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.request import DimRanges
 from tools.errors import UserError
@@ -45,7 +46,8 @@ def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec,
 
     Args:
         specs: inputs with free dimensions.
-        ranges: ranges by tensor; required for each tensor with free dimensions behind the batch.
+        ranges: ranges by tensor, of its free dimensions or of all; required for each tensor with
+            free dimensions behind the batch.
 
     Returns:
         The inputs, with a size or a range for each dimension.
@@ -65,9 +67,13 @@ def bounded(specs: Sequence[TensorSpec], ranges: DimRanges) -> tuple[TensorSpec,
     for spec in specs:
         num_free = spec.shape.count(None)
         given = ranges.get(spec.name, (batch,) if batch and num_free == 1 else ())
+        if len(given) == len(spec.shape):  # all dimensions, of which the fixed ones must agree
+            pairs = list(zip(given, spec.shape, strict=True))
+            if all(size is None or pair == (size, size) for pair, size in pairs):
+                given = tuple(pair for pair, size in pairs if size is None)
         if len(given) != num_free:
             raise UserError.expected(
-                f"{num_free} ranges for {spec.name} of shape {show_shape(spec.shape)}",
+                f"{counted(num_free, 'range')} for {spec.name} of shape {show_shape(spec.shape)}",
                 len(given),
                 f"Give --dim_range {_FORM}",
             )

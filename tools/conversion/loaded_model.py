@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from tools.conversion import backends
 from tools.conversion.dim_range import bounded
-from tools.conversion.pipeline import source_hash
+from tools.conversion.pipeline import is_onnx, source_hash
 from tools.conversion.protocol import Examples, TensorSpec
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
@@ -26,7 +26,7 @@ class LoadedModel:
     """A SavedModel that is loaded when it is first needed, and the data that its conversions share.
 
     Args:
-        native_dir: directory of the SavedModel.
+        native_dir: directory of the SavedModel, or an ONNX file.
         threads: number of threads of TensorFlow, which is set before the model is loaded. None
             changes nothing.
 
@@ -49,7 +49,14 @@ class LoadedModel:
 
     @functools.cached_property
     def functions(self) -> Mapping:
-        """Concrete functions by signature. Loading them takes seconds."""
+        """Concrete functions by signature. Loading them takes seconds.
+
+        For an ONNX file: its graph, as the only signature.
+        """
+        if is_onnx(self.native_dir):
+            from tools.conversion.onnx_file import SIGNATURE, read_onnx
+
+            return {SIGNATURE: read_onnx(self.native_dir)}
         # Imported here, because a conversion that is reused needs neither TensorFlow nor tf2onnx.
         from tools.conversion.saved_model import limit_threads, load_saved_model
 
@@ -85,8 +92,11 @@ def convert_signatures(
     Raises:
         UserError: a requested signature or tensor does not exist.
     """
-    from tools.conversion.saved_model import input_specs
+    from tools.conversion.onnx_file import input_specs as onnx_specs
+    from tools.conversion.saved_model import input_specs as native_specs
     from tools.conversion.signature import Source
+
+    input_specs = onnx_specs if is_onnx(loaded.native_dir) else native_specs
 
     functions = loaded.functions
     missing = sorted(pipeline["convert"].keys() - functions.keys())

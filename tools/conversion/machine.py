@@ -4,6 +4,8 @@ import os
 import platform
 from pathlib import Path
 
+from tools.amounts import counted
+
 # Instruction sets that the runtimes use; the rounding of results can depend on them.
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8")
 
@@ -17,7 +19,7 @@ def machine() -> str:
 def processor() -> str:
     """Returns the processor's name and the number of cores that this process may use."""
     name = _processor().get("model name", platform.processor() or platform.machine())
-    return f"{name}, {num_cores()} cores"
+    return f"{name}, {counted(num_cores(), 'core')}"
 
 
 def num_cores() -> int:

@@ -9,6 +9,13 @@ from tools.errors import UserError
 
 PIPELINE_FILE = "pipeline.json"
 MANIFEST_FILE = "manifest.json"  # of converted models
+FOREIGN = "onnx"  # family of an ONNX file without a description
+_ONNX_SUFFIX = ".onnx"
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Returns whether a path names an ONNX file, judged by its suffix."""
+    return Path(path).suffix.lower() == _ONNX_SUFFIX and not Path(path).is_dir()
 
 
 class _Pipeline(dict):
@@ -22,13 +29,17 @@ def read_pipeline(model_dir: str | Path, family: str | None = None) -> dict:
     """Reads the `pipeline.json` of a SavedModel without loading the model.
 
     Args:
-        model_dir: directory of the SavedModel, with `assets/pipeline.json`.
+        model_dir: directory of the SavedModel, with `assets/pipeline.json`; or an ONNX file.
         family: family to which the model must belong; None accepts all families.
 
     Raises:
         UserError: the directory is not an export of this family.
     """
     directory = _directory(model_dir)
+    if is_onnx(directory):
+        from tools.conversion.onnx_file import description
+
+        return _of_family(description(directory), family, directory)
     path = directory / "assets" / PIPELINE_FILE
     if not (directory / "saved_model.pb").is_file() or not path.is_file():
         raise UserError.expected(
@@ -60,16 +71,29 @@ def _parsed(path: Path, family: str | None) -> dict:
         raise UserError.expected(f"a readable {path}", error, "Export the model again") from error
     if not isinstance(pipeline, dict):
         raise UserError.expected(f"keys and values in {path}", "others", "Export the model again")
-    if family not in (None, pipeline.get("family")):
+    return _of_family(pipeline, family, path)
+
+
+def _of_family(pipeline: dict, family: str | None, path: Path) -> dict:
+    found = pipeline.get("family")
+    if family in (None, found):
+        return _Pipeline(pipeline)
+    if found == FOREIGN:
         raise UserError.expected(
-            f"an export of {family}", pipeline.get("family"), "Run it with its own family"
+            f"an export of {family}",
+            f"{path}, which has no description of preprocessing and classes",
+            "Run it with python -m tools.cli.run_bins, or an ONNX file with --onnx_path",
         )
-    return _Pipeline(pipeline)
+    raise UserError.expected(f"an export of {family}", found, "Run it with its own family")
 
 
 def source_files(model_dir: str | Path) -> list[Path]:
-    """Returns the files of a SavedModel: graph, variables and assets."""
+    """Returns the files of a SavedModel (graph, variables and assets) or of an ONNX model."""
     directory = Path(model_dir)
+    if is_onnx(directory):
+        from tools.conversion.onnx_file import files_of
+
+        return files_of(directory)
     files = [directory / "saved_model.pb"]
     for folder in ("variables", "assets"):
         files += sorted(path for path in (directory / folder).rglob("*") if path.is_file())
@@ -79,8 +103,10 @@ def source_files(model_dir: str | Path) -> list[Path]:
 def source_hash(model_dir: str | Path) -> str:
     """Returns the SHA-256 of the names and contents of `source_files`."""
     digest = hashlib.sha256()
-    for path in source_files(model_dir):
-        digest.update(path.relative_to(model_dir).as_posix().encode() + b"\0")
+    root = Path(model_dir)
+    for path in source_files(root):
+        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+        digest.update(name.encode() + b"\0")
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

@@ -169,8 +169,8 @@ class Backend(Protocol):
 
         Args:
             path: first file of the signature.
-            described: entry of the signature in the manifest: `name`, `options` and `small`. Small
-                signatures use one thread.
+            described: entry of the signature in the manifest: `name`, `options`, `inputs` and
+                `small`. Small signatures use one thread.
             execution: use of threads.
         """
 

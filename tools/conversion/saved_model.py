@@ -8,6 +8,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from tools.amounts import counted
 from tools.conversion.pipeline import PIPELINE_FILE
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
@@ -104,7 +105,7 @@ def _check_finite(
     if bad:
         raise UserError.expected(
             f"finite weights in {model_dir}",
-            f"NaN or infinity in {bad} of {len(floats)} variables",
+            f"NaN or infinity in {bad} of {counted(len(floats), 'variable')}",
             "Export another checkpoint, from before the training diverged",
         )
 

@@ -18,7 +18,7 @@ from tools.conversion.protocol import Function, Run, TensorSpec
 from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.rewrites.graph import WRAPPERS
 
-_OPSET = 18
+OPSET = 18  # the newest version of the ONNX operators that tf2onnx 1.17 writes
 _CATCH = "TF2ONNX_CATCH_ERRORS"
 
 
@@ -29,7 +29,7 @@ class Source:
     Attributes:
         name: name of the signature.
         native_dir: directory of its SavedModel.
-        functions: functions of all signatures of the SavedModel.
+        functions: functions of all signatures of the SavedModel; of an ONNX file its graph.
         specs: inputs, with a size or a range for each dimension.
         small: whether a call has too little work for several threads.
         keep_in_float: layers that the model keeps in float when it is quantized.
@@ -41,7 +41,7 @@ class Source:
 
     name: str
     native_dir: Path
-    functions: Mapping[str, tf.types.experimental.ConcreteFunction]
+    functions: Mapping[str, tf.types.experimental.ConcreteFunction | onnx.ModelProto]
     specs: tuple[TensorSpec, ...]
     small: bool = False
     keep_in_float: Collection[str] = ()
@@ -54,12 +54,18 @@ class Source:
     def onnx(self) -> onnx.ModelProto:
         """The rewritten ONNX graph, which the caller may change.
 
-        It contains the weights. Therefore it is copied only if another conversion needs it.
+        It contains the weights. Therefore it is copied only if another conversion needs it. The
+        graph of an ONNX file is not rewritten.
         """
+        function = self.functions[self.name]
+        if isinstance(function, onnx.ModelProto):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(function)
+            return copy
         key = self.name, *self.options
         found = self.graphs.pop(key, None)
         if found is None:
-            model = to_onnx(self.functions[self.name], self.name)
+            model = to_onnx(function, self.name)
             found = model, clean(model, self.options)
         model, rewrites = found
         self.rewrites |= rewrites
@@ -82,12 +88,15 @@ class Source:
         return run
 
 
-def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx.ModelProto:
+def to_onnx(
+    function: tf.types.experimental.ConcreteFunction, name: str, opset: int = OPSET
+) -> onnx.ModelProto:
     """Translates a signature to ONNX. Inputs and outputs keep their names.
 
     Args:
         function: function from `load_saved_model`.
         name: name of the signature.
+        opset: version of the ONNX operators.
     """
     with _errors_alone("tf2onnx", "tensorflow"), _few_copies():
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
@@ -97,7 +106,7 @@ def to_onnx(function: tf.types.experimental.ConcreteFunction, name: str) -> onnx
             name=name,
             input_names=inputs,
             output_names=[tensor.name for tensor in frozen.outputs],
-            opset=_OPSET,
+            opset=opset,
         )
     names = {tensor: tensor.split(":")[0] for tensor in inputs}
     outputs = sorted(function.structured_outputs)

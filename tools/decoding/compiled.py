@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numba
+import numpy as np
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -22,3 +23,10 @@ def compiled(function: Function) -> Function:
         return numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:  # neither folder is writable
         return numba.njit(nogil=True)(function)
+
+
+@compiled
+def sum_of_logs(one, other):
+    """Returns the logarithm of the sum of two numbers that are given by their logarithms."""
+    most, least = max(one, other), min(one, other)
+    return most if least == -np.inf else most + np.log1p(np.exp(least - most))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from tools.decoding.text import has_bytes
+
 
 class Hypotheses(NamedTuple):
     """Decoded utterances.
@@ -133,11 +135,15 @@ def detokenize(hypotheses: Hypotheses, surfaces: Sequence[str]) -> tf.Tensor:
 
     Args:
         hypotheses: decoded utterances.
-        surfaces: `[V]` text of each token.
+        surfaces: `[V]` text of each token; see `tools.decoding.text.byte_surface`.
 
     Returns:
-        `[B]` strings without leading and trailing spaces.
+        `[B]` strings in UTF-8 without leading and trailing spaces.
     """
-    pieces = tf.gather(tf.constant(list(surfaces)), hypotheses.token_ids)
+    written = [text.encode("utf-8", "surrogateescape") for text in surfaces]
+    pieces = tf.gather(tf.constant(written), hypotheses.token_ids)
     inside = tf.sequence_mask(hypotheses.token_lengths, tf.shape(hypotheses.token_ids)[1])
-    return tf.strings.strip(tf.strings.reduce_join(tf.where(inside, pieces, ""), axis=-1))
+    texts = tf.strings.reduce_join(tf.where(inside, pieces, ""), axis=-1)
+    if has_bytes(surfaces):
+        texts = tf.strings.unicode_transcode(texts, "UTF-8", "UTF-8", errors="replace")
+    return tf.strings.strip(texts)

@@ -2,10 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tools.decoding.confidence import confidences
 from tools.decoding.protocol import Call, Hypothesis
+
+if TYPE_CHECKING:
+    from tools.decoding.hot_graph import HotScores  # imports numba
+
+_LOGITS_AT_ONCE = 1 << 16  # logits of all rows in one call of `join`: larger calls take longer
 
 
 @dataclass(slots=True)
@@ -16,27 +23,35 @@ class GreedyState:
     states: np.ndarray  # [B, ...], states of the prediction network
     log_probability: np.ndarray  # [B]
     frames: np.ndarray  # [B], frames decoded so far
+    nodes: np.ndarray  # [B], nodes of the hot words; 0 without hot words
     tokens: list[list[int]]
     starts: list[list[int]]
+    confidences: list[list[float]]
 
 
 class GreedySearch:
     """Greedy transducer search: takes the most probable symbol at every step.
 
-    Each row has its own frame index. A batch therefore takes at most max(T + U) steps, and the
-    result of a row does not depend on the rest of the batch. The loop runs in Python because it is
-    faster (half the time of TensorFlow's loop on two cores, batches of 16), and because tf2onnx
-    1.17 cannot convert a loop that writes into a TensorArray.
+    Each row has its own frame index, and the result of a row does not depend on the rest of the
+    batch. A step computes the logits of the next frames of each row that has not ended, with the
+    output of the prediction network after the row's last token. These are the right logits up to
+    the first frame whose most probable symbol is a token. The row takes that token, and the next
+    step starts at that frame. The prediction network therefore runs once for each token. The loop
+    runs in Python because tf2onnx 1.17 cannot convert a loop that writes into a TensorArray.
 
     Args:
         call: runs `predict` (`tokens` `[B, 1]`, `states` -> `predicted` `[B, 1, P]`, `next_states`)
-            and `join` (`encoded` `[B, 1, D]`, `predicted` -> `logits` `[B, 1, 1, V]`).
+            and `join` (`encoded` `[B, W, D]`, `predicted` -> `logits` `[B, W, 1, V]`).
         blank: index of the blank symbol.
         state_shape: shape of the prediction network's states for one row.
         max_symbols_per_frame: number of symbols after which the search moves to the next frame
             without a blank.
         blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
             A positive value emits more symbols.
+        max_window: largest number of frames W in one call of `join`.
+        vocabulary_size: number of symbols V, which also limits the frames of a call.
+        hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
+            None for none.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, with a
     beam of 1.
@@ -50,9 +65,14 @@ class GreedySearch:
         state_shape: Sequence[int],
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
+        max_window: int = 1,
+        vocabulary_size: int = 1000,
+        hot_scores: "HotScores | None" = None,
     ):
         self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
+        self._max_window, self._hot = max_window, hot_scores
+        self._frames_at_once = max(1, _LOGITS_AT_ONCE // vocabulary_size)
 
     def start(self, batch_size: int) -> GreedyState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
@@ -66,58 +86,104 @@ class GreedySearch:
             states=np.array(after["next_states"]),
             log_probability=np.zeros(batch_size, np.float32),
             frames=np.zeros(batch_size, np.int64),
+            nodes=np.full(batch_size, 0 if self._hot is None else self._hot.start),
             tokens=[[] for _ in range(batch_size)],
             starts=[[] for _ in range(batch_size)],
+            confidences=[[] for _ in range(batch_size)],
         )
 
     def advance(self, state: GreedyState, encoded: np.ndarray, lengths: np.ndarray) -> GreedyState:
         """Decodes encoded frames `[B, T, D]`; see `Search.advance`."""
-        rows = np.arange(len(encoded))
         # The symbols of a frame are always decoded within one call, so no count is kept in the
         # state.
-        frame, symbols = np.zeros(len(rows), np.int64), np.zeros(len(rows), np.int64)
-        while (active := frame < lengths).any():
-            current = encoded[rows, np.minimum(frame, encoded.shape[1] - 1)][:, None]
-            joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
-            logits = joined["logits"][:, 0, 0]
-            chosen_from = logits
-            if self._blank_penalty:
-                chosen_from = logits.copy()
-                chosen_from[:, self._blank] -= self._blank_penalty
-            token = chosen_from.argmax(axis=1)
-            most = logits.max(axis=1)
-            total = np.log(np.exp(logits - most[:, None]).sum(axis=1))
-            total += most - logits[rows, token]
-            state.log_probability -= np.where(active, total, 0.0).astype(np.float32)
-            emits = active & (token != self._blank)
-            emitting = np.flatnonzero(emits)
+        frame, symbols = np.zeros(len(encoded), np.int64), np.zeros(len(encoded), np.int64)
+        lengths = np.asarray(lengths, np.int64)
+        rows = np.flatnonzero(lengths > 0)
+        while len(rows):
+            window = min(self._max_window, max(1, self._frames_at_once // len(rows)))
+            frames = frame[rows][:, None] + np.arange(window)
+            current = encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)]
+            inputs = {"encoded": current, "predicted": state.predicted[rows]}
+            logits = self._call(inputs, "join")["logits"][:, :, 0]
+            tokens = self._chosen(logits, state.nodes[rows])
+            is_token = (tokens != self._blank) & (frames < lengths[rows][:, None])
+            emits = is_token.any(axis=1)
+            blanks = np.where(emits, is_token.argmax(axis=1), window)  # before the first token
+            blanks = np.minimum(blanks, lengths[rows] - frame[rows])
+            state.log_probability[rows] += _sums(logits, tokens, blanks + emits)
+            symbols[rows] = np.where(blanks > 0, 0, symbols[rows]) + emits
+            frame[rows] += blanks
+            emitting = rows[emits]
             if len(emitting):
-                self._read(state, emitting, token[emitting])
-                for row in emitting:
-                    state.tokens[row].append(int(token[row]))
-                    state.starts[row].append(int(state.frames[row] + frame[row]))
-            symbols = np.where(emits, symbols + 1, 0)
-            moves = ~emits | (symbols >= self._max_symbols)
-            frame = np.where(moves, frame + 1, frame)
-            symbols = np.where(moves, 0, symbols)
+                found = tokens[emits, blanks[emits]]
+                self._read(state, emitting, found)
+                starts = state.frames[emitting] + frame[emitting]
+                certain = confidences(logits[emits, blanks[emits]])
+                columns = (x.tolist() for x in (emitting, found, starts, certain))
+                for row, token, start, confidence in zip(*columns, strict=True):
+                    state.tokens[row].append(token)
+                    state.starts[row].append(start)
+                    state.confidences[row].append(confidence)
+                    if self._hot is not None:
+                        state.nodes[row] = self._hot.after(int(state.nodes[row]), token)
+                full = emitting[symbols[emitting] >= self._max_symbols]
+                frame[full] += 1
+                symbols[full] = 0
+            rows = rows[frame[rows] < lengths[rows]]
         state.frames += lengths
         return state
 
     def finish(self, state: GreedyState) -> list[Hypothesis]:
         """Returns the hypotheses. A token lasts for the one frame in which it was emitted."""
-        found = zip(state.tokens, state.starts, state.log_probability, strict=True)
+        found = zip(
+            state.tokens, state.starts, state.log_probability, state.confidences, strict=True
+        )
         return [
             Hypothesis(
                 np.array(tokens, np.int32),
                 np.array(starts, np.int32),
                 np.array(starts, np.int32) + 1,
+                np.array(certain, np.float32),
                 float(log_probability),
             )
-            for tokens, starts, log_probability in found
+            for tokens, starts, log_probability, certain in found
         ]
+
+    def _chosen(self, logits: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+        """Returns the symbols `[B, W]` that the search takes.
+
+        Args:
+            logits: `[B, W, V]`.
+            nodes: `[B]` nodes of the hot words.
+        """
+        if self._hot is not None:
+            added = np.stack([self._hot.of(node) for node in nodes.tolist()])
+            logits = logits + added[:, None]
+        elif self._blank_penalty:
+            logits = logits.copy()
+        if self._blank_penalty:
+            logits[..., self._blank] -= self._blank_penalty
+        return logits.argmax(axis=-1)
 
     def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:
         """Runs the prediction network of some rows on their new tokens."""
         inputs = {"tokens": tokens[:, None].astype(np.int32), "states": state.states[rows]}
         after = self._call(inputs, "predict")
         state.predicted[rows], state.states[rows] = after["predicted"], after["next_states"]
+
+
+def _sums(logits: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Returns the sums `[B]` of the log-probabilities of symbols.
+
+    Args:
+        logits: `[B, W, V]`.
+        tokens: `[B, W]`, the symbol of each frame.
+        counts: `[B]`, number of the first frames that count.
+    """
+    counted = np.arange(logits.shape[1]) < counts[:, None]
+    chosen, tokens = logits[counted], tokens[counted]  # [N, V], [N]
+    most = chosen.max(axis=1)
+    sums = np.log(np.exp(chosen - most[:, None]).sum(axis=1))
+    scores = np.zeros(counted.shape, np.float32)
+    scores[counted] = chosen[np.arange(len(tokens)), tokens] - most - sums
+    return scores.sum(axis=1)

@@ -21,7 +21,6 @@ class BeamSearch:
             prefer fewer words.
         unknown_offset: added to the log10 probability of words that the language model lacks, and
             to the score of their beginnings.
-        hot_weight: added for each hot word.
         token_min: log-probability below which a symbol is not tried, unless it is the best one.
         beam_prune: beams that are so much worse than the best one are dropped.
     """
@@ -31,7 +30,6 @@ class BeamSearch:
     weight: float = 0.5
     word_bonus: float = 1.5
     unknown_offset: float = -10.0
-    hot_weight: float = 10.0
     token_min: float = -5.0
     beam_prune: float = -10.0
 

@@ -17,12 +17,15 @@ class Hypothesis(NamedTuple):
         tokens: `[U]` int32.
         starts: `[U]` int32, first frame of each token, counted from the start of the row.
         ends: `[U]` int32, frame after the last frame of each token.
+        confidences: `[U]` float32 in [0, 1], how certain the model was of each token; see
+            `tools.decoding.confidence`. A token of several frames has the largest of its frames.
         log_probability: log-probability of the path through the frames, in nats.
     """
 
     tokens: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    confidences: np.ndarray
     log_probability: float
 
 

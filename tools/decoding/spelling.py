@@ -20,13 +20,11 @@ class Spelling(NamedTuple):
         keys: int64, node and character of each slot of a hash table; -1 for a free slot.
         children: int32, the following node of each slot.
         words: int32, number of the word that ends at each node, or -1.
-        shortest: int32, length of the shortest word that begins with the text of each node.
     """
 
     keys: np.ndarray
     children: np.ndarray
     words: np.ndarray
-    shortest: np.ndarray
 
 
 class Symbols(NamedTuple):
@@ -86,12 +84,33 @@ def _fill(characters, ends, spelling):
                 spelling.keys[slot] = key
                 spelling.children[slot] = num_nodes
                 spelling.words[num_nodes] = -1
-                spelling.shortest[num_nodes] = end - first
                 num_nodes += 1
             node = spelling.children[slot]
-            spelling.shortest[node] = min(spelling.shortest[node], end - first)
         spelling.words[node] = number
     return num_nodes, num_words
+
+
+@compiled
+def _fill_table(edges, keys, children):
+    mask = len(keys) - 1
+    for index in range(len(edges)):
+        key = (edges[index, 0] << _CHARACTER_BITS) | edges[index, 1]
+        slot = mixed(key, 0) & mask
+        while keys[slot] >= 0:
+            slot = (slot + 1) & mask
+        keys[slot], children[slot] = key, edges[index, 2]
+
+
+def character_table(edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the hash table of a graph of characters, for `following`.
+
+    Args:
+        edges: `[E, 3]` int64: a node, a character, and the following node.
+    """
+    size = 1 << (2 * (len(edges) + 1)).bit_length()
+    keys, children = np.full(size, -1, np.int64), np.zeros(size, np.int32)
+    _fill_table(edges, keys, children)
+    return keys, children
 
 
 class Alphabet:
@@ -110,9 +129,8 @@ class Alphabet:
 
     def symbols(self, surfaces: Sequence[str]) -> Symbols:
         """Returns the characters of texts of symbols; the result has an empty one in front."""
-        points = np.frombuffer("".join(surfaces).encode("utf-32-le"), np.uint32)
         starts = np.cumsum([0, 0, *map(len, surfaces)], dtype=np.int32)
-        return Symbols(read_only(self._numbers(points)), read_only(starts))
+        return Symbols(read_only(self.numbers_of("".join(surfaces))), read_only(starts))
 
     def spell(self, words: Sequence[str]) -> tuple[Spelling, int]:
         """Returns the trie of those words that consist of letters of the alphabet.
@@ -123,21 +141,21 @@ class Alphabet:
         Returns:
             The trie, and the number of its words.
         """
-        characters = np.frombuffer("".join(words).encode("utf-32-le"), np.uint32)
-        characters = self._numbers(characters)
+        characters = self.numbers_of("".join(words))
         ends = np.cumsum([len(word) for word in words], dtype=np.int64)
         size = len(characters) + 1
         spelling = Spelling(
             keys=np.full(1 << (2 * size).bit_length(), -1, np.int64),
             children=np.zeros(1 << (2 * size).bit_length(), np.int32),
             words=np.full(size, -1, np.int32),
-            shortest=np.zeros(size, np.int32),
         )
         num_nodes, num_words = _fill(characters, ends, spelling)
-        spelling = spelling._replace(
-            words=spelling.words[:num_nodes], shortest=spelling.shortest[:num_nodes]
-        )
+        spelling = spelling._replace(words=spelling.words[:num_nodes])
         return Spelling(*map(read_only, spelling)), num_words
+
+    def numbers_of(self, text: str) -> np.ndarray:
+        """Returns the numbers of the characters of a text; -1 for those outside the alphabet."""
+        return self._numbers(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32))
 
     def _numbers(self, points: np.ndarray) -> np.ndarray:
         """Returns 0 for a space, 1 and more for letters, and -1 for other characters."""

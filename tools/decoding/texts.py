@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tools.decoding import ctc_beam_kernel as kernel
+from tools.decoding import text_kernel as kernel
 from tools.decoding.fusion import Fusion
+from tools.decoding.hot_graph import hot_graph, start_node
+from tools.decoding.hotwords import HotWord
 from tools.decoding.options import BeamSearch
 from tools.decoding.spelling import Alphabet
 from tools.errors import UserError
 
+_WORD_MARK = "\u2581"  # begins words in SentencePiece's subwords
+_MOST_NAMED = 40  # letters in a message
 _NUM_QUESTIONS = 256  # words asked of a language model at once
 
 
@@ -21,17 +25,17 @@ class Texts:
         blank: index of the blank symbol.
         options: width, weights and limits.
         fusion: language model; None for none.
-        hot_words: words with a higher score. Phrases count by their words.
+        hot_words: phrases with a higher score.
         keeps_history: see `tools.decoding.ctc_beam.CtcBeamSearch`.
 
     Attributes:
         silent: indices of the symbols without text.
         writing: `[K]` indices of the other ones. In compiled loops they are the symbols 1 to K,
             and 0 is no symbol.
-        start_state: state of the language model at the start of a sentence.
 
     Raises:
-        UserError: no word of the language model consists of the letters of the symbols.
+        UserError: no word of the language model consists of the letters of the symbols, or its
+            words are subwords.
     """
 
     def __init__(
@@ -41,7 +45,7 @@ class Texts:
         options: BeamSearch,
         fusion: Fusion | None = None,
         *,
-        hot_words: Sequence[str] = (),
+        hot_words: Sequence[HotWord] = (),
         keeps_history: bool = False,
     ):
         self._fusion = Fusion() if fusion is None else fusion
@@ -53,12 +57,24 @@ class Texts:
         self._spelling, num_words = alphabet.spell(self._fusion.words)
         if fusion is not None and num_words == 0:
             words = [word for word in fusion.words if word]
+            letters = alphabet.letters[:_MOST_NAMED]
+            if len(alphabet.letters) > _MOST_NAMED:
+                letters += f" and {len(alphabet.letters) - _MOST_NAMED} others"
             raise UserError.expected(
-                f"a language model with words of the letters {alphabet.letters}",
+                f"a language model with words of the letters {letters}",
                 f"{' '.join(words[:5]) or 'no words'}",
                 "Train it on text in upper or lower case, like the vocabulary of the model",
             )
-        self._hot = alphabet.spell([word for text in hot_words for word in text.split()])[0]
+        if _WORD_MARK not in alphabet.letters:
+            for word in self._fusion.words:
+                if _WORD_MARK in word:
+                    raise UserError.expected(
+                        "a language model of whole words",
+                        f"{word}, a subword of SentencePiece",
+                        "Train it on text with spaces between the words",
+                    )
+        self._hot = hot_graph(hot_words, written, alphabet)
+        self._hot_start = start_node(self._hot)
         has_weight = options.weight != 0.0
         self._settings = kernel.Settings(
             width=options.width,
@@ -70,11 +86,9 @@ class Texts:
             weight=options.weight,
             word_bonus=options.word_bonus,
             unknown_offset=options.unknown_offset if has_weight else 0.0,
-            hot_weight=options.hot_weight,
             unknown=self._fusion.unknown,
             end=self._fusion.end,
         )
-        self.start_state = self._fusion.start
 
     def known(self) -> kernel.Known:
         """Returns the arrays for compiled loops. Ask again after `answer`."""
@@ -111,7 +125,7 @@ class Texts:
     def start(self, size: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the integers and floats of empty texts."""
         integers = np.zeros((size, kernel.RECENT + self._settings.num_recent), np.int64)
-        integers[:, kernel.STATE] = self.start_state
+        integers[:, kernel.STATE], integers[:, kernel.HOT] = self._fusion.start, self._hot_start
         return integers, np.zeros((size, kernel.NUM_FLOATS))
 
     def extended(

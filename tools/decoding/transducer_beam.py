@@ -2,84 +2,57 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tools.decoding import transducer_kernel as kernel
+from tools.decoding.confidence import confidences
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.protocol import Call, Hypothesis, Ranked
+from tools.decoding.token_tree import compact
 
 if TYPE_CHECKING:
-    from tools.decoding.texts import Texts  # imports numba
+    from tools.decoding.texts import Texts
 
 _LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
-_MORE_CANDIDATES = 8  # symbols that a language model ranks, as a factor of the width
-_MIXING = np.int64(-7046029254386353131)  # 2^64 divided by the golden ratio, as a signed number
-
-
-class Hypotheses(NamedTuple):
-    """N hypotheses of several rows.
-
-    Attributes:
-        rows: `[N]` row of each hypothesis.
-        scores: `[N]` log-probability with the penalty of the blank and `shares`, which ranks the
-            hypotheses.
-        log_probabilities: `[N]` log-probability of all paths with the same tokens.
-        texts: `[N]` int64, hash of the tokens.
-        nodes: `[N]` last token in the tree of tokens, -1 without tokens.
-        lengths: `[N]` number of tokens.
-        sources: `[N]` outputs of the prediction network before `tokens`.
-        tokens: `[N]` token that the prediction network has not read yet, or -1.
-        shares: `[N]` score of the words so far; 0 without a language model.
-        integers: `[N, I]` and
-        floats: `[N, F]` the text for `tools.decoding.texts.Texts`.
-    """
-
-    rows: np.ndarray
-    scores: np.ndarray
-    log_probabilities: np.ndarray
-    texts: np.ndarray
-    nodes: np.ndarray
-    lengths: np.ndarray
-    sources: np.ndarray
-    tokens: np.ndarray
-    shares: np.ndarray
-    integers: np.ndarray
-    floats: np.ndarray
-
-    def take(self, index: np.ndarray) -> "Hypotheses":
-        """Returns some hypotheses."""
-        return Hypotheses(*(array[index] for array in self))
+_MORE_CANDIDATES = 8  # extensions that a language model ranks, as a factor of the width
+_NUM_NODES = 4096  # initial size of the tree of tokens
+_NUM_OUTPUTS = 512  # initial number of outputs of the prediction network that are kept
 
 
 @dataclass(slots=True)
 class TransducerBeamState:
-    """State of `TransducerBeamSearch` for all rows.
+    """State of `TransducerBeamSearch` for all rows. N hypotheses are sorted by their rows.
 
     Attributes:
-        beams: hypotheses of all rows.
-        predicted: `[N, 1, P]` output of the prediction network for each hypothesis.
-        states: `[N, ...]` states of the prediction network.
+        integers: `[N, I]` int64, columns are named in `tools.decoding.transducer_kernel`.
+        floats: `[N, F]` float64, columns are named there, too.
         frames: `[B]` frames decoded so far.
-        parents: the token before each token of the tree, or -1.
-        symbols: the symbol of each token of the tree.
-        starts: the frame of each token of the tree.
+        nodes: `[M, NODE_COLUMNS]` int32, tokens of all hypotheses as a tree.
+        num_nodes: number of nodes in use.
+        predicted: `[C, 1, P]` outputs of the prediction network.
+        states: `[C, ...]` states of the prediction network.
+        places: place of an output by the hash of the tokens that the network has read.
     """
 
-    beams: Hypotheses
+    integers: np.ndarray
+    floats: np.ndarray
+    frames: np.ndarray
+    nodes: np.ndarray
+    num_nodes: int
     predicted: np.ndarray
     states: np.ndarray
-    frames: np.ndarray
-    parents: list[int]
-    symbols: list[int]
-    starts: list[int]
+    places: dict[int, int]
 
 
 class TransducerBeamSearch:
     """Transducer beam search, frame by frame, with a limit of symbols in each frame.
 
     In each frame a hypothesis emits symbols until a blank or the limit. Hypotheses with the same
-    tokens are merged: their probabilities are added. The best ones are kept after each frame.
+    tokens are merged: their probabilities are added. After each symbol the best ones are kept. One
+    call of `join` serves the hypotheses of all rows. The prediction network runs once for each
+    sequence of tokens.
 
     Args:
         call: runs `predict` and `join`; see `tools.decoding.greedy.GreedySearch`.
@@ -108,41 +81,50 @@ class TransducerBeamSearch:
         options: Options,
         texts: "Texts | None" = None,
     ):
-        self._call, self._blank, self._blank_penalty = call, blank, blank_penalty
+        self._call, self._blank, self._blank_penalty = call, blank, float(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._options, self._texts = options, texts
+        # With a language model, some more extensions have a chance.
+        num_wanted = options.width * (1 if texts is None else _MORE_CANDIDATES)
+        self._limits = blank, float(options.beam_prune), num_wanted
 
     def start(self, batch_size: int) -> TransducerBeamState:
-        """Runs the prediction network on a blank for each row; see `Search.start`."""
-        rows = np.arange(batch_size)
-        zeros, none = np.zeros(batch_size, np.int64), np.full(batch_size, -1)
-        states = np.zeros((batch_size, *self._state_shape), np.float32)
-        predicted, states = self._predict(np.full(batch_size, self._blank), states)
-        integers = floats = np.zeros((batch_size, 0))
+        """Runs the prediction network on a blank; see `Search.start`."""
+        states = np.zeros((1, *self._state_shape), np.float32)
+        predicted, states = self._predict(np.array([self._blank]), states)
+        integers = np.zeros((batch_size, kernel.NUM_INTEGERS), np.int64)
+        integers[:, kernel.ROW] = np.arange(batch_size)
+        integers[:, [kernel.NODE, kernel.TOKEN]] = -1
+        floats = np.zeros((batch_size, kernel.NUM_FLOATS))
         if self._texts is not None:
-            integers, floats = self._texts.start(batch_size)
-        beams = Hypotheses(
-            rows=rows,
-            scores=np.zeros(batch_size),
-            log_probabilities=np.zeros(batch_size),
-            texts=zeros,
-            nodes=none,
-            lengths=zeros,
-            sources=rows,
-            tokens=none,
-            shares=np.zeros(batch_size),
+            texts = self._texts.start(batch_size)
+            integers, floats = _beside(integers, texts[0]), _beside(floats, texts[1])
+        return TransducerBeamState(
             integers=integers,
             floats=floats,
+            frames=np.zeros(batch_size, np.int64),
+            nodes=np.empty((_NUM_NODES, kernel.NODE_COLUMNS), np.int32),
+            num_nodes=0,
+            predicted=_room_behind(predicted),
+            states=_room_behind(states),
+            places={0: 0},  # the hash of no tokens
         )
-        return TransducerBeamState(beams, predicted, states, zeros.copy(), [], [], [])
 
     def advance(
         self, state: TransducerBeamState, encoded: np.ndarray, lengths: np.ndarray
     ) -> TransducerBeamState:
         """Decodes encoded frames `[B, T, D]`; see `Search.advance`."""
+        size = len(state.frames), 2 * self._options.width
+        ended = kernel.Ended(
+            np.empty((*size, state.integers.shape[1]), np.int64),
+            np.empty((*size, state.floats.shape[1])),
+            np.zeros(len(state.frames), np.int64),
+            self._options.width,
+        )
         for frame in range(int(max(lengths, default=0))):
-            is_active = lengths > frame
-            self._advance_frame(state, encoded[:, frame], is_active)
+            is_active = np.asarray(lengths > frame)
+            self._make_room(state)
+            self._advance_frame(state, encoded[:, frame], is_active, ended)
             state.frames += is_active
         return state
 
@@ -152,143 +134,139 @@ class TransducerBeamSearch:
 
     def n_best(self, state: TransducerBeamState, size: int) -> list[list[Ranked]]:
         """Returns up to `size` hypotheses of each row with different tokens, best first."""
-        beams = state.beams
-        scores = beams.scores
+        scores, rows = state.floats[:, kernel.SCORE], state.integers[:, kernel.ROW]
         if self._texts is not None:
-            scores = scores - beams.shares + self._texts.ended(beams.integers, beams.floats)
+            ended = self._texts.ended(*_texts_of(state.integers, state.floats))
+            scores = scores - state.floats[:, kernel.SHARE] + ended
         if self._options.norm_score:
-            scores = scores / np.maximum(beams.lengths, 1)
+            scores = scores / np.maximum(state.integers[:, kernel.LENGTH], 1)
         found: list[list[Ranked]] = [[] for _ in state.frames]
-        for index in np.lexsort((-scores, beams.rows)).tolist():
-            ranked = found[beams.rows[index]]
+        for index in np.lexsort((-scores, rows)).tolist():
+            ranked = found[rows[index]]
             if len(ranked) < size:
                 ranked.append(Ranked(self._hypothesis(state, index), float(scores[index])))
         return found
 
     def _hypothesis(self, state: TransducerBeamState, index: int) -> Hypothesis:
         """Returns a hypothesis. A token lasts for the one frame in which it was emitted."""
-        path, node = [], int(state.beams.nodes[index])
+        path, node = [], int(state.integers[index, kernel.NODE])
         while node >= 0:
-            path.append((state.symbols[node], state.starts[node]))
-            node = state.parents[node]
-        tokens, starts = np.array(path[::-1], np.int32).reshape(-1, 2).T
-        return Hypothesis(tokens, starts, starts + 1, float(state.beams.log_probabilities[index]))
+            path.append(node)
+            node = int(state.nodes[node, kernel.PARENT])
+        nodes = state.nodes[path[::-1]]
+        return Hypothesis(
+            nodes[:, kernel.SYMBOL],
+            nodes[:, kernel.START],
+            nodes[:, kernel.START] + 1,
+            nodes.view(np.float32)[:, kernel.CONFIDENCE],
+            float(state.floats[index, kernel.LOG_PROBABILITY]),
+        )
+
+    def _make_room(self, state: TransducerBeamState) -> None:
+        """Forgets tokens and outputs of the prediction network that no hypothesis needs."""
+        if 2 * state.num_nodes > len(state.nodes):
+            leaves = state.integers[:, kernel.NODE]
+            state.num_nodes = compact(state.nodes, state.num_nodes, leaves)
+        if 2 * len(state.places) > len(state.predicted):
+            used, places = np.unique(state.integers[:, kernel.SOURCE], return_inverse=True)
+            named = zip(state.integers[:, kernel.HASH].tolist(), places.tolist(), strict=True)
+            state.places = dict(named)
+            for array in (state.predicted, state.states):
+                array[: len(used)] = array[used]
+            state.integers[:, kernel.SOURCE] = places
+            while 4 * len(used) > len(state.predicted):
+                state.predicted, state.states = map(_room_behind, (state.predicted, state.states))
 
     def _advance_frame(
-        self, state: TransducerBeamState, encoded: np.ndarray, is_active: np.ndarray
+        self,
+        state: TransducerBeamState,
+        encoded: np.ndarray,
+        is_active: np.ndarray,
+        ended: kernel.Ended,
     ) -> None:
         """Decodes one frame `[B, D]` of the active rows."""
-        waiting = state.beams.take(np.flatnonzero(~is_active[state.beams.rows]))
-        current = state.beams.take(np.flatnonzero(is_active[state.beams.rows]))
-        predicted, states = state.predicted, state.states
-        ended = current.take(np.zeros(0, np.int64))
+        integers, floats = state.integers, state.floats
+        ended.counts[:] = 0
+        if not is_active.all():
+            kernel.add_unchanged(ended, (integers, floats), ~is_active)
+            of_active = is_active[integers[:, kernel.ROW]]
+            integers, floats = integers[of_active], floats[of_active]
+        first, steps = state.num_nodes, []
         for number in range(self._max_symbols):
-            scores, sums = self._join(encoded[current.rows], predicted[current.sources])
-            with_blank = self._with_blank(current, scores[:, self._blank] - sums)
-            ended = self._merged(_joined([ended, with_blank]))
-            current = self._extended(state, current, (scores, sums), ended)
-            if len(current.rows) == 0:
+            predicted = state.predicted[integers[:, kernel.SOURCE]]
+            logits, sums = self._join(encoded[integers[:, kernel.ROW]], predicted)
+            steps.append(logits)
+            blanks = logits[:, self._blank] - sums
+            kernel.add_blanks(ended, (integers, floats), blanks, self._blank_penalty)
+            integers, floats = self._extended(
+                state, (integers, floats), (logits, sums), ended, step=number
+            )
+            if len(integers) == 0:
                 break
             if number + 1 == self._max_symbols:
-                ended = self._merged(_joined([ended, current]))
-                break
-            more = self._predict(current.tokens, states[current.sources])
-            current = current._replace(
-                sources=len(predicted) + np.arange(len(current.rows)),
-                tokens=np.full(len(current.rows), -1),
-            )
-            predicted, states = (
-                np.concatenate(x) for x in zip((predicted, states), more, strict=True)
-            )
-        beams = _joined([waiting, self._best(ended)])
-        state.predicted, state.states = predicted[beams.sources], states[beams.sources]
-        unread = np.flatnonzero(beams.tokens >= 0)
-        if len(unread):
-            more = self._predict(beams.tokens[unread], state.states[unread])
-            state.predicted[unread], state.states[unread] = more
-        state.beams = beams._replace(
-            sources=np.arange(len(beams.rows)), tokens=np.full(len(beams.rows), -1)
-        )
-
-    def _with_blank(self, current: Hypotheses, scores: np.ndarray) -> Hypotheses:
-        return current._replace(
-            scores=current.scores + scores - self._blank_penalty,
-            log_probabilities=current.log_probabilities + scores,
-        )
+                kernel.add_unchanged(ended, (integers, floats), is_active)
+            else:
+                self._read(state, integers)
+        state.integers, state.floats = kernel.collected(ended)
+        self._read(state, state.integers)
+        found = kernel.new_nodes(state.integers, state.nodes, (first, state.num_nodes))
+        if len(found):
+            places = state.nodes[found][:, [kernel.STEP, kernel.PLACE]].tolist()
+            logits = np.stack([steps[step][place] for step, place in places])
+            state.nodes.view(np.float32)[found, kernel.CONFIDENCE] = confidences(logits)
 
     def _extended(
         self,
         state: TransducerBeamState,
-        current: Hypotheses,
+        hypotheses: tuple[np.ndarray, np.ndarray],
         joined: tuple[np.ndarray, np.ndarray],
-        ended: Hypotheses,
-    ) -> Hypotheses:
+        ended: kernel.Ended,
+        *,
+        step: int,
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Returns the best hypotheses with another symbol that may still be among the best."""
-        logits, sums = joined
-        least = self._least(ended, len(state.frames))
-        is_close = logits > (least[current.rows] - current.scores + sums)[:, None]
-        is_close[:, self._blank] = False
-        parents, symbols = np.nonzero(is_close)
-        scores = logits[parents, symbols] - sums[parents]
-        totals = current.scores[parents] + scores
-        # With a language model, some more candidates have a chance.
-        width = self._options.width * (1 if self._texts is None else _MORE_CANDIDATES)
-        best = _best_of_rows(current.rows[parents], totals, width)
-        parents, symbols, scores, totals = (x[best] for x in (parents, symbols, scores, totals))
-        found = current.take(parents)
+        (integers, floats), (logits, sums) = hypotheses, joined
+        parents, symbols, totals = kernel.extensions(hypotheses, joined, ended, self._limits)
+        texts = None
         if self._texts is not None and len(parents):
-            *texts, shares = self._texts.extended(found.integers, found.floats, symbols)
-            totals += shares - found.shares
-            found = found._replace(shares=shares, integers=texts[0], floats=texts[1])
-            best = _best_of_rows(found.rows, totals, self._options.width)
-            symbols, scores, totals, found = (
-                symbols[best], scores[best], totals[best], found.take(best),
-            )  # fmt: skip
-        first = len(state.parents)
-        state.parents += found.nodes.tolist()
-        state.symbols += symbols.tolist()
-        state.starts += state.frames[found.rows].tolist()
-        hashes = (found.texts ^ (symbols + 1)) * _MIXING
-        return found._replace(
-            scores=totals,
-            log_probabilities=found.log_probabilities + scores,
-            texts=hashes ^ (hashes >> 29),
-            nodes=np.arange(first, len(state.parents)),
-            lengths=found.lengths + 1,
-            tokens=symbols,
-        )
+            given = _texts_of(integers[parents], floats[parents])
+            *texts, shares = self._texts.extended(*given, symbols)
+            totals += shares - floats[parents, kernel.SHARE]
+            best = _best_of_rows(integers[parents, kernel.ROW], totals, self._options.width)
+            parents, symbols, totals = parents[best], symbols[best], totals[best]
+            texts, shares = [x[best] for x in texts], shares[best]
+        first = state.num_nodes
+        state.num_nodes += len(parents)
+        while state.num_nodes > len(state.nodes):
+            state.nodes = _room_behind(state.nodes)
+        gains = logits[parents, symbols] - sums[parents]
+        chosen, places = (parents, symbols, totals, gains), (first, step, state.frames)
+        integers, floats = kernel.extended(hypotheses, chosen, state.nodes, places)
+        if texts is not None:
+            integers[:, kernel.NUM_INTEGERS :], floats[:, kernel.NUM_FLOATS :] = texts
+            floats[:, kernel.SHARE] = shares
+        return integers, floats
 
-    def _least(self, ended: Hypotheses, num_rows: int) -> np.ndarray:
-        """Returns the score that a hypothesis of each row must exceed to be kept."""
-        most = np.full(num_rows, -np.inf)
-        np.maximum.at(most, ended.rows, ended.scores)
-        least = most - self._options.beam_prune
-        order = np.lexsort((-ended.scores, ended.rows))
-        rows = ended.rows[order]
-        last = np.flatnonzero(_places(rows) == self._options.width - 1)
-        least[rows[last]] = np.maximum(least[rows[last]], ended.scores[order[last]])
-        return least
-
-    def _merged(self, found: Hypotheses) -> Hypotheses:
-        """Adds the probabilities of hypotheses with the same tokens; keeps the best one's path."""
-        order = np.lexsort((-found.scores, found.texts, found.rows))
-        found = found.take(order)
-        is_first = np.ones(len(order), bool)
-        is_first[1:] = (np.diff(found.rows) != 0) | (np.diff(found.texts) != 0)
-        if is_first.all():
-            return found
-        groups = np.cumsum(is_first) - 1
-        firsts = found.take(np.flatnonzero(is_first))
-        sums = []
-        for values in (found.scores, found.log_probabilities):
-            total = np.full(len(firsts.rows), -np.inf)
-            np.logaddexp.at(total, groups, values)
-            sums.append(total)
-        return firsts._replace(scores=sums[0], log_probabilities=sums[1])
-
-    def _best(self, found: Hypotheses) -> Hypotheses:
-        """Returns the best hypotheses of each row."""
-        return found.take(_best_of_rows(found.rows, found.scores, self._options.width))
+    def _read(self, state: TransducerBeamState, integers: np.ndarray) -> None:
+        """Reads the tokens that the prediction network has not read yet."""
+        unread, places = [], []
+        for index in np.flatnonzero(integers[:, kernel.TOKEN] >= 0).tolist():
+            key = int(integers[index, kernel.HASH])
+            place = state.places.get(key)
+            if place is None:
+                place = state.places[key] = len(state.places)
+                unread.append(index)
+                places.append(place)
+            else:
+                integers[index, [kernel.SOURCE, kernel.TOKEN]] = place, -1
+        if not unread:
+            return
+        while len(state.places) > len(state.predicted):
+            state.predicted, state.states = map(_room_behind, (state.predicted, state.states))
+        states = state.states[integers[unread, kernel.SOURCE]]
+        after = self._predict(integers[unread, kernel.TOKEN], states)
+        state.predicted[places], state.states[places] = after
+        integers[unread, kernel.SOURCE], integers[unread, kernel.TOKEN] = places, -1
 
     def _predict(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"tokens": tokens[:, None].astype(np.int32), "states": states}
@@ -305,6 +283,8 @@ class TransducerBeamSearch:
 
     def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
         size = len(next(iter(inputs.values())))
+        if size <= _LARGEST_CALL:
+            return self._call(inputs, signature)
         parts = [
             self._call({x: y[i : i + _LARGEST_CALL] for x, y in inputs.items()}, signature)
             for i in range(0, size, _LARGEST_CALL)
@@ -312,20 +292,26 @@ class TransducerBeamSearch:
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _joined(parts: Sequence[Hypotheses]) -> Hypotheses:
-    """Returns all hypotheses of several sets."""
-    parts = [part for part in parts if len(part.rows)] or parts[:1]
-    if len(parts) == 1:
-        return parts[0]
-    return Hypotheses(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+def _beside(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.concatenate([one, other], axis=1)
+
+
+def _room_behind(array: np.ndarray) -> np.ndarray:
+    """Returns a copy of an array with room for as many rows again, at least `_NUM_OUTPUTS`."""
+    room = np.empty((max(len(array), _NUM_OUTPUTS), *array.shape[1:]), array.dtype)
+    return np.concatenate([array, room])
+
+
+def _texts_of(integers: np.ndarray, floats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the columns of `tools.decoding.texts.Texts`."""
+    return (
+        np.ascontiguousarray(integers[:, kernel.NUM_INTEGERS :]),
+        np.ascontiguousarray(floats[:, kernel.NUM_FLOATS :]),
+    )
 
 
 def _best_of_rows(rows: np.ndarray, scores: np.ndarray, width: int) -> np.ndarray:
     """Returns the indices of the best `width` scores of each row."""
     order = np.lexsort((-scores, rows))
-    return order[_places(rows[order]) < width]
-
-
-def _places(rows: np.ndarray) -> np.ndarray:
-    """Returns the place of each entry among those of its row, in an array sorted by rows."""
-    return np.arange(len(rows)) - np.searchsorted(rows, rows)
+    rows = rows[order]
+    return order[np.arange(len(rows)) - np.searchsorted(rows, rows) < width]

@@ -17,14 +17,20 @@ class EagerRunner:
         functions: concrete functions by the names of their signatures.
         pipeline: content of the model's `pipeline.json`.
         files: files of the SavedModel.
+        precision: precision of the computation; exported SavedModels compute in float32.
     """
 
-    mode, backend, precision = "eager", "tensorflow", "fp32"
+    mode, backend = "eager", "tensorflow"
 
     def __init__(
-        self, functions: Mapping[str, Callable], pipeline: Mapping, files: Sequence[Path] = ()
+        self,
+        functions: Mapping[str, Callable],
+        pipeline: Mapping,
+        files: Sequence[Path] = (),
+        *,
+        precision: str = "fp32",
     ):
-        self.pipeline, self.files = pipeline, files
+        self.pipeline, self.files, self.precision = pipeline, files, precision
         self._functions = functions
         self.signatures = {name: input_specs(function) for name, function in functions.items()}
 

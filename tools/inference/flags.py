@@ -8,12 +8,15 @@ from tools.inference.options import RunnerOptions
 _DEFAULTS = RunnerOptions()
 
 
-def add_inference_flags(flags: CommandLine, default_model: str = "the bundled one") -> None:
+def add_inference_flags(
+    flags: CommandLine, default_model: str = "the bundled one", *, of_images: bool = False
+) -> None:
     """Adds the shared flags to a program's command line.
 
     Args:
         flags: command line of the program.
         default_model: name in --help of the model that runs by default.
+        of_images: whether the program runs models for images only.
     """
     flags.group("Model")
     flags.string("native_savedmodel_dir", None, "SavedModel to run.", default_text=default_model)
@@ -32,15 +35,22 @@ def add_inference_flags(flags: CommandLine, default_model: str = "the bundled on
     flags.group("Output")
     about = "JSON report to write. The results are written to a TSV file beside it."
     flags.string("result_path", None, about, default_text="none")
-    add_conversion_flags(flags)
+    add_conversion_flags(flags, of_images=of_images)
 
 
-def add_conversion_flags(flags: CommandLine) -> None:
+def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None:
     """Adds the flags of the conversion.
 
     Args:
         flags: command line of the program.
+        of_images: whether the program converts models for images only. It then has no flags that
+            concern sounds.
     """
+    example, lengths = "waveforms=1:8,16000:560000", ", and the lengths that the model accepts"
+    layers, head = "block_0/attention,subsampling", "head"
+    if of_images:
+        example, lengths = "images=1:8", ""
+        layers, head = "coupled_2,stem", "convolution_head"
     flags.group("Runtime")
     flags.string(
         "visible_devices", None, "GPUs to use, such as 0,1; -1 uses none.", default_text="all"
@@ -69,15 +79,16 @@ def add_conversion_flags(flags: CommandLine) -> None:
     flags.string(
         "dim_range",
         None,
-        'Shapes to accept, such as "waveforms=1:8,16000:560000".',
-        default_text="batches up to 64 or --batch_size, and the lengths that the model accepts",
+        f'Shapes to accept, such as "{example}".',
+        default_text=f"batches up to 64 or --batch_size{lengths}",
     )
-    flags.number(
-        "max_seconds",
-        None,
-        "Longest sound in seconds. With --enable_dim_range=0, all sounds are padded to it.",
-        default_text="the limit of the model",
-    )
+    if not of_images:
+        flags.number(
+            "max_seconds",
+            None,
+            "Longest sound in seconds. With --enable_dim_range=0, all sounds are padded to it.",
+            default_text="no limit",
+        )
     flags.group("Quantization")
     flags.string(
         "calibration_data_dir", None, "Data set for calibration.", default_text="--data_dir"
@@ -105,9 +116,7 @@ def add_conversion_flags(flags: CommandLine) -> None:
         GRANULARITIES,
         "One scale for each weight tensor, or for each of its output channels.",
     )
-    about = (
-        'Layers not to quantize, such as "block_0/attention,subsampling". "-head": quantizes head.'
-    )
+    about = f'Layers not to quantize, such as "{layers}". "-{head}": quantizes {head}.'
     flags.string("keep_in_float", "", about)
     flags.number(
         "max_accuracy_drop",

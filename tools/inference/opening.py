@@ -15,7 +15,7 @@ from tools.conversion.choice import choose_backend
 from tools.conversion.converter import convert, open_converted, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.loaded_model import LoadedModel
-from tools.conversion.pipeline import read_pipeline
+from tools.conversion.pipeline import is_onnx, read_pipeline
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
@@ -75,8 +75,10 @@ def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
             )
 
 
-def check_longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -> None:
-    """Checks `max_seconds` against the longest sound that the model accepts, without opening it.
+def longest_seconds(
+    model_dir: str | Path, pipeline: Mapping, options: RunnerOptions
+) -> float | None:
+    """Returns the length of the longest sound for one run of a model, without opening it.
 
     A converted model accepts the lengths of its dim range. A SavedModel that runs eagerly accepts
     all lengths.
@@ -86,24 +88,13 @@ def check_longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptio
         pipeline: content of the model's `pipeline.json`.
         options: options of the runtime and of the conversion.
 
+    Returns:
+        The length in seconds, or None without a limit.
+
     Raises:
-        UserError: `max_seconds` is larger.
+        UserError: `dim_range` cannot be read.
     """
-    seconds = options.max_seconds
-    if seconds is None:
-        return
-    longest, rate_hz = _longest(model_dir, pipeline, options), pipeline["sample_rate_hz"]
-    if longest is not None and round(seconds * rate_hz) > longest:
-        raise UserError.expected(
-            f"--max_seconds up to {longest / rate_hz:g}, which the model takes",
-            seconds,
-            "Give a smaller one, or convert with a wider --dim_range",
-        )
-
-
-def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -> int | None:
-    """Returns the samples of the longest waveform that a model accepts, or None without a limit."""
-    tensor = "waveforms"
+    tensor, rate_hz = "waveforms", pipeline["sample_rate_hz"]
     manifest = read_manifest(Path(model_dir))
     if manifest is not None:  # converted
         signatures = manifest.get("signatures", {}).values()
@@ -116,7 +107,12 @@ def _longest(model_dir: str | Path, pipeline: Mapping, options: RunnerOptions) -
         ranges = [conversion["dim_range"] for conversion in pipeline["convert"].values()]
         known = next((found[tensor] for found in ranges if tensor in found), ())
         sizes = asked[tensor][1:] if tensor in asked else known
-    return max(np.ravel(sizes[0])) if sizes else None
+    if not sizes:
+        return None
+    longest = float(max(np.ravel(sizes[0]))) / rate_hz
+    if manifest is None and not options.enable_dim_range and options.max_seconds is not None:
+        longest = min(longest, options.max_seconds)  # all sounds are padded to this length
+    return longest
 
 
 def converted(
@@ -177,6 +173,17 @@ def _calibration(
         return read_examples(pipeline, directory, options.calibration_samples, judged)
 
     return Calibration(str(directory), options.calibration_samples, bool(own), read)
+
+
+def say_assumptions(model: str | Path) -> None:
+    """Prints what is assumed about an ONNX file without a description; else prints nothing."""
+    if not is_onnx(model):
+        return
+    from tools.conversion.onnx_file import assumptions
+
+    line = assumptions(model, read_pipeline(model))
+    if line:
+        print(line, file=sys.stderr)
 
 
 def restrict_devices(visible_devices: str | None) -> None:

@@ -34,7 +34,8 @@ class ConversionOptions:
         dim_range: shapes to accept, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first. None
             accepts batches up to 64, or up to `batch_size` if it is larger, and all lengths of the
             model.
-        max_seconds: length of the longest sound in seconds. None uses the limit of the model.
+        max_seconds: length of the longest sound in seconds that is accepted. None sets no limit for
+            sounds, and uses the limit of the model without `enable_dim_range`.
         calibration_data_dir: data set for calibration, preprocessed as for inference.
         calibration_samples: number of calibration samples, taken at regular intervals from the data
             set.
@@ -216,6 +217,13 @@ class DataOptions:
         warmup_count: number of batches that run before the time is measured.
         result_path: path of the JSON report; None writes no report.
         timestamps: whether to write the times of words.
+        format: format of recognized speech, a key of `tools.speech.subtitles.SUFFIXES`; None prints
+            texts, or words with `timestamps`.
+        output_dir: folder for a file of each sound; None prints.
+        max_line_width: largest number of characters in a line of a subtitle.
+        max_line_count: largest number of lines of a subtitle.
+        channels: `mix` mixes the channels of a sound, `each` recognizes each of them, a number from
+            1 recognizes this one.
     """
 
     paths: tuple[str, ...] = ()
@@ -225,6 +233,11 @@ class DataOptions:
     warmup_count: int = 1
     result_path: str | None = None
     timestamps: bool = False
+    format: str | None = None
+    output_dir: str | None = None
+    max_line_width: int = 42
+    max_line_count: int = 2
+    channels: str = "mix"
 
 
 def check_seconds(max_seconds: float | None) -> None:

@@ -17,6 +17,51 @@ _MOST_NAMED = 20  # skipped files
 _SEPARATORS = str.maketrans("\t\n\r", "   ")
 
 
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Measured times.
+
+    Attributes:
+        laps: time of each batch in seconds.
+        seconds: total time of the batches in seconds.
+        end_to_end_seconds: time in seconds with reading and decoding.
+    """
+
+    laps: tuple[float, ...]
+    seconds: float
+    end_to_end_seconds: float
+
+    @classmethod
+    def of_ranks(cls, times: "Sequence[Times]") -> "Times":
+        """Joins the times of processes that run at once: the longest times, and all laps."""
+        return cls(
+            tuple(lap for one in times for lap in one.laps),
+            max(one.seconds for one in times),
+            max(one.end_to_end_seconds for one in times),
+        )
+
+    def speed(self, num_samples: int) -> dict[str, float]:
+        """Computes rates and latencies.
+
+        Args:
+            num_samples: number of samples that ran in the batches.
+
+        Returns:
+            `samples_per_second` within the batches; `end_to_end_samples_per_second` and
+            `end_to_end_seconds`, which include reading and decoding; `latency_ms_p50` and
+            `latency_ms_p95` of a batch.
+        """
+        whole = max(self.end_to_end_seconds, 1e-9)
+        p50, p95 = np.percentile(self.laps or (0.0,), [50, 95])
+        return {
+            "samples_per_second": num_samples / max(self.seconds, 1e-9),
+            "end_to_end_samples_per_second": num_samples / whole,
+            "end_to_end_seconds": whole,
+            "latency_ms_p50": 1e3 * float(p50),
+            "latency_ms_p95": 1e3 * float(p95),
+        }
+
+
 class Stopwatch:
     """Measures the time of `running` blocks, and the time from end to end.
 
@@ -55,26 +100,15 @@ class Stopwatch:
         finally:
             self._excluded += time.perf_counter() - started
 
+    @property
+    def times(self) -> Times:
+        """The times up to the last block."""
+        whole = self._ended - self._started - self._excluded
+        return Times(tuple(self.laps), self.seconds, whole)
+
     def speed(self, num_samples: int) -> dict[str, float]:
-        """Computes rates and latencies up to the last block.
-
-        Args:
-            num_samples: number of samples that ran in the blocks.
-
-        Returns:
-            `samples_per_second` within the blocks; `end_to_end_samples_per_second` and
-            `end_to_end_seconds`, which include reading and decoding; `latency_ms_p50` and
-            `latency_ms_p95` of a batch.
-        """
-        whole = max(self._ended - self._started - self._excluded, 1e-9)
-        p50, p95 = np.percentile(self.laps or [0.0], [50, 95])
-        return {
-            "samples_per_second": num_samples / max(self.seconds, 1e-9),
-            "end_to_end_samples_per_second": num_samples / whole,
-            "end_to_end_seconds": whole,
-            "latency_ms_p50": 1e3 * float(p50),
-            "latency_ms_p95": 1e3 * float(p95),
-        }
+        """Computes rates and latencies up to the last block; see `Times.speed`."""
+        return self.times.speed(num_samples)
 
 
 def runner_facts(runner: Runner) -> dict:

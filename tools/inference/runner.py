@@ -10,7 +10,7 @@ import numpy as np
 
 from tools.conversion.artifact import Artifact, is_artifact, open_artifact
 from tools.conversion.dim_range import check_inputs, fit, pad_to
-from tools.conversion.pipeline import read_pipeline
+from tools.conversion.pipeline import is_onnx, read_pipeline
 from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
 from tools.conversion.sizes import Padding
 
@@ -186,7 +186,7 @@ def load(model_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Run
     """Opens an exported model.
 
     Args:
-        model_dir: directory of a SavedModel or of a converted model.
+        model_dir: directory of a SavedModel or of a converted model; or an ONNX file.
         execution: use of threads.
 
     Raises:
@@ -194,6 +194,10 @@ def load(model_dir: str | Path, execution: Execution = DEFAULT_EXECUTION) -> Run
     """
     if is_artifact(model_dir):
         return JitRunner(open_artifact(model_dir, execution))
+    if is_onnx(model_dir):
+        from tools.inference.onnx_runner import OnnxRunner
+
+        return OnnxRunner(model_dir, execution.threads)
     read_pipeline(model_dir)  # reports a bad directory before the slow import of TensorFlow
     from tools.inference.eager import open_eager
 

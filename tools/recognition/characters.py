@@ -4,6 +4,8 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable
 
+from tools.amounts import counted
+from tools.decoding.text import has_bytes
 from tools.files import one_line
 
 _MOST_NAMED = 20  # characters in a message
@@ -26,9 +28,11 @@ def lacking_characters(transcripts: Iterable[str], unknown: Unknown) -> tuple[fl
     counts, num_with = Counter("".join(found)), sum(map(bool, found))
     share = num_with / max(len(found), 1)
     named = ", ".join(f"{one_line(x)} ({n})" for x, n in counts.most_common(_MOST_NAMED))
-    more = f" and {len(counts) - _MOST_NAMED} others" if len(counts) > _MOST_NAMED else ""
+    more = (
+        f" and {counted(len(counts) - _MOST_NAMED, 'other')}" if len(counts) > _MOST_NAMED else ""
+    )
     return share, (
-        f"{num_with} of {len(found)} transcripts ({share:.1%}) with characters that the "
+        f"{num_with} of {counted(len(found), 'transcript')} ({share:.1%}) with characters that the "
         f"vocabulary lacks: {named}{more}"
     )
 
@@ -42,6 +46,9 @@ def never_written(surfaces: Iterable[str]) -> Unknown:
     Args:
         surfaces: text of each symbol.
     """
+    surfaces = [*surfaces]
+    if has_bytes(surfaces):
+        return lambda transcript: ""
     text = "".join(surfaces)
     written = {" ", *text, *unicodedata.normalize("NFC", text)}
 

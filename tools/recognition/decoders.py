@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
+from tools.decoding.hotwords import HotWord
 from tools.decoding.protocol import BeamSearching, Call, Hypothesis, Ranked, Search
+from tools.decoding.tdt import TdtSearch
 from tools.decoding.text import text_of
-from tools.decoding.timestamps import Word, pieces_of, words_of
+from tools.decoding.timestamps import Word
 from tools.errors import UserError
-from tools.speech.long_audio import Window, stitched
+from tools.recognition.beams import hot_scores_of, max_window
+from tools.recognition.word_times import FrameTimes
 
 Inputs = Mapping[str, np.ndarray]  # `waveforms` [B, S] and `lengths` [B]
 Outputs = Mapping[str, np.ndarray]
@@ -33,11 +36,16 @@ class Transcription:
 
     Attributes:
         text: text from greedy search.
-        words: words with their times in seconds; empty if they were not requested.
+        words: words with their times in seconds and their confidences, of the beam search if there
+            is one; empty if they were not requested.
         log_probability: log-probability of the path of greedy search, in nats.
         beam_text: text from beam search, or None without a beam search.
         n_best: different texts of the beam search, best first; empty if one text was requested.
-        duration_seconds: length of the sound, or None if it is not known.
+        duration_seconds: length of the sound, or None if it is not known. Of a damaged recording,
+            the length of what was recognized.
+        damage: None, or why the rest of a long recording could not be read: a key of
+            `tools.speech.audio.REASONS`.
+        skipped: start and end in seconds of the silences that were left out on request.
     """
 
     text: str
@@ -46,20 +54,35 @@ class Transcription:
     beam_text: str | None = None
     n_best: tuple[Alternative, ...] = ()
     duration_seconds: float | None = None
+    damage: str | None = None
+    skipped: tuple[tuple[float, float], ...] = ()
 
     def lasting(self, seconds: float) -> "Transcription":
-        """Returns a copy with the length of the sound."""
-        return replace(self, duration_seconds=seconds)
+        """Returns a copy with the length of the sound, in which all words end."""
+        words = tuple(
+            word._replace(
+                start_seconds=min(word.start_seconds, seconds),
+                end_seconds=min(word.end_seconds, seconds),
+            )
+            for word in self.words
+        )
+        return replace(self, words=words, duration_seconds=seconds)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Returns the fields by name, for JSON. Words and alternatives are dictionaries, too."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in values.items():
+            if isinstance(value, tuple):
+                values[name] = [x._asdict() if hasattr(x, "_asdict") else x for x in value]
+        return values
 
 
 class Decoder(Protocol):
     """Converts a padded batch to transcriptions.
 
-    Attributes:
-        has_words: whether transcriptions can contain words with their times.
+    `transcriptions` of `answer` are the texts of a batch. Words with their times, and long
+    recordings, need the frames: `frames`, `searches` and `written`.
     """
-
-    has_words: bool
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """Returns the outputs of `serving_default`.
@@ -69,12 +92,43 @@ class Decoder(Protocol):
             inputs: `waveforms` `[B, S]` float32 and `lengths` `[B]` int32.
         """
 
-    def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
-        """Converts the outputs of `answer` to B transcriptions.
+    def transcriptions(self, outputs: Outputs) -> list[Transcription]:
+        """Converts the outputs of `answer` to B transcriptions without words.
 
         Args:
             outputs: result of `answer`.
-            with_words: whether to return words with their times.
+
+        Raises:
+            UserError: a score is not finite.
+        """
+
+    def frames(self, call: Call, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """Runs the model.
+
+        Args:
+            call: function that runs a signature of the model.
+            inputs: `waveforms` `[B, S]` float32 and `lengths` `[B]` int32.
+
+        Returns:
+            `[B, T, D]` frames, and the `[B]` numbers of valid frames, 0 for silence.
+        """
+
+    def searches(self, call: Call) -> list[Search]:
+        """Returns greedy search, and beam search if it was requested.
+
+        Args:
+            call: function that runs a signature of the model.
+        """
+
+    def written(
+        self, searches: Sequence[Search], states: Sequence, times: FrameTimes | None = None
+    ) -> list[Transcription]:
+        """Returns the transcriptions of searches.
+
+        Args:
+            searches: result of `searches`.
+            states: state of each search after the last frame.
+            times: times of the frames, for words; None for no words.
 
         Raises:
             UserError: a score is not finite.
@@ -90,9 +144,8 @@ class TransducerDecoder:
         beam: function of a `Call` that makes a beam search, which runs beside greedy search; None
             for greedy search alone.
         n_best: number of texts of the beam search.
+        hot_words: phrases with a higher score in greedy search.
     """
-
-    has_words = False
 
     def __init__(
         self,
@@ -100,9 +153,12 @@ class TransducerDecoder:
         in_graph: bool,
         beam: Callable[[Call], BeamSearching] | None = None,
         n_best: int = 1,
+        *,
+        hot_words: Sequence[HotWord] = (),
     ):
         self._pipeline, self._beam, self._n_best = pipeline, beam, n_best
-        self._in_graph = in_graph and beam is None
+        self._hot_scores = hot_scores_of(pipeline, hot_words)
+        self._in_graph = in_graph and beam is None and self._hot_scores is None
         # Output of `listen` that the search decodes.
         self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
 
@@ -116,8 +172,7 @@ class TransducerDecoder:
         """
         if self._in_graph:
             return dict(call(inputs, "serving_default"))
-        heard = call(inputs, "listen")
-        frames, lengths = heard[self._frames], heard["encoded_lengths"]
+        frames, lengths = self.frames(call, inputs)
         outputs = self._outputs(searched(self._search(call), frames, lengths))
         if self._beam is None:
             return outputs
@@ -137,13 +192,26 @@ class TransducerDecoder:
 
     def _search(self, call: Call) -> Search:
         if self._frames == "logits":
-            return CtcGreedySearch(self._pipeline["blank"])
+            return CtcGreedySearch(self._pipeline["blank"], self._hot_scores)
+        if self._pipeline.get("durations"):
+            return TdtSearch(
+                call,
+                blank=self._pipeline["blank"],
+                state_shape=self._pipeline["state_shape"],
+                durations=self._pipeline["durations"],
+                max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
+                blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+                hot_scores=self._hot_scores,
+            )
         return GreedySearch(
             call,
             blank=self._pipeline["blank"],
             state_shape=self._pipeline["state_shape"],
             max_symbols_per_frame=self._pipeline["max_symbols_per_frame"],
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
+            max_window=max_window(self._pipeline),
+            vocabulary_size=len(self._pipeline["vocabulary"]["surfaces"]),
+            hot_scores=self._hot_scores,
         )
 
     def _outputs(self, hypotheses: Sequence[Hypothesis]) -> dict[str, np.ndarray]:
@@ -161,8 +229,25 @@ class TransducerDecoder:
             "log_probability": np.array([x.log_probability for x in hypotheses], np.float32),
         }
 
-    def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
-        """See `Decoder.transcriptions`; the result has no words."""
+    def frames(self, call: Call, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """See `Decoder.frames`."""
+        heard = call(inputs, "listen")
+        return heard[self._frames], heard["encoded_lengths"]
+
+    def searches(self, call: Call) -> list[Search]:
+        """See `Decoder.searches`."""
+        beams = [] if self._beam is None else [self._beam(call)]
+        return [self._search(call), *beams]
+
+    def written(
+        self, searches: Sequence[Search], states: Sequence, times: FrameTimes | None = None
+    ) -> list[Transcription]:
+        """See `Decoder.written`."""
+        surfaces = self._pipeline["vocabulary"]["surfaces"]
+        return _written(searches, states, surfaces, n_best=self._n_best, times=times)
+
+    def transcriptions(self, outputs: Outputs) -> list[Transcription]:
+        """See `Decoder.transcriptions`."""
         rows = zip(outputs["text"], outputs["log_probability"], strict=True)
         found = [Transcription(text.decode(), (), _finite(value)) for text, value in rows]
         if self._beam is None:
@@ -218,25 +303,56 @@ def _finite(log_probability: float) -> float:
     return float(log_probability)
 
 
+def _written(
+    searches: Sequence[Search],
+    states: Sequence,
+    surfaces: Sequence[str],
+    *,
+    n_best: int,
+    times: FrameTimes | None,
+) -> list[Transcription]:
+    """Returns the transcriptions of greedy search and perhaps a beam search."""
+    found = searches[0].finish(states[0])
+    rows = [
+        Transcription(text_of(one.tokens, surfaces), (), _finite(one.log_probability))
+        for one in found
+    ]
+    if len(searches) > 1:
+        ranked = searches[1].n_best(states[1], _ALL if n_best > 1 else 1)
+        found = [one[0].hypothesis for one in ranked]
+        rows = [
+            with_beam(row, different_texts(one, surfaces)[:n_best], n_best)
+            for row, one in zip(rows, ranked, strict=True)
+        ]
+    if times is None:
+        return rows
+    return [
+        replace(row, words=times.words(one, surfaces)) for row, one in zip(rows, found, strict=True)
+    ]
+
+
 class CtcDecoder:
-    """Greedy search of a CTC model, with an optional beam search, also for long recordings.
+    """Greedy search of a CTC model, with an optional beam search.
 
     Args:
         pipeline: content of the model's `pipeline.json`.
         beam: beam search over logits; None for greedy search alone.
         n_best: number of texts of the beam search.
+        hot_words: phrases with a higher score in greedy search.
     """
 
-    has_words = True
-
-    def __init__(self, pipeline: Mapping, beam: BeamSearching | None = None, n_best: int = 1):
+    def __init__(
+        self,
+        pipeline: Mapping,
+        beam: BeamSearching | None = None,
+        n_best: int = 1,
+        *,
+        hot_words: Sequence[HotWord] = (),
+    ):
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
-        self._blank = pipeline["blank"]
-        self._search = CtcGreedySearch(self._blank)
-        self._beam, self._n_best = beam, n_best
-        self._hop_samples = pipeline["hop_samples"]
-        self._window_samples = pipeline["receptive_field_samples"]
-        self._rate_hz = pipeline["sample_rate_hz"]
+        greedy = CtcGreedySearch(pipeline["blank"], hot_scores_of(pipeline, hot_words))
+        self._searches = [greedy, *([] if beam is None else [beam])]
+        self._n_best = n_best
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.
@@ -246,99 +362,25 @@ class CtcDecoder:
         """
         return dict(call(inputs, "serving_default"))
 
-    def transcriptions(self, outputs: Outputs, with_words: bool = False) -> list[Transcription]:
+    def transcriptions(self, outputs: Outputs) -> list[Transcription]:
         """See `Decoder.transcriptions`."""
         logits, lengths = outputs["logits"], outputs["logit_lengths"]
-        state = None
-        if self._beam is not None:
-            state = self._beam.advance(self._beam.start(len(logits)), logits, lengths)
-        return self._transcriptions(searched(self._search, logits, lengths), state, with_words)
+        states = [
+            search.advance(search.start(len(logits)), logits, lengths) for search in self._searches
+        ]
+        return self.written(self._searches, states)
 
-    def of_long(
-        self,
-        call: Call,
-        pieces: Iterable[np.ndarray],
-        num_samples: int,
-        *,
-        window: Window,
-        batch_size: int,
-        with_words: bool = False,
-    ) -> Transcription:
-        """Recognizes a long recording chunk by chunk.
+    def frames(self, call: Call, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
+        """See `Decoder.frames`; the frames are logits `[B, T, V]`."""
+        found = self.answer(call, inputs)
+        return found["logits"], found["logit_lengths"]
 
-        Keeps only the tokens and the beams in memory.
+    def searches(self, call: Call) -> list[Search]:
+        """See `Decoder.searches`."""
+        return self._searches
 
-        Args:
-            call: function that runs a signature of the model.
-            pieces: the recording as `[S]` float32 arrays.
-            num_samples: length of the recording.
-            window: how the recording is divided into chunks.
-            batch_size: number of chunks in a batch.
-            with_words: whether to return words with their times.
-
-        Raises:
-            UserError: a score is not finite.
-        """
-
-        def frames(waveforms, lengths):
-            return self._frames(call, waveforms, lengths)
-
-        searches = [self._search, *([] if self._beam is None else [self._beam])]
-        states = [search.start(1) for search in searches]
-        for logits in stitched(pieces, num_samples, window, frames, batch_size=batch_size):
-            for number, search in enumerate(searches):
-                length = np.array([len(logits)])
-                states[number] = search.advance(states[number], logits[None], length)
-        found = self._search.finish(states[0])
-        return self._transcriptions(found, states[1] if states[1:] else None, with_words)[0]
-
-    def _frames(self, call, waveforms, lengths) -> list[np.ndarray]:
-        found, rows = self.answer(call, {"waveforms": waveforms, "lengths": lengths}), []
-        silence = np.zeros(len(self._surfaces), np.float32)  # logits of a silent frame
-        silence[self._blank] = 100.0
-        for logits, length, said in zip(
-            found["logits"], lengths, found["logit_lengths"], strict=True
-        ):
-            rows.append(logits[: (length - self._window_samples) // self._hop_samples + 1])
-            if said == 0:  # silence has no logits: fill its frames to keep the times right
-                rows[-1] = np.broadcast_to(silence, rows[-1].shape)
-        return rows
-
-    def _transcriptions(
-        self, found: Sequence[Hypothesis], state: object, with_words: bool
+    def written(
+        self, searches: Sequence[Search], states: Sequence, times: FrameTimes | None = None
     ) -> list[Transcription]:
-        """Returns the transcriptions of all rows.
-
-        Args:
-            found: hypotheses of greedy search.
-            state: state of the beam search, or None without one.
-            with_words: whether to add words, of the beam search if there is one.
-        """
-        rows = [
-            Transcription(
-                text_of(one.tokens, self._surfaces),
-                self._words(one) if with_words and state is None else (),
-                _finite(one.log_probability),
-            )
-            for one in found
-        ]
-        if state is None:
-            return rows
-        ranked = self._beam.n_best(state, self._n_best)
-        if with_words:
-            rows = [
-                replace(row, words=self._words(one[0].hypothesis))
-                for row, one in zip(rows, ranked, strict=True)
-            ]
-        return [
-            with_beam(row, different_texts(one, self._surfaces), self._n_best)
-            for row, one in zip(rows, ranked, strict=True)
-        ]
-
-    def _words(self, found: Hypothesis) -> tuple[Word, ...]:
-        return tuple(words_of(pieces_of(found, self._surfaces, self._seconds)))
-
-    def _seconds(self, frame: int) -> float:
-        """Returns the start time of the hop in the middle of a frame's receptive field."""
-        margin = (self._window_samples - self._hop_samples) / 2
-        return (frame * self._hop_samples + margin) / self._rate_hz
+        """See `Decoder.written`."""
+        return _written(searches, states, self._surfaces, n_best=self._n_best, times=times)

@@ -2,18 +2,21 @@
 
 import contextlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from tools.decoding.timestamps import Word
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.files import check_writable, one_line, result_file, write_text
 from tools.inference.options import DataOptions
 from tools.inference.report import (
     SpeechRow,
     Stopwatch,
+    Times,
     runner_facts,
     skipped_lines,
     speech_speed,
@@ -22,8 +25,22 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.characters import lacking_characters, never_written
 from tools.recognition.decoders import Transcription
+from tools.recognition.outputs import (
+    Heard,
+    check_outputs,
+    n_best_lines,
+    show_texts,
+    word_line,
+    words_wanted,
+)
+from tools.recognition.ranks import ALONE, Ranks
 from tools.recognition.session import SpeechSession
-from tools.recognition.sounds import NOT_SOUND, Skipped, chosen_utterances
+from tools.recognition.sounds import (
+    NOT_SOUND,
+    Skipped,
+    chosen_utterances,
+    with_standard_input,
+)
 from tools.speech.audio import AudioError, AudioLimits, stream
 from tools.speech.corpus import Utterance
 from tools.speech.reading import read_batches
@@ -38,6 +55,7 @@ def recognize(
     batch_size: int,
     warmup_count: int,
     with_words: bool = False,
+    quiet: bool = False,
 ) -> tuple[dict[int, Transcription], dict[int, str], Stopwatch]:
     """Recognizes utterances in batches, sorted by length to reduce padding.
 
@@ -48,33 +66,39 @@ def recognize(
         warmup_count: number of runs of the first batch that are not timed. If it is above 0, full
             batches of every padded length also run once before, if the runtime prepares shapes.
         with_words: whether to return words with their times.
+        quiet: whether to show no progress bar.
 
     Returns:
         Transcriptions by index, reasons of dropped utterances by index, and the measured times.
     """
     order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
+    total_seconds = sum(utterance.duration_seconds for utterance in utterances)
     long = [index for index in order if session.is_long(utterances[index].num_samples)]
     order = order[len(long) :]
     batch_size = max(1, min(batch_size, len(order)))
     transcriptions: dict[int, Transcription] = {}
     reasons, watch = {}, Stopwatch()
-    one_batch = len(utterances) <= batch_size and not long
+    quiet |= len(utterances) <= batch_size and not long
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(
             tqdm(
-                total=len(utterances), unit="utterance", file=sys.stderr, delay=2, disable=one_batch
+                total=round(total_seconds),
+                bar_format="{l_bar}{bar}| {n:.0f}/{total_fmt} s of sound [{elapsed}<{remaining}]",
+                file=sys.stderr,
+                delay=2,
+                disable=quiet,
             )
         )
         for index in long:
             utterance = utterances[index]
             with watch.running():
                 try:
-                    with contextlib.closing(stream(utterance.path, session.limits)) as pieces:
-                        heard = session.recognize_long(pieces, utterance.num_samples, with_words)
-                    transcriptions[index] = heard
+                    reader = stream(utterance.path, session.limits, channel=utterance.channel)
+                    with contextlib.closing(reader) as pieces:
+                        progress = _progress(pieces, bar, session.limits.rate_hz)
+                        transcriptions[index] = session.recognize_long(progress, with_words)
                 except AudioError as error:
                     reasons[index] = error.reason
-            bar.update()
         if warmup_count:
             with watch.excluded():
                 lengths = [utterances[index].num_samples for index in order[::batch_size]]
@@ -96,8 +120,15 @@ def recognize(
                     transcriptions[order[index]] = heard
                 else:
                     reasons[order[index]] = reason
-            bar.update(len(batch.indices))
+                bar.update(utterances[order[index]].duration_seconds)
     return transcriptions, reasons, watch
+
+
+def _progress(pieces: Iterable[np.ndarray], bar: tqdm, rate_hz: int) -> Iterator[np.ndarray]:
+    """Yields the pieces of a sound, and moves a progress bar by their length in seconds."""
+    for piece in pieces:
+        yield piece
+        bar.update(len(piece) / rate_hz)
 
 
 def run_program(
@@ -105,6 +136,8 @@ def run_program(
     limits: AudioLimits,
     data: DataOptions,
     normalize: Callable[[str], str] = normalize_transcript,
+    *,
+    ranks: Ranks = ALONE,
 ) -> int:
     """Recognizes the sounds that the options name, prints texts or words, and writes the report.
 
@@ -113,6 +146,7 @@ def run_program(
         limits: lengths and rates that the model accepts.
         data: sounds to recognize, and files to write.
         normalize: function that normalizes transcripts for the model's vocabulary.
+        ranks: processes that divide the sounds. Only the first one prints and writes.
 
     Returns:
         The exit code, 0.
@@ -121,52 +155,120 @@ def run_program(
         UserError: a file that was named cannot be used, no sound can be used, or a result cannot be
             written.
     """
-    if data.result_path:
-        path = Path(data.result_path)
-        check_writable(path)
-        check_writable(result_file(path, ".tsv"))
-    utterances, skipped = chosen_utterances(data, limits, normalize)
-    with open_session() as session:
-        return _run(session, data, utterances, skipped)
+    with contextlib.ExitStack() as stack:
+
+        def inputs() -> tuple[list[Utterance], Skipped, dict[str, str]]:
+            if data.result_path:
+                path = Path(data.result_path)
+                check_writable(path)
+                check_writable(result_file(path, ".tsv"))
+            paths, names = stack.enter_context(with_standard_input(data.paths))
+            utterances, skipped = chosen_utterances(replace(data, paths=paths), limits, normalize)
+            # Of the channels of a sound, the first stands for the sound.
+            sounds = [x.path for x in utterances if data.channels != "each" or x.channel == 1]
+            check_outputs(data, [names.get(path, path) for path in sounds])
+            return utterances, skipped, names
+
+        utterances, skipped, names = ranks.from_first_rank(inputs)
+        session = stack.enter_context(ranks.in_turn(open_session))
+        found = _recognize_share(session, data, utterances, ranks)
+        if ranks.is_first:
+            _report(session, data, utterances, skipped, found=found, names=names)
+    return 0
 
 
-def _run(
-    session: SpeechSession, data: DataOptions, utterances: list[Utterance], skipped: Skipped
-) -> int:
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the processes recognized.
+
+    Attributes:
+        transcripts: transcriptions by index of the utterance.
+        reasons: reasons of dropped utterances by index.
+        times: measured times.
+        num_processes: number of processes that recognized at once.
+    """
+
+    transcripts: dict[int, Transcription]
+    reasons: dict[int, str]
+    times: Times
+    num_processes: int = 1
+
+
+def _recognize_share(
+    session: SpeechSession, data: DataOptions, utterances: list[Utterance], ranks: Ranks
+) -> _Found:
+    """Recognizes the share of this process, and returns what all processes found."""
+    order = sorted(range(len(utterances)), key=lambda i: -utterances[i].num_samples)
+    own = sorted(ranks.share(order))
+    transcripts, reasons, watch = recognize(
+        session,
+        [utterances[index] for index in own],
+        batch_size=data.batch_size,
+        warmup_count=data.warmup_count if own else 0,
+        with_words=words_wanted(data),
+        quiet=not ranks.is_first,
+    )
+    results = ranks.gather(
+        (
+            {own[index]: value for index, value in transcripts.items()},
+            {own[index]: value for index, value in reasons.items()},
+            watch.times,
+        )
+    )
+    return _Found(
+        {index: value for found, _, _ in results for index, value in found.items()},
+        {index: value for _, found, _ in results for index, value in sorted(found.items())},
+        Times.of_ranks([times for *_, times in results]),
+        ranks.size,
+    )
+
+
+def _report(
+    session: SpeechSession,
+    data: DataOptions,
+    utterances: list[Utterance],
+    skipped: Skipped,
+    *,
+    found: _Found,
+    names: Mapping[str, str],
+) -> None:
+    """Prints and writes texts, scores and speed. `names` has the names of temporary files."""
+    transcripts, reasons = found.transcripts, found.reasons
     if data.data_dir:
         unknown = never_written(session.pipeline["vocabulary"]["surfaces"])
         share, line = lacking_characters((u.transcript for u in utterances), unknown)
         if share:
             print(f"{line}; they count as errors", file=sys.stderr)
-    transcripts, reasons, watch = recognize(
-        session,
-        utterances,
-        batch_size=data.batch_size,
-        warmup_count=data.warmup_count,
-        with_words=data.timestamps,
-    )
+    if data.data_dir:  # a part of an utterance cannot be scored
+        damaged = {index: heard.damage for index, heard in transcripts.items() if heard.damage}
+        reasons = reasons | damaged
+        transcripts = {index: x for index, x in transcripts.items() if index not in damaged}
     skipped = skipped + [(utterances[index].path, reason) for index, reason in reasons.items()]
-    numbers = [index for index in range(len(utterances)) if index in transcripts]
+    skipped = [(names.get(path, path), reason) for path, reason in skipped]
+    is_labelled = data.channels == "each"
+    heard = [
+        Heard(names.get(utterance.path, utterance.path), utterance, transcripts[index], is_labelled)
+        for index, utterance in enumerate(utterances)
+        if index in transcripts
+    ]
     rows = [
         SpeechRow(
-            path=utterances[index].path,
-            duration_seconds=utterances[index].duration_seconds,
-            reference=utterances[index].transcript if data.data_dir else None,
-            text=transcripts[index].text,
-            beam_text=transcripts[index].beam_text,
+            path=f"{one.name} channel {one.utterance.channel}" if is_labelled else one.name,
+            duration_seconds=one.seconds,
+            reference=one.utterance.transcript if data.data_dir else None,
+            text=one.transcription.text,
+            beam_text=one.transcription.beam_text,
         )
-        for index in numbers
+        for one in heard
     ]
-    words = [(utterances[index].path, transcripts[index].words) for index in numbers]
-    if rows and not data.data_dir:
-        sounds = [*utterances, *(path for path, reason in skipped if reason != NOT_SOUND)]
-        several = len(sounds) > 1
-        if any(transcripts[index].n_best for index in numbers) and not data.timestamps:
-            for index in numbers:
-                path = utterances[index].path if several else ""
-                print(_n_best_lines(transcripts[index], path), end="")
-        else:
-            _print_texts(rows, words, data.timestamps, several)
+    if rows and not (data.data_dir and data.output_dir is None):
+        sounds = [one.path for one in utterances if not is_labelled or one.channel == 1]
+        sounds += [path for path, reason in skipped if reason != NOT_SOUND]
+        several = len(sounds) > 1 or any(Path(path).is_dir() for path in data.paths)
+        show_texts(data, heard, several)
+    for one in heard:
+        for line in one.remarks():
+            print(line, file=sys.stderr)
     named = {str(Path(path)) for path in data.paths}
     left_out = [(one_line(path), path in named, reason) for path, reason in skipped]
     unusable = [f"{path} ({reason})" for path, is_named, reason in left_out if is_named]
@@ -176,49 +278,43 @@ def _run(
             ", ".join(unusable) or "; ".join(f"{path} ({why})" for path, _, why in left_out[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, watch, data.batch_size, runner=session.runner)
+    summary = summarize(rows, skipped, found.times, data.batch_size, runner=session.runner)
+    if found.num_processes > 1:
+        summary["num_processes"] = found.num_processes
     if data.result_path:
         path = Path(data.result_path)
         write_report(path, {**summary, "skipped": skipped}, rows)
-        n_best = [_n_best_lines(transcripts[x], utterances[x].path) for x in numbers]
+        columns = "PATH\tCHANNEL" if is_labelled else "PATH"
+        n_best = [n_best_lines(one.transcription, one.columns(several=True)) for one in heard]
         if any(n_best):
-            write_text(result_file(path, ".nbest.tsv"), "PATH\tSCORE\tTEXT\n" + "".join(n_best))
+            lines = "".join([f"{columns}\tSCORE\tTEXT\n", *n_best])
+            write_text(result_file(path, ".nbest.tsv"), lines)
         if data.timestamps:
-            lines = (_word_line(word, path) for path, found in words for word in found)
-            write_text(result_file(path, ".words.tsv"), "PATH\tSTART\tEND\tWORD\n" + "".join(lines))
+            lines = "".join(
+                word_line(word, one.columns(several=True))
+                for one in heard
+                for word in one.transcription.words
+            )
+            write_text(result_file(path, ".words.tsv"), f"{columns}\tSTART\tEND\tWORD\n{lines}")
     show(summary, skipped)
-    return 0
+    damaged = [one for one in heard if one.transcription.damage and one.name in named]
+    if damaged:
+        received = ", ".join(
+            f"{one_line(one.name)} ({one.transcription.damage} behind {one.seconds:.2f} s)"
+            for one in damaged
+        )
+        raise UserError.expected(
+            "sound that can be decoded to its end", received, "Check the file; the rest is printed"
+        )
 
 
-def _print_texts(rows, words, with_words: bool, several: bool) -> None:
-    if with_words:
-        for path, found in words:
-            print("".join(_word_line(word, path if several else "") for word in found), end="")
-        return
-    for row in rows:
-        text = row.text if row.beam_text is None else row.beam_text
-        print(f"{one_line(row.path)}\t{one_line(text)}" if several else one_line(text))
-
-
-def _n_best_lines(transcription: Transcription, path: str) -> str:
-    start = f"{one_line(path)}\t" if path else ""
-    found = transcription.n_best
-    return "".join(f"{start}{one.score:.3f}\t{one_line(one.text)}\n" for one in found)
-
-
-def _word_line(word: Word, path: str) -> str:
-    times = f"{word.start_seconds:.2f}\t{word.end_seconds:.2f}"
-    text = one_line(word.text)
-    return f"{one_line(path)}\t{times}\t{text}\n" if path else f"{times}\t{text}\n"
-
-
-def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runner) -> dict:
+def summarize(rows, skipped, times: Times, batch_size: int, *, runner: Runner) -> dict:
     """Returns the values of the report. Error rates are None without transcripts.
 
     Args:
         rows: recognized utterances, at least one.
         skipped: skipped files with their reasons.
-        watch: measured times.
+        times: measured times.
         batch_size: number of utterances in a batch.
         runner: runner of the model, for the facts about backend and precision.
     """
@@ -232,12 +328,12 @@ def summarize(rows, skipped, watch: Stopwatch, batch_size: int, *, runner: Runne
             rates |= {"beam_wer": found.wer, "beam_cer": found.cer}
     return {
         **rates,
-        **speech_speed(watch.seconds, rows),
-        **watch.speed(len(rows)),
+        **speech_speed(times.seconds, rows),
+        **times.speed(len(rows)),
         "num_utterances": len(rows),
         "num_skipped": len(skipped),
         "batch_size": batch_size,
-        "recognition_seconds": watch.seconds,
+        "recognition_seconds": times.seconds,
         **runner_facts(runner),
     }
 
@@ -247,16 +343,20 @@ def show(summary: dict, skipped: Skipped) -> None:
     if summary["wer"] is not None:
         print(
             f"WER {summary['wer']:.2%}, CER {summary['cer']:.2%} "
-            f"({summary['substitutions']} substitutions, {summary['deletions']} deletions, "
-            f"{summary['insertions']} insertions)",
+            f"({counted(summary['substitutions'], 'substitution')}, "
+            f"{counted(summary['deletions'], 'deletion')}, "
+            f"{counted(summary['insertions'], 'insertion')})",
             file=sys.stderr,
         )
     if "beam_wer" in summary:
         rates = f"WER {summary['beam_wer']:.2%}, CER {summary['beam_cer']:.2%}"
         print(f"beam search: {rates}", file=sys.stderr)
+    number = summary.get("num_processes")
+    several = f" in each of {number} processes" if number else ""
     print(
-        f"{summary['num_utterances']} utterances, {summary['audio_seconds']:.2f} s of sound in "
-        f"{summary['recognition_seconds']:.3f} s at batch size {summary['batch_size']} "
+        f"{counted(summary['num_utterances'], 'utterance')}, "
+        f"{summary['audio_seconds']:.2f} s of sound in {summary['recognition_seconds']:.3f} s "
+        f"at batch size {summary['batch_size']}{several} "
         f"({summary['mode']}, {summary['backend']}, {summary['precision']}): "
         f"real-time factor {summary['rtf']:.4f}, "
         f"{summary['rtfx']:.1f} x real time, {summary['samples_per_second']:.2f} utterances/s "

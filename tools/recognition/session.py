@@ -2,8 +2,10 @@
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import BinaryIO, TypeVar, overload
 
@@ -14,15 +16,19 @@ from tools.errors import UserError
 from tools.inference.runner import Runner
 from tools.inference.session import Inputs, Session
 from tools.recognition.decoders import Decoder, Transcription
+from tools.recognition.recognizing import Readable, of_long, with_words
+from tools.recognition.word_times import FrameTimes
 from tools.speech.audio import AudioInfo, AudioLimits, is_path, load, probe, stream
 from tools.speech.long_audio import Window
 from tools.speech.reading import pad_waveforms
+from tools.speech.silence_gate import SilenceGate
 from tools.threads import in_threads, of_list
 
 # A path, the bytes of a sound file, a binary file object, or a waveform [S] of floats in [-1, 1].
 Sound = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 Source = TypeVar("Source", bound=Sound)
 _READ_AHEAD_BATCHES = 8
+_log = logging.getLogger(__name__)
 
 
 class SpeechSession(Session):
@@ -36,6 +42,8 @@ class SpeechSession(Session):
         limits: lengths and rates that are accepted.
         batch_size: number of sounds in a batch.
         window: how to divide recordings that are too long for the model; None refuses them.
+        at_once_seconds: longest sound for one run of the model; None: the limit of the model.
+        skip_silence_seconds: shortest silence that is left out; None leaves nothing out.
     """
 
     def __init__(
@@ -46,10 +54,13 @@ class SpeechSession(Session):
         *,
         batch_size: int = 1,
         window: Window | None = None,
+        at_once_seconds: float | None = None,
+        skip_silence_seconds: float | None = None,
     ):
         super().__init__(runner)
         self.decoder, self.limits, self.batch_size = decoder, limits, batch_size
-        self._window = window
+        self._window, self._at_once_seconds = window, at_once_seconds
+        self._skip_silence_seconds = skip_silence_seconds
         if "serving_default" not in self.signatures:
             # The search in the graph was not converted: `answer` starts with `listen` instead,
             # which has the same inputs.
@@ -83,10 +94,12 @@ class SpeechSession(Session):
             sound: a path, the bytes of a sound file, an open binary file, or a waveform `[S]` of
                 floats in [-1, 1]; or a list of these, which is run in batches.
             rate_hz: sampling rate in Hz; required for waveforms, ignored for files.
-            timestamps: whether to return words with their times.
+            timestamps: whether to return words with their times and confidences.
 
         Returns:
-            A transcription, or for a list, a list of transcriptions in the same order.
+            A transcription, or for a list, a list of transcriptions in the same order. If a long
+            recording is damaged, the transcription is that of the part before the damage, its
+            `damage` is set, and a warning is logged.
 
         Raises:
             UserError: a sound cannot be used, the list is empty, or the session is closed.
@@ -99,12 +112,6 @@ class SpeechSession(Session):
         """
         self.check_open()
         timestamps = argument("timestamps", timestamps, bool)
-        if timestamps and not self.decoder.has_words:
-            raise UserError.expected(
-                "a model with word times, such as wav2vec 2.0",
-                "another model",
-                "Leave timestamps out",
-            )
         if not isinstance(sound, list | tuple):
             return self._transcribe([self._load(sound, rate_hz)], timestamps)[0]
         if not sound:
@@ -118,12 +125,12 @@ class SpeechSession(Session):
                 found += self._transcribe(group, timestamps)
         return found
 
-    def recognize(self, inputs: Inputs, with_words: bool = False) -> list[Transcription]:
+    def recognize(self, inputs: Inputs, timestamps: bool = False) -> list[Transcription]:
         """Recognizes a padded batch.
 
         Args:
             inputs: `waveforms` `[B, S]` float32 and `lengths` `[B]` int32.
-            with_words: whether to return words with their times.
+            timestamps: whether to return words with their times.
 
         Returns:
             B transcriptions.
@@ -132,33 +139,56 @@ class SpeechSession(Session):
             UserError: the inputs do not fit the model, a score is not finite, or the session is
                 closed.
         """
-        return self.decoder.transcriptions(self.run(inputs), with_words)
+        if not timestamps:
+            return self.decoder.transcriptions(self.run(inputs))
+        heard = with_words(self.run, self.decoder, inputs, FrameTimes(self.pipeline))
+        rows = zip(heard, inputs["lengths"], strict=True)
+        return [one.lasting(int(length) / self.limits.rate_hz) for one, length in rows]
 
     def recognize_long(
-        self, pieces: Iterable[np.ndarray], num_samples: int, with_words: bool = False
+        self, pieces: Iterable[np.ndarray], timestamps: bool = False
     ) -> Transcription:
         """Recognizes a recording that is too long for a single run of the model.
 
         Args:
             pieces: the recording as `[S]` float32 arrays.
-            num_samples: length of the recording.
-            with_words: whether to return words with their times.
+            timestamps: whether to return words with their times.
+
+        Returns:
+            The transcription, with the length of the recording. If reading fails in the middle of
+            the recording, it is that of the part before, and its `damage` is set.
 
         Raises:
+            AudioError: nothing can be read.
             UserError: the model does not support long recordings, or a score is not finite.
         """
         if self._window is None:
             longest = f"a recording of up to {self.limits.max_seconds:g} s"
-            seconds = f"{num_samples / self.limits.rate_hz:.1f} s"
-            raise UserError.expected(longest, seconds, "Cut the recording")
-        return self.decoder.of_long(
+            raise UserError.expected(longest, "a longer one", "Cut the recording")
+        readable, rate_hz = Readable(pieces), self.limits.rate_hz
+        gate, heard = None, readable
+        if self._skip_silence_seconds is not None:
+            gate = SilenceGate(rate_hz, self._skip_silence_seconds)
+            heard = gate.passed(readable)
+        found = of_long(
             self.run,
-            pieces,
-            num_samples,
+            self.decoder,
+            heard,
             window=self._window,
             batch_size=self.batch_size,
-            with_words=with_words,
+            times=FrameTimes(self.pipeline),
+            has_words=timestamps,
         )
+        if gate is not None:
+            words = (
+                word._replace(
+                    start_seconds=gate.original_seconds(word.start_seconds),
+                    end_seconds=gate.original_seconds(word.end_seconds),
+                )
+                for word in found.words
+            )
+            found = replace(found, words=tuple(words), skipped=tuple(gate.skipped))
+        return replace(found, damage=readable.damage).lasting(readable.num_samples / rate_hz)
 
     def prepare(self, num_samples: Sequence[int], batch_size: int = 1) -> None:
         """Prepares the runtime for batches of given lengths.
@@ -179,8 +209,13 @@ class SpeechSession(Session):
 
     def is_long(self, num_samples: int) -> bool:
         """Returns whether a sound must be divided into chunks."""
-        at_once = round(self.pipeline["max_seconds"] * self.limits.rate_hz)
-        return self._window is not None and num_samples > at_once
+        seconds = num_samples / self.limits.rate_hz
+        if self._window is None:
+            return False
+        if self._skip_silence_seconds is not None and seconds > self._skip_silence_seconds:
+            return True  # silence is looked for in the recording as a whole
+        longest = self._at_once_seconds
+        return seconds > (self.pipeline["max_seconds"] if longest is None else longest)
 
     def _load(self, sound: Sound, rate_hz: int | None) -> np.ndarray | AudioInfo:
         """Returns a waveform, or the properties of a file that must be divided into chunks."""
@@ -191,25 +226,29 @@ class SpeechSession(Session):
         return load(sound, self.limits, rate_hz)
 
     def _transcribe(
-        self, loaded: Sequence[np.ndarray | AudioInfo], with_words: bool
+        self, loaded: Sequence[np.ndarray | AudioInfo], timestamps: bool
     ) -> list[Transcription]:
         found: dict[int, Transcription] = {}
         waveforms: dict[int, np.ndarray] = {}
         for number, sound in enumerate(loaded):
             if isinstance(sound, AudioInfo):
                 with contextlib.closing(stream(sound.path, self.limits)) as pieces:
-                    heard = self.recognize_long(pieces, sound.num_samples, with_words)
-                found[number] = heard.lasting(sound.duration_seconds)
+                    heard = self.recognize_long(pieces, timestamps)
+                if heard.damage is None:
+                    heard = heard.lasting(sound.duration_seconds)
+                else:
+                    text = "%s: recognized up to %.2f s; the rest cannot be read (%s)"
+                    _log.warning(text, sound.path, heard.duration_seconds, heard.damage)
+                found[number] = heard
             elif self.is_long(len(sound)):
-                heard = self.recognize_long([sound], len(sound), with_words)
-                found[number] = heard.lasting(len(sound) / self.limits.rate_hz)
+                found[number] = self.recognize_long([sound], timestamps)
             else:
                 waveforms[number] = sound
         order = sorted(waveforms, key=lambda number: -len(waveforms[number]))
         for start in range(0, len(order), self.batch_size):
             numbers = order[start : start + self.batch_size]
             padded, lengths = pad_waveforms([waveforms[number] for number in numbers])
-            heard = self.recognize({"waveforms": padded, "lengths": lengths}, with_words)
+            heard = self.recognize({"waveforms": padded, "lengths": lengths}, timestamps)
             for number, length, one in zip(numbers, lengths, heard, strict=True):
                 found[number] = one.lasting(int(length) / self.limits.rate_hz)
         return [found[number] for number in range(len(loaded))]

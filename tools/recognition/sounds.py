@@ -1,17 +1,24 @@
 """Finds the sounds that a program recognizes: files and folders, or a corpus."""
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.inference.options import DataOptions, check_seconds
 from tools.inference.selection import share
 from tools.speech.audio import AudioError, AudioLimits, is_known, probe
-from tools.speech.corpus import SUFFIXES, Utterance, read_corpus, walk
+from tools.speech.corpus import SUFFIXES, Utterance, is_transcript_file, read_corpus, walk
+from tools.speech.opening import refusal
 from tools.speech.transcripts import normalize_transcript
 
 Skipped = list[tuple[str, str]]  # path and reason of each skipped file
+STANDARD_INPUT = "-"
 NOT_SOUND = "not_sound"  # reason for files in a folder that are not sounds
 
 
@@ -39,6 +46,19 @@ def check_options(data: DataOptions, max_seconds: float | None) -> None:
             "Correct the flags",
         )
     check_seconds(max_seconds)
+    number = int(data.channels) if data.channels.isdecimal() else 0
+    if data.channels not in ("mix", "each") and number < 1:
+        expected = "--channels mix, each, or a number from 1"
+        raise UserError.expected(expected, data.channels, "Correct the flag")
+    if data.data_dir and data.channels != "mix":
+        expected = "--channels with files and folders"
+        raise UserError.expected(expected, "--data_dir", "Leave one of them out")
+    if data.max_line_width < 1 or data.max_line_count < 1:
+        raise UserError.expected(
+            "--max_line_width and --max_line_count of at least 1",
+            f"{data.max_line_width} and {data.max_line_count}",
+            "Correct the flags",
+        )
     if not all(paths):
         raise UserError.expected(
             "names of files and folders", "an empty name", "Correct the arguments"
@@ -64,7 +84,7 @@ def chosen_utterances(
         UserError: a named file cannot be used, or there is no usable sound.
     """
     if data.paths:
-        utterances, skipped = find_utterances(data.paths, limits)
+        utterances, skipped = find_utterances(data.paths, limits, data.channels)
     else:
         manifest = read_corpus(data.data_dir, (), limits, normalize=normalize)
         utterances = manifest.utterances
@@ -72,15 +92,56 @@ def chosen_utterances(
     return share(utterances, data.data_ratio) if utterances else [], skipped
 
 
-def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utterance], Skipped]:
+@contextlib.contextmanager
+def with_standard_input(
+    paths: Sequence[str],
+) -> Iterator[tuple[tuple[str, ...], dict[str, str]]]:
+    """Copies standard input to a temporary file if one of the paths is `-`.
+
+    Args:
+        paths: files and folders of a program.
+
+    Yields:
+        The paths with that file in place of `-`, and a dictionary with its path as key and `-` as
+        value.
+
+    Raises:
+        UserError: standard input is a terminal, or `-` is given twice.
+    """
+    if STANDARD_INPUT not in paths:
+        yield tuple(paths), {}
+        return
+    if paths.count(STANDARD_INPUT) > 1 or sys.stdin.isatty():
+        received = "a terminal" if paths.count(STANDARD_INPUT) == 1 else "- several times"
+        do = "Write a sound to the program: ffmpeg -i FILE -f wav - | python -m ... -"
+        raise UserError.expected("one sound on standard input for -", received, do)
+    with tempfile.TemporaryDirectory() as folder:
+        place = os.path.join(folder, "standard input")
+        with open(place, "wb") as file:
+            shutil.copyfileobj(sys.stdin.buffer, file)
+        try:
+            yield (
+                tuple(place if path == STANDARD_INPUT else path for path in paths),
+                {place: STANDARD_INPUT},
+            )
+        except AudioError as error:
+            message = str(error).replace(place, "standard input")
+            raise AudioError(message, path=STANDARD_INPUT, reason=error.reason) from error
+
+
+def find_utterances(
+    paths: Sequence[str], limits: AudioLimits, channels: str = "mix"
+) -> tuple[list[Utterance], Skipped]:
     """Returns the sounds in files and folders.
 
     In a folder and the folders below it, a file is a sound if its content or its suffix is that of
-    a known kind. Links are followed, hidden files and folders are skipped.
+    a known kind. Links are followed. Hidden files and folders, and files with the transcripts of a
+    corpus, are ignored.
 
     Args:
         paths: files and folders.
         limits: lengths and rates that the model accepts.
+        channels: see `DataOptions`.
 
     Returns:
         The utterances, and `(path, reason)` for skipped files in folders. The reason is a key of
@@ -94,11 +155,11 @@ def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utt
     skipped: Skipped = []
     for path in map(Path, paths):
         if not path.is_dir():
-            utterances.append(_utterance(str(path), limits))
+            utterances += _utterances(str(path), limits, channels)
             continue
         found, others = _sounds_below(path)
         if not found:
-            what = f"none among {len(others)} files" if others else "none"
+            what = f"none among {counted(len(others), 'file')}" if others else "none"
             raise UserError.expected(
                 f"sound files ({', '.join(SUFFIXES[:5])} ...) in {path}",
                 what,
@@ -107,14 +168,14 @@ def find_utterances(paths: Sequence[str], limits: AudioLimits) -> tuple[list[Utt
         skipped += others
         for file in found:
             try:
-                utterances.append(_utterance(file, limits))
+                utterances += _utterances(file, limits, channels)
             except AudioError as error:
                 skipped.append((file, error.reason))
     return utterances, skipped
 
 
 def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
-    """Returns the sound files in a folder and below it, and the other files."""
+    """Returns the sound files in a folder and below it, and other files without transcripts."""
     found, others = [], []
 
     def failed(error: OSError) -> None:
@@ -124,19 +185,34 @@ def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
         for file in (os.path.join(parent, name) for name in names):
             if file.lower().endswith(SUFFIXES) or is_known(file):
                 found.append(file)
-            else:
+            elif not is_transcript_file(file):
                 others.append((file, NOT_SOUND))
     return sorted(found, key=lambda file: Path(file).parts), others
 
 
-def _utterance(path: str, limits: AudioLimits) -> Utterance:
+def _utterances(path: str, limits: AudioLimits, channels: str) -> list[Utterance]:
+    """Returns the sound of a file, or one for each channel."""
     info = probe(path, limits)
-    return Utterance(
-        utterance_id=Path(path).stem,
-        path=path,
-        num_samples=info.num_samples,
-        duration_seconds=info.duration_seconds,
-        transcript="",
-        # Returns the same values as the graph decoder, which prints errors for a damaged FLAC.
-        decoder="python",
-    )
+    if channels == "mix":
+        numbers = [None]
+    elif channels == "each":
+        numbers = [*range(1, info.channels + 1)]
+    else:
+        numbers = [int(channels)]
+        if int(channels) > info.channels:
+            expected, received = f"a sound with channel {channels}", f"{info.channels} channels"
+            do = "Correct --channels"
+            raise refusal(path, "channel", expected, received, do=do)
+    return [
+        Utterance(
+            utterance_id=Path(path).stem,
+            path=path,
+            num_samples=info.num_samples,
+            duration_seconds=info.duration_seconds,
+            transcript="",
+            # Returns the same values as the graph decoder, which prints errors for a damaged FLAC.
+            decoder="python",
+            channel=number,
+        )
+        for number in numbers
+    ]

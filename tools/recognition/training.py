@@ -95,8 +95,10 @@ class TrainingProgram:
         options = from_flags(RunOptions, values)
         config = values.config or options.saved_config or PROJECT / "configs" / self.default_config
         options = dataclasses.replace(options, config=config)
-        run = SpeechRun(self, self._config(options), options)
-        return run_training(run, from_flags(ProgramOptions, values))
+        return run_training(
+            lambda: SpeechRun(self, self._config(options), options),
+            from_flags(ProgramOptions, values),
+        )
 
     def _config(self, options: "RunOptions") -> Any:
         """Returns the config: the command line takes precedence over the YAML file.
@@ -150,6 +152,7 @@ class RunOptions:
         output_dir: run directory; None creates a new one.
         resume: whether to continue the run in `output_dir`.
         pretrained: weights to start from; see the family's help of `--pretrained`.
+        use_gpu: True requires GPUs, False hides them, None uses them if there are enough.
     """
 
     config: str | Path = ""
@@ -162,6 +165,7 @@ class RunOptions:
     output_dir: str | None = None
     resume: bool = False
     pretrained: str | None = None
+    use_gpu: bool | None = None
 
     @property
     def saved_config(self) -> Path | None:
@@ -186,7 +190,7 @@ class SpeechRun:
 
     def __init__(self, program: TrainingProgram, config: Any, options: RunOptions):
         self._program, self._config, self._options = program, config, options
-        self.training = config.training
+        self.training, self.use_gpu = config.training, options.use_gpu
 
     def check(self, processes: Processes) -> None:
         """Does nothing: any number of processes is accepted."""

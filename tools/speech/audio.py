@@ -66,7 +66,7 @@ __all__ = [
 ]
 
 BLOCK_VALUES = 1 << 22  # values of all channels that are read at once: 16 MiB
-_STREAM_SECONDS = 10
+_STREAM_SECONDS = 1  # so much before a damaged place may be lost
 
 
 def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> AudioInfo:
@@ -158,6 +158,8 @@ def read(
     path: str | os.PathLike[str] | bytes,
     limits: AudioLimits = DEFAULT_LIMITS,
     block_values: int = BLOCK_VALUES,
+    *,
+    channel: int | None = None,
 ) -> np.ndarray:
     """Reads a file as mono at the model's rate, with the "python" decoder.
 
@@ -165,6 +167,7 @@ def read(
         path: path of the file, or its bytes.
         limits: accepted lengths and rates, and the model's rate.
         block_values: number of values, over all channels, that are read at once.
+        channel: number of the channel to read, from 1; None mixes the channels.
 
     Returns:
         `[S]` float32, mono at `limits.rate_hz`, finite; S is `probe(path, limits).num_samples`.
@@ -173,7 +176,8 @@ def read(
         AudioError: the file cannot be used.
     """
     with opened(path, limits) as (info, sound):
-        waveform = Mono(sound, info.path).whole(max(1, block_values // sound.num_channels))
+        mono = Mono(sound, info.path, _checked_channel(info, channel))
+        waveform = mono.whole(max(1, block_values // sound.num_channels))
     check_samples(info.path, waveform)
     return _resampled(waveform, info.rate_hz, info.num_samples, limits)
 
@@ -189,17 +193,28 @@ def _resampled(
     return np.pad(resampled, (0, num_samples - len(resampled)))
 
 
+def _checked_channel(info: AudioInfo, channel: int | None) -> int | None:
+    if channel is not None and not 1 <= channel <= info.channels:
+        expected, received = f"a sound with channel {channel}", f"{info.channels} channels"
+        raise refusal(info.path, "channel", expected, received, do="Name one of its channels")
+    return channel
+
+
 def stream(
-    path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS
+    path: str | os.PathLike[str],
+    limits: AudioLimits = DEFAULT_LIMITS,
+    *,
+    channel: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Reads a file in pieces, for recordings that are too long for memory; see `read`.
 
     Args:
         path: sound file.
         limits: accepted lengths and rates, and the model's rate.
+        channel: number of the channel to read, from 1; None mixes the channels.
 
     Yields:
-        `[S]` float32 pieces of a few seconds, mono at `limits.rate_hz`, finite. Their total length
+        `[S]` float32 pieces of about a second, mono at `limits.rate_hz`, finite. Their total length
         is `probe(path, limits).num_samples`.
 
     Raises:
@@ -212,7 +227,8 @@ def stream(
             None if same else soxr.ResampleStream(info.rate_hz, limits.rate_hz, 1, "float32")
         )
         num_read, missing = 0, info.num_samples
-        for block in Mono(sound, info.path).blocks(_STREAM_SECONDS * info.rate_hz):
+        mono = Mono(sound, info.path, _checked_channel(info, channel))
+        for block in mono.blocks(_STREAM_SECONDS * info.rate_hz):
             num_read += len(block)
             check_samples(info.path, block)
             last = num_read >= sound.num_samples

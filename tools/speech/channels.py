@@ -1,11 +1,14 @@
-"""Mixing of channels to mono: their mean, or the loudest channel if they cancel each other."""
+"""Choice of channels: one of them, their mean, or the loudest if they cancel each other."""
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterator
 
 import numpy as np
+import soundfile
 
+from tools.speech.containers import ContainerError
 from tools.speech.sound_file import SoundFile
 
 # Channels cancel if the energy of their mean is below this share of what independent channels would
@@ -21,23 +24,32 @@ class Mono:
     Args:
         sound: open sound file.
         path: path of the file, for messages.
+        channel: number of the channel to read, from 1; None mixes the channels: their mean, or the
+            loudest channel if they cancel each other.
     """
 
-    def __init__(self, sound: SoundFile, path: str):
-        self._sound, self._path = sound, path
+    def __init__(self, sound: SoundFile, path: str, channel: int | None = None):
+        self._sound, self._path, self._channel = sound, path, channel
 
     def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
         """Reads the sound in pieces `[S]` float32. Files with several channels are read twice."""
+        if self._channel is not None:
+            return self._one(block_samples, self._channel - 1)
         if self._sound.num_channels > 1:
-            for _ in self._means(block_samples):
-                pass
+            # The second reading finds the damage again, after what comes before it.
+            with contextlib.suppress(ContainerError, soundfile.LibsndfileError):
+                for _ in self._means(block_samples):
+                    pass
             if self._cancel():
                 return self._loudest(block_samples)
         return self._means(block_samples)
 
     def whole(self, block_samples: int) -> np.ndarray:
         """Reads the whole sound, `[S]` float32."""
-        waveform = np.concatenate([np.zeros(0, np.float32), *self._means(block_samples)])
+        nothing = np.zeros(0, np.float32)
+        if self._channel is not None:
+            return np.concatenate([nothing, *self._one(block_samples, self._channel - 1)])
+        waveform = np.concatenate([nothing, *self._means(block_samples)])
         if self._cancel():
             return np.concatenate([*self._loudest(block_samples)])
         return waveform
@@ -64,6 +76,9 @@ class Mono:
         """Yields the channel with the most energy."""
         channel = int(self._energies.argmax())
         _say_cancelled(self._path, channel)
+        yield from self._one(block_samples, channel)
+
+    def _one(self, block_samples: int, channel: int) -> Iterator[np.ndarray]:
         for block in self._sound.blocks(block_samples):
             yield block[:, channel]
 

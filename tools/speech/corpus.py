@@ -19,6 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from tools.amounts import counted
 from tools.errors import UserError
 from tools.files import expand_home, folders_above, one_line
 from tools.speech import audio
@@ -71,6 +72,7 @@ class Utterance:
         duration_seconds: length in seconds.
         transcript: normalized words.
         decoder: decoder that `audio.probe` has selected.
+        channel: number of the channel from 1; None mixes the channels.
     """
 
     utterance_id: str
@@ -79,6 +81,7 @@ class Utterance:
     duration_seconds: float
     transcript: str
     decoder: audio.Decoder
+    channel: int | None = None
 
 
 def counts_of(skipped: Mapping[str, Sequence[str]]) -> str:
@@ -108,7 +111,7 @@ class Manifest:
         """Returns "900 utterances (39.0 min); skipped 3: missing_audio 2, too_long 1"."""
         seconds = sum(utterance.duration_seconds for utterance in self.utterances)
         length = f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
-        line = f"{len(self.utterances)} utterances ({length})"
+        line = f"{counted(len(self.utterances), 'utterance')} ({length})"
         return line + counts_of(self.skipped)
 
 
@@ -158,6 +161,12 @@ def read_corpus(
         received = f"no usable utterances in {root}, {manifest.summary()} (first: {details[0]})"
         raise UserError.expected("usable utterances", received, "Repair the corpus")
     return manifest
+
+
+def is_transcript_file(path: str) -> bool:
+    """Returns whether a file has the name of the transcripts of a corpus."""
+    name = os.path.basename(path)
+    return name.endswith(TRANSCRIPT_SUFFIX) or name == TABLE_NAME
 
 
 def has_transcripts(place: Path) -> bool:

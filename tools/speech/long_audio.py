@@ -7,6 +7,7 @@ model, or the encoder output of a transducer.
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -16,33 +17,45 @@ from tools.speech.pauses import PauseShortener
 from tools.speech.reading import pad_waveforms
 
 _PAUSE_SECONDS = 0.5  # longer pauses are shortened to this length
+_QUIET = 0.01  # share of the mean power of a chunk's overlap below which it is cut there
+_SMOOTHED_FRAMES = 5
 
-# Model: waveforms `[B, S]` float32 and lengths `[B]` int32 to the valid frames of each, `[T, D]`.
+# Model: waveforms `[B, S]` float32 and lengths `[B]` int32 to the valid frames of each, `[T, D]`. A
+# sound without frames is silent.
 Frames = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 
 
 class Chunk(NamedTuple):
-    """A chunk of a recording, and the range of its frames that are used.
+    """A chunk of a recording.
 
     Attributes:
-        start: first sample of the chunk in the recording.
-        num_samples: length of the chunk.
-        first: first frame that is used, counted from the start of the chunk.
-        last: frame after the last one that is used; None uses all frames to the end.
+        sound: `[S]` samples.
+        is_last: whether the recording ends with this chunk.
     """
 
-    start: int
-    num_samples: int
-    first: int
-    last: int | None
+    sound: np.ndarray
+    is_last: bool
+
+
+class Stretch(NamedTuple):
+    """Consecutive frames of a recording.
+
+    Attributes:
+        frames: `[T, D]`; none if this part of the recording is silent.
+        num_frames: number of frames of this part, which is larger than T only for silence.
+    """
+
+    frames: np.ndarray
+    num_frames: int
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
     """How a recording is divided into chunks.
 
-    The frames of an overlap are taken from the earlier chunk up to its middle and then from the
-    later one, so every frame comes from the chunk with more context around it.
+    The frames of an overlap are taken from the earlier chunk up to a cut and then from the later
+    one. The cut is at the quietest place of the middle half of the overlap if it is silent there,
+    else in the middle.
 
     Attributes:
         chunk_samples: length of a chunk, a multiple of `hop_samples`.
@@ -84,85 +97,80 @@ class Window:
             )
         return cls(chunk, overlap, hop_samples, round(_PAUSE_SECONDS / 2 * rate_hz / hop_samples))
 
-    def chunks(self, num_samples: int) -> list[Chunk]:
-        """Returns the chunks of a recording. The last one may be shorter than the others.
+    def cut_frame(self, sound: np.ndarray) -> int:
+        """Returns the frame of the overlap at which the next chunk takes over.
 
-        If there are several chunks, each is longer than an overlap.
+        Args:
+            sound: `[overlap_samples]`, the last samples of a chunk.
         """
-        step = self.chunk_samples - self.overlap_samples
-        count = max(1, -(-(num_samples - self.overlap_samples) // step))
-        cut = self.overlap_samples // 2 // self.hop_samples
-        return [
-            Chunk(
-                start=number * step,
-                num_samples=min(self.chunk_samples, num_samples - number * step),
-                first=cut if number else 0,
-                last=None if number == count - 1 else cut + step // self.hop_samples,
-            )
-            for number in range(count)
-        ]
+        frames = sound.reshape(-1, self.hop_samples)
+        power = np.square(frames - frames.mean()).mean(axis=1)
+        size = min(_SMOOTHED_FRAMES, len(power))
+        smooth = np.convolve(power, np.full(size, 1 / size), "same")
+        middle, margin = len(power) // 2, max(1, len(power) // 4)
+        inner = np.arange(margin, len(power) - margin + 1)
+        quietest = min(inner.tolist(), key=lambda frame: (smooth[frame], abs(frame - middle)))
+        return quietest if smooth[quietest] <= _QUIET * power.mean() else middle
 
 
-def cut(pieces: Iterable[np.ndarray], chunks: Iterable[Chunk]) -> Iterator[np.ndarray]:
+def cut(pieces: Iterable[np.ndarray], window: Window) -> Iterator[Chunk]:
     """Divides a recording that comes in pieces into chunks; keeps one chunk and piece in memory.
 
     Args:
         pieces: `[S]` arrays, for example from `audio.stream`.
-        chunks: result of `Window.chunks`.
+        window: how to divide the recording.
 
     Yields:
-        `[S]` samples of each chunk.
+        The chunks. The last one may be shorter than the others. If there are several, each is
+        longer than an overlap. A recording without samples has none.
     """
-    source = iter(pieces)
-    held, start = np.zeros(0, np.float32), 0  # samples in memory, and the first one's position
-    for chunk in chunks:
-        held, start = held[chunk.start - start :], chunk.start
-        parts, missing = [held], chunk.num_samples - len(held)
-        while missing > 0 and (piece := next(source, None)) is not None:
-            parts.append(piece)
-            missing -= len(piece)
-        held = np.concatenate(parts)
-        yield held[: chunk.num_samples]
-    for _ in source:
-        pass
+    step = window.chunk_samples - window.overlap_samples
+    held = np.zeros(0, np.float32)
+    for piece in pieces:
+        held = np.concatenate([held, piece]) if len(held) else piece
+        while len(held) > window.chunk_samples:
+            yield Chunk(held[: window.chunk_samples], is_last=False)
+            held = held[step:]
+    if len(held):
+        yield Chunk(held, is_last=True)
 
 
 def stitched(
-    pieces: Iterable[np.ndarray],
-    num_samples: int,
-    window: Window,
-    frames: Frames,
-    *,
-    batch_size: int = 1,
-) -> Iterator[np.ndarray]:
+    pieces: Iterable[np.ndarray], window: Window, frames: Frames, *, batch_size: int = 1
+) -> Iterator[Stretch]:
     """Runs a model over a long recording, chunk by chunk.
 
     Args:
         pieces: the recording as `[S]` arrays.
-        num_samples: length of the recording.
         window: how to divide it.
         frames: the model.
         batch_size: number of chunks in a batch.
 
     Yields:
-        `[T, D]` consecutive frames. Their total number is that of the model for the whole
-        recording.
+        Consecutive frames. Their total number is that of the model for the whole recording, except
+        for silence at its end.
     """
-    chunks = window.chunks(num_samples)
+    overlap, hop = window.overlap_samples, window.hop_samples
     pauses = None
     if window.pause_frames is not None:
-        pauses = PauseShortener(window.hop_samples, window.pause_frames)
-    sounds = cut(pieces, chunks)
-    for number in range(0, len(chunks), batch_size):
-        batch = chunks[number : number + batch_size]
-        heard = [next(sounds) for _ in batch]
+        pauses = PauseShortener(hop, window.pause_frames)
+    chunks, first = cut(pieces, window), 0
+    while batch := list(islice(chunks, batch_size)):
+        heard = [chunk.sound for chunk in batch]
         if pauses is not None:
             shortened = [pauses.shorten(sound) for sound in heard]
             heard = [one.sound for one in shortened]
         found = frames(*pad_waveforms(heard))
         if pauses is not None:
-            found = [one.restored(rows) for one, rows in zip(shortened, found, strict=True)]
+            found = [
+                one.restored(rows) if len(rows) else rows
+                for one, rows in zip(shortened, found, strict=True)
+            ]
         for chunk, rows in zip(batch, found, strict=True):
-            yield rows[chunk.first : chunk.last]
-    for _ in sounds:  # read to the end, where the reader may report missing samples
-        pass
+            if chunk.is_last:
+                yield Stretch(rows[first:], len(rows[first:]))
+                break
+            place = window.cut_frame(chunk.sound[-overlap:])
+            last = (window.chunk_samples - overlap) // hop + place
+            yield Stretch(rows[first:last], last - first)
+            first = place

@@ -28,6 +28,7 @@ REASONS = {
     "rate": "a sampling rate below min_rate_hz or above max_rate_hz",
     "too_short": "shorter than min_seconds",
     "too_long": "longer than max_seconds",
+    "channel": "fewer channels than the one that was asked for",
     "non_finite": "a NaN or an infinity among the samples",
     "implausible": "float samples beyond 32, which is 30 dB above full scale",
 }

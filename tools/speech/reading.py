@@ -77,7 +77,7 @@ def read_batches(
 
     def decode(utterance: Utterance) -> tuple[np.ndarray, str]:
         try:
-            return read(utterance.path, limits), ""
+            return read(utterance.path, limits, channel=utterance.channel), ""
         except AudioError as error:
             return np.zeros(0, np.float32), error.reason
 

@@ -1,4 +1,4 @@
-"""Synthetic corpora: spoken digit strings in the layout of LibriSpeech.
+"""Synthetic corpora: spoken digits, words or sentences in the layout of LibriSpeech.
 
 The same arguments give the same files. Every utterance has its own random generator, seeded by
 (seed, split, number), so a larger corpus starts with the utterances of a smaller one that has the
@@ -6,6 +6,7 @@ same number of speakers.
 """
 
 import itertools
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tools.errors import UserError
 from tools.files import is_made_of, new_folder, one_at_a_time, to_json
 from tools.speech.containers import write_flac
 from tools.speech.synthesis import MAX_PITCH, MIN_PITCH, synthesize
+from tools.speech.transcripts import normalize_transcript
 
 RATE_HZ = 16000
 WORDS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
@@ -35,18 +37,47 @@ MIN_SPEAKER_PITCH, MAX_SPEAKER_PITCH = 25, 75
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """Everything that determines the content of a corpus; written to `corpus.json`."""
+    """Everything that determines the content of a corpus; written to `corpus.json`.
+
+    Attributes:
+        train_utterances: number of utterances of the first split.
+        dev_utterances: number of utterances of the second split.
+        num_speakers: number of speakers, who are in both splits.
+        max_words: largest number of entries of `words` in an utterance.
+        seed: seed of all random choices.
+        recipe: version of the synthesis.
+        words: words or names that are drawn; empty for the digits.
+        sentences: whole utterances that are drawn instead; empty for words.
+    """
 
     train_utterances: int
     dev_utterances: int
     num_speakers: int
     max_words: int
     seed: int
+    splits: tuple[str, ...] = SPLITS
     recipe: int = RECIPE
+    words: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
+
+    @property
+    def record(self) -> dict[str, object]:
+        """Content of `corpus.json`; splits, words and sentences only if they are set."""
+        defaults = {"splits": SPLITS, "words": (), "sentences": ()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+            if name not in defaults or value != defaults[name]
+        }
 
     def validate(self) -> None:
-        """Raises UserError if a number is out of range."""
-        for name, value in asdict(self).items():
+        """Raises UserError if a value is out of range."""
+        names = {name for name in self.splits if re.fullmatch(r"\w[\w.-]*", name)}
+        if len(names) != len(SPLITS) or len(self.splits) != len(SPLITS):
+            expected = "two names of folders as --splits, such as train,dev"
+            raise UserError.expected(expected, ",".join(self.splits), "Change --splits")
+        numbers = {x: y for x, y in asdict(self).items() if not isinstance(y, tuple)}
+        for name, value in numbers.items():
             low = 1 if name in ("num_speakers", "max_words") else 0
             if value < low:
                 raise UserError.expected(f"--{name} of at least {low}", value, f"Change --{name}")
@@ -120,6 +151,46 @@ def say(words: list[str], speaker: Speaker, rng: np.random.Generator) -> np.ndar
     return np.clip(waveform, -1.0, 1.0).astype(np.float32)
 
 
+def draw_words(arguments: Arguments, rng: np.random.Generator) -> list[str]:
+    """Draws a sentence, or words; an entry may have several words.
+
+    Args:
+        arguments: sentences, words, and the largest number of words.
+        rng: random generator.
+    """
+    if arguments.sentences:
+        return [arguments.sentences[rng.integers(len(arguments.sentences))]]
+    known = arguments.words or WORDS
+    return [str(word) for word in rng.choice(known, rng.integers(1, arguments.max_words + 1))]
+
+
+def read_lines(path: str, name: str) -> tuple[str, ...]:
+    """Reads the words or sentences of a file, one a line; empty lines are left out.
+
+    Args:
+        path: text file in UTF-8.
+        name: name of the flag, for messages.
+
+    Returns:
+        The lines as normalized transcripts.
+
+    Raises:
+        UserError: the file cannot be read, has no lines, or a line has no letter or digit.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError.expected(f"a text file for --{name}", error, f"Correct --{name}") from error
+    found = tuple(normalize_transcript(line) for line in lines if line.strip())
+    bad = next((line for line in found if not any(map(str.isalnum, line))), None)
+    if not found or bad is not None:
+        received = "none" if bad is None else repr(bad)
+        raise UserError.expected(
+            f"lines with letters or digits in {path}", received, "Correct the file"
+        )
+    return found
+
+
 def write_corpus(folder: Path, arguments: Arguments) -> float:
     """Writes a corpus into an existing empty folder; returns the length of the sound in seconds."""
     speakers = draw_speakers(arguments.num_speakers, arguments.seed)
@@ -127,7 +198,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
     num_samples = 0
     bar = tqdm(total=sum(sizes), desc="synthesizing", unit="utterance", delay=1)
     with bar:
-        for split_index, (split, size) in enumerate(zip(SPLITS, sizes, strict=True)):
+        for split_index, (split, size) in enumerate(zip(arguments.splits, sizes, strict=True)):
             transcripts: dict[Path, list[str]] = {}
             for index in range(size):
                 rng = np.random.default_rng([arguments.seed, split_index, index])
@@ -138,10 +209,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
                 chapter.mkdir(parents=True, exist_ok=True)
                 lines = transcripts.setdefault(chapter / f"{name}.trans.txt", [])
                 utterance_id = f"{name}-{len(lines):04d}"
-                words = [
-                    str(word)
-                    for word in rng.choice(WORDS, rng.integers(1, arguments.max_words + 1))
-                ]
+                words = draw_words(arguments, rng)
                 waveform = say(words, speaker, rng)
                 write_flac(chapter / f"{utterance_id}.flac", waveform, RATE_HZ)
                 lines.append(f"{utterance_id} {' '.join(words)}\n")
@@ -149,7 +217,7 @@ def write_corpus(folder: Path, arguments: Arguments) -> float:
                 bar.update()
             for path, lines in transcripts.items():
                 path.write_text("".join(lines), encoding="utf-8")
-    (folder / CORPUS_FILE).write_text(to_json(asdict(arguments), indent=2) + "\n")
+    (folder / CORPUS_FILE).write_text(to_json(arguments.record, indent=2) + "\n")
     return num_samples / RATE_HZ
 
 
@@ -175,6 +243,6 @@ def cached_corpus(cache: Path) -> Path:
     arguments = Arguments(24, 6, num_speakers=2, max_words=5, seed=0)
     folder = cache / f"digits-{RECIPE}"
     with one_at_a_time(folder):
-        if not is_made_of(folder / CORPUS_FILE, asdict(arguments), "a corpus"):
+        if not is_made_of(folder / CORPUS_FILE, arguments.record, "a corpus"):
             make_corpus(folder, arguments)
     return folder

@@ -7,11 +7,11 @@ from typing import Protocol, TypeVar
 
 import tensorflow as tf
 
+from tools.amounts import counted
 from tools.errors import UserError
+from tools.training.launcher import uses_horovod
 
 Value = TypeVar("Value")
-
-_LAUNCHER_VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
 
 
 class Processes(Protocol):
@@ -83,7 +83,7 @@ class HorovodProcesses:
             raise UserError.expected(
                 "Horovod in this environment",
                 f"an import error ({error})",
-                "Run `bash run_scripts/setup.sh`, or train with --use_horovod=False",
+                "Run `bash run_scripts/setup.sh`, or use --use_horovod=False",
             ) from error
         name = socket.gethostname()
         try:
@@ -136,9 +136,7 @@ def start(use_horovod: bool | None = None) -> Processes:
     Raises:
         UserError: Horovod cannot be used.
     """
-    if use_horovod is None:
-        use_horovod = any(name in os.environ for name in _LAUNCHER_VARIABLES)
-    return HorovodProcesses() if use_horovod else SingleProcess()
+    return HorovodProcesses() if uses_horovod(use_horovod) else SingleProcess()
 
 
 def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
@@ -164,6 +162,28 @@ def from_first_rank(processes: Processes, make: Callable[[], Value]) -> Value:
     return value
 
 
+def on_every_rank(processes: Processes, make: Callable[[], Value]) -> Value:
+    """Calls `make` on every rank, and returns each rank its own result.
+
+    Args:
+        processes: processes of the run.
+        make: function without arguments.
+
+    Raises:
+        UserError: on the first rank whose `make` raises it.
+        SystemExit: on the other ranks in that case, so that the message is printed only once.
+    """
+    value = problem = None
+    try:
+        value = make()
+    except UserError as error:
+        problem = error
+    failed = processes.gather_objects(problem is not None)
+    if True in failed:
+        raise problem if problem and not any(failed[: processes.rank]) else SystemExit(2)
+    return value
+
+
 def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
     """Assigns devices to this process: the GPU with the number of its local rank, or CPU threads.
 
@@ -175,7 +195,7 @@ def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
         use_gpu: None uses GPUs if there are enough, True requires them, False hides them.
 
     Returns:
-        A line for the log, such as "rank 0 of 1 on 2 CPU thread(s)".
+        A line for the log, such as "rank 0 of 1 on 2 CPU threads".
 
     Raises:
         UserError: `use_gpu` is True and there are fewer GPUs than processes on this machine.
@@ -197,5 +217,7 @@ def claim_devices(processes: Processes, use_gpu: bool | None) -> str:
     if processes.local_size > 1:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(threads)
-    unused = f"; {len(gpus)} GPU(s) are not used, as asked for" if gpus and use_gpu is False else ""
-    return f"rank {processes.rank} of {processes.size} on {threads} CPU thread(s){unused}"
+    unused = (
+        f"; {counted(len(gpus), 'GPU')} not used, as asked for" if gpus and use_gpu is False else ""
+    )
+    return f"rank {processes.rank} of {processes.size} on {counted(threads, 'CPU thread')}{unused}"

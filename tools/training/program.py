@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from tools.files import to_json
 from tools.training import distributed, run_log
 from tools.training.checkpoint import Checkpoint, RunFolders
 from tools.training.config import TrainingConfig
-from tools.training.distributed import Processes, from_first_rank
+from tools.training.distributed import Processes, from_first_rank, on_every_rank
 from tools.training.loop import LoopOptions, train
 from tools.training.resuming import check_data, check_weights
 from tools.training.task import Task
@@ -31,7 +31,6 @@ class ProgramOptions:
     Attributes:
         steps: number of steps after which training ends; 0 trains all epochs.
         use_horovod: whether to use Horovod; None uses it if a launcher started the process.
-        use_gpu: True requires GPUs, False hides them, None uses them if there are enough.
         use_profiler: whether to profile steps 2 to 7 for TensorBoard.
         use_performance: whether to write the mean time of a step to `summary/summary.json`.
         skip_eval: whether to skip evaluation.
@@ -41,7 +40,6 @@ class ProgramOptions:
 
     steps: int = 0
     use_horovod: bool | None = None
-    use_gpu: bool | None = None
     use_profiler: bool = False
     use_performance: bool = False
     skip_eval: bool = False
@@ -50,7 +48,7 @@ class ProgramOptions:
 
 
 def add_program_flags(flags: CommandLine) -> None:
-    """Adds the flags of `ProgramOptions`, except `use_gpu`: families name that flag differently."""
+    """Adds the flags of `ProgramOptions`."""
     flags.group("Training")
     flags.integer("steps", 0, "Number of steps after which training ends; 0 trains all epochs.")
     flags.group("Evaluation")
@@ -72,11 +70,13 @@ class TrainingRun(Protocol):
         training: section `training` of the config.
         start_epoch: number of epochs that count as done if the run is not resumed.
         run_eagerly: whether to run TensorFlow eagerly, for debugging.
+        use_gpu: True requires GPUs, False hides them, None uses them if there are enough.
     """
 
     training: TrainingConfig
     start_epoch: int
     run_eagerly: bool
+    use_gpu: bool | None
 
     def check(self, processes: Processes) -> None:
         """Checks that the config fits the number of processes.
@@ -123,26 +123,21 @@ class TrainingRun(Protocol):
         """Returns the log file of this process, or None to log to the terminal only."""
 
 
-def run_training(run: TrainingRun, options: ProgramOptions) -> int:
+def run_training(make_run: Callable[[], TrainingRun], options: ProgramOptions) -> int:
     """Runs a training program and prints the results as JSON.
 
     Args:
-        run: run of a family.
+        make_run: function that returns the run of a family; called on every rank.
         options: options from the command line.
 
     Returns:
         The exit code, 0.
 
     Raises:
-        UserError: an option is wrong, or training cannot start or continue.
+        UserError: an option is wrong, or training cannot start or continue; raised by one rank.
     """
-    if options.steps < 0:
-        raise UserError.expected("--steps >= 0", options.steps, "Correct the flag")
     processes = distributed.start(options.use_horovod)
-    run.check(processes)
-    _log_to_terminal(processes)
-    # Must come before ranks communicate, which initializes TensorFlow's devices.
-    logging.info(distributed.claim_devices(processes, options.use_gpu))
+    run = on_every_rank(processes, lambda: _started(make_run, options, processes))
     with contextlib.ExitStack() as held:
         folders = None
         if not options.dry_run:
@@ -151,6 +146,24 @@ def run_training(run: TrainingRun, options: ProgramOptions) -> int:
     if folders is not None and processes.rank == 0:
         print(to_json(results))
     return 0
+
+
+def _started(
+    make_run: Callable[[], TrainingRun], options: ProgramOptions, processes: Processes
+) -> TrainingRun:
+    """Makes the run and claims devices, before ranks communicate: that initializes the devices."""
+    try:
+        if options.steps < 0:
+            raise UserError.expected("--steps >= 0", options.steps, "Correct the flag")
+        run = make_run()
+        run.check(processes)
+        _log_to_terminal(processes)
+        logging.info(distributed.claim_devices(processes, run.use_gpu))
+    except UserError:
+        if processes.size > 1:  # the ranks still have to agree about the error
+            tf.config.set_visible_devices([], "GPU")
+        raise
+    return run
 
 
 def _train_in(

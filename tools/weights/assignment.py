@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tools.amounts import counted
 from tools.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,7 @@ def check_finite(tensors: Mapping[str, np.ndarray], source: str = "") -> None:
     if bad:
         raise UserError.expected(
             f"finite weights in {source}" if source else "finite weights",
-            f"NaN or infinity in {len(bad)} tensors: {_listed(bad)}",
+            f"NaN or infinity in {counted(len(bad), 'tensor')}: {_listed(bad)}",
             "Choose another checkpoint, from before the training diverged",
         )
 

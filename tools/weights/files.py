@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.weights.pth import read_pth
 
 PTH_SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".pth.tar")
+_MINDSPORE = ".ckpt", b"\n"  # suffix and first byte of a checkpoint of MindSpore (Protocol Buffers)
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
@@ -31,9 +32,10 @@ def read_weights(path: str | os.PathLike) -> Any:
         UserError: the suffix is unknown, or the file is damaged or cannot be read safely.
     """
     path = Path(path)
-    _check_no_pointer(path)
+    check_no_pointer(path)
     name = path.name.lower()
     if name.endswith(PTH_SUFFIXES):
+        _check_not_mindspore(path)
         return read_pth(path)
     if not name.endswith(".safetensors"):
         suffixes = " ".join((*PTH_SUFFIXES, ".safetensors"))
@@ -48,8 +50,24 @@ def read_weights(path: str | os.PathLike) -> Any:
         ) from error
 
 
-def _check_no_pointer(path: Path) -> None:
-    """Raises UserError for a git-lfs pointer, which git checks out if git-lfs is not installed."""
+def _check_not_mindspore(path: Path) -> None:
+    """Raises UserError for a checkpoint of MindSpore."""
+    suffix, start = _MINDSPORE
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        if path.suffix.lower() == suffix and file.read(1) == start:
+            raise UserError.expected(
+                f"weights of PyTorch in {path}",
+                "a checkpoint of MindSpore",
+                "Use the .pth file of the same model",
+            )
+
+
+def check_no_pointer(path: Path) -> None:
+    """Checks that a file is not a git-lfs pointer, which git writes if git-lfs is not installed.
+
+    Raises:
+        UserError: it is a pointer.
+    """
     with contextlib.suppress(OSError), open(path, "rb") as file:
         if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
             raise UserError.expected(

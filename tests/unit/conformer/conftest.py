@@ -4,6 +4,7 @@ import keras
 import pytest
 
 import conformer
+from conformer.tokenizer import SentencePieceTokenizer
 
 
 @pytest.fixture(scope="session")
@@ -31,3 +32,10 @@ def tiny_model(tiny_config):
     """Returns a tiny model with seven symbols and the same weights in every test."""
     keras.utils.set_random_seed(1)
     return conformer.build_model(tiny_config, vocabulary_size=7)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_model():
+    """Returns a SentencePiece model of 21 symbols with the blank, for `tests.support.parakeet`."""
+    sentences = ["the tin thorn", "lather in it", "der sud and the other one"] * 9
+    return SentencePieceTokenizer.train(sentences, 21, "bpe").model

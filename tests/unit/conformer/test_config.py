@@ -13,6 +13,20 @@ def test_defaults_are_the_smallest_model_of_the_paper():
     assert (model.kernel_size, model.feedforward_multiplier) == (32, 4)
     assert (model.prediction_dim, model.joint_dim, model.dropout_rate) == (320, 320, 0.1)
     assert (model.subsampling_filters, model.ctc_weight) == (None, 0.0)
+    assert (model.subsampling_factor, model.subsampling, model.scale_input) == (
+        4,
+        "striding",
+        False,
+    )
+    assert (model.attention_bias, model.feedforward_bias, model.convolution_bias) == (
+        "output",
+        True,
+        True,
+    )
+    assert (model.convolution_norm, model.convolution_norm_epsilon) == ("batch", 1e-3)
+    assert (model.prediction_layers, model.prediction_norm) == (1, True)
+    assert (model.joint_activation, model.joint_prediction_bias) == ("tanh", False)
+    assert (model.feedforward_dim, model.transducer, model.durations) == (None, True, ())
 
 
 def test_defaults_of_features_and_masks():
@@ -29,6 +43,7 @@ def test_defaults_of_features_and_masks():
         "max_hz": None,
         "preemphasis": 0.97,
         "top_db": 80.0,
+        "extractor": "librosa",
         "normalization": "utterance",
         "loud_frames_db": 35.0,
         "start_offset_db": 35.0,  # the three of the digits' training set
@@ -110,3 +125,29 @@ def test_the_pruned_loss_and_its_limits():
     ):
         with refused(key):
             conformer.load_config(None, {key: value})
+
+
+def test_options_that_contradict_each_other_are_refused():
+    only_ctc = {"model.transducer": False, "model.ctc_weight": 1.0}
+    with refused("decoding.head: ctc for a model with model.transducer: false"):
+        conformer.load_config(None, only_ctc)
+    assert not conformer.load_config(None, {**only_ctc, "decoding.head": "ctc"}).model.transducer
+    ctc = {**only_ctc, "decoding.head": "ctc"}
+    for kinds, other in (
+        (["fused"], {"model.joint_activation": "relu"}),
+        (["fused", "pruned"], {"model.durations": (0, 1)}),
+        (["fused", "pruned"], ctc),
+    ):
+        conformer.load_config(None, other)
+        for kind in kinds:
+            with refused("loss.kind: plain"):
+                conformer.load_config(None, {**other, "loss.kind": kind})
+    conformer.load_config(None, {"model.joint_activation": "relu", "loss.kind": "pruned"})
+    assert conformer.load_config().loss.sigma == 0.0
+    for features in (
+        {"features.extractor": "nemo"},
+        {"features.normalization": "per_bin"},
+        {"features.normalization": "none"},
+    ):
+        with refused("features.normalization: per_bin or none with features.extractor: nemo"):
+            conformer.load_config(None, features)

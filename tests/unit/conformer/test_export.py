@@ -15,13 +15,16 @@ import conformer
 from conformer.config import DecodingConfig
 from conformer.export import main
 from conformer.graph_recognition import greedy
-from conformer.signatures import Signatures, pipeline_description
+from conformer.signatures import MAX_WINDOW, Signatures, pipeline_description
 from conformer.tokenizer import CharacterTokenizer
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
 from tools.config.loader import to_yaml
 from tools.conversion.saved_model import write_saved_model
+from tools.decoding.options import BeamSearch
 from tools.inference.runner import load
+from tools.recognition.beams import beam_search_of
+from tools.recognition.decoders import TransducerDecoder
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 
 RATE_HZ = 8000
@@ -48,6 +51,8 @@ def config(tiny_sizes):
             "features.frame_length_ms": 30.0,
             "decoding.max_symbols_per_frame": MAX_SYMBOLS_PER_FRAME,
             "decoding.blank_penalty": PENALTY,
+            "decoding.beam_width": 3,
+            "decoding.norm_score": True,
             "data.min_seconds": 0.2,
             "data.max_seconds": 9.0,
             "data.max_eval_seconds": 33.0,
@@ -204,6 +209,7 @@ def test_signatures_are_those_of_the_design(runner, model):
     assert runner.signatures == {
         "serving_default": sound,
         "serve_bytes": (("bytes", "string", (None,)),),
+        "serve_beam": sound,
         "features": sound,
         "listen": sound,
         "encode": (
@@ -221,6 +227,24 @@ def test_signatures_are_those_of_the_design(runner, model):
     }
 
 
+def test_serve_beam_gives_what_beam_search_on_the_host_gives(runner, inputs):
+    searches = runner.pipeline["searches"]
+    assert searches["serve_beam"] == {"kind": "beam", "beam_width": 3, "norm_score": True}
+    assert searches["serving_default"] == {"kind": "greedy", "head": "transducer"}
+    assert set(searches) <= set(runner.signatures)
+    search = beam_search_of(runner.pipeline, BeamSearch(3), 3, norm_score=True)
+    expected = TransducerDecoder(runner.pipeline, False, search, 3).answer(runner.run, inputs)
+    found = runner.run(inputs, "serve_beam")
+    assert found["beam_texts"].tolist() == expected["beam_texts"].tolist()
+    np.testing.assert_allclose(found["beam_scores"], expected["beam_scores"], rtol=1e-4)
+    assert found["beam_texts"][3].tolist() == [b"", b"", b""]
+    for texts, scores in zip(found["beam_texts"].tolist(), found["beam_scores"], strict=True):
+        written = [text for text, score in zip(texts, scores, strict=True) if score > -np.inf]
+        assert len(set(written)) == len(written) > 0
+        assert sorted(scores, reverse=True) == scores.tolist()
+    assert len({*found["beam_texts"][0].tolist()}) == 3
+
+
 def collapsed(path):
     """Tokens of a CTC path: the symbols that differ from the one before, without blanks."""
     return [k for i, k in enumerate(path) if k and (i == 0 or path[i - 1] != k)]
@@ -230,6 +254,7 @@ def test_a_model_that_decodes_its_ctc_head(model, config, tokenizer, inputs):
     decoding = dataclasses.replace(config.decoding, head="ctc")
     config = dataclasses.replace(config, decoding=decoding)
     functions = Signatures(model, tokenizer.surfaces, config).functions
+    assert "serve_beam" not in functions
     inputs = {name: tf.constant(value) for name, value in inputs.items()}
     encoded, frames = model.listen(**inputs)
     model.ctc_head.kernel.assign(9.0 * model.ctc_head.kernel)
@@ -275,7 +300,10 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     # Samples: from one window to the longest sound. The decoder passes one frame and one token.
     assert conversion["listen"]["dim_range"] == {"waveforms": [[240, 33 * RATE_HZ]]}
     assert conversion["predict"]["dim_range"] == {}
-    assert conversion["join"]["dim_range"] == {"encoded": [[1, 1]], "predicted": [[1, 1]]}
+    assert conversion["join"]["dim_range"] == {
+        "encoded": [[1, MAX_WINDOW]],
+        "predicted": [[1, 1]],
+    }
     for name, conversion in pipeline["convert"].items():
         shapes = {name: shape for name, _, shape in runner.signatures[name]}
         assert conversion["dim_range"].keys() <= shapes.keys()
@@ -394,9 +422,12 @@ def test_a_failure_leaves_the_earlier_export_and_nothing_else(
     assert (directory / "saved_model.pb").read_bytes() == before
 
 
-@pytest.mark.parametrize("arguments", [[], ["--checkpoint", "x"], ["stray"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--checkpoint", "x"], ["stray"], ["--checkpoint=x", "--pretrained=y", "--output_dir=z"]],
+)
 def test_the_two_flags_are_needed(arguments):
-    with refused("--checkpoint RUN_DIR --output_dir D"):
+    with refused("--checkpoint RUN_DIR or --pretrained SOURCE, and --output_dir D"):
         main(arguments)
 
 

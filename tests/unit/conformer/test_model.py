@@ -157,7 +157,7 @@ def test_gradients_of_the_biases_below_the_encoder_do_not_overflow():
         keras.utils.set_random_seed(1)
         layer = ConvolutionSubsampling(4, 8, dropout_rate=0.0, dtype=precision, name="below")
         layer.build((None, None, 80))
-        for convolution in layer.convolutions:
+        for (convolution,) in layer.stages:
             convolution.kernel.assign(np.abs(convolution.kernel))
             convolution.bias.assign(np.full(4, 1e-3))
         layer.projection.kernel.assign(np.abs(layer.projection.kernel))
@@ -192,7 +192,8 @@ SECTIONS = {
         "max_hz": 3500.0,
         "preemphasis": 0.9,
         "top_db": 70.0,
-        "normalization": "loud_frames",
+        "extractor": "nemo",
+        "normalization": "per_bin",
         "loud_frames_db": 30.0,
         "start_offset_db": 20.0,
         "start_deviation_db": 10.0,
@@ -217,8 +218,27 @@ SECTIONS = {
         "prediction_dim": 9,
         "joint_dim": 11,
         "ctc_weight": 0.2,
+        "feedforward_dim": 31,
+        "subsampling_factor": 8,
+        "subsampling": "dw_striding",
+        "scale_input": True,
+        "attention_bias": "all",
+        "feedforward_bias": False,
+        "convolution_bias": False,
+        "convolution_norm": "layer",
+        "convolution_norm_epsilon": 1e-4,
+        "prediction_layers": 2,
+        "prediction_norm": False,
+        "joint_activation": "relu",
+        "joint_prediction_bias": True,
+        "durations": (0, 1, 3),
     },
 }
+
+
+def configured_sizes():
+    names = "num_layers hidden_dim num_heads kernel_size subsampling_filters".split()
+    return {f"model.{name}": SECTIONS["model"][name] for name in names}
 
 
 def configured(**model):
@@ -231,33 +251,41 @@ def test_every_key_of_the_configuration_reaches_its_layer():
     """All sizes differ, so that a test fails if one is used in place of another."""
     config = configured()
     for name, keys in SECTIONS.items():
-        assert dataclasses.asdict(getattr(config, name)) == keys, "all keys are set"
+        sizes = {"transducer": True} if name == "model" else {}  # false: a test of its own
+        assert dataclasses.asdict(getattr(config, name)) == {**keys, **sizes}, "all keys are set"
         default = dataclasses.asdict(getattr(conformer.load_config(), name))
         assert all(default[key] != value for key, value in keys.items())
     model = conformer.build_model(config, 13, precision="mixed_bfloat16")
     assert model.features.get_config().items() >= SECTIONS["features"].items()
     assert model.augment.get_config().items() >= SECTIONS["spec_augment"].items()
     expected = {k: v for k, v in SECTIONS["model"].items() if k in model.encoder.get_config()}
-    assert len(expected) == 6
-    assert model.encoder.get_config().items() >= {**expected, "feedforward_dim": 36}.items()
+    assert len(expected) == 14
+    assert model.encoder.get_config().items() >= expected.items()
+    assert model.encoder.depthwise_subsampling
     shapes = {v.path.split("/", 1)[1]: tuple(v.shape) for v in model.weights}
     for path, shape in {
         "encoder/subsampling/convolution_0/kernel": (3, 3, 1, 7),
-        "encoder/subsampling/convolution_1/kernel": (3, 3, 7, 7),
-        "encoder/subsampling/projection/kernel": (10 * 7, 12),
-        "encoder/block_2/feedforward_0/expansion/kernel": (12, 36),
-        "encoder/block_2/feedforward_1/projection/kernel": (36, 12),
+        "encoder/subsampling/depthwise_1/kernel": (3, 3, 7, 1),
+        "encoder/subsampling/pointwise_2/kernel": (1, 1, 7, 7),
+        "encoder/subsampling/projection/kernel": (5 * 7, 12),
+        "encoder/block_2/feedforward_0/expansion/kernel": (12, 31),
+        "encoder/block_2/feedforward_1/projection/kernel": (31, 12),
+        "encoder/block_2/attention/query_key_value/bias": (36,),
+        "encoder/block_2/convolution/normalization/gamma": (12,),
         "encoder/block_2/attention/content_bias": (2, 6),
         "encoder/block_2/convolution/depthwise/kernel": (5, 1, 12, 1),
         "prediction/embedding/embeddings": (13, 9),
         "prediction/lstm/lstm_cell/recurrent_kernel": (9, 36),
         "joint/encoded_projection/kernel": (12, 11),
         "joint/predicted_projection/kernel": (9, 11),
-        "joint/vocabulary_projection/kernel": (11, 13),
+        "prediction/lstm_1/lstm_cell/kernel": (9, 36),
+        "joint/predicted_projection/bias": (11,),
+        "joint/vocabulary_projection/kernel": (11, 13 + 3),
         "ctc_head/kernel": (12, 13),
     }.items():
         assert shapes[path] == shape, path
-    assert not any("block_3" in path for path in shapes)
+    absent = ("block_3", "moving_mean", "feedforward_0/projection/bias", "depthwise/bias", "/norm/")
+    assert not any(name in path for path in shapes for name in absent)
     for layer, dtype in (
         (model.encoder, "bfloat16"),
         (model.encoder.subsampling, "bfloat16"),
@@ -266,7 +294,7 @@ def test_every_key_of_the_configuration_reaches_its_layer():
         (model.encoder.blocks[2].attention, "bfloat16"),
         (model.encoder.blocks[2].convolution, "bfloat16"),
         (model.prediction, "bfloat16"),
-        (model.prediction.lstm, "bfloat16"),
+        (model.prediction.lstms[1], "bfloat16"),
         (model.joint, "bfloat16"),
         (model.joint.vocabulary_projection, "float32"),
         (model.ctc_head, "float32"),
@@ -274,9 +302,20 @@ def test_every_key_of_the_configuration_reaches_its_layer():
         (model.augment, "float32"),
     ):
         assert layer.compute_dtype == dtype, layer.name
-    plain = conformer.build_model(configured(subsampling_filters=None, ctc_weight=0.0), 13)
+    defaults = {"subsampling_filters": None, "feedforward_dim": None, "ctc_weight": 0.0}
+    plain = conformer.build_model(configured(**defaults), 13)
     assert plain.encoder.subsampling.filters == 12
+    assert plain.encoder.feedforward_dim == 3 * 12
     assert plain.ctc_head is None
+
+
+def test_a_model_without_a_transducer_has_a_ctc_head_only():
+    overrides = {"model.transducer": False, "model.ctc_weight": 1.0, "decoding.head": "ctc"}
+    config = conformer.load_config(None, {**configured_sizes(), **overrides})
+    model = conformer.build_model(config, 13)
+    assert model.prediction is model.joint is None
+    assert model.vocabulary_size == 13
+    assert {v.path.split("/")[1] for v in model.weights} == {"encoder", "ctc_head"}
 
 
 def test_a_layer_is_made_again_from_its_configuration():
@@ -322,6 +361,12 @@ def test_a_layer_is_made_again_from_its_configuration():
         {"prediction_dim": 0},
         {"feedforward_multiplier": 0},
         {"subsampling_filters": 0},
+        {"subsampling_factor": 2},
+        {"durations": (0, 2, 1)},
+        {"durations": (0,)},
+        {"durations": (1, 1)},
+        {"transducer": False},
+        {"transducer": False, "durations": (), "ctc_weight": 0.5},
     ],
     ids=str,
 )

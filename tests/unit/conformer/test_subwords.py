@@ -8,6 +8,21 @@ import tensorflow as tf
 from conformer.subwords import Subwords, read_subwords, subword_normalization
 from conformer.tokenizer import SubwordTokenizer, load_tokenizer, tokenizer_from_json
 from tests.support.errors import refused
+from tools.decoding.graph import Hypotheses, detokenize
+from tools.decoding.text import text_of
+from tools.decoding.timestamps import Piece, words_of
+from tools.files import to_json
+from tools.recognition.characters import never_written
+
+# Bytes that are not UTF-8: cut off, of no character, too long, a surrogate, beyond the last one.
+BROKEN = (
+    b"a\xc3",
+    b"\xff\xfeb",
+    b"\xc0\xafc",
+    b"\xed\xa0\x80d",
+    b"\xf4\x90\x80\x80",
+    b"\xe4\xb8 x",
+)
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +63,28 @@ def test_the_tokenizer_of_a_file(case):
     assert (again.pieces, again.surfaces) == (tokenizer.pieces, tokenizer.surfaces)
     for ids, text in values["decoded"]:
         assert again.decode([0, *ids, 0]) == text.strip(" ")
-        if text.isascii():
-            assert "".join(tokenizer.surfaces[token_id] for token_id in ids) == text
+        assert text_of(ids, tokenizer.surfaces) == text.strip()
+    assert never_written(tokenizer.surfaces)("\u00e9\u4e2d") == ""
+
+
+def test_exported_texts_are_those_of_tensorflow_datasets(case):
+    """In a graph and on the host: bytes become characters, and U+FFFD if they are not UTF-8."""
+    values, path = case
+    tokenizer = load_tokenizer(path)
+    surfaces = json.loads(to_json([*tokenizer.surfaces]))  # as pipeline.json holds them
+    first = len(tokenizer.surfaces) - 256
+    broken = [[first + byte for byte in text] for text in BROKEN]
+    decoded = [*values["decoded"], *((ids, tokenizer.decode(ids)) for ids in broken)]
+    assert sum("\ufffd" in text for _, text in decoded) >= len(BROKEN)
+    rows = tf.ragged.constant([ids for ids, _ in decoded], tf.int32)
+    lengths = tf.cast(rows.row_lengths(), tf.int32)
+    found = Hypotheses(rows.to_tensor(), lengths, tf.zeros(len(decoded)))
+    in_graph = [text.decode() for text in tf.function(detokenize)(found, surfaces).numpy()]
+    for (ids, text), written in zip(decoded, in_graph, strict=True):
+        assert text_of(ids, surfaces) == text.strip()
+        assert written == text.strip(" ")
+        pieces = [Piece(surfaces[token_id], 0.0, 1.0) for token_id in ids]
+        assert [word.text for word in words_of(pieces)] == [x for x in text.split(" ") if x]
 
 
 def test_windows_line_ends_and_a_missing_last_one(case, tmp_path):

@@ -45,6 +45,9 @@ learning_config:
 """
 
 
+TRAIN = "learning_config: {train_dataset_config: {data_paths: [/d/t.tsv]"
+
+
 def translated(change=""):
     """The translation of a small file, with the sections of `change` in place of its own."""
     base = {"learning_config": {"train_dataset_config": {"data_paths": ["/d/train.tsv"]}}}
@@ -132,8 +135,10 @@ def test_version_0_8():
     values = translated(
         "learning_config: {train_dataset_config: {data_paths: [a.tsv, b.tsv],"
         " augmentation_config: {after: {time_masking: {num_masks: 3}}, before: null}},"
-        " optimizer_config: {beta1: 0.8, beta2: 0.9}, running_config: {log_interval_steps: 300}}"
+        " optimizer_config: {beta1: 0.8, beta2: 0.9},"
+        " running_config: {log_interval_steps: 300, accumulation_steps: 4}}"
     ).values
+    assert values["training.accumulate_steps"] == 4
     assert values["spec_augment.num_time_masks"] == 3
     assert values["spec_augment.max_time_mask_share"] == 1.0
     assert values["training.optimizer.beta_1"] == 0.8
@@ -191,6 +196,56 @@ def test_sections_that_are_missing_or_no_sections(text, message):
         translated(text)
 
 
+def test_other_prediction_and_joint_networks(load):
+    config = load(
+        EXAMPLE.replace("prediction_num_rnns: 1", "prediction_num_rnns: 2")
+        .replace("prediction_layer_norm: true", "prediction_layer_norm: false")
+        .replace("joint_activation: tanh", "joint_activation: relu")
+    ).model
+    assert (config.prediction_layers, config.prediction_norm) == (2, False)
+    assert config.joint_activation == "relu"
+    with refused("model_config.joint_activation"):
+        load(EXAMPLE.replace("joint_activation: tanh", "joint_activation: linear"))
+
+
+@pytest.mark.parametrize("key", ["encoder_trainable", "prediction_trainable", "joint_trainable"])
+def test_layers_that_are_not_trained(key):
+    section = "model_config: {prediction_embed_dim: 320, %s: %s}"
+    values = translated(section % (key, "false")).values
+    assert values["training.freeze"] == [key.partition("_")[0]]
+    assert "training.freeze" not in translated(section % (key, "true")).values
+    with refused(f"model_config.{key}: true in their.yml (or false"):
+        translated(section % (key, "3"))
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("decoder_config: {vocabulary: null}", "the characters of the training set"),
+        ("decoder_config: {target_vocab_size: 1000}", "tools.cli.train_tokenizer"),
+        ("model_config: {prediction_embed_dim: 320, kernel_regularizer: x}", "weight_decay"),
+        (TRAIN + "}, running_config: {outdir: x, eval_interval_steps: 9}}", "--output_dir"),
+        (TRAIN + ", cache: true, use_tf: true}}", "read again in every epoch"),
+    ],
+)
+def test_keys_without_an_effect_are_named_with_the_reason(text, reason):
+    assert any(reason in line for line in translated(text).lines())
+
+
+@pytest.mark.parametrize(
+    "key, value, reason",
+    [
+        ("prediction_rnn_type", "gru", "an embedding, LSTM layers and layer normalization"),
+        ("prediction_num_rnns", 2, "a layer normalization is behind the last LSTM only"),
+        ("joint_mode", "concat", "an activation of the sum of both projections"),
+        ("encoder_fc_factor", 1.0, "feed-forward modules are half steps"),
+    ],
+)
+def test_a_refusal_gives_its_reason(key, value, reason):
+    with refused(reason):
+        translated(yaml.safe_dump({"model_config": {"prediction_embed_dim": 320, key: value}}))
+
+
 def test_keys_that_nobody_knows_are_named():
     translation = translated("other: 1\ndecoder_config: {beam_widths: 8}")
     assert any("other, decoder_config.beam_widths" in line for line in translation.lines())
@@ -215,7 +270,6 @@ def test_unknown_keys_of_the_model_are_refused(text, section, key, do):
         translated(text)
 
 
-TRAIN = "learning_config: {train_dataset_config: {data_paths: [/d/t.tsv]"
 MASKS = TRAIN + ", augmentation_config: {feature_augment: {%s: {%s: null}}}}}"
 
 
@@ -338,3 +392,10 @@ def test_such_a_config_trains(tmp_path, capsys):
     assert main(flags) == 0
     assert '"two"' in (run / "vocabulary.json").read_text()
     assert any(run.glob("checkpoints/step-*"))
+
+
+def test_the_beam_becomes_that_of_exports(load):
+    decoding = load("decoder_config: {beam_width: 8, norm_score: true}\nmodel_config: {}").decoding
+    assert (decoding.beam_width, decoding.norm_score) == (8, True)
+    decoding = load("decoder_config: {beam_width: 0, norm_score: false}\nmodel_config: {}").decoding
+    assert (decoding.beam_width, decoding.norm_score) == (0, False)

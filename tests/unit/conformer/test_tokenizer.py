@@ -109,7 +109,7 @@ def test_sentencepiece_is_the_library_shifted_by_one(model_type):
 
 @pytest.mark.parametrize("inside_map", [False, True])
 @pytest.mark.parametrize("kind", ["characters", "unigram", "bpe"])
-def test_graph_equals_python(kind, inside_map):
+def test_graph_equals_python(kind, inside_map, capfd):
     tokenizer = make(kind)
     texts = CORPUS + UNKNOWN_TEXTS
     if inside_map:  # the first use traces the map; the table created there must remain valid
@@ -122,6 +122,7 @@ def test_graph_equals_python(kind, inside_map):
         assert encoded.dtype == tf.int32
         ids = encoded.to_list()
     assert ids == [tokenizer.encode(text) for text in texts]
+    assert capfd.readouterr().err == ""  # of libraries in C++, too
 
 
 def test_real_transcripts(shared_data):

@@ -39,7 +39,8 @@ def make_clone(project, tmp_path_factory):
         for folder in ("run_scripts", "bin"):
             (root / folder).mkdir()
         shutil.copy(project / "env.sh", root)
-        for path in project.glob(f"run_scripts/{pattern}"):
+        own = (project / "run_scripts" / name for name in ("help.sh", "flags.sh"))
+        for path in {*own, *project.glob(f"run_scripts/{pattern}")}:
             shutil.copy(path, root / "run_scripts")
         for name, text in programs.items():
             (root / "bin" / name).write_text(text)

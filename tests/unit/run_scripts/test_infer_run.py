@@ -18,7 +18,8 @@ def clone(project, tmp_path_factory):
     shutil.copy(project / "env.sh", root)
     for path in project.glob("run_scripts/Infer_Conformer_*GPU.sh"):
         shutil.copy(path, root / "run_scripts")
-    for path in project.glob("run_scripts/*infer_run*.sh"):
+    own = (project / "run_scripts" / name for name in ("help.sh", "flags.sh"))
+    for path in (*own, *project.glob("run_scripts/*infer_run*.sh")):
         shutil.copy(path, root / "run_scripts")
     (root / "bin" / "python").write_text(TELL)
     (root / "bin" / "python").chmod(0o755)

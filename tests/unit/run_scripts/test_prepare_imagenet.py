@@ -65,7 +65,8 @@ def prepare(project, tmp_path):
     clone = tmp_path / "clone"
     (clone / "run_scripts").mkdir(parents=True)
     shutil.copy(project / "env.sh", clone)
-    shutil.copy(project / "run_scripts" / "prepare_imagenet.sh", clone / "run_scripts")
+    for name in ("prepare_imagenet.sh", "help.sh"):
+        shutil.copy(project / "run_scripts" / name, clone / "run_scripts")
 
     def run(*arguments, **variables):
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

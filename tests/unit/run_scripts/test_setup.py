@@ -190,6 +190,28 @@ def test_second_run_does_nothing(machine):
     assert "[dev,docs]" in (machine.root / "calls").read_text().splitlines()[-1]
 
 
+def test_horovod_is_built_again_once_nccl_is_installed(machine):
+    stamp = machine.clone / ".venv/.setup/horovod"
+    headers = machine.root / "nccl/include"
+    headers.mkdir(parents=True)
+    found = {"HOROVOD_NCCL_HOME": str(headers.parent), "HOROVOD_CUDA_HOME": "/nowhere"}
+    code, stdout, _ = machine.run("--gpu", **found)
+    assert code == 0 and "using Gloo instead of NCCL" in stdout
+    assert "-gloo-" in stamp.read_text()
+    assert machine.run(**found)[1] == "environment: .venv is up to date\n"
+    (headers / "nccl.h").touch()
+    machine.put("nvcc", "#!/bin/sh\n")
+    assert machine.run(**found)[0] == 0
+    assert "-nccl-" in stamp.read_text()
+    assert machine.pip_calls("wheel") == 2
+    assert machine.run(**found)[1] == "environment: .venv is up to date\n"
+    # Without the extra `gpu`, Horovod keeps Gloo.
+    plain = machine.make_clone("plain")
+    assert machine.run(clone=plain, **found)[0] == 0
+    assert "-gloo-" in (plain / ".venv/.setup/horovod").read_text()
+    assert machine.run(clone=plain, **found)[1] == "environment: .venv is up to date\n"
+
+
 def test_clones_share_one_horovod_build(machine):
     other = machine.make_clone("other")
     processes = [machine.start(), machine.start(clone=other), machine.start()]

@@ -14,8 +14,9 @@ def clone(project, tmp_path_factory):
     (root / "run_scripts").mkdir()
     (root / "bin").mkdir()
     shutil.copy(project / "env.sh", root)
-    for path in (*project.glob("run_scripts/*train*.sh"), project / "run_scripts/run_eval_gpu.sh"):
-        shutil.copy(path, root / "run_scripts")
+    for pattern in ("*train*.sh", "run_eval_gpu.sh", "help.sh"):
+        for path in project.glob(f"run_scripts/{pattern}"):
+            shutil.copy(path, root / "run_scripts")
     for name in ("python", "horovodrun"):
         (root / "bin" / name).write_text(TELL)
         (root / "bin" / name).chmod(0o755)

@@ -1,5 +1,7 @@
 """The scripts that start speech training, on programs that tell of their calls."""
 
+import shutil
+
 import pytest
 
 RECIPES = {
@@ -11,8 +13,13 @@ WHOLE = "train-clean-100"
 
 
 @pytest.fixture(scope="module")
-def clone(make_clone, tell):
-    return make_clone("*.sh", python=tell, horovodrun=tell)
+def clone(make_clone, tell, project):
+    root = make_clone("*.sh", python=tell, horovodrun=tell)
+    shutil.copytree(project / "run_scripts" / "ci", root / "run_scripts" / "ci")
+    for family in ("conformer", "wav2vec2"):
+        (root / family).mkdir()
+        (root / family / "train.py").touch()
+    return root
 
 
 @pytest.fixture
@@ -40,6 +47,20 @@ def test_np_changes_the_number_of_processes(run_script, clone, told, corpus, scr
     for number, launch in (("1", ["python"]), ("3", ["horovodrun", "-np", "3", "python"])):
         found = run_script(clone, script, [], DATA_DIR=str(corpus), NP=number)
         assert found.stdout == told(*launch, *command(clone, corpus), RECIPES[script][1])
+
+
+@pytest.mark.parametrize(
+    ("name", "number", "precision"),
+    [("1GPU", 1, "False"), ("Horovod_Float32", 4, "False"), ("Horovod_AMP", 4, "True")],
+)
+def test_ten_steps_test_an_installation(run_script, clone, told, corpus, name, number, precision):
+    for variables, steps in (({}, "10"), ({"STEPS": "3"}, "3")):
+        found = run_script(
+            clone, f"ci/Conformer_Train_{name}.sh", ["--x"], DATA_DIR=str(corpus), **variables
+        )
+        launch = ["python"] if number == 1 else ["horovodrun", "-np", str(number), "python"]
+        arguments = [*command(clone, corpus), "--steps", steps, f"--mxp={precision}", "--x"]
+        assert found.stdout == told(*launch, *arguments)
 
 
 def test_variables_become_flags(run_script, clone, told, corpus):
@@ -98,7 +119,24 @@ def test_another_program_wants_a_config(run_script, clone, told, corpus):
 def test_the_exit_code_is_that_of_the_program(run_script, make_clone, corpus):
     ending = "#!/bin/sh\nexit {}\n"
     clone = make_clone("*.sh", python=ending.format(3), horovodrun=ending.format(4))
+    (clone / "conformer").mkdir()
+    (clone / "conformer" / "train.py").touch()
     for number, code in (("1", 3), ("2", 4)):
         for script in RECIPES:
             found = run_script(clone, script, [], DATA_DIR=str(corpus), NP=number)
             assert found.returncode == code
+
+
+def test_flags_take_precedence_over_variables(run_script, clone, told, corpus):
+    variables = {"STEPS": "7", "OUTPUT_DIR": "/o", "CONFIG": "/c.yml", "DATA_DIR": str(corpus)}
+    given = ["--steps=3", "--output_dir", "/p", "--config=/d.yml", "--data_dir=/e", "--nomxp"]
+    found = run_script(clone, "Horovod_Conformer_AMP_50E_8GPUs.sh", given, **variables)
+    program = ("horovodrun", "-np", "8", "python", f"{clone}/conformer/train.py")
+    assert found.stdout == told(*program, *given)
+
+
+def test_a_program_that_is_not_there_is_one_line(run_script, clone, corpus):
+    start = {"DATA_DIR": str(corpus), "PROGRAM": "conformer/trian.py", "CONFIG": "/c.yml"}
+    found = run_script(clone, "train_with_horovod.sh", [], **start)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert found.stderr.splitlines()[-1].endswith("Received: conformer/trian.py. Correct PROGRAM.")

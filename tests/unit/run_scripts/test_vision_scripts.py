@@ -4,8 +4,8 @@ import pytest
 
 SCRIPTS = {
     "run_infer_gpu.sh": ("vision.infer",),
-    "run_infer_onnx.sh": ("vision.infer_onnx", "--onnx_path", "conformer_tiny_patch16.onnx"),
-    "run_eval_onnx.sh": ("vision.eval_onnx", "--onnx_path", "conformer_tiny_patch16.onnx"),
+    "run_infer_onnx.sh": ("vision.infer_onnx", "--onnx_path", "conformer_tiny.onnx"),
+    "run_eval_onnx.sh": ("vision.eval_onnx", "--onnx_path", "conformer_tiny.onnx"),
 }
 
 
@@ -15,12 +15,13 @@ def clone(make_clone, tell):
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_arguments_come_behind_the_defaults_whatever_they_hold(run_script, clone, told, script):
+def test_a_path_of_the_arguments_replaces_the_default(run_script, clone, told, script):
     given = ["/my images", "--onnx_path", "x.onnx", "--output", "o.json"]
     found = run_script(clone, script, given)
-    # What is given last counts: a path of one's own replaces the default.
-    assert found.stdout == told("python", "-m", *SCRIPTS[script], *given)
+    assert found.stdout == told("python", "-m", SCRIPTS[script][0], *given)
     assert found.returncode == 0
+    found = run_script(clone, script, [given[0], "--output=o", "--onnx"])
+    assert found.stdout == told("python", "-m", *SCRIPTS[script], given[0], "--output=o", "--onnx")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

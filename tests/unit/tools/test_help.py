@@ -102,6 +102,17 @@ def test_the_example_is_parsed_by_the_program(module, monkeypatch, capsys):
             assert name in given and getattr(values, name), name
 
 
+OF_SOUNDS = r"(?i)waveform|sound|second|utterance|decod"
+
+
+@pytest.mark.parametrize("module", ["vision.infer", "vision.eval", "vision.infer_onnx"])
+def test_programs_for_images_have_no_flags_for_sounds(module, monkeypatch, capsys):
+    flags = flags_of(help_of(module, monkeypatch, capsys))
+    assert "images=1:8" in flags["dim_range"][2]
+    assert not [name for name, told in flags.items() if re.search(OF_SOUNDS, f"{name} {told}")]
+    assert "max_seconds" in flags_of(help_of("conformer.infer", monkeypatch, capsys))
+
+
 @pytest.mark.parametrize(
     ("module", "flag", "choices"),
     [

@@ -303,6 +303,31 @@ def test_defaults_are_the_recipe_of_the_originals():
     assert training.best_metric == "eval/acc_heads" and training.larger_is_better
 
 
+def test_both_recipes_are_there(project):
+    """The values in which MindSpore's recipe differs from that of the paper."""
+    folder = project / "configs" / "vision"
+    theirs, ours = (
+        values_of(load_config(folder / f"conformer_{name}.yml")) for name in ("mindspore", "tiny")
+    )
+    differences = {key: theirs[key] for key in theirs if theirs[key] != ours[key]}
+    assert differences == {
+        "data.num_parallel_workers": 8,
+        "preprocessing.crop_pct": 0.96,
+        "model.disable_approximate_gelu": False,
+        "model.use_pytorch_maxpool": False,
+        "run.file_format": "ONNX",
+        "training.batch_size": 100,
+        "training.loss_scale.initial": 1024.0,
+        "training.optimizer.clip_norm": 1.0,
+        "training.schedule.warmup_epochs": 2.0,
+        "training.schedule.warmup_initial": 7e-6,
+    }
+    given = yaml.safe_load((folder / "conformer_mindspore.yml").read_text())
+    paths = {"data_url", "device_id", "device_num", "model_postfix"}
+    paths |= {"summary_root_dir", "ckpt_root_dir", "best_ckpt_root_dir"}
+    assert FLAT.keys() - given.keys() - paths == {"collect_input_data", "dump_graph"}
+
+
 def test_no_two_keys_have_one_flat_name():
     leaves = leaf_keys(VisionConfig)
     plain = [key.split(".")[1] for key in leaves if key.split(".")[0] in PLAIN_SECTIONS]

@@ -1,6 +1,7 @@
 """Compares all exported formats and all signatures with the Keras model."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -222,6 +223,96 @@ def test_program_writes_keras_and_onnx_files(
     ]
 
 
+@pytest.fixture
+def weights(calibrated, tmp_path, monkeypatch):
+    """A file of weights in the current folder."""
+    vision.save_pytorch_weights(calibrated, tmp_path / "w.safetensors")
+    monkeypatch.chdir(tmp_path)
+    return "--checkpoint=w.safetensors"
+
+
+def test_flags_of_an_onnx_file(weights, of_small, batch, expected, capsys):
+    arguments = [weights, *of_small, f"--shape=3,3,{SIDE},{SIDE}"]
+    program(*arguments, "--opset=11", "--verify", "--output-file", "new/a.onnx")
+    said = capsys.readouterr().err
+    limit, rows = re.search(r"by at most (\S+) \(.*, (\d+) random inputs\)", said).groups()
+    assert float(limit) < 1e-3 and rows == "3"
+    graph = onnx.load("new/a.onnx")
+    assert [x.version for x in graph.opset_import if x.domain == ""] == [11]
+    session = onnxruntime.InferenceSession("new/a.onnx")
+    (given,), (answer,) = session.get_inputs(), session.get_outputs()
+    assert (given.name, given.shape, answer.shape) == ("input", [3, 3, SIDE, SIDE], [3, 10])
+    (found,) = session.run(None, {"input": batch.transpose(0, 3, 1, 2)})
+    np.testing.assert_allclose(found, sum(expected), atol=1e-4)
+
+
+def test_the_name_of_a_file_is_that_of_the_architecture(tmp_path, monkeypatch, calibrated):
+    """As the next command of the original's page expects it."""
+    monkeypatch.setattr(vision.export, "initial_model", lambda *_: calibrated)
+    monkeypatch.setattr(vision.export, "export_saved_model", lambda *_, **__: {})
+    written = []
+    monkeypatch.setattr(vision.export, "export_onnx", lambda *x, **_: written.append(x[-1]))
+    monkeypatch.chdir(tmp_path)
+    program("--arch=conformer_tiny", "--file_format=ONNX")
+    program("configs/conformer/conformer-small-p32_8xb128_in1k.py", "--output_dir=a", "--verify",
+            "--file_format=ONNX")  # fmt: skip
+    assert [*map(str, written)] == ["conformer_tiny.onnx", "a/conformer_small_patch32.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("64", (None, 64, None)),
+        ("64,64", (None, 64, None)),
+        ("8,3,64,64", (8, 64, "NCHW")),
+        ("-1,64,64,3", (None, 64, "NHWC")),
+    ],
+)
+def test_shapes(text, parts):
+    assert vision.export.parse_shape(text) == parts
+
+
+@pytest.mark.parametrize("text", " ,a,0,64 32,8 4 64 64,0 3 64 64,1 2 3,8 3 64".split(","))
+def test_shapes_that_no_model_takes(text):
+    with refused("--shape like 224, 8,3,224,224 or -1,224,224,3"):
+        vision.export.parse_shape(text.strip().replace(" ", ","))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--opset=10", "--file_format=ONNX"], "--opset from 11 to 18"),
+        (["--opset=12"], "--file_format=ONNX with --opset"),
+        (["--verify", "--shape=8,3,64,64", "--file_format=KERAS"], "with --verify and --shape"),
+        (["--shape=64", "--image_size=32"], "--image_size 64, as in --shape"),
+        (["--shape=1,3,64,64", "--layout=NHWC"], "--shape of the layout NHWC"),
+        (["--output_file=a.onnx", "--output_dir=a"], "--output_dir or --output_file"),
+        (["--output_file=a.bin", "--file_format=ONNX"], ".onnx for the format ONNX"),
+        (["--output_file=a"], "a folder, as --output_dir for the format SAVEDMODEL"),
+        (["conformer-huge-p16_x.py"], "only flags"),
+    ],
+)
+def test_flags_that_exclude_each_other(flags, message, tmp_path, monkeypatch, calibrated):
+    monkeypatch.setattr(vision.export, "initial_model", lambda *_: calibrated)
+    monkeypatch.chdir(tmp_path)
+    with refused(message):
+        program("--arch=small", "--num_classes=10", *flags)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_an_onnx_file_that_computes_something_else_is_not_written(saved, tmp_path, monkeypatch):
+    run = onnxruntime.InferenceSession.run
+
+    def rounded(session, *arguments):
+        return [np.round(x) for x in run(session, *arguments)]
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", rounded)
+    how = {"batch": 1, "verify": True}
+    with refused("outputs of ONNX Runtime that differ by at most"):
+        vision.export.export_onnx(saved / "NHWC", {}, tmp_path / "a.onnx", **how)
+    assert not [*tmp_path.iterdir()]
+
+
 @pytest.mark.parametrize("outputs", ["logits", "probabilities", "heads"])
 def test_program_writes_the_outputs_that_are_asked_for(
     outputs, of_small, calibrated, batch, expected, tmp_path, monkeypatch
@@ -295,7 +386,7 @@ def test_weights_that_are_not_finite_are_refused_in_all_formats(
     values = np.full(tuple(last.dims), np.nan, "float32")
     last.CopyFrom(onnx.numpy_helper.from_array(values, last.name))
     onnx.save(graph, tmp_path / "a.onnx")
-    with refused("NaN or infinity in 1 tensors"):
+    with refused("NaN or infinity in 1 tensor"):
         vision.infer.main([*map(str, [*arguments, "--onnx_path", tmp_path / "a.onnx"])])
     assert not (tmp_path / "p.json").exists()
 

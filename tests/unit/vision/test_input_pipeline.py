@@ -195,27 +195,6 @@ def test_a_newline_in_the_name_of_a_folder_is_escaped(tmp_path):
         read_image_folder(folder)
 
 
-def test_shared_trees(shared_data):
-    trees = shared_data / "bad_inputs" / "image_trees"
-    for name, message in (("flat", "class folders"), ("no_images", "images in the class folders")):
-        with refused(message):
-            read_image_folder(trees / name / "train")
-    found = read_image_folder(trees / "empty_class" / "train")
-    assert found.labels == [0]
-    assert found.remarks == [(str(trees / "empty_class" / "train" / "paper"), "no images")]
-    assert read_image_folder(trees / "junk_files" / "train").labels == [0, 1]
-    assert read_image_folder(trees / "upper_case_suffix" / "train").labels == [0, 1]
-    training = read_image_folder(trees / "classes_differ" / "train")
-    classes = Classes(list(training.classes.values()))
-    found = read_labelled(trees / "classes_differ" / "val", classes, 2)
-    assert found.labels == [1]
-    assert [folder.rsplit("/", 1)[1] for folder, _ in found.remarks] == ["wood"]
-    found = read_image_folder(trees / "one_corrupt" / "train")
-    batches = Batches(found.paths, PreprocessingConfig(), 4)
-    assert [len(indices) for indices, _ in batches] == [4, 1]
-    assert len(batches.reasons) == 1
-
-
 @pytest.mark.parametrize(("batch_size", "threads", "prefetch"), [(1, 1, 0), (3, 4, 1), (8, 2, 20)])
 def test_batches_keep_the_order_and_leave_out_what_is_broken(
     batch_size, threads, prefetch, rng, tmp_path
@@ -455,7 +434,7 @@ def test_classes_are_the_same_by_any_of_their_names():
         assert renamed(known, folders) == ""
     assert renamed(known, ["dog", "cat"]) == "0: dog instead of a cat, 1: cat instead of a dog"
     assert renamed(known, ["cat", "hound"]) == "1: hound instead of a dog"
-    assert renamed(known, ["cat"]) == "1 classes instead of 2"
+    assert renamed(known, ["cat"]) == "1 class instead of 2"
     many = [f"class {n}" for n in range(9)]
     assert renamed(Classes(many), many[::-1]).endswith("5: class 3 instead of class 5, and more")
 

@@ -9,7 +9,7 @@ from PIL import Image
 import vision.postprocess
 import vision.preprocess
 from tests.support.errors import refused
-from vision.postprocess import read_labels
+from vision.annotations import read_annotations
 
 GOLDEN = {
     "title": "Overall statistical evaluation",
@@ -94,15 +94,6 @@ def test_bad_results(results, name, content, message):
         postprocess(folder, labels)
 
 
-def test_shared_label_files(shared_data):
-    tables = shared_data / "bad_inputs" / "tables"
-    assert read_labels(tables / "val_label_good.txt") == {"a": 0, "b": 999}
-    assert read_labels(tables / "val_label_blank_crlf.txt") == {"a": 0, "b": 5}
-    assert read_labels(tables / "val_label_space_in_name.txt") == {"my photo": 7}
-    with refused("line 1"):
-        read_labels(tables / "val_label_bad_values.txt")
-
-
 @pytest.mark.parametrize(
     "line", ["b.JPEG abc", "b.JPEG -1", "b.JPEG 3.5", "b.JPEG 1 2", "3", "a.JPEG 2"]
 )
@@ -110,7 +101,7 @@ def test_bad_lines(line, tmp_path):
     path = tmp_path / "labels.txt"
     path.write_text(f"a.JPEG 0\n{line}\n")
     with refused("line 2"):
-        read_labels(path)
+        read_annotations(path)
 
 
 def test_images_become_raw_files(rng, tmp_path, capsys):

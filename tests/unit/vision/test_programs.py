@@ -21,8 +21,10 @@ import vision.eval_onnx
 import vision.export
 import vision.infer
 import vision.infer_onnx
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.sessions import sessions_are_closed
+from tools.cli import flatten_images
 from tools.conversion.pipeline import read_pipeline
 from tools.inference.runner import load
 from vision.classes import Classes
@@ -123,7 +125,7 @@ def test_evaluation(source, flags, photos, answers, tmp_path, capsys):
     report, analysis = tmp_path / "report.json", tmp_path / "analysis"
     more = [f"--result_path={report}", f"--analysis_dir={analysis}"]
     main = program_of(source, vision.eval, vision.eval_onnx)
-    assert main([*flags[source], "--batch_size=5", *more, str(photos)]) == 0
+    assert main(joined(flags[source], ["--batch_size=5", *more, str(photos)])) == 0
     printed = capsys.readouterr().out.strip()
     found = ast.literal_eval(printed.removeprefix("eval results: "))
     assert list(found) == list(expected)
@@ -290,8 +292,15 @@ def test_a_config_tells_what_the_flags_leave_open(
     assert results(f"--config={recipe}", *flags["eager"]) == pytest.approx(expected, abs=2e-4)
     half = results(f"--config={recipe}", labels, "--set=data.val_num_samples=12")
     assert half != expected
+    assert results(f"--config={recipe}", labels, "--val_num_samples=12", "--seed=0") == half
+    assert results(*flags["checkpoint"], "--val_num_samples=12", str(photos)) == half
+    assert results(*flags["checkpoint"], "--val_num_samples=12", "--seed=7", str(photos)) != half
+    with refused("--val_num_samples >= 1, or -1"):
+        results(*flags["checkpoint"], "--val_num_samples=0", str(photos))
     recipe.write_text(recipe.read_text() + "amp_level: bfloat16\ndevice_target: CPU\n")
-    rounded = results(f"--config={recipe}", labels)
+    report = tmp_path / "rounded.json"
+    rounded = results(f"--config={recipe}", labels, f"--result_path={report}")
+    assert json.loads(report.read_text())["precision"] == "bf16"
     assert rounded["Loss"] != expected["Loss"]
     assert opened[-1].precision == "mixed_bfloat16"
     assert opened[-1].runner.visible_devices == "-1"
@@ -308,7 +317,9 @@ def test_inference(source, flags, folder, answers, tmp_path, capsys):
     main = program_of(source, vision.infer, vision.infer_onnx)
     assert main([*flags[source], f"--output={output}", str(folder)]) == 0
     lines = [f"{p} (class: {x} {NAMES[x]})" for p, x in zip(paths, best, strict=True)]
-    assert capsys.readouterr().out.splitlines() == lines
+    captured = capsys.readouterr()
+    assert captured.out.splitlines() == lines
+    assert f"wrote {output}" in captured.err.splitlines()
     pairs = (f" {json.dumps(p)}: {x}" for p, x in zip(paths, best, strict=True))
     assert output.read_text() == "{\n" + ",\n".join(pairs) + "\n}"
 
@@ -405,7 +416,8 @@ def test_a_result_that_cannot_be_written_ends_before_the_work(
     (tmp_path / "file").write_text("")
     bad = f"{flag}{tmp_path / 'file' / 'p.json'}"
     with refused(match="permission to write"):
-        vision.infer.main([*flags["eager"], f"-o={tmp_path / 'p.json'}", bad, str(folder)])
+        output = [] if flag == "--output=" else [f"-o={tmp_path / 'p.json'}"]
+        vision.infer.main([*flags["eager"], *output, bad, str(folder)])
     if flag == "--result_path=":
         with refused(match="permission to write"):
             vision.eval.main([*flags["eager"], bad, str(folder)])
@@ -491,6 +503,48 @@ def test_an_onnx_model_of_one_batch_size_answers_for_the_rest_of_a_folder(
     vision.infer_onnx.main([*arguments, str(folder)])
     squares = [(picture(path) ** 2).sum((0, 1)) for path in answers[0][:6]]
     assert list(json.loads(output.read_text()).values()) == np.argmax(squares, -1).tolist()
+
+
+@pytest.fixture
+def flat(photos, tmp_path):
+    """The photographs in a flat folder, and a list of their labels beside it."""
+    make = ["--data_dir", str(photos), "--output_dir", str(tmp_path / "datasets")]
+    labels = tmp_path / "classes.txt"
+    labels.write_text("\n".join(NAMES))
+    assert flatten_images.main([*make, f"--imagenet_label_file={labels}"]) == 0
+    return tmp_path / "datasets" / "val"
+
+
+@pytest.mark.parametrize("source", ["eager", "onnx"])
+def test_a_flat_folder_with_labels_is_evaluated(source, flags, photos, flat, capsys):
+    """The results are those of the ImageFolder that it was made of."""
+    assert sum(x.is_file() for x in flat.iterdir()) == 24
+    main, results = program_of(source, vision.eval, vision.eval_onnx), []
+    moved = flat.with_name("other.txt")
+    for where in ([str(photos)], [str(flat)], [str(flat), f"--anno_file={moved}"]):
+        assert main([*flags[source], "--batch_size=24", *where]) == 0
+        results.append(ast.literal_eval(capsys.readouterr().out.removeprefix("eval results: ")))
+        if len(results) == 2:
+            flat.with_name("val_label.txt").rename(moved)
+    assert results[1] == results[2] == pytest.approx(results[0], abs=2e-4)
+    with refused("class folders in"):  # and no labels beside it
+        main([*flags[source], str(flat)])
+
+
+def test_labels_and_images_that_do_not_belong_together(flags, flat, capsys):
+    labels = flat.with_name("val_label.txt")
+    lines = labels.read_text().splitlines()
+    labels.write_text("\n".join([*lines[2:], "gone.png 3"]))
+    assert vision.eval.main([*flags["eager"], "--batch_size=24", str(flat)]) == 0
+    said = capsys.readouterr().err
+    assert "22 images" in said and said.count("no line in the list of labels") == 2
+    assert f"{labels}: 1 of its images are not in {flat}" in said
+    labels.write_text("\n".join([*lines, "gone.png 10"]))
+    with refused(f"labels from 0 to 9, the classes of the model, in {labels}. Received: 10"):
+        vision.eval.main([*flags["eager"], str(flat)])
+    labels.write_text("gone.png 3")
+    with refused("none among 24 images"):
+        vision.eval.main([*flags["eager"], str(flat)])
 
 
 def test_folders_that_are_no_classes_are_named(flags, tmp_path, photos):

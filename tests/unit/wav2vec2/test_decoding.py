@@ -12,6 +12,8 @@ from tools.decoding.options import BeamSearch
 from tools.decoding.text import text_of
 from tools.recognition.beams import ctc_beam_search
 from tools.recognition.decoders import CtcDecoder, searched
+from tools.recognition.recognizing import with_words
+from tools.recognition.word_times import FrameTimes
 from wav2vec2.vocabulary import Vocabulary
 
 
@@ -64,7 +66,9 @@ def test_words_have_the_times_of_their_frames(vocabulary):
     """CAB, a pause, A, in frames every 20 ms that are centered in windows of 25 ms."""
     path = [8, 2, 2, 8, 0, 1, 1, 8, 7, 7, 8, 8, 0, 8]
     outputs = {"logits": np.eye(12)[path][None], "logit_lengths": np.array([len(path)])}
-    (found,) = CtcDecoder(pipeline_of(vocabulary)).transcriptions(outputs, with_words=True)
+    decoder = CtcDecoder(pipeline_of(vocabulary))
+    times = FrameTimes(pipeline_of(vocabulary))
+    (found,) = with_words(lambda *_: outputs, decoder, {}, times)
     assert [word.text for word in found.words] == ["CAB", "A"]
     times = [[word.start_seconds, word.end_seconds] for word in found.words]
     np.testing.assert_allclose(times, [[0.0225, 0.1425], [0.2425, 0.2625]])

@@ -22,11 +22,14 @@ from tools.decoding.text import text_of
 from tools.inference import opening
 from tools.recognition.beams import ctc_beam_search
 from tools.recognition.decoders import CtcDecoder, searched
+from tools.recognition.options import RecognitionOptions
+from tools.recognition.recognizing import with_words
 from tools.recognition.session import SpeechSession
-from tools.speech.audio import AudioError, AudioLimits, probe, read, stream
+from tools.recognition.word_times import FrameTimes
+from tools.speech.audio import AudioError, AudioLimits, read, stream
 from tools.speech.long_audio import Window
 from wav2vec2.infer import command_line
-from wav2vec2.session import RecognitionOptions, calibration_examples, window_of
+from wav2vec2.session import calibration_examples
 from wav2vec2.vocabulary import Vocabulary
 
 RATE_HZ = 16000
@@ -220,11 +223,10 @@ def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
     numbers = (symbols - vocabulary.blank_id) % 12
     path = tmp_path / "long.wav"
     soundfile.write(path, np.repeat(numbers / 128, 320), RATE_HZ, subtype="PCM_16")
-    info = probe(path)
-    whole = (stream(path, AudioLimits()), info.num_samples)
+    whole = stream(path, AudioLimits())
     window = Window.of_seconds(2.0, 0.4, 320, RATE_HZ)
     runner = Echo(pipeline)
-    found = session_of(runner, pipeline, None, window).recognize_long(*whole, with_words=True)
+    found = session_of(runner, pipeline, None, window).recognize_long(whole, timestamps=True)
     assert found.text == vocabulary.decode_path(symbols[:699])
     assert [word.text for word in found.words] == found.text.split()
     # The last word ends at the last frame with a symbol.
@@ -235,24 +237,29 @@ def test_a_long_recording_is_stitched(model_dir, tmp_path, vocabulary):
     assert max(size[0] for size in runner.sizes) == 3
     assert found.beam_text is None
     # Beam search gets the logits of the whole recording, including silence.
-    whole = (stream(path, AudioLimits()), info.num_samples)
+    whole = stream(path, AudioLimits())
     session = session_of(runner, pipeline, BeamSearch(4), window)
-    heard = session.recognize_long(*whole, with_words=True)
+    heard = session.recognize_long(whole, timestamps=True)
     assert heard.beam_text.split() == found.text.split()
     assert (heard.text, heard.words) == (found.text, found.words)
 
 
-def test_long_recordings_run_in_chunks_and_damaged_ones_are_skipped(main, tmp_path, capsys):
+def test_long_recordings_run_in_chunks_and_damaged_ones_up_to_the_damage(main, tmp_path, capsys):
     whole, broken = tmp_path / "a.flac", tmp_path / "b.flac"
     soundfile.write(whole, noise(40), RATE_HZ)
     broken.write_bytes(whole.read_bytes()[:-60000])
     soundfile.write(tmp_path / "c.flac", noise(1), RATE_HZ)
-    main(tmp_path, "--chunk_seconds=4", "--overlap_seconds=1", "--batch_size=4")
+    flags = ("--chunk_seconds=4", "--overlap_seconds=1", "--batch_size=4")
+    main(tmp_path, *flags)
     captured = capsys.readouterr()
     texts = dict(line.split("\t") for line in captured.out.splitlines())
-    assert texts.keys() == {str(whole), str(tmp_path / "c.flac")}
+    assert texts.keys() == {str(whole), str(broken), str(tmp_path / "c.flac")}
     assert len(texts[str(whole)]) > 10 * len(texts[str(tmp_path / "c.flac")]) / 2
-    assert f"skipped {broken}" in captured.err
+    assert 100 < len(texts[str(broken)]) < len(texts[str(whole)])
+    assert f"{broken}: recognized up to" in captured.err
+    with refused(match=rf"{broken} \(\w+ behind \d+\.\d\d s\)"):
+        main(broken, *flags)
+    assert capsys.readouterr().out == f"{texts[str(broken)]}\n"
     with refused(match=r"a\.flac"):
         main(whole, "--max_seconds=20")
 
@@ -354,12 +361,16 @@ def test_batches_are_decoded_without_their_padding(vocabulary):
     described |= {"sample_rate_hz": RATE_HZ, "vocabulary": {"surfaces": vocabulary.surfaces}}
     paths = np.array([[0, blank, 1, 2], [3, 3, 4, 4], [5, 5, 5, 5]])
     found = {"logits": 100.0 * np.eye(12)[paths], "logit_lengths": np.array([4, 2, 0])}
-    for beam, with_words in ((None, True), (BeamSearch(4), False), (BeamSearch(4), True)):
-        texts = decoder_of(described, beam).transcriptions(found, with_words)
+    for beam, is_timed in ((None, True), (BeamSearch(4), False), (BeamSearch(4), True)):
+        decoder = decoder_of(described, beam)
+        if is_timed:
+            texts = with_words(lambda *_: found, decoder, {}, FrameTimes(described))
+        else:
+            texts = decoder.transcriptions(found)
         assert [x.text for x in texts] == ["ABC", "D", ""]
         assert [x.beam_text for x in texts] == (["ABC", "D", ""] if beam else [None] * 3)
         words = [[word.text for word in x.words] for x in texts]
-        assert words == ([["ABC"], ["D"], []] if with_words else [[], [], []])
+        assert words == ([["ABC"], ["D"], []] if is_timed else [[], [], []])
 
 
 def test_less_than_a_frame_is_refused(main, tmp_path):
@@ -401,7 +412,7 @@ def test_examples_are_judged_by_their_transcripts(model_dir, lower_dir, corpus, 
         (["a.wav", "--chunk_seconds=60"], "--chunk_seconds of at most 35, the limit of the model"),
         (["a.wav", "--overlap_seconds=15"], "half of --chunk_seconds"),
         (["a.wav", "--overlap_seconds=nan"], "half of --chunk_seconds"),
-        (["a.wav", "--chunk_seconds=inf"], "half of --chunk_seconds"),
+        (["a.wav", "--chunk_seconds=inf"], "--chunk_seconds of at most 35"),
         (["a.wav", "--chunk_seconds=nan"], "half of --chunk_seconds"),
         (["a.wav", "--beam_width=5", "--lm_weight=nan"], "--lm_weight"),
     ],
@@ -439,7 +450,7 @@ def test_transcripts_are_scored_in_the_case_of_the_model(main, lower_dir, corpus
         ("[]", "Expected keys and values in "),
         ("{", "Expected a readable "),
         ("{}", "an export of wav2vec2"),
-        ('{"family": "wav2vec2"}', r"Expected max_seconds in pipeline\.json"),
+        ('{"family": "wav2vec2"}', r"Expected sample_rate_hz in pipeline\.json"),
     ],
 )
 def test_an_export_that_does_not_describe_itself_is_one_line(tmp_path, content, message):
@@ -458,16 +469,3 @@ def test_the_model_is_to_be_named_and_of_this_family(project, model_dir):
         wav2vec2.infer.main(["a.wav", f"--native_savedmodel_dir={other}"])
     with refused(match=r"an export of conformer\. Received: wav2vec2"):
         conformer.infer.main(["a.wav", f"--native_savedmodel_dir={model_dir}"])
-
-
-def test_chunks_follow_a_model_that_takes_less_at_once():
-    pipeline = {"max_seconds": 8.0, "hop_samples": 320, "sample_rate_hz": RATE_HZ}
-    pipeline["mask_padding"] = True
-    window = window_of(pipeline, RecognitionOptions())
-    assert window == Window.of_seconds(8.0, 2.0, 320, RATE_HZ)
-    with refused("--chunk_seconds of at most 8, the limit of the model"):
-        window_of(pipeline, RecognitionOptions(chunk_seconds=9.0))
-    longer = {**pipeline, "max_seconds": 35.0}
-    assert window_of(longer, RecognitionOptions()) == Window.of_seconds(20.0, 4.0, 320, RATE_HZ)
-    unmasked = window_of({**longer, "mask_padding": False}, RecognitionOptions())
-    assert unmasked.pause_frames is None, "padding behind a shorter chunk would change its result"

@@ -142,11 +142,14 @@ def new_session(
 
     Args:
         model: path of the file, or its content.
-        described: see `Backend.open`; only `small` and `options` are used, and both are optional.
+        described: see `Backend.open`; `small`, `options` and `inputs` are used, all are optional.
         threads: number of threads of a call; None uses one for each core.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    # It would plan the memory of each new shape and keep the plan: 1 MB for 200 lengths of a
+    # wav2vec 2.0 of width 96, with the same speed.
+    options.enable_mem_pattern = not _has_ranges(described)
     if described.get("small", False):
         options.intra_op_num_threads = 1
     elif threads is not None:
@@ -165,6 +168,12 @@ def new_session(
     return onnxruntime.InferenceSession(
         model, options, providers=providers, disabled_optimizers=kept
     )
+
+
+def _has_ranges(described: Mapping) -> bool:
+    """Returns whether an input of a signature has a range of sizes."""
+    shapes = (shape for _, _, shape in described.get("inputs", ()))
+    return any(not isinstance(size, int) for shape in shapes for size in shape)
 
 
 def as_function(session: onnxruntime.InferenceSession) -> Function:

@@ -1,6 +1,7 @@
 """The table of robustness: what each row does to a sound, and what it counts."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tests.support.speech import write_librispeech
 from tests.support.spelling import PIPELINE, RATE_HZ, Spelling, sound_of
 from tools.benchmark import robustness
 from tools.benchmark.robustness import CHANGES, NOISES, main, repeated
+from tools.decoding.text import byte_surface
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
@@ -187,3 +189,20 @@ def test_a_model_of_images_is_refused(monkeypatch, tmp_path):
     with refused(match="recognizes speech.*Received: m"):
         main(["--model=m", f"--data_dir={tmp_path}"])
     assert session.closed
+
+
+@pytest.mark.parametrize(
+    ("vocabulary", "text"),
+    [
+        ({"kind": "subwords", "surfaces": ["", "a ", "b", *map(byte_surface, range(256))]}, "a b"),
+        ({"kind": "characters", "surfaces": ["", "a", "b"]}, "A B"),
+    ],
+)
+def test_transcripts_are_normalized_as_in_the_training_of_a_transducer(
+    tmp_path, rng, vocabulary, text
+):
+    """The bytes of a subword vocabulary have both cases and decide nothing."""
+    write_librispeech(tmp_path / "dev", [("A b", 0.1 * rng.normal(size=8000))])
+    pipeline = {"family": "conformer", "vocabulary": vocabulary}
+    session = SimpleNamespace(pipeline=pipeline, limits=AudioLimits())
+    assert robustness.read_speech(session, tmp_path / "dev")[1] == [text]

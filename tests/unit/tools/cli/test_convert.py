@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tools.cli.convert import main
 from tools.config.command_line import run
@@ -106,7 +107,7 @@ def test_graphics_cards_are_hidden_before_a_conversion(native, tmp_path, monkeyp
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--native_savedmodel_dir="], "--native_savedmodel_dir DIR"),
+        (["--native_savedmodel_dir="], "a value for --native_savedmodel_dir"),
         (["more"], "--native_savedmodel_dir DIR"),
         (["--native_savedmodel_dir=nowhere"], "nowhere, which does not exist"),
         (["--batch_size=0"], "--batch_size >= 1"),
@@ -130,7 +131,7 @@ def test_bad_input_is_one_line_with_code_2(native, tmp_path, capsys, flags, mess
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").touch()
     given = [f"--native_savedmodel_dir={native}", f"--converted_savedmodel_dir={tmp_path}/c"]
-    given += [word.replace("FULL", f"{tmp_path}/full") for word in flags]
+    given = joined(given, [word.replace("FULL", f"{tmp_path}/full") for word in flags])
     with pytest.raises(SystemExit) as ended:
         run(main, ["convert", *given])
     printed = capsys.readouterr()

@@ -10,6 +10,7 @@ from tests.support.speech import write_librispeech
 from tools.cli.join_corpus import Joining, draw, main
 from tools.speech.audio import AudioLimits, read
 from tools.speech.corpus import read_corpus
+from tools.speech.part_times import read_times, speech_range
 
 LIMITS = AudioLimits(max_seconds=1.0)
 
@@ -174,3 +175,48 @@ def test_speakers_are_drawn_by_their_share(tmp_path):
     joined = join(tmp_path / "split", tmp_path / "joined", "--num_utterances=60")
     speakers = [utterance.utterance_id.split("-")[0] for utterance in joined]
     assert 0 < speakers.count("1") <= 15
+
+
+def test_times_are_those_of_the_trimmed_parts(tmp_path):
+    rng = np.random.default_rng(5)
+    utterances, silences = [], {}
+    for number in range(4):
+        quiet = 1e-3 * rng.normal(size=(160 * (3 + 7 * number), 1)).ravel()
+        loud = 0.3 * rng.normal(size=160 * (20 + number)).clip(-3, 3)
+        silences[f"W{number}"] = (len(quiet), len(loud))
+        utterances.append((f"W{number}", np.concatenate([quiet, loud, quiet])))
+    write_librispeech(tmp_path / "split", utterances, speaker=1, chapter=5)
+    flags = ("--times", "--max_gap_seconds=0.2", "--max_parts=3")
+    joined = join(tmp_path / "split", tmp_path / "joined", *flags)
+    times = read_times(tmp_path / "joined")
+    assert times.keys() == {one.utterance_id for one in joined}
+    gaps = set()
+    for one in joined:
+        sound, place = read(one.path), 0
+        assert " ".join(part.transcript for part in times[one.utterance_id]) == one.transcript
+        for part in times[one.utterance_id]:
+            num_quiet, num_loud = silences[part.transcript]
+            start, end = (round(16000 * x) for x in part[:2])
+            gaps.add(start - place)
+            assert not sound[place:start].any(), "a gap of zeros"
+            assert np.abs(sound[start : start + 160]).max() > 0.1, "speech from the first frame on"
+            assert end - start == num_loud
+            assert np.abs(sound[end : end + num_quiet]).max() < 0.01
+            place = end + num_quiet
+        assert place == len(sound)
+    assert len(gaps) > 5
+    plain = join(tmp_path / "split", tmp_path / "plain", "--max_parts=3")
+    assert plain[0].num_samples > 0 and not (tmp_path / "plain" / "times.tsv").exists()
+    with refused("Make it with tools.cli.join_corpus --times"):
+        read_times(tmp_path / "plain")
+
+
+def test_speech_is_what_is_loud(rng):
+    sound = np.zeros(1605, "float32")
+    assert speech_range(sound, 16000) == (0, 1605)
+    sound[800:1000] = 0.5
+    sound[300] = 0.004  # in a frame of -53 dB, of which one sample is -42 dB
+    assert speech_range(sound, 16000) == (800, 1120)
+    sound[1600] = 0.5
+    assert speech_range(sound, 16000) == (800, 1605)
+    assert speech_range(0.01 * sound, 16000) == (800, 1605)

@@ -3,7 +3,6 @@
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +123,20 @@ def test_empty_folder_is_filled(tmp_path):
     assert os.listdir(tmp_path) == ["empty"]
 
 
+def test_splits_have_the_names_that_were_asked_for(corpus, tmp_path):
+    files = make(tmp_path / "mine", "--splits=train,dev")
+    renamed = {
+        str(path.relative_to(corpus)).replace("-clean/", "/"): path.read_bytes()
+        for path in corpus.rglob("*")
+        if path.is_file()
+    }
+    assert files.keys() == renamed.keys()
+    assert [name for name in files if files[name] != renamed[name]] == ["corpus.json"]
+    assert make(tmp_path / "mine", "--splits=train,dev") == files
+    with refused(match="other arguments"):
+        make(tmp_path / "mine")
+
+
 def test_failure_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(path, waveform, rate_hz):
         raise OSError(28, "No space left on device")
@@ -142,6 +155,10 @@ def test_failure_leaves_nothing(tmp_path, monkeypatch):
         (["--seed=-1"], "seed"),
         (["--train_utterances=-1"], "train_utterances"),
         (["--train_utterances=0", "--dev_utterances=0"], "utterances"),
+        (["--splits=train"], "two names of folders as --splits"),
+        (["--splits=dev,dev"], "dev,dev"),
+        (["--splits=train,../dev"], "../dev"),
+        (["--splits=train,dev,test"], "train,dev,test"),
         (["more"], "more"),
         (["--output_dir="], "output_dir"),
     ],
@@ -210,7 +227,7 @@ def test_the_corpus_of_the_cache_is_made_once(tmp_path, monkeypatch):
     def write(folder, arguments):
         made.append(arguments)
         time.sleep(0.2)  # the others come meanwhile
-        (folder / "corpus.json").write_text(to_json(asdict(arguments)))
+        (folder / "corpus.json").write_text(to_json(arguments.record))
 
     monkeypatch.setattr(synthetic_corpus, "write_corpus", write)
     with ThreadPoolExecutor(4) as pool:
@@ -218,3 +235,38 @@ def test_the_corpus_of_the_cache_is_made_once(tmp_path, monkeypatch):
     assert len(made) == 1 and len(set(folders)) == 1
     assert (folders[0] / "corpus.json").is_file()
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [folders[0].name]
+
+
+def test_words_and_sentences_of_files_are_said(tmp_path):
+    names, sentences = tmp_path / "names.txt", tmp_path / "sentences.txt"
+    names.write_text("Anna Maria\n\nO'Brien\n", encoding="utf-8")
+    sentences.write_text("play the song\nstop\n", encoding="utf-8")
+    make(tmp_path / "a", f"--words={names}", "--max_words=2")
+    make(tmp_path / "a", f"--words={names}", "--max_words=2")  # made already
+    said = {
+        **transcripts(tmp_path / "a" / "train-clean"),
+        **transcripts(tmp_path / "a" / "dev-clean"),
+    }
+    assert set(said.values()) <= {
+        " ".join(pair)
+        for known in [("ANNA MARIA", "O'BRIEN")]
+        for pair in [*((x,) for x in known), *((x, y) for x in known for y in known)]
+    }
+    assert {"ANNA MARIA", "O'BRIEN"} & set(said.values())
+    make(tmp_path / "b", f"--sentences={sentences}")
+    assert set(transcripts(tmp_path / "b" / "train-clean").values()) == {"PLAY THE SONG", "STOP"}
+    with refused("made with other arguments"):
+        main([f"--output_dir={tmp_path / 'b'}", *FLAGS])
+
+
+@pytest.mark.parametrize("name", ["words", "sentences"])
+def test_files_without_words_are_refused(tmp_path, name):
+    path, flags = tmp_path / "a.txt", [f"--output_dir={tmp_path / 'c'}", *FLAGS]
+    with refused(f"a text file for --{name}"):
+        main([*flags, f"--{name}={path}"])
+    for content, message in (("\n \n", "Received: none"), ("ANNA\n...\n", "letters or digits")):
+        path.write_text(content)
+        with refused(message):
+            main([*flags, f"--{name}={path}"])
+    with refused("--words or --sentences. Received: both"):
+        main([*flags, f"--words={path}", f"--sentences={path}"])

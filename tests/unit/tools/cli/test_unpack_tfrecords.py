@@ -75,7 +75,7 @@ def test_sounds_that_cannot_be_read_are_counted(folder, capsys):
     unpack(folder)
     printed = capsys.readouterr().err
     assert len([*(folder.parent / "new" / "train").glob("*.wav")]) == 1
-    assert "skipped /old/bad.wav: unreadable" in printed and "1 utterances, 1 skipped" in printed
+    assert "skipped /old/bad.wav: unreadable" in printed and "1 utterance, 1 skipped" in printed
     with refused("no folder"):
         unpack(folder)
 

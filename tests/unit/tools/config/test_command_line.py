@@ -86,9 +86,8 @@ def test_the_home_folder_is_put_in_where_a_shell_does_not(program, monkeypatch):
     assert values.set == {"data.dir": "~/d"}  # for the loader of the config
 
 
-def test_short_name_and_the_last_of_two_wins(program):
+def test_short_name(program):
     assert program.parse(["-b", "16"])[0].batch_size == 16
-    assert program.parse(["--batch_size=2", "-b=4"])[0].batch_size == 4
 
 
 @pytest.mark.parametrize(
@@ -343,3 +342,48 @@ def test_true_and_false_behind_anything_but_a_switch_are_words(program):
     values, positional = program.parse(["--skip_eval", "False", "true"])
     assert (values.skip_eval, positional) == (False, ["true"])
     assert program.parse(["true"])[1] == ["true"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            ["--config="],
+            "a value for --config. Received: an empty one. Give one, or leave --config",
+        ),
+        (["--config", ""], "a value for --config. Received: an empty one."),
+        (["--batch_size="], "a whole number for --batch_size. Received: an empty value."),
+        (["--mode="], "one of fast, slow for --mode. Received: an empty value."),
+        (["--use_horovod="], "true or false for --use_horovod. Received: an empty value."),
+    ],
+)
+def test_empty_values_are_refused(program, argv, line):
+    assert line in failure(program, *argv)
+
+
+@pytest.mark.parametrize(
+    ("argv", "name", "value", "line"),
+    [
+        (["-b=2", "--batch_size=4"], "batch_size", 4, "--batch_size is given 2 times: the last"),
+        (
+            ["--mode=slow"] * 2 + ["--mode=fast"],
+            "mode",
+            "fast",
+            "3 times: the last value counts, fast",
+        ),
+        (["--use_horovod", "--nouse_horovod"], "use_horovod", False, "value counts, False"),
+    ],
+)
+def test_a_flag_that_is_given_twice_is_named(program, capsys, argv, name, value, line):
+    assert getattr(program.parse(argv)[0], name) == value
+    printed = capsys.readouterr().err
+    assert line in printed and printed.count("\n") == 1
+
+
+def test_flags_that_may_be_repeated_are_not_named(program, capsys):
+    program.parse(["--tag=a", "--tag=b", "--set", "a.b=1", "--set", "a.c=1", "--batch_size=2"])
+    assert capsys.readouterr().err == ""
+
+
+def test_a_flag_that_is_empty_by_default_may_be_empty(program):
+    assert program.parse(["--output_dir="])[0].output_dir == ""

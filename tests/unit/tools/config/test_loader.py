@@ -3,6 +3,7 @@ from typing import Literal
 
 import pytest
 
+from conformer.config import load_config
 from tests.support.errors import refused
 from tools.config.loader import leaf_keys, leaf_values, load, to_yaml
 from tools.errors import UserError
@@ -239,6 +240,21 @@ def test_unknown_keys_name_the_nearest(write, text, key, near):
 
 
 @pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("optimizer: {clip_norms: 1, b: 2, c: 3}", True),
+        ("a: 1\nb: 2\ndata: {}", True),
+        ("data: {rate_hertz: 1}", False),
+        ("optimizer: {clip_norms: 1, name: sgd}", False),
+    ],
+)
+def test_a_config_of_another_program_is_told(write, text, told):
+    """Most of its keys are unknown."""
+    words = ", or use the config with the program of its family."
+    assert failure(Experiment, write(text)).endswith(words) == told
+
+
+@pytest.mark.parametrize(
     ("key", "near"),
     [
         ("data.rate", "Use data.rate_hz."),
@@ -395,3 +411,10 @@ class Whole:
 
 def test_a_misspelt_section_is_no_key_of_another_one(write):
     assert "Use model." in failure(Whole, write("modle: {layers: 2}"))
+
+
+def test_a_config_of_another_family_is_answered_with_its_program(project):
+    path = project / "configs" / "vision" / "smoke.yml"
+    with refused(f"a config of conformer. Received: {path}, a config of vision.") as caught:
+        load_config(path, {})
+    assert "python -m vision.train" in str(caught.value)

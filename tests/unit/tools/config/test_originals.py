@@ -66,6 +66,22 @@ def test_a_flag_that_became_a_value_of_the_config(argv, capsys):
     assert "now --set data.num_parallel_calls" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_flags_of_atc(joined, capsys):
+    line = program("tools.cli.convert")
+    line.string("converted_savedmodel_dir", None, "Folder.")
+    line.string("dim_range", None, "Ranges.")
+    pairs = (("model", "a.onnx"), ("framework", "5"), ("output", "a_bs8"),
+             ("input_shape", "input:8,3,224,224"), ("log", "error"))  # fmt: skip
+    argv = [f"--{name}={value}" for name, value in pairs]
+    if not joined:
+        argv = [word for name, value in pairs for word in (f"--{name}", value)]
+    values, rest = line.parse(argv)
+    assert (values.native_savedmodel_dir, values.converted_savedmodel_dir) == ("a.onnx", "a_bs8")
+    assert (values.dim_range, rest) == ("input=8,3,224,224", [])
+    assert len(capsys.readouterr().err.splitlines()) == len(pairs)
+
+
 @pytest.mark.parametrize(
     "argv",
     [
@@ -96,14 +112,13 @@ def test_flags_without_an_effect(argv, capsys):
         ("conformer.train", ["--tfrecords=True"], "unpack_tfrecords"),
         ("conformer.train", ["--sentence_piece", "true"], "tokenizer.kind=sentencepiece"),
         ("conformer.infer", ["--mxp"], "--quant_precision=fp16"),
-        ("vision.export", ["--output-file", "a.onnx"], "--output_dir"),
+        ("tools.cli.convert", ["--insert_op_conf=a.config"], "vision.preprocess"),
         # Flags of another program of the family, by today's and by the original's name.
         ("conformer.train", ["--saved", "x"], "python -m conformer.infer"),
         ("conformer.train", ["--quant_precision=fp16"], "python -m conformer.infer"),
         ("conformer.infer", ["--steps=3"], "python -m conformer.train"),
         ("conformer.infer", ["--num_workers=3"], "python -m conformer.train"),
         ("wav2vec2.preprocess", ["--torchscript_path=x"], "python -m wav2vec2.compile"),
-        ("vision.eval", ["--val_num_samples=5"], "--data_ratio"),
         ("vision.infer", ["--epochs=5"], "python -m vision.train"),
         # Flags of another family, and words that only look alike.
         ("vision.train", ["--saved=x"], "See --help"),
@@ -145,7 +160,7 @@ def test_suggestions_are_near_in_meaning(name, near):
 
 
 def test_old_names_of_programs_are_links_that_answer(project):
-    folders = ("conformer", "run_scripts", "vision", "wav2vec2")
+    folders = ("conformer", "run_scripts", "run_scripts/ci", "vision", "wav2vec2")
     found = [path for folder in folders for path in (project / folder).iterdir()]
     links = {path.name: path for path in found if path.is_symlink()}
     assert links.keys() == PROGRAMS.keys()
@@ -176,3 +191,12 @@ def test_an_old_name_is_answered_with_the_command(project, command, answer):
     done = subprocess.run(command, cwd=project / "conformer", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: Expected") and done.stderr.endswith(f"{answer}\n")
+
+
+@pytest.mark.parametrize("name", ["nothing.sh", "conformer_trian.py"])
+def test_a_name_that_no_page_has_is_one_line(project, name):
+    script = project / "run_scripts" / "renamed.py"
+    done = subprocess.run([sys.executable, script, name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("Error: Expected an old name of a program or script. Received: ")
+    assert done.stderr.count("\n") == 1 and name in done.stderr

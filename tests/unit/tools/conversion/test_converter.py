@@ -310,6 +310,30 @@ def test_xla_leaves_a_saved_model_that_compiles(native, tmp_path):
     np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
 
 
+def test_250_lengths_that_are_not_padded_are_250_shapes_and_one_compiled_network(
+    native, tmp_path, monkeypatch
+):
+    module, compiled = backends.get("openvino"), []
+
+    class Core(module.openvino.Core):
+        def compile_model(self, network, device, options):
+            compiled.append(options)
+            return super().compile_model(network, device, options)
+
+    ranges = {"waveforms": ((1, 3), (10, 400))}
+    convert(native, tmp_path / "a", ConversionRequest("openvino", dim_range=ranges))
+    monkeypatch.setattr(module.openvino, "Core", Core)
+    jit = load(tmp_path / "a")  # the model does not say that padding keeps its result
+    lengths = np.random.default_rng(0).permutation(np.arange(100, 350))
+    for samples in (*lengths, *lengths[-20:]):
+        assert jit.run(sound(1, samples))["doubled"].shape == (1,)
+    counts = jit.shapes.described()
+    assert (counts["prepared"], counts["reused"]) == (250, 20)
+    (options,) = compiled
+    # A shape has about ten kernels; the runtime keeps those of few shapes.
+    assert int(options["CPU_RUNTIME_CACHE_CAPACITY"]) <= 1000
+
+
 @pytest.fixture
 def compiled(native, tmp_path, monkeypatch):
     """Converts to `a`; whether each network that OpenVINO compiles after that has free sizes."""

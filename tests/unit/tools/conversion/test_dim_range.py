@@ -56,7 +56,7 @@ def test_the_batch_of_one_tensor_holds_for_all():
         ({"images": ((1, 4),)}, "images"),
         ({"waveforms": ((1, 4),)}, r"2 ranges for waveforms of shape \[\?, \?\]"),
         ({"lengths": ((1, 4),)}, "2 ranges for waveforms"),
-        ({}, "ranges"),
+        ({}, "1 range for lengths"),
     ],
 )
 def test_ranges_that_do_not_fit_are_one_line(ranges, message):

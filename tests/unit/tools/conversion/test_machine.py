@@ -72,3 +72,20 @@ def test_openvino_is_told_the_threads_and_keeps_few_kernels(
 def test_onnxruntime_is_told_the_threads(graph, onnxruntime_threads, threads):
     backends.get("onnxruntime").open(graph, {"small": False}, Execution(threads))
     assert onnxruntime_threads == [threads or 0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "plans"), [([3, 40], True), ([[1, 3], 40], False), ([3, [10, 40]], False)]
+)
+def test_onnxruntime_plans_no_memory_for_each_of_many_shapes(graph, monkeypatch, shape, plans):
+    module = backends.get("onnxruntime")
+    session, found = module.onnxruntime.InferenceSession, []
+
+    def start(model, options, **more):
+        found.append(options.enable_mem_pattern)
+        return session(model, options, **more)
+
+    monkeypatch.setattr(module.onnxruntime, "InferenceSession", start)
+    inputs = [["lengths", "int32", shape[:1]], ["waveforms", "float32", shape]]
+    module.open(graph, {"small": False, "inputs": inputs})
+    assert found == [plans]

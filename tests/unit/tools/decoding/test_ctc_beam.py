@@ -12,6 +12,7 @@ from tools.decoding.arpa import read_arpa
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.ctc_beam import CtcBeamSearch
 from tools.decoding.fusion import Fusion, KenlmFusion, open_fusion, words_of_kenlm
+from tools.decoding.hotwords import HotWord
 from tools.decoding.kneser_ney import arpa_lines, count_ngrams, estimate
 from tools.decoding.options import BeamSearch
 
@@ -62,22 +63,16 @@ def spoken(sentences):
         path = [symbol for x in text for symbol in [SURFACES.index(x)] * rng.integers(1, 3) + [0]]
         logits = (1 + number % 3 / 2) * rng.normal(size=(len(path), len(SURFACES)))
         logits[np.arange(len(path)), path] += 4
+        logits[-2:] += 40 * np.eye(len(SURFACES))[path[-2:]]  # no text ends with a space
         found.append(logits.astype("float32"))
     return found
 
 
 @pytest.mark.parametrize(
-    ("order", "width", "options"),
-    [
-        (0, 100, {}),
-        (0, 7, {}),
-        (0, 30, {"hotwords": ["ABCA D", "DD"], "hotword_weight": 4.0}),
-        (4, 100, {}),
-        (4, 12, {}),
-        (4, 30, {"hotwords": ["ABCA D", "DD"], "hotword_weight": 4.0}),
-    ],
+    ("order", "width"),
+    [(0, 100), (0, 7), (4, 100), (4, 12)],
 )
-def test_the_best_texts_are_those_of_pyctcdecode(arpa, spoken, order, width, options):
+def test_the_best_texts_are_those_of_pyctcdecode(arpa, spoken, order, width):
     pyctcdecode = pytest.importorskip("pyctcdecode", reason="the extra [peers] is not installed")
     kenlm = pytest.importorskip("kenlm", reason="the extra [beam] is not installed")
     logging.getLogger("pyctcdecode").setLevel(logging.ERROR)
@@ -88,14 +83,8 @@ def test_the_best_texts_are_those_of_pyctcdecode(arpa, spoken, order, width, opt
         peer_model = pyctcdecode.LanguageModel(kenlm.Model(str(arpa)), model.vocabulary())
     alphabet = pyctcdecode.Alphabet.build_alphabet(SURFACES)
     peer = pyctcdecode.BeamSearchDecoderCTC(alphabet, peer_model)
-    search = CtcBeamSearch(
-        SURFACES,
-        0,
-        BeamSearch(width, hot_weight=options.get("hotword_weight", 10.0)),
-        fusion,
-        hot_words=options.get("hotwords", ()),
-    )
-    expected = [peer.decode(logits, beam_width=width, **options) for logits in spoken]
+    search = CtcBeamSearch(SURFACES, 0, BeamSearch(width), fusion)
+    expected = [peer.decode(logits, beam_width=width) for logits in spoken]
     assert [best_text(search, logits) for logits in spoken] == expected
 
 
@@ -169,12 +158,27 @@ def test_weights_of_0_change_nothing(arpa, spoken):
     weightless = CtcBeamSearch(
         SURFACES,
         0,
-        BeamSearch(20, weight=0.0, word_bonus=0.0, hot_weight=0.0),
+        BeamSearch(20, weight=0.0, word_bonus=0.0),
         Fusion(read_arpa(arpa)),
-        hot_words=["DD"],
+        hot_words=[HotWord("DD", 0.0)],
     )
     for logits in spoken[:6]:
         assert best_text(weightless, logits) == best_text(plain, logits)
+
+
+def test_a_space_at_the_end_adds_no_word(arpa):
+    """pyctcdecode scores an unknown empty word there, and an empty text as one word."""
+    model = read_arpa(arpa)
+    search = CtcBeamSearch(SURFACES, 0, BeamSearch(20), Fusion(model))
+    state, ends = model.start(), []
+    for path in ([0], [1, 5], [1, 0]):
+        logits = (40.0 * np.eye(6)[path]).astype("float32")
+        ((best, *_),) = search.n_best(decoded(search, logits), 3)
+        ends.append((text_of(best.hypothesis), best.score))
+    assert [text for text, _ in ends] == ["", "A", "A"]
+    assert ends[1][1] == pytest.approx(ends[2][1], abs=1e-5)
+    log10 = model.score(state, "</s>")[0]
+    assert ends[0][1] == pytest.approx(0.5 * log10 * np.log(10.0), abs=1e-5)
 
 
 def test_kenlm_gives_the_same_scores(arpa, spoken):
@@ -197,6 +201,12 @@ def test_logits_that_are_not_numbers_give_no_score():
 def test_a_model_of_other_letters_or_without_words_is_refused(arpa, tmp_path):
     with refused(match="words of the letters xy.* like the vocabulary of the model"):
         CtcBeamSearch(["", "x", "y"], 0, BeamSearch(5), open_fusion(arpa))
+    with refused(match="words of the letters Ā.* and 20 others"):
+        CtcBeamSearch(["", *map(chr, range(0x100, 0x13C))], 0, BeamSearch(5), open_fusion(arpa))
+    path = tmp_path / "subwords.arpa"
+    path.write_text(arpa.read_text().replace("\tA", "\t\u2581A").replace(" A", " \u2581A"))
+    with refused(match="a language model of whole words.*\u2581A"):
+        CtcBeamSearch(SURFACES, 0, BeamSearch(5), open_fusion(path))
     path = tmp_path / "model.bin"
     path.write_bytes(b"mmap lm http://kheafield.com/code\0")
     with refused(match=r"with its words.*model\.bin"):

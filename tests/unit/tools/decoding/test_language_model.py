@@ -211,16 +211,15 @@ def test_the_program_writes_a_model_that_is_read(tmp_path, capsys):
         (["--prune=1,0"], "--prune"),
         (["--prune=x"], "--prune"),
         (["--text=/nowhere/at/all"], "nowhere"),
-        (["--text="], "--text"),
         (["more"], "more"),
     ],
 )
 def test_bad_flags_of_the_program(tmp_path, flags, named):
     output = tmp_path / "lm.arpa"
     with refused(named):
-        train_language_model.main(
-            [f"--text={written(tmp_path, 'a b', 'text')}", f"--output={output}", *flags]
-        )
+        text = f"--text={written(tmp_path, 'a b', 'text')}"
+        given = [] if flags[0].startswith("--text") else [text]
+        train_language_model.main([*given, f"--output={output}", *flags])
     assert not output.exists()
 
 

@@ -144,6 +144,21 @@ def test_cuts_and_other_rows_change_nothing(rng):
                 assert one.hypothesis.starts.tolist() == same.hypothesis.starts.tolist()
 
 
+def test_what_a_long_recording_forgets_changes_nothing(rng):
+    """A batch forgets unused tokens and outputs of the prediction network earlier than one row."""
+    encoded, toy = rng.normal(size=(1, 400, WIDTH)).astype("float32"), Toy(5, blank_bonus=1.5)
+    search, length = search_of(toy, 2, Options(4)), np.array([400])
+    (alone,) = search.n_best(decoded(search, encoded, length), 4)
+    together = decoded(search, np.repeat(encoded, 6, 0), np.repeat(length, 6))
+    assert len(together.nodes) < 6 * 400 * 4, "the tree of tokens is bounded"
+    assert len(alone[0].hypothesis.tokens) > 100
+    for ranked in search.n_best(together, 4):
+        for one, same in zip(alone, ranked, strict=True):
+            assert one.score == pytest.approx(same.score, abs=1e-3)
+            for mine, theirs in zip(one.hypothesis[:3], same.hypothesis[:3], strict=True):
+                np.testing.assert_array_equal(mine, theirs)
+
+
 def test_a_penalty_of_the_blank_and_the_length_rank_the_hypotheses(encoded):
     toy = Toy(3, blank_bonus=2.0)
     expected = toy.exact(encoded[0], 1)
@@ -185,11 +200,11 @@ SURFACES = [" A", "", " B", "C"]
 def score_of(text, model, weight, bonus):
     """Returns the score of the words of a text, with unknown words and the end of the sentence."""
     state, total = model.start(), 0.0
-    for word in text.split() or [""]:
+    for word in text.split():
         score, state = model.score(state, word)
         total += score - 10.0 * (word not in model)
     total += model.score(state, "</s>")[0]
-    return weight * total * np.log(10) + bonus * len(text.split() or [""])
+    return weight * total * np.log(10) + bonus * len(text.split())
 
 
 @pytest.mark.parametrize(("weight", "bonus"), [(0.5, 1.5), (0.3, -1.0), (0.0, 0.0)])

@@ -1,14 +1,19 @@
-"""Tensors from files: checked and padded before the clock starts, timed without either."""
+"""Tensors from files: padded to fixed sizes before the clock starts, refused if they do not fit."""
 
 import json
+import shutil
 import time
 
 import numpy as np
 import pytest
 
 from tests.support.errors import refused
+from tools.conversion.converter import convert
 from tools.conversion.protocol import TensorSpec
+from tools.conversion.request import ConversionRequest
 from tools.inference.raw_tensors import check_preparation, run_timed
+from tools.inference.runner import load
+from tools.inference.session import Session
 
 
 class Recorder:
@@ -58,19 +63,55 @@ def test_a_batch_is_padded_to_what_is_fixed_and_timed(clock):
     assert seconds == [7.0, 3.0]
 
 
+@pytest.fixture(scope="module", params=[True, False], ids=["masked", "unmasked"])
+def masked(native, request, tmp_path_factory):
+    """Whether padding keeps the result, and a converted model of 2 rows and 10 to 40 samples."""
+    folder = tmp_path_factory.mktemp("converted")
+    source = shutil.copytree(native, folder / "source")
+    path = source / "assets" / "pipeline.json"
+    pipeline = json.loads(path.read_text())
+    pipeline["convert"]["serving_default"]["paddable"] = request.param
+    path.write_text(json.dumps(pipeline))
+    ranges = {"waveforms": ((2, 2), (10, 40))}
+    convert(source, folder / "model", ConversionRequest("openvino", dim_range=ranges))
+    with Session(load(folder / "model")) as session:
+        yield request.param, session
+
+
+def of_samples(rows, samples, dtype="float32"):
+    rng = np.random.default_rng(samples)
+    waveforms = rng.standard_normal((rows, samples)).astype(dtype)
+    # The model's convolution over 5 samples reaches 2 samples behind the length.
+    return {"waveforms": waveforms, "lengths": np.full(rows, samples - 2, np.int32)}
+
+
+def test_a_length_below_the_range_is_padded_where_this_keeps_the_result(native, masked):
+    is_paddable, session = masked
+    given, seconds = of_samples(2, 7), []
+    if not is_paddable:
+        with refused("waveforms of shape [2, 10:40]. Received: [2, 7]. Convert again with a"):
+            run_timed(session, "serving_default", given, seconds)
+        assert seconds == []
+        return
+    outputs = run_timed(session, "serving_default", given, seconds)
+    expected = load(native).run(given)
+    np.testing.assert_allclose(outputs["sums"], expected["sums"], rtol=1e-5, atol=1e-5)
+    assert len(seconds) == 1
+
+
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        (inputs(samples=6), "waveforms of shape [4, 2:5]"),
-        (inputs(rows=5), "waveforms of shape [4, 2:5]"),
-        (inputs(dtype="float64"), "waveforms of type float32"),
+        (of_samples(2, 41), "waveforms of shape [2, 10:40]. Received: [2, 41]"),
+        (of_samples(3, 20), "waveforms of shape [2, 10:40]. Received: [3, 20]"),
+        (of_samples(2, 20, "float64"), "waveforms of type float32"),
     ],
 )
-def test_what_the_model_does_not_take_is_refused_before_it_runs(clock, given, named):
-    runner, seconds = Recorder(clock), []
+def test_what_the_model_does_not_take_is_refused(masked, given, named):
+    seconds = []
     with refused(named):
-        run_timed(runner, "score", given, seconds)
-    assert runner.calls == seconds == []
+        run_timed(masked[1], "serving_default", given, seconds)
+    assert seconds == []
 
 
 @pytest.mark.parametrize(

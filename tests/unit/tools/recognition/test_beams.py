@@ -46,7 +46,7 @@ def test_both_heads_have_beams_beside_greedy_search(head):
     logits[0, 2, 0] += 4.5  # C or nothing
     logits[1, 1:] = 50.0  # padding
     toy, pipeline = Toy(logits, np.array([4, 1])), PIPELINE | {"head": head}
-    search = beam_search_of(pipeline, BeamSearch(8), 3, False)
+    search = beam_search_of(pipeline, BeamSearch(8), 3)
     decoder = TransducerDecoder(pipeline, True, search, 3)
     outputs = decoder.answer(toy, {})
     found = decoder.transcriptions(outputs)
@@ -58,7 +58,7 @@ def test_both_heads_have_beams_beside_greedy_search(head):
     plain = greedy.transcriptions(greedy.answer(toy, {}))
     assert [x.text for x in plain] == ["AC B", "B"]
     assert [(x.beam_text, x.n_best) for x in plain] == [(None, ()), (None, ())]
-    single = TransducerDecoder(pipeline, False, beam_search_of(pipeline, BeamSearch(8), 1, False))
+    single = TransducerDecoder(pipeline, False, beam_search_of(pipeline, BeamSearch(8), 1))
     assert [(x.beam_text, x.n_best) for x in single.transcriptions(single.answer(toy, {}))] == [
         ("AC B", ()),
         ("B", ()),
@@ -68,7 +68,7 @@ def test_both_heads_have_beams_beside_greedy_search(head):
 def test_texts_of_a_list_are_different():
     def ranked(score, *tokens):
         tokens = np.array(tokens, np.int32)
-        return Ranked(Hypothesis(tokens, tokens, tokens, score), score)
+        return Ranked(Hypothesis(tokens, tokens, tokens, tokens, score), score)
 
     surfaces = ["", "AB", "A", "B", " "]
     given = [ranked(-1.0, 1), ranked(-2.0, 2, 3), ranked(-3.0, 2), ranked(-4.0, 2, 4)]
@@ -103,11 +103,11 @@ def test_a_language_model_chooses_for_both_heads(head, tmp_path):
     toy, pipeline = Toy(logits, np.array([4])), PIPELINE | {"head": head}
     texts = {}
     for weight in (0.0, 0.5):
-        search = beam_search_of(pipeline, BeamSearch(8, str(path), weight), 1, False)
+        search = beam_search_of(pipeline, BeamSearch(8, str(path), weight), 1)
         decoder = TransducerDecoder(pipeline, False, search)
         (found,) = decoder.transcriptions(decoder.answer(toy, {}))
         texts[weight] = found.text, found.beam_text
     assert texts == {0.0: ("AC", "AC"), 0.5: ("AC", "A")}
     path.write_text(path.read_text().replace("A", "x"))
     with refused("words of the letters ABC"):
-        beam_search_of(pipeline, BeamSearch(4, str(path)), 1, False)
+        beam_search_of(pipeline, BeamSearch(4, str(path)), 1)

@@ -1,10 +1,14 @@
 """The run of a recognizer: the order of its batches, its texts, its clock and its report."""
 
+import io
 import json
+import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
@@ -46,9 +50,8 @@ class Toy:
     def is_long(self, num_samples):
         return self.at_once is not None and num_samples > self.at_once
 
-    def recognize_long(self, pieces, num_samples, with_words=False):
-        assert sum(map(len, pieces)) == num_samples
-        return self.of_long(num_samples)
+    def recognize_long(self, pieces, timestamps=False):
+        return self.of_long(sum(map(len, pieces)))
 
     def recognize(self, inputs, with_words=False):
         self.batches.append(inputs["lengths"].tolist())
@@ -189,7 +192,7 @@ def test_a_report_holds_what_was_measured(corpus, tmp_path, clock, capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     told = (
-        "WER 40.00%, CER 26.09% (1 substitutions, 1 deletions, 0 insertions)",
+        "WER 40.00%, CER 26.09% (1 substitution, 1 deletion, 0 insertions)",
         "4 utterances, 2.55 s of sound in 4.000 s at batch size 3 (eager, tensorflow, fp32)",
         "real-time factor 1.5686, 0.6 x real time, 1.00 utterances/s (1.00 with reading)",
         "0001.flac",
@@ -279,6 +282,17 @@ def test_one_file_gives_its_text_alone_and_several_give_their_names(corpus, caps
     assert "skipped notes.txt: not_sound" in captured.err
     run(Toy(transcript=lambda text: Transcription(text, beam_text="BEAM")), files[1])
     assert capsys.readouterr().out == "BEAM\n"
+
+
+def test_a_folder_gives_the_name_also_of_its_only_sound(corpus, capsys):
+    only, *others = sorted(corpus.rglob("*.flac"))
+    for path in others:
+        path.unlink()
+    run(Toy(), corpus)
+    captured = capsys.readouterr()
+    assert captured.out == f"{only}\t8000\n"
+    assert "skipped" not in captured.err, "transcripts are a part of the corpus"
+    assert captured.err.startswith("1 utterance, 0.50 s of sound")
 
 
 def test_a_sound_stays_one_line_whatever_its_name_is(corpus, tmp_path, capsys):
@@ -385,6 +399,95 @@ def test_a_folder_in_the_place_of_a_report_is_told_before_the_model_is_opened(
 
     with refused("a regular file or a new path"):
         run_program(opening, LIMITS, data)
+
+
+def spoken(text):
+    return Transcription(text, (Word(text, 0.1, 0.5, 0.75, (7,)), Word("END", 1.0, 2.006)))
+
+
+def test_a_format_is_printed_for_one_sound_and_written_for_several(corpus, tmp_path, capsys):
+    files = sorted(corpus.rglob("*.flac"))[:2]
+    toy = Toy(transcript=spoken)
+    run(toy, files[0], format="srt")
+    assert capsys.readouterr().out == "1\n00:00:00,100 --> 00:00:02,006\n8000 END\n\n"
+    with refused("--output_dir with --format json for several sounds. Received: 2 sounds"):
+        run(toy, *files, format="json")
+    for kind, suffix in (("ctm", "ctm"), ("text", "txt"), (None, "txt")):
+        folder = tmp_path / f"{kind}"
+        run(toy, *files, format=kind, output_dir=str(folder))
+        assert sorted(folder.iterdir()) == [folder / f"{x.stem}.{suffix}" for x in files]
+        content = (folder / f"{files[1].stem}.{suffix}").read_text()
+        ctm = f"{files[1].stem} 1 0.10 0.40 3200 0.7500\n{files[1].stem} 1 1.00 1.01 END 1.0000\n"
+        assert content == (ctm if kind == "ctm" else "3200\n")
+    assert capsys.readouterr().out == ""
+
+
+def test_two_sounds_for_one_file_are_refused_before_the_model_is_opened(corpus, tmp_path):
+    first = next(corpus.rglob("*.flac"))
+    (tmp_path / "b").mkdir()
+    second = tmp_path / "b" / first.name
+    second.write_bytes(first.read_bytes())
+    toy = Toy(transcript=spoken)
+    with refused(f"{first} and {second}, both for {first.stem}.vtt"):
+        run(toy, first, second, format="vtt", output_dir=str(tmp_path / "out"))
+    (tmp_path / "file").touch()
+    with refused("permission to write"):
+        run(toy, first, format="vtt", output_dir=str(tmp_path / "file"))
+    assert not toy.batches
+
+
+def test_each_channel_is_labelled(corpus, tmp_path, capsys):
+    path, report = tmp_path / "call.wav", tmp_path / "report.json"
+    soundfile.write(path, np.full((4000, 2), 0.1), 16000)
+    other = next(corpus.rglob("*.flac"))
+    toy = Toy(transcript=spoken)
+    run(toy, path, channels="each")
+    assert capsys.readouterr().out == "1\t4000\n2\t4000\n"
+    run(toy, path, other, channels="each", timestamps=True, result_path=report)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{path}\t1\t0.10\t0.50\t4000"
+    assert lines[2] == f"{path}\t2\t0.10\t0.50\t4000"
+    words = report.with_suffix(".words.tsv").read_text().splitlines()
+    assert words == ["PATH\tCHANNEL\tSTART\tEND\tWORD", *lines]
+    run(toy, path, channels="each", format="ctm")
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[1] for row in rows] == ["1", "1", "2", "2"]
+    run(toy, path, channels="2", format="ctm")
+    assert [x.split()[1] for x in capsys.readouterr().out.splitlines()] == ["2", "2"]
+    run(toy, path, channels="2")
+    assert capsys.readouterr().out == "4000\n"
+
+
+def test_standard_input_is_named_by_a_dash(corpus, tmp_path, capsys, monkeypatch):
+    files = sorted(corpus.rglob("*.flac"))
+    standard = SimpleNamespace(isatty=lambda: False)
+    monkeypatch.setattr(sys, "stdin", standard)
+    for paths, text in ((["-"], "8000\n"), (["-", files[1]], f"-\t8000\n{files[1]}\t3200\n")):
+        standard.buffer = io.BytesIO(files[0].read_bytes())
+        run(Toy(), *paths)
+        assert capsys.readouterr().out == text
+    standard.buffer = io.BytesIO(files[0].read_bytes())
+    run(Toy(transcript=spoken), "-", output_dir=str(tmp_path / "out"), format="tsv")
+    assert [x.name for x in (tmp_path / "out").iterdir()] == ["stdin.tsv"]
+
+
+def test_the_part_before_damage_and_silences_are_told(corpus, capsys):
+    def of_long(num_samples):
+        return Transcription(
+            "PART", duration_seconds=0.25, damage="truncated", skipped=((1.0, 2.5), (3.0, 4.0))
+        )
+
+    path = next(corpus.rglob("*.flac"))
+    with refused(f"to its end. Received: {path} (truncated behind 0.25 s)"):
+        run(Toy(of_long=of_long, at_once=1), path)
+    captured = capsys.readouterr()
+    assert captured.out == "PART\n"
+    assert f"{path}: recognized up to 0.25 s; the rest is truncated" in captured.err
+    assert f"{path}: left out 2.50 s of silence: 1.00-2.50, 3.00-4.00" in captured.err
+    assert run(Toy(of_long=of_long, at_once=1), path.parent) == 0
+    capsys.readouterr()
+    with refused("(truncated)"):  # a part of an utterance is not scored
+        run(Toy(of_long=of_long, at_once=1), data_dir=corpus)
 
 
 def damage(path):

@@ -1,6 +1,9 @@
 """Which sounds a program is to recognize."""
 
+import io
 import math
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +12,12 @@ import soundfile
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.inference.options import DataOptions
-from tools.recognition.sounds import check_options, chosen_utterances, find_utterances
+from tools.recognition.sounds import (
+    check_options,
+    chosen_utterances,
+    find_utterances,
+    with_standard_input,
+)
 from tools.speech.audio import AudioError, AudioLimits
 
 LIMITS = AudioLimits()
@@ -50,6 +58,11 @@ def test_command_lines_that_can_be_run(given, paths):
         ({"max_seconds": math.inf}, ["a.wav"], "--max_seconds > 0"),
         ({"max_seconds": math.nan}, ["a.wav"], "--max_seconds > 0"),
         ({}, ["a.wav", ""], "an empty name"),
+        ({"channels": "left"}, ["a.wav"], "--channels mix, each, or a number from 1"),
+        ({"channels": "0"}, ["a.wav"], "--channels mix, each, or a number from 1"),
+        ({"data_dir": "corpus", "channels": "each"}, [], "--channels with files and folders"),
+        ({"max_line_width": 0}, ["a.wav"], "--max_line_width"),
+        ({"max_line_count": 0}, ["a.wav"], "--max_line_count"),
     ],
 )
 def test_command_lines_that_cannot_be_run_are_refused(given, paths, message):
@@ -63,7 +76,8 @@ def test_files_and_folders_are_listed_in_the_order_given(tmp_path):
     for name in ("b.flac", "sub/c.WAV", "a.ogg"):
         sound(folder / name)
     (folder / ".hidden.wav").write_bytes(b"no sound")
-    (folder / "notes.txt").write_text("no sound")
+    for name in ("notes.txt", "sub/1-2.trans.txt", "transcripts.tsv"):
+        (folder / name).write_text("no sound")
     (folder / "like.flac").mkdir()
     found, skipped = find_utterances([str(last), str(folder)], LIMITS)
     assert [u.path for u in found] == [
@@ -93,7 +107,7 @@ def test_a_folder_without_sounds_is_refused(tmp_path):
     with refused(f"(.flac, .wav, .ogg, .opus, .mp3 ...) in {tmp_path}. Received: none."):
         find_utterances([str(tmp_path)], LIMITS)
     (tmp_path / "notes.txt").write_text("no sound")
-    with refused("none among 1 files"):
+    with refused("none among 1 file"):
         find_utterances([str(tmp_path)], LIMITS)
 
 
@@ -159,3 +173,51 @@ def test_a_folder_of_nothing_but_damage_leaves_nothing_to_choose_from(tmp_path):
     (tmp_path / "a.wav").write_bytes(b"no sound")
     found, skipped = chosen_utterances(DataOptions((str(tmp_path),)), LIMITS)
     assert (found, skipped) == ([], [(str(tmp_path / "a.wav"), "unreadable")])
+
+
+def test_channels_of_a_sound_are_utterances(tmp_path):
+    mono = sound(tmp_path / "a.wav")
+    stereo = tmp_path / "b.wav"
+    soundfile.write(stereo, np.zeros((8000, 2)) + 0.1, 16000)
+
+    def found(channels):
+        utterances, _ = find_utterances([str(mono), str(stereo)], LIMITS, channels)
+        return [(one.utterance_id, one.channel) for one in utterances]
+
+    assert found("mix") == [("a", None), ("b", None)]
+    assert found("each") == [("a", 1), ("b", 1), ("b", 2)]
+    assert found("1") == [("a", 1), ("b", 1)]
+    with refused(f"a sound with channel 2. Received: {mono}: 1 channels"):
+        found("2")
+    utterances, skipped = find_utterances([str(tmp_path)], LIMITS, "2")
+    assert [one.path for one in utterances] == [str(stereo)]
+    assert skipped == [(str(mono), "channel")]
+
+
+class Standard:
+    """Standard input."""
+
+    def __init__(self, content, is_terminal=False):
+        self.buffer, self.isatty = io.BytesIO(content), lambda: is_terminal
+
+
+def test_standard_input_is_a_file_for_as_long_as_it_is_used(tmp_path, monkeypatch):
+    content = sound(tmp_path / "a.wav").read_bytes()
+    monkeypatch.setattr(sys, "stdin", Standard(content))
+    with with_standard_input(["-", "b.wav"]) as (paths, names):
+        assert paths[1:] == ("b.wav",) and names == {paths[0]: "-"}
+        assert Path(paths[0]).read_bytes() == content
+    assert not Path(paths[0]).exists()
+    with with_standard_input(["a.wav"]) as (paths, names):
+        assert (paths, names) == (("a.wav",), {})
+    monkeypatch.setattr(sys, "stdin", Standard(b"no sound"))
+    with (
+        refused("Received: standard input: not FLAC", error=AudioError),
+        with_standard_input(["-"]) as (paths, _),
+    ):
+        find_utterances(paths, LIMITS)
+    with refused("- several times"), with_standard_input(["-", "-"]):
+        pass
+    monkeypatch.setattr(sys, "stdin", Standard(b"", True))
+    with refused("Received: a terminal"), with_standard_input(["-"]):
+        pass

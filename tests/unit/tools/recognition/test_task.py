@@ -119,7 +119,7 @@ def test_limits_of_training_and_evaluation_are_kept_apart(data, toy_task):
     reasons = [line.split("\t")[0] for line in task.skipped]
     assert sorted(reasons) == ["too_long", "too_long", "too_long", "too_short"]
     assert task.report == [
-        "train: 1 utterances (0.2 s); skipped 3: too_long 2, too_short 1",
+        "train: 1 utterance (0.2 s); skipped 3: too_long 2, too_short 1",
         "dev: 5 utterances (1.8 s); skipped 1: too_long 1",
     ]
 

@@ -6,15 +6,18 @@ import json
 import logging
 import re
 import shutil
+import threading
 
 import keras
 import pytest
 import tensorflow as tf
 
 from tests.support.errors import refused
+from tests.support.processes import run_ranks
 from tests.support.speech import write_librispeech
 from tools.config.loader import load, to_yaml
 from tools.config.making_options import from_flags
+from tools.errors import UserError
 from tools.recognition import training
 from tools.recognition.training import RunOptions, SpeechRun, TrainingProgram
 from tools.speech.config import DataConfig
@@ -52,7 +55,9 @@ def program(corpus, toy_task, monkeypatch):
         data = DataConfig(str(overrides.get("data.data_dir", "")), ("train",), num_buckets=1)
         data = dataclasses.replace(data, synthesize="data.synthesize" in overrides)
         repeatable = "training.deterministic" in overrides
-        return Config(data, TrainingConfig(2, 3, seed=4, deterministic=repeatable))
+        return Config(
+            data, TrainingConfig(batch_size=2, num_epochs=3, seed=4, deterministic=repeatable)
+        )
 
     def make_task(config, processes, pretrained, resumed, needs_evaluation):
         calls["task"] = (config, processes, pretrained, resumed, needs_evaluation)
@@ -434,3 +439,18 @@ def test_only_rank_0_prints_and_writes(program, corpus, tmp_path, capsys, monkey
     assert capsys.readouterr().out == ""
     assert calls["train"][3] == folders
     assert not (tmp_path / "run").exists() and not (tmp_path / "own").exists()
+
+
+def test_without_a_corpus_one_rank_answers(program, monkeypatch):
+    program, _ = program
+    place = threading.local()
+    monkeypatch.setattr(distributed, "start", lambda _: place.processes)
+
+    def work(processes):
+        place.processes = processes
+        return program.main([])
+
+    first, *others = run_ranks(3, work)
+    assert isinstance(first, UserError)
+    assert "--data_dir" in str(first) and "smoke.yml" in str(first)
+    assert [error.code for error in others] == [2, 2]

@@ -518,8 +518,8 @@ def test_a_stream_is_what_is_read_at_once(tmp_path, rng, suffix, rate_hz, channe
     sound = 0.1 * rng.standard_normal((int(23.4567 * rate_hz), channels))
     soundfile.write(path, sound, rate_hz)
     pieces = list(audio.stream(path))
-    assert len(pieces) == 3
-    assert max(map(len, pieces)) <= 11 * 16000
+    assert len(pieces) >= 3
+    assert max(map(len, pieces)) <= 2 * 16000
     np.testing.assert_allclose(np.concatenate(pieces), audio.read(path), atol=1e-5)
 
 

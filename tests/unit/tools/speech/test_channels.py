@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.support.errors import refused
 from tools.speech import audio
 
 RATE_HZ = 16000
@@ -81,3 +82,31 @@ def test_the_file_beside_the_project(shared_data):
     folder = shared_data / "reported" / "sound"
     found, _ = soundfile.read(folder / "08_phase_inverted.wav", dtype="float32")
     np.testing.assert_array_equal(audio.read(folder / "08_phase_inverted.wav"), found[:, 0])
+
+
+def test_a_channel_is_read_alone(tmp_path, caplog):
+    path = write(tmp_path / "two.wav", SOUND, -SOUND, NOISE)
+    for number, expected in enumerate((SOUND, -SOUND, NOISE), 1):
+        np.testing.assert_array_equal(audio.read(path, channel=number), expected)
+        streamed = np.concatenate(list(audio.stream(path, channel=number)))
+        np.testing.assert_array_equal(streamed, expected)
+    assert not caplog.records
+    for number in (0, 4):
+        with refused(f"{path}: 3 channels", error=audio.AudioError) as caught:
+            audio.read(path, channel=number)
+        assert caught.value.reason == "channel"
+
+
+def test_what_comes_before_damage_is_read_of_several_channels_too(tmp_path):
+    path = tmp_path / "two.flac"
+    soundfile.write(path, np.stack([SOUND, NOISE], axis=1), RATE_HZ)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
+    found = []
+    with refused(str(path)):
+        for piece in audio.stream(path):
+            found.append(piece)
+    found = np.concatenate(found)
+    assert 10 * RATE_HZ < len(found) < 13 * RATE_HZ
+    expected = (SOUND + NOISE)[: len(found)] / 2
+    np.testing.assert_allclose(found, expected.clip(-1, 1), atol=0.3)

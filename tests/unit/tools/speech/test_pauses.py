@@ -88,8 +88,8 @@ def test_a_recording_has_its_frames_with_and_without_pauses(rng):
     found = {}
     for frames in (None, MARGIN):
         window = Window(100 * SIZE, 20 * SIZE, SIZE, frames)
-        parts = stitched([sound], len(sound), window, model, batch_size=2)
-        found[frames] = np.concatenate(list(parts))
+        parts = stitched([sound], window, model, batch_size=2)
+        found[frames] = np.concatenate([part.frames for part in parts])
         assert len(found[frames]) == 280
     (alone,) = model(sound[None, : 30 * SIZE], [30 * SIZE])
     scale = {frames: rows[:30].std() / alone.std() for frames, rows in found.items()}

@@ -78,9 +78,9 @@ def test_reading_stays_a_few_batches_ahead_and_ends_with_its_user(corpus, monkey
     utterances = read_corpus(corpus, progress=False).utterances * 20
     read, real = [], reading.read
 
-    def watched(path, limits):
+    def watched(path, limits, **options):
         read.append(path)
-        return real(path, limits)
+        return real(path, limits, **options)
 
     monkeypatch.setattr(reading, "read", watched)
     batches = read_batches(utterances, 4, AudioLimits(), 2)

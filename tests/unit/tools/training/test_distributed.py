@@ -86,7 +86,7 @@ def test_two_processes(tmp_path):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == {
             "kind": "HorovodProcesses",
             "place": [rank, 2, rank, 2],
-            "devices": f"rank {rank} of 2 on {threads} CPU thread(s)",
+            "devices": f"rank {rank} of 2 on {threads} CPU thread{'s' if threads > 1 else ''}",
             "vector": [3.0, 30.0],
             "scalar": 33.0,
             "gradient": [3.0, 3.0],
@@ -243,8 +243,8 @@ def test_each_process_takes_the_gpu_of_its_local_rank(machine, use_gpu):
 @pytest.mark.parametrize(("num_gpus", "use_gpu"), [(0, None), (0, False), (1, None), (2, False)])
 def test_else_its_share_of_the_cores(machine, num_gpus, use_gpu):
     asked = machine(num_gpus)
-    line = "rank 2 of 4 on 2 CPU thread(s)"
-    hidden = "; 2 GPU(s) are not used, as asked for" if num_gpus == 2 else ""
+    line = "rank 2 of 4 on 2 CPU threads"
+    hidden = "; 2 GPUs not used, as asked for" if num_gpus == 2 else ""
     assert claim_devices(Machine(), use_gpu) == line + hidden
     assert asked == {"visible": [], "intra": 2, "inter": 2}
 

@@ -64,7 +64,7 @@ def test_weights_that_are_not_finite_are_refused(value, dtype):
     good = np.ones(3, dtype)
     bad = good.copy()
     bad[1] = value
-    with refused("NaN or infinity in 1 tensors: b"):
+    with refused("NaN or infinity in 1 tensor: b"):
         assign(variables, links, {"a": good, "b": bad})
     assert not variables[0].value.any()
     assign(variables, links, {"a": good, "b": good, "other": bad}, "other")

@@ -244,6 +244,14 @@ def test_pickles_of_before_the_zip_form(tmp_path, rng):
     refusal(path)
 
 
+@pytest.mark.parametrize("name", ["tiny.ckpt", "tiny.CKPT"])
+def test_a_checkpoint_of_mindspore_is_answered(name, tmp_path):
+    tensor = b"\x0a\x0b\x0a\x04name\x12\x03\x08\x01\x12"  # field 1 with a message
+    (tmp_path / name).write_bytes(tensor)
+    with refused("a checkpoint of MindSpore. Use the .pth file of the same model"):
+        read_weights(tmp_path / name)
+
+
 @pytest.mark.parametrize("name", ["a.PTH", "a.Pt", "a.ckpt", "a.pth.tar", "a.BIN", "a.SafeTensors"])
 def test_suffixes_of_every_day(tmp_path, name):
     if name.lower().endswith(".safetensors"):

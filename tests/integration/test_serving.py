@@ -1,0 +1,164 @@
+"""The server as a process, and the clients that people have."""
+
+import base64
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import openai
+import pytest
+import soundfile
+
+import conformer
+import vision
+from tests.support.errors import refused
+from tests.support.server_process import Process
+from tools.cli import serve
+from tools.serving import http_server
+
+DIGITS = "conformer/pretrained/digits"
+TEXT = "ONE SEVEN NINE ZERO"
+
+
+@pytest.fixture(scope="module")
+def server(project):
+    """The bundled models under their names, and whisper-1."""
+    for family in (conformer, vision):  # convert once for all workers
+        family.load(batch_size=16).close()
+    running = Process(project, "--alias=whisper-1=conformer")
+    yield running
+    running.process.kill()
+    running.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def sample(project):
+    return (project / DIGITS / "sample.flac").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    return openai.OpenAI(base_url=f"{server.address}/v1", api_key="none", max_retries=0)
+
+
+def test_tensorflow_servings_client_gets_what_the_session_says(server, sample, project):
+    body = {
+        "signature_name": "serve_bytes",
+        "instances": [{"b64": base64.b64encode(sample).decode()}],
+    }
+    (found,) = server.post("/v1/models/conformer:predict", body)["predictions"]
+    assert found["text"] == TEXT
+    image = (project / "vision/pretrained/photos/curve.png").read_bytes()
+    examples = {"examples": [{"bytes": {"b64": base64.b64encode(image).decode()}}]}
+    (classes,) = server.post("/v1/models/photos:classify", examples)["result"]
+    assert len(classes) == 6
+    assert sum(probability for _, probability in classes) == pytest.approx(1.0, abs=1e-5)
+    assert classes == sorted(classes, key=lambda pair: -pair[1])
+
+
+def test_the_openai_package_works_as_it_is(client, sample):
+    file = ("a.flac", sample)
+    model = "whisper-1"
+    assert client.audio.transcriptions.create(model=model, file=file).text == TEXT
+    told = client.audio.transcriptions.create(
+        model=model, file=file, response_format="text", temperature=0.0
+    )
+    assert told.strip() == TEXT
+    verbose = client.audio.transcriptions.create(
+        model=model,
+        file=file,
+        response_format="verbose_json",
+        timestamp_granularities=["word", "segment"],
+    )
+    assert [word.word for word in verbose.words] == TEXT.split()
+    times = [time for word in verbose.words for time in (word.start, word.end)]
+    assert times == sorted(times) and times[-1] <= verbose.duration
+    assert verbose.segments[0].text.strip() == TEXT
+    stream = client.audio.transcriptions.create(model=model, file=file, stream=True)
+    found = list(stream)
+    assert "".join(event.delta for event in found[:-1]) == found[-1].text == TEXT
+    assert {row.id for row in client.models.list()} == {"conformer", "photos", "whisper-1"}
+
+
+def test_the_openai_package_names_the_error(client, sample):
+    for error, model, content in (
+        (openai.NotFoundError, "nothing", sample),
+        (openai.BadRequestError, "photos", sample),
+        (openai.BadRequestError, "conformer", b"no sound"),
+        (openai.BadRequestError, "conformer", b""),
+    ):
+        with pytest.raises(error, match="Expected"):
+            client.audio.transcriptions.create(model=model, file=("a.wav", content))
+
+
+def test_a_long_recording_is_transcribed_whole(client, sample, tmp_path):
+    path = tmp_path / "sample.flac"
+    path.write_bytes(sample)
+    sound, rate_hz = soundfile.read(path)
+    piece = np.concatenate([sound, np.zeros(rate_hz // 2)])
+    repeats = 70
+    assert repeats * len(piece) > 120 * rate_hz  # twice the model's limit
+    for subtype in ("PCM_16", "DOUBLE"):  # kept in memory, and written to a file
+        long = tmp_path / "long.wav"
+        soundfile.write(long, np.tile(piece, repeats), rate_hz, subtype=subtype)
+        with open(long, "rb") as file:
+            told = client.audio.transcriptions.create(model="conformer", file=file)
+        assert told.text.split() == repeats * TEXT.split()
+
+
+def test_many_clients_at_once_all_get_the_right_answer(server, client, sample):
+    silence = (
+        b"RIFF\x24\x7d\0\0WAVEfmt \x10\0\0\0\1\0\1\0\x80\x3e\0\0\0\x7d\0\0\2\0\x10\0data\0\x7d\0\0"
+    )
+    silence += bytes(32000)
+
+    def ask(number):
+        content = (sample, silence, b"no sound")[number % 3]
+        try:
+            return client.audio.transcriptions.create(model="conformer", file=("a", content)).text
+        except openai.BadRequestError:
+            return "refused"
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(48)))
+    assert found == [(TEXT, "", "refused")[number % 3] for number in range(48)]
+    assert b'batch_size_sum{model="conformer"}' in server.get("/metrics")
+
+
+def test_no_tensorflow_is_loaded(server):
+    with open(f"/proc/{server.process.pid}/maps") as maps:
+        assert "/tensorflow/" not in maps.read()
+
+
+def test_sigterm_answers_what_has_begun(project, sample):
+    running = Process(project, f"conformer={project / DIGITS}", "--batch_timeout_ms=1500")
+    body = {
+        "signature_name": "serve_bytes",
+        "instances": [{"b64": base64.b64encode(sample).decode()}],
+    }
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(running.post, "/v1/models/conformer:predict", body)
+        while b'enqueued{model="conformer"} 1' not in running.get("/metrics"):
+            assert not answer.done()
+        code, _ = running.end()
+        assert answer.result(60)["predictions"][0]["text"] == TEXT
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--host=0.0.0.0", "a=/nowhere"], "--api_key_file"),
+        (["--max_batch_size=0"], "--max_batch_size >= 1"),
+        (["--model_root=/nowhere"], "--model_root"),
+        (["conformer"], "NAME=DIR"),
+        (["a/b=conformer"], "NAME=DIR"),
+        (["a=/nowhere"], "models that can be loaded"),
+        (["--api_key_file=/nowhere"], "--api_key_file"),
+        (["--rest_api_port=99999999"], "a free port"),
+        (["--alias=whisper-1"], "--alias NAME=MODEL"),
+    ],
+)
+def test_bad_flags_are_one_line(flags, message, monkeypatch):
+    monkeypatch.setattr(http_server, "serve", lambda *_, **__: pytest.fail("serves"))
+    with refused(message):
+        serve.main(flags)

@@ -1,0 +1,133 @@
+"""The models of a server: versions that come, go and fail."""
+
+import threading
+
+import pytest
+
+from tests.support.served import served
+from tools.errors import UserError
+from tools.serving.batching import Closed
+from tools.serving.repository import Repository, UnknownModel
+
+
+class Opener:
+    """Opens fake models and keeps them; a folder with the file `broken` cannot be opened."""
+
+    def __init__(self):
+        self.opened = []
+
+    def __call__(self, name, version, folder):
+        if (folder / "broken").exists():
+            raise UserError.expected("a model", "a broken one", "Export it again")
+        model, model.runner = served(name, version, factor=float(version))
+        self.opened.append((name, version))
+        return model
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "toy" / "1").mkdir(parents=True)
+    return tmp_path
+
+
+@pytest.fixture
+def opener():
+    return Opener()
+
+
+@pytest.fixture
+def repository(root, opener):
+    found = Repository(opener, root=root)
+    yield found
+    found.close()
+
+
+def test_the_newest_version_answers(repository, root):
+    (root / "toy" / "10").mkdir()
+    (root / "toy" / "9").mkdir()
+    (root / "boat" / "3").mkdir(parents=True)
+    (root / "toy" / "notes").mkdir()
+    (root / "empty").mkdir()
+    (root / "file").touch()
+    repository.scan()
+    assert repository.names == ["boat", "toy"]
+    assert repository.get("toy").version == repository.get("toy", 10).version == 10
+    for name, version in (("toy", 9), ("car", None), ("empty", None), ("toy", 1)):
+        with pytest.raises(UnknownModel):
+            repository.get(name, version)
+
+
+def test_folders_without_versions_are_version_1(opener, tmp_path):
+    repository = Repository(opener, {"toy": tmp_path})
+    repository.scan()
+    assert repository.get("toy", 1).name == "toy"
+    assert opener.opened == [("toy", 1)]
+    repository.close()
+
+
+def test_a_scan_without_news_opens_nothing(repository, opener):
+    for _ in range(3):
+        repository.scan()
+    assert opener.opened == [("toy", 1)]
+
+
+def test_a_new_version_replaces_the_old_one_after_its_last_answer(repository, root):
+    repository.scan()
+    old = repository.get("toy")
+    old.runner.gate.clear()
+    waiting = old.submit_files([("hello", 1.0)])[0]
+    (root / "toy" / "2").mkdir()
+    scan = threading.Thread(target=repository.scan)
+    scan.start()
+    while repository.get("toy").version == 1:
+        pass
+    assert repository.states("toy") == {1: "UNLOADING", 2: "AVAILABLE"}
+    old.runner.gate.set()
+    assert waiting.result(20) == "hello"
+    scan.join(20)
+    assert repository.states("toy") == {1: "END", 2: "AVAILABLE"}
+    with pytest.raises(Closed):
+        old.submit_files([("late", 1.0)])
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one(repository, root, opener, caplog):
+    repository.scan()
+    (root / "toy" / "2").mkdir()
+    (root / "toy" / "2" / "broken").touch()
+    for _ in range(2):
+        repository.scan()
+    assert repository.get("toy").version == 1
+    assert repository.states("toy")[2] == "END"
+    assert [x.message for x in caplog.records] == [
+        "toy version 2 is not loaded: Expected a model. Received: a broken one. Export it again."
+    ]
+    (root / "toy" / "3").mkdir()
+    repository.scan()
+    assert repository.get("toy").version == 3
+
+
+def test_a_model_whose_folder_is_gone_answers_no_more(repository, root):
+    repository.scan()
+    (root / "toy" / "1").rmdir()
+    repository.scan()
+    assert repository.names == []
+
+
+def test_a_root_that_cannot_be_read_is_no_news(repository, root, caplog):
+    repository.scan()
+    (root / "toy" / "1").rmdir()
+    (root / "toy").rmdir()
+    root.rmdir()
+    repository.scan()
+    assert "cannot be read" in caplog.text
+
+
+def test_new_versions_are_found_while_it_watches(repository, root):
+    repository.scan()
+    repository.watch(0.01)
+    (root / "toy" / "2").mkdir()
+    for _ in range(2000):
+        if repository.get("toy").version == 2:
+            break
+        threading.Event().wait(0.01)
+    assert repository.get("toy").version == 2

@@ -1,0 +1,1 @@
+"""Serving of exported models over HTTP. Knows sessions, and no model family."""

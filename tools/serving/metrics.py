@@ -1,0 +1,81 @@
+"""Metrics of a server in Prometheus's format."""
+
+from collections.abc import Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from tools.serving.batching import Batch
+
+__all__ = ["CONTENT_TYPE", "Metrics"]
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
+_SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """Counts requests, errors and batches of one server process."""
+
+    def __init__(self):
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "requests", "Answered requests.", ("route", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "request_seconds",
+            "Time from the start of a request to its answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._errors = Counter(
+            "errors", "Refused and failed requests.", ("kind",), registry=self._registry
+        )
+        self._sizes = Histogram(
+            "batch_size", "Inputs in a batch.", ("model",), buckets=_SIZES, registry=self._registry
+        )
+        self._waits = Histogram(
+            "batch_wait_seconds",
+            "Time of an input in the queue.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._runs = Histogram(
+            "batch_run_seconds",
+            "Time of the run of a batch.",
+            ("model",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._enqueued = Gauge(
+            "enqueued", "Inputs in the queue.", ("model",), registry=self._registry
+        )
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """Counts an answered request."""
+        self._requests.labels(route, str(status)).inc()
+        self._seconds.labels(route).observe(seconds)
+
+    def error(self, kind: str) -> None:
+        """Counts a request that was refused or failed, by kind."""
+        self._errors.labels(kind).inc()
+
+    def batches_of(self, model: str) -> Callable[[Batch], None]:
+        """Returns a function that counts the batches of a model."""
+
+        def report(batch: Batch) -> None:
+            self._sizes.labels(model).observe(batch.size)
+            self._runs.labels(model).observe(batch.run_seconds)
+            for seconds in batch.waited_seconds:
+                self._waits.labels(model).observe(seconds)
+
+        return report
+
+    def watch_queue(self, model: str, length: Callable[[], int]) -> None:
+        """Shows the length of a model's queue."""
+        self._enqueued.labels(model).set_function(length)
+
+    def text(self) -> bytes:
+        """Returns all metrics in Prometheus's text format."""
+        return generate_latest(self._registry)

@@ -1,0 +1,168 @@
+"""The models that a server offers: named folders, or a root folder with numbered versions."""
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.errors import UserError
+from tools.files import one_line
+from tools.serving.served_model import ServedModel
+
+_log = logging.getLogger(__name__)
+
+# Opens the model in a folder under a name and a version.
+Open = Callable[[str, int, Path], ServedModel]
+
+
+class UnknownModel(Exception):
+    """No such model, or no such version of it, is loaded."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    """What is known of a name: its versions and the one that answers."""
+
+    current: ServedModel | None = None
+    states: dict[int, str] = field(default_factory=dict)
+    failed: set[int] = field(default_factory=set)
+
+
+class Repository:
+    """The loaded models. The newest version of a name answers, as in TensorFlow Serving.
+
+    A new version is loaded while the old one answers; then the old one answers what is in its
+    queue, and is closed.
+
+    Args:
+        open_model: function that opens a model.
+        folders: folder of the only version of each model, by name.
+        root: folder with a folder for each model, in which folders with numbers are its versions.
+    """
+
+    def __init__(
+        self, open_model: Open, folders: Mapping[str, Path] | None = None, root: Path | None = None
+    ):
+        self._open, self._folders, self._root = open_model, dict(folders or {}), root
+        self._entries: dict[str, _Entry] = {}
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the models that answer."""
+        with self._lock:
+            return sorted(name for name, entry in self._entries.items() if entry.current)
+
+    def get(self, name: str, version: int | None = None) -> ServedModel:
+        """Returns a loaded model.
+
+        Args:
+            name: name of the model.
+            version: number of the version; None returns the newest one.
+
+        Raises:
+            UnknownModel: the model or the version is not loaded.
+        """
+        with self._lock:
+            entry = self._entries.get(name)
+            model = entry.current if entry else None
+        if model is None or version not in (None, model.version):
+            raise UnknownModel
+        return model
+
+    def states(self, name: str) -> dict[int, str]:
+        """Returns the state of each version of a model.
+
+        Raises:
+            UnknownModel: there is no such model.
+        """
+        with self._lock:
+            if name not in self._entries:
+                raise UnknownModel
+            return dict(self._entries[name].states)
+
+    def scan(self) -> None:
+        """Loads new models and new versions, and closes those whose folders are gone.
+
+        A version that cannot be loaded is reported in the log, and the old version stays.
+        """
+        found = self._found()
+        for name, versions in found.items():
+            version = max(versions)
+            with self._lock:
+                entry = self._entries.setdefault(name, _Entry())
+                loaded = entry.current.version if entry.current else None
+                if version == loaded or version in entry.failed:
+                    continue
+                entry.states[version] = "LOADING"
+            self._load(name, entry, version, versions[version])
+        for name in set(self._entries) - set(found):
+            self._replace(self._entries[name], None)
+
+    def _found(self) -> dict[str, dict[int, Path]]:
+        """Returns the folders of all versions, by name and number."""
+        found = {name: {1: folder} for name, folder in self._folders.items()}
+        if self._root is None:
+            return found
+        try:
+            folders = sorted(path for path in self._root.iterdir() if path.is_dir())
+            for folder in folders:
+                versions = {
+                    int(path.name): path
+                    for path in folder.iterdir()
+                    if path.name.isascii() and path.name.isdigit() and path.is_dir()
+                }
+                if versions:
+                    found[folder.name] = versions
+        except OSError as error:
+            _log.warning("%s cannot be read: %s", one_line(self._root), error)
+        return found
+
+    def _load(self, name: str, entry: _Entry, version: int, folder: Path) -> None:
+        try:
+            model = self._open(name, version, folder)
+        except (UserError, OSError, ValueError, RuntimeError) as error:
+            _log.error("%s version %d is not loaded: %s", name, version, error)
+            with self._lock:
+                entry.failed.add(version)
+                entry.states[version] = "END"
+            return
+        _log.info("%s version %d answers", name, version)
+        self._replace(entry, model)
+
+    def _replace(self, entry: _Entry, model: ServedModel | None) -> None:
+        with self._lock:
+            old, entry.current = entry.current, model
+            if model is not None:
+                entry.states[model.version] = "AVAILABLE"
+            if old is not None:
+                entry.states[old.version] = "UNLOADING"
+        if old is not None:
+            old.close()
+            with self._lock:
+                entry.states[old.version] = "END"
+
+    def watch(self, seconds: float) -> None:
+        """Scans in a thread, again and again, until `close`.
+
+        Args:
+            seconds: time between two scans.
+        """
+
+        def work() -> None:
+            while not self._stop.wait(seconds):
+                self.scan()
+
+        self._thread = threading.Thread(target=work, name="versions", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stops watching, answers what is in the queues, and closes all models."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        for entry in self._entries.values():
+            self._replace(entry, None)

@@ -1,0 +1,182 @@
+"""What every request of the server passes: limits, keys, metrics, the access log, errors."""
+
+import asyncio
+import hmac
+import logging
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.responses import JSONResponse
+
+from tools.files import to_json
+from tools.serving.metrics import Metrics
+
+_access = logging.getLogger("tools.serving.access")
+_OPEN_PATHS = ("/", "/health/live", "/health/ready")  # need no key
+_OPEN_FOLDER = "/page/"  # neither do the files of the page, which asks for the key
+_COUNTED = (
+    "/v1/models",
+    "/v1/audio/transcriptions",
+    "/v1/classify",
+    "/v1/activation_map",
+    "/health",
+)
+_NUMBERS = re.compile(r"/versions/\d+")
+_MODEL = re.compile(r"(?<=/v1/models/)[^/:]+")
+
+
+class Refusal(Exception):
+    """A request that is answered with an error.
+
+    Args:
+        status: HTTP status.
+        message: one clear line.
+        kind: kind of the error, for the metrics.
+        headers: further headers of the answer.
+    """
+
+    def __init__(self, status: int, message: str, kind: str, headers: dict[str, str] | None = None):
+        super().__init__(message)
+        self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
+
+
+def error_answer(path: str, refusal: Refusal) -> JSONResponse:
+    """Returns the answer for a refusal, in the form of the interface that was called.
+
+    Args:
+        path: path of the request.
+        refusal: status and message.
+    """
+    error: Any = refusal.message
+    if path.startswith("/v1/audio/"):
+        kind = "invalid_request_error" if refusal.status < 500 else "server_error"
+        error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.kind}
+    return JSONResponse({"error": error}, refusal.status, headers=refusal.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """Limits of a request.
+
+    Attributes:
+        max_bytes: largest body.
+        body_seconds: longest time until the whole body has arrived.
+    """
+
+    max_bytes: int = 256 * 1024 * 1024
+    body_seconds: float = 60.0
+
+
+class Gate:
+    """ASGI middleware: checks the key, limits the body, counts and logs the request.
+
+    Args:
+        app: the application.
+        limits: limits of the body.
+        metrics: counts of requests and errors.
+        keys: accepted API keys; empty: no key is needed.
+    """
+
+    def __init__(self, app, limits: RequestLimits, metrics: Metrics, keys: Sequence[str] = ()):
+        self._app, self._limits, self._metrics = app, limits, metrics
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope, receive, send):
+        """Handles a connection; see the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, path = time.perf_counter(), scope["path"]
+        status, length = 500, 0
+
+        async def counted(message):
+            nonlocal status, length
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            length += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            self._check_key(scope)
+            await self._app(scope, self._limited(scope, receive, started), counted)
+        except Refusal as refusal:  # before the application has begun an answer
+            self._metrics.error(refusal.kind)
+            await error_answer(path, refusal)(scope, receive, counted)
+        finally:
+            seconds = time.perf_counter() - started
+            self._metrics.request(_route(path), status, seconds)
+            facts = {
+                "method": scope["method"],
+                "path": path,
+                "status": status,
+                "milliseconds": round(1000 * seconds, 1),
+                "bytes": length,
+            }
+            _access.info("%s", to_json(facts))
+
+    def _check_key(self, scope) -> None:
+        path = scope["path"]
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+        if not self._keys or is_open or scope["method"] == "OPTIONS":
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"authorization", b"")
+        given = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        # All keys are compared, in a time that does not depend on the key.
+        if not any([hmac.compare_digest(given, key) for key in self._keys]):
+            raise Refusal(
+                401,
+                "Expected an API key in the header Authorization: Bearer KEY. Received: "
+                f"{'another one' if given else 'none'}. Send a key of this server.",
+                "key",
+                {"WWW-Authenticate": "Bearer"},
+            )
+
+    def _limited(self, scope, receive, started: float):
+        """Returns a `receive` that refuses bodies which are too long or too slow."""
+        most = self._limits.max_bytes
+        announced = dict(scope["headers"]).get(b"content-length", b"0")
+        if announced.isdigit() and int(announced) > most:
+            raise _too_large(most)
+        end, received, ended = started + self._limits.body_seconds, 0, False
+
+        async def limited():
+            nonlocal received, ended
+            if ended:
+                return await receive()
+            try:
+                left = max(end - time.perf_counter(), 0.0)
+                message = await asyncio.wait_for(receive(), left)
+            except TimeoutError:
+                seconds = self._limits.body_seconds
+                raise Refusal(
+                    408,
+                    f"Expected the whole request within {seconds:g} s. Received: {received} bytes. "
+                    "Send it faster.",
+                    "slow",
+                ) from None
+            received += len(message.get("body", b""))
+            if received > most:
+                raise _too_large(most)
+            ended = not message.get("more_body", False)
+            return message
+
+        return limited
+
+
+def _too_large(most: int) -> Refusal:
+    return Refusal(
+        413,
+        f"Expected a request of at most {most} bytes. Received: more. Send a smaller one.",
+        "size",
+        {"Connection": "close"},
+    )
+
+
+def _route(path: str) -> str:
+    """Returns the path without names and numbers, so that metrics have few labels."""
+    path = _NUMBERS.sub("/versions/N", _MODEL.sub("NAME", path))
+    return path if path.startswith(_COUNTED) and path.count("/") < 7 and len(path) < 60 else "other"

@@ -1,0 +1,158 @@
+"""Answers requests with the models of a repository, in whatever form they came."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import anyio.to_thread
+import numpy as np
+
+from tools.errors import UserError
+from tools.serving.batching import Closed, DeadlineExceeded, QueueFull
+from tools.serving.metrics import Metrics
+from tools.serving.repository import Repository, UnknownModel
+from tools.serving.requests import Refusal, RequestLimits
+from tools.serving.served_model import ServedModel
+
+_RETRY_SECONDS = 1
+_MOST_VERSION_DIGITS = 18
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class AppOptions:
+    """Options of the application.
+
+    Attributes:
+        request_seconds: longest time of an input in the queue.
+        limits: limits of the body of a request.
+        api_keys: accepted keys; empty: no key is needed.
+        cors_origins: web pages of these origins may use the server.
+        aliases: further names of models.
+    """
+
+    request_seconds: float = 300.0
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    api_keys: Sequence[str] = ()
+    cors_origins: Sequence[str] = ()
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+class Server:
+    """Answers requests with the models of a repository.
+
+    Args:
+        repository: the models.
+        options: limits and names.
+        metrics: counts of requests and batches.
+    """
+
+    def __init__(self, repository: Repository, options: AppOptions, metrics: Metrics):
+        self.repository, self.options, self.metrics = repository, options, metrics
+
+    def model(self, name: str, version: str | None = None) -> ServedModel:
+        """Returns a loaded model.
+
+        Raises:
+            Refusal: the model or the version is not loaded (404).
+        """
+        number = None if version is None else _version(version)
+        try:
+            return self.repository.get(self.options.aliases.get(name, name), number)
+        except UnknownModel:
+            which = name if version is None else f"{name} version {version}"
+            raise Refusal(
+                404,
+                f"Expected a model among {', '.join(self.repository.names) or 'none'}. "
+                f"Received: {which[:100]}. See /v1/models.",
+                "model",
+            ) from None
+
+    async def files(self, model: ServedModel, contents: Sequence[bytes]) -> list[Any]:
+        """Decodes files, each alone, and returns the results of the model.
+
+        Raises:
+            Refusal: a file cannot be used (400), or see `items`.
+        """
+        items = []
+        for number, content in enumerate(contents):
+            try:
+                items.append(await anyio.to_thread.run_sync(model.kind.read, content))
+            except UserError as error:
+                place = f"File {number + 1}: " if len(contents) > 1 else ""
+                raise Refusal(400, f"{place}{error}", "input") from error
+        return await self.items(model, items)
+
+    async def items(self, model: ServedModel, items: Sequence[tuple[Any, float]]) -> list[Any]:
+        """Runs decoded files and returns the results.
+
+        Raises:
+            Refusal: the queue is full (503), the wait is too long (504), or the model refuses an
+                input (400).
+        """
+        futures = await self._submitted(
+            model, lambda one: one.submit_files(items, self.options.request_seconds)
+        )
+        return [await self._result(future) for future in futures]
+
+    async def tensors(
+        self, model: ServedModel, inputs: Mapping[str, np.ndarray], signature: str
+    ) -> dict[str, np.ndarray]:
+        """Runs tensors.
+
+        Raises:
+            Refusal: the tensors do not fit the model (400), or the queue is full (503).
+        """
+        seconds = self.options.request_seconds
+        future = await self._submitted(
+            model, lambda one: one.submit_tensors(inputs, signature, seconds)
+        )
+        return await self._result(future)
+
+    async def _submitted(
+        self, model: ServedModel, submit: Callable[[ServedModel], Result]
+    ) -> Result:
+        """Puts inputs into a queue. If a new version replaced the model, it gets the inputs."""
+        while True:
+            try:
+                return submit(model)
+            except QueueFull:
+                raise Refusal(
+                    503,
+                    "Expected room in the queue. Received: a full queue. Try again later.",
+                    "busy",
+                    {"Retry-After": str(_RETRY_SECONDS)},
+                ) from None
+            except Closed:
+                newer = self.model(model.name)
+                if newer is model:
+                    raise Refusal(
+                        503,
+                        "Expected a server that runs. Received: one that ends. Try again later.",
+                        "ends",
+                        {"Retry-After": str(_RETRY_SECONDS)},
+                    ) from None
+                model = newer
+
+    async def _result(self, future: Any) -> Any:
+        try:
+            return await asyncio.wrap_future(future)
+        except DeadlineExceeded:
+            seconds = self.options.request_seconds
+            raise Refusal(
+                504,
+                f"Expected an answer within {seconds:g} s. Received: a longer queue. Try again "
+                "later.",
+                "late",
+            ) from None
+        except UserError as error:
+            raise Refusal(400, str(error), "input") from error
+
+
+def _version(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= _MOST_VERSION_DIGITS):
+        raise Refusal(
+            400, f"Expected the number of a version. Received: {text[:50]}. Correct it.", "version"
+        )
+    return int(text)

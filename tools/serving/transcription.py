@@ -1,0 +1,142 @@
+"""The transcription interface that speech clients have: `POST /v1/audio/transcriptions`.
+
+Source: OpenAI's API reference, `audio.transcriptions`; openai 3.57.0, `openai/types/audio`.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tools.errors import UserError
+from tools.files import one_line, to_json
+from tools.recognition.decoders import Transcription
+from tools.speech.subtitles import Lines, Speech, write
+
+FORMATS = {
+    "json": "application/json",
+    "text": "text/plain; charset=utf-8",
+    "srt": "application/x-subrip; charset=utf-8",
+    "vtt": "text/vtt; charset=utf-8",
+    "verbose_json": "application/json",
+}
+GRANULARITIES = ("segment", "word")
+_LANGUAGES = {"en": "english", "de": "german", "fr": "french", "es": "spanish", "zh": "chinese"}
+
+
+@dataclass(frozen=True, slots=True)
+class TranscriptionRequest:
+    """The fields of a request besides the file and the model.
+
+    Attributes:
+        response_format: a key of `FORMATS`.
+        granularities: what a `verbose_json` answer lists: `segment`, `word` or both.
+        stream: whether the answer is a stream of server-sent events.
+    """
+
+    response_format: str = "json"
+    granularities: tuple[str, ...] = ("segment",)
+    stream: bool = False
+
+
+def transcription_request(
+    fields: Mapping[str, list[str]], language: str | None
+) -> TranscriptionRequest:
+    """Checks the fields of a request. Fields that have no effect here are ignored.
+
+    Args:
+        fields: values of each field.
+        language: language of the model as a code of two letters; None if it is not known.
+
+    Raises:
+        UserError: a field has another value than the interface or the model accepts.
+    """
+    chosen = _one_of(fields, "response_format", tuple(FORMATS), "json")
+    names = ("timestamp_granularities[]", "timestamp_granularities")
+    asked = [value for name in names for value in fields.get(name, ())]
+    for value in asked:
+        if value not in GRANULARITIES:
+            raise UserError.expected(
+                f"timestamp_granularities of {' and '.join(GRANULARITIES)}",
+                one_line(value[:50]),
+                "Correct the field",
+            )
+    if asked and chosen != "verbose_json":
+        raise UserError.expected(
+            "response_format verbose_json with timestamp_granularities",
+            chosen,
+            "Correct one of them",
+        )
+    spoken = next(iter(fields.get("language", ())), "")
+    if spoken and language and spoken.lower() not in (language, _LANGUAGES.get(language)):
+        raise UserError.expected(
+            f"language {language}, which the model knows",
+            one_line(spoken[:50]),
+            "Leave the field out, or use another model",
+        )
+    stream = _one_of(fields, "stream", ("true", "false", "True", "False", "1", "0"), "false")
+    granularities = tuple(x for x in GRANULARITIES if x in (asked or ["segment"]))
+    return TranscriptionRequest(chosen, granularities, stream in ("true", "True", "1"))
+
+
+def _one_of(
+    fields: Mapping[str, list[str]], name: str, values: tuple[str, ...], default: str
+) -> str:
+    given = next(iter(fields.get(name, ())), default) or default
+    if given not in values:
+        raise UserError.expected(
+            f"{name} of {', '.join(values)}", one_line(given[:50]), "Correct the field"
+        )
+    return given
+
+
+def answer(found: Transcription, request: TranscriptionRequest, language: str | None) -> str:
+    """Returns the body of an answer.
+
+    Args:
+        found: text and words of the sound.
+        request: the fields of the request.
+        language: language of the model, or None.
+    """
+    seconds = found.duration_seconds or 0.0
+    usage = {"type": "duration", "seconds": round(seconds)}
+    if request.response_format == "json":
+        return to_json({"text": text_of(found), "usage": usage})
+    if request.response_format == "text":
+        return f"{text_of(found)}\n"
+    speech = Speech(text_of(found), found.words, found.log_probability)
+    if request.response_format != "verbose_json":
+        return write(request.response_format, [speech], "", Lines())
+    told = json.loads(write("json", [speech], "", Lines()))
+    words = [word for segment in told["segments"] for word in segment.pop("words")]
+    content: dict[str, Any] = {
+        "task": "transcribe",
+        "language": _LANGUAGES.get(language or "", language or ""),
+        "duration": round(seconds, 3),
+        "text": text_of(found),
+    }
+    if "word" in request.granularities:
+        content["words"] = [
+            {"word": word["word"].strip(), "start": word["start"], "end": word["end"]}
+            for word in words
+        ]
+    if "segment" in request.granularities:
+        content["segments"] = told["segments"]
+    return to_json({**content, "usage": usage})
+
+
+def text_of(found: Transcription) -> str:
+    """Returns the text of beam search if there is one, else that of greedy search."""
+    return found.text if found.beam_text is None else found.beam_text
+
+
+def events(found: Transcription) -> Iterator[str]:
+    """Yields the server-sent events of an answer: the words one by one, then the whole text."""
+    for piece in re.findall(r"\s*\S+", text_of(found)):
+        yield _event({"type": "transcript.text.delta", "delta": piece})
+    yield _event({"type": "transcript.text.done", "text": text_of(found)})
+
+
+def _event(content: dict) -> str:
+    return f"data: {to_json(content)}\n\n"

@@ -1,0 +1,194 @@
+"""Routes that take a file as a form: transcriptions, classes of an image, the list of models."""
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import anyio.to_thread
+from fastapi import APIRouter, Request
+from starlette.datastructures import FormData, UploadFile
+from starlette.responses import Response, StreamingResponse
+
+from tools.errors import UserError
+from tools.recognition.decoders import Transcription
+from tools.serving.requests import Refusal
+from tools.serving.served_model import ServedModel, Sound, Speech
+from tools.serving.server import Server
+from tools.serving.transcription import FORMATS, answer, events, transcription_request
+
+_MOST_FIELDS = 50
+_IN_MEMORY_BYTES = 4 * 1024 * 1024  # a larger sound is written to a file and read in pieces
+_DEFAULT_TOP_K = 5
+OPENAPI_FILE = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "properties": {
+                        "file": {"type": "string", "format": "binary"},
+                        "model": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+def upload_routes(server: Server) -> APIRouter:
+    """Returns the routes.
+
+    Args:
+        server: answers requests with its models.
+    """
+    router = APIRouter(prefix="/v1")
+    # A long recording takes all cores for minutes: one at a time, between the others' batches.
+    long_turn = asyncio.Semaphore(1)
+    started = int(time.time())
+
+    @router.get("/models")
+    async def models() -> dict:
+        """Lists the models, in the form of OpenAI's interface, with their tasks and runners."""
+        names = [*server.repository.names, *server.options.aliases]
+        basics = {"object": "model", "created": started, "owned_by": "local"}
+        rows = []
+        for name in names:
+            with contextlib.suppress(Refusal):  # it is not loaded any more
+                rows.append({"id": name, **basics, **server.model(name).described})
+        return {"object": "list", "data": rows}
+
+    @router.post("/audio/transcriptions", openapi_extra=OPENAPI_FILE)
+    async def transcriptions(request: Request) -> Response:
+        """Transcribes a sound file, in the form of OpenAI's interface."""
+        async with form_of(request) as form:
+            model = model_of(server, form, Speech.task)
+            language = model.session.pipeline.get("language")
+            fields = {key: [x for x in form.getlist(key) if isinstance(x, str)] for key in form}
+            asked = transcription_request(fields, language)
+            content = await file_of(form).read()
+        with_words = asked.response_format not in ("json", "text")
+        found = await _transcribe(model, content, with_words)
+        if asked.stream:
+            return StreamingResponse(events(found), media_type="text/event-stream")
+        text = await anyio.to_thread.run_sync(answer, found, asked, language)
+        return Response(text, media_type=FORMATS[asked.response_format])
+
+    async def _transcribe(model: ServedModel, content: bytes, with_words: bool) -> Transcription:
+        speech: Speech = model.kind
+        with contextlib.ExitStack() as stack:
+            try:
+                sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
+                if speech.is_long(sound):
+                    async with long_turn:
+                        return await anyio.to_thread.run_sync(
+                            speech.transcribe_long, sound, with_words
+                        )
+            except UserError as error:
+                raise Refusal(400, str(error), "input") from error
+            item = Sound(sound, with_words), float(len(sound))
+            (heard,) = await server.items(model, [item])
+            return heard.transcription
+
+    @router.post("/classify", openapi_extra=OPENAPI_FILE)
+    async def classify(request: Request) -> dict:
+        """Classifies an image file: names and probabilities of the best classes."""
+        async with form_of(request) as form:
+            model = model_of(server, form, "classify")
+            top_k = _top_k(form.get("top_k"))
+            content = await file_of(form).read()
+        (found,) = await server.files(model, [content])
+        rows = zip(found.classes, found.class_names, found.probabilities, strict=True)
+        names = ("class", "name", "probability")
+        best = [dict(zip(names, row, strict=True)) for row in rows][:top_k]
+        return {"model": model.name, "predictions": best}
+
+    return router
+
+
+def _sound(speech: Speech, content: bytes, stack: contextlib.ExitStack):
+    """Returns the waveform of a small file, or the path of a copy of a large one."""
+    if len(content) <= _IN_MEMORY_BYTES:
+        return speech.waveform(content)
+    path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="upload-")), "sound")
+    path.write_bytes(content)
+    return path if speech.is_long(path) else speech.waveform(content)
+
+
+@contextlib.asynccontextmanager
+async def form_of(request: Request) -> AsyncIterator[FormData]:
+    """Reads the form of a request; its files are closed at the end.
+
+    Args:
+        request: the request.
+
+    Raises:
+        Refusal: the request holds no form.
+    """
+    kind = request.headers.get("content-type", "")
+    if not kind.lower().startswith("multipart/form-data"):
+        raise Refusal(
+            400,
+            f"Expected a form (multipart/form-data) with the field file. Received: "
+            f"{kind[:100] or 'no content type'}. Send the file in a form.",
+            "form",
+        )
+    async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
+        yield form
+
+
+def file_of(form: FormData) -> UploadFile:
+    """Returns the file of the field `file`.
+
+    Args:
+        form: the form of a request.
+
+    Raises:
+        Refusal: there is none.
+    """
+    found = form.get("file")
+    if not isinstance(found, UploadFile):
+        raise Refusal(400, "Expected a file in the field file. Received: none. Send one.", "form")
+    return found
+
+
+def model_of(server: Server, form: FormData, task: str) -> ServedModel:
+    """Returns the model of the field `model`; without it, the first one that does the task.
+
+    Args:
+        server: holds the models.
+        form: the form of a request.
+        task: see `Kind`.
+
+    Raises:
+        Refusal: there is no such model, or it does another task.
+    """
+    name = form.get("model")
+    if name is None:
+        for known in server.repository.names:
+            model = server.model(known)
+            if model.kind.task == task:
+                return model
+        raise Refusal(404, f"Expected a model that can {task}. Received: none. Serve one.", "model")
+    model = server.model(name if isinstance(name, str) else "")
+    if model.kind.task != task:
+        raise Refusal(
+            400,
+            f"Expected a model that can {task}. Received: {model.name}, which can "
+            f"{model.kind.task}. Name another model.",
+            "model",
+        )
+    return model
+
+
+def _top_k(text: object) -> int:
+    if text is None:
+        return _DEFAULT_TOP_K
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
+        raise Refusal(400, f"Expected top_k >= 1. Received: {str(text)[:50]}. Correct it.", "form")
+    return int(text)
