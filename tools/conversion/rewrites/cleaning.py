@@ -23,7 +23,6 @@ from tools.conversion.rewrites.tidying import (
     transposes,
 )
 
-_LAYER_NORM_OPSET = 17  # the first version with LayerNormalization
 _LARGE = 1024  # number of values; smaller constants stay in float32
 
 REWRITES: dict[str, Callable[[Graph], int]] = {
@@ -57,8 +56,6 @@ def clean(model: onnx.ModelProto, options: Collection[str] = ()) -> dict[str, in
     rewrites, counts = dict(REWRITES), {}
     for option in options:
         rewrites |= OPTIONS[option]
-    if any(x.domain == "" and x.version < _LAYER_NORM_OPSET for x in model.opset_import):
-        del rewrites["layer_norm"]
     for name, rewrite in rewrites.items():
         graph = Graph(model)  # infers shapes again, after the last rewrite
         counts[name] = rewrite(graph)
