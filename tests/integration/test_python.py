@@ -89,7 +89,7 @@ def test_what_is_no_model_is_refused_before_anything_is_loaded(load, tmp_path, p
     if load is wav2vec2.load:
         (tmp_path / "hf").mkdir()
         (tmp_path / "hf" / "config.json").write_text("{}")
-        with refused(match=f"{tmp_path / 'hf'}.*config.json|config.json.*{tmp_path / 'hf'}"):
+        with refused(f"{tmp_path / 'hf'}"):
             load(tmp_path / "hf")
     other = "vision/pretrained/photos" if load is conformer.load else "conformer/pretrained/digits"
     with refused(match="an export of (conformer|vision|wav2vec2). Received: (conformer|vision)"):

@@ -1,5 +1,6 @@
 """Times the searches of a converted speech Conformer's transducer beside its encoder."""
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -101,7 +102,8 @@ def write_random_model(folder: Path, config: ConformerConfig | None = None) -> N
     (last,) = joint.predicted_projection.weights
     output, output_bias = joint.vocabulary_projection.weights
     for unit, (of_frame, of_last, offset) in enumerate([(3, 3, -3), (-3, -3, -3), (3, 0, 0)]):
-        for array, weight in ((frame, of_frame), (last, 0.2 * of_last)):
+        # After the layer norm, the one output that is not small is about sqrt(width).
+        for array, weight in ((frame, of_frame), (last, of_last / math.sqrt(width))):
             _set(array, (slice(None), unit), 0.0)
             _set(array, (0, unit), weight)
         _set(frame_bias, unit, offset)

@@ -231,13 +231,24 @@ def _earlier(
             if there != here:
                 line = f"{converted_dir} was made for {_words(there)}, here is {_words(here)}"
                 print(f"{line}: converts again", file=sys.stderr)
-    if existing is None and _holds_something(converted_dir):
+    if existing is None:
+        check_target(converted_dir)
+    return None
+
+
+def check_target(converted_dir: str | Path) -> None:
+    """Checks, before long work, that a directory is new, empty or an earlier conversion.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    directory = Path(converted_dir)
+    if read_manifest(directory) is None and _holds_something(directory):
         raise UserError.expected(
             "a --converted_savedmodel_dir that is new or an earlier conversion",
             converted_dir,
             "Choose another",
         )
-    return None
 
 
 def _copied(places: Iterable[Path], target: Path, wanted: Mapping) -> dict | None:

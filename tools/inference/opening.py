@@ -12,7 +12,7 @@ import numpy as np
 from tools.conversion import backends
 from tools.conversion.artifact import is_artifact, read_manifest
 from tools.conversion.choice import choose_backend
-from tools.conversion.converter import convert, open_converted, say_converted
+from tools.conversion.converter import check_target, convert, open_converted, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.loaded_model import LoadedModel
 from tools.conversion.pipeline import is_onnx, read_pipeline
@@ -142,6 +142,8 @@ def _conversion(
     """Returns the model, the request and the calibration; chooses a runtime for `auto`."""
     pipeline = read_pipeline(native_dir)
     request = options.request(pipeline)
+    if options.converted_savedmodel_dir is not None:
+        check_target(options.converted_savedmodel_dir)
     # XLA runs in TensorFlow, whose threads can be set only before it loads a model.
     threads = options.execution.threads if backends.choose(request.backend) == "xla" else None
     loaded = LoadedModel(native_dir, threads)

@@ -62,6 +62,12 @@ def prepare(
     return waveform, uniforms[_NUM_CHANGES:], has_words
 
 
+def _count_labels(encode: Encode, transcripts: tf.Tensor) -> np.ndarray:
+    """Returns the number of labels `[N]` of transcripts `[N]`."""
+    parts = [transcripts[i : i + 4096] for i in range(0, len(transcripts), 4096)]
+    return np.concatenate([encode(part).row_lengths().numpy() for part in parts])
+
+
 # No function of the pipeline needs AutoGraph, which would take seconds.
 @tf.autograph.experimental.do_not_convert
 def training_data(
@@ -95,8 +101,18 @@ def training_data(
     """
     utterances = training_set.utterances
     num_samples = np.array([u.num_samples for u in utterances], np.int64)
+    transcripts = tf.constant([u.transcript for u in utterances])
+    # Two numbers are of batches without a budget.
+    done = [Segment(*x, *([0] if len(x) == 2 else [])) for x in position.done]
+    num_labels = None
+    if max(data.num_label_buckets, *(x.num_label_buckets or 1 for x in done), 1) > 1:
+        num_labels = _count_labels(training_set.encode, transcripts)
+    budget = int(data.max_batch_seconds * rate_hz)
+    # With a budget or buckets by labels, batches depend on more than the global batch size.
+    settings = (budget, data.num_buckets, data.num_label_buckets, shard.size)
+    settings = settings if budget or data.num_label_buckets > 1 else ()
 
-    def make_plan(epoch: int, done) -> list[np.ndarray]:
+    def make_plan(epoch: int, steps) -> list[np.ndarray]:
         lengths = num_samples
         if training_set.added_samples is not None:
             seeds = [[epochs.random_seed(epoch), index] for index in range(len(utterances))]
@@ -107,25 +123,30 @@ def training_data(
             epoch=epoch,
             global_batch_size=shard.global_batch_size,
             num_buckets=data.num_buckets,
-            done=[Segment(*segment) for segment in done],
+            max_batch_samples=budget,
+            num_labels=num_labels,
+            num_label_buckets=data.num_label_buckets,
+            num_ranks=shard.size,
+            done=done if steps else (),
         )
 
-    epochs = Epochs(make_plan, position, num_epochs, seed)
+    epochs = Epochs(make_plan, position, num_epochs, seed, settings=settings)
 
     def rows() -> Iterator[dict]:
         for epoch, plan in epochs:
             epoch_seed = epochs.random_seed(epoch)
             for batch in plan:
+                num_rows = -(-len(batch) // shard.size) if budget else shard.batch_size
                 for index in rank_rows(
                     batch, rank=shard.rank, size=shard.size, rows_per_rank=shard.batch_size
                 ):
-                    yield {"index": int(index), "epoch_seed": epoch_seed}
+                    yield {"index": int(index), "epoch_seed": epoch_seed, "num_rows": num_rows}
 
     signature = {
         "index": tf.TensorSpec([], tf.int64),
         "epoch_seed": tf.TensorSpec([], tf.int64),
+        "num_rows": tf.TensorSpec([], tf.int64),
     }
-    transcripts = tf.constant([u.transcript for u in utterances])
 
     def prepared(row):
         random_seed = tf.stack([row["epoch_seed"], row["index"]])
@@ -137,9 +158,13 @@ def training_data(
             "reason": row["reason"],
             "uniforms": uniforms,
             "has_words": has_words,
+            "num_rows": row["num_rows"],
         }
 
     def labelled(batch):
+        num_rows = batch.pop("num_rows")
+        if budget:  # the rows behind are masked on every process
+            batch = {name: value[: num_rows[0]] for name, value in batch.items()}
         heard = (batch["lengths"] > 0) & batch.pop("has_words")
         texts = tf.where(heard, tf.gather(transcripts, tf.maximum(batch["index"], 0)), "")
         labels = training_set.encode(texts)

@@ -6,7 +6,7 @@ number of steps. A resumed run computes the plan again and continues at any step
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,12 +26,16 @@ class Segment:
             same as in the current run.
         num_buckets: argument of `epoch_plan` in that run; None if it is the same as in the current
             run.
+        num_label_buckets: the same.
+        num_ranks: the same.
     """
 
     global_batch_size: int
     num_steps: int
     max_batch_samples: int | None = None
     num_buckets: int | None = None
+    num_label_buckets: int | None = None
+    num_ranks: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,12 @@ class _Settings:
     global_batch_size: int
     max_batch_samples: int
     num_buckets: int
+    num_label_buckets: int
+    num_ranks: int
+
+    def fits(self, num_rows, longest):
+        """Returns whether the rows of every process are within the budget."""
+        return -(-num_rows // self.num_ranks) * longest <= self.max_batch_samples
 
 
 def bucket_boundaries(num_samples: np.ndarray, num_buckets: int) -> np.ndarray:
@@ -69,16 +79,17 @@ def _cut(order: np.ndarray, num_samples: np.ndarray, settings: _Settings) -> lis
     lengths, batches, start = num_samples[order], [], 0
     if lengths.max(initial=0) > budget:
         raise UserError.expected(
-            f"a batch budget of at least the longest utterance's {lengths.max()} samples",
-            budget,
-            "Raise the budget or lower the limit on the length of utterances",
+            "data.max_batch_seconds of at least the longest utterance with its augmentation, "
+            f"{lengths.max()} samples",
+            f"{budget} samples",
+            "Raise data.max_batch_seconds or lower data.max_seconds",
         )
     # The shortest utterance bounds the rows of a batch, and so how far the loop must look ahead.
-    size = min(size, budget // max(1, int(lengths.min(initial=budget))))
+    size = min(size, settings.num_ranks * (budget // max(1, int(lengths.min(initial=budget)))))
     rows = np.arange(1, size + 1)
     while start < len(order):
         longest = np.maximum.accumulate(lengths[start : start + size])
-        stop = start + int(np.count_nonzero(longest * rows[: len(longest)] <= budget))
+        stop = start + int(np.count_nonzero(settings.fits(rows[: len(longest)], longest)))
         batches.append(order[start:stop])
         start = stop
     return batches
@@ -88,15 +99,35 @@ def _is_full(batch: np.ndarray, num_samples: np.ndarray, settings: _Settings) ->
     """Returns whether another row of the longest row's length would exceed size or budget."""
     if len(batch) == settings.global_batch_size:
         return True
-    budget = settings.max_batch_samples
-    return bool(budget) and (len(batch) + 1) * int(num_samples[batch].max()) > budget
+    fits = settings.fits(len(batch) + 1, int(num_samples[batch].max()))
+    return bool(settings.max_batch_samples) and not fits
+
+
+def _buckets(lengths: tuple[np.ndarray, np.ndarray | None], settings: _Settings) -> np.ndarray:
+    """Returns the number of the bucket of each utterance, given samples and labels."""
+    num_samples, num_labels = lengths
+    bucket = np.searchsorted(bucket_boundaries(num_samples, settings.num_buckets), num_samples)
+    if settings.num_label_buckets == 1:
+        return bucket
+    if num_labels is None:
+        raise ValueError("Buckets by labels require num_labels.")
+    inside = np.zeros_like(bucket)
+    for number in np.unique(bucket):
+        members = bucket == number
+        labels = num_labels[members]
+        boundaries = bucket_boundaries(labels, settings.num_label_buckets)
+        inside[members] = np.searchsorted(boundaries, labels)
+    return bucket * settings.num_label_buckets + inside
 
 
 def _bucketed(
-    order: np.ndarray, num_samples: np.ndarray, settings: _Settings, generator: np.random.Generator
+    order: np.ndarray,
+    lengths: tuple[np.ndarray, np.ndarray | None],
+    settings: _Settings,
+    generator: np.random.Generator,
 ) -> list[np.ndarray]:
     """Divides shuffled utterances into batches of similar lengths, in random order."""
-    bucket = np.searchsorted(bucket_boundaries(num_samples, settings.num_buckets), num_samples)
+    num_samples, bucket = lengths[0], _buckets(lengths, settings)
     by_bucket = order[np.argsort(bucket[order], kind="stable")]
     starts = np.flatnonzero(np.diff(bucket[by_bucket])) + 1
     batches, left_over = [], []
@@ -120,6 +151,9 @@ def epoch_plan(
     global_batch_size: int,
     num_buckets: int,
     max_batch_samples: int | None = None,
+    num_labels: np.ndarray | None = None,
+    num_label_buckets: int = 1,
+    num_ranks: int = 1,
     shuffle: bool = True,
     done: Sequence[Segment] = (),
 ) -> list[np.ndarray]:
@@ -136,8 +170,11 @@ def epoch_plan(
         epoch: number of the epoch, from 0.
         global_batch_size: largest number of rows in a batch, over all processes.
         num_buckets: number of buckets; 1 mixes all lengths.
-        max_batch_samples: largest product of the number of rows and the length of the longest
+        max_batch_samples: largest product of the rows of a process and the length of the longest
             utterance in a batch; None or 0 for no bound.
+        num_labels: `[N]` number of labels of each utterance, for `num_label_buckets`.
+        num_label_buckets: number of buckets by labels inside each bucket by length.
+        num_ranks: number of processes, for `max_batch_samples`.
         shuffle: False keeps the order of the manifest and ignores the buckets.
         done: steps of this epoch that were already run, in order.
 
@@ -149,17 +186,20 @@ def epoch_plan(
         UserError: an utterance exceeds the budget, or `done` has more steps than the epoch.
     """
     num_samples = np.asarray(num_samples, np.int64)
-    now = _Settings(global_batch_size, max_batch_samples or 0, num_buckets)
+    now = _Settings(
+        global_batch_size, max_batch_samples or 0, num_buckets, num_label_buckets, num_ranks
+    )
     segments = _merge(done, now)
     generator = np.random.default_rng((seed, epoch))
     order = generator.permutation(len(num_samples)) if shuffle else np.arange(len(num_samples))
 
     def plan(settings: _Settings, num_steps: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Plans the utterances in `order`; returns the batches already run and those to run."""
-        if settings.global_batch_size < 1 or settings.num_buckets < 1:
+        counts = (settings.num_buckets, settings.num_label_buckets, settings.num_ranks)
+        if min(settings.global_batch_size, *counts) < 1:
             raise ValueError(f"Batch size and number of buckets must be positive: {settings}.")
         if shuffle:
-            batches = _bucketed(order, num_samples, settings, generator)
+            batches = _bucketed(order, (num_samples, num_labels), settings, generator)
         else:
             batches = _cut(order, num_samples, settings)
         if num_steps > len(batches):
@@ -182,12 +222,10 @@ def _merge(done: Sequence[Segment], now: _Settings) -> list[tuple[_Settings, int
     """Returns settings and number of steps of the segments; merges neighbors of equal settings."""
     merged: list[tuple[_Settings, int]] = []
     for segment in done:
-        budget, buckets = segment.max_batch_samples, segment.num_buckets
-        settings = _Settings(
-            segment.global_batch_size,
-            now.max_batch_samples if budget is None else budget,
-            now.num_buckets if buckets is None else buckets,
-        )
+        names = ("max_batch_samples", "num_buckets", "num_label_buckets", "num_ranks")
+        known = {name: getattr(segment, name) for name in names}
+        known = {name: value for name, value in known.items() if value is not None}
+        settings = replace(now, global_batch_size=segment.global_batch_size, **known)
         num_steps = segment.num_steps
         if not num_steps:
             continue

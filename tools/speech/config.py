@@ -26,6 +26,11 @@ class DataConfig:
     # Largest share of training transcripts with characters outside the vocabulary.
     max_unknown_share: float = number(0.5, at_least=0, at_most=1)
     num_buckets: int = number(8, at_least=1, at_most=1000)
+    # Buckets by the number of labels inside each of the num_buckets buckets by length.
+    num_label_buckets: int = number(1, at_least=1, at_most=1000)
+    # Largest product of the utterances in a batch of a process and the seconds of the longest one.
+    # training.batch_size is the largest number of utterances then. 0: no limit.
+    max_batch_seconds: float = number(0.0, at_least=0)
     eval_batch_size: int = number(16, at_least=1, at_most=1 << 20)
     # Number of parallel decoders; 0 for the number of cores.
     num_parallel_calls: int = number(0, at_least=0, at_most=10_000)

@@ -21,6 +21,18 @@ _PARTS: dict[str, Callable[[int, int, int], list[Part]]] = {
 }
 
 
+class _ForwardFile(soundfile.SoundFile):
+    """A sound file that is read from its start to its end.
+
+    After each block, soundfile seeks to the place that it has reached (soundfile 0.14.0,
+    `_cdata_io`). In MP3 and Ogg, this loses the decoder's state, and the next samples are wrong.
+    """
+
+    def seekable(self) -> bool:
+        """Returns False, so that blocks follow each other without a seek."""
+        return False
+
+
 class SoundFile:
     """An open sound file with one sound, or several sounds (parts) joined together.
 
@@ -81,8 +93,10 @@ class SoundFile:
             with self._opened(part) as sound:
                 # `sound.blocks` returns uninitialized memory if a file ends too early.
                 while True:
+                    # Behind its last sample, a file may have other data.
+                    wanted = min(block_samples, sound.frames - num_read)
                     with self._quiet():
-                        block = sound.read(block_samples, dtype="float32", always_2d=True)
+                        block = sound.read(wanted, dtype="float32", always_2d=True)
                     if not len(block):
                         break
                     num_read += len(block)
@@ -97,7 +111,7 @@ class SoundFile:
             os.lseek(self._descriptor, 0, os.SEEK_SET)
         file = self._descriptor if is_whole else PartFile(self._descriptor, part)
         with self._quiet():
-            sound = soundfile.SoundFile(file, closefd=False)
+            sound = _ForwardFile(file, closefd=False)
         with sound:
             yield sound
 

@@ -24,16 +24,20 @@ class Epochs(Generic[Plan]):
         position: position in the data at which to start.
         num_epochs: number of epochs of the whole run.
         seed: seed of the run.
+        settings: see `TrainData`.
     """
 
     def __init__(
         self,
-        make_plan: Callable[[int, tuple[tuple[int, int], ...]], Plan],
+        make_plan: Callable[[int, tuple[tuple[int, ...], ...]], Plan],
         position: Position,
         num_epochs: int,
         seed: int,
+        *,
+        settings: tuple[int, ...] = (),
     ):
         self._position, self._num_epochs, self._seed = position, num_epochs, seed
+        self._settings = settings
 
         # Prefetching starts the next epoch while the loop is in this one, so keep two plans.
         @functools.lru_cache(maxsize=2)
@@ -65,7 +69,11 @@ class Epochs(Generic[Plan]):
         remaining = len(self.plan(first)) if later_epochs >= 0 else 0
         if later_epochs > 0:
             remaining += later_epochs * len(self.plan(first + 1))
-        return TrainData(dataset, lambda epoch: len(self.plan(epoch)), remaining, names)
+
+        def num_steps(epoch: int) -> int:
+            return len(self.plan(epoch))
+
+        return TrainData(dataset, num_steps, remaining, names, self._settings)
 
 
 def row_names(

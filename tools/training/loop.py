@@ -61,6 +61,7 @@ def train(
     run = ResumableRun(task, config, processes, folders)
     run.restore(options.resumed, options.start_epoch)
     data = task.train_data(run.shard, run.position, config.num_epochs)
+    run.plan_settings = data.settings
     epochs = range(run.position.epoch, config.num_epochs)
     remaining_steps = _num_updates(data, epochs, config.accumulate_steps)
     run.count_skipped_epochs(remaining_steps)

@@ -36,6 +36,7 @@ class ResumableRun:
         step: number of training steps so far, including those without an update. A step has
             `accumulate_steps` batches; the last one of an epoch may have fewer.
         position: position in the training data.
+        plan_settings: `TrainData.settings`, which the position records.
         saved_step: step of the newest checkpoint, or None.
     """
 
@@ -54,7 +55,7 @@ class ResumableRun:
         )
         self.store = folders.store(config.checkpoint.keep_last, config.checkpoint.keep_best)
         self.shard = Shard(processes.rank, processes.size, config.batch_size)
-        self.position = Position()
+        self.position, self.plan_settings = Position(), ()
         self.step = self.skipped_steps = self._skipped_in_a_row = 0
         self._saved_at_seconds = time.monotonic()
         self.saved_step: int | None = None
@@ -131,7 +132,9 @@ class ResumableRun:
             SystemExit: on the other ranks in that case.
         """
         self.step += 1
-        self.position = self.position.advanced(self.shard.global_batch_size, num_batches)
+        self.position = self.position.advanced(
+            self.shard.global_batch_size, num_batches, self.plan_settings
+        )
         if bool(result.finite):
             self._skipped_in_a_row = 0
             return

@@ -50,23 +50,33 @@ class Position:
     Attributes:
         epoch: number of the epoch, from 0.
         done: `(global_batch_size, num_steps)` of the batches of this epoch that were already
-            trained on, in order. There are several entries if the batch size has changed.
+            trained on, in order. There are several entries if the batch size has changed. If more
+            settings determine the batches, they follow the two numbers.
     """
 
     epoch: int = 0
-    done: tuple[tuple[int, int], ...] = ()
+    done: tuple[tuple[int, ...], ...] = ()
 
     @property
     def num_batches(self) -> int:
         """Number of batches of this epoch that were already trained on."""
-        return sum(num_steps for _, num_steps in self.done)
+        return sum(num_steps for _, num_steps, *_ in self.done)
 
-    def advanced(self, global_batch_size: int, num_steps: int = 1) -> "Position":
-        """Returns the position `num_steps` batches later in the same epoch."""
-        if self.done and self.done[-1][0] == global_batch_size:
-            last = (global_batch_size, self.done[-1][1] + num_steps)
-            return Position(self.epoch, (*self.done[:-1], last))
-        return Position(self.epoch, (*self.done, (global_batch_size, num_steps)))
+    def advanced(
+        self, global_batch_size: int, num_steps: int = 1, settings: tuple[int, ...] = ()
+    ) -> "Position":
+        """Returns the position `num_steps` batches later in the same epoch.
+
+        Args:
+            global_batch_size: largest number of rows of the batches, over all processes.
+            num_steps: number of batches.
+            settings: see `TrainData`.
+        """
+        before = self.done
+        if before and (before[-1][0], *before[-1][2:]) == (global_batch_size, *settings):
+            num_steps += before[-1][1]
+            before = before[:-1]
+        return Position(self.epoch, (*before, (global_batch_size, num_steps, *settings)))
 
 
 def group_sizes(num_batches: int, accumulate_steps: int) -> list[int]:
@@ -84,12 +94,15 @@ class TrainData(NamedTuple):
             trained on.
         remaining_steps: estimated number of batches of all these epochs.
         names: function of a batch that returns the names of its rows, for messages.
+        settings: numbers besides the global batch size that determine the batches of an epoch;
+            `Position` records them.
     """
 
     dataset: tf.data.Dataset
     num_steps: Callable[[int], int]
     remaining_steps: int
     names: Callable[[Mapping[str, tf.Tensor]], list[str]]
+    settings: tuple[int, ...] = ()
 
 
 class Task(Protocol):

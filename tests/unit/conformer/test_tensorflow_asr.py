@@ -395,7 +395,7 @@ def test_such_a_config_trains(tmp_path, capsys):
 
 
 def test_the_beam_becomes_that_of_exports(load):
-    decoding = load("decoder_config: {beam_width: 8, norm_score: true}\nmodel_config: {}").decoding
+    decoding = load(EXAMPLE.replace("beam_width: 0", "beam_width: 8")).decoding
     assert (decoding.beam_width, decoding.norm_score) == (8, True)
-    decoding = load("decoder_config: {beam_width: 0, norm_score: false}\nmodel_config: {}").decoding
+    decoding = load(EXAMPLE.replace("norm_score: true", "norm_score: false")).decoding
     assert (decoding.beam_width, decoding.norm_score) == (0, False)

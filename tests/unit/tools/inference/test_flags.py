@@ -115,7 +115,7 @@ def test_a_flag_of_the_quantization_reaches_the_request(converted, flag, expecte
 
 
 def test_the_place_of_the_converted_model_is_handed_on(converted, tmp_path):
-    assert converted(f"--converted_savedmodel_dir={tmp_path}").target == str(tmp_path)
+    assert converted(f"--converted_savedmodel_dir={tmp_path}/new").target == str(tmp_path / "new")
 
 
 @pytest.mark.parametrize(

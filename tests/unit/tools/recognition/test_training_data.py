@@ -12,6 +12,7 @@ import soundfile
 
 from conformer.config import DataConfig, WaveformAugmentConfig
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
+from tests.support.errors import refused
 from tools.recognition.training_data import TrainingSet, prepare, training_data
 from tools.speech.audio import probe, read
 from tools.speech.augmentation import WaveformAugmentation
@@ -77,7 +78,7 @@ def copies(utterances, tmp_path):
 
 def make_data(
     utterances, rank=0, size=1, batch_size=4, position=None, num_epochs=2, augment=None, seed=1,
-    tokenizer=None, plans_silence=True,
+    tokenizer=None, plans_silence=True, **changes,
 ):  # fmt: skip
     augment = WaveformAugmentation(augment or WaveformAugmentConfig(), RATE_HZ)
     tokenizer = tokenizer or CharacterTokenizer.from_transcripts(WORDS)
@@ -85,7 +86,7 @@ def make_data(
     added = augment.added_samples if plans_silence else None
     return training_data(
         TrainingSet(utterances, tokenizer.encode_in_graph, prepared, added),
-        DATA,
+        dataclasses.replace(DATA, **changes),
         rate_hz=RATE_HZ,
         seed=seed,
         shard=Shard(rank, size, batch_size),
@@ -324,3 +325,65 @@ def test_batches_are_planned_with_the_silence_that_is_added(utterances):
         length = row["lengths"]
         assert length == rows[1][key]["lengths"]
         np.testing.assert_array_equal(row["waveforms"][:length], rows[1][key]["waveforms"][:length])
+
+
+BUDGET = {"max_batch_seconds": 0.9, "num_label_buckets": 2}  # utterances have 0.13 to 0.38 s
+
+
+@pytest.fixture(scope="module")
+def budgeted(utterances):
+    """Data of a single process with a budget, and its batches."""
+    data = make_data(utterances, batch_size=6, augment=AUGMENT, **BUDGET)
+    return data, list(data.dataset.as_numpy_iterator())
+
+
+def test_batches_of_a_budget_have_as_many_rows_as_fit(budgeted):
+    data, batches = budgeted
+    rows = rows_of(data, batches=batches)
+    assert rows.keys() == {(epoch, index) for epoch in range(2) for index in range(len(WORDS))}
+    sizes = [len(batch["index"]) for batch in batches]
+    assert len(set(sizes)) > 1 and max(sizes) <= 6
+    for batch in batches:
+        assert np.all(batch["index"] >= 0)
+        seconds = batch["waveforms"].shape[1] / RATE_HZ
+        assert len(batch["index"]) * seconds <= BUDGET["max_batch_seconds"]
+        assert all(len(value) == len(batch["index"]) for value in batch.values())
+
+
+def test_ranks_share_the_batches_of_a_budget(utterances):
+    """Every rank stays within the budget and runs the same number of steps."""
+    ranks = [
+        make_data(utterances, rank, 2, 6, augment=AUGMENT, num_epochs=1, **BUDGET)
+        for rank in range(2)
+    ]
+    batches = [list(data.dataset.as_numpy_iterator()) for data in ranks]
+    assert len({data.num_steps(0) for data in ranks}) == 1
+    seen = []
+    for mine, others in zip(*batches, strict=True):
+        assert len(mine["index"]) == len(others["index"])
+        for batch in (mine, others):
+            longest = batch["lengths"].max()
+            assert len(batch["index"]) * longest <= BUDGET["max_batch_seconds"] * RATE_HZ
+            seen += [index for index in batch["index"] if index >= 0]
+    assert sorted(seen) == list(range(len(WORDS)))
+
+
+def test_a_restart_inside_an_epoch_of_a_budget(utterances, budgeted):
+    data, batches = budgeted
+    position = Position(1)
+    for _ in range(3):
+        position = position.advanced(6, 1, data.settings)
+    assert position.done == ((6, 3, *data.settings),)
+    rest = make_data(utterances, batch_size=6, position=position, augment=AUGMENT, **BUDGET)
+    left = batches[data.num_steps(0) + 3 :]
+    for found, expected in zip(rest.dataset.as_numpy_iterator(), left, strict=True):
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+    without = make_data(utterances, batch_size=1, position=position, augment=AUGMENT)
+    seen = sum(len(batch["index"]) for batch in batches[data.num_steps(0) :][:3])
+    assert without.num_steps(1) == len(WORDS) - seen
+
+
+def test_a_budget_below_one_utterance_is_refused(utterances):
+    with refused("data.max_batch_seconds of at least the longest utterance"):
+        make_data(utterances, max_batch_seconds=0.1)

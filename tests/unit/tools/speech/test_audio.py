@@ -129,7 +129,7 @@ def refused_and_odd(folder):
         "unsupported_rf64": (b"RF64" + good["wav_16"][4:], "unsupported"),
         "flac_cut": (flac[: len(flac) * 2 // 5], "unreadable"),
         "flac_cut_short": (flac[:-5], "unreadable"),
-        "flac_lost_last_frame": (flac[:last_frame], "unreadable"),
+        "flac_lost_last_frame": (flac[:last_frame], "truncated"),
         "flac_damaged_middle": (flipped(flac, len(flac) // 2, 200), "unreadable"),
         "flac_one_byte_wrong": (flipped(flac, len(flac) // 2), "unreadable"),
         "flac_last_frame_wrong": (flipped(flac, len(flac) - 300), "unreadable"),
@@ -353,7 +353,7 @@ def test_many_channels_are_read_in_pieces(tmp_path, monkeypatch):
         expected = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
         sizes.clear()
         np.testing.assert_array_equal(audio.read(path, block_values=1000), expected)
-        assert set(sizes) == {1000 // num_channels}
+        assert max(sizes) == 1000 // num_channels
         assert len(sizes) > NUM_SAMPLES * num_channels // 1000
 
 
