@@ -52,6 +52,7 @@ def found_in_pieces(search, frames, edges):
 def test_a_ctc_token_has_the_largest_confidence_of_its_frames(edges):
     logits = np.random.default_rng(2).normal(size=(FRAMES, VOCABULARY)).astype("float32") * 3
     logits[:, 2] += 2.0  # runs of several frames
+    logits[4:7, 3] = 12.0, 9.0, 7.0  # of which the first is the most certain
     frames = confidences(logits)
     beam = CtcBeamSearch(["", *"abcd"], 0, BeamSearch(8))
     for search in (CtcGreedySearch(0), beam):
