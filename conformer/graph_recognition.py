@@ -8,7 +8,6 @@ from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import Hypotheses, ctc_greedy_decode, greedy_decode
 from tools.decoding.graph_beam import BeamHypotheses, beam_decode
-from tools.decoding.tdt_graph import tdt_greedy_decode
 from tools.layers.masking import sequence_mask
 
 
@@ -61,8 +60,7 @@ def greedy(
         encoded, encoded_lengths = listen(waveforms, lengths)
     if options.head == "ctc":
         return ctc_greedy_decode(model.ctc_head(encoded), encoded_lengths, blank=BLANK)
-    search = tdt_greedy_decode if durations else greedy_decode
-    return search(
+    return greedy_decode(
         encoded,
         encoded_lengths,
         model.predict,
@@ -71,7 +69,7 @@ def greedy(
         max_symbols_per_frame=options.max_symbols_per_frame,
         blank_penalty=options.blank_penalty,
         blank=BLANK,
-        **({"durations": durations} if durations else {}),
+        durations=durations,
     )
 
 

@@ -29,11 +29,16 @@ def greedy_decode(
     join: Callable,
     *,
     initial_states: tf.Tensor,
+    durations: Sequence[int] = (),
     max_symbols_per_frame: int = 5,
     blank_penalty: float = 0.0,
     blank: int = 0,
 ) -> Hypotheses:
     """Decodes a batch greedily: takes the most probable symbol at every step.
+
+    A transducer with durations also takes the most probable duration, and moves on by this number
+    of frames, with the steps of `tools.decoding.tdt.TdtSearch`. Without durations, a symbol stays
+    in its frame and a blank moves on by one frame.
 
     Each utterance has its own frame index. A batch therefore takes at most max(T + U) steps, and
     the result of an utterance does not depend on the rest of the batch.
@@ -42,10 +47,12 @@ def greedy_decode(
         encoded: `[B, T, D]` encoder output.
         encoded_lengths: `[B]` valid frames.
         predict: prediction network, `(tokens [B, 1], states) -> (predicted [B, 1, P], states)`.
-        join: joint network, `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V]`.
+        join: joint network, `(encoded [B, 1, D], predicted [B, 1, P]) -> logits [B, 1, 1, V + N]`:
+            those of the V symbols, then those of the N durations.
         initial_states: `[B, 2, P]` states of the prediction network before the first symbol.
-        max_symbols_per_frame: number of symbols after which the search moves to the next frame
-            without a blank.
+        durations: N numbers of frames of a token-and-duration transducer; empty for others.
+        max_symbols_per_frame: number of symbols in one frame after which the search moves to the
+            next frame without a blank.
         blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
             A positive value emits more symbols.
         blank: index of the blank symbol.
@@ -54,7 +61,7 @@ def greedy_decode(
         The decoded utterances.
 
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.6, with a
-    beam of 1.
+    beam of 1; Xu et al., Token-and-duration transducer (2023), algorithm 2.
     """
     batch, frames = tf.shape(encoded)[0], tf.shape(encoded)[1]
     zeros = tf.zeros([batch], tf.int32)
@@ -63,12 +70,16 @@ def greedy_decode(
     def step(number, frame, symbols, predicted, states, log_probability, emitted):
         active = frame < encoded_lengths
         current = tf.gather(encoded, tf.minimum(frame, frames - 1), batch_dims=1)
-        logits = join(current[:, None], predicted)[:, 0, 0]
-        scores = tf.nn.log_softmax(tf.cast(logits, tf.float32))
+        logits = tf.cast(join(current[:, None], predicted)[:, 0, 0], tf.float32)
+        scores = tf.nn.log_softmax(logits[:, : -len(durations)] if durations else logits)
         penalty = blank_penalty * tf.one_hot(blank, tf.shape(scores)[-1])
         token = tf.argmax(scores - penalty, axis=-1, output_type=tf.int32)
         emits = active & (token != blank)
-        best = tf.gather(scores, token, batch_dims=1)
+        best, duration = tf.gather(scores, token, batch_dims=1), 0
+        if durations:
+            lasting = tf.nn.log_softmax(logits[:, -len(durations) :])
+            duration = tf.gather(tf.constant(durations, tf.int32), tf.argmax(lasting, axis=-1))
+            best += tf.reduce_max(lasting, axis=-1)
         log_probability += tf.where(active, best, 0.0)
 
         def read_tokens():
@@ -79,10 +90,11 @@ def greedy_decode(
             )
 
         predicted, states = tf.cond(tf.reduce_any(emits), read_tokens, lambda: (predicted, states))
-        symbols = tf.where(emits, symbols + 1, 0)
-        moves = ~emits | (symbols >= max_symbols_per_frame)
-        frame = tf.where(moves, frame + 1, frame)
-        symbols = tf.where(moves, 0, symbols)
+        symbols = tf.where(emits, symbols + 1, symbols)
+        must_move = (token == blank) | (symbols >= max_symbols_per_frame)
+        moves = tf.where(must_move, tf.maximum(duration, 1), duration)
+        frame = tf.where(active, frame + moves, frame)
+        symbols = tf.where(moves > 0, 0, symbols)
         emitted = emitted.write(number, tf.where(emits, token, -1))
         return number + 1, frame, symbols, predicted, states, log_probability, emitted
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tools.decoding.graph import greedy_decode
 from tools.decoding.tdt import TdtSearch
-from tools.decoding.tdt_graph import tdt_greedy_decode
 
 SYMBOLS, BATCH, FRAMES = 5, 12, 11
 
@@ -46,7 +46,7 @@ def test_the_graph_and_python_give_the_same_path(rng, durations, blank_penalty):
     @tf.function
     def in_graph(encoded, lengths):
         states = tf.zeros([BATCH, 1, 1])
-        return tdt_greedy_decode(
+        return greedy_decode(
             encoded, lengths, model.predict, model.join, initial_states=states, **options
         )
 
