@@ -157,6 +157,8 @@ def test_an_installed_package_holds_its_models(project, monkeypatch):
     for family in ("conformer", "vision"):
         files = (project / family / "pretrained").rglob("*")
         wanted |= {path.relative_to(project).as_posix() for path in files if path.is_file()}
+    pages = project / "tools" / "serving" / "page"
+    wanted |= {path.relative_to(project).as_posix() for path in pages.iterdir()}
     assert len(wanted) > 10
     assert {name.split("./")[-1] for name in installed} == wanted
     packages = set(distribution.packages)
