@@ -4,11 +4,16 @@ Import the modules that use it only where a beam search or a language model is u
 takes a second.
 """
 
+import functools
+import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numba
 import numpy as np
+
+from tools.files import user_cache
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -16,13 +21,26 @@ Function = TypeVar("Function", bound=Callable)
 def compiled(function: Function) -> Function:
     """Compiles a function on its first call, for the types of its arguments.
 
-    The machine code is kept beside the source file, or in the user's cache if that folder is
-    read-only. The function releases Python's global lock while it runs.
+    The machine code is kept in the user's cache, in a folder for this version of the modules: the
+    code of a function contains that of the functions it calls, also of those in other modules,
+    whose changes numba does not notice. The function releases Python's global lock while it runs.
     """
+    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(_cache())
     try:
         return numba.njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither folder is writable
+    except RuntimeError:  # the folder is not writable
         return numba.njit(nogil=True)(function)
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+@functools.cache
+def _cache() -> Path:
+    """Returns the folder for the machine code of the functions in this package as they are now."""
+    digest = hashlib.sha256(numba.__version__.encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return user_cache() / "machine_code" / digest.hexdigest()[:16]
 
 
 @compiled
