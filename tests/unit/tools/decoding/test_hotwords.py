@@ -134,6 +134,26 @@ def found(search, frames, lengths, cut=3):
     return search.finish(state)
 
 
+def test_greedy_search_of_a_transducer_follows_a_phrase_over_its_symbols():
+    surfaces = ["", "A", "B", "C"]
+
+    def call(inputs, signature):
+        if signature == "predict":
+            size = len(inputs["tokens"])
+            return {"predicted": np.zeros((size, 1, 1)), "next_states": np.zeros((size, 1))}
+        return {"logits": inputs["encoded"][:, :, None]}
+
+    frames = np.array([[[0.0, 1.0, -9.0, -9.0], [0.0, -9.0, 0.5, 1.0]]], np.float32)
+    heard = []
+    for words in ([], [HotWord("AB", 2.0)]):
+        scores = HotScores(words, surfaces, 0) if words else None
+        shape = {"blank": 0, "state_shape": (1,), "max_symbols_per_frame": 1}
+        search = GreedySearch(call, **shape, hot_scores=scores)
+        state = search.advance(search.start(1), frames, np.array([2]))
+        heard.append(search.finish(state)[0].tokens.tolist())
+    assert heard == [[1, 3], [1, 2]], "AC, and AB"
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_hot_words_of_weight_0_change_nothing(seed):
     rng, lengths = np.random.default_rng(seed), np.array([9, 5])
