@@ -51,8 +51,8 @@ class FilesKind:
         return text, float(len(text) + 1)
 
     def run(self, items):
-        assert self._runner.gate.wait(20)
         self._runner.sizes.append(len(items))
+        assert self._runner.gate.wait(20)
         return list(items)
 
     def outputs(self, results):
