@@ -53,7 +53,7 @@ def create_app(
     app.include_router(page_routes(server))
     app.include_router(_tensorflow_serving(server))
     app.add_exception_handler(Refusal, _refused(metrics))
-    app.add_exception_handler(UserError, _misused(metrics))
+    app.add_exception_handler(UserError, _refused(metrics))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(Gate, limits=options.limits, metrics=metrics, keys=tuple(options.api_keys))
@@ -68,17 +68,12 @@ def create_app(
 
 
 def _refused(metrics: Metrics):
-    async def answer(request: Request, refusal: Exception) -> Response:
+    """Returns the handler of refusals, and of bad input to a model, which is a refusal (400)."""
+
+    async def answer(request: Request, error: Exception) -> Response:
+        refusal = error if isinstance(error, Refusal) else Refusal(400, str(error), "input")
         metrics.error(refusal.kind)
         return error_answer(request.url.path, refusal)
-
-    return answer
-
-
-def _misused(metrics: Metrics):
-    async def answer(request: Request, error: Exception) -> Response:
-        metrics.error("input")
-        return error_answer(request.url.path, Refusal(400, str(error), "input"))
 
     return answer
 

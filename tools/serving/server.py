@@ -88,8 +88,8 @@ class Server:
         """Runs decoded files and returns the results.
 
         Raises:
-            Refusal: the queue is full (503), the wait is too long (504), or the model refuses an
-                input (400).
+            Refusal: the queue is full (503), or the wait is too long (504).
+            UserError: the model refuses an input.
         """
         futures = await self._submitted(
             model, lambda one: one.submit_files(items, self.options.request_seconds)
@@ -102,7 +102,8 @@ class Server:
         """Runs tensors.
 
         Raises:
-            Refusal: the tensors do not fit the model (400), or the queue is full (503).
+            Refusal: the queue is full (503), or the wait is too long (504).
+            UserError: the tensors do not fit the model.
         """
         seconds = self.options.request_seconds
         future = await self._submitted(
@@ -118,21 +119,11 @@ class Server:
             try:
                 return submit(model)
             except QueueFull:
-                raise Refusal(
-                    503,
-                    "Expected room in the queue. Received: a full queue. Try again later.",
-                    "busy",
-                    {"Retry-After": str(_RETRY_SECONDS)},
-                ) from None
+                raise _later("room in the queue", "a full queue", "busy") from None
             except Closed:
                 newer = self.model(model.name)
                 if newer is model:
-                    raise Refusal(
-                        503,
-                        "Expected a server that runs. Received: one that ends. Try again later.",
-                        "ends",
-                        {"Retry-After": str(_RETRY_SECONDS)},
-                    ) from None
+                    raise _later("a server that runs", "one that ends", "ends") from None
                 model = newer
 
     async def _result(self, future: Any) -> Any:
@@ -146,8 +137,12 @@ class Server:
                 "later.",
                 "late",
             ) from None
-        except UserError as error:
-            raise Refusal(400, str(error), "input") from error
+
+
+def _later(expected: str, received: str, kind: str) -> Refusal:
+    """Returns a refusal of a request that may succeed when it is sent again."""
+    message = f"Expected {expected}. Received: {received}. Try again later."
+    return Refusal(503, message, kind, {"Retry-After": str(_RETRY_SECONDS)})
 
 
 def _version(text: str) -> int:

@@ -12,7 +12,6 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response, StreamingResponse
 
-from tools.errors import UserError
 from tools.recognition.decoders import Transcription
 from tools.serving.requests import Refusal
 from tools.serving.served_model import ServedModel, Sound, Speech
@@ -82,15 +81,10 @@ def upload_routes(server: Server) -> APIRouter:
     async def _transcribe(model: ServedModel, content: bytes, with_words: bool) -> Transcription:
         speech: Speech = model.kind
         with contextlib.ExitStack() as stack:
-            try:
-                sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
-                if speech.is_long(sound):
-                    async with long_turn:
-                        return await anyio.to_thread.run_sync(
-                            speech.transcribe_long, sound, with_words
-                        )
-            except UserError as error:
-                raise Refusal(400, str(error), "input") from error
+            sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
+            if speech.is_long(sound):
+                async with long_turn:
+                    return await anyio.to_thread.run_sync(speech.transcribe_long, sound, with_words)
             item = Sound(sound, with_words), float(len(sound))
             (heard,) = await server.items(model, [item])
             return heard.transcription
