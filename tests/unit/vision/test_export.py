@@ -13,6 +13,7 @@ import tensorflow as tf
 import vision
 import vision.export
 import vision.infer
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.fake_hub import fake_hub
 from tools.conversion.converter import convert
@@ -483,7 +484,7 @@ def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
 )
 def test_bad_arguments_are_one_line(arguments, message, of_small, tmp_path):
     with refused(message):
-        program(*of_small, f"--output_dir={tmp_path / 'new'}", *arguments)
+        program(*joined([*of_small, f"--output_dir={tmp_path / 'new'}"], arguments))
     assert not list(tmp_path.iterdir())
 
 
