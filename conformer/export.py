@@ -16,13 +16,15 @@ from conformer.published import is_published, read_published
 from conformer.signatures import Signatures, exported_weights, pipeline_description
 from conformer.tokenizer import Tokenizer, tokenizer_from_json
 from tools.config.command_line import REQUIRED, CommandLine, run
+from tools.conversion.pipeline import POLICIES
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
+from tools.inference.flags import add_precision_flag
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.weights.hub import local_source
 
 
-def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
+def export_checkpoint(checkpoint: Checkpoint, output_dir: Path, *, precision: str = "fp32") -> None:
     """Writes the model of a checkpoint as a SavedModel.
 
     If writing fails, no incomplete directory is left behind.
@@ -32,10 +34,11 @@ def export_checkpoint(checkpoint: Checkpoint, output_dir: Path) -> None:
             exported.
         output_dir: directory to write. It must not exist, or hold an earlier export, which is
             replaced.
+        precision: precision of the SavedModel, a key of `tools.conversion.pipeline.POLICIES`.
     """
     config = load_config(checkpoint.path / CONFIG_FILE)
     tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
-    model = build_model(config, tokenizer.vocabulary_size)
+    model = build_model(config, tokenizer.vocabulary_size, POLICIES[precision])
     load_weights(model, checkpoint)
     _write(model, tokenizer, config, output_dir)
 
@@ -50,23 +53,25 @@ def _write(
     write_saved_model(output_dir, signatures.functions, weights, description)
 
 
-def export_source(source: str | Path, output_dir: str | Path) -> None:
+def export_source(source: str | Path, output_dir: str | Path, *, precision: str = "fp32") -> None:
     """Writes the model of a source of weights as a SavedModel.
 
     Args:
         source: training checkpoint or run directory; or a published model: a folder of Hugging
             Face, a `.nemo` archive, or `hf:owner/name[@revision]`.
         output_dir: see `export_checkpoint`.
+        precision: see `export_checkpoint`.
 
     Raises:
         UserError: the source cannot be downloaded or read, or is a model that is not supported.
     """
     path = local_source(source)
     if not is_published(path):
-        export_checkpoint(open_checkpoint(path), Path(output_dir))
+        export_checkpoint(open_checkpoint(path), Path(output_dir), precision=precision)
         return
     published = read_published(path)
-    _write(published.build(), published.tokenizer, published.config, Path(output_dir))
+    model = published.build(POLICIES[precision])
+    _write(model, published.tokenizer, published.config, Path(output_dir))
 
 
 def main(argv: list[str]) -> int:
@@ -87,6 +92,7 @@ def main(argv: list[str]) -> int:
     flags.string("pretrained", None, about, default_text="none")
     flags.group("Output")
     flags.string("output_dir", None, "SavedModel directory to write.", default_text=REQUIRED)
+    add_precision_flag(flags)
     values, rest = flags.parse(argv)
     source = values.checkpoint or values.pretrained
     if rest or not source or not values.output_dir or (values.checkpoint and values.pretrained):
@@ -97,10 +103,10 @@ def main(argv: list[str]) -> int:
         )
     if values.checkpoint:
         checkpoint = open_checkpoint(values.checkpoint)
-        export_checkpoint(checkpoint, Path(values.output_dir))
+        export_checkpoint(checkpoint, Path(values.output_dir), precision=values.precision)
         source = checkpoint.path
     else:
-        export_source(source, values.output_dir)
+        export_source(source, values.output_dir, precision=values.precision)
     print(f"exported {source} to {values.output_dir}", file=sys.stderr)
     return 0
 

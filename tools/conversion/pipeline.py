@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.errors import UserError
@@ -11,6 +12,22 @@ PIPELINE_FILE = "pipeline.json"
 MANIFEST_FILE = "manifest.json"  # of converted models
 FOREIGN = "onnx"  # family of an ONNX file without a description
 _ONNX_SUFFIX = ".onnx"
+# Precisions of SavedModels, by the names of reports, and the Keras dtype policies of their models.
+POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}
+
+
+def precision_of(pipeline: Mapping) -> str:
+    """Returns the precision in which a SavedModel computes, a key of `POLICIES`.
+
+    Args:
+        pipeline: content of its `pipeline.json`; earlier exports, all in fp32, do not name it.
+    """
+    return pipeline.get("precision", "fp32")
+
+
+def precision_of_policy(policy: str) -> str:
+    """Returns the name of a Keras dtype policy in reports: a key of `POLICIES`, or its own."""
+    return next((name for name, known in POLICIES.items() if known == policy), policy)
 
 
 def is_onnx(path: str | Path) -> bool:
