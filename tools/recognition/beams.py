@@ -124,6 +124,7 @@ def beam_search_of(
             state_shape=pipeline["state_shape"],
             max_symbols_per_frame=pipeline["max_symbols_per_frame"],
             blank_penalty=pipeline.get("blank_penalty", 0.0),
+            max_window=max_window(pipeline),
             options=TransducerBeamSearch(options.width, norm_score),
             texts=texts,
         )
