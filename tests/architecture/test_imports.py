@@ -34,6 +34,7 @@ RANK |= dict.fromkeys((*PROGRAM_FILES.split(), "__init__"), 3)
 RESERVED = {"horovod": ("tools/training/distributed.py",)}
 RESERVED |= dict.fromkeys(("openvino", "onnxruntime", "nncf", "tf2onnx"), ("tools/conversion/",))
 RESERVED |= dict.fromkeys(("torch", "transformers"), ("tools/benchmark/", "tests/golden/"))
+RESERVED |= {"sherpa_onnx": ("tools/benchmark/",)}
 OPEN_TO_TESTS = RESERVED.keys() - {"torch", "transformers"}
 MODEL_CODE = {"keras", "numpy", "tools"} | FAMILIES | set(sys.stdlib_module_names)
 # Rule 2: besides the table, what loads backends and optional packages by name.
