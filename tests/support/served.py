@@ -50,6 +50,9 @@ class FilesKind:
             raise UserError.expected("a good file", "a bad one", "Write it again")
         return text, float(len(text) + 1)
 
+    def key(self, item):
+        return None
+
     def run(self, items):
         self._runner.sizes.append(len(items))
         assert self._runner.gate.wait(20)
