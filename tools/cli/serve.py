@@ -133,6 +133,9 @@ def main(argv: list[str]) -> int:
                     drain_seconds=values.drain_seconds,
                     on_start=lambda: ready(", ".join(models.names)),
                 )
+            if models.is_loading:  # in a runtime that cannot be interrupted
+                logging.shutdown()
+                os._exit(0)
             return 0
 
         def started(names: str) -> None:

@@ -119,25 +119,26 @@ class _Handlers:
         """Returns the handler of a call: checks the key, maps errors, counts and logs."""
 
         async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
-            started, status, length = time.perf_counter(), grpc.StatusCode.INTERNAL, 0
+            started, found, message = time.perf_counter(), None, ""
             try:
                 headers = dict(context.invocation_metadata() or ())
                 self._keys.check(*(_header(headers, x) for x in ("authorization", "x-api-key")))
                 found = await call(request)
-                status, length = grpc.StatusCode.OK, found.ByteSize()
-                return found
+                status = grpc.StatusCode.OK
             except (Refusal, UserError) as error:
                 refusal = error if isinstance(error, Refusal) else Refusal(400, str(error), "input")
                 self._server.metrics.error(refusal.kind)
-                status = _CODES.get(refusal.status, grpc.StatusCode.INTERNAL)
-                await context.abort(status, refusal.message)
-            except Exception:
+                status, message = _CODES[refusal.status], refusal.message
+            except Exception:  # of a model: the client is told that there was one
                 _log.exception("%s failed", path)
-                await context.abort(status, "The server failed. Its log says why.")
-            finally:
-                seconds = time.perf_counter() - started
-                self._server.metrics.request(path, status.name, seconds)
-                log_access({"method": "gRPC", "path": path, "status": status.name}, seconds, length)
+                status, message = grpc.StatusCode.INTERNAL, "The server failed. Its log says why."
+            seconds = time.perf_counter() - started
+            self._server.metrics.request(path, status.name, seconds)
+            facts = {"method": "gRPC", "path": path, "status": status.name}
+            log_access(facts, seconds, 0 if found is None else found.ByteSize())
+            if found is None:
+                await context.abort(status, message)
+            return found
 
         return answer
 

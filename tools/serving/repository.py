@@ -13,6 +13,7 @@ from tools.serving.served_model import ServedModel
 _log = logging.getLogger(__name__)
 
 _NO_VERSION = -1
+_LAST_SCAN_SECONDS = 0.5
 # Opens the model in a folder under a name and a version.
 Open = Callable[[str, int, Path], ServedModel]
 
@@ -160,8 +161,12 @@ class Repository:
                 entry.failed.add(version)
                 entry.states[version] = "END"
             return
-        _log.info("%s version %d answers", name, version)
         with self._lock:
+            if self._stop.is_set():
+                entry.states[version] = "END"
+                model.close()
+                return
+            _log.info("%s version %d answers", name, version)
             entry.loaded[version] = model
             entry.states[version] = "AVAILABLE"
 
@@ -194,11 +199,20 @@ class Repository:
         self._thread = threading.Thread(target=work, name="versions", daemon=True)
         self._thread.start()
 
+    @property
+    def is_loading(self) -> bool:
+        """Whether the thread of `watch` still loads a model, also after `close`."""
+        return self._thread is not None and self._thread.is_alive()
+
     def close(self) -> None:
-        """Stops watching, answers what is in the queues, and closes all models."""
+        """Stops watching, answers what is in the queues, and closes all models.
+
+        It does not wait for a version that loads, which may take minutes. That version is closed
+        as soon as it is loaded.
+        """
         self._stop.set()
         if self._thread is not None:
-            self._thread.join()
+            self._thread.join(_LAST_SCAN_SECONDS)
         for entry in self._entries.values():
             self._retire(entry, set(entry.loaded))
         for thread in self._closing:

@@ -187,3 +187,29 @@ def test_a_model_is_closed_when_nobody_holds_it(repository, root):
     assert repository.states("toy") == {1: "END", 2: "END"}
     with pytest.raises(Closed), old.held():
         pass
+
+
+def test_closing_does_not_wait_for_a_version_that_loads(root):
+    gate, begun, opened = threading.Event(), threading.Event(), []
+
+    def open_model(name, version, folder):
+        if version == 2:
+            begun.set()
+            assert gate.wait(20)
+        model, _ = served(name, version)
+        opened.append(model)
+        return model
+
+    repository = Repository(open_model, root=root)
+    repository.scan()
+    (root / "toy" / "2").mkdir()
+    repository.watch(0.01)
+    assert begun.wait(20)
+    repository.close()
+    assert repository.is_loading and repository.names == []
+    gate.set()
+    while repository.is_loading:
+        pass
+    assert repository.states("toy") == {1: "END", 2: "END"}
+    with pytest.raises(Closed):
+        opened[1].submit_files([("late", 1.0)])
