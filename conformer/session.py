@@ -97,7 +97,13 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     decoder = TransducerDecoder(
         runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words
     )
-    return SpeechSession(runner, decoder, batch_size=options.batch_size, **lengths)
+    return SpeechSession(
+        runner,
+        decoder,
+        batch_size=options.batch_size,
+        normalize=transcript_normalization(runner.pipeline),
+        **lengths,
+    )
 
 
 def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:
