@@ -155,10 +155,12 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
     transducer = {} if model.joint is None else {"state_shape": [*model.prediction.state_shape]}
     if config.model.durations:
         transducer["durations"] = [*config.model.durations]
+    language = {"language": config.tokenizer.language} if config.tokenizer.language else {}
     return {
         "family": "conformer",
         "kind": "transducer",
         "precision": precision_of_policy(model.dtype_policy.name),
+        **language,
         "sample_rate_hz": config.features.sample_rate_hz,
         "min_seconds": config.data.min_seconds,
         "max_seconds": config.data.max_eval_seconds,

@@ -1,12 +1,12 @@
 """Reads the descriptions of exported models without TensorFlow."""
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from tools.errors import UserError
+from tools.hashing import files_hash
 
 PIPELINE_FILE = "pipeline.json"
 MANIFEST_FILE = "manifest.json"  # of converted models
@@ -119,11 +119,8 @@ def source_files(model_dir: str | Path) -> list[Path]:
 
 def source_hash(model_dir: str | Path) -> str:
     """Returns the SHA-256 of the names and contents of `source_files`."""
-    digest = hashlib.sha256()
     root = Path(model_dir)
-    for path in source_files(root):
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        digest.update(name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files_hash(
+        (path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name, path)
+        for path in source_files(root)
+    )

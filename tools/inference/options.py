@@ -12,6 +12,7 @@ from tools.conversion.protocol import Execution
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, DimRanges, Quantization
 from tools.errors import UserError
 
+SCORE_TEXTS = ("raw", "normalized")  # of `DataOptions.score_text`
 _LARGEST_BATCH = 64  # of each conversion, so that usual batch sizes need only one conversion
 
 
@@ -225,6 +226,8 @@ class DataOptions:
         max_line_count: largest number of lines of a subtitle.
         channels: `mix` mixes the channels of a sound, `each` recognizes each of them, a number from
             1 recognizes this one.
+        score_text: texts whose error rates come first, `raw` or `normalized`; None decides by the
+            transcripts and the vocabulary.
     """
 
     paths: tuple[str, ...] = ()
@@ -239,6 +242,7 @@ class DataOptions:
     max_line_width: int = 42
     max_line_count: int = 2
     channels: str = "mix"
+    score_text: str | None = None
 
 
 def check_seconds(max_seconds: float | None) -> None:
