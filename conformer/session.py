@@ -16,6 +16,7 @@ from tools.recognition.beams import beam_search_of, hot_words_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
+from tools.recognition.searches import check_search
 from tools.recognition.session import SpeechSession
 from tools.recognition.windows import calibration_limits, session_lengths
 from tools.speech.transcripts import normalization, normalize_transcript
@@ -85,6 +86,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
+    check_search(pipeline, options.beam_width)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
     search = None
