@@ -319,7 +319,8 @@ def test_golden_outputs_and_texts(golden):
             if x["token"].strip() and (x["token"][0] == " " or last.strip() == "")
         ]
         for word, start in zip(words, starts, strict=bool(tokens)):
-            assert word.start_seconds == pytest.approx(start, abs=1e-3)
+            # Frames are centered here: one begins half a frame earlier than in transformers.
+            assert word.start_seconds == pytest.approx(max(start - 0.04, 0.0), abs=1e-3)
 
 
 # Millions of parameters by the configurations of Hugging Face (transformers 5.23) and NeMo, and the

@@ -147,7 +147,8 @@ def test_a_long_recording_does_not_depend_on_its_slices(exported):
 def test_formats_and_times_on_the_command_line(exported, tmp_path, capsys):
     path = tmp_path / "sound.wav"
     path.write_bytes(wav_bytes(sound()))
-    common = [str(path), "--pretrained", str(exported), "--run_eagerly"]
+    *_, directory = exported
+    common = [str(path), "--native_savedmodel_dir", str(directory), "--run_eagerly"]
     shown = {}
     for kind in ("json", "srt", "vtt"):
         assert infer([*common, f"--format={kind}", "--beam_width=3"]) == 0
