@@ -35,12 +35,13 @@ class Refusal(Exception):
 
     Args:
         status: HTTP status.
-        message: one clear line.
+        message: one clear line; characters that cannot be printed are escaped.
         kind: kind of the error, for the metrics.
         headers: further headers of the answer.
     """
 
     def __init__(self, status: int, message: str, kind: str, headers: dict[str, str] | None = None):
+        message = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in message)
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
 
