@@ -1,4 +1,4 @@
-"""Requests that the OpenAPI document describes: no error of the server, and no undocumented answer."""
+"""Requests that the OpenAPI document describes make no error and get no undocumented answer."""
 
 import pytest
 from fastapi import FastAPI

@@ -147,7 +147,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started, path = time.perf_counter(), scope["path"]
-        status, length = 500, 0
+        status, length, is_counted = 500, 0, False
+
+        def count() -> None:
+            nonlocal is_counted
+            if not is_counted:
+                is_counted, seconds = True, time.perf_counter() - started
+                self._metrics.request(_route(path), str(status), seconds)
+                facts = {"method": scope["method"], "path": path, "status": status}
+                log_access(facts, seconds, length)
 
         async def counted(message):
             nonlocal status, length
@@ -155,7 +163,10 @@ class Gate:
                 status = message["status"]
                 if is_ending(scope["app"]):  # so that the client sends no more over it
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
-            length += len(message.get("body", b""))
+            elif message["type"] == "http.response.body":
+                length += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    count()  # before the client has the whole answer
             await send(message)
 
         try:
@@ -165,10 +176,7 @@ class Gate:
             self._metrics.error(refusal.kind)
             await error_answer(path, refusal)(scope, receive, counted)
         finally:
-            seconds = time.perf_counter() - started
-            self._metrics.request(_route(path), str(status), seconds)
-            facts = {"method": scope["method"], "path": path, "status": status}
-            log_access(facts, seconds, length)
+            count()
 
     def _check_key(self, scope) -> None:
         path = scope["path"]
