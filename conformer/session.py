@@ -9,7 +9,6 @@ from conformer.subwords import subword_normalization
 from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
-from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
@@ -88,12 +87,6 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     pipeline = describe(model_dir, FAMILY)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
-    if pipeline.get("durations") and (beam is not None or hot_words):
-        raise UserError.expected(
-            "greedy search without hot words for a token-and-duration transducer",
-            "hot words" if beam is None else "a beam search",
-            "Leave the options of the search out",
-        )
     search = None
     if beam is not None:
         search = beam_search_of(

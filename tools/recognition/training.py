@@ -89,9 +89,7 @@ class TrainingProgram:
 
     def main(self, argv: list[str]) -> int:
         """Runs the program."""
-        values, rest = self.command_line().parse(argv)
-        if rest:
-            raise UserError.expected("flags only", " ".join(rest), "See --help")
+        values = self.command_line().parse_flags(argv)
         options = from_flags(RunOptions, values)
         config = values.config or options.saved_config or PROJECT / "configs" / self.default_config
         options = dataclasses.replace(options, config=config)
