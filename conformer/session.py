@@ -10,7 +10,6 @@ from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.machine import num_cores
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
-from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
@@ -18,6 +17,7 @@ from tools.recognition.beams import beam_search_of, hot_words_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
+from tools.recognition.searches import check_search
 from tools.recognition.session import SpeechSession
 from tools.recognition.windows import calibration_limits, session_lengths
 from tools.speech.transcripts import normalization, normalize_transcript
@@ -87,14 +87,9 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
+    check_search(pipeline, options.beam_width)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
-    if pipeline.get("durations") and (beam is not None or hot_words):
-        raise UserError.expected(
-            "greedy search without hot words for a token-and-duration transducer",
-            "hot words" if beam is None else "a beam search",
-            "Leave the options of the search out",
-        )
     # TensorFlow itself divides a call among threads.
     threads = 1 if options.run_eagerly else options.execution.threads or num_cores()
     search = None
@@ -112,7 +107,13 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     decoder = TransducerDecoder(
         runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words, threads=threads
     )
-    return SpeechSession(runner, decoder, batch_size=options.batch_size, **lengths)
+    return SpeechSession(
+        runner,
+        decoder,
+        batch_size=options.batch_size,
+        normalize=transcript_normalization(runner.pipeline),
+        **lengths,
+    )
 
 
 def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:

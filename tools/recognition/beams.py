@@ -108,6 +108,7 @@ def beam_search_of(
     if pipeline.get("head") == "ctc":
         search = ctc_beam_search(pipeline, options, n_best, hot_words=hot_words)
         return lambda call: search
+    from tools.decoding.tdt_beam import TdtBeamSearch
     from tools.decoding.transducer_beam import TransducerBeamSearch as Search
 
     texts = None
@@ -120,17 +121,17 @@ def beam_search_of(
         texts = Texts(surfaces, blank, options, fusion, hot_words=hot_words)
 
     def make(call: Call) -> BeamSearching:
-        return Search(
-            call,
-            blank=pipeline["blank"],
-            state_shape=pipeline["state_shape"],
-            max_symbols_per_frame=pipeline["max_symbols_per_frame"],
-            blank_penalty=pipeline.get("blank_penalty", 0.0),
-            max_window=max_window(pipeline),
-            threads=threads,
-            options=TransducerBeamSearch(options.width, norm_score),
-            texts=texts,
-        )
+        common = {
+            "blank": pipeline["blank"],
+            "state_shape": pipeline["state_shape"],
+            "max_symbols_per_frame": pipeline["max_symbols_per_frame"],
+            "blank_penalty": pipeline.get("blank_penalty", 0.0),
+            "options": TransducerBeamSearch(options.width, norm_score),
+            "texts": texts,
+        }
+        if pipeline.get("durations"):
+            return TdtBeamSearch(call, durations=pipeline["durations"], **common)
+        return Search(call, max_window=max_window(pipeline), threads=threads, **common)
 
     return make
 

@@ -102,6 +102,13 @@ class Decoder(Protocol):
             UserError: a score is not finite.
         """
 
+    def preferring(self, hot_words: Sequence[HotWord]) -> "Decoder":
+        """Returns a greedy decoder of the same model that prefers phrases.
+
+        Args:
+            hot_words: phrases that the vocabulary can write.
+        """
+
     def frames(self, call: Call, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """Runs the model.
 
@@ -164,6 +171,10 @@ class TransducerDecoder:
         self._in_graph = in_graph and beam is None and self._hot_scores is None
         # Output of `listen` that the search decodes.
         self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
+
+    def preferring(self, hot_words: Sequence[HotWord]) -> "TransducerDecoder":
+        """See `Decoder.preferring`."""
+        return TransducerDecoder(self._pipeline, in_graph=False, hot_words=hot_words)
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.
@@ -353,10 +364,15 @@ class CtcDecoder:
         *,
         hot_words: Sequence[HotWord] = (),
     ):
+        self._pipeline = pipeline
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
         greedy = CtcGreedySearch(pipeline["blank"], hot_scores_of(pipeline, hot_words))
         self._searches = [greedy, *([] if beam is None else [beam])]
         self._n_best = n_best
+
+    def preferring(self, hot_words: Sequence[HotWord]) -> "CtcDecoder":
+        """See `Decoder.preferring`."""
+        return CtcDecoder(self._pipeline, hot_words=hot_words)
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.
