@@ -121,6 +121,21 @@ def load_published_weights(
     return assign(variables, links, tensors, ignored)
 
 
+def published_tensors(model: ConformerTransducer, blank: int) -> dict[str, np.ndarray]:
+    """Returns the weights of a model by the names of Hugging Face.
+
+    Args:
+        model: a built model with the architecture of a published one.
+        blank: index that the blank gets.
+    """
+    found: dict[str, np.ndarray] = {}
+    for variable in model.weights:
+        link = _link(model, variable, blank)
+        parts = link.layout.write(np.asarray(variable))
+        found.update(zip(link.keys, parts, strict=True))
+    return found
+
+
 def blank_first(blank: int, size: int) -> np.ndarray:
     """Returns published indices in this project's order: the blank, then the other symbols.
 

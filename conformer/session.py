@@ -7,9 +7,9 @@ from typing import Unpack
 
 from conformer.subwords import subword_normalization
 from tools.config.making_options import from_keywords, takes_options
+from tools.conversion.machine import num_cores
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
-from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
@@ -90,23 +90,30 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_search(pipeline, options.beam_width)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
-    if pipeline.get("durations") and (beam is not None or hot_words):
-        raise UserError.expected(
-            "greedy search without hot words for a token-and-duration transducer",
-            "hot words" if beam is None else "a beam search",
-            "Leave the options of the search out",
-        )
+    # TensorFlow itself divides a call among threads.
+    threads = 1 if options.run_eagerly else options.execution.threads or num_cores()
     search = None
     if beam is not None:
         search = beam_search_of(
-            pipeline, beam, options.n_best, norm_score=options.norm_score, hot_words=hot_words
+            pipeline,
+            beam,
+            options.n_best,
+            norm_score=options.norm_score,
+            hot_words=hot_words,
+            threads=threads,
         )
     runner = open_runner(model_dir, options, calibration_examples)
     in_graph = "serving_default" in runner.signatures
     decoder = TransducerDecoder(
-        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words
+        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words, threads=threads
     )
-    return SpeechSession(runner, decoder, batch_size=options.batch_size, **lengths)
+    return SpeechSession(
+        runner,
+        decoder,
+        batch_size=options.batch_size,
+        normalize=transcript_normalization(runner.pipeline),
+        **lengths,
+    )
 
 
 def transcript_normalization(pipeline: Mapping) -> Callable[[str], str]:

@@ -95,6 +95,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
         runner,
         CtcDecoder(pipeline, search, options.n_best, hot_words=hot_words),
         batch_size=options.batch_size,
+        normalize=transcript_normalization(pipeline),
         **lengths,
     )
 

@@ -1,6 +1,6 @@
 """Writes ONNX files of exported SavedModels."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +8,13 @@ import numpy as np
 import tensorflow as tf
 
 from tools.conversion.backends import onnxruntime
+from tools.conversion.large_weights import write_graph
 from tools.conversion.onnx_file import METADATA_KEY, SIGNATURE, set_batch
+from tools.conversion.request import OPT_CONFIG
 from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.samples import random_inputs
 from tools.conversion.saved_model import input_specs, load_saved_model
-from tools.conversion.signature import OPSET, to_onnx
+from tools.conversion.signature import OPSET, to_onnx, translated
 from tools.errors import UserError
 from tools.files import to_json, write_bytes
 
@@ -88,6 +90,37 @@ def export_onnx(
         )
     write_bytes(path, content)
     return difference
+
+
+def write_function(
+    function: tf.types.experimental.PolymorphicFunction,
+    path: Path,
+    *,
+    outputs: Sequence[str],
+    metadata: Mapping[str, object] | None = None,
+) -> None:
+    """Writes a function as an ONNX file for a program that takes tensors by their places.
+
+    Weights of more than 1 GB are written into a file beside it.
+
+    Args:
+        function: `tf.function` with an input signature, which returns a dictionary.
+        path: ONNX file to write.
+        outputs: names of the outputs in their order. Inputs have the order of the signature.
+        metadata: entries of the file's metadata.
+    """
+    concrete = function.get_concrete_function()
+    graph, weights = translated(concrete, path.stem)
+    clean(graph, OPT_CONFIG)
+    inputs = [spec.name for spec in concrete.structured_input_signature[0]]
+    for listed, names in ((graph.graph.input, [*inputs, *weights]), (graph.graph.output, outputs)):
+        tensors = {tensor.name: tensor for tensor in listed}
+        ordered = [tensors[name] for name in names]
+        del listed[:]
+        listed.extend(ordered)
+    for key, value in (metadata or {}).items():
+        graph.metadata_props.add(key=key, value=str(value))
+    write_graph(graph, weights, path)
 
 
 def _compared(

@@ -20,6 +20,7 @@ Opened = Callable[[], Function]
 Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
 
 
+LARGE_BYTES = 1 << 30  # weights of more bytes are kept apart from their graph
 LENGTHS = "lengths"  # input with the length of each row before padding
 
 
@@ -96,6 +97,7 @@ class Source(Protocol):
         keep_in_float: layers that the model keeps in float when it is quantized.
         rewrites: number of rewritten places for each rewrite of the graph.
         onnx: the rewritten ONNX graph.
+        is_large: whether the weights do not fit into the graph, so that `write` must be used.
     """
 
     name: str
@@ -105,6 +107,18 @@ class Source(Protocol):
     keep_in_float: Collection[str]
     rewrites: dict[str, int]
     onnx: "onnx.ModelProto"
+    is_large: bool
+
+    def write(self, path: Path, sizes: Mapping[str, Sequence] | None = None) -> list[Path]:
+        """Writes the rewritten graph, and large weights in a file beside it.
+
+        Args:
+            path: ONNX file to write.
+            sizes: shapes of inputs by name, in which integers are fixed sizes.
+
+        Returns:
+            The written files.
+        """
 
     def run_with(self, function: Function) -> Run:
         """Returns a function that runs all signatures, and this one with another function.

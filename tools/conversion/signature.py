@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,16 @@ from tensorflow.python.framework.convert_to_constants import convert_variables_t
 from tf2onnx.convert import from_graph_def
 from tf2onnx.graph import Node
 
+from tools.conversion.large_weights import (
+    Weights,
+    is_large,
+    without_large_weights,
+    write_graph,
+)
 from tools.conversion.protocol import Function, Run, TensorSpec
 from tools.conversion.rewrites.cleaning import clean
 from tools.conversion.rewrites.graph import WRAPPERS
+from tools.errors import UserError
 
 OPSET = 18  # the newest version of the ONNX operators that tf2onnx 1.17 writes
 _CATCH = "TF2ONNX_CATCH_ERRORS"
@@ -50,31 +57,65 @@ class Source:
     keeps: bool = False
     rewrites: dict[str, int] = field(default_factory=dict)
 
+    def _graph(self) -> tuple[onnx.ModelProto, Weights]:
+        """Returns the rewritten graph, which the caller may change, and its large weights."""
+        function = self.functions[self.name]
+        if isinstance(function, onnx.ModelProto):
+            copy = onnx.ModelProto()
+            copy.CopyFrom(function)
+            return copy, {}
+        key = self.name, *self.options
+        found = self.graphs.pop(key, None)
+        if found is None:
+            model, weights = translated(function, self.name)
+            found = model, weights, clean(model, self.options)
+        model, weights, rewrites = found
+        self.rewrites |= rewrites
+        if not self.keeps:
+            return model, weights
+        self.graphs[key] = found
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return copy, weights
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the weights do not fit into the graph, so that `write` must be used."""
+        function = self.functions[self.name]
+        return not isinstance(function, onnx.ModelProto) and is_large(function)
+
     @property
     def onnx(self) -> onnx.ModelProto:
         """The rewritten ONNX graph, which the caller may change.
 
         It contains the weights. Therefore it is copied only if another conversion needs it. The
         graph of an ONNX file is not rewritten.
+
+        Raises:
+            UserError: the weights do not fit into the graph.
         """
-        function = self.functions[self.name]
-        if isinstance(function, onnx.ModelProto):
-            copy = onnx.ModelProto()
-            copy.CopyFrom(function)
-            return copy
-        key = self.name, *self.options
-        found = self.graphs.pop(key, None)
-        if found is None:
-            model = to_onnx(function, self.name)
-            found = model, clean(model, self.options)
-        model, rewrites = found
-        self.rewrites |= rewrites
-        if not self.keeps:
-            return model
-        self.graphs[key] = found
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return copy
+        if self.is_large:
+            raise UserError.expected(
+                "--backend openvino, or fp32, for weights of more than 1 GB",
+                "another runtime and precision",
+                "Choose one of them",
+            )
+        return self._graph()[0]
+
+    def write(self, path: Path, sizes: Mapping[str, Sequence] | None = None) -> list[Path]:
+        """Writes the rewritten graph, and large weights in a file beside it.
+
+        Args:
+            path: ONNX file to write.
+            sizes: shapes of inputs by name, in which integers are fixed sizes.
+
+        Returns:
+            The written files.
+        """
+        model, weights = self._graph()
+        if sizes:
+            set_sizes(model, sizes)
+        return write_graph(model, weights, path)
 
     def run_with(self, function: Function) -> Run:
         """Returns a function that runs all signatures; see `tools.conversion.protocol.Source`."""
@@ -88,6 +129,16 @@ class Source:
         return run
 
 
+def set_sizes(model: onnx.ModelProto, shapes: Mapping[str, Sequence]) -> None:
+    """Fixes the sizes of inputs that are integers in their shapes; ranges stay free dimensions."""
+    for tensor in model.graph.input:
+        for dimension, size in zip(
+            tensor.type.tensor_type.shape.dim, shapes.get(tensor.name, ()), strict=False
+        ):
+            if isinstance(size, int):
+                dimension.dim_value = size
+
+
 def to_onnx(
     function: tf.types.experimental.ConcreteFunction, name: str, opset: int = OPSET
 ) -> onnx.ModelProto:
@@ -98,19 +149,47 @@ def to_onnx(
         name: name of the signature.
         opset: version of the ONNX operators.
     """
-    with _errors_alone("tf2onnx", "tensorflow"), _few_copies():
+    with _errors_alone("tensorflow"):
         frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-        inputs = [tensor.name for tensor in frozen.inputs]
+    ends = [x.name for x in frozen.inputs], [x.name for x in frozen.outputs]
+    return _from_graph(frozen.graph.as_graph_def(), ends, function, name=name, opset=opset)
+
+
+def translated(
+    function: tf.types.experimental.ConcreteFunction, name: str, opset: int = OPSET
+) -> tuple[onnx.ModelProto, Weights]:
+    """Translates a signature to ONNX as `to_onnx` does, with weights of any size.
+
+    Returns:
+        The graph, and the variables of those inputs that are large weights; see
+        `tools.conversion.large_weights.write_graph`.
+    """
+    if not is_large(function):
+        return to_onnx(function, name, opset), {}
+    graph, weights = without_large_weights(function)
+    captured = {id(inside) for _, inside in function.graph.captures}
+    inputs = [x.name for x in function.inputs if id(x) not in captured]
+    ends = [*inputs, *(f"{weight}:0" for weight in weights)], [x.name for x in function.outputs]
+    return _from_graph(graph, ends, function, name=name, opset=opset), weights
+
+
+def _from_graph(
+    graph: tf.compat.v1.GraphDef,
+    ends: tuple[list[str], list[str]],
+    function: tf.types.experimental.ConcreteFunction,
+    *,
+    name: str,
+    opset: int,
+) -> onnx.ModelProto:
+    """Translates a graph without variables; `ends` are the tensors of its inputs and outputs."""
+    inputs, outputs = ends
+    with _errors_alone("tf2onnx", "tensorflow"), _few_copies():
         model, _ = from_graph_def(
-            frozen.graph.as_graph_def(),
-            name=name,
-            input_names=inputs,
-            output_names=[tensor.name for tensor in frozen.outputs],
-            opset=opset,
+            graph, name=name, input_names=inputs, output_names=outputs, opset=opset
         )
     names = {tensor: tensor.split(":")[0] for tensor in inputs}
-    outputs = sorted(function.structured_outputs)
-    for tensor, output in zip(model.graph.output, outputs, strict=True):
+    described = sorted(function.structured_outputs)
+    for tensor, output in zip(model.graph.output, described, strict=True):
         names[tensor.name] = output
     _rename(model, names)
     for node in model.graph.node:

@@ -12,6 +12,7 @@ from tools.conversion.protocol import Execution
 from tools.conversion.request import OPT_CONFIG, ConversionRequest, DimRanges, Quantization
 from tools.errors import UserError
 
+SCORE_TEXTS = ("raw", "normalized")  # of `DataOptions.score_text`
 _LARGEST_BATCH = 64  # of each conversion, so that usual batch sizes need only one conversion
 
 
@@ -28,7 +29,8 @@ class ConversionOptions:
         backend: runtime of the converted model: `openvino`, `onnxruntime` or `xla`. `auto` times
             OpenVINO and ONNX Runtime once and uses the faster one.
         quant_precision: precision of the converted model: `fp32`, `fp16`, `bf16`, `int8_fp32` or
-            `int8_fp16`.
+            `int8_fp16`; or that of a SavedModel that runs eagerly. None: `fp32`, and that of a
+            SavedModel that runs eagerly.
         enable_dim_range: whether the converted model accepts a range of shapes. False pads all
             inputs to one shape.
         dim_range: shapes to accept, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first. None
@@ -56,7 +58,7 @@ class ConversionOptions:
     data_dir: str | None = None
     converted_savedmodel_dir: str | None = None
     backend: str = "auto"
-    quant_precision: str = "fp32"
+    quant_precision: str | None = None
     enable_dim_range: bool = True
     dim_range: str | None = None
     max_seconds: float | None = None
@@ -97,7 +99,7 @@ class ConversionOptions:
         )
         return ConversionRequest(
             backend=self.backend,
-            precision=self.quant_precision,
+            precision=self.quant_precision or "fp32",
             # Without a range of the user, all batch sizes up to 64 share one conversion.
             batch=next((sizes[0] for sizes in ranges.values()), batch),
             dim_range=ranges,
@@ -182,7 +184,7 @@ class RunnerKeywords(TypedDict, total=False):
     data_dir: str | None
     converted_savedmodel_dir: str | None
     backend: str
-    quant_precision: str
+    quant_precision: str | None
     enable_dim_range: bool
     dim_range: str | None
     calibration_data_dir: str | None
@@ -224,6 +226,8 @@ class DataOptions:
         max_line_count: largest number of lines of a subtitle.
         channels: `mix` mixes the channels of a sound, `each` recognizes each of them, a number from
             1 recognizes this one.
+        score_text: texts whose error rates come first, `raw` or `normalized`; None decides by the
+            transcripts and the vocabulary.
     """
 
     paths: tuple[str, ...] = ()
@@ -238,6 +242,7 @@ class DataOptions:
     max_line_width: int = 42
     max_line_count: int = 2
     channels: str = "mix"
+    score_text: str | None = None
 
 
 def check_seconds(max_seconds: float | None) -> None:

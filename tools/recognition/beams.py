@@ -90,6 +90,7 @@ def beam_search_of(
     *,
     norm_score: bool = False,
     hot_words: Sequence[HotWord] = (),
+    threads: int = 1,
 ) -> Callable[[Call], BeamSearching]:
     """Returns a function of a `Call` that makes the beam search of a Conformer.
 
@@ -99,6 +100,7 @@ def beam_search_of(
         n_best: number of texts that will be asked for.
         norm_score: see `TransducerBeamSearch`.
         hot_words: phrases with a higher score.
+        threads: number of calls of a transducer's networks that may run at the same time.
 
     Raises:
         UserError: the language model cannot be read, or has no word that the model can write.
@@ -106,6 +108,7 @@ def beam_search_of(
     if pipeline.get("head") == "ctc":
         search = ctc_beam_search(pipeline, options, n_best, hot_words=hot_words)
         return lambda call: search
+    from tools.decoding.tdt_beam import TdtBeamSearch
     from tools.decoding.transducer_beam import TransducerBeamSearch as Search
 
     texts = None
@@ -118,15 +121,17 @@ def beam_search_of(
         texts = Texts(surfaces, blank, options, fusion, hot_words=hot_words)
 
     def make(call: Call) -> BeamSearching:
-        return Search(
-            call,
-            blank=pipeline["blank"],
-            state_shape=pipeline["state_shape"],
-            max_symbols_per_frame=pipeline["max_symbols_per_frame"],
-            blank_penalty=pipeline.get("blank_penalty", 0.0),
-            options=TransducerBeamSearch(options.width, norm_score),
-            texts=texts,
-        )
+        common = {
+            "blank": pipeline["blank"],
+            "state_shape": pipeline["state_shape"],
+            "max_symbols_per_frame": pipeline["max_symbols_per_frame"],
+            "blank_penalty": pipeline.get("blank_penalty", 0.0),
+            "options": TransducerBeamSearch(options.width, norm_score),
+            "texts": texts,
+        }
+        if pipeline.get("durations"):
+            return TdtBeamSearch(call, durations=pipeline["durations"], **common)
+        return Search(call, max_window=max_window(pipeline), threads=threads, **common)
 
     return make
 

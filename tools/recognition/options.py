@@ -7,7 +7,7 @@ from tools.config.command_line import CommandLine
 from tools.decoding.hotwords import DEFAULT_WEIGHT
 from tools.decoding.options import BeamSearch
 from tools.errors import UserError
-from tools.inference.options import DataOptions, RunnerOptions, SpeechKeywords
+from tools.inference.options import SCORE_TEXTS, DataOptions, RunnerOptions, SpeechKeywords
 from tools.speech.subtitles import SUFFIXES
 
 
@@ -131,6 +131,8 @@ def add_recognition_flags(flags: CommandLine) -> None:
     about = "Characters in a line of a subtitle."
     flags.integer("max_line_width", data.max_line_width, about)
     flags.integer("max_line_count", data.max_line_count, "Lines of a subtitle.")
+    about = "Texts whose error rates come first: raw, or normalized: no case and no punctuation."
+    flags.enum("score_text", None, SCORE_TEXTS, about, default_text="by the transcripts and model")
     flags.group("Input")
     about = "Channels to recognize: mix for their mean, each for each of them, or a number from 1."
     flags.string("channels", data.channels, about)

@@ -25,6 +25,7 @@ from tools.inference.report import (
 from tools.inference.runner import Runner
 from tools.recognition.characters import lacking_characters, never_written
 from tools.recognition.decoders import Transcription
+from tools.recognition.error_rates import error_rates, scored_text
 from tools.recognition.outputs import (
     Heard,
     check_outputs,
@@ -44,7 +45,6 @@ from tools.recognition.sounds import (
 from tools.speech.audio import AudioError, AudioLimits, stream
 from tools.speech.corpus import Utterance
 from tools.speech.reading import read_batches
-from tools.speech.scoring import score
 from tools.speech.transcripts import normalize_transcript
 
 
@@ -278,7 +278,13 @@ def _report(
             ", ".join(unusable) or "; ".join(f"{path} ({why})" for path, _, why in left_out[:5]),
             "Check the file",
         )
-    summary = summarize(rows, skipped, found.times, data.batch_size, runner=session.runner)
+    kind = None
+    if rows[0].reference is not None:
+        surfaces = session.pipeline["vocabulary"]["surfaces"]
+        kind = data.score_text or scored_text((row.reference for row in rows), surfaces)
+    summary = summarize(
+        rows, skipped, found.times, data.batch_size, runner=session.runner, score_text=kind
+    )
     if found.num_processes > 1:
         summary["num_processes"] = found.num_processes
     if data.result_path:
@@ -308,7 +314,15 @@ def _report(
         )
 
 
-def summarize(rows, skipped, times: Times, batch_size: int, *, runner: Runner) -> dict:
+def summarize(
+    rows,
+    skipped,
+    times: Times,
+    batch_size: int,
+    *,
+    runner: Runner,
+    score_text: str | None,
+) -> dict:
     """Returns the values of the report. Error rates are None without transcripts.
 
     Args:
@@ -317,17 +331,10 @@ def summarize(rows, skipped, times: Times, batch_size: int, *, runner: Runner) -
         times: measured times.
         batch_size: number of utterances in a batch.
         runner: runner of the model, for the facts about backend and precision.
+        score_text: see `error_rates`.
     """
-    rates: dict = dict.fromkeys(("wer", "cer", "substitutions", "deletions", "insertions"))
-    if rows[0].reference is not None:
-        references = [row.reference for row in rows]
-        result = score(references, [row.text for row in rows])
-        rates = {name: getattr(result, name) for name in rates}
-        if rows[0].beam_text is not None:
-            found = score(references, [row.beam_text for row in rows])
-            rates |= {"beam_wer": found.wer, "beam_cer": found.cer}
     return {
-        **rates,
+        **error_rates(rows, score_text),
         **speech_speed(times.seconds, rows),
         **times.speed(len(rows)),
         "num_utterances": len(rows),
@@ -348,6 +355,11 @@ def show(summary: dict, skipped: Skipped) -> None:
             f"{counted(summary['insertions'], 'insertion')})",
             file=sys.stderr,
         )
+        names = {"raw": "as written", "normalized": "without case and punctuation"}
+        pairs = [(names[kind], summary[kind]) for kind in names]
+        if summary["raw"] != summary["normalized"]:
+            both = "; ".join(f"{x} WER {y['wer']:.2%}, CER {y['cer']:.2%}" for x, y in pairs)
+            print(f"{both} (shown above: {names[summary['score_text']]})", file=sys.stderr)
     if "beam_wer" in summary:
         rates = f"WER {summary['beam_wer']:.2%}, CER {summary['beam_cer']:.2%}"
         print(f"beam search: {rates}", file=sys.stderr)

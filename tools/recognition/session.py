@@ -1,10 +1,11 @@
 """Sessions of recognizers: transcribe files, bytes and arrays."""
 
 import contextlib
+import copy
 import functools
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain, islice
 from typing import BinaryIO, Literal, NamedTuple, TypeVar, overload
@@ -12,6 +13,7 @@ from typing import BinaryIO, Literal, NamedTuple, TypeVar, overload
 import numpy as np
 
 from tools.config.values import argument
+from tools.decoding.hotwords import HotWord, spelled_hot_words
 from tools.errors import UserError
 from tools.inference.runner import Runner
 from tools.inference.session import Inputs, Session
@@ -60,6 +62,7 @@ class SpeechSession(Session):
         window: how to divide recordings that are too long for the model; None refuses them.
         at_once_seconds: longest sound for one run of the model; None: the limit of the model.
         skip_silence_seconds: shortest silence that is left out; None leaves nothing out.
+        normalize: normalizes phrases for the vocabulary of the model, such as upper case.
     """
 
     def __init__(
@@ -72,11 +75,13 @@ class SpeechSession(Session):
         window: Window | None = None,
         at_once_seconds: float | None = None,
         skip_silence_seconds: float | None = None,
+        normalize: Callable[[str], str] = str,
     ):
         super().__init__(runner)
         self.decoder, self.limits, self.batch_size = decoder, limits, batch_size
         self._window, self._at_once_seconds = window, at_once_seconds
         self._skip_silence_seconds = skip_silence_seconds
+        self._normalize = normalize
         if "serving_default" not in self.signatures:
             # The search in the graph was not converted: `answer` starts with `listen` instead,
             # which has the same inputs.
@@ -197,14 +202,37 @@ class SpeechSession(Session):
         rows = zip(heard, inputs["lengths"], strict=True)
         return [one.lasting(int(length) / self.limits.rate_hz) for one, length in rows]
 
+    def preferring(self, hot_words: Sequence[str]) -> "SpeechSession":
+        """Returns a session that shares the model, and whose greedy search prefers phrases.
+
+        Phrases that the vocabulary of the model cannot write are left out. Close the session that
+        was opened, not this one.
+
+        Args:
+            hot_words: phrases; without any, the session itself is returned.
+        """
+        surfaces = self.pipeline["vocabulary"]["surfaces"] if hot_words else ()
+        given = [HotWord(" ".join(text.split())) for text in hot_words]
+        words, _ = spelled_hot_words(given, surfaces, self._normalize)
+        if not words:
+            return self
+        other = copy.copy(self)
+        other.decoder = self.decoder.preferring(words)
+        return other
+
     def recognize_long(
-        self, pieces: Iterable[np.ndarray], timestamps: bool = False
+        self,
+        pieces: Iterable[np.ndarray],
+        timestamps: bool = False,
+        *,
+        partial: Callable[[str], None] | None = None,
     ) -> Transcription:
         """Recognizes a recording that is too long for a single run of the model.
 
         Args:
             pieces: the recording as `[S]` float32 arrays.
             timestamps: whether to return words with their times.
+            partial: called with the text of greedy search so far after each batch of chunks.
 
         Returns:
             The transcription, with the length of the recording. If reading fails in the middle of
@@ -230,6 +258,7 @@ class SpeechSession(Session):
             batch_size=self.batch_size,
             times=FrameTimes(self.pipeline),
             has_words=timestamps,
+            partial=partial,
         )
         if gate is not None:
             words = (

@@ -1,11 +1,14 @@
 """Normalization of transcripts for training and scoring."""
 
 import functools
+import re
 import unicodedata
 from collections.abc import Callable, Collection, Iterable
 
 # Name prefixes of further invisible characters: they select a variant of the preceding character.
 _VARIATIONS = ("VARIATION SELECTOR", "MONGOLIAN FREE VARIATION SELECTOR", "COMBINING GRAPHEME JOIN")
+# Characters other than letters, digits and spaces, without apostrophes between two letters.
+_WORD_MARKS = re.compile(r"(?!(?<=[^\W\d_])'(?=[^\W\d_]))[^\w\s]|_")
 _DOTTED_I = "i\u0307"  # Python's lower case of the Turkish capital I with a dot
 
 
@@ -50,6 +53,28 @@ def normalize_transcript(
         keep: invisible characters to keep, as they are symbols of the vocabulary.
     """
     return " ".join(visible(case(visible(text, keep)), keep).split())
+
+
+def plain_words(text: str) -> str:
+    """Returns a text in lower case without punctuation, for scoring.
+
+    Characters that Unicode classifies as punctuation become spaces. Apostrophes between two letters
+    stay, as they are part of the word; the typographic one becomes the plain one. Numbers,
+    abbreviations and spellings are not changed.
+
+    Args:
+        text: any text.
+
+    Returns:
+        Words with single spaces between them.
+    """
+    text = lower(visible(text)).replace("\u2019", "'")
+    return " ".join(_WORD_MARKS.sub(_without, text).split())
+
+
+def _without(found: re.Match) -> str:
+    is_punctuation = unicodedata.category(found[0]).startswith("P")
+    return " " if is_punctuation else found[0]
 
 
 def normalization(surfaces: Iterable[str], *, longest: float = 1) -> Callable[[str], str]:

@@ -57,31 +57,32 @@ def save(
     """
     from tools.conversion.quantization import compress_weights
     from tools.conversion.rewrites.cleaning import store_in_half
+    from tools.conversion.signature import set_sizes
 
+    shapes = {spec.name: spec.shape for spec in source.specs}
+    path = folder / f"{source.name}.onnx"
+    half = request.float_precision == "fp16" and not source.small
+    if source.is_large and not half and not request.quantized:
+        return Saved([x.name for x in source.write(path, shapes)], _options(request, source, half))
     model = source.onnx
     if request.quantized and source.small:
         model = compress_weights(model)
     elif request.quantized:
         model = _quantize(model, source, request, examples)
-    half = request.float_precision == "fp16" and not source.small
     if half:
         store_in_half(model)
-    shapes = {spec.name: spec.shape for spec in source.specs}
-    for tensor in model.graph.input:
-        for dimension, size in zip(
-            tensor.type.tensor_type.shape.dim, shapes[tensor.name], strict=True
-        ):
-            if isinstance(size, int):
-                dimension.dim_value = size
-    path = folder / f"{source.name}.onnx"
+    set_sizes(model, shapes)
     path.write_bytes(model.SerializeToString())
-    options = {
+    return Saved([path.name], _options(request, source, half))
+
+
+def _options(request: ConversionRequest, source: Source, half: bool) -> dict:
+    return {
         "half": half,
         "stored_in_8_bits": request.quantized and source.small,
         "folds": request.opt_config is None or "conv_scale_fold" in request.opt_config,
         "minimum_segment_size": request.minimum_segment_size,
     }
-    return Saved([path.name], options)
 
 
 def _quantize(model, source, request, examples):

@@ -62,7 +62,12 @@ def save(
     `fp16` stores the weights in half precision, and CPUs compute in float32. `bf16` computes in
     bfloat16.
     """
-    network = openvino.Core().read_model(source.onnx.SerializeToString(), b"")
+    apart: list[Path] = []
+    if source.is_large:  # the network refers to these files until it is saved
+        apart = source.write(folder / f"{source.name}.onnx")
+        network = openvino.Core().read_model(apart[0])
+    else:
+        network = openvino.Core().read_model(source.onnx.SerializeToString(), b"")
     _fold(network)  # operators on constant weights become constants
     if request.quantized:
         network = _quantize(network, source, request, examples)
@@ -75,6 +80,8 @@ def save(
     path = folder / f"{source.name}.xml"
     openvino.save_model(network, path, compress_to_fp16=half)
     path.write_text(re.sub(r">\s+<", "><", path.read_text()))
+    for left in apart:
+        left.unlink()
     return Saved([path.name, path.with_suffix(".bin").name])
 
 

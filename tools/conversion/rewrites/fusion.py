@@ -4,6 +4,7 @@ Each function takes a graph, rewrites it in place and returns the number of rewr
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -63,15 +64,21 @@ def dense_layers(graph: Graph) -> int:
     count = 0
     flat = ("Reshape", ("MatMul", ("Reshape", "x", "flat_shape"), "kernel"), "shape")
     for node, found in graph.matches(flat):
-        kernel, shape = graph.constant(found["kernel"]), graph.constant(found["flat_shape"])
-        if kernel is None or kernel.ndim != 2 or shape is None or shape[0] != -1:
+        kernel, shape = _sizes_of(graph, found["kernel"]), graph.constant(found["flat_shape"])
+        if len(kernel) != 2 or 0 in kernel or shape is None or shape[0] != -1:
             continue
-        if len(shape) != 2 or shape[1] != kernel.shape[0]:
+        if len(shape) != 2 or shape[1] != kernel[0]:
             continue
-        if _is_shape_with_last(graph, found["shape"], found["x"], kernel.shape[1]):
+        if _is_shape_with_last(graph, found["shape"], found["x"], kernel[1]):
             graph.rewrite(node, "MatMul", [found["x"], found["kernel"]])
             count += 1
     return count
+
+
+def _sizes_of(graph: Graph, name: str) -> Sequence[int]:
+    """Returns the shape of a constant, or of a large weight, which is an input of the graph."""
+    value = graph.constant(name)
+    return graph.shapes.get(name, ()) if value is None else value.shape
 
 
 def _is_shape_with_last(graph: Graph, name: str, like: str, last: int) -> bool:
