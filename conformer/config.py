@@ -97,6 +97,7 @@ class TokenizerConfig:
     kind: Literal["characters", "sentencepiece"] = "characters"
     vocabulary_size: int = number(1000, at_least=2, at_most=1 << 20)  # sentencepiece only
     vocabulary_file: str = ""  # empty: build the vocabulary from the training transcripts
+    language: str = ""  # of the transcripts, such as en; a server refuses requests for others
 
 
 @dataclass(frozen=True, slots=True)

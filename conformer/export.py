@@ -17,15 +17,20 @@ from conformer.sherpa_export import export_sherpa_onnx
 from conformer.signatures import Signatures, exported_weights, pipeline_description
 from conformer.tokenizer import Tokenizer, tokenizer_from_json
 from tools.config.command_line import REQUIRED, CommandLine, run
-from tools.conversion.pipeline import read_pipeline
+from tools.conversion.pipeline import POLICIES, read_pipeline
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
+from tools.inference.flags import add_precision_flag
 from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.weights.hub import local_source
 
 
 def export_checkpoint(
-    checkpoint: Checkpoint, output_dir: Path, file_format: str = "savedmodel"
+    checkpoint: Checkpoint,
+    output_dir: Path,
+    *,
+    precision: str = "fp32",
+    file_format: str = "savedmodel",
 ) -> None:
     """Writes the model of a checkpoint as a SavedModel, or for sherpa-onnx.
 
@@ -36,14 +41,15 @@ def export_checkpoint(
             exported.
         output_dir: directory to write. It must not exist, or hold an earlier export of the same
             format, which is replaced.
-        file_format: one of `FORMATS`.
+        precision: precision of the SavedModel, a key of `tools.conversion.pipeline.POLICIES`.
+        file_format: one of `FORMATS`. Files for sherpa-onnx are always in float32.
 
     Raises:
         UserError: the directory holds something else, or sherpa-onnx cannot run the model.
     """
     config = load_config(checkpoint.path / CONFIG_FILE)
     tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
-    model = build_model(config, tokenizer.vocabulary_size)
+    model = build_model(config, tokenizer.vocabulary_size, POLICIES[precision])
     load_weights(model, checkpoint)
     FORMATS[file_format](model, tokenizer, config, output_dir)
 
@@ -61,7 +67,11 @@ FORMATS = {"savedmodel": _write_saved_model, "sherpa_onnx": export_sherpa_onnx}
 
 
 def export_source(
-    source: str | Path, output_dir: str | Path, file_format: str = "savedmodel"
+    source: str | Path,
+    output_dir: str | Path,
+    *,
+    precision: str = "fp32",
+    file_format: str = "savedmodel",
 ) -> None:
     """Writes the model of a source of weights as a SavedModel, or for sherpa-onnx.
 
@@ -69,6 +79,7 @@ def export_source(
         source: training checkpoint or run directory; or a published model: a folder of Hugging
             Face, a `.nemo` archive, or `hf:owner/name[@revision]`.
         output_dir: see `export_checkpoint`.
+        precision: see `export_checkpoint`.
         file_format: one of `FORMATS`.
 
     Raises:
@@ -84,10 +95,14 @@ def export_source(
             "Run it with conformer.infer, or export another model",
         )
     if not is_published(path):
-        export_checkpoint(open_checkpoint(path), Path(output_dir), file_format)
+        checkpoint = open_checkpoint(path)
+        export_checkpoint(
+            checkpoint, Path(output_dir), precision=precision, file_format=file_format
+        )
         return
     published = read_published(path)
-    model, tokenizer, config = published.build(), published.tokenizer, published.config
+    model = published.build(POLICIES[precision])
+    tokenizer, config = published.tokenizer, published.config
     del published  # with its tensors, which take as much memory as the model
     FORMATS[file_format](model, tokenizer, config, Path(output_dir))
 
@@ -112,6 +127,7 @@ def main(argv: list[str]) -> int:
     flags.string("output_dir", None, "Directory to write.", default_text=REQUIRED)
     about = "Format: a SavedModel, or ONNX files and tokens.txt for sherpa-onnx."
     flags.enum("format", "savedmodel", tuple(FORMATS), about)
+    add_precision_flag(flags)
     values, rest = flags.parse(argv)
     source = values.checkpoint or values.pretrained
     if rest or not source or not values.output_dir or (values.checkpoint and values.pretrained):
@@ -120,12 +136,17 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
+    if values.format == "sherpa_onnx" and values.precision != "fp32":
+        raise UserError.expected(
+            "--precision=fp32 with --format=sherpa_onnx", values.precision, "Leave --precision out"
+        )
+    options = {"precision": values.precision, "file_format": values.format}
     if values.checkpoint:
         checkpoint = open_checkpoint(values.checkpoint)
-        export_checkpoint(checkpoint, Path(values.output_dir), values.format)
+        export_checkpoint(checkpoint, Path(values.output_dir), **options)
         source = checkpoint.path
     else:
-        export_source(source, values.output_dir, values.format)
+        export_source(source, values.output_dir, **options)
     print(f"exported {source} to {values.output_dir}", file=sys.stderr)
     return 0
 

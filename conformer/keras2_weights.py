@@ -4,8 +4,8 @@ The file has a group for each part of the model: encoder, prediction and joint. 
 order of the arrays is fixed, whereas some names depend on how many layers the process had made.
 Arrays are therefore matched by their order and the end of their name, and checked by their shape.
 
-Source: TensorFlowASR 0.8.3, models/transducer/conformer.py and encoders/conformer.py; tf-keras
-2.16, src/saving/legacy/hdf5_format.py.
+Source: TensorFlowASR 0.8.3, models/transducer/conformer.py and encoders/conformer.py; 0.8.3 and
+1.0.4, featurizers/speech_featurizers.py; tf-keras 2.16, src/saving/legacy/hdf5_format.py.
 """
 
 import itertools
@@ -18,14 +18,24 @@ import numpy as np
 
 from conformer.model import ConformerTransducer
 from tools.errors import UserError
+from tools.launcher import launched_rank
 from tools.weights.assignment import AS_IS, Layout, Link, assign
 
 SUFFIXES = (".h5", ".hdf5")
 DIFFERENCES = (
-    "the convolutions before the encoder start one frame and one bin earlier than in "
-    "TensorFlowASR, positions after a frame are told from those before it, and epsilon of the "
-    "layer norms differs. Fine-tune the model before you use it"
+    "fine-tune the model before you use it, because it differs from TensorFlowASR's: the mel "
+    "filters are Slaney's instead of HTK's (use_tf: true), the convolutions before the encoder "
+    "start one frame and one bin earlier, positions after a frame are told from those before it, "
+    "and epsilon of the layer norms is another"
 )
+# Options of the front end that TensorFlowASR does not have, and its way.
+_FRONT_END = {
+    "extractor": "librosa",
+    "normalization": "utterance",
+    "remove_dc_offset": False,
+    "min_hz": 0.0,
+    "max_hz": None,
+}
 
 _log = logging.getLogger(__name__)
 
@@ -96,7 +106,7 @@ _JOINT = """
 
 
 def load_keras2_weights(model: ConformerTransducer, path: str | Path) -> None:
-    """Assigns the weights of a file to a model, and logs a warning about the differences.
+    """Assigns the weights of a file to a model; rank 0 logs a warning about the differences.
 
     Args:
         model: a built model without a CTC head.
@@ -138,7 +148,13 @@ def load_keras2_weights(model: ConformerTransducer, path: str | Path) -> None:
     # The file has no simple joint network, which the pruned loss trains.
     weights = [v for v in model.weights if "/simple_joint/" not in v.path]
     assign(weights, links, tensors)
-    _log.warning("%s: %s", path, DIFFERENCES)
+    others = [
+        f"features.{name} is {getattr(model.features, name)} instead of {theirs}"
+        for name, theirs in _FRONT_END.items()
+        if getattr(model.features, name) != theirs
+    ]
+    if launched_rank() == 0:
+        _log.warning("%s: %s", path, "; ".join([DIFFERENCES, *others]))
 
 
 def _rows(num_layers: int) -> dict[str, list[tuple[str, str]]]:

@@ -7,6 +7,7 @@ import tensorflow as tf
 from conformer.config import ConformerConfig
 from conformer.graph_recognition import beam_search, greedy, without_silence
 from conformer.model import BLANK, ConformerTransducer
+from tools.conversion.pipeline import precision_of_policy
 from tools.decoding.graph import detokenize
 from tools.decoding.graph_beam import different_texts
 from tools.speech.wav_bytes import decode_wavs
@@ -15,13 +16,13 @@ MAX_WINDOW = 16  # frames of a row that a search evaluates at once
 
 
 class Signatures:
-    """The signatures of an exported transducer, with dynamic shapes.
+    """The signatures of an exported transducer, with dynamic shapes and float32 outputs.
 
     The front end and the encoder are separate functions. The recognizer calls the same functions,
     so that an export contains each graph once.
 
     Args:
-        model: a built float32 model.
+        model: a built model of any precision.
         surfaces: V texts; entry i is the text that token id i adds.
         config: configuration of the model.
 
@@ -74,11 +75,12 @@ class Signatures:
 
     def _encode_features(self, features, lengths):
         encoded, frames = self._model.encode(features, lengths)
-        return {"encoded": encoded, "encoded_lengths": frames}
+        return {"encoded": tf.cast(encoded, tf.float32), "encoded_lengths": frames}
 
     def _predict(self, tokens, states):
         predicted, following = self._model.predict(tokens, states)
-        return {"predicted": predicted, "next_states": following}
+        found = {"predicted": predicted, "next_states": following}
+        return {name: tf.cast(value, tf.float32) for name, value in found.items()}
 
     def _join(self, encoded, predicted):
         return {"logits": self._model.join(encoded, predicted)}
@@ -126,9 +128,14 @@ def has_beam(config: ConformerConfig) -> bool:
 
 
 def searches(config: ConformerConfig) -> dict[str, dict]:
-    """Returns the search of each signature that contains one, for `pipeline.json`."""
-    greedy_search = {"kind": "greedy", "head": config.decoding.head}
+    """Returns the search of each signature that contains one, for `pipeline.json`.
+
+    For `listen`, these are the kinds of search with which sessions decode its output.
+    """
+    head, kinds = config.decoding.head, ["greedy"] if config.model.durations else ["greedy", "beam"]
+    greedy_search = {"kind": "greedy", "head": head}
     found = {"serving_default": greedy_search, "serve_bytes": greedy_search}
+    found["listen"] = {"kinds": kinds, "head": head}
     if has_beam(config):
         width, norm_score = config.decoding.beam_width, config.decoding.norm_score
         found["serve_beam"] = {"kind": "beam", "beam_width": width, "norm_score": norm_score}
@@ -153,9 +160,12 @@ def pipeline_description(config: ConformerConfig, tokenizer, model: ConformerTra
     transducer = {} if model.joint is None else {"state_shape": [*model.prediction.state_shape]}
     if config.model.durations:
         transducer["durations"] = [*config.model.durations]
+    language = {"language": config.tokenizer.language} if config.tokenizer.language else {}
     return {
         "family": "conformer",
         "kind": "transducer",
+        "precision": precision_of_policy(model.dtype_policy.name),
+        **language,
         "sample_rate_hz": config.features.sample_rate_hz,
         "min_seconds": config.data.min_seconds,
         "max_seconds": config.data.max_eval_seconds,

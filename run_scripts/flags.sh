@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts: programs name a flag that is given twice, so a script passes its
+# Sourced by the other scripts: programs refuse a flag that is given twice, so a script passes its
 # own value only if the caller gives none.
 
 is_given() { # NAME ARGUMENT...; whether the flag --NAME is among the arguments

@@ -3,8 +3,9 @@
 # a table to the terminal and to table.csv, table.md and table.png in OUTPUT_DIR.
 #   bash multi_infer_run.sh [-b BATCH_SIZES] [-p PRECISIONS] [-e RUN_EAGERLY] [--net_name NET] [flags]
 # Flags can be in any order. Lists are separated by commas; the defaults are -b 1,4,16
-# -p fp32,int8_fp32 -e 1,0. In TensorFlow (-e 1) only fp32 is run. Models are converted in separate
-# runs before the measured ones, so that conversion does not count in time and memory.
+# -p fp32,int8_fp32 -e 1,0. In TensorFlow (-e 1) only the precision of the SavedModel is run, and a
+# SavedModel in fp16 or bf16 is not converted. Models are converted in separate runs before the
+# measured ones, so that conversion does not count in time and memory.
 # Environment variables in addition to those of infer_run.sh:
 #   OUTPUT_DIR            default: runs/multi_infer
 #   CALIBRATION_DATA_DIR  data set for calibration of quantized models; default: the data set
@@ -56,12 +57,16 @@ calibration=() least=()
 is_given data_ratio "${further[@]}" || least+=(--data_ratio 0.000001)
 is_given warmup_count "${further[@]}" || least+=(--warmup_count 0)
 
+own=$(sed -n 's/^ *"precision": "\([a-z0-9]*\)".*/\1/p' \
+  "${INFER_CKPT:-}/assets/pipeline.json" 2> /dev/null) || true
+own=${own:-fp32}
+
 mkdir -p -- "$output_dir"
 reports=()
 for batch_size in ${batch_sizes//,/ }; do
   for run_eagerly in ${modes//,/ }; do
     for precision in ${precisions//,/ }; do
-      [[ $run_eagerly == 0 || $precision == fp32 ]] || continue
+      [[ $run_eagerly == 0 && $own == fp32 || $run_eagerly != 0 && $precision == "$own" ]] || continue
       mode=jit
       [[ $run_eagerly == 0 ]] || mode=eager
       name=${mode}_${precision}_bsz_$batch_size

@@ -30,7 +30,11 @@ case $engine in
     cd -- "$project"
     # shellcheck source=../env.sh
     source env.sh
-    exec python -m tools.cli.serve ${MODEL_ROOT:+--model_root="$MODEL_ROOT"} ${flags[@]+"${flags[@]}"}
+    # shellcheck source=flags.sh
+    source run_scripts/flags.sh
+    [ -z "${MODEL_ROOT:-}" ] || is_given model_root ${flags[@]+"${flags[@]}"} ||
+      flags=(--model_root="$MODEL_ROOT" ${flags[@]+"${flags[@]}"})
+    exec python -m tools.cli.serve ${flags[@]+"${flags[@]}"}
     ;;
   tensorflow_serving)
     [ -n "${MODEL_ROOT:-}" ] || refuse "MODEL_ROOT, the folder of the models" "none" \

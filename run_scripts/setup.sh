@@ -2,13 +2,14 @@
 # Creates or updates .venv in the project folder. Installs the exact versions in pyproject.toml, the
 # project itself (editable), and Horovod, which is built once and kept in the user's cache.
 #
-#   bash setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs]
+#   bash setup.sh [--dev] [--gpu] [--peers] [--beam] [--docs] [--grpc]
 #
 #   --dev    also install the test tools
 #   --gpu    also install the CUDA libraries; Horovod uses NCCL if NCCL and nvcc are installed
 #   --peers  also install PyTorch and Transformers, for comparisons
 #   --beam   also install KenLM, for language models in its binary format, which pip compiles
 #   --docs   also install Sphinx, for run_scripts/docs.sh
+#   --grpc   also install gRPC and the interfaces of TensorFlow Serving, for --port of serve.sh
 #
 # Later calls keep installed extras. If everything is up to date, a call takes less than a second.
 # Packages come from the index in the pip configuration. XDG_CACHE_HOME sets the cache folder.
@@ -85,8 +86,8 @@ is_usable() { # whether .venv has Python 3.11 and pip, and was created for this 
 extras=()
 for argument in "$@"; do
   case $argument in
-    --dev | --gpu | --peers | --beam | --docs) extras+=("${argument#--}") ;;
-    *) refuse "--dev, --gpu, --peers, --beam or --docs" "$argument" "Run bash run_scripts/setup.sh --help" ;;
+    --dev | --gpu | --peers | --beam | --docs | --grpc) extras+=("${argument#--}") ;;
+    *) refuse "--dev, --gpu, --peers, --beam, --docs or --grpc" "$argument" "Run bash run_scripts/setup.sh --help" ;;
   esac
 done
 
@@ -100,7 +101,7 @@ if ! flock --nonblock 9; then
   say "environment: waiting for another setup.sh in this folder"
   flock 9
 fi
-for extra in dev gpu peers beam docs; do
+for extra in dev gpu peers beam docs grpc; do
   [[ ! -e $state/$extra || " ${extras[*]-} " == *" $extra "* ]] || extras+=("$extra")
 done
 if is_complete; then

@@ -188,11 +188,11 @@ def _read_keras(path: str | Path) -> VisionConformer:
     return model
 
 
-def initial_model(config: ModelConfig, seed: int) -> VisionConformer:
-    """Returns an untrained model and prints a warning."""
+def initial_model(config: ModelConfig, seed: int, precision: str = "float32") -> VisionConformer:
+    """Returns an untrained model and prints a warning; for `precision` see `load_model`."""
     print(
         f"no --checkpoint: using untrained initial weights (seed {seed})",
         file=sys.stderr,
     )
     keras.utils.set_random_seed(seed)
-    return build(config)
+    return build(config, precision)

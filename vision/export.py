@@ -13,9 +13,11 @@ if not __package__:  # started by its path: import from the checkout that contai
 
 from tools.config.command_line import CommandLine, run
 from tools.conversion.onnx_export import OPSETS, check_opset, export_onnx
+from tools.conversion.pipeline import POLICIES, precision_of_policy
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
 from tools.files import scratch_folder, write_bytes
+from tools.inference.flags import add_precision_flag
 from tools.training.checkpoint import Checkpoint
 from vision.checkpoint import initial_model, load_model
 from vision.classes import Classes, named_by
@@ -48,7 +50,7 @@ def export_saved_model(
     """Writes a model as a SavedModel. If writing fails, no incomplete directory is left behind.
 
     Args:
-        model: a built float32 model.
+        model: a built model of any precision.
         config: configuration of the model and its preprocessing.
         output_dir: directory to write. It must not exist, or hold an earlier export, which is
             replaced.
@@ -173,6 +175,7 @@ def command_line() -> CommandLine:
     flags.integer("opset", None, about, default_text=str(OPSETS[-1]))
     about = "Compares an ONNX file in ONNX Runtime with TensorFlow, and prints the difference."
     flags.boolean("verify", False, about)
+    add_precision_flag(flags)
     about = "File of class names to store in the export."
     flags.string("imagenet_label_file", None, about, default_text="the checkpoint's, else numbers")
     flags.group("Model")
@@ -196,14 +199,28 @@ def main(argv: list[str]) -> int:
         raise UserError.expected(
             f"--file_format=ONNX with {' and '.join(given)}", file_format, "Leave them out"
         )
+    if values.precision != "fp32" and file_format != "SAVEDMODEL":
+        raise UserError.expected(
+            f"--file_format=SAVEDMODEL with --precision={values.precision}",
+            file_format,
+            "Leave --precision out, and convert the file with tools.cli.convert "
+            f"--quant_precision={values.precision}",
+        )
     opset = OPSETS[-1] if values.opset is None else values.opset
     check_opset(opset)
     number = config.model.num_classes
     classes = named_by(own_classes(checkpoint), values.imagenet_label_file, number)
     if checkpoint:
-        model = load_model(config.model, checkpoint, use_ema=config.run.use_ema)
+        policy, use_ema = POLICIES[values.precision], config.run.use_ema
+        model = load_model(config.model, checkpoint, policy, use_ema)
+        if model.dtype_policy.name != policy:
+            raise UserError.expected(
+                f"weights without a precision of their own with --precision={values.precision}",
+                f"{checkpoint} in {precision_of_policy(model.dtype_policy.name)}",
+                "Leave --precision out, or give the file of which it was made",
+            )
     else:
-        model = initial_model(config.model, values.seed)
+        model = initial_model(config.model, values.seed, POLICIES[values.precision])
     layout = values.layout or shape.layout or "NHWC"
     options = {"classes": classes, "layout": layout, "outputs": values.outputs}
     if file_format == "SAVEDMODEL":

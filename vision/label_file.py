@@ -16,6 +16,7 @@ _NUMBERED = re.compile(
 _NUMBERED_BEHIND = re.compile(  # `tench,0`, `tench 0`
     r"""(?P<name>.+?)(?:(?P<sign>\s*[:,;=|\t]\s*)|\s+)["']?(?P<number>\d+)["']?"""
 )
+_ANNOTATED = re.compile(r".+\.(?:jpe?g|png)\s+\d+", re.IGNORECASE)  # `a.JPEG 65`
 _ITEM = "- "  # start of a list item in YAML
 _WORDNET = re.compile(r"""["']?(n\d{8})["']?[\s,;:]+(.+)""")
 
@@ -35,7 +36,8 @@ def read_labels(path: str | Path, text: str) -> tuple[list[str], list[str]]:
         The names, and the WordNet ids of the classes that have one.
 
     Raises:
-        UserError: the indices are not consecutive, or the text has another format.
+        UserError: the indices are not consecutive, or the text has another format, such as that of
+            a list of images with their labels.
     """
     labels = _labels(path, text)
     found = [_WORDNET.fullmatch(label) for label in labels]
@@ -63,6 +65,12 @@ def _labels(path: str | Path, text: str) -> list[str]:
 
 def _of_lines(path: str | Path, text: str) -> list[str]:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and all(map(_ANNOTATED.fullmatch, lines)):
+        raise UserError.expected(
+            f"names of classes in {path}",
+            "names of images with labels",
+            "Give the file to python -m vision.eval as --anno_file",
+        )
     headed = len(lines) > 1 and lines[0].endswith(":")
     if lines and all(line.startswith(_ITEM) for line in lines[headed:]):
         return [line.removeprefix(_ITEM) for line in lines[headed:]]

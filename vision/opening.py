@@ -10,8 +10,6 @@ from vision.options import ClassifierOptions
 from vision.recipe import named_checkpoint, own_classes, with_recipe
 from vision.session import FAMILY, ImageSession, calibration_examples
 
-# Names in reports of the dtype policies of a checkpoint.
-_NAMES = {"float32": "fp32", "mixed_float16": "fp16", "mixed_bfloat16": "bf16"}
 _SOURCES = ("checkpoint", "native_savedmodel_dir", "onnx_path")
 
 
@@ -81,7 +79,8 @@ def known_classes(options: ClassifierOptions) -> tuple[Classes, int] | None:
 
 def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: str) -> Runner:
     """Opens a checkpoint in TensorFlow, or an ONNX file in ONNX Runtime, without conversion."""
-    if options.runner.quant_precision != "fp32" or options.runner.converted_savedmodel_dir:
+    runner = options.runner
+    if runner.quant_precision not in (None, "fp32") or runner.converted_savedmodel_dir:
         raise UserError.expected(
             "--native_savedmodel_dir for a converted model",
             "a checkpoint or an ONNX file",
@@ -100,4 +99,4 @@ def _open_file(options: ClassifierOptions, checkpoint: str | None, signature: st
     model = load_model(config.model, checkpoint, options.precision, config.run.use_ema)
     functions = Signatures(model, config.preprocessing, Classes()).concrete([signature])
     description = pipeline_description(config, model, own_classes(checkpoint))
-    return EagerRunner(functions, description, precision=_NAMES[options.precision])
+    return EagerRunner(functions, description)

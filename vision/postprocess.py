@@ -107,9 +107,7 @@ def main(argv: list[str]) -> int:
     flags.string("benchmark_out", "result/dumpOutput_device0", "Folder of STEM_0.txt files.")
     flags.group("Output")
     flags.string("result_file", "./result.json", "JSON file to write.")
-    values, rest = flags.parse(argv)
-    if rest:
-        raise UserError.expected("only flags", " ".join(rest), "See --help")
+    values = flags.parse_flags(argv)
     if not Path(values.benchmark_out).is_dir():
         raise UserError.expected(
             "a folder as --benchmark_out", values.benchmark_out, "Correct --benchmark_out"

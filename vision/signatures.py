@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import tensorflow as tf
 
+from tools.conversion.pipeline import precision_of_policy
 from tools.errors import UserError
 from vision.classes import Classes
 from vision.config import PreprocessingConfig, VisionConfig
@@ -26,7 +27,7 @@ class Signatures:
     read EXIF data.
 
     Args:
-        model: a built float32 model.
+        model: a built model of any precision.
         preprocessing: preprocessing of the images.
         classes: class names that `serve_bytes` returns; without names it returns class numbers.
         layout: layout of the input images, a key of `LAYOUTS`.
@@ -153,12 +154,13 @@ class Signatures:
         model = self._model
         feature_map, tokens = self._encode(self._channels_last(images))
         predicted = tf.argmax(self._classify(feature_map, tokens)["logits"], -1, tf.int32)
+        feature_map = tf.cast(feature_map, tf.float32)
         classes = tf.where(classes == PREDICTED, predicted, classes)
         convolution, transformer = (
             tf.gather(tf.convert_to_tensor(head.kernel), classes, axis=1)
             for head in (model.convolution_head, model.transformer_head)
         )
-        patches = model.final_norm(tokens[:, 1:])
+        patches = tf.cast(model.final_norm(tokens[:, 1:]), tf.float32)
         cells = self._preprocessing.image_size // model.patch_size
         transformer_map = tf.einsum("bpd,db->bp", patches, transformer)
         return {
@@ -188,6 +190,7 @@ def pipeline_description(
     return {
         "family": "vision",
         "kind": "classifier",
+        "precision": precision_of_policy(model.dtype_policy.name),
         "architecture": config.model.arch,
         "layout": layout,
         "input": LAYOUTS[layout],

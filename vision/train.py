@@ -248,9 +248,7 @@ class VisionRun:
 
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
-    values, rest = command_line().parse(argv)
-    if rest:
-        raise UserError.expected("only flags", " ".join(rest), "See --help")
+    values = command_line().parse_flags(argv)
     return run_training(
         lambda: VisionRun(resolve_config(run_config_options(values)), values.config, argv),
         from_flags(ProgramOptions, values),

@@ -112,11 +112,12 @@ def load_weights(model: Wav2Vec2, origin: Origin, new_head: bool = False) -> boo
     return new_head
 
 
-def from_checkpoint(path: str | Path, **options: Any) -> Wav2Vec2:
-    """Returns the float32 model of a training run with its weights.
+def from_checkpoint(path: str | Path, precision: str = "float32", **options: Any) -> Wav2Vec2:
+    """Returns the model of a training run with its weights.
 
     Args:
         path: a checkpoint, or a run directory, whose best checkpoint is loaded.
+        precision: see `wav2vec2.model.build_model`.
         **options: fields of `ModelConfig` to override, such as `mask_padding`.
 
     Returns:
@@ -132,7 +133,7 @@ def from_checkpoint(path: str | Path, **options: Any) -> Wav2Vec2:
             f"{path}, a Hugging Face folder",
             "Give it as --pytorch_model_dir",
         )
-    model = build_model(origin.model, **options)
+    model = build_model(origin.model, precision, **options)
     load_weights(model, origin)
     model.vocabulary, model.preprocessing = origin.vocabulary, origin.preprocessing
     return model

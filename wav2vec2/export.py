@@ -13,8 +13,10 @@ if not __package__:  # started by its path: import from the checkout that contai
 import keras
 
 from tools.config.command_line import CommandLine, run
+from tools.conversion.pipeline import POLICIES
 from tools.conversion.saved_model import write_saved_model
 from tools.errors import UserError
+from tools.inference.flags import add_precision_flag
 from tools.training.checkpoint import Checkpoint
 from tools.weights.hub import local_source
 from wav2vec2.checkpoint import from_checkpoint
@@ -31,7 +33,7 @@ def export_saved_model(model: Wav2Vec2, output_dir: str | Path) -> dict:
     """Writes a model as a SavedModel. If writing fails, no incomplete directory is left behind.
 
     Args:
-        model: a float32 model with `vocabulary` and `preprocessing`.
+        model: a model of any precision with `vocabulary` and `preprocessing`.
         output_dir: directory to write. It must not exist, or hold an earlier export, which is
             replaced.
 
@@ -77,7 +79,13 @@ def _from_source(source: str | Path, **options) -> Wav2Vec2:
 
 
 def named_model(
-    name: str, checkpoint: str | None, vocabulary: Vocabulary, seed: int, **options
+    name: str,
+    checkpoint: str | None,
+    vocabulary: Vocabulary,
+    seed: int,
+    *,
+    precision: str = "float32",
+    **options,
 ) -> Wav2Vec2:
     """Returns a model of a named architecture, with the weights of a single file.
 
@@ -86,11 +94,12 @@ def named_model(
         checkpoint: file of weights; None: initial weights.
         vocabulary: vocabulary of the head.
         seed: seed of initial weights.
+        precision: see `wav2vec2.model.build_model`.
         **options: further fields of `ModelConfig`.
     """
     config = model_config(name, vocabulary_size=len(vocabulary), **options)
     keras.utils.set_random_seed(seed)
-    model = build_model(config)
+    model = build_model(config, precision)
     if checkpoint:
         load_pytorch_weights(model, checkpoint)
     else:
@@ -136,6 +145,7 @@ def main(argv: list[str]) -> int:
     flags.number("max_seconds", None, about, default_text="35")
     flags.group("Output")
     flags.string("output_dir", DEFAULT_DIR, "SavedModel directory to write.")
+    add_precision_flag(flags)
     values, rest = flags.parse(argv)
     named = values.pretrained or values.pytorch_model_dir
     trained = values.checkpoint and not values.model and not named
@@ -152,21 +162,23 @@ def main(argv: list[str]) -> int:
         extra.remove("checkpoint")
     if not values.model and extra:
         raise UserError.expected(f"--{extra[0]} with --model", "a folder", "Leave one of them out")
-    masks = {} if values.mask_padding is None else {"mask_padding": values.mask_padding}
+    options = {"precision": POLICIES[values.precision]}
+    if values.mask_padding is not None:
+        options["mask_padding"] = values.mask_padding
     if trained:
         if Path(values.checkpoint).is_file():
             raise UserError.expected(
                 "--model with a file of weights", values.checkpoint, "Give its architecture"
             )
-        model = from_checkpoint(values.checkpoint, **masks)
+        model = from_checkpoint(values.checkpoint, **options)
     elif values.pretrained:
-        model = _from_source(values.pretrained, **masks)
+        model = _from_source(values.pretrained, **options)
     elif values.pytorch_model_dir:
-        model = from_pretrained(values.pytorch_model_dir, **masks)
+        model = from_pretrained(values.pytorch_model_dir, **options)
     else:
         folder = values.vocabulary_dir
         vocabulary = load_vocabulary(folder) if folder else Vocabulary(LIBRISPEECH)
-        model = named_model(values.model, values.checkpoint, vocabulary, values.seed, **masks)
+        model = named_model(values.model, values.checkpoint, vocabulary, values.seed, **options)
     if values.max_seconds is not None:
         shortest = model.config.receptive_field_samples / model.preprocessing.sample_rate_hz
         if not shortest <= values.max_seconds <= 3600:

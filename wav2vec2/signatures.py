@@ -5,6 +5,7 @@ import math
 import keras
 import tensorflow as tf
 
+from tools.conversion.pipeline import precision_of_policy
 from tools.speech.wav_bytes import decode_wavs
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.model import Wav2Vec2
@@ -15,7 +16,7 @@ class Signatures:
     """The signatures of an exported CTC model, with dynamic shapes.
 
     Args:
-        model: a built float32 model.
+        model: a built model of any precision.
         vocabulary: vocabulary of the logits.
         preprocessing: preprocessing of the waveforms.
 
@@ -139,6 +140,7 @@ def pipeline_description(
     return {
         "family": "wav2vec2",
         "kind": "ctc",
+        "precision": precision_of_policy(model.dtype_policy.name),
         "sample_rate_hz": rate_hz,
         "min_seconds": fewest / rate_hz,
         "max_seconds": preprocessing.max_seconds,
@@ -148,6 +150,11 @@ def pipeline_description(
         "hop_samples": config.hop_samples,
         "receptive_field_samples": fewest,
         "blank": vocabulary.blank_id,
+        # `serve_bytes` contains a search; sessions decode the logits of `serving_default`.
+        "searches": {
+            "serve_bytes": {"kind": "greedy", "head": "ctc"},
+            "serving_default": {"kinds": ["greedy", "beam"], "head": "ctc"},
+        },
         "convert": {
             "serving_default": {
                 "dim_range": {"waveforms": [[fewest, round(preprocessing.max_seconds * rate_hz)]]},

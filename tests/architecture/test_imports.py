@@ -11,7 +11,7 @@ FAMILIES = {"conformer", "vision", "wav2vec2"}
 PROGRAMS = {"tools.cli", "tools.benchmark", "tests"}
 TABLE = "tools/families.py"  # of the families: programs and tests import it, it imports libraries
 # Rule 3, arrows followed to their end; the leaves are free to all.
-LEAVES = {"amounts", "errors", "files", "ranges", "threads"}
+LEAVES = {"amounts", "errors", "files", "hashing", "launcher", "ranges", "threads"}
 SIBLINGS = {
     "config": set(),
     "speech": set(),
@@ -28,7 +28,7 @@ LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "pre
 LAYERS |= {"blocks", "feature_encoder", "masking", "mel", "running_statistics"}
 RANK = {**dict.fromkeys(LAYERS, 0), "task": 2}  # everything not named here is of rank 1
 PROGRAM_FILES = "train export infer infer_onnx eval eval_onnx compile preprocess postprocess "
-PROGRAM_FILES += "show_augmentations activation_map flags"
+PROGRAM_FILES += "show_augmentations activation_map flags find_budget"
 RANK |= dict.fromkeys((*PROGRAM_FILES.split(), "__init__"), 3)
 # Rule 4: who alone imports what.
 RESERVED = {"horovod": ("tools/training/distributed.py",)}

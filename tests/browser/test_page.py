@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.support.server_process import Process
+from tools.benchmark.server_process import ServerProcess
 from tools.speech.audio import load
 
 if shutil.which("chromium") is None:
@@ -44,7 +44,7 @@ def file_of(name, content, kind):
 
 @pytest.fixture(scope="module")
 def server(project):
-    process = Process(project, "--run_eagerly")
+    process = ServerProcess(project, "--run_eagerly")
     yield process
     process.end()
 

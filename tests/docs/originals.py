@@ -1,6 +1,6 @@
 """Runs each row of docs/from_the_originals.md on small data, in a folder of its own.
 
-    python -m tests.docs.originals [PART_OF_A_ROW ...]
+    python -m tests.docs.originals [PART_OF_A_ROW_OR_HEADING ...]
 
 A command of the table gets the arguments that a row leaves out: a model, an input, or a small
 config. Commands are run in the order of the page, so that later ones read what earlier ones wrote.
@@ -29,33 +29,35 @@ PAGE = "docs/from_the_originals.md"
 NEEDS = {"run_docker.sh": "Docker", "setup.sh": "network access, and replaces the environment"}
 
 _TRAINING = "--config=small.yml --data_dir=LibriSpeech --steps=1 --output_dir=runs/{number}"
-_IMAGES = "--config=small_images.yml --data_url=imagenet --steps=1 --skip_eval"
+_IMAGES = "--config=small_images.yml --data_url=imagenet --batch_size=2 --steps=1 --skip_eval"
 # Arguments for what the commands of a row leave out, by program or script.
 MISSING = {
     "conformer.train": _TRAINING,
     "conformer.infer": "--data_dir=DEV",
     "vision.train": _IMAGES,
-    "vision.eval": "--native_savedmodel_dir=MODEL_OF_IMAGES --data_dir=imagenet/val",
-    "vision.eval_onnx": "--config=tiny.yml",
-    "vision.export": "--pretrained=tiny.pth --arch=conformer_tiny --output_dir=.",
-    "vision.postprocess": "--result_file=acc_result.json",
+    "vision.eval": "--config=small_images.yml --pretrained=small.pth --data_dir=imagenet/val "
+    "--val_num_samples=8",
+    "vision.export": "--pretrained=tiny.pth --arch=conformer_tiny",
+    "vision.postprocess": "--anno_file=val_label.txt --benchmark_out=output",
     "tools.cli.run_bins": "--input=bin --output=output",
-    "wav2vec2.compile": "",
-    "wav2vec2.export": "",
+    "tools.cli.train_tokenizer": "--vocabulary_size=10",
 }
 # Flags of a row that make a flag above superfluous.
 INSTEAD = {
-    "--data_dir": ("--data_url", "--config=config.yml"),
-    "--native_savedmodel_dir": ("--pretrained", "--saved"),
-    "--output_dir": ("--output-file",),
+    "--data_dir": ("--data_url", "--config=config.yml", "--anno_file"),
+    "--config=small_images.yml": ("--pretrained=tiny.pth",),  # another architecture
+    "--input": ("--loop",),
+    "--output": ("--loop",),
     "--pretrained": ("--checkpoint",),
 }
 ARGUMENTS = {
     "multi_infer_run.sh": "-b 1 -p fp32 -e 1,0",
     "run_distribute_train_gpu.sh": f"small_images.yml --num_devices 2 --extra {_IMAGES[26:]}",
     "run_standalone_train_gpu.sh": f"small_images.yml --device 0 --extra {_IMAGES[26:]}",
-    "run_eval_gpu.sh": "tiny.yml --checkpoint tiny.pth --extra --data_url imagenet --val_dir val",
-    "run_eval_onnx.sh": "imagenet/val --onnx_path conformer_tiny.onnx --config tiny.yml",
+    "prepare_imagenet.sh": "ARCHIVES UNPACKED",
+    "run_eval_gpu.sh": "tiny.yml --checkpoint tiny.pth --extra --data_url imagenet --val_dir val "
+    "--val_num_samples 8",
+    "run_eval_onnx.sh": "imagenet/val --onnx_path conformer_tiny.onnx --val_num_samples 8",
     "run_infer_gpu.sh": "images --checkpoint tiny.pth --arch conformer_tiny",
     "run_infer_onnx.sh": "images --onnx_path conformer_tiny.onnx",
 }
@@ -66,14 +68,26 @@ VARIABLES = {
     "CONFIG": "small.yml",
     "STEPS": "1",
     "NP": "2",
+    "NUM_CLASSES": "3",
+    "IMAGES_PER_VAL_CLASS": "2",
 }
+_NO_PATHS = ("STEPS", "NP", "NUM_CLASSES", "IMAGES_PER_VAL_CLASS")
 # Values of the page that would take long, and the ones that the walk uses.
-SHORTER = {"--steps=1000": "--steps=2", "--loop=20": "--loop=2"}
+SHORTER = {
+    "--steps=1000": "--steps=2",
+    "--loop=20": "--loop=2",
+    "--val_num_samples=500": "--val_num_samples=8",
+    "--arch=conformer_base": "--arch=conformer_tiny",
+}
 
 
-def rows(page: str) -> list[list[str]]:
-    """Returns the rows of the four tables: original, here, state."""
-    return [row for row in markdown.rows(page) if row != ["original", "here", "state"]]
+def rows(page: str) -> Iterator[tuple[str, list[str]]]:
+    """Yields the heading of each table, and its rows: original, here, state."""
+    for section in page.split("\n## ")[1:]:
+        heading = section.partition("\n")[0]
+        for row in markdown.rows(section):
+            if row != ["original", "here", "state"]:
+                yield heading, row
 
 
 def commands(here: str) -> Iterator[list[str]]:
@@ -93,7 +107,8 @@ def completed(words: Sequence[str], number: int) -> list[str]:
     given = " ".join(words)
     for word in shlex.split(MISSING.get(name, "").format(number=number)):
         flag = word.partition("=")[0]
-        if not any(other in given for other in (flag, *INSTEAD.get(flag, ()))):
+        others = (flag, *INSTEAD.get(flag, ()), *INSTEAD.get(word, ()))
+        if not any(other in given for other in others):
             words.append(word)
     return [*words, *shlex.split(ARGUMENTS.get(name, ""))]
 
@@ -127,7 +142,7 @@ def run_words(words: Sequence[str], folder: Path) -> tuple[int, str]:
     """Runs a command in the folder; returns its exit code and its output."""
     if words[1] == "-m":
         return run_program(words, folder)
-    variables = {k: v if k in ("STEPS", "NP") else str(folder / v) for k, v in VARIABLES.items()}
+    variables = {k: v if k in _NO_PATHS else str(folder / v) for k, v in VARIABLES.items()}
     return run_text(shlex.join(words), folder, variables=variables)
 
 
@@ -142,10 +157,17 @@ def is_as_said(state: str, code: int, output: str) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Runs the program and returns its exit code."""
     failed, number = 0, 0
+    chosen = [
+        row
+        for heading, row in rows((PROJECT / PAGE).read_text("utf-8"))
+        if not argv or any(part in "\n".join([heading, *row[:2]]) for part in argv)
+    ]
+    needs_onnx = any("onnx" in original + here for original, here, _ in chosen)
     with tempfile.TemporaryDirectory(prefix="originals-") as place:
         folder = Path(place).resolve()
         link_project(folder)
-        code, output = run_text("python -m tests.docs.originals_data", folder)
+        make = "python -m tests.docs.originals_data" + " --onnx" * needs_onnx
+        code, output = run_text(make, folder)
         if code:
             print(output)
             return 1
@@ -153,9 +175,7 @@ def main(argv: Sequence[str]) -> int:
             if variable.endswith("_DIR"):
                 os.environ[variable] = str(folder / value)
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-        for original, here, state in rows((PROJECT / PAGE).read_text("utf-8")):
-            if argv and not any(part in original + here for part in argv):
-                continue
+        for original, here, state in chosen:
             found = list(commands(here))
             if not found:
                 print(f"nothing to run  {original}: {here}", flush=True)

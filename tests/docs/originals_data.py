@@ -1,6 +1,8 @@
 """Makes small data in the current folder, under the names of docs/from_the_originals.md."""
 
+import os
 import shutil
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,18 +14,24 @@ import tensorflow as tf
 import yaml
 from PIL import Image
 
+import conformer
 import wav2vec2
 from conformer.tokenizer import CharacterTokenizer, save_tokenizer
 from tests.support import pickles
+from tests.support.imagenet import write_archives
 from tests.support.speech import wav_bytes, write_librispeech
 from tools.benchmark.blocks import PROJECT
+from tools.config.loader import to_yaml
+from tools.training.checkpoint import CheckpointStore
 from vision.checkpoint import build
 from vision.config import load_config
+from vision.export import main as export
 from vision.weights import pytorch_state_dict
 from wav2vec2.config import PreprocessingConfig
 from wav2vec2.export import export_saved_model
 from wav2vec2.vocabulary import Vocabulary
 
+NUM_CLASSES = 1000
 # The sizes of tests/golden/keras2_weights.h5, in the words of this project and of TensorFlowASR.
 SMALL = {
     "features": {"num_mel_bins": 8},
@@ -92,7 +100,7 @@ def make_speech(rng: np.random.Generator) -> None:
         write_librispeech(Path("LibriSpeech", split), sounds)
     Path("LibriSpeech/train-clean").symlink_to("train-clean-100")
     Path("DATA").mkdir()
-    for link in ("DEV", "test-clean", "DATA/train", "DATA/dev"):
+    for link in ("DEV", "test-clean", "DATA/train"):
         Path(link).symlink_to(Path("LibriSpeech/dev-clean").resolve())
     for link in ("MODEL", "A"):
         Path(link).symlink_to(Path("conformer/pretrained/digits").resolve())
@@ -119,36 +127,61 @@ def make_speech(rng: np.random.Generator) -> None:
         writer.write(record.SerializeToString())
 
 
+def make_run() -> None:
+    """Writes a run directory of speech with one checkpoint."""
+    config, tokenizer = conformer.load_config("small.yml", {}), CharacterTokenizer("ABCDE")
+    model = conformer.build_model(config, tokenizer.vocabulary_size)
+    groups = {"model": {variable.path: variable for variable in model.weights}}
+    assets = {"config.yml": to_yaml(config), "vocabulary.json": tokenizer.to_json()}
+    store = CheckpointStore(Path("RUN/checkpoints"))
+    store.save({"step": 1, "metric": None}, groups, assets)
+
+
 def make_images(rng: np.random.Generator) -> None:
-    """Writes images with and without class folders, and weights of the tiny model."""
-    for split in ("train", "val"):
-        for number in range(8):
-            place = Path("imagenet", split, f"class{number % 2}", f"{number}.JPEG")
-            place.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(rng.integers(0, 255, (96, 80, 3), np.uint8)).save(place)
+    """Writes ImageFolders, flat folders, archives, and weights of the tiny and a smaller model."""
+    Path("source").mkdir()
+    for number in range(4):
+        pixels = rng.integers(0, 255, (96, 80, 3), np.uint8)
+        Image.fromarray(pixels).save(f"source/{number}.JPEG")
+    names = [f"n{number:08d}" for number in range(NUM_CLASSES)]
+    for folder, classes in (("imagenet", names), ("cars", names[:196]), ("photos", names[:6])):
+        for split, number in ((x, y) for x in ("train", "val") for y in range(len(classes))):
+            place = Path(folder, split, classes[number])
+            place.mkdir(parents=True)
+            os.link(f"source/{number % 4}.JPEG", place / f"{number}.JPEG")
+    Path("ImageNet").symlink_to("imagenet")
+    Path("val.txt").write_text("".join(f"{name}\n" for name in names))
     lines = []
     for folder in ("val", "images"):
         Path(folder).mkdir()
         for number in range(2):
             name = f"ILSVRC2012_val_{number + 1:08d}.JPEG"
-            shutil.copy(f"imagenet/val/class{number}/{number}.JPEG", Path(folder, name))
+            shutil.copy(f"source/{number}.JPEG", Path(folder, name))
             lines.append(f"{name} {number}\n")
     Path("val_label.txt").write_text("".join(lines[:2]))
-    Path("val.txt").write_text("".join(lines[:2]))
+    write_archives(Path("ARCHIVES"))
     small = {
-        "model": {"arch": "conformer_mini_patch16", "num_classes": 2},
+        "model": {"arch": "conformer_mini_patch16"},
         "preprocessing": {"image_size": 64},
         "training": {"batch_size": 2, "num_epochs": 1},
     }
     Path("small_images.yml").write_text(yaml.safe_dump(small))
     tiny = {"model": {"arch": "conformer_tiny_patch16"}}
     Path("tiny.yml").write_text(yaml.safe_dump(tiny))
-    Path("MODEL_OF_IMAGES").symlink_to(Path("vision/pretrained/photos").resolve())
     Path("conformer_tiny.ckpt").write_bytes(b"\n\x10\n\x04conv")  # as MindSpore begins one
-    keras.utils.set_random_seed(0)
-    model = build(load_config(None, {"model.arch": "conformer_tiny_patch16"}).model)
-    write_pth("tiny.pth", pytorch_state_dict(model))
-    Path("base.pth").symlink_to("tiny.pth")
+    for name, arch in (("tiny", "conformer_tiny_patch16"), ("small", "conformer_mini_patch16")):
+        keras.utils.set_random_seed(0)
+        model = build(load_config(None, {"model.arch": arch}).model)
+        write_pth(f"{name}.pth", pytorch_state_dict(model))
+    for link in ("base", "conformer-base-p16_3rdparty_8xb128_in1k_20211206-bfdf8637"):
+        Path(f"{link}.pth").symlink_to("tiny.pth")
+
+
+def make_onnx() -> None:
+    """Writes an ONNX file of the smaller model under the names that the page uses."""
+    small = ["--arch=conformer_mini_patch16", "--pretrained=small.pth"]
+    export([*small, "--output_file=conformer_tiny.onnx"])
+    export([*small, "--output_file=a.onnx", "--layout=NCHW"])
 
 
 def make_wav2vec2() -> None:
@@ -169,5 +202,8 @@ def make_wav2vec2() -> None:
 if __name__ == "__main__":
     generator = np.random.default_rng(0)
     make_speech(generator)
+    make_run()
     make_images(generator)
     make_wav2vec2()
+    if sys.argv[1:] == ["--onnx"]:  # takes half a minute
+        make_onnx()

@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import openai
+import psutil
 import pytest
 import soundfile
 
 import conformer
 import vision
 from tests.support.errors import refused
-from tests.support.server_process import Process
+from tools.benchmark.server_process import ServerProcess
 from tools.cli import serve
 from tools.serving import http_server
 
@@ -24,10 +25,8 @@ def server(project):
     """The bundled models under their names, and whisper-1."""
     for family in (conformer, vision):  # convert once for all workers
         family.load(batch_size=16).close()
-    running = Process(project, "--alias=whisper-1=conformer")
-    yield running
-    running.process.kill()
-    running.process.communicate()
+    with ServerProcess(project, "--alias=whisper-1=conformer") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +57,8 @@ def test_tensorflow_servings_client_gets_what_the_session_says(server, sample, p
 def test_the_openai_package_works_as_it_is(client, sample):
     file = ("a.flac", sample)
     model = "whisper-1"
+    hint = {"prompt": "Seven, nine; Kubernetes.", "language": "en"}
+    assert client.audio.transcriptions.create(model=model, file=file, **hint).text == TEXT
     assert client.audio.transcriptions.create(model=model, file=file).text == TEXT
     told = client.audio.transcriptions.create(
         model=model, file=file, response_format="text", temperature=0.0
@@ -80,14 +81,15 @@ def test_the_openai_package_works_as_it_is(client, sample):
 
 
 def test_the_openai_package_names_the_error(client, sample):
-    for error, model, content in (
-        (openai.NotFoundError, "nothing", sample),
-        (openai.BadRequestError, "photos", sample),
-        (openai.BadRequestError, "conformer", b"no sound"),
-        (openai.BadRequestError, "conformer", b""),
+    for error, model, content, others in (
+        (openai.NotFoundError, "nothing", sample, {}),
+        (openai.BadRequestError, "photos", sample, {}),
+        (openai.BadRequestError, "conformer", b"no sound", {}),
+        (openai.BadRequestError, "conformer", b"", {}),
+        (openai.BadRequestError, "conformer", sample, {"language": "de"}),
     ):
         with pytest.raises(error, match="Expected"):
-            client.audio.transcriptions.create(model=model, file=("a.wav", content))
+            client.audio.transcriptions.create(model=model, file=("a.wav", content), **others)
 
 
 def test_a_long_recording_is_transcribed_whole(client, sample, tmp_path):
@@ -101,8 +103,13 @@ def test_a_long_recording_is_transcribed_whole(client, sample, tmp_path):
         long = tmp_path / "long.wav"
         soundfile.write(long, np.tile(piece, repeats), rate_hz, subtype=subtype)
         with open(long, "rb") as file:
-            told = client.audio.transcriptions.create(model="conformer", file=file)
-        assert told.text.split() == repeats * TEXT.split()
+            stream = client.audio.transcriptions.create(model="conformer", file=file, stream=True)
+            *deltas, done = stream
+        assert done.text.split() == repeats * TEXT.split()
+        assert "".join(event.delta for event in deltas) == done.text
+    with open(long, "rb") as file:
+        told = client.audio.transcriptions.create(model="conformer", file=file)
+    assert told.text == done.text
 
 
 def test_many_clients_at_once_all_get_the_right_answer(server, client, sample):
@@ -125,21 +132,21 @@ def test_many_clients_at_once_all_get_the_right_answer(server, client, sample):
 
 
 def test_no_tensorflow_is_loaded(server):
-    with open(f"/proc/{server.process.pid}/maps") as maps:
+    with open(f"/proc/{server.pid}/maps") as maps:
         assert "site-packages/tensorflow/" not in maps.read()
 
 
 def test_sigterm_answers_what_has_begun(project, sample):
-    running = Process(project, f"conformer={project / DIGITS}", "--batch_timeout_ms=1500")
+    flags = (f"conformer={project / DIGITS}", "--batch_timeout_ms=1500")
     body = {
         "signature_name": "serve_bytes",
         "instances": [{"b64": base64.b64encode(sample).decode()}],
     }
-    with ThreadPoolExecutor(1) as pool:
+    with ServerProcess(project, *flags) as running, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(running.post, "/v1/models/conformer:predict", body)
         while b'enqueued{model="conformer"} 1' not in running.get("/metrics"):
             assert not answer.done()
-        code, _ = running.end()
+        code = running.end()
         assert answer.result(60)["predictions"][0]["text"] == TEXT
     assert code == 0
 
@@ -156,9 +163,38 @@ def test_sigterm_answers_what_has_begun(project, sample):
         (["--api_key_file=/nowhere"], "--api_key_file"),
         (["--rest_api_port=99999999"], "a free port"),
         (["--alias=whisper-1"], "--alias NAME=MODEL"),
+        (["--workers=0"], "--workers >= 1"),
+        (["--port=-1"], "--port >= 0"),
+        (["--port=99999999"], "--port or --host"),
+        (["--version_labels=conformer=3"], "NAME:LABEL=VERSION"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, monkeypatch):
     monkeypatch.setattr(http_server, "serve", lambda *_, **__: pytest.fail("serves"))
     with refused(message):
         serve.main(flags)
+
+
+def test_several_processes_share_the_port_and_their_counts(project, sample):
+    body = {
+        "signature_name": "serve_bytes",
+        "instances": [{"b64": base64.b64encode(sample).decode()}],
+    }
+    with ServerProcess(project, f"conformer={project / DIGITS}", "--workers=2") as running:
+        processes = {child.pid for child in psutil.Process(running.pid).children()}
+        assert len(processes) == 2
+        for _ in range(4):
+            found = running.post("/v1/models/conformer:predict", body)["predictions"]
+            assert found[0]["text"] == TEXT
+        text = running.get("/metrics").decode()
+        assert 'requests_total{route="/v1/models/NAME:predict",status="200"} 4.0' in text
+        assert 'batch_size_sum{model="conformer"} 4.0' in text
+        assert 'enqueued{model="conformer"} 0.0' in text
+        assert running.end() == 0
+    assert not any(psutil.pid_exists(pid) for pid in processes)
+
+
+def test_without_the_packages_of_grpc_its_port_is_refused(monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    with refused("bash run_scripts/setup.sh --grpc"):
+        serve.main(["--port=8500"])

@@ -50,6 +50,9 @@ class FilesKind:
             raise UserError.expected("a good file", "a bad one", "Write it again")
         return text, float(len(text) + 1)
 
+    def key(self, item):
+        return None
+
     def run(self, items):
         self._runner.sizes.append(len(items))
         assert self._runner.gate.wait(20)
@@ -59,9 +62,13 @@ class FilesKind:
         return {"text": np.array([x.encode() for x in results], object)}
 
 
-def served(name="toy", version=1, factor=2.0, *, report=lambda batch: None, **batching):
-    """Returns a served model that runs tensors and reads files, and its runner."""
+def served(name="toy", version=1, factor=2.0, *, report=lambda batch: None, run=None, **batching):
+    """Returns a served model that runs tensors and reads files, and its runner.
+
+    `run` computes the results of files in place of `FilesKind.run`.
+    """
     runner = FakeRunner(factor)
     options = BatchingOptions(**{"batch_timeout_ms": 0.0, **batching})
-    kind = FilesKind(runner)
+    kind = runner.kind = FilesKind(runner)
+    kind.run = run or kind.run
     return ServedModel(name, version, Session(runner), options, kind=kind, report=report), runner

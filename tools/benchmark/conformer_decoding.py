@@ -1,6 +1,5 @@
 """Times the searches of a converted speech Conformer's transducer beside its encoder."""
 
-import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +10,9 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 
 import numpy as np
 
-from conformer.config import ConformerConfig
 from conformer.session import calibration_examples
+from tools.benchmark.paced import SEED, rhythm
+from tools.benchmark.paced_conformer import write_random_model
 from tools.config.command_line import CommandLine, run
 from tools.conversion import backends
 from tools.conversion.machine import machine, processor
@@ -35,11 +35,8 @@ from tools.recognition.beams import max_window
 from tools.recognition.windows import calibration_limits
 from tools.speech.audio import load
 
-SEED = 1
-_NUM_TOKENS = 1000  # of the model with random weights
 _NUM_WORDS, _ORDER = 2000, 4  # of the language model
 _NUM_HOT_WORDS = 20
-_PEAKS = 4.0  # factor of the random logits, with which a few tokens are probable
 
 
 class Counted:
@@ -61,74 +58,6 @@ class Counted:
         return self._runner.run(inputs, signature)
 
 
-def write_random_model(folder: Path, config: ConformerConfig | None = None) -> None:
-    """Exports a Conformer-S with random weights that emits a token where `rhythm` changes sign.
-
-    With random weights alone, a transducer emits no token, or as many as it may in every frame.
-    Here the tokens have two classes, and the sign of the first value of a frame asks for one of
-    them. The blank is probable as soon as the last token has this class.
-
-    Args:
-        folder: SavedModel to write.
-        config: sizes of the model; None for Conformer-S.
-    """
-    import keras
-
-    from conformer.config import load_config
-    from conformer.model import build_model
-    from conformer.signatures import Signatures, exported_weights, pipeline_description
-    from conformer.tokenizer import CharacterTokenizer
-    from tools.conversion.saved_model import write_saved_model
-
-    keras.utils.set_random_seed(SEED)
-    config = load_config() if config is None else config
-    letters = [chr(0x4E00 + number) for number in range(_NUM_TOKENS - 2)]
-    tokenizer = CharacterTokenizer(letters)
-    model = build_model(config, tokenizer.vocabulary_size)
-    prediction, joint = model.prediction, model.joint
-    classes = np.where(np.arange(tokenizer.vocabulary_size) % 2, 1.0, -1.0)
-    _set(prediction.embedding.embeddings, (slice(None), 0), classes)
-    # The first output of the LSTM is the class of the last token alone.
-    kernel, recurrent, bias = prediction.lstms[0].cell.weights
-    width = prediction.hidden_dim
-    for gate, (weight, offset) in enumerate([(0.0, 9.0), (0.0, -9.0), (9.0, 0.0), (0.0, 9.0)]):
-        column = gate * width  # input, forget, cell and output gate
-        _set(kernel, (slice(None), column), 0.0)
-        _set(kernel, (0, column), weight)
-        _set(recurrent, (slice(None), column), 0.0)
-        _set(bias, column, offset)
-    # Three units of the joint network: both classes are 1, both are -1, and that of the frame.
-    frame, frame_bias = joint.encoded_projection.weights
-    (last,) = joint.predicted_projection.weights
-    output, output_bias = joint.vocabulary_projection.weights
-    for unit, (of_frame, of_last, offset) in enumerate([(3, 3, -3), (-3, -3, -3), (3, 0, 0)]):
-        # After the layer norm, the one output that is not small is about sqrt(width).
-        for array, weight in ((frame, of_frame), (last, of_last / math.sqrt(width))):
-            _set(array, (slice(None), unit), 0.0)
-            _set(array, (0, unit), weight)
-        _set(frame_bias, unit, offset)
-        _set(output, unit, 0.0)
-    output.assign(_PEAKS * np.asarray(output))
-    _set(output, (2, slice(None)), 6.0 * classes)
-    _set(output, (slice(0, 3), 0), [10.0, 10.0, 0.0])
-    _set(output_bias, 0, 18.0)
-    signatures = Signatures(model, tokenizer.surfaces, config)
-    description = pipeline_description(config, tokenizer, model)
-    write_saved_model(folder, signatures.functions, exported_weights(model, config), description)
-
-
-def _set(variable, index, value) -> None:
-    array = np.array(variable)
-    array[index] = value
-    variable.assign(array)
-
-
-def rhythm(num_frames: int, frames_per_token: float) -> np.ndarray:
-    """Returns numbers `[T]` of 1 and -1 whose sign changes once a token; the first one is 1."""
-    places = np.arange(num_frames) // frames_per_token
-    return np.where(places % 2, -1.0, 1.0).astype(np.float32)
-
-
 def language_model(pipeline: Mapping, folder: Path, num_words: int = _NUM_WORDS) -> Fusion:
     """Estimates an n-gram model on random sentences of a model's tokens."""
     rng = np.random.default_rng(SEED)
@@ -141,7 +70,9 @@ def language_model(pipeline: Mapping, folder: Path, num_words: int = _NUM_WORDS)
     return Fusion(read_arpa(path))
 
 
-def searches_of(runner: Runner, call: Counted, width: int, fusion: Fusion) -> dict[str, Search]:
+def searches_of(
+    runner: Runner, call: Counted, width: int, fusion: Fusion, *, threads: int = 1
+) -> dict[str, Search]:
     """Returns the searches to time by name; `width` is that of the beams."""
     pipeline = runner.pipeline
     surfaces, blank = pipeline["vocabulary"]["surfaces"], pipeline["blank"]
@@ -154,7 +85,8 @@ def searches_of(runner: Runner, call: Counted, width: int, fusion: Fusion) -> di
     parts = [text.strip() for text in surfaces if text.strip()]
     hot_words = [HotWord("".join(rng.choice(parts, 3))) for _ in range(_NUM_HOT_WORDS)]
     options = TransducerBeamSearch(width)
-    windows = {"max_window": max_window(pipeline), "vocabulary_size": len(surfaces)}
+    shape |= {"max_window": max_window(pipeline), "threads": threads}
+    greedy = {**shape, "vocabulary_size": len(surfaces)}
 
     def beam(texts: Texts | None) -> Beam:
         return Beam(call, **shape, options=options, texts=texts)
@@ -164,12 +96,9 @@ def searches_of(runner: Runner, call: Counted, width: int, fusion: Fusion) -> di
 
     name = f"beam {width}"
     return {
-        "greedy": GreedySearch(call, **shape, **windows),
+        "greedy": GreedySearch(call, **greedy),
         "greedy, hot words": GreedySearch(
-            call,
-            **shape,
-            **windows,
-            hot_scores=HotScores(hot_words, surfaces, blank),
+            call, **greedy, hot_scores=HotScores(hot_words, surfaces, blank)
         ),
         name: beam(None),
         f"{name}, hot words": beam(texts(hot_words=hot_words)),
@@ -210,8 +139,9 @@ def measure(
     heard = {"encoded": outputs["encoded"].copy(), "lengths": outputs["encoded_lengths"]}
     if tokens_per_second is not None:
         seconds = float(inputs["lengths"][0]) / runner.pipeline["sample_rate_hz"]
-        frames_per_token = heard["lengths"][0] / (tokens_per_second * seconds)
-        heard["encoded"][..., 0] = rhythm(heard["encoded"].shape[1], frames_per_token)
+        batch, frames = heard["encoded"].shape[:2]
+        tokens = np.arange(frames) * (tokens_per_second * seconds / heard["lengths"][0])
+        heard["encoded"][..., 0] = rhythm(np.tile(tokens, (batch, 1)))
     sides = {"encoder": timed(runner.run, inputs, "listen")}
     sides |= {name: timed(_searched, search, heard) for name, search in searches.items()}
     times = in_turn(sides)
@@ -332,7 +262,7 @@ def main(argv: list[str]) -> int:
         if values.sound:
             sound = load(values.sound, calibration_limits(runner.pipeline))
         fusion = language_model(runner.pipeline, Path(temporary))
-        searches = searches_of(runner, call, values.beam_width, fusion)
+        searches = searches_of(runner, call, values.beam_width, fusion, threads=values.threads)
         first = values.lengths[0]
         rows = []
         sizes = [(batch, first) for batch in values.batches]

@@ -112,7 +112,7 @@ def main(argv: list[str]) -> int:
         )
     restrict_devices(values.visible_devices)
     native = values.native_savedmodel_dir
-    precision, *others = values.quant_precision.split(",")
+    precision, *others = (values.quant_precision or "fp32").split(",")
     options = from_flags(
         ConversionOptions, values, batch_size=max(batches), quant_precision=precision
     )

@@ -60,7 +60,11 @@ class Peer:
 
 @contextlib.contextmanager
 def open_peer(
-    module: str, packages: Sequence[str], *arguments: str, absent: str = ""
+    module: str,
+    packages: Sequence[str],
+    *arguments: str,
+    absent: str = "",
+    python: str = sys.executable,
 ) -> Iterator[Peer | None]:
     """Starts a peer. If that is not possible, prints the reason and yields None.
 
@@ -69,6 +73,7 @@ def open_peer(
         packages: packages that it needs, of the extra `peers`.
         arguments: arguments of the program.
         absent: reason not to start it; empty if there is none.
+        python: interpreter of the environment in which the program runs.
     """
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing and not absent:
@@ -77,7 +82,7 @@ def open_peer(
         print(f"{absent}: our side runs alone", file=sys.stderr)
         yield None
         return
-    peer = Peer([sys.executable, "-m", module, *arguments])
+    peer = Peer([python, "-m", module, *arguments])
     try:
         yield peer
     finally:

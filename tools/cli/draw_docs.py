@@ -16,7 +16,6 @@ import conformer
 import vision
 from conformer.features import SpecAugment
 from tools.config.command_line import CommandLine, run
-from tools.errors import UserError
 from tools.files import write_bytes
 from tools.speech.audio import load
 from vision.activation_map import draw as draw_maps
@@ -169,9 +168,7 @@ def main(argv: list[str]) -> int:
     )
     flags.group("Output")
     flags.string("output_dir", str(PROJECT / "docs" / "images"), "Folder of the pictures.")
-    values, rest = flags.parse(argv)
-    if rest:
-        raise UserError.expected("flags only", rest[0], "See --help")
+    values = flags.parse_flags(argv)
     folder = Path(values.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     features, text = read_features()

@@ -18,11 +18,13 @@ from tools.conversion.protocol import TensorSpec
 from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.serving.batching import BatchingOptions
+from tools.serving.model_config import MODELS_CONFIG, labels_of, merged
 from tools.serving.publishing import prediction_log, publish, write_configs
 
 _SECONDS = 2.0  # length of the sound of a warm-up request
 _SIGNATURES = ("serving_default", "serve_bytes")
 _BATCHING = BatchingOptions()
+_TIMEOUT_MS = 2.0  # TensorFlow Serving runs several batches at once, and would not collect any
 
 
 def main(argv: list[str]) -> int:
@@ -40,28 +42,38 @@ def main(argv: list[str]) -> int:
     flags.string("name", None, "Name of the model in addresses.", default_text=REQUIRED)
     about = "Number of the version."
     flags.integer("version", None, about, default_text="1 more than the newest one")
+    about = "Label of the version, such as stable; further versions can take it over."
+    flags.string("label", None, about, default_text="none")
     flags.group("Runtime")
     about = "Largest number of inputs that TensorFlow Serving runs together."
     flags.integer("max_batch_size", _BATCHING.max_batch_size, about)
     about = "Milliseconds that an input waits for others."
-    flags.number("batch_timeout_ms", _BATCHING.batch_timeout_ms, about)
+    flags.number("batch_timeout_ms", _TIMEOUT_MS, about)
     values, rest = flags.parse(argv)
     for name in ("native_savedmodel_dir", "model_root", "name"):
         if rest or not getattr(values, name):
             raise UserError.expected(f"--{name}", " ".join(rest) or "none", "See --help")
-    if not re.fullmatch(r"[\w.-]+", values.name, re.ASCII) or values.name.startswith("."):
-        raise UserError.expected(
-            "a --name of letters, digits, _, - and .", values.name, "Correct --name"
-        )
+    for name in ("name", "label"):
+        text = getattr(values, name)
+        if text and (not re.fullmatch(r"[\w.-]+", text, re.ASCII) or text.startswith(".")):
+            raise UserError.expected(
+                f"a --{name} of letters, digits, _, - and .", text, f"Correct --{name}"
+            )
     for name, least in (("version", 1), ("max_batch_size", 1), ("batch_timeout_ms", 0)):
         value = getattr(values, name)
         if value is not None and not value >= least:
             raise UserError.expected(f"--{name} >= {least}", value, f"Correct --{name}")
     model_dir, root = Path(values.native_savedmodel_dir), Path(values.model_root)
+    labels = labels_of(root / MODELS_CONFIG)
     records = _warm_up(model_dir, values.name)
     target = publish(model_dir, root / values.name, values.version, records)
+    if values.label:
+        labels = merged(labels, {values.name: {values.label: int(target.name)}})
     write_configs(
-        root, max_batch_size=values.max_batch_size, batch_timeout_ms=values.batch_timeout_ms
+        root,
+        labels=labels,
+        max_batch_size=values.max_batch_size,
+        batch_timeout_ms=values.batch_timeout_ms,
     )
     print(f"published {model_dir} as {target}", file=sys.stderr)
     return 0

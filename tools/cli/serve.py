@@ -5,10 +5,15 @@ import functools
 import ipaddress
 import logging
 import os
+import re
+import shutil
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -20,9 +25,12 @@ from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import RunnerOptions
 from tools.serving.batching import BatchingOptions
-from tools.serving.metrics import Metrics
-from tools.serving.repository import Open, Repository
+from tools.serving.model_config import MODELS_CONFIG, labels_of, merged
+from tools.serving.repository import Labels, Open, Repository
 from tools.serving.served_model import ServedModel
+
+if TYPE_CHECKING:
+    from tools.serving.metrics import Metrics
 
 _PROJECT = Path(__file__).resolve().parents[2]
 # The models that are served where none is named.
@@ -45,8 +53,12 @@ def command_line() -> CommandLine:
     flags.string("alias", "", about)
     about = "Seconds between two looks into --model_root."
     flags.number("poll_seconds", 2.0, about)
+    about = "Labels of versions, such as conformer:stable=3, separated by commas."
+    flags.string("version_labels", "", about)
     flags.group("Server")
     flags.integer("rest_api_port", 8501, "Port.")
+    flags.integer("port", 0, "Port of TensorFlow Serving's gRPC interface; 0: none.")
+    flags.integer("workers", 1, "Number of processes that share the ports, each with its models.")
     flags.string("host", "127.0.0.1", "Interface to listen on; 0.0.0.0 listens on all of them.")
     flags.string("api_key_file", None, "File of API keys, one per line.", default_text="none")
     flags.boolean("insecure", False, "Allows other machines to use the server without a key.")
@@ -71,43 +83,150 @@ def command_line() -> CommandLine:
 def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, places = command_line().parse(argv)
-    from tools.serving.app import create_app  # takes 0.3 s: after the flags
-    from tools.serving.http_server import listen, serve
-    from tools.serving.requests import RequestLimits
-    from tools.serving.server import AppOptions
-
     batching = _batching_options(values)
     keys = _keys(values)
     folders = _folders(places, values.model_root)
     aliases = dict(_pair(pair, "--alias NAME=MODEL") for pair in _words(values.alias))
+    labels = _labels(values)
+    labels()  # errors are reported before models are loaded
+    if values.port:
+        _check_grpc(values)
     restrict_devices(values.visible_devices)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    metrics = Metrics()
-    runner = from_flags(RunnerOptions, values, batch_size=batching.max_batch_size)
     root = Path(values.model_root) if values.model_root else None
-    options = AppOptions(
-        request_seconds=values.request_seconds,
-        limits=RequestLimits(max_bytes=values.max_request_mb * 1024 * 1024),
-        api_keys=keys,
-        cors_origins=_words(values.cors_origins),
-        aliases=aliases,
+    runner = from_flags(
+        RunnerOptions, values, batch_size=batching.max_batch_size, threads=_threads(values)
     )
-    with listen(values.host, values.rest_api_port) as connection:
-        repository = Repository(_opener(runner, batching, metrics), folders, root)
-        with contextlib.closing(repository):
-            _load(repository, folders)
-            if root is not None:
-                repository.watch(values.poll_seconds)
-            address = f"http://{values.host}:{connection.getsockname()[1]}"
+    with contextlib.ExitStack() as stack:
+        counts = stack.enter_context(_counts(values.workers))
+        from tools.serving.http_server import listen  # takes 0.3 s: after the flags
 
-            def started() -> None:
-                names = ", ".join(repository.names)
-                print(f"serving {names} on {address}", file=sys.stderr, flush=True)
+        connection = stack.enter_context(listen(values.host, values.rest_api_port))
+        address = f"http://{values.host}:{connection.getsockname()[1]}"
 
-            app = create_app(repository, options, metrics)
-            serve(app, connection, drain_seconds=values.drain_seconds, on_start=started)
-    return 0
+        def work(ready: Callable[[str], None]) -> int:
+            """Loads the models and answers requests; in each of several processes."""
+            from tools.serving.app import create_app
+            from tools.serving.http_server import serve
+            from tools.serving.metrics import Metrics
+            from tools.serving.requests import RequestLimits
+            from tools.serving.server import AppOptions
+
+            metrics = Metrics(counts)
+            options = AppOptions(
+                request_seconds=values.request_seconds,
+                limits=RequestLimits(max_bytes=values.max_request_mb * 1024 * 1024),
+                api_keys=keys,
+                cors_origins=_words(values.cors_origins),
+                aliases=aliases,
+            )
+            services = _services(values)
+            opener = _opener(runner, batching, metrics)
+            with contextlib.closing(Repository(opener, folders, root, labels=labels)) as models:
+                _load(models, folders)
+                if root is not None:
+                    models.watch(values.poll_seconds)
+                app = create_app(models, options, metrics, services=services)
+                serve(
+                    app,
+                    connection,
+                    drain_seconds=values.drain_seconds,
+                    on_start=lambda: ready(", ".join(models.names)),
+                )
+            if models.is_loading:  # in a runtime that cannot be interrupted
+                logging.shutdown()
+                os._exit(0)
+            return 0
+
+        def started(names: str) -> None:
+            print(f"serving {names} on {address}", file=sys.stderr, flush=True)
+
+        if counts is None:
+            return work(started)
+        from tools.serving.workers import Workers
+
+        def ended(pid: int) -> None:
+            from prometheus_client.multiprocess import mark_process_dead
+
+            mark_process_dead(pid, counts)
+
+        workers = Workers(work, values.workers, ended=ended, ending=connection.close)
+        return workers.run(started)
+
+
+@contextlib.contextmanager
+def _counts(workers: int) -> Iterator[str | None]:
+    """Makes a folder in which processes share their counts; None for a single process.
+
+    The processes leave the `with` statement, too, and only the first one removes the folder.
+    """
+    if workers == 1:
+        yield None
+        return
+    first, folder = os.getpid(), tempfile.mkdtemp(prefix="counts-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
+    try:
+        yield folder
+    finally:
+        if os.getpid() == first:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _threads(values: SimpleNamespace) -> int | None:
+    """Returns the threads of the runtime: several processes divide the cores."""
+    if values.threads is None and values.workers > 1:
+        return max(1, len(os.sched_getaffinity(0)) // values.workers)
+    return values.threads
+
+
+def _check_grpc(values: SimpleNamespace) -> None:
+    """Checks that the gRPC interface can be opened."""
+    from tools.serving.http_server import listen
+
+    missing = [name for name in ("grpc", "tensorflow_serving") if not find_spec(name)]
+    if missing:
+        raise UserError.expected(
+            "the packages of the extra grpc with --port",
+            f"no {' and no '.join(missing)}",
+            "Run bash run_scripts/setup.sh --grpc",
+        )
+    listen(values.host, values.port, "port").close()
+
+
+def _services(values: SimpleNamespace) -> list:
+    """Returns the interfaces besides HTTP."""
+    if not values.port:
+        return []
+    from tools.serving.grpc_server import grpc_service  # imports TensorFlow
+
+    return [
+        functools.partial(
+            grpc_service,
+            host=values.host,
+            port=values.port,
+            shares_port=values.workers > 1,
+            drain_seconds=values.drain_seconds,
+        )
+    ]
+
+
+def _labels(values: SimpleNamespace) -> Callable[[], Labels]:
+    """Returns a function that returns the labels of the model config file and of the flag."""
+    given: dict[str, dict[str, int]] = {}
+    for text in _words(values.version_labels):
+        found = re.fullmatch(r"([^:=]+):([^:=/]+)=(\d{1,18})", text, re.ASCII)
+        if found is None:
+            expected = "--version_labels NAME:LABEL=VERSION"
+            raise UserError.expected(expected, text, "Correct the flag")
+        given.setdefault(found[1], {})[found[2]] = int(found[3])
+
+    def labels() -> Labels:
+        if values.model_root is None:
+            return given
+        return merged(labels_of(Path(values.model_root) / MODELS_CONFIG), given)
+
+    return labels
 
 
 def _load(repository: Repository, folders: Mapping[str, Path]) -> None:
@@ -122,7 +241,7 @@ def _load(repository: Repository, folders: Mapping[str, Path]) -> None:
         )
 
 
-def _opener(runner: RunnerOptions, batching: BatchingOptions, metrics: Metrics) -> Open:
+def _opener(runner: RunnerOptions, batching: BatchingOptions, metrics: "Metrics") -> Open:
     """Returns the function that opens models for the repository."""
 
     def open_model(name: str, version: int, folder: Path) -> ServedModel:
@@ -164,6 +283,8 @@ def _batching_options(values: SimpleNamespace) -> BatchingOptions:
         ("request_seconds", 0.001),
         ("drain_seconds", 0),
         ("poll_seconds", 0.01),
+        ("workers", 1),
+        ("port", 0),
     ):
         if not getattr(values, name) >= least:
             raise UserError.expected(

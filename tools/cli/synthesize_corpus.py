@@ -37,9 +37,7 @@ def main(argv: list[str]) -> int:
     about = "File of sentences to draw instead, one a line; each is an utterance."
     command_line.string("sentences", None, about, default_text="none")
     command_line.integer("seed", 0, "Seed of all random choices.")
-    flags, rest = command_line.parse(argv)
-    if rest:
-        raise UserError.expected("flags only", rest[0], "See --help")
+    flags = command_line.parse_flags(argv)
     if not flags.output_dir:
         raise UserError.expected("--output_dir", "none", "Name a folder to write")
     if flags.words and flags.sentences:

@@ -25,9 +25,7 @@ def main(argv: list[str]) -> int:
     flags.integer("val_images", 20, f"Images of each shape in {SPLITS[1]}.")
     flags.integer("image_size", 72, "Width and height in pixels.")
     flags.integer("seed", 0, "Seed of all random choices.")
-    values, rest = flags.parse(argv)
-    if rest:
-        raise UserError.expected("flags only", rest[0], "See --help")
+    values = flags.parse_flags(argv)
     if not values.output_dir:
         raise UserError.expected("--output_dir", "none", "Name a folder to write")
     arguments = Arguments(values.train_images, values.val_images, values.image_size, values.seed)

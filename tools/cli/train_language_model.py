@@ -35,9 +35,7 @@ def main(argv: list[str]) -> int:
     command_line.string("prune", "0", about)
     command_line.group("Output")
     command_line.string("output", None, "ARPA file to write.", default_text=REQUIRED)
-    flags, rest = command_line.parse(argv)
-    if rest:
-        raise UserError.expected("flags only", rest[0], "See --help")
+    flags = command_line.parse_flags(argv)
     for name in ("text", "output"):
         if not getattr(flags, name):
             raise UserError.expected(f"--{name}", "none", "See --help")

@@ -41,9 +41,7 @@ def main(argv: list[str]) -> int:
     command_line.integer("vocabulary_size", 1000, about)
     command_line.group("Output")
     command_line.string("output", None, "File to write.", default_text=REQUIRED)
-    flags, rest = command_line.parse(argv)
-    if rest:
-        raise UserError.expected("flags only", rest[0], "See --help")
+    flags = command_line.parse_flags(argv)
     for name in ("data_dir", "output"):
         if not getattr(flags, name):
             raise UserError.expected(f"--{name}", "none", "See --help")

@@ -17,6 +17,7 @@ from tools.config import originals
 from tools.config.similar import similar_name
 from tools.errors import UserError
 from tools.files import expand_home, one_line
+from tools.launcher import launched_rank, leave_to_first_rank
 
 FROM_CONFIG, NONE = "from the config", "none"
 REQUIRED = "required"  # the `default_text` of a flag that must be given
@@ -144,6 +145,8 @@ class CommandLine:
         self._headings[name], self._help_texts[name] = self._heading, help
         self._default_texts[name], self._kind_texts[name] = default_text, kind_text
         options |= {"help": help, "flag_values": self._flags, "short_name": short_name}
+        if define is not flags.DEFINE_multi_string:
+            options["allow_overwrite"] = False  # absl refuses a second value
         define(name=name, default=default, **options)
 
     def help_text(self) -> str:
@@ -201,14 +204,35 @@ class CommandLine:
             both, `~/` is replaced by the home folder.
 
         Raises:
-            UserError: a flag is unknown, a value is missing, empty or of the wrong type, or --set
-                is not of the form key=value.
+            UserError: a flag is unknown or given twice, a value is missing, empty or of the wrong
+                type, or --set is not of the form key=value. Of several ranks, the first raises it
+                first, and the launcher then ends the others.
             SystemExit: with code 0, after --help.
         """
+        try:
+            return self._parse(argv)
+        except UserError:
+            leave_to_first_rank()
+            raise
+
+    def parse_flags(self, argv: Sequence[str]) -> SimpleNamespace:
+        """Parses the arguments of a program without positional ones; see `parse`.
+
+        Raises:
+            UserError: there is a positional argument, or as in `parse`.
+        """
+        values, rest = self.parse(argv)
+        if rest:
+            leave_to_first_rank()
+            raise UserError.expected("flags only", " ".join(rest), "See --help")
+        return values
+
+    def _parse(self, argv: Sequence[str]) -> tuple[SimpleNamespace, list[str]]:
         parsed = copy.deepcopy(self._flags)
         argv, lines = originals.of_today(self.module, argv, self._names())
-        for line in lines:
-            print(line, file=sys.stderr)
+        if launched_rank() == 0:
+            for line in lines:
+                print(line, file=sys.stderr)
         try:
             positional = parsed([self.module, *self._join_booleans(argv)])[1:]
         except flags.UnrecognizedFlagError as error:
@@ -227,12 +251,9 @@ class CommandLine:
         return SimpleNamespace(**values), _expanded(positional)
 
     def _check_given(self, parsed: flags.FlagValues) -> None:
-        """Names each flag that was given twice; raises UserError for an empty value."""
+        """Raises UserError for a flag with an empty value."""
         for name in self._names():
             flag = parsed[name]
-            if flag.present > 1 and not isinstance(flag, flags.MultiFlag):
-                line = f"--{name} is given {flag.present} times: the last value counts"
-                print(f"{line}, {flag.value}", file=sys.stderr)
             if flag.present and flag.value == "" and flag.default != "":
                 raise UserError.expected(
                     f"a value for --{name}", "an empty one", f"Give one, or leave --{name} out"
@@ -266,6 +287,14 @@ class CommandLine:
         if missing:
             return UserError.expected(
                 f"a value after {missing[1]}", "none", f"Write {missing[1]}=VALUE"
+            )
+        twice = re.fullmatch(
+            r"flag --(\w+)=(.*): already defined as (.*)", problem, flags=re.DOTALL
+        )
+        if twice:
+            name, second, first = twice.groups()
+            return UserError.expected(
+                f"--{name} once", f"it twice, as {first} and {second}", "Leave one of them out"
             )
         match = re.match(r"flag --(\w+)=(.*?): ", problem, flags=re.DOTALL)
         if match is None or match[1] not in self._flags:

@@ -1,6 +1,5 @@
 """Converted models: directories with the files of a runtime and a manifest."""
 
-import hashlib
 import json
 import threading
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from tools.conversion.pipeline import MANIFEST_FILE, PIPELINE_FILE
 from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, Opened, TensorSpec
 from tools.errors import UserError
 from tools.files import to_json
+from tools.hashing import file_hash
 
 FORMAT = 4
 _PARTS = {"request", "machine", "versions", "signatures", "files"}  # keys of a manifest
@@ -122,9 +122,3 @@ def read_manifest(directory: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def file_hash(path: Path) -> str:
-    """Computes the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

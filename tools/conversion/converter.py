@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from tools.conversion import backends
-from tools.conversion.artifact import FORMAT, Artifact, file_hash, open_artifact, read_manifest
+from tools.conversion.artifact import FORMAT, Artifact, open_artifact, read_manifest
 from tools.conversion.cache import cache_place, writable_place
 from tools.conversion.loaded_model import LoadedModel, convert_signatures, plain
 from tools.conversion.machine import machine
@@ -26,6 +26,7 @@ from tools.conversion.request import (
 )
 from tools.errors import UserError
 from tools.files import new_folder, one_at_a_time, to_json
+from tools.hashing import code_hash, file_hash
 
 _CONVERTERS = ("tensorflow", "tf2onnx", "onnx", "nncf")
 
@@ -300,10 +301,7 @@ def _made(
 
 def _own_version() -> str:
     """Returns a hash of this package, so that models are converted again after a change of it."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
+    return code_hash(Path(__file__).parent)[:16]
 
 
 def _check(request: ConversionRequest, backend: backends.Backend) -> None:

@@ -1,16 +1,33 @@
 """Reads the descriptions of exported models without TensorFlow."""
 
-import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from tools.errors import UserError
+from tools.hashing import files_hash
 
 PIPELINE_FILE = "pipeline.json"
 MANIFEST_FILE = "manifest.json"  # of converted models
 FOREIGN = "onnx"  # family of an ONNX file without a description
 _ONNX_SUFFIX = ".onnx"
+# Precisions of SavedModels, by the names of reports, and the Keras dtype policies of their models.
+POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}
+
+
+def precision_of(pipeline: Mapping) -> str:
+    """Returns the precision in which a SavedModel computes, a key of `POLICIES`.
+
+    Args:
+        pipeline: content of its `pipeline.json`; earlier exports, all in fp32, do not name it.
+    """
+    return pipeline.get("precision", "fp32")
+
+
+def precision_of_policy(policy: str) -> str:
+    """Returns the name of a Keras dtype policy in reports: a key of `POLICIES`, or its own."""
+    return next((name for name, known in POLICIES.items() if known == policy), policy)
 
 
 def is_onnx(path: str | Path) -> bool:
@@ -102,11 +119,8 @@ def source_files(model_dir: str | Path) -> list[Path]:
 
 def source_hash(model_dir: str | Path) -> str:
     """Returns the SHA-256 of the names and contents of `source_files`."""
-    digest = hashlib.sha256()
     root = Path(model_dir)
-    for path in source_files(root):
-        name = path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-        digest.update(name.encode() + b"\0")
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return files_hash(
+        (path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name, path)
+        for path in source_files(root)
+    )

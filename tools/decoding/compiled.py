@@ -5,7 +5,6 @@ takes a second.
 """
 
 import functools
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -14,6 +13,7 @@ import numba
 import numpy as np
 
 from tools.files import user_cache
+from tools.hashing import code_hash
 
 Function = TypeVar("Function", bound=Callable)
 
@@ -37,10 +37,8 @@ def compiled(function: Function) -> Function:
 @functools.cache
 def _cache() -> Path:
     """Returns the folder for the machine code of the functions in this package as they are now."""
-    digest = hashlib.sha256(numba.__version__.encode())
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return user_cache() / "machine_code" / digest.hexdigest()[:16]
+    code = code_hash(Path(__file__).parent)[:16]
+    return user_cache() / "machine_code" / f"{code}-numba-{numba.__version__}"
 
 
 @compiled

@@ -17,13 +17,31 @@ def confidences(logits: np.ndarray) -> np.ndarray:
     Source: Laptev and Ginsburg, Fast entropy-based methods of word-level confidence estimation for
         end-to-end automatic speech recognition (2022), section 3; NeMo 2.0, `entropy_tsallis_exp`.
     """
+    return log_sums_and_confidences(logits, logits.max(axis=-1))[1]
+
+
+def log_sums_and_confidences(logits: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what a beam search needs of all logits, with one exponential for each.
+
+    Args:
+        logits: `[..., V]`.
+        most: `[...]` largest logits.
+
+    Returns:
+        `[...]` float64 logarithms of the sums of the exponentials, and `[...]` `confidences`.
+    """
     size = logits.shape[-1]
-    if size < 2:
-        return np.ones(logits.shape[:-1], np.float32)
     with np.errstate(invalid="ignore"):  # the searches report infinite logits
-        scores = logits - logits.max(axis=-1, keepdims=True)
-    totals = np.log(np.exp(scores).sum(axis=-1))
-    powers = np.exp(_ORDER * scores).sum(axis=-1) * np.exp(-_ORDER * totals)
+        powers = logits - most[..., None]
+    powers *= _ORDER
+    np.exp(powers, out=powers)
+    weights = powers * powers
+    weights *= powers  # the cube of a cube root
+    totals = np.log(weights.sum(axis=-1).astype(np.float64))
+    sums = totals + most
+    if size < 2:
+        return sums, np.ones(sums.shape, np.float32)
+    entropy = powers.sum(axis=-1) * np.exp(-_ORDER * totals) - 1
     least = np.exp(-(size ** (1 - _ORDER) - 1) / (1 - _ORDER))
-    found = (np.exp(-(powers - 1) / (1 - _ORDER)) - least) / (1 - least)
-    return np.clip(found, 0.0, 1.0).astype(np.float32)
+    found = (np.exp(-entropy / (1 - _ORDER)) - least) / (1 - least)
+    return sums, np.clip(found, 0.0, 1.0).astype(np.float32)

@@ -1,7 +1,6 @@
 """Opens n-gram language models of words for beam searches."""
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import sys
@@ -13,6 +12,7 @@ from tools.decoding.arpa import read_arpa
 from tools.decoding.ngrams import NgramModel
 from tools.errors import UserError
 from tools.files import new_folder, one_at_a_time, user_cache
+from tools.hashing import file_hash
 
 KENLM_START = b"mmap lm http://kheafield.com/code"
 _FORMAT = 1  # of the cached arrays; another number makes them again
@@ -29,8 +29,7 @@ def load_ngrams(path: str | Path) -> NgramModel:
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
+        content = file_hash(path)
     except OSError as error:
         reason = f"{path}: {error.strerror or error}"
         raise UserError.expected("an ARPA file", reason, "Correct the path") from error

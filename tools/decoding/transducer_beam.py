@@ -1,16 +1,20 @@
 """Transducer beam search in Python, with the signatures `predict` and `join` of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tools.decoding import transducer_cache as caches
 from tools.decoding import transducer_kernel as kernel
-from tools.decoding.confidence import confidences
+from tools.decoding.confidence import log_sums_and_confidences
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.parallel import num_parts
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.token_tree import compact
+from tools.threads import run_together
 
 if TYPE_CHECKING:
     from tools.decoding.texts import Texts
@@ -18,40 +22,39 @@ if TYPE_CHECKING:
 _LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
 _MORE_CANDIDATES = 8  # extensions that a language model ranks, as a factor of the width
 _NUM_NODES = 4096  # initial size of the tree of tokens
-_NUM_OUTPUTS = 512  # initial number of outputs of the prediction network that are kept
+_WINDOW = 3  # frames for which a hypothesis gets logits at once; many hypotheses do not last longer
 
 
 @dataclass(slots=True)
 class TransducerBeamState:
-    """State of `TransducerBeamSearch` for all rows. N hypotheses are sorted by their rows.
+    """State of `TransducerBeamSearch` for B rows.
 
     Attributes:
-        integers: `[N, I]` int64, columns are named in `tools.decoding.transducer_kernel`.
-        floats: `[N, F]` float64, columns are named there, too.
-        frames: `[B]` frames decoded so far.
+        beams: hypotheses of the rows.
+        cache: logits, and places of the outputs of the prediction network.
+        requests: what the compiled loop asks for.
         nodes: `[M, NODE_COLUMNS]` int32, tokens of all hypotheses as a tree.
-        num_nodes: number of nodes in use.
-        predicted: `[C, 1, P]` outputs of the prediction network.
-        states: `[C, ...]` states of the prediction network.
-        places: place of an output by the hash of the tokens that the network has read.
+        predicted: `[B, K, 1, P]` outputs of the prediction network.
+        states: `[B, K, ...]` states of the prediction network.
     """
 
-    integers: np.ndarray
-    floats: np.ndarray
-    frames: np.ndarray
+    beams: kernel.Beams
+    cache: caches.Cache
+    requests: kernel.Requests
     nodes: np.ndarray
-    num_nodes: int
     predicted: np.ndarray
     states: np.ndarray
-    places: dict[int, int]
 
 
 class TransducerBeamSearch:
     """Transducer beam search, frame by frame, with a limit of symbols in each frame.
 
     In each frame a hypothesis emits symbols until a blank or the limit. Hypotheses with the same
-    tokens are merged: their probabilities are added. After each symbol the best ones are kept. One
-    call of `join` serves the hypotheses of all rows. The prediction network runs once for each
+    tokens are merged: their probabilities are added. After each symbol the best ones are kept.
+
+    Each row has its own frame index. A compiled loop decodes all rows as far as the outputs of the
+    networks reach. Then one call of `predict` and one of `join` compute what the rows lack: a
+    hypothesis gets the logits of the next frames at once. The prediction network runs once for each
     sequence of tokens.
 
     Args:
@@ -62,6 +65,8 @@ class TransducerBeamSearch:
             without a blank.
         blank_penalty: subtracted from the log probability of the blank in the scores that rank
             hypotheses. A positive value emits more symbols.
+        max_window: largest number of frames in one call of `join`.
+        threads: number of calls that may run at the same time.
         options: width and limits.
         texts: language model and hot words; None for none.
 
@@ -78,54 +83,99 @@ class TransducerBeamSearch:
         state_shape: Sequence[int],
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
+        max_window: int = 1,
+        threads: int = 1,
         options: Options,
         texts: "Texts | None" = None,
     ):
-        self._call, self._blank, self._blank_penalty = call, blank, float(blank_penalty)
-        self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
-        self._options, self._texts = options, texts
-        # With a language model, some more extensions have a chance.
-        num_wanted = options.width * (1 if texts is None else _MORE_CANDIDATES)
-        self._limits = blank, float(options.beam_prune), num_wanted
+        self._call, self._state_shape, self._options = call, tuple(state_shape), options
+        self._texts, self._threads = texts, threads
+        self._num_frames = min(max_window, _WINDOW)
+        self._settings = kernel.Settings(
+            width=options.width,
+            blank=blank,
+            penalty=float(blank_penalty),
+            beam_prune=float(options.beam_prune),
+            max_symbols=max_symbols_per_frame,
+            has_texts=texts is not None,
+        )
 
     def start(self, batch_size: int) -> TransducerBeamState:
         """Runs the prediction network on a blank; see `Search.start`."""
-        states = np.zeros((1, *self._state_shape), np.float32)
-        predicted, states = self._predict(np.array([self._blank]), states)
-        integers = np.zeros((batch_size, kernel.NUM_INTEGERS), np.int64)
-        integers[:, kernel.ROW] = np.arange(batch_size)
-        integers[:, [kernel.NODE, kernel.TOKEN]] = -1
-        floats = np.zeros((batch_size, kernel.NUM_FLOATS))
+        width = self._options.width
+        texts = np.zeros((batch_size, 0), np.int64), np.zeros((batch_size, 0))
+        num_extensions = width
         if self._texts is not None:
-            texts = self._texts.start(batch_size)
-            integers, floats = _beside(integers, texts[0]), _beside(floats, texts[1])
-        return TransducerBeamState(
-            integers=integers,
-            floats=floats,
-            frames=np.zeros(batch_size, np.int64),
-            nodes=np.empty((_NUM_NODES, kernel.NODE_COLUMNS), np.int32),
-            num_nodes=0,
-            predicted=_room_behind(predicted),
-            states=_room_behind(states),
-            places={0: 0},  # the hash of no tokens
+            texts, num_extensions = self._texts.start(batch_size), width * _MORE_CANDIDATES
+        num_integers = kernel.NUM_INTEGERS + texts[0].shape[1]
+        num_floats = kernel.NUM_FLOATS + texts[1].shape[1]
+        beams = kernel.Beams(
+            counts=np.zeros((batch_size, kernel.NUM_COUNTS), np.int64),
+            integers=np.zeros((batch_size, width, num_integers), np.int64),
+            floats=np.zeros((batch_size, width, num_floats)),
+            num_ended=np.zeros(batch_size, np.int64),
+            ended_integers=np.empty((batch_size, 2 * width, num_integers), np.int64),
+            ended_floats=np.empty((batch_size, 2 * width, num_floats)),
+            extensions=kernel.Extensions(
+                counts=np.zeros(batch_size, np.int64),
+                parents=np.empty((batch_size, num_extensions), np.int64),
+                symbols=np.empty((batch_size, num_extensions), np.int64),
+                totals=np.empty((batch_size, num_extensions)),
+                integers=np.zeros((batch_size, num_extensions, texts[0].shape[1]), np.int64),
+                floats=np.zeros((batch_size, num_extensions, texts[1].shape[1])),
+                shares=np.zeros((batch_size, num_extensions)),
+            ),
+            tree=np.zeros(1, np.int64),
         )
+        beams.counts[:, kernel.NUM_CURRENT] = 1
+        beams.integers[:, 0, [kernel.NODE, kernel.TOKEN]] = -1
+        beams.integers[:, 0, kernel.NUM_INTEGERS :] = texts[0]
+        beams.floats[:, 0, kernel.NUM_FLOATS :] = texts[1]
+        cache = caches.empty_cache(batch_size, width, self._num_frames, 0)
+        cache.outputs[:, 0, caches.KEY] = cache.outputs[:, 0, caches.USED] = 0  # no tokens
+        num_requests = batch_size * width
+        requests = kernel.Requests(
+            np.zeros(kernel.NUM_REQUESTS, np.int64),
+            np.empty((num_requests, kernel.PREDICTION_COLUMNS), np.int64),
+            np.empty((num_requests, kernel.WINDOW_COLUMNS), np.int64),
+        )
+        states = np.zeros((1, *self._state_shape), np.float32)
+        predicted, states = self._predict(np.array([self._settings.blank]), states)
+        size = cache.outputs.shape[:2]
+        state = TransducerBeamState(
+            beams=beams,
+            cache=cache,
+            requests=requests,
+            nodes=np.empty((max(_NUM_NODES, 4 * width), kernel.NODE_COLUMNS), np.int32),
+            predicted=np.empty((*size, *predicted.shape[1:]), np.float32),
+            states=np.empty((*size, *self._state_shape), np.float32),
+        )
+        state.predicted[:, 0], state.states[:, 0] = predicted, states
+        return state
 
     def advance(
         self, state: TransducerBeamState, encoded: np.ndarray, lengths: np.ndarray
     ) -> TransducerBeamState:
         """Decodes encoded frames `[B, T, D]`; see `Search.advance`."""
-        size = len(state.frames), 2 * self._options.width
-        ended = kernel.Ended(
-            np.empty((*size, state.integers.shape[1]), np.int64),
-            np.empty((*size, state.floats.shape[1])),
-            np.zeros(len(state.frames), np.int64),
-            self._options.width,
-        )
-        for frame in range(int(max(lengths, default=0))):
-            is_active = np.asarray(lengths > frame)
-            self._make_room(state)
-            self._advance_frame(state, encoded[:, frame], is_active, ended)
-            state.frames += is_active
+        beams, requests = state.beams, state.requests
+        beams.counts[:, kernel.FRAME], beams.counts[:, kernel.NUM_FRAMES] = 0, lengths
+        caches.forget_windows(state.cache)
+        while True:
+            work = state.cache, state.nodes, requests
+            kernel.advance(beams, work, self._settings)
+            waiting = beams.counts[:, kernel.PHASE] == kernel.TEXTS
+            if waiting.any():
+                self._score_texts(beams, waiting)
+            num_predictions, num_windows, needs_nodes = requests.counts.tolist()
+            if needs_nodes:
+                self._make_room(state)
+            if num_predictions:
+                self._read(state, requests.predictions[:num_predictions])
+            if num_windows:
+                self._join(state, encoded, requests.windows[:num_windows])
+            elif not needs_nodes and not waiting.any():
+                break
+        beams.counts[:, kernel.BEFORE] += beams.counts[:, kernel.NUM_FRAMES]
         return state
 
     def finish(self, state: TransducerBeamState) -> list[Hypothesis]:
@@ -134,172 +184,114 @@ class TransducerBeamSearch:
 
     def n_best(self, state: TransducerBeamState, size: int) -> list[list[Ranked]]:
         """Returns up to `size` hypotheses of each row with different tokens, best first."""
-        scores, rows = state.floats[:, kernel.SCORE], state.integers[:, kernel.ROW]
+        rows, places = np.nonzero(_is_below(state.beams.counts[:, kernel.NUM_CURRENT], state))
+        integers, floats = state.beams.integers[rows, places], state.beams.floats[rows, places]
+        scores = floats[:, kernel.SCORE]
         if self._texts is not None:
-            ended = self._texts.ended(*_texts_of(state.integers, state.floats))
-            scores = scores - state.floats[:, kernel.SHARE] + ended
+            ended = self._texts.ended(*_texts_of(integers, floats))
+            scores = scores - floats[:, kernel.SHARE] + ended
         if self._options.norm_score:
-            scores = scores / np.maximum(state.integers[:, kernel.LENGTH], 1)
-        found: list[list[Ranked]] = [[] for _ in state.frames]
+            scores = scores / np.maximum(integers[:, kernel.LENGTH], 1)
+        found: list[list[Ranked]] = [[] for _ in state.beams.counts]
         for index in np.lexsort((-scores, rows)).tolist():
             ranked = found[rows[index]]
             if len(ranked) < size:
-                ranked.append(Ranked(self._hypothesis(state, index), float(scores[index])))
+                hypothesis = _hypothesis(state.nodes, integers[index], floats[index])
+                ranked.append(Ranked(hypothesis, float(scores[index])))
         return found
 
-    def _hypothesis(self, state: TransducerBeamState, index: int) -> Hypothesis:
-        """Returns a hypothesis. A token lasts for the one frame in which it was emitted."""
-        path, node = [], int(state.integers[index, kernel.NODE])
-        while node >= 0:
-            path.append(node)
-            node = int(state.nodes[node, kernel.PARENT])
-        nodes = state.nodes[path[::-1]]
-        return Hypothesis(
-            nodes[:, kernel.SYMBOL],
-            nodes[:, kernel.START],
-            nodes[:, kernel.START] + 1,
-            nodes.view(np.float32)[:, kernel.CONFIDENCE],
-            float(state.floats[index, kernel.LOG_PROBABILITY]),
-        )
+    def _score_texts(self, beams: kernel.Beams, waiting: np.ndarray) -> None:
+        """Ranks the extensions of rows with the scores of their texts, and keeps the best ones."""
+        found, width = beams.extensions, self._options.width
+        counts = np.where(waiting, found.counts, 0)
+        rows, places = np.nonzero(np.arange(found.totals.shape[1]) < counts[:, None])
+        parents = found.parents[rows, places]
+        integers, floats = beams.integers[rows, parents], beams.floats[rows, parents]
+        symbols, totals = found.symbols[rows, places], found.totals[rows, places]
+        *texts, shares = self._texts.extended(*_texts_of(integers, floats), symbols)
+        totals += shares - floats[:, kernel.SHARE]
+        order = np.lexsort((-totals, rows))
+        places = np.arange(len(rows)) - np.searchsorted(rows, rows)  # among the best of its row
+        order, rows, places = (x[places < width] for x in (order, rows, places))
+        found.parents[rows, places], found.symbols[rows, places] = parents[order], symbols[order]
+        found.totals[rows, places], found.shares[rows, places] = totals[order], shares[order]
+        found.integers[rows, places], found.floats[rows, places] = (x[order] for x in texts)
+        found.counts[waiting] = np.minimum(found.counts[waiting], width)
 
     def _make_room(self, state: TransducerBeamState) -> None:
-        """Forgets tokens and outputs of the prediction network that no hypothesis needs."""
-        if 2 * state.num_nodes > len(state.nodes):
-            leaves = state.integers[:, kernel.NODE]
-            state.num_nodes = compact(state.nodes, state.num_nodes, leaves)
-        if 2 * len(state.places) > len(state.predicted):
-            used, places = np.unique(state.integers[:, kernel.SOURCE], return_inverse=True)
-            named = zip(state.integers[:, kernel.HASH].tolist(), places.tolist(), strict=True)
-            state.places = dict(named)
-            for array in (state.predicted, state.states):
-                array[: len(used)] = array[used]
-            state.integers[:, kernel.SOURCE] = places
-            while 4 * len(used) > len(state.predicted):
-                state.predicted, state.states = map(_room_behind, (state.predicted, state.states))
+        """Forgets tokens that no hypothesis needs; doubles a tree that stays half full."""
+        beams = state.beams
+        current = _is_below(beams.counts[:, kernel.NUM_CURRENT], state)
+        ended = np.arange(beams.ended_integers.shape[1]) < beams.num_ended[:, None]
+        leaves = [beams.integers[current], beams.ended_integers[ended]]
+        nodes = np.concatenate([one[:, kernel.NODE] for one in leaves])
+        beams.tree[0] = compact(state.nodes, beams.tree[0], nodes)
+        leaves[0][:, kernel.NODE], leaves[1][:, kernel.NODE] = np.split(nodes, [len(leaves[0])])
+        beams.integers[current], beams.ended_integers[ended] = leaves
+        if 2 * (beams.tree[0] + self._options.width) > len(state.nodes):
+            state.nodes = np.concatenate([state.nodes, np.empty_like(state.nodes)])
 
-    def _advance_frame(
-        self,
-        state: TransducerBeamState,
-        encoded: np.ndarray,
-        is_active: np.ndarray,
-        ended: kernel.Ended,
+    def _read(self, state: TransducerBeamState, requests: np.ndarray) -> None:
+        """Runs the prediction network on tokens that it has not read."""
+        size = 8 * state.predicted.shape[-1] ** 2  # multiplications of an LSTM
+
+        def read(part: np.ndarray) -> None:
+            rows, parents, outputs, tokens = part.T
+            after = self._predict(tokens, state.states[rows, parents])
+            state.predicted[rows, outputs], state.states[rows, outputs] = after
+
+        self._in_threads(read, requests, size)
+
+    def _join(self, state: TransducerBeamState, encoded: np.ndarray, requests: np.ndarray) -> None:
+        """Computes logits for windows of frames."""
+        num_symbols, width = state.cache.logits.shape[-1], state.predicted.shape[-1]
+        size = self._num_frames * width * num_symbols
+        if num_symbols == 0:  # the first call shows their number
+            self._join_part(state, encoded, requests[:1])
+            requests = requests[1:]
+        self._in_threads(partial(self._join_part, state, encoded), requests, size)
+
+    def _in_threads(
+        self, function: Callable[[np.ndarray], None], requests: np.ndarray, size: int
     ) -> None:
-        """Decodes one frame `[B, D]` of the active rows."""
-        integers, floats = state.integers, state.floats
-        ended.counts[:] = 0
-        if not is_active.all():
-            kernel.add_unchanged(ended, (integers, floats), ~is_active)
-            of_active = is_active[integers[:, kernel.ROW]]
-            integers, floats = integers[of_active], floats[of_active]
-        first, steps = state.num_nodes, []
-        for number in range(self._max_symbols):
-            predicted = state.predicted[integers[:, kernel.SOURCE]]
-            logits, sums = self._join(encoded[integers[:, kernel.ROW]], predicted)
-            steps.append(logits)
-            blanks = logits[:, self._blank] - sums
-            kernel.add_blanks(ended, (integers, floats), blanks, self._blank_penalty)
-            integers, floats = self._extended(
-                state, (integers, floats), (logits, sums), ended, step=number
-            )
-            if len(integers) == 0:
-                break
-            if number + 1 == self._max_symbols:
-                kernel.add_unchanged(ended, (integers, floats), is_active)
-            else:
-                self._read(state, integers)
-        state.integers, state.floats = kernel.collected(ended)
-        self._read(state, state.integers)
-        found = kernel.new_nodes(state.integers, state.nodes, (first, state.num_nodes))
-        if len(found):
-            places = state.nodes[found][:, [kernel.STEP, kernel.PLACE]].tolist()
-            logits = np.stack([steps[step][place] for step, place in places])
-            state.nodes.view(np.float32)[found, kernel.CONFIDENCE] = confidences(logits)
-
-    def _extended(
-        self,
-        state: TransducerBeamState,
-        hypotheses: tuple[np.ndarray, np.ndarray],
-        joined: tuple[np.ndarray, np.ndarray],
-        ended: kernel.Ended,
-        *,
-        step: int,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the best hypotheses with another symbol that may still be among the best."""
-        (integers, floats), (logits, sums) = hypotheses, joined
-        parents, symbols, totals = kernel.extensions(hypotheses, joined, ended, self._limits)
-        texts = None
-        if self._texts is not None and len(parents):
-            given = _texts_of(integers[parents], floats[parents])
-            *texts, shares = self._texts.extended(*given, symbols)
-            totals += shares - floats[parents, kernel.SHARE]
-            best = _best_of_rows(integers[parents, kernel.ROW], totals, self._options.width)
-            parents, symbols, totals = parents[best], symbols[best], totals[best]
-            texts, shares = [x[best] for x in texts], shares[best]
-        first = state.num_nodes
-        state.num_nodes += len(parents)
-        while state.num_nodes > len(state.nodes):
-            state.nodes = _room_behind(state.nodes)
-        gains = logits[parents, symbols] - sums[parents]
-        chosen, places = (parents, symbols, totals, gains), (first, step, state.frames)
-        integers, floats = kernel.extended(hypotheses, chosen, state.nodes, places)
-        if texts is not None:
-            integers[:, kernel.NUM_INTEGERS :], floats[:, kernel.NUM_FLOATS :] = texts
-            floats[:, kernel.SHARE] = shares
-        return integers, floats
-
-    def _read(self, state: TransducerBeamState, integers: np.ndarray) -> None:
-        """Reads the tokens that the prediction network has not read yet."""
-        unread, places = [], []
-        for index in np.flatnonzero(integers[:, kernel.TOKEN] >= 0).tolist():
-            key = int(integers[index, kernel.HASH])
-            place = state.places.get(key)
-            if place is None:
-                place = state.places[key] = len(state.places)
-                unread.append(index)
-                places.append(place)
-            else:
-                integers[index, [kernel.SOURCE, kernel.TOKEN]] = place, -1
-        if not unread:
+        """Calls a function with parts of requests; `size` is the multiplications for a request."""
+        if len(requests) == 0:
             return
-        while len(state.places) > len(state.predicted):
-            state.predicted, state.states = map(_room_behind, (state.predicted, state.states))
-        states = state.states[integers[unread, kernel.SOURCE]]
-        after = self._predict(integers[unread, kernel.TOKEN], states)
-        state.predicted[places], state.states[places] = after
-        integers[unread, kernel.SOURCE], integers[unread, kernel.TOKEN] = places, -1
+        count = num_parts(size * len(requests), len(requests), self._threads)
+        parts = np.array_split(requests, max(count, -(-len(requests) // _LARGEST_CALL)))
+        for start in range(0, len(parts), self._threads):
+            run_together([partial(function, part) for part in parts[start : start + self._threads]])
+
+    def _join_part(
+        self, state: TransducerBeamState, encoded: np.ndarray, requests: np.ndarray
+    ) -> None:
+        rows, outputs, windows, firsts = requests.T
+        frames = firsts[:, None] + np.arange(self._num_frames)
+        inputs = {
+            "encoded": encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)],
+            "predicted": state.predicted[rows, outputs],
+        }
+        logits = self._call(inputs, "join")["logits"][:, :, 0]
+        cache, blank = state.cache, self._settings.blank
+        if cache.logits.shape[-1] == 0:
+            size = (*cache.sums.shape, logits.shape[-1])
+            cache = state.cache = cache._replace(logits=np.empty(size, np.float32))
+        symbols = (logits[..., :blank], logits[..., blank + 1 :])
+        tops = np.max([x.max(axis=-1, initial=-np.inf) for x in symbols], axis=0)
+        most = np.maximum(tops, logits[..., blank])
+        sums, certain = log_sums_and_confidences(logits, most)
+        cache.logits[rows, windows], cache.tops[rows, windows] = logits, tops
+        cache.sums[rows, windows], cache.confidences[rows, windows] = sums, certain
 
     def _predict(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"tokens": tokens[:, None].astype(np.int32), "states": states}
-        after = self._in_parts(inputs, "predict")
+        after = self._call(inputs, "predict")
         return after["predicted"], after["next_states"]
 
-    def _join(self, encoded: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Returns logits `[N, V]` and the logarithms `[N]` of the sums of their exponentials."""
-        inputs = {"encoded": encoded[:, None], "predicted": predicted}
-        logits = self._in_parts(inputs, "join")["logits"][:, 0, 0]
-        most = logits.max(axis=1)
-        sums = np.exp(logits - most[:, None]).sum(axis=1, dtype=np.float64)
-        return logits, np.log(sums) + most
 
-    def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
-        size = len(next(iter(inputs.values())))
-        if size <= _LARGEST_CALL:
-            return self._call(inputs, signature)
-        parts = [
-            self._call({x: y[i : i + _LARGEST_CALL] for x, y in inputs.items()}, signature)
-            for i in range(0, size, _LARGEST_CALL)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _beside(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    return np.concatenate([one, other], axis=1)
-
-
-def _room_behind(array: np.ndarray) -> np.ndarray:
-    """Returns a copy of an array with room for as many rows again, at least `_NUM_OUTPUTS`."""
-    room = np.empty((max(len(array), _NUM_OUTPUTS), *array.shape[1:]), array.dtype)
-    return np.concatenate([array, room])
+def _is_below(counts: np.ndarray, state: TransducerBeamState) -> np.ndarray:
+    """Returns `[B, W]`, which of the places of current hypotheses are in use."""
+    return np.arange(state.beams.integers.shape[1]) < counts[:, None]
 
 
 def _texts_of(integers: np.ndarray, floats: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -310,8 +302,17 @@ def _texts_of(integers: np.ndarray, floats: np.ndarray) -> tuple[np.ndarray, np.
     )
 
 
-def _best_of_rows(rows: np.ndarray, scores: np.ndarray, width: int) -> np.ndarray:
-    """Returns the indices of the best `width` scores of each row."""
-    order = np.lexsort((-scores, rows))
-    rows = rows[order]
-    return order[np.arange(len(rows)) - np.searchsorted(rows, rows) < width]
+def _hypothesis(nodes: np.ndarray, integers: np.ndarray, floats: np.ndarray) -> Hypothesis:
+    """Returns a hypothesis. A token lasts for the one frame in which it was emitted."""
+    path, node = [], int(integers[kernel.NODE])
+    while node >= 0:
+        path.append(node)
+        node = int(nodes[node, kernel.PARENT])
+    nodes = nodes[path[::-1]]
+    return Hypothesis(
+        nodes[:, kernel.SYMBOL],
+        nodes[:, kernel.START],
+        nodes[:, kernel.START] + 1,
+        nodes.view(np.float32)[:, kernel.CONFIDENCE],
+        float(floats[kernel.LOG_PROBABILITY]),
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from tools.conversion.dim_range import check_inputs, fit
-from tools.conversion.pipeline import read_pipeline, source_files
+from tools.conversion.pipeline import precision_of, read_pipeline, source_files
 from tools.conversion.saved_model import input_specs, limit_threads, load_saved_model
 
 
@@ -17,7 +17,7 @@ class EagerRunner:
         functions: concrete functions by the names of their signatures.
         pipeline: content of the model's `pipeline.json`.
         files: files of the SavedModel.
-        precision: precision of the computation; exported SavedModels compute in float32.
+        precision: precision of the computation; None: that in `pipeline`.
     """
 
     mode, backend = "eager", "tensorflow"
@@ -28,9 +28,10 @@ class EagerRunner:
         pipeline: Mapping,
         files: Sequence[Path] = (),
         *,
-        precision: str = "fp32",
+        precision: str | None = None,
     ):
-        self.pipeline, self.files, self.precision = pipeline, files, precision
+        self.pipeline, self.files = pipeline, files
+        self.precision = precision or precision_of(pipeline)
         self._functions = functions
         self.signatures = {name: input_specs(function) for name, function in functions.items()}
 

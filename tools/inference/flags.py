@@ -2,6 +2,7 @@
 
 from tools.config.command_line import CommandLine
 from tools.conversion import backends
+from tools.conversion.pipeline import POLICIES
 from tools.conversion.request import ALGORITHMS, GRANULARITIES, TYPES
 from tools.inference.options import RunnerOptions
 
@@ -38,6 +39,16 @@ def add_inference_flags(
     add_conversion_flags(flags, of_images=of_images)
 
 
+def add_precision_flag(flags: CommandLine) -> None:
+    """Adds `--precision` to the command line of a program that exports SavedModels."""
+    flags.group("Output")
+    about = (
+        "Precision in which the SavedModel computes. fp16 and bf16 compute softmax, norms and "
+        "heads in float32; such a model runs in TensorFlow and is not converted."
+    )
+    flags.enum("precision", "fp32", tuple(POLICIES), about)
+
+
 def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None:
     """Adds the flags of the conversion.
 
@@ -70,8 +81,10 @@ def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None
     )
     flags.string(
         "quant_precision",
-        _DEFAULTS.quant_precision,
-        "Precision of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16.",
+        None,
+        "Precision of the converted model: fp32, fp16, bf16, int8_fp32 or int8_fp16. With "
+        "--run_eagerly, that of the SavedModel.",
+        default_text="fp32; with --run_eagerly that of the SavedModel",
     )
     flags.boolean(
         "enable_dim_range", True, "Accepts a range of shapes. 0 pads all inputs to one shape."

@@ -15,7 +15,7 @@ from tools.conversion.choice import choose_backend
 from tools.conversion.converter import check_target, convert, open_converted, say_converted
 from tools.conversion.dim_range import parse_dim_ranges
 from tools.conversion.loaded_model import LoadedModel
-from tools.conversion.pipeline import is_onnx, read_pipeline
+from tools.conversion.pipeline import POLICIES, is_onnx, precision_of, read_pipeline
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest
 from tools.errors import UserError
@@ -48,12 +48,7 @@ def open_runner(
         _check_converted(model_dir, options)
         return load(model_dir, execution)
     if options.run_eagerly:
-        if options.quant_precision != RunnerOptions().quant_precision:
-            raise UserError.expected(
-                "--quant_precision fp32 with --run_eagerly: others need a converted model",
-                options.quant_precision,
-                "Leave one of them out",
-            )
+        _check_eager(model_dir, options.quant_precision)
         return load(model_dir, execution)
     loaded, request, calibration = _conversion(model_dir, options, read_examples)
     place = options.converted_savedmodel_dir
@@ -64,15 +59,29 @@ def open_runner(
 
 def _check_converted(model_dir: str | Path, options: RunnerOptions) -> None:
     """Checks that no option asks for another conversion of a model that is converted already."""
-    defaults = RunnerOptions()
+    defaults, manifest = RunnerOptions(), read_manifest(Path(model_dir)) or {}
+    own = {"quant_precision": manifest.get("request", {}).get("precision")}
     fixed = ("run_eagerly", "backend", "quant_precision", "dim_range", "converted_savedmodel_dir")
     for name in fixed:
-        if getattr(options, name) != getattr(defaults, name):
+        if getattr(options, name) not in (getattr(defaults, name), own.get(name)):
             raise UserError.expected(
                 f"a SavedModel with --{name}",
                 f"{model_dir}, which is converted already",
                 f"Name the SavedModel that it was made of, or leave --{name} out",
             )
+
+
+def _check_eager(model_dir: str | Path, asked: str | None) -> None:
+    """Checks that a SavedModel computes in the precision that the options ask for."""
+    own = precision_of(read_pipeline(model_dir))
+    if asked not in (None, own):
+        export = f"or export the model with --precision={asked}"
+        convert = "or leave --run_eagerly out to convert the model"
+        raise UserError.expected(
+            f"--quant_precision={own} with --run_eagerly, the precision of {model_dir}",
+            asked,
+            f"Use it, {export if asked in POLICIES else convert}",
+        )
 
 
 def longest_seconds(
@@ -141,6 +150,13 @@ def _conversion(
 ) -> tuple[LoadedModel, ConversionRequest, Calibration | None]:
     """Returns the model, the request and the calibration; chooses a runtime for `auto`."""
     pipeline = read_pipeline(native_dir)
+    own = precision_of(pipeline)
+    if own != "fp32":
+        raise UserError.expected(
+            "a SavedModel in fp32 to convert",
+            f"{native_dir} in {own}",
+            "Run it with --run_eagerly, or export it with --precision=fp32",
+        )
     request = options.request(pipeline)
     if options.converted_savedmodel_dir is not None:
         check_target(options.converted_savedmodel_dir)

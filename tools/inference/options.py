@@ -29,7 +29,8 @@ class ConversionOptions:
         backend: runtime of the converted model: `openvino`, `onnxruntime` or `xla`. `auto` times
             OpenVINO and ONNX Runtime once and uses the faster one.
         quant_precision: precision of the converted model: `fp32`, `fp16`, `bf16`, `int8_fp32` or
-            `int8_fp16`.
+            `int8_fp16`; or that of a SavedModel that runs eagerly. None: `fp32`, and that of a
+            SavedModel that runs eagerly.
         enable_dim_range: whether the converted model accepts a range of shapes. False pads all
             inputs to one shape.
         dim_range: shapes to accept, as `TENSOR=LOW:HIGH,LOW:HIGH` with the batch first. None
@@ -57,7 +58,7 @@ class ConversionOptions:
     data_dir: str | None = None
     converted_savedmodel_dir: str | None = None
     backend: str = "auto"
-    quant_precision: str = "fp32"
+    quant_precision: str | None = None
     enable_dim_range: bool = True
     dim_range: str | None = None
     max_seconds: float | None = None
@@ -98,7 +99,7 @@ class ConversionOptions:
         )
         return ConversionRequest(
             backend=self.backend,
-            precision=self.quant_precision,
+            precision=self.quant_precision or "fp32",
             # Without a range of the user, all batch sizes up to 64 share one conversion.
             batch=next((sizes[0] for sizes in ranges.values()), batch),
             dim_range=ranges,
@@ -183,7 +184,7 @@ class RunnerKeywords(TypedDict, total=False):
     data_dir: str | None
     converted_savedmodel_dir: str | None
     backend: str
-    quant_precision: str
+    quant_precision: str | None
     enable_dim_range: bool
     dim_range: str | None
     calibration_data_dir: str | None

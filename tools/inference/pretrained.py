@@ -1,16 +1,16 @@
 """Opens weights that are not exported yet: exports them once into the cache of the user."""
 
-import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tools.config.command_line import CommandLine
-from tools.conversion.artifact import file_hash, is_artifact
+from tools.conversion.artifact import is_artifact
 from tools.conversion.cache import writable_place
 from tools.errors import UserError
 from tools.files import one_at_a_time, one_line, user_cache
+from tools.hashing import files_hash
 from tools.weights.hub import local_source
 
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -74,10 +74,8 @@ def exported_model(
 
 def _key(source: Path) -> str:
     """Returns a hash of the files of a source and of the code of this project."""
-    digest = hashlib.sha256()
-    for folder, path in (*_code(), *_files(source)):
-        digest.update(f"{path.relative_to(folder)}\0{file_hash(path)}\0".encode())
-    return digest.hexdigest()[:16]
+    files = (*_code(), *_files(source))
+    return files_hash((path.relative_to(folder).as_posix(), path) for folder, path in files)[:16]
 
 
 def _code() -> Iterable[tuple[Path, Path]]:

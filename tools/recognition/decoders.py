@@ -102,6 +102,13 @@ class Decoder(Protocol):
             UserError: a score is not finite.
         """
 
+    def preferring(self, hot_words: Sequence[HotWord]) -> "Decoder":
+        """Returns a greedy decoder of the same model that prefers phrases.
+
+        Args:
+            hot_words: phrases that the vocabulary can write.
+        """
+
     def frames(self, call: Call, inputs: Inputs) -> tuple[np.ndarray, np.ndarray]:
         """Runs the model.
 
@@ -145,6 +152,7 @@ class TransducerDecoder:
             for greedy search alone.
         n_best: number of texts of the beam search.
         hot_words: phrases with a higher score in greedy search.
+        threads: number of calls of the networks that greedy search may run at the same time.
     """
 
     def __init__(
@@ -155,12 +163,18 @@ class TransducerDecoder:
         n_best: int = 1,
         *,
         hot_words: Sequence[HotWord] = (),
+        threads: int = 1,
     ):
         self._pipeline, self._beam, self._n_best = pipeline, beam, n_best
+        self._threads = threads
         self._hot_scores = hot_scores_of(pipeline, hot_words)
         self._in_graph = in_graph and beam is None and self._hot_scores is None
         # Output of `listen` that the search decodes.
         self._frames = "logits" if pipeline.get("head") == "ctc" else "encoded"
+
+    def preferring(self, hot_words: Sequence[HotWord]) -> "TransducerDecoder":
+        """See `Decoder.preferring`."""
+        return TransducerDecoder(self._pipeline, in_graph=False, hot_words=hot_words)
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.
@@ -211,6 +225,7 @@ class TransducerDecoder:
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
             max_window=max_window(self._pipeline),
             vocabulary_size=len(self._pipeline["vocabulary"]["surfaces"]),
+            threads=self._threads,
             hot_scores=self._hot_scores,
         )
 
@@ -349,10 +364,15 @@ class CtcDecoder:
         *,
         hot_words: Sequence[HotWord] = (),
     ):
+        self._pipeline = pipeline
         self._surfaces: list[str] = pipeline["vocabulary"]["surfaces"]
         greedy = CtcGreedySearch(pipeline["blank"], hot_scores_of(pipeline, hot_words))
         self._searches = [greedy, *([] if beam is None else [beam])]
         self._n_best = n_best
+
+    def preferring(self, hot_words: Sequence[HotWord]) -> "CtcDecoder":
+        """See `Decoder.preferring`."""
+        return CtcDecoder(self._pipeline, hot_words=hot_words)
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.

@@ -10,7 +10,7 @@ from tools.config.command_line import CommandLine
 from tools.conversion.machine import num_cores
 from tools.errors import UserError
 from tools.inference.opening import restrict_devices
-from tools.training.launcher import uses_horovod
+from tools.launcher import uses_horovod
 
 if TYPE_CHECKING:  # imports TensorFlow, which a converted model does without
     from tools.training.distributed import Processes

@@ -1,6 +1,6 @@
 """Recognizes batches with word times, and long recordings, with any decoder."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -38,6 +38,7 @@ def of_long(
     batch_size: int,
     times: FrameTimes,
     has_words: bool = False,
+    partial: Callable[[str], None] | None = None,
 ) -> Transcription:
     """Recognizes a long recording chunk by chunk; keeps only tokens and beams in memory.
 
@@ -49,6 +50,7 @@ def of_long(
         batch_size: number of chunks in a batch.
         times: times of the frames; the frames of the recording are counted there.
         has_words: whether to return words with their times.
+        partial: called with the text of greedy search so far after each batch of chunks.
 
     Raises:
         UserError: a score is not finite.
@@ -68,6 +70,8 @@ def of_long(
                 states[number] = search.advance(
                     states[number], stretch.frames[None], np.array([length])
                 )
+        if partial is not None:
+            partial(decoder.written(searches[:1], states[:1])[0].text)
     return decoder.written(searches, states, times if has_words else None)[0]
 
 

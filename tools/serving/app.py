@@ -1,21 +1,23 @@
 """The HTTP application: TensorFlow Serving's REST interface, health and metrics."""
 
 import contextlib
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TypeVar
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tools.errors import UserError
 from tools.files import to_json
 from tools.serving.metrics import CONTENT_TYPE, Metrics
 from tools.serving.page import page_routes
 from tools.serving.repository import Repository
-from tools.serving.requests import Gate, Refusal, error_answer
-from tools.serving.served_model import SERVE_BYTES, Classes
+from tools.serving.requests import Gate, Keys, Refusal, error_answer, is_ending
+from tools.serving.served_model import SERVE_BYTES, Classes, ServedModel
 from tools.serving.server import AppOptions, Server
 from tools.serving.tf_serving import (
     metadata_answer,
@@ -26,11 +28,23 @@ from tools.serving.tf_serving import (
 )
 from tools.serving.uploads import upload_routes
 
+# Opens an interface to the models until the end of a `with` statement.
+Service = Callable[[Server], contextlib.AbstractAsyncContextManager[None]]
+Result = TypeVar("Result")
+_SMALL_BYTES = 128 * 1024
+_NAMES = re.compile(r"{(\w+)}")
+_ERROR = {
+    "description": "One clear line in `error`.",
+    "content": {"application/json": {"schema": {"type": "object", "required": ["error"]}}},
+}
+
 
 def create_app(
     repository: Repository,
     options: AppOptions = AppOptions(),  # noqa: B008 - immutable
     metrics: Metrics | None = None,
+    *,
+    services: Sequence[Service] = (),
 ) -> FastAPI:
     """Returns the ASGI application. It closes the repository when the server ends.
 
@@ -38,16 +52,26 @@ def create_app(
         repository: the models.
         options: limits and names.
         metrics: counts of requests and batches.
+        services: further interfaces, which are open while the application runs.
     """
     metrics = metrics or Metrics()
     server = Server(repository, options, metrics)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with contextlib.AsyncExitStack() as stack:
+            for service in services:
+                await stack.enter_async_context(service(server))
+            yield
         await anyio.to_thread.run_sync(repository.close)
 
-    app = FastAPI(title="Conformer zoo", version="1", lifespan=lifespan, docs_url=None)
+    app = FastAPI(
+        title="Conformer zoo",
+        version="1",
+        lifespan=lifespan,
+        docs_url=None,
+        responses={"4XX": _ERROR, "5XX": _ERROR},
+    )
     app.include_router(_health(server))
     app.include_router(upload_routes(server))
     app.include_router(page_routes(server))
@@ -56,7 +80,7 @@ def create_app(
     app.add_exception_handler(UserError, _refused(metrics))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
-    app.add_middleware(Gate, limits=options.limits, metrics=metrics, keys=tuple(options.api_keys))
+    app.add_middleware(Gate, limits=options.limits, metrics=metrics, keys=Keys(options.api_keys))
     if options.cors_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -100,12 +124,13 @@ def _health(server: Server) -> APIRouter:
         return {"status": "live"}
 
     @router.get("/health/ready")
-    async def ready() -> Response:
-        """Answers 200 if a model is loaded, else 503."""
+    async def ready(request: Request) -> Response:
+        """Answers 200 if a model is loaded and the server does not end, else 503."""
         names = server.repository.names
-        return JSONResponse({"status": "ready" if names else "loading"}, 200 if names else 503)
+        status = "ending" if is_ending(request.app) else "ready" if names else "loading"
+        return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     @router.get("/monitoring/prometheus/metrics", include_in_schema=False)
     async def metrics() -> Response:
         """Returns the metrics in Prometheus's text format."""
@@ -117,55 +142,58 @@ def _health(server: Server) -> APIRouter:
 def _tensorflow_serving(server: Server) -> APIRouter:
     router = APIRouter(prefix="/v1/models")
 
-    @router.get("/{name}")
-    @router.get("/{name}/versions/{version}")
-    async def status(name: str, version: str | None = None) -> dict:
+    def at_each_place(method: str, suffix: str, body: dict | None = None):
+        """Registers a handler for the newest version, for a version and for a label."""
+
+        def register(handler: Callable) -> Callable:
+            for place in ("/{name}", "/{name}/versions/{version}", "/{name}/labels/{label}"):
+                described: dict = {"parameters": [_parameter(x) for x in _NAMES.findall(place)]}
+                if body is not None:
+                    described["requestBody"] = body
+                path, methods = place + suffix, [method]
+                router.add_api_route(path, handler, methods=methods, openapi_extra=described)
+            return handler
+
+        return register
+
+    def model_of(request: Request) -> ServedModel:
+        places = request.path_params
+        return server.model(places["name"], places.get("version"), places.get("label"))
+
+    @at_each_place("GET", "")
+    async def status(request: Request) -> dict:
         """Returns the state of a model's versions, as TensorFlow Serving does."""
-        model = server.model(name, version)
+        model = model_of(request)
         states = server.repository.states(model.name)
-        if version is not None:
+        if len(request.path_params) > 1:
             states = {model.version: states[model.version]}
         return status_answer(states)
 
-    @router.get("/{name}/metadata")
-    @router.get("/{name}/versions/{version}/metadata")
-    async def metadata(name: str, version: str | None = None) -> dict:
+    @at_each_place("GET", "/metadata")
+    async def metadata(request: Request) -> dict:
         """Returns the signatures of a model, as TensorFlow Serving does."""
-        model = server.model(name, version)
+        model = model_of(request)
         return metadata_answer(model.name, model.version, model.signatures)
 
-    @router.post("/{name}:predict")
-    @router.post("/{name}/versions/{version}:predict")
-    async def predict(request: Request, name: str, version: str | None = None) -> Response:
+    @at_each_place("POST", ":predict", _body("instances", "inputs", "signature_name"))
+    async def predict(request: Request) -> Response:
         """Runs a signature on tensors or files, as TensorFlow Serving does."""
-        model = server.model(name, version)
+        model = model_of(request)
         body = await request.body()
-        asked = await anyio.to_thread.run_sync(
-            lambda: predict_request(parse_json(body), model.signatures)
-        )
-        if asked.signature == SERVE_BYTES and "bytes" in asked.inputs:
-            results = await server.files(model, asked.inputs["bytes"].tolist())
-            outputs = model.kind.outputs(results)
-        else:
-            outputs = await server.tensors(model, asked.inputs, asked.signature)
-        text = await anyio.to_thread.run_sync(
-            lambda: to_json(predict_answer(outputs, asked.by_row), separators=(",", ":"))
+        asked = await _aside(len(body), lambda: predict_request(parse_json(body), model.signatures))
+        outputs = await server.outputs(model, asked.inputs, asked.signature)
+        text = await _aside(
+            sum(array.nbytes for array in outputs.values()),
+            lambda: to_json(predict_answer(outputs, asked.by_row), separators=(",", ":")),
         )
         return Response(text, media_type="application/json")
 
-    @router.post("/{name}:classify")
-    @router.post("/{name}/versions/{version}:classify")
-    async def classify(request: Request, name: str, version: str | None = None) -> dict:
+    @at_each_place("POST", ":classify", _body("examples"))
+    async def classify(request: Request) -> dict:
         """Returns classes and probabilities of image files, as TensorFlow Serving does."""
-        model = server.model(name, version)
+        model = model_of(request)
         examples = parse_json(await request.body()).get("examples")
-        if model.kind.task != "classify":
-            raise Refusal(
-                400,
-                f"Expected a classifier. Received: {model.name}, which cannot classify. Use "
-                ":predict.",
-                "model",
-            )
+        model.check_classifies()
         asked = predict_request(
             {"signature_name": SERVE_BYTES, "instances": examples}, model.signatures
         )
@@ -174,3 +202,18 @@ def _tensorflow_serving(server: Server) -> APIRouter:
         return {"result": [[list(pair) for pair in row] for row in pairs]}
 
     return router
+
+
+async def _aside(num_bytes: int, work: Callable[[], Result]) -> Result:
+    """Does work in a thread if it may take longer than the change of threads."""
+    return work() if num_bytes <= _SMALL_BYTES else await anyio.to_thread.run_sync(work)
+
+
+def _parameter(name: str) -> dict:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _body(*names: str) -> dict:
+    """Returns the description of a JSON body with some fields of any type."""
+    schema = {"type": "object", "properties": {name: {} for name in names}}
+    return {"required": True, "content": {"application/json": {"schema": schema}}}

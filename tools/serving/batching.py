@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, TypeVar
@@ -31,14 +31,15 @@ class BatchingOptions:
     Attributes:
         max_batch_size: largest number of inputs in a batch.
         batch_timeout_ms: longest time that the first input of a batch waits for others. While a
-            batch runs, the inputs of the next one collect without this wait.
+            batch runs, the inputs of the next one collect without this wait, so that batches form
+            under load with 0, too.
         max_enqueued: largest number of inputs in the queue, without those that run.
         bucket_ratio: an input joins a batch only if its size is at most this many times the
             smallest size in the batch.
     """
 
     max_batch_size: int = 16
-    batch_timeout_ms: float = 2.0
+    batch_timeout_ms: float = 0.0
     max_enqueued: int = 256
     bucket_ratio: float = 2.0
 
@@ -61,6 +62,7 @@ class Batch(NamedTuple):
 class _Waiting(Generic[Item, Result]):
     item: Item
     size: float
+    key: Hashable
     deadline: float
     arrived: float
     future: "Future[Result]" = field(default_factory=Future)
@@ -74,6 +76,7 @@ class Batcher(Generic[Item, Result]):
     Args:
         run: function that returns the results of a batch, in order.
         options: sizes and times.
+        key: function of an input; only inputs with equal keys run together.
         report: called with each batch that has run.
         clock: function that returns the time in seconds.
     """
@@ -83,10 +86,12 @@ class Batcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Sequence[Result]],
         options: BatchingOptions = BatchingOptions(),
         *,
+        key: Callable[[Item], Hashable] = lambda item: None,
         report: Callable[[Batch], None] = lambda batch: None,
         clock: Callable[[], float] = time.monotonic,
     ):
-        self._run, self._options, self._report, self._clock = run, options, report, clock
+        self._run, self._options, self._key = run, options, key
+        self._report, self._clock = report, clock
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -132,7 +137,10 @@ class Batcher(Generic[Item, Result]):
             Closed: the batcher is closed.
         """
         now = self._clock()
-        entries = [_Waiting(item, size, now + timeout_seconds, now) for item, size in items]
+        entries = [
+            _Waiting(item, size, self._key(item), now + timeout_seconds, now)
+            for item, size in items
+        ]
         with self._changed:
             if self._closed:
                 raise Closed
@@ -171,7 +179,7 @@ class Batcher(Generic[Item, Result]):
                     return batch
 
     def _take(self) -> "list[_Waiting[Item, Result]]":
-        """Removes a batch from the queue: the oldest input, and others of similar size."""
+        """Removes a batch from the queue: the oldest input, and others that may run with it."""
         now, batch, left = self._clock(), [], []
         low, high = math.inf, 0.0
         for entry in self._queue:
@@ -181,6 +189,7 @@ class Batcher(Generic[Item, Result]):
                 continue
             smallest, largest = min(low, entry.size), max(high, entry.size)
             fits = largest <= smallest * self._options.bucket_ratio
+            fits = fits and (not batch or entry.key == batch[0].key)
             if len(batch) == self._options.max_batch_size or not fits:
                 left.append(entry)
             elif entry.future.set_running_or_notify_cancel():

@@ -10,6 +10,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from tools.errors import UserError
+from tools.serving.requests import is_ending
+
+# After a signal the server still reads for a while what clients had sent before it.
+_LAST_REQUESTS_SECONDS = 0.3
 
 
 class _Server(uvicorn.Server):
@@ -20,17 +24,29 @@ class _Server(uvicorn.Server):
         return contextlib.nullcontext()
 
     def ask_to_end(self) -> None:
-        """Accepts no further requests; the second call does not wait for the last answers."""
-        self.force_exit = self.should_exit
+        """Accepts no further requests soon; the second call does not wait for the last answers.
+
+        uvicorn closes idle connections without a look whether a request has arrived on them.
+        Therefore it ends a little later, and until then each answer closes its connection.
+        """
+        app = self.config.app
+        if is_ending(app):
+            self.force_exit = self.should_exit = True
+            return
+        app.state.ending = True
+        asyncio.get_running_loop().call_later(_LAST_REQUESTS_SECONDS, self._end)
+
+    def _end(self) -> None:
         self.should_exit = True
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Returns a socket that listens.
+def listen(host: str, port: int, flag: str = "rest_api_port") -> socket.socket:
+    """Returns a socket that is bound to a port.
 
     Args:
         host: name or address of an interface of this machine.
         port: number of the port; 0 chooses a free one.
+        flag: flag of the port, for errors.
 
     Raises:
         UserError: the address cannot be used.
@@ -47,7 +63,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError.expected(
             "a free port on an interface of this machine",
             f"{host}:{port}, {error}",
-            "Choose another --rest_api_port or --host",
+            f"Choose another --{flag} or --host",
         ) from error
     return found
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tools.serving.batching import Batch
 
@@ -14,9 +15,17 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """Counts requests, errors and batches of one server process."""
+    """Counts requests, errors and batches of a server.
 
-    def __init__(self):
+    Args:
+        folder: folder in which the processes of a server share their counts. It must be the value
+            of PROMETHEUS_MULTIPROC_DIR since before prometheus_client was imported. None: the
+            server has one process.
+    """
+
+    def __init__(self, folder: str | None = None):
+        self._folder = folder
+        self._queues: dict[str, Callable[[], int]] = {}
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "requests", "Answered requests.", ("route", "status"), registry=self._registry
@@ -49,13 +58,18 @@ class Metrics:
             registry=self._registry,
         )
         self._enqueued = Gauge(
-            "enqueued", "Inputs in the queue.", ("model",), registry=self._registry
+            "enqueued",
+            "Inputs in the queue.",
+            ("model",),
+            registry=self._registry,
+            multiprocess_mode="livesum",
         )
 
-    def request(self, route: str, status: int, seconds: float) -> None:
+    def request(self, route: str, status: str, seconds: float) -> None:
         """Counts an answered request."""
-        self._requests.labels(route, str(status)).inc()
+        self._requests.labels(route, status).inc()
         self._seconds.labels(route).observe(seconds)
+        self._look_at_queues()
 
     def error(self, kind: str) -> None:
         """Counts a request that was refused or failed, by kind."""
@@ -69,13 +83,23 @@ class Metrics:
             self._runs.labels(model).observe(batch.run_seconds)
             for seconds in batch.waited_seconds:
                 self._waits.labels(model).observe(seconds)
+            self._look_at_queues()
 
         return report
 
     def watch_queue(self, model: str, length: Callable[[], int]) -> None:
         """Shows the length of a model's queue."""
-        self._enqueued.labels(model).set_function(length)
+        self._queues[model] = length
+
+    def _look_at_queues(self) -> None:
+        for model, length in list(self._queues.items()):
+            self._enqueued.labels(model).set(length())
 
     def text(self) -> bytes:
-        """Returns all metrics in Prometheus's text format."""
-        return generate_latest(self._registry)
+        """Returns all metrics of all processes in Prometheus's text format."""
+        self._look_at_queues()
+        if self._folder is None:
+            return generate_latest(self._registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, path=self._folder)
+        return generate_latest(registry)

@@ -7,10 +7,9 @@ from pathlib import Path
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
 from tools.files import new_folder, one_at_a_time, write_text
+from tools.serving.model_config import MODELS_CONFIG
 
-MODELS_CONFIG, BATCHING_CONFIG, MONITORING_CONFIG = (
-    f"{name}.config" for name in ("models", "batching", "monitoring")
-)
+BATCHING_CONFIG, MONITORING_CONFIG = "batching.config", "monitoring.config"
 WARM_UP = Path("assets.extra") / "tf_serving_warmup_requests"
 _SERVED_ROOT = "/models"  # of the container of TensorFlow Serving
 _MONITORING = 'prometheus_config { enable: true path: "/monitoring/prometheus/metrics" }\n'
@@ -57,21 +56,23 @@ def publish(model_dir: Path, folder: Path, version: int | None, records: Sequenc
     return target
 
 
-def write_configs(root: Path, *, max_batch_size: int, batch_timeout_ms: float) -> None:
+def write_configs(
+    root: Path,
+    *,
+    labels: Mapping[str, Mapping[str, int]],
+    max_batch_size: int,
+    batch_timeout_ms: float,
+) -> None:
     """Writes the configuration files of TensorFlow Serving for all models of a root folder.
 
     Args:
         root: folder with a folder for each model.
+        labels: number of the version of each label, by model.
         max_batch_size: largest number of inputs in a batch.
         batch_timeout_ms: longest time that an input waits for others.
     """
     names = sorted(x.name for x in root.iterdir() if x.is_dir() and next_version(x) > 1)
-    models = "".join(
-        f"  config {{\n    name: {_quoted(name)}\n"
-        f"    base_path: {_quoted(f'{_SERVED_ROOT}/{name}')}\n"
-        f'    model_platform: "tensorflow"\n  }}\n'
-        for name in names
-    )
+    models = "".join(_model_config(name, labels.get(name, {})) for name in names)
     write_text(root / MODELS_CONFIG, f"model_config_list {{\n{models}}}\n")
     batching = {
         "max_batch_size": max_batch_size,
@@ -82,6 +83,19 @@ def write_configs(root: Path, *, max_batch_size: int, batch_timeout_ms: float) -
     # Lengths tell which samples are padding.
     write_text(root / BATCHING_CONFIG, f"{lines}pad_variable_length_inputs: true\n")
     write_text(root / MONITORING_CONFIG, _MONITORING)
+
+
+def _model_config(name: str, labels: Mapping[str, int]) -> str:
+    lines = [
+        f"    name: {_quoted(name)}",
+        f"    base_path: {_quoted(f'{_SERVED_ROOT}/{name}')}",
+        '    model_platform: "tensorflow"',
+    ]
+    if labels:  # TensorFlow Serving refuses labels of versions that are not loaded
+        lines.append("    model_version_policy { all {} }")
+    for label, version in sorted(labels.items()):
+        lines.append(f"    version_labels {{ key: {_quoted(label)} value: {version} }}")
+    return "".join(f"{line}\n" for line in ["  config {", *lines, "  }"])
 
 
 def _quoted(text: str) -> str:

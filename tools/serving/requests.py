@@ -5,10 +5,11 @@ import hmac
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 
 from tools.files import to_json
@@ -25,6 +26,7 @@ _COUNTED = (
     "/health",
 )
 _NUMBERS = re.compile(r"/versions/\d+")
+_LABELS = re.compile(r"/labels/[^/:]+")
 _MODEL = re.compile(r"(?<=/v1/models/)[^/:]+")
 
 
@@ -33,12 +35,13 @@ class Refusal(Exception):
 
     Args:
         status: HTTP status.
-        message: one clear line.
+        message: one clear line; characters that cannot be printed are escaped.
         kind: kind of the error, for the metrics.
         headers: further headers of the answer.
     """
 
     def __init__(self, status: int, message: str, kind: str, headers: dict[str, str] | None = None):
+        message = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in message)
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
 
@@ -57,6 +60,15 @@ def error_answer(path: str, refusal: Refusal) -> JSONResponse:
     return JSONResponse({"error": error}, refusal.status, headers=refusal.headers)
 
 
+def is_ending(app: Starlette) -> bool:
+    """Returns whether the server ends: it answers what comes, and accepts no connections soon.
+
+    Args:
+        app: the application.
+    """
+    return getattr(app.state, "ending", False)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestLimits:
     """Limits of a request.
@@ -70,61 +82,29 @@ class RequestLimits:
     body_seconds: float = 60.0
 
 
-class Gate:
-    """ASGI middleware: checks the key, limits the body, counts and logs the request.
+class Keys:
+    """The API keys that are accepted.
 
     Args:
-        app: the application.
-        limits: limits of the body.
-        metrics: counts of requests and errors.
-        keys: accepted API keys; empty: no key is needed.
+        keys: the keys; empty: no key is needed.
     """
 
-    def __init__(self, app, limits: RequestLimits, metrics: Metrics, keys: Sequence[str] = ()):
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(self, keys: Sequence[str] = ()):
         self._keys = [key.encode() for key in keys]
 
-    async def __call__(self, scope, receive, send):
-        """Handles a connection; see the ASGI specification."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
+    def check(self, authorization: bytes, api_key: bytes) -> None:
+        """Checks the key of a request.
+
+        Args:
+            authorization: the header Authorization.
+            api_key: the header X-API-Key.
+
+        Raises:
+            Refusal: there is no key, or another one (401).
+        """
+        if not self._keys:
             return
-        started, path = time.perf_counter(), scope["path"]
-        status, length = 500, 0
-
-        async def counted(message):
-            nonlocal status, length
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            length += len(message.get("body", b""))
-            await send(message)
-
-        try:
-            self._check_key(scope)
-            await self._app(scope, self._limited(scope, receive, started), counted)
-        except Refusal as refusal:  # before the application has begun an answer
-            self._metrics.error(refusal.kind)
-            await error_answer(path, refusal)(scope, receive, counted)
-        finally:
-            seconds = time.perf_counter() - started
-            self._metrics.request(_route(path), status, seconds)
-            facts = {
-                "method": scope["method"],
-                "path": path,
-                "status": status,
-                "milliseconds": round(1000 * seconds, 1),
-                "bytes": length,
-            }
-            _access.info("%s", to_json(facts))
-
-    def _check_key(self, scope) -> None:
-        path = scope["path"]
-        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
-        if not self._keys or is_open or scope["method"] == "OPTIONS":
-            return
-        headers = dict(scope["headers"])
-        given = headers.get(b"authorization", b"")
-        given = given[7:] if given[:7].lower() == b"bearer " else headers.get(b"x-api-key", b"")
+        given = authorization[7:] if authorization[:7].lower() == b"bearer " else api_key
         # All keys are compared, in a time that does not depend on the key.
         if not any([hmac.compare_digest(given, key) for key in self._keys]):
             raise Refusal(
@@ -134,6 +114,76 @@ class Gate:
                 "key",
                 {"WWW-Authenticate": "Bearer"},
             )
+
+
+def log_access(facts: Mapping[str, object], seconds: float, num_bytes: int) -> None:
+    """Writes a line of the access log.
+
+    Args:
+        facts: what was asked for and the status.
+        seconds: time until the answer.
+        num_bytes: length of the answer.
+    """
+    rest = {"milliseconds": round(1000 * seconds, 1), "bytes": num_bytes}
+    _access.info("%s", to_json({**facts, **rest}))
+
+
+class Gate:
+    """ASGI middleware: checks the key, limits the body, counts and logs the request.
+
+    Args:
+        app: the application.
+        limits: limits of the body.
+        metrics: counts of requests and errors.
+        keys: the keys that are accepted.
+    """
+
+    def __init__(self, app, limits: RequestLimits, metrics: Metrics, keys: Keys):
+        self._app, self._limits, self._metrics, self._keys = app, limits, metrics, keys
+
+    async def __call__(self, scope, receive, send):
+        """Handles a connection; see the ASGI specification."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, path = time.perf_counter(), scope["path"]
+        status, length, is_counted = 500, 0, False
+
+        def count() -> None:
+            nonlocal is_counted
+            if not is_counted:
+                is_counted, seconds = True, time.perf_counter() - started
+                self._metrics.request(_route(path), str(status), seconds)
+                facts = {"method": scope["method"], "path": path, "status": status}
+                log_access(facts, seconds, length)
+
+        async def counted(message):
+            nonlocal status, length
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                if is_ending(scope["app"]):  # so that the client sends no more over it
+                    message["headers"] = [*message["headers"], (b"connection", b"close")]
+            elif message["type"] == "http.response.body":
+                length += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    count()  # before the client has the whole answer
+            await send(message)
+
+        try:
+            self._check_key(scope)
+            await self._app(scope, self._limited(scope, receive, started), counted)
+        except Refusal as refusal:  # before the application has begun an answer
+            self._metrics.error(refusal.kind)
+            await error_answer(path, refusal)(scope, receive, counted)
+        finally:
+            count()
+
+    def _check_key(self, scope) -> None:
+        path = scope["path"]
+        is_open = path in _OPEN_PATHS or path.startswith(_OPEN_FOLDER)
+        if not is_open and scope["method"] != "OPTIONS":
+            headers = dict(scope["headers"])
+            self._keys.check(headers.get(b"authorization", b""), headers.get(b"x-api-key", b""))
 
     def _limited(self, scope, receive, started: float):
         """Returns a `receive` that refuses bodies which are too long or too slow."""
@@ -179,4 +229,5 @@ def _too_large(most: int) -> Refusal:
 def _route(path: str) -> str:
     """Returns the path without names and numbers, so that metrics have few labels."""
     path = _NUMBERS.sub("/versions/N", _MODEL.sub("NAME", path))
+    path = _LABELS.sub("/labels/L", path)
     return path if path.startswith(_COUNTED) and path.count("/") < 7 and len(path) < 60 else "other"

@@ -1,7 +1,10 @@
 """A model that a server holds: what it reads, and the queue through which its inputs run."""
 
+import contextlib
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,13 +16,15 @@ from tools.errors import UserError
 from tools.inference.session import Inputs, Session
 from tools.recognition.decoders import Transcription
 from tools.recognition.session import SpeechSession
-from tools.serving.batching import Batch, Batcher, BatchingOptions
+from tools.serving.batching import Batch, Batcher, BatchingOptions, Closed
+from tools.serving.joined_rows import JoinedRows, Tensors
 from tools.serving.tf_serving import DEFAULT_SIGNATURE
-from tools.speech.audio import load, probe
+from tools.speech.audio import load, probe, stream
 from tools.speech.reading import pad_waveforms
 
 SERVE_BYTES = "serve_bytes"
 _NUM_CLASSES = 5  # of an answer to serve_bytes, as in the SavedModel's signature
+_KEPT_PROMPTS = 16
 _BYTES = (TensorSpec("bytes", "string", (None,)),)
 _OF_RUNNER = ("mode", "backend", "precision")
 
@@ -54,8 +59,11 @@ class Kind(Protocol):
             UserError: the file cannot be used.
         """
 
+    def key(self, item: Any) -> Hashable:
+        """Returns what inputs must have in common to run together."""
+
     def run(self, items: Sequence[Any]) -> list[Any]:
-        """Runs a batch of inputs and returns their results."""
+        """Runs a batch of inputs with equal keys and returns their results."""
 
     def outputs(self, results: Sequence[Any]) -> dict[str, np.ndarray]:
         """Returns the outputs of `serve_bytes` for some results."""
@@ -67,10 +75,12 @@ class Sound(NamedTuple):
     Attributes:
         waveform: `[S]` float32.
         with_words: whether words with their times are wanted.
+        hot_words: phrases that the search prefers.
     """
 
     waveform: np.ndarray
     with_words: bool = False
+    hot_words: tuple[str, ...] = ()
 
 
 class Heard(NamedTuple):
@@ -92,6 +102,8 @@ class Speech:
 
     def __init__(self, session: SpeechSession):
         self._session = session
+        # Scores of hot words take a while to compute, and clients repeat their prompts.
+        self._preferring = functools.lru_cache(_KEPT_PROMPTS)(session.preferring)
 
     def read(self, content: bytes) -> tuple[Sound, float]:
         waveform = self.waveform(content)
@@ -122,46 +134,42 @@ class Speech:
             return self._session.is_long(probe(sound, self._session.limits).num_samples)
         return self._session.is_long(len(sound))
 
-    def transcribe_long(self, sound: np.ndarray | Path, with_words: bool) -> Transcription:
+    def transcribe_long(
+        self,
+        sound: np.ndarray | Path,
+        with_words: bool,
+        hot_words: tuple[str, ...] = (),
+        *,
+        partial: Callable[[str], None] = lambda text: None,
+    ) -> Transcription:
         """Recognizes a long recording, in pieces between the batches of other requests.
 
         Args:
             sound: waveform or path.
             with_words: whether to return words with their times.
+            hot_words: phrases that the search prefers.
+            partial: called after each piece with the text so far. An exception that it raises
+                ends the recognition.
 
         Raises:
             UserError: the file cannot be used.
         """
-        rate_hz = None if isinstance(sound, Path) else self._session.limits.rate_hz
-        return self._session.transcribe(sound, rate_hz=rate_hz, timestamps=with_words)
+        session = self._preferring(hot_words)
+        if isinstance(sound, np.ndarray):
+            return session.recognize_long([sound], with_words, partial=partial)
+        with contextlib.closing(stream(sound, session.limits)) as pieces:
+            return session.recognize_long(pieces, with_words, partial=partial)
+
+    def key(self, item: Sound) -> Hashable:
+        return item.with_words, item.hot_words
 
     def run(self, items: Sequence[Sound]) -> list[Heard]:
-        found: dict[int, Heard] = {}
-        for with_words in (False, True):
-            numbers = [n for n, item in enumerate(items) if item.with_words == with_words]
-            if numbers:
-                run = self._with_words if with_words else self._texts
-                waveforms, lengths = pad_waveforms([items[n].waveform for n in numbers])
-                found |= zip(
-                    numbers, run({"waveforms": waveforms, "lengths": lengths}), strict=True
-                )
-        return [found[number] for number in range(len(items))]
-
-    def _with_words(self, inputs: Inputs) -> list[Heard]:
-        return [Heard({}, one) for one in self._session.recognize(inputs, timestamps=True)]
-
-    def _texts(self, inputs: Inputs) -> list[Heard]:
-        outputs = self._session.run(inputs)
-        said = self._session.decoder.transcriptions(outputs)
-        rate_hz = self._session.limits.rate_hz
-        heard = []
-        for number, (one, length) in enumerate(zip(said, inputs["lengths"], strict=True)):
-            row = {"text": np.array([one.text.encode()], object)}
-            if "token_ids" in outputs:
-                row |= {name: array[number : number + 1] for name, array in outputs.items()}
-                row["token_ids"] = row["token_ids"][:, : row["token_lengths"][0]]
-            heard.append(Heard(row, one.lasting(int(length) / rate_hz)))
-        return heard
+        waveforms, lengths = pad_waveforms([item.waveform for item in items])
+        inputs = {"waveforms": waveforms, "lengths": lengths}
+        session = self._preferring(items[0].hot_words)
+        if items[0].with_words:
+            return [Heard({}, one) for one in session.recognize(inputs, timestamps=True)]
+        return _texts(session, inputs)
 
     def outputs(self, results: Sequence[Heard]) -> dict[str, np.ndarray]:
         columns: dict[str, list[np.ndarray]] = {}
@@ -169,6 +177,21 @@ class Speech:
             for name, value in heard.row.items():
                 columns.setdefault(name, []).append(value)
         return {name: _stacked(values) for name, values in columns.items()}
+
+
+def _texts(session: SpeechSession, inputs: Inputs) -> list[Heard]:
+    """Returns the outputs of `serve_bytes` and the transcriptions of a padded batch."""
+    outputs = session.run(inputs)
+    said = session.decoder.transcriptions(outputs)
+    rate_hz = session.limits.rate_hz
+    heard = []
+    for number, (one, length) in enumerate(zip(said, inputs["lengths"], strict=True)):
+        row = {"text": np.array([one.text.encode()], object)}
+        if "token_ids" in outputs:
+            row |= {name: array[number : number + 1] for name, array in outputs.items()}
+            row["token_ids"] = row["token_ids"][:, : row["token_lengths"][0]]
+        heard.append(Heard(row, one.lasting(int(length) / rate_hz)))
+    return heard
 
 
 def _stacked(values: Sequence[np.ndarray]) -> np.ndarray:
@@ -190,6 +213,9 @@ class Images:
 
     def read(self, content: bytes) -> tuple[np.ndarray, float]:
         return self._session.read(content), 1.0
+
+    def key(self, item: np.ndarray) -> Hashable:
+        return None
 
     def run(self, items: Sequence[np.ndarray]) -> list[Classes]:
         found = []
@@ -213,13 +239,16 @@ class Images:
         }
 
 
-class Tensors:
+class NoFiles:
     """Runs tensors alone; see `Kind`."""
 
     task = "predict"
 
     def read(self, content: bytes) -> tuple[Any, float]:
         raise UserError.expected("tensors", "a file", "Send tensors to :predict")
+
+    def key(self, item: Any) -> Hashable:
+        return None
 
     def run(self, items: Sequence[Any]) -> list[Any]:
         raise UserError.expected("tensors", "a file", "Send tensors to :predict")
@@ -234,13 +263,13 @@ def kind_of(session: Session) -> Kind:
         return Speech(session)
     if hasattr(session, "classify_read"):
         return Images(session)
-    return Tensors()
+    return NoFiles()
 
 
 class ServedModel:
     """A version of a model that answers requests.
 
-    Files run in dynamic batches. Requests with tensors run one by one, each as its own batch.
+    Files run in dynamic batches, and so do tensors of the same shape but for the rows.
 
     Args:
         name: name of the model in addresses.
@@ -270,7 +299,7 @@ class ServedModel:
         self.name, self.version, self.session = name, version, session
         self.kind = kind or kind_of(session)
         self.signatures: dict[str, Sequence[TensorSpec]] = dict(session.signatures)
-        if self.kind.task != Tensors.task:
+        if self.kind.task != NoFiles.task:
             self.signatures[SERVE_BYTES] = _BYTES
         self.described = {
             "version": str(version),
@@ -278,14 +307,30 @@ class ServedModel:
             "signatures": sorted(self.signatures),
             "runner": {name: getattr(session.runner, name) for name in _OF_RUNNER},
         }
-        self._files: Batcher[Any, Any] = Batcher(self.kind.run, options, report=report)
-        alone = BatchingOptions(1, 0.0, options.max_enqueued)
-        self._tensors: Batcher[tuple, dict] = Batcher(self._predict, alone, report=report)
+        self._released, self._num_held, self._is_closed = threading.Condition(), 0, False
+        self._files: Batcher[Any, Any] = Batcher(
+            self.kind.run, options, key=self.kind.key, report=report
+        )
+        rows = JoinedRows(session, options.max_batch_size)
+        self._tensors: Batcher[Tensors, dict] = Batcher(
+            rows.run, options, key=rows.key, report=report
+        )
 
     @property
     def num_enqueued(self) -> int:
         """Number of inputs in the queues."""
         return self._files.num_enqueued + self._tensors.num_enqueued
+
+    def check_classifies(self) -> None:
+        """Checks that the model classifies images.
+
+        Raises:
+            UserError: it does another task.
+        """
+        if self.kind.task != Images.task:
+            raise UserError.expected(
+                "a classifier", f"{self.name}, which cannot classify", "Use predict"
+            )
 
     def submit_files(
         self, items: Sequence[tuple[Any, float]], timeout_seconds: float = math.inf
@@ -314,13 +359,32 @@ class ServedModel:
             QueueFull: the queue is full.
             Closed: the model is closed.
         """
-        return self._tensors.submit((inputs, signature), timeout_seconds=timeout_seconds)
+        return self._tensors.submit(Tensors(inputs, signature), timeout_seconds=timeout_seconds)
 
-    def _predict(self, items: Sequence[tuple]) -> list[dict[str, np.ndarray]]:
-        return [self.session.run(inputs, signature) for inputs, signature in items]
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps the session open until the end of a `with` statement.
+
+        Raises:
+            Closed: the model is closed.
+        """
+        with self._released:
+            if self._is_closed:
+                raise Closed
+            self._num_held += 1
+        try:
+            yield
+        finally:
+            with self._released:
+                self._num_held -= 1
+                self._released.notify_all()
 
     def close(self) -> None:
-        """Answers what is in the queues, then closes the session."""
+        """Answers what is in the queues, waits until nobody holds the model, and closes it."""
+        with self._released:
+            self._is_closed = True
         self._files.close()
         self._tensors.close()
+        with self._released:
+            self._released.wait_for(lambda: not self._num_held)
         self.session.close()

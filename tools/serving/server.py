@@ -1,6 +1,7 @@
 """Answers requests with the models of a repository, in whatever form they came."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -9,11 +10,12 @@ import anyio.to_thread
 import numpy as np
 
 from tools.errors import UserError
+from tools.files import one_line
 from tools.serving.batching import Closed, DeadlineExceeded, QueueFull
 from tools.serving.metrics import Metrics
 from tools.serving.repository import Repository, UnknownModel
 from tools.serving.requests import Refusal, RequestLimits
-from tools.serving.served_model import ServedModel
+from tools.serving.served_model import SERVE_BYTES, ServedModel
 
 _RETRY_SECONDS = 1
 _MOST_VERSION_DIGITS = 18
@@ -51,21 +53,22 @@ class Server:
     def __init__(self, repository: Repository, options: AppOptions, metrics: Metrics):
         self.repository, self.options, self.metrics = repository, options, metrics
 
-    def model(self, name: str, version: str | None = None) -> ServedModel:
-        """Returns a loaded model.
+    def model(self, name: str, version: str | None = None, label: str | None = None) -> ServedModel:
+        """Returns a loaded model; the newest version without a number or a label.
 
         Raises:
             Refusal: the model or the version is not loaded (404).
         """
         number = None if version is None else _version(version)
         try:
-            return self.repository.get(self.options.aliases.get(name, name), number)
+            return self.repository.get(self.options.aliases.get(name, name), number, label)
         except UnknownModel:
             which = name if version is None else f"{name} version {version}"
+            which = which if label is None else f"{name} label {label}"
             raise Refusal(
                 404,
                 f"Expected a model among {', '.join(self.repository.names) or 'none'}. "
-                f"Received: {which[:100]}. See /v1/models.",
+                f"Received: {one_line(which[:100])}. See /v1/models.",
                 "model",
             ) from None
 
@@ -83,6 +86,14 @@ class Server:
                 place = f"File {number + 1}: " if len(contents) > 1 else ""
                 raise Refusal(400, f"{place}{error}", "input") from error
         return await self.items(model, items)
+
+    async def outputs(
+        self, model: ServedModel, inputs: Mapping[str, np.ndarray], signature: str
+    ) -> dict[str, np.ndarray]:
+        """Runs a signature on files or tensors and returns its outputs; see `files`, `tensors`."""
+        if signature != SERVE_BYTES or "bytes" not in inputs:
+            return await self.tensors(model, inputs, signature)
+        return model.kind.outputs(await self.files(model, inputs["bytes"].tolist()))
 
     async def items(self, model: ServedModel, items: Sequence[tuple[Any, float]]) -> list[Any]:
         """Runs decoded files and returns the results.
@@ -110,6 +121,19 @@ class Server:
             model, lambda one: one.submit_tensors(inputs, signature, seconds)
         )
         return await self._result(future)
+
+    async def hold(self, model: ServedModel, stack: contextlib.AsyncExitStack) -> ServedModel:
+        """Keeps a model open until the end of `stack`; returns it, or the version after it.
+
+        Raises:
+            Refusal: the server ends (503).
+        """
+
+        def held(one: ServedModel) -> ServedModel:
+            stack.enter_context(one.held())
+            return one
+
+        return await self._submitted(model, held)
 
     async def _submitted(
         self, model: ServedModel, submit: Callable[[ServedModel], Result]

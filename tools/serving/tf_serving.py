@@ -75,11 +75,7 @@ def predict_request(content: Mapping, signatures: Signatures) -> PredictRequest:
         UserError: the object has another form, or its values do not fit the signature.
     """
     name = content.get("signature_name") or DEFAULT_SIGNATURE
-    if not isinstance(name, str) or name not in signatures:
-        raise UserError.expected(
-            f"a signature_name among {', '.join(sorted(signatures))}", _shown(name), "Correct it"
-        )
-    specs = signatures[name]
+    specs = specs_of(name, signatures)
     formats = [key for key in ("instances", "inputs") if key in content]
     if len(formats) != 1:
         raise UserError.expected(
@@ -88,15 +84,44 @@ def predict_request(content: Mapping, signatures: Signatures) -> PredictRequest:
     by_row = formats == ["instances"]
     values = content[formats[0]]
     columns = _columns_of_rows(values, specs) if by_row else _columns(values, specs)
+    return PredictRequest(name, arrays_of(columns, specs), by_row)
+
+
+def specs_of(name: Any, signatures: Signatures) -> Sequence[TensorSpec]:
+    """Returns the inputs of a signature.
+
+    Raises:
+        UserError: there is no such signature.
+    """
+    if not isinstance(name, str) or name not in signatures:
+        raise UserError.expected(
+            f"a signature_name among {', '.join(sorted(signatures))}", _shown(name), "Correct it"
+        )
+    return signatures[name]
+
+
+def arrays_of(columns: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[str, np.ndarray]:
+    """Converts the inputs of a signature to arrays.
+
+    Args:
+        columns: nested lists or arrays by name; strings as lists of bytes, or as in JSON.
+        specs: the inputs.
+
+    Raises:
+        UserError: an input is missing or unknown, or does not fit.
+    """
+    names = [spec.name for spec in specs]
+    if columns.keys() != set(names):
+        found = ", ".join(sorted(columns)) or "none"
+        raise UserError.expected(f"inputs with {', '.join(names)}", found, "Correct the inputs")
     inputs = {spec.name: _array(columns[spec.name], spec) for spec in specs}
-    sizes = {len(array) for array in inputs.values()}
-    if len(sizes) > 1:
+    if len({len(array) for array in inputs.values()}) > 1:
         raise UserError.expected(
             "inputs with the same number of rows",
             ", ".join(f"{name} {len(array)}" for name, array in inputs.items()),
             "Correct the inputs",
         )
-    return PredictRequest(name, inputs, by_row)
+    return inputs
 
 
 def _columns_of_rows(rows: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
@@ -122,9 +147,9 @@ def _columns(values: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
     names = [spec.name for spec in specs]
     if not _is_named(values, names) and len(names) == 1:
         return {names[0]: values}
-    if not isinstance(values, dict) or values.keys() != set(names):
-        found = ", ".join(sorted(values)) if isinstance(values, dict) else _shown(values)
-        raise UserError.expected(f"inputs with {', '.join(names)}", found, "Correct the inputs")
+    if not isinstance(values, dict):
+        expected = f"inputs with {', '.join(names)}"
+        raise UserError.expected(expected, _shown(values), "Correct the inputs")
     return values
 
 
@@ -165,6 +190,8 @@ def _strings(values: Any, spec: TensorSpec) -> np.ndarray:
 
 
 def _bytes(value: Any, spec: TensorSpec) -> bytes:
+    if isinstance(value, bytes):  # of a request over gRPC
+        return value
     if isinstance(value, str):
         return value.encode("utf-8", "surrogatepass")
     if not isinstance(value, dict) or set(value) != {"b64"} or not isinstance(value["b64"], str):

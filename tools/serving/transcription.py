@@ -22,6 +22,8 @@ FORMATS = {
     "verbose_json": "application/json",
 }
 GRANULARITIES = ("segment", "word")
+_MOST_PROMPT_CHARACTERS = 4000
+_BETWEEN_PHRASES = re.compile(r"[,;.!?:\n]+")
 _LANGUAGES = {"en": "english", "de": "german", "fr": "french", "es": "spanish", "zh": "chinese"}
 
 
@@ -33,11 +35,13 @@ class TranscriptionRequest:
         response_format: a key of `FORMATS`.
         granularities: what a `verbose_json` answer lists: `segment`, `word` or both.
         stream: whether the answer is a stream of server-sent events.
+        hot_words: phrases of the prompt, which the search prefers.
     """
 
     response_format: str = "json"
     granularities: tuple[str, ...] = ("segment",)
     stream: bool = False
+    hot_words: tuple[str, ...] = ()
 
 
 def transcription_request(
@@ -77,7 +81,22 @@ def transcription_request(
         )
     stream = _one_of(fields, "stream", ("true", "false", "True", "False", "1", "0"), "false")
     granularities = tuple(x for x in GRANULARITIES if x in (asked or ["segment"]))
-    return TranscriptionRequest(chosen, granularities, stream in ("true", "True", "1"))
+    return TranscriptionRequest(
+        chosen,
+        granularities,
+        stream in ("true", "True", "1"),
+        _phrases(" ".join(fields.get("prompt", ()))),
+    )
+
+
+def _phrases(prompt: str) -> tuple[str, ...]:
+    """Returns the phrases of a prompt, which punctuation and line ends separate."""
+    if len(prompt) > _MOST_PROMPT_CHARACTERS:
+        raise UserError.expected(
+            f"a prompt of at most {_MOST_PROMPT_CHARACTERS} characters", len(prompt), "Shorten it"
+        )
+    pieces = (" ".join(piece.split()) for piece in _BETWEEN_PHRASES.split(prompt))
+    return tuple(dict.fromkeys(piece for piece in pieces if piece))
 
 
 def _one_of(
@@ -102,10 +121,10 @@ def answer(found: Transcription, request: TranscriptionRequest, language: str | 
     seconds = found.duration_seconds or 0.0
     usage = {"type": "duration", "seconds": round(seconds)}
     if request.response_format == "json":
-        return to_json({"text": text_of(found), "usage": usage})
+        return to_json({"text": spoken(found), "usage": usage})
     if request.response_format == "text":
-        return f"{text_of(found)}\n"
-    speech = Speech(text_of(found), found.words, found.log_probability)
+        return f"{spoken(found)}\n"
+    speech = Speech(spoken(found), found.words, found.log_probability)
     if request.response_format != "verbose_json":
         return write(request.response_format, [speech], "", Lines())
     told = json.loads(write("json", [speech], "", Lines()))
@@ -114,7 +133,7 @@ def answer(found: Transcription, request: TranscriptionRequest, language: str | 
         "task": "transcribe",
         "language": _LANGUAGES.get(language or "", language or ""),
         "duration": round(seconds, 3),
-        "text": text_of(found),
+        "text": spoken(found),
     }
     if "word" in request.granularities:
         content["words"] = [
@@ -126,16 +145,50 @@ def answer(found: Transcription, request: TranscriptionRequest, language: str | 
     return to_json({**content, "usage": usage})
 
 
-def text_of(found: Transcription) -> str:
+def spoken(found: Transcription) -> str:
     """Returns the text of beam search if there is one, else that of greedy search."""
     return found.text if found.beam_text is None else found.beam_text
 
 
-def events(found: Transcription) -> Iterator[str]:
-    """Yields the server-sent events of an answer: the words one by one, then the whole text."""
-    for piece in re.findall(r"\s*\S+", text_of(found)):
-        yield _event({"type": "transcript.text.delta", "delta": piece})
-    yield _event({"type": "transcript.text.done", "text": text_of(found)})
+class Deltas:
+    """Makes server-sent events of a text that grows. A word is sent when the next one begins."""
+
+    def __init__(self):
+        self._sent = ""
+
+    def so_far(self, text: str) -> Iterator[str]:
+        """Yields the events for the new words of a text without its last one.
+
+        Args:
+            text: the text so far.
+        """
+        return self._new(text[: max(text.rfind(" "), 0)])
+
+    def end(self, text: str) -> Iterator[str]:
+        """Yields the events for the other words, and the last event with the whole text.
+
+        Args:
+            text: the whole text.
+        """
+        yield from self._new(text)
+        yield _event({"type": "transcript.text.done", "text": text})
+
+    def _new(self, text: str) -> Iterator[str]:
+        # A beam search can change words that were sent: only the last event then has all of them.
+        if text.startswith(self._sent):
+            for piece in re.findall(r"\s*\S+", text[len(self._sent) :]):
+                yield _event({"type": "transcript.text.delta", "delta": piece})
+            self._sent = text
+
+
+def error_event(message: str) -> str:
+    """Returns the event for an error after the answer has begun.
+
+    Args:
+        message: one clear line.
+    """
+    error = {"message": message, "type": "server_error", "param": None, "code": None}
+    return _event({"type": "error", "error": error})
 
 
 def _event(content: dict) -> str:

@@ -1,6 +1,5 @@
 """Routes that take a file as a form: transcriptions, classes of an image, the list of models."""
 
-import asyncio
 import contextlib
 import tempfile
 import time
@@ -12,32 +11,41 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response, StreamingResponse
 
+from tools.errors import UserError
 from tools.recognition.decoders import Transcription
+from tools.serving.long_recordings import LongRecordings, Recording
 from tools.serving.requests import Refusal
 from tools.serving.served_model import ServedModel, Sound, Speech
 from tools.serving.server import Server
-from tools.serving.transcription import FORMATS, answer, events, transcription_request
+from tools.serving.transcription import (
+    FORMATS,
+    GRANULARITIES,
+    Deltas,
+    TranscriptionRequest,
+    answer,
+    error_event,
+    spoken,
+    transcription_request,
+)
 
 _MOST_FIELDS = 50
 _IN_MEMORY_BYTES = 4 * 1024 * 1024  # a larger sound is written to a file and read in pieces
 _DEFAULT_TOP_K = 5
-OPENAPI_FILE = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
-}
+_FORM = "multipart/form-data"
+_EVENTS = "text/event-stream"
+_ANSWERS = {200: {"content": {kind.partition(";")[0]: {} for kind in (*FORMATS.values(), _EVENTS)}}}
+
+
+def form_body(**fields: dict) -> dict:
+    """Returns the description of a form with a file, for the OpenAPI document.
+
+    Args:
+        fields: JSON schemas of further fields by name.
+    """
+    text = {"type": "string"}
+    properties = {"file": {**text, "format": "binary"}, "model": text, **fields}
+    schema = {"type": "object", "required": ["file"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {_FORM: {"schema": schema}}}}
 
 
 def upload_routes(server: Server) -> APIRouter:
@@ -47,8 +55,7 @@ def upload_routes(server: Server) -> APIRouter:
         server: answers requests with its models.
     """
     router = APIRouter(prefix="/v1")
-    # A long recording takes all cores for minutes: one at a time, between the others' batches.
-    long_turn = asyncio.Semaphore(1)
+    long_recordings = LongRecordings()
     started = int(time.time())
 
     @router.get("/models")
@@ -62,7 +69,17 @@ def upload_routes(server: Server) -> APIRouter:
                 rows.append({"id": name, **basics, **server.model(name).described})
         return {"object": "list", "data": rows}
 
-    @router.post("/audio/transcriptions", openapi_extra=OPENAPI_FILE)
+    several = {"type": "array", "items": {"type": "string", "enum": [*GRANULARITIES]}}
+    described = form_body(
+        language={"type": "string"},
+        prompt={"type": "string"},
+        response_format={"type": "string", "enum": [*FORMATS]},
+        stream={"type": "boolean"},
+        temperature={"type": "number"},
+        **{"timestamp_granularities[]": several},
+    )
+
+    @router.post("/audio/transcriptions", openapi_extra=described, responses=_ANSWERS)
     async def transcriptions(request: Request) -> Response:
         """Transcribes a sound file, in the form of OpenAI's interface."""
         async with form_of(request) as form:
@@ -72,24 +89,27 @@ def upload_routes(server: Server) -> APIRouter:
             asked = transcription_request(fields, language)
             content = await file_of(form).read()
         with_words = asked.response_format not in ("json", "text")
-        found = await _transcribe(model, content, with_words)
-        if asked.stream:
-            return StreamingResponse(events(found), media_type="text/event-stream")
-        text = await anyio.to_thread.run_sync(answer, found, asked, language)
-        return Response(text, media_type=FORMATS[asked.response_format])
-
-    async def _transcribe(model: ServedModel, content: bytes, with_words: bool) -> Transcription:
         speech: Speech = model.kind
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
-            if speech.is_long(sound):
-                async with long_turn:
-                    return await anyio.to_thread.run_sync(speech.transcribe_long, sound, with_words)
-            item = Sound(sound, with_words), float(len(sound))
-            (heard,) = await server.items(model, [item])
-            return heard.transcription
+            if not speech.is_long(sound):
+                item = Sound(sound, with_words, asked.hot_words)
+                (heard,) = await server.items(model, [(item, float(len(sound)))])
+                found = heard.transcription
+            else:
+                model = await server.hold(model, stack)
+                recording = Recording(model.kind, sound, with_words, asked.hot_words)
+                if not asked.stream:
+                    found = await long_recordings.transcription(recording, request)
+                    return await _written(found, asked, language)
+                # The answer begins before the end of the recording; the file lives until then.
+                events = _events(long_recordings, recording, stack.pop_all())
+                return StreamingResponse(events, media_type=_EVENTS)
+        if asked.stream:
+            return StreamingResponse(Deltas().end(spoken(found)), media_type=_EVENTS)
+        return await _written(found, asked, language)
 
-    @router.post("/classify", openapi_extra=OPENAPI_FILE)
+    @router.post("/classify", openapi_extra=form_body(top_k={"type": "integer", "minimum": 1}))
     async def classify(request: Request) -> dict:
         """Classifies an image file: names and probabilities of the best classes."""
         async with form_of(request) as form:
@@ -105,7 +125,29 @@ def upload_routes(server: Server) -> APIRouter:
     return router
 
 
-def _sound(speech: Speech, content: bytes, stack: contextlib.ExitStack):
+async def _written(
+    found: Transcription, asked: TranscriptionRequest, language: str | None
+) -> Response:
+    text = await anyio.to_thread.run_sync(answer, found, asked, language)
+    return Response(text, media_type=FORMATS[asked.response_format])
+
+
+async def _events(
+    long_recordings: LongRecordings, recording: Recording, stack: contextlib.AsyncExitStack
+) -> AsyncIterator[str]:
+    """Yields the server-sent events of a long recording."""
+    deltas = Deltas()
+    async with stack, contextlib.aclosing(long_recordings.texts(recording)) as texts:
+        try:
+            async for text in texts:
+                whole = isinstance(text, Transcription)
+                for event in deltas.end(spoken(text)) if whole else deltas.so_far(text):
+                    yield event
+        except UserError as error:
+            yield error_event(str(error))
+
+
+def _sound(speech: Speech, content: bytes, stack: contextlib.AsyncExitStack):
     """Returns the waveform of a small file, or the path of a copy of a large one."""
     if len(content) <= _IN_MEMORY_BYTES:
         return speech.waveform(content)
@@ -125,7 +167,7 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         Refusal: the request holds no form.
     """
     kind = request.headers.get("content-type", "")
-    if not kind.lower().startswith("multipart/form-data"):
+    if not kind.lower().startswith(_FORM):
         raise Refusal(
             400,
             f"Expected a form (multipart/form-data) with the field file. Received: "

@@ -114,13 +114,22 @@ def open_checkpoint(path: str | Path, newest: bool = False) -> Checkpoint:
         store = CheckpointStore(inside if inside.is_dir() else path)
         checkpoint = store.latest_whole() if newest else store.best() or store.latest()
         if checkpoint is None:
-            raise UserError.expected(
-                "a run directory or a checkpoint directory",
-                path if path.exists() else f"{path}, which does not exist",
-                "Give a folder that a training run has written",
-            )
+            raise _no_checkpoint(path)
         return checkpoint
     return _read_checkpoint(path)
+
+
+def _no_checkpoint(path: Path) -> UserError:
+    """Returns the error for a path that is no checkpoint; it names a run in a folder of runs."""
+    expected, do = "a run directory or a checkpoint directory", "Give a folder that a training run"
+    if not path.exists():
+        return UserError.expected(expected, f"{path}, which does not exist", f"{do} has written")
+    inside = [x.parents[1] for x in path.glob(f"*/{_PREFIX}*/state.json")]
+    inside += [x.parents[2] for x in path.glob(f"*/checkpoints/{_PREFIX}*/state.json")]
+    if not inside:
+        return UserError.expected(expected, path, f"{do} has written")
+    newest = max(inside, key=lambda run: run.stat().st_mtime)
+    return UserError.expected(expected, f"{path}, a folder of runs", f"Give one, such as {newest}")
 
 
 def _read_checkpoint(path: Path) -> Checkpoint:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tools.amounts import counted
 from tools.errors import UserError
-from tools.training.launcher import uses_horovod
+from tools.launcher import uses_horovod
 
 Value = TypeVar("Value")
 

@@ -90,6 +90,7 @@ def test_defaults_of_training():
         ("dev-clean",),
     )
     assert (config.decoding.max_symbols_per_frame, config.tokenizer.kind) == (5, "characters")
+    assert config.tokenizer.language == ""
 
 
 def test_decoding_requires_the_head_that_it_decodes():

@@ -168,6 +168,32 @@ def test_serving_default_gives_the_same_tokens(runner, inputs, expected, tokeniz
     check(runner.run(inputs), expected, tokenizer)
 
 
+def test_a_half_precision_export_computes_in_half(run_dir, runner, inputs, tmp_path):
+    """Outputs are float32 arrays, near those of the float32 export but not equal to them."""
+    place = tmp_path / "half"
+    assert main(["--checkpoint", str(run_dir), f"--output_dir={place}", "--precision=fp16"]) == 0
+    half = load(place)
+    assert (half.precision, runner.precision) == ("fp16", "fp32")
+    whole_heard, heard = (x.run(inputs, "listen") for x in (runner, half))
+    np.testing.assert_array_equal(heard["encoded_lengths"], whole_heard["encoded_lengths"])
+    tokens, states = np.array([[0], [3]], np.int32), np.ones((2, 2, 8), np.float32)
+    asked = {"tokens": tokens, "states": states}
+    predicted = [x.run(asked, "predict") for x in (runner, half)]
+    pairs = [(whole_heard["encoded"], heard["encoded"])]
+    pairs += [(predicted[0][name], predicted[1][name]) for name in predicted[0]]
+    for whole, found in pairs:
+        assert found.dtype == np.float32 and not np.array_equal(found, whole)
+        np.testing.assert_allclose(found, whole, atol=0.03)
+    joined = {"encoded": heard["encoded"][:2, :1], "predicted": predicted[1]["predicted"]}
+    assert half.run(joined, "join")["logits"].dtype == np.float32
+    assert len(half.run(inputs)["text"]) == 4 and half.run(inputs, "serve_beam")
+    session = conformer.load(place, run_eagerly=True, quant_precision="fp16")
+    with session, refused("a SavedModel in fp32 to convert"):
+        sound = inputs["waveforms"][1, :6001]
+        assert session.transcribe(sound, rate_hz=RATE_HZ).text
+        conformer.load(place)
+
+
 def test_shapes_are_free(runner, inputs, expected):
     for row, length in enumerate(LENGTHS):
         alone = {

@@ -123,7 +123,24 @@ def test_every_array_is_in_its_variable(model, golden, file_arrays, caplog):
     with caplog.at_level(logging.WARNING):
         load_keras2_weights(model, golden)
     check(model, file_arrays)
-    assert "Fine-tune" in caplog.text
+    assert "fine-tune" in caplog.text and "features." not in caplog.text
+
+
+def test_one_rank_warns_of_a_front_end_that_differs(golden, caplog, monkeypatch):
+    """TensorFlowASR normalizes over the utterance and keeps the mean of each frame."""
+    values = {"features.normalization": "loud_frames", "features.remove_dc_offset": "true"}
+    config = conformer.load_config(None, SIZES | values)
+    model = conformer.build_model(config, 7, "float32")
+    with caplog.at_level(logging.WARNING):
+        monkeypatch.setenv("HOROVOD_RANK", "1")
+        load_keras2_weights(model, golden)
+        assert not caplog.records
+        monkeypatch.setenv("HOROVOD_RANK", "0")
+        load_keras2_weights(model, golden)
+    assert len(caplog.records) == 1
+    assert "features.normalization is loud_frames instead of utterance" in caplog.text
+    assert "features.remove_dc_offset is True instead of False" in caplog.text
+    assert "features.max_hz" not in caplog.text
 
 
 def test_long_lists_of_names_are_split_and_other_groups_ignored(model, changed, file_arrays):
@@ -222,4 +239,4 @@ def test_training_starts_with_the_weights(golden, tmp_path, caplog):
         expected = file[f"{name}/embeddings:0"][()]
     found = weights["conformer/prediction/embedding/embeddings"]
     np.testing.assert_allclose(found, expected, atol=1e-6)
-    assert "Fine-tune" in caplog.text
+    assert "fine-tune" in caplog.text

@@ -97,6 +97,17 @@ def test_a_table_of_every_batch_size_precision_and_mode(start, tmp_path):
     assert table == f"python -m tools.benchmark.multi_infer --output_dir {tmp_path} {reports}"
 
 
+def test_a_half_precision_model_runs_in_tensorflow_only(start, tmp_path):
+    (tmp_path / "m" / "assets").mkdir(parents=True)
+    text = '{\n "family": "vision",\n "precision": "fp16",\n "convert": {}\n}'
+    (tmp_path / "m" / "assets" / "pipeline.json").write_text(text)
+    variables = {"INFER_CKPT": str(tmp_path / "m"), "OUTPUT_DIR": str(tmp_path / "o")}
+    found = start("multi_infer_run.sh", "--net_name=vision", "-b4", "-pfp32,fp16", **variables)
+    run, table = found.stdout.splitlines()
+    assert "vision.eval --run_eagerly=1 --quant_precision=fp16 " in run
+    assert table.endswith(f" {tmp_path}/o/eager_fp16_bsz_4.json")
+
+
 @pytest.mark.parametrize(
     "words",
     [

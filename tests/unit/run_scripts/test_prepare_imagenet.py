@@ -1,63 +1,21 @@
 """prepare_imagenet.sh on archives of a few bytes in the layout of the official ones."""
 
 import fcntl
-import io
+import functools
 import os
 import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.io import savemat
 
-WNIDS = ("n02000002", "n01000001", "n03000003")  # in the order of the devkit's numbers
-TRUTH = (3, 1, 2, 2, 3, 1)  # two images of each class
-
-
-def pack(members, mode="w"):
-    """An archive of `{name: bytes}`, as bytes."""
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            archive.addfile(info, io.BytesIO(content))
-    return stream.getvalue()
-
-
-def devkit(truth):
-    meta = io.BytesIO()
-    rows = [(number, wnid) for number, wnid in enumerate(WNIDS, start=1)]
-    synsets = np.array(rows, dtype=[("ILSVRC2012_ID", "O"), ("WNID", "O")])
-    savemat(meta, {"synsets": synsets})
-    data = "ILSVRC2012_devkit_t12/data/"
-    text = "".join(f"{number}\n" for number in truth).encode()
-    return pack(
-        {
-            data + "meta.mat": meta.getvalue(),
-            data + "ILSVRC2012_validation_ground_truth.txt": text,
-        },
-        "w:gz",
-    )
+from tests.support.imagenet import TRUTH, WNIDS, write_archives
 
 
 @pytest.fixture
 def archives(tmp_path):
-    folder = tmp_path / "archives"
-    folder.mkdir()
-
-    def write(wnids=WNIDS, num_images=6, truth=TRUTH):
-        inner = {f"{w}.tar": pack({f"{w}_{i}.JPEG": w.encode() for i in range(2)}) for w in wnids}
-        images = {f"ILSVRC2012_val_{i:08d}.JPEG": b"%d" % i for i in range(1, num_images + 1)}
-        (folder / "ILSVRC2012_img_train.tar").write_bytes(pack(inner))
-        (folder / "ILSVRC2012_img_val.tar").write_bytes(pack(images))
-        (folder / "ILSVRC2012_devkit_t12.tar.gz").write_bytes(devkit(truth))
-        return folder
-
-    return write
+    return functools.partial(write_archives, tmp_path / "archives")
 
 
 @pytest.fixture

@@ -38,6 +38,13 @@ def test_what_is_a_name_and_what_a_number(tmp_path, text, expected):
     assert read_classes(path, 2) == expected
 
 
+@pytest.mark.parametrize("text", ["a.JPEG 65\nb c.png\t3\n", "ILSVRC2012_val_1.jpg 0"])
+def test_a_list_of_labels_of_images_is_no_file_of_names(tmp_path, text):
+    (tmp_path / "val.txt").write_text(text)
+    with refused("names of images with labels. Give the file to python -m vision.eval as --anno"):
+        read_classes(tmp_path / "val.txt", 2)
+
+
 def test_the_seed_and_the_epoch_choose_the_order_of_images():
     def order(seed, epoch):
         plan = EpochPlan(40, 1, seed, epoch, global_batch_size=8)

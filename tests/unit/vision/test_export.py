@@ -13,6 +13,7 @@ import tensorflow as tf
 import vision
 import vision.export
 import vision.infer
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.fake_hub import fake_hub
 from tools.conversion.converter import convert
@@ -74,6 +75,22 @@ def test_the_sum_of_heads(functions, batch, expected):
         assert found.keys() == outputs
         for output, value in found.items():
             np.testing.assert_allclose(value, heads[output], atol=1e-5)
+
+
+def test_a_half_precision_export_computes_in_half(of_small, tmp_path, batch, capsys):
+    runners = []
+    for precision in ("fp32", "fp16"):
+        place = tmp_path / precision
+        program(*of_small, f"--output_dir={place}", f"--precision={precision}")
+        runners.append(load(place))
+        assert runners[-1].precision == precision
+    asked = {"images": batch, "classes": np.array([1, 2, 3], np.int32)}
+    for inputs, signature in (({"images": batch}, "heads"), (asked, "activation_map")):
+        whole, half = (runner.run(inputs, signature) for runner in runners)
+        for name in half.keys() - {"classes"}:
+            assert half[name].dtype == np.float32
+            error = np.abs(half[name] - whole[name])
+            assert 0 < error.mean() < 0.02 * np.abs(whole[name]).mean(), name
 
 
 def test_probabilities(calibrated, batch, expected):
@@ -288,6 +305,7 @@ def test_shapes_that_no_model_takes(text):
         (["--shape=1,3,64,64", "--layout=NHWC"], "--shape of the layout NHWC"),
         (["--output_file=a.onnx", "--output_dir=a"], "--output_dir or --output_file"),
         (["--output_file=a.bin", "--file_format=ONNX"], ".onnx for the format ONNX"),
+        (["--precision=bf16", "--file_format=ONNX"], "SAVEDMODEL with --precision=bf16"),
         (["--output_file=a"], "a folder, as --output_dir for the format SAVEDMODEL"),
         (["conformer-huge-p16_x.py"], "only flags"),
     ],
@@ -466,7 +484,7 @@ def test_initial_weights_are_called_so(of_small, tmp_path, capsys):
 )
 def test_bad_arguments_are_one_line(arguments, message, of_small, tmp_path):
     with refused(message):
-        program(*of_small, f"--output_dir={tmp_path / 'new'}", *arguments)
+        program(*joined([*of_small, f"--output_dir={tmp_path / 'new'}"], arguments))
     assert not list(tmp_path.iterdir())
 
 

@@ -66,6 +66,19 @@ def test_a_batch_gives_what_its_utterances_give_alone(exports, inputs, expected,
     assert len(set(expected[kind][0].argmax(-1))) > 3
 
 
+def test_a_half_precision_export_computes_in_half(folders, exports, inputs, tmp_path):
+    arguments = [f"--pretrained={folders / 'group'}", f"--output_dir={tmp_path / 'half'}"]
+    assert main([*arguments, "--precision=bf16"]) == 0
+    whole, half = load(exports / "group"), load(tmp_path / "half")
+    assert (half.precision, whole.precision) == ("bf16", "fp32")
+    found, expected = half.run(inputs), whole.run(inputs)
+    assert found["logits"].dtype == np.float32
+    np.testing.assert_array_equal(found["logit_lengths"], expected["logit_lengths"])
+    frames = expected["logit_lengths"][0]
+    error = np.abs(found["logits"][0, :frames] - expected["logits"][0, :frames])
+    assert 0 < error.mean() < 0.1 * expected["logits"][0, :frames].std()
+
+
 def test_weight_norm_is_computed_once_for_all(folders, exports, kind):
     """The export contains the computed kernels, and no variables that only training uses."""
     model = wav2vec2.from_pretrained(folders / kind)

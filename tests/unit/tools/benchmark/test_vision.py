@@ -13,6 +13,7 @@ import tensorflow as tf
 from PIL import Image
 
 import vision
+from tests.support.arguments import joined
 from tests.support.conversions import shared_translations
 from tests.support.errors import refused
 from tests.support.peers import StubPeer, known_times
@@ -97,7 +98,7 @@ def test_our_side_runs_alone_and_says_so(arguments, photos, work, tmp_path, caps
     manifests = {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")}
     places = {path.parent.name for path in manifests}
     assert {name.replace(" ", "-") for name in names[1:]} <= places
-    benchmark.main([*flags, "--batch_sizes=1", "--eval_images=0"])
+    benchmark.main(joined(flags, ["--batch_sizes=1", "--eval_images=0"]))
     assert {path: path.stat().st_mtime_ns for path in work.rglob("manifest.json")} == manifests
 
 
@@ -135,7 +136,7 @@ def test_a_peer_is_given_the_same_model_and_runs_in_turn(arguments, tmp_path, ca
     monkeypatch.setattr(benchmark, "time_in_turn", known_times(medians))
     monkeypatch.setattr(benchmark, "open_peer", lambda *_: contextlib.nullcontext(OwnPeer()))
     flags = ["--batch_sizes=2", "--precisions=fp32", f"--json={report}"]
-    benchmark.main([*arguments, *flags])
+    benchmark.main(joined(arguments, flags))
     found = json.loads(report.read_text())
     assert found["versions"]["torch"] == "0"
     (toy,) = found["architectures"]
@@ -225,4 +226,4 @@ def test_made_up_images_are_smooth():
 )
 def test_bad_flags_are_refused(flag, expected):
     with refused(expected):
-        benchmark.main([f"--threads={THREADS}", flag])
+        benchmark.main(joined([f"--threads={THREADS}"], [flag]))

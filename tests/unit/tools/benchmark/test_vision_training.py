@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import vision
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.page_figures import figures_in
 from tests.support.peers import StubPeer, known_times
@@ -141,4 +142,4 @@ def test_targets_are_shares_of_two_classes():
 )
 def test_bad_flags_are_refused(flag, expected):
     with refused(match=expected):
-        benchmark.main([f"--threads={THREADS}", flag])
+        benchmark.main(joined([f"--threads={THREADS}"], [flag]))

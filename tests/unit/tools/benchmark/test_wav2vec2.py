@@ -14,6 +14,7 @@ import soundfile
 import tensorflow as tf
 
 import wav2vec2
+from tests.support.arguments import joined
 from tests.support.conversions import shared_translations
 from tests.support.errors import refused
 from tests.support.peers import StubPeer, known_times
@@ -111,7 +112,7 @@ def test_the_table_has_fixed_shapes_beside_ranges(arguments, tmp_path, capsys, m
         benchmark, "time_in_turn", known_times({"fixed shape": 200.0, "dim range": 250.0})
     )
     report = tmp_path / "report.json"
-    benchmark.main([*arguments, "--table", "--batch_sizes=8,3", f"--json={report}"])
+    benchmark.main(joined(arguments, ["--table", "--batch_sizes=8,3", f"--json={report}"]))
     rows = json.loads(report.read_text())["table"]
     assert [row["batch"] for row in rows] == [8, 3]
     printed = capsys.readouterr().out
@@ -145,7 +146,7 @@ def test_a_peer_is_given_the_same_model_and_runs_in_turn(arguments, tmp_path, ca
     monkeypatch.setattr(benchmark, "time_in_turn", known_times(medians))
     monkeypatch.setattr(benchmark, "open_peer", lambda *_: contextlib.nullcontext(OwnPeer()))
     more = ["--precisions=fp32", "--mixed=none", f"--json={report}"]
-    benchmark.main([*arguments, *more])
+    benchmark.main(joined(arguments, more))
     found = json.loads(report.read_text())
     assert found["versions"]["transformers"] == "0"
     assert "mixed" not in found
@@ -270,7 +271,7 @@ def test_sounds_of_a_folder_are_repeated_or_cut(tmp_path, rng):
 )
 def test_bad_flags_are_refused(flag, expected):
     with refused(expected):
-        benchmark.main([f"--threads={THREADS}", flag])
+        benchmark.main(joined([f"--threads={THREADS}"], [flag]))
 
 
 def test_normalized_sounds_have_no_mean_and_unit_variance(rng):

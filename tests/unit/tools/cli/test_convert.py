@@ -66,7 +66,7 @@ def test_flags_reach_the_conversion(native, tmp_path):
     assert manifest["request"]["quantization"] is None
     assert main([*arguments, "--quantize_algo=eqnm"]) == 0
     assert manifest_of(place) == manifest
-    assert main([*arguments, "--opt_config=none"]) == 0
+    assert main(joined(arguments, ["--opt_config=none"])) == 0
     assert manifest_of(place)["request"]["opt_config"] == []
     assert "short_index" not in manifest_of(place)["signatures"]["serving_default"]["rewrites"]
 

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.cli.join_corpus import Joining, draw, main
@@ -31,7 +32,7 @@ def split(tmp_path_factory):
 
 def join(split, output, *flags):
     arguments = [f"--split_dir={split}", f"--output_dir={output}", "--max_seconds=1"]
-    main([*arguments, "--num_utterances=30", *flags])
+    main(joined([*arguments, "--num_utterances=30"], flags))
     return read_corpus(output, (), LIMITS).utterances
 
 

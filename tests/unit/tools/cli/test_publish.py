@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tools.cli.publish import main
@@ -38,7 +39,7 @@ def speech(tmp_path_factory):
 
 def published(speech, root, *flags):
     arguments = [f"--native_savedmodel_dir={speech}", f"--model_root={root}", "--name=toy"]
-    return main([*arguments, *flags])
+    return main(joined(arguments, flags))
 
 
 def test_versions_count_up(speech, tmp_path, capsys):

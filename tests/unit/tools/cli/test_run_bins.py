@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tests.support.sessions import sessions_are_closed
@@ -268,9 +269,9 @@ def test_bad_input_is_one_line(native, tmp_path, rng, flags, expected):
     for index in range(2):
         (tmp_path / "odd" / f"s{index}.bin").write_bytes(b"\0" * 81)
         (tmp_path / "nothing" / f"s{index}.bin").write_bytes(b"")
-    arguments = [f"--model={native}", "--input=IN/lengths,IN/waveforms", "--output=IN/out", *flags]
+    arguments = [f"--model={native}", "--input=IN/lengths,IN/waveforms", "--output=IN/out"]
     with refused(match=expected):
-        main([word.replace("IN", str(tmp_path)) for word in arguments])
+        main([word.replace("IN", str(tmp_path)) for word in joined(arguments, flags)])
     assert not list(tmp_path.glob("out/*"))
 
 

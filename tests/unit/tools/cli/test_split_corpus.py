@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.cli.split_corpus import main
@@ -65,7 +66,7 @@ def test_the_seed_decides(split, tmp_path):
 )
 def test_bad_flags_are_one_line(split, tmp_path, flags, message):
     with refused(message):
-        main([f"--split_dir={split}", f"--output_dir={tmp_path}/new", *flags])
+        main(joined([f"--split_dir={split}", f"--output_dir={tmp_path}/new"], flags))
     assert not (tmp_path / "new").exists()
 
 

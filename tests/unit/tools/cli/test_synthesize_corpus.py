@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tools.cli.synthesize_corpus import main
 from tools.files import to_json
@@ -19,7 +20,7 @@ FLAGS = ["--train_utterances=9", "--dev_utterances=4", "--num_speakers=3", "--ma
 
 def make(folder: Path, *flags: str) -> dict[str, bytes]:
     """Runs the program and returns the files it made."""
-    assert main([f"--output_dir={folder}", *FLAGS, *flags]) == 0
+    assert main(joined([f"--output_dir={folder}", *FLAGS], flags)) == 0
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tools.cli.synthesize_images import main
 from tools.files import to_json
@@ -17,7 +18,7 @@ FLAGS = ["--train_images=3", "--val_images=2", "--image_size=32"]
 
 
 def make(folder, *flags):
-    assert main([f"--output_dir={folder}", *FLAGS, *flags]) == 0
+    assert main(joined([f"--output_dir={folder}", *FLAGS], flags)) == 0
     return {str(x.relative_to(folder)): x.read_bytes() for x in folder.rglob("*") if x.is_file()}
 
 

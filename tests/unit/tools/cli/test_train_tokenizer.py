@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from conformer.tokenizer import load_tokenizer
+from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.speech import write_librispeech
 from tools.cli import train_tokenizer
@@ -59,7 +60,8 @@ def test_sentencepiece_of_one_split(data_dir, tmp_path, model_type, capsys):
 def test_bad_input(data_dir, tmp_path, flags, named):
     output = tmp_path / "vocabulary.json"
     with refused(match=named):
-        train_tokenizer.main([f"--data_dir={data_dir}", f"--output={output}", *flags])
+        given = [f"--data_dir={data_dir}", f"--output={output}"]
+        train_tokenizer.main(joined(given, flags))
     assert not output.exists()
 
 

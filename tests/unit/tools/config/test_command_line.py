@@ -7,6 +7,7 @@ import pytest
 from absl import flags
 
 from tests.support.errors import refused
+from tools import launcher
 from tools.config import command_line
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
@@ -362,27 +363,51 @@ def test_empty_values_are_refused(program, argv, line):
 
 
 @pytest.mark.parametrize(
-    ("argv", "name", "value", "line"),
+    ("argv", "line"),
     [
-        (["-b=2", "--batch_size=4"], "batch_size", 4, "--batch_size is given 2 times: the last"),
+        (["-b=2", "--batch_size=4"], "--batch_size once. Received: it twice, as 2 and 4."),
+        (["--mode=slow", "--mode", "fast"], "--mode once. Received: it twice, as slow and fast."),
+        (["--use_horovod", "--nouse_horovod"], "--use_horovod once. Received: it twice, as True"),
         (
-            ["--mode=slow"] * 2 + ["--mode=fast"],
-            "mode",
-            "fast",
-            "3 times: the last value counts, fast",
+            ["--config=a: b", "--config=c: d"],
+            "--config once. Received: it twice, as a: b and c: d.",
         ),
-        (["--use_horovod", "--nouse_horovod"], "use_horovod", False, "value counts, False"),
     ],
 )
-def test_a_flag_that_is_given_twice_is_named(program, capsys, argv, name, value, line):
-    assert getattr(program.parse(argv)[0], name) == value
-    printed = capsys.readouterr().err
-    assert line in printed and printed.count("\n") == 1
+def test_a_flag_that_is_given_twice_is_refused(program, argv, line):
+    assert line in failure(program, *argv)
 
 
-def test_flags_that_may_be_repeated_are_not_named(program, capsys):
-    program.parse(["--tag=a", "--tag=b", "--set", "a.b=1", "--set", "a.c=1", "--batch_size=2"])
-    assert capsys.readouterr().err == ""
+def test_flags_that_may_be_repeated(program):
+    argv = ["--tag=a", "--tag=b", "--set", "a.b=1", "--set", "a.c=1", "--batch_size=2"]
+    values, _ = program.parse(argv)
+    assert (values.tag, values.set) == (["a", "b"], {"a.b": "1", "a.c": "1"})
+
+
+@pytest.mark.parametrize("argv", [["--batch=2"], ["--batch_size=x"], ["a.wav"]])
+def test_the_first_rank_prints_an_error_that_all_ranks_find(program, monkeypatch, argv):
+    waits = []
+    monkeypatch.setattr(launcher.time, "sleep", waits.append)
+    for variable, rank, expected in (
+        ("OMPI_COMM_WORLD_RANK", "0", []),
+        ("HOROVOD_RANK", "1", [60.0]),
+        ("PMI_RANK", "2", [60.0]),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(variable, rank)
+            with pytest.raises(UserError):
+                program.parse_flags(argv)
+        assert waits == expected
+        waits.clear()
+
+
+def test_renamed_flags_are_named_by_one_rank(monkeypatch, capsys):
+    line = CommandLine("conformer.infer", "Runs.")
+    line.string("result_path", None, "Report.")
+    for rank, printed in (("0", "--output is now --result_path\n"), ("1", "")):
+        monkeypatch.setenv("HOROVOD_RANK", rank)
+        assert line.parse(["--output=a"])[0].result_path == "a"
+        assert capsys.readouterr().err == printed
 
 
 def test_a_flag_that_is_empty_by_default_may_be_empty(program):

@@ -22,7 +22,7 @@ def twice(x):
 def test_a_change_in_another_module_compiles_again(project, tmp_path):
     package = tmp_path / "tools" / "decoding"
     package.mkdir(parents=True)
-    for name in ("__init__.py", "errors.py", "files.py", "decoding/compiled.py"):
+    for name in ("__init__.py", "errors.py", "files.py", "hashing.py", "decoding/compiled.py"):
         shutil.copy(project / "tools" / name, tmp_path / "tools" / name)
     (package / "__init__.py").touch()
     (package / "two.py").write_text(TWO)

@@ -281,13 +281,43 @@ def test_a_converted_model_refuses_what_it_was_not_converted_for(tmp_path, monke
         opening.open_runner(tmp_path, options(f"--{flag}"), read_examples)
 
 
-@pytest.mark.parametrize("precision", ["int8_fp32", "int8_fp16", "bf16", "fp16"])
-def test_what_runs_eagerly_has_the_precision_of_the_export(native, monkeypatch, precision):
+def test_a_converted_model_accepts_its_own_precision(tmp_path, monkeypatch):
+    (tmp_path / "manifest.json").write_text('{"request": {"precision": "int8_fp32"}}')
+    monkeypatch.setattr(opening, "load", lambda *given: "runner")
+    for flags_ in (["--quant_precision=int8_fp32"], []):
+        assert opening.open_runner(tmp_path, options(*flags_), read_examples) == "runner"
+    with refused("a SavedModel with --quant_precision"):
+        opening.open_runner(tmp_path, options("--quant_precision=fp32"), read_examples)
+
+
+@pytest.mark.parametrize(
+    ("own", "asked", "do"),
+    [
+        ("fp32", "int8_fp32", "leave --run_eagerly out"),
+        ("fp32", "bf16", "--precision=bf16"),
+        ("fp16", "fp32", "--precision=fp32"),
+        ("fp16", "int8_fp16", "leave --run_eagerly out"),
+    ],
+)
+def test_what_runs_eagerly_has_the_precision_of_the_export(native, monkeypatch, own, asked, do):
+    pipeline = native / "assets" / "pipeline.json"
+    pipeline.write_text(json.dumps({**PIPELINE, "precision": own}))
+    monkeypatch.setattr(opening, "load", lambda *given: "runner")
+    for accepted in ([], [f"--quant_precision={own}"]):
+        opened = opening.open_runner(native, options("--run_eagerly", *accepted), read_examples)
+        assert opened == "runner"
     monkeypatch.delattr(opening, "load")
-    with refused(f"others need a converted model. Received: {precision}. Leave one"):
+    with refused(match=f"--quant_precision={own} with --run_eagerly.* Received: {asked}.*{do}"):
         opening.open_runner(
-            native, options("--run_eagerly", f"--quant_precision={precision}"), read_examples
+            native, options("--run_eagerly", f"--quant_precision={asked}"), read_examples
         )
+
+
+def test_a_half_precision_model_is_not_converted(native, monkeypatch):
+    (native / "assets" / "pipeline.json").write_text(json.dumps({**PIPELINE, "precision": "bf16"}))
+    monkeypatch.delattr(opening, "convert")
+    with refused("a SavedModel in fp32 to convert. Received: "):
+        opening.converted(native, options(), read_examples)
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])

@@ -100,6 +100,19 @@ def test_inputs_of_very_different_sizes_do_not_run_together(batcher, held):
         assert max(sizes[x] for x in batch) <= 2 * min(sizes[x] for x in batch)
 
 
+def test_only_inputs_with_equal_keys_run_together(held):
+    one = Batcher(
+        held, BatchingOptions(max_batch_size=8, batch_timeout_ms=0.0), key=lambda item: item % 3
+    )
+    futures = [one.submit(0)]
+    assert held.started.acquire(timeout=20)
+    futures += [one.submit(number) for number in range(1, 8)]
+    release(held)
+    assert [future.result(20) for future in futures] == [-number for number in range(8)]
+    assert held.batches == [[0], [1, 4, 7], [2, 5], [3, 6]]
+    one.close()
+
+
 def test_the_oldest_input_is_always_in_the_next_batch(batcher, held):
     one, _ = batcher(max_batch_size=2, bucket_ratio=1.0)
     futures = [one.submit(number, size=1.0 + number % 2) for number in range(1, 7)]

@@ -85,6 +85,8 @@ def test_a_new_version_replaces_the_old_one_after_its_last_answer(repository, ro
     old.runner.gate.set()
     assert waiting.result(20) == "hello"
     scan.join(20)
+    while repository.states("toy")[1] == "UNLOADING":
+        pass
     assert repository.states("toy") == {1: "END", 2: "AVAILABLE"}
     with pytest.raises(Closed):
         old.submit_files([("late", 1.0)])
@@ -131,3 +133,83 @@ def test_new_versions_are_found_while_it_watches(repository, root):
             break
         threading.Event().wait(0.01)
     assert repository.get("toy").version == 2
+
+
+def test_versions_with_labels_stay_loaded(root, opener):
+    labels = {"toy": {"stable": 1, "canary": 2, "gone": 9}}
+    repository = Repository(opener, root=root, labels=lambda: labels)
+    (root / "toy" / "2").mkdir()
+    (root / "toy" / "3").mkdir()
+    repository.scan()
+    assert sorted(opener.opened) == [("toy", 1), ("toy", 2), ("toy", 3)]
+    assert repository.get("toy").version == 3
+    assert repository.get("toy", label="stable").version == 1
+    assert repository.get("toy", label="canary").version == 2
+    for label in ("gone", "unknown"):
+        with pytest.raises(UnknownModel):
+            repository.get("toy", label=label)
+    with pytest.raises(UnknownModel):
+        repository.get("boat", label="stable")
+    labels["toy"] = {"stable": 3}  # a label moves; its old version is closed
+    repository.scan()
+    assert repository.get("toy", label="stable").version == 3
+    for version in (1, 2):
+        with pytest.raises(UnknownModel):
+            repository.get("toy", version)
+    repository.close()
+
+
+def test_labels_that_cannot_be_read_stay_as_they_were(root, opener, caplog):
+    answers = [{"toy": {"stable": 1}}, {"toy": {"stable": 1}}]
+
+    def labels():
+        if not answers:
+            raise UserError.expected("labels", "none", "Correct the file")
+        return answers.pop()
+
+    repository = Repository(opener, root=root, labels=labels)
+    for _ in range(2):
+        repository.scan()
+    assert repository.get("toy", label="stable").version == 1
+    assert "labels stay as they were" in caplog.text
+    repository.close()
+
+
+def test_a_model_is_closed_when_nobody_holds_it(repository, root):
+    repository.scan()
+    old = repository.get("toy")
+    with old.held():
+        (root / "toy" / "2").mkdir()
+        repository.scan()
+        assert repository.states("toy") == {1: "UNLOADING", 2: "AVAILABLE"}
+        old.session.check_open()
+    repository.close()
+    assert repository.states("toy") == {1: "END", 2: "END"}
+    with pytest.raises(Closed), old.held():
+        pass
+
+
+def test_closing_does_not_wait_for_a_version_that_loads(root):
+    gate, begun, opened = threading.Event(), threading.Event(), []
+
+    def open_model(name, version, folder):
+        if version == 2:
+            begun.set()
+            assert gate.wait(20)
+        model, _ = served(name, version)
+        opened.append(model)
+        return model
+
+    repository = Repository(open_model, root=root)
+    repository.scan()
+    (root / "toy" / "2").mkdir()
+    repository.watch(0.01)
+    assert begun.wait(20)
+    repository.close()
+    assert repository.is_loading and repository.names == []
+    gate.set()
+    while repository.is_loading:
+        pass
+    assert repository.states("toy") == {1: "END", 2: "END"}
+    with pytest.raises(Closed):
+        opened[1].submit_files([("late", 1.0)])

@@ -9,9 +9,10 @@ from tools.decoding.timestamps import Word
 from tools.recognition.decoders import Transcription
 from tools.serving.transcription import (
     FORMATS,
+    Deltas,
     TranscriptionRequest,
     answer,
-    events,
+    error_event,
     transcription_request,
 )
 
@@ -37,7 +38,21 @@ def test_fields_that_are_given():
         "include[]": ["logprobs"],
     }
     asked = transcription_request(fields, None)
-    assert asked == TranscriptionRequest("verbose_json", ("segment", "word"), True)
+    assert asked == TranscriptionRequest("verbose_json", ("segment", "word"), True, ("names",))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "phrases"),
+    [
+        ("", ()),
+        (" , ;", ()),
+        ("Nineveh, Seven  Oaks;\nOne", ("Nineveh", "Seven Oaks", "One")),
+        ("again. again", ("again",)),
+        ("tab\tinside", ("tab inside",)),
+    ],
+)
+def test_a_prompt_is_a_list_of_phrases(prompt, phrases):
+    assert transcription_request({"prompt": [prompt]}, None).hot_words == phrases
 
 
 @pytest.mark.parametrize("language", ["en", "EN", "english", ""])
@@ -51,6 +66,7 @@ def test_the_language_of_the_model_is_accepted(language):
         ({"response_format": ["xml"]}, "response_format of json"),
         ({"stream": ["maybe"]}, "stream of true"),
         ({"language": ["de"]}, "language en"),
+        ({"prompt": ["x" * 4001]}, "a prompt of at most 4000 characters"),
         ({"timestamp_granularities[]": ["word"]}, "response_format verbose_json"),
         (
             {"response_format": ["verbose_json"], "timestamp_granularities[]": ["letter"]},
@@ -118,9 +134,35 @@ def test_silence_has_no_words_and_no_segments():
         answer(silent, TranscriptionRequest(name), None)
 
 
+def contents(events):
+    """Returns the JSON objects of server-sent events."""
+    events = list(events)
+    assert all(line.startswith("data: ") and line.endswith("\n\n") for line in events)
+    return [json.loads(line.removeprefix("data: ")) for line in events]
+
+
 def test_events_make_up_the_text():
-    found = [json.loads(line.removeprefix("data: ")) for line in events(FOUND)]
-    assert "".join(x["delta"] for x in found[:-1]) == "ONE TWO SIX"
+    found = contents(Deltas().end("ONE TWO SIX"))
+    assert [x["delta"] for x in found[:-1]] == ["ONE", " TWO", " SIX"]
     assert {x["type"] for x in found[:-1]} == {"transcript.text.delta"}
     assert found[-1] == {"type": "transcript.text.done", "text": "ONE TWO SIX"}
-    assert all(line.endswith("\n\n") for line in events(FOUND))
+
+
+def test_a_text_that_grows_is_sent_once_word_by_word():
+    deltas, sent = Deltas(), []
+    for text in ("", "ON", "ONE", "ONE T", "ONE T", "ONE TWO SI"):
+        sent.append("".join(x["delta"] for x in contents(deltas.so_far(text))))
+    assert sent == ["", "", "", "ONE", "", " TWO"]
+    assert [x.get("delta") for x in contents(deltas.end("ONE TWO SIX"))] == [" SIX", None]
+
+
+def test_words_that_changed_are_sent_with_the_last_event():
+    deltas = Deltas()
+    contents(deltas.so_far("ONE TWO"))
+    (done,) = contents(deltas.end("NINE TWO"))
+    assert done == {"type": "transcript.text.done", "text": "NINE TWO"}
+
+
+def test_an_error_after_the_answer_has_begun_is_an_event():
+    (found,) = contents([error_event("Expected a sound.")])
+    assert (found["type"], found["error"]["message"]) == ("error", "Expected a sound.")

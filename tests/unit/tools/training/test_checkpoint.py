@@ -327,6 +327,16 @@ def test_other_places_are_refused(tmp_path, name):
         open_checkpoint(tmp_path / name)
 
 
+@pytest.mark.parametrize("inside", ["", "checkpoints"])
+def test_a_folder_of_runs_is_answered_with_its_newest_run(tmp_path, inside):
+    """As with --checkpoint=CKPT_ROOT, the parent of the folders of vision runs."""
+    for age, run in enumerate(("a", "c", "b")):
+        save(CheckpointStore(tmp_path / run / inside), 1)
+        os.utime(tmp_path / run, (1e9 - age, 1e9 - age))
+    with refused(f"{tmp_path}, a folder of runs. Give one, such as {tmp_path}/a."):
+        open_checkpoint(tmp_path)
+
+
 def variables():
     return {
         "kernel": keras.Variable(np.zeros((2, 3), "float32")),

@@ -1,0 +1,87 @@
+"""Transducers with random weights that emit tokens at a given rate.
+
+With random weights alone, a transducer emits no token, or as many as it may in every frame. Here
+the tokens have two classes, and a direction of the encoder's output asks for one of them. The blank
+is probable as soon as the last token has this class. The sound changes its level at the given rate,
+and the direction is the one that tells the two levels apart best.
+"""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+SEED = 1
+NUM_SYMBOLS = 1000
+_PEAKS = 4.0  # factor of the random logits, with which a few tokens are probable
+_LEVELS = 0.01, 0.1  # of the noise
+
+
+def rhythm(times: np.ndarray) -> np.ndarray:
+    """Returns 1 and -1 for times `[B, T]` in tokens; changes once a token and begins with 1.
+
+    Each row is behind the one before it, so that not all rows emit at the same time.
+    """
+    times = times + np.linspace(0, 1, len(times), endpoint=False)[:, None]
+    return np.where(np.floor(times).astype(np.int64) % 2, -1.0, 1.0).astype(np.float32)
+
+
+def paced_sound(
+    batch: int, seconds: float, tokens_per_second: float, rate_hz: int
+) -> dict[str, np.ndarray]:
+    """Returns the inputs of a batch: noise `[B, S]` whose level follows `rhythm`."""
+    samples = round(seconds * rate_hz)
+    signs = rhythm(np.tile(np.arange(samples) * tokens_per_second / rate_hz, (batch, 1)))
+    noise = np.random.default_rng(SEED).normal(size=(batch, samples))
+    waveforms = (noise * np.where(signs > 0, *_LEVELS[::-1])).astype(np.float32)
+    return {"waveforms": waveforms, "lengths": np.full(batch, samples, np.int32)}
+
+
+def fitted(encoded: np.ndarray, tokens: float) -> tuple[np.ndarray, float]:
+    """Returns the direction `[D]` and the offset that give `rhythm` best, by least squares.
+
+    Args:
+        encoded: `[B, T, D]` encoder output for `paced_sound`, without padding.
+        tokens: number of tokens in a row.
+    """
+    batch, frames, width = encoded.shape
+    wanted = rhythm(np.tile((np.arange(frames) + 0.5) * tokens / frames, (batch, 1)))
+    rows = np.concatenate([encoded, np.ones((batch, frames, 1), encoded.dtype)], axis=-1)
+    found, *_ = np.linalg.lstsq(rows.reshape(-1, width + 1), wanted.ravel(), rcond=None)
+    return found[:-1], float(found[-1])
+
+
+def pace(variables: Mapping, direction: np.ndarray, offset: float) -> None:
+    """Sets weights of a transducer so that it emits a token where the class of the frame changes.
+
+    Args:
+        variables: Keras variables by name: of the prediction network `embeddings` `[V, E]`, and of
+            its LSTM `kernel` `[E, 4P]`, `recurrent` `[P, 4P]` and `bias` `[4P]`; of the joint
+            network `frame` `[D, J]`, `frame_bias` `[J]`, `last` `[P, J]`, `output` `[J, V]` and
+            `output_bias` `[V]`. A layer norm follows the LSTM, and the blank is symbol 0.
+        direction: `[D]`, which gives about 1 and -1 for the two classes of frames.
+        offset: added to the products with the direction.
+    """
+    arrays = {name: np.array(variable) for name, variable in variables.items()}
+    classes = np.where(np.arange(len(arrays["embeddings"])) % 2, 1.0, -1.0)
+    arrays["embeddings"][:, 0] = classes
+    # The first output of the LSTM is the class of the last token alone.
+    width = len(arrays["recurrent"])
+    for gate, (weight, bias) in enumerate([(0.0, 9.0), (0.0, -9.0), (9.0, 0.0), (0.0, 9.0)]):
+        column = gate * width  # input, forget, cell and output gate
+        arrays["kernel"][:, column] = arrays["recurrent"][:, column] = 0.0
+        arrays["kernel"][0, column], arrays["bias"][column] = weight, bias
+    # Three units of the joint network: both classes are 1, both are -1, and that of the frame.
+    output, output_bias = arrays["output"], arrays["output_bias"]
+    for unit, (of_frame, of_last, bias) in enumerate([(3, 3, -3), (-3, -3, -3), (3, 0, 0)]):
+        arrays["frame"][:, unit] = of_frame * direction
+        arrays["frame_bias"][unit] = of_frame * offset + bias
+        # After the layer norm, the one output that is not small is about sqrt(width).
+        arrays["last"][:, unit] = 0.0
+        arrays["last"][0, unit] = of_last / math.sqrt(width)
+    output[3:] *= _PEAKS
+    output[:2], output[2] = 0.0, 6.0 * classes
+    output[:3, 0] = 10.0, 10.0, 0.0
+    output_bias[0] = 18.0
+    for name, variable in variables.items():
+        variable.assign(arrays[name])

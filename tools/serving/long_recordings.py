@@ -1,0 +1,119 @@
+"""Recognizes long recordings: one at a time, with partial texts, until the client hangs up."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import anyio.to_thread
+import numpy as np
+from starlette.requests import Request
+
+from tools.errors import UserError
+from tools.recognition.decoders import Transcription
+from tools.serving.requests import Refusal
+from tools.serving.served_model import Speech
+
+_LOOK_SECONDS = 0.5  # between two looks whether the client is still there
+
+
+class Stopped(Exception):
+    """The recognition was stopped, because nobody waits for its result any more."""
+
+
+class Recording(NamedTuple):
+    """A long recording and what is wanted of it.
+
+    Attributes:
+        speech: recognizes it.
+        sound: waveform `[S]` float32, or path of a file.
+        with_words: whether words with their times are wanted.
+        hot_words: phrases that the search prefers.
+    """
+
+    speech: Speech
+    sound: np.ndarray | Path
+    with_words: bool = False
+    hot_words: tuple[str, ...] = ()
+
+    def transcribe(self, partial: Callable[[str], None]) -> Transcription:
+        """Recognizes the recording; see `Speech.transcribe_long`."""
+        return self.speech.transcribe_long(
+            self.sound, self.with_words, self.hot_words, partial=partial
+        )
+
+
+class LongRecordings:
+    """Recognizes one long recording at a time, between the batches of other requests."""
+
+    def __init__(self):
+        # A long recording takes all cores for minutes.
+        self._turn = asyncio.Semaphore(1)
+
+    async def transcription(self, recording: Recording, request: Request) -> Transcription:
+        """Returns the transcription of a recording.
+
+        Args:
+            recording: the recording.
+            request: its request; if the client hangs up, the recognition stops.
+
+        Raises:
+            UserError: the file cannot be used.
+            Refusal: the client has hung up.
+        """
+        task = asyncio.create_task(self._last(recording))
+        try:
+            while not task.done():
+                await asyncio.wait([task], timeout=_LOOK_SECONDS)
+                if not task.done() and await request.is_disconnected():
+                    raise Refusal(499, "The client has hung up.", "gone")
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _last(self, recording: Recording) -> Transcription:
+        async with contextlib.aclosing(self.texts(recording)) as texts:
+            return [found async for found in texts][-1]
+
+    async def texts(self, recording: Recording) -> AsyncIterator[str | Transcription]:
+        """Yields the text so far after each piece of a recording, and at last the transcription.
+
+        If the iterator is closed, the recognition stops after the current piece.
+
+        Args:
+            recording: the recording.
+
+        Raises:
+            UserError: the file cannot be used.
+        """
+        loop = asyncio.get_running_loop()
+        arrived: asyncio.Queue[str | None] = asyncio.Queue()
+        stopped = threading.Event()
+
+        def partial(text: str) -> None:
+            if stopped.is_set():
+                raise Stopped
+            loop.call_soon_threadsafe(arrived.put_nowait, text)
+
+        async def work() -> Transcription:
+            try:
+                return await anyio.to_thread.run_sync(
+                    recording.transcribe, partial, abandon_on_cancel=True
+                )
+            finally:
+                arrived.put_nowait(None)
+
+        async with self._turn:
+            task = asyncio.create_task(work())
+            try:
+                while (text := await arrived.get()) is not None:
+                    yield text
+                yield await task
+            finally:
+                stopped.set()
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Stopped, UserError):
+                    await task
