@@ -5,6 +5,7 @@ sides run in turn, each in its own process or with its own threads.
 """
 
 import contextlib
+import functools
 import sys
 import tempfile
 import time
@@ -176,7 +177,7 @@ def _time_recognition(
                     for name, place in places.items()
                 }
                 sides = {
-                    name: timed(session.transcribe, [*sounds], RATE_HZ)
+                    name: timed(functools.partial(session.transcribe, [*sounds], rate_hz=RATE_HZ))
                     for name, session in sessions.items()
                 }
                 peer.take(sounds)
