@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+_MASKED = -1e9  # added to the scores of padded keys
+
 
 def relative_positions(frames, hidden_dim, dtype="float32"):
     """Returns sinusoidal encodings of the offsets `frames - 1` down to `-frames`.
@@ -134,7 +136,8 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         scores = ops.matmul(content_query, ops.transpose(key, (0, 1, 3, 2))) + relative_shift(
             self._position_scores(position_query, ops.transpose(position, (1, 2, 0)))
         )
-        scores = ops.where(frame_mask[:, None, None, :], ops.cast(scores, "float32"), -1e9)
+        mask = ops.where(frame_mask[:, None, None, :], 0.0, _MASKED)
+        scores = ops.cast(scores, "float32") + mask
         weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
         context = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
         return self.output_projection(

@@ -3,7 +3,9 @@
 import keras
 from keras import ops
 
+from tools.layers.activations import silu
 from tools.layers.batch_norm import BatchNormalization
+from tools.layers.dropout import Dropout
 from tools.layers.layer_norm import LayerNormalization
 
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
@@ -68,7 +70,7 @@ class ConvolutionModule(keras.layers.Layer):
         self.normalization.build(inputs_shape)
         self.projection = keras.layers.Dense(width, name="projection", **shared)
         self.projection.build(inputs_shape)
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)
+        self.dropout = Dropout(self.dropout_rate, dtype=self.dtype_policy)
         self.built = True
 
     def call(self, inputs, frame_mask, training=False):
@@ -90,7 +92,7 @@ class ConvolutionModule(keras.layers.Layer):
             x = self.normalization(x, frame_mask, training=training)
         else:
             x = self.normalization(x, training=training)
-        x = ops.silu(x)
+        x = silu(x, training=training)
         return self.dropout(self.projection(x), training=training)
 
     def get_config(self):

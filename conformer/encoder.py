@@ -6,6 +6,8 @@ from keras import ops
 from conformer.attention import RelativeMultiHeadAttention, relative_positions
 from conformer.convolution import BATCH_NORM_EPSILON, ConvolutionModule
 from conformer.subsampling import ConvolutionSubsampling
+from tools.layers.activations import silu
+from tools.layers.dropout import Dropout
 from tools.layers.layer_norm import LayerNormalization
 from tools.layers.masking import sequence_mask
 
@@ -35,20 +37,17 @@ class FeedForward(keras.layers.Layer):
     def build(self, inputs_shape):
         """Builds for inputs of `[B, T, D]`."""
         shared = {"use_bias": self.use_bias, "dtype": self.dtype_policy}
-        self.expansion = keras.layers.Dense(
-            self.feedforward_dim, activation="silu", name="expansion", **shared
-        )
+        self.expansion = keras.layers.Dense(self.feedforward_dim, name="expansion", **shared)
         self.expansion.build(inputs_shape)
         self.projection = keras.layers.Dense(inputs_shape[-1], name="projection", **shared)
         self.projection.build((*inputs_shape[:-1], self.feedforward_dim))
-        self.dropouts = [
-            keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy) for _ in range(2)
-        ]
+        self.dropouts = [Dropout(self.dropout_rate, dtype=self.dtype_policy) for _ in range(2)]
         self.built = True
 
     def call(self, inputs, training=False):
         """Maps `[B, T, D]` to `[B, T, D]`."""
-        x = self.dropouts[0](self.expansion(inputs), training=training)
+        x = silu(self.expansion(inputs), training=training)
+        x = self.dropouts[0](x, training=training)
         return self.dropouts[1](self.projection(x), training=training)
 
     def get_config(self):
@@ -127,7 +126,7 @@ class ConformerBlock(keras.layers.Layer):
             dtype=policy,
             name="attention",
         )
-        self.attention_dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.attention_dropout = Dropout(self.dropout_rate, dtype=policy)
         self.convolution = ConvolutionModule(
             self.kernel_size,
             self.dropout_rate,

@@ -9,6 +9,7 @@ from conformer.lattice import Lattice
 
 # Range of the sum over the vocabulary of exp(logit) in which float32 needs no scaling.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-30, 1e30
+_SMALLEST_OCCUPANCY = 1e-37  # keeps the logarithm finite
 
 
 class OutputLayer(NamedTuple):
@@ -33,11 +34,12 @@ def fused_transducer_loss(
     label_lengths,
     blank=0,
     logits_at_once=1 << 20,
+    keep_logits=False,
 ):
     """Computes the transducer loss without keeping the logits `[B, T, U + 1, V]`.
 
-    The logits are computed for a few frames at a time, and again for the gradient. Value and
-    gradients are those of `transducer_loss(logits, ...)` with
+    The logits are computed for a few frames at a time, and again for the gradient unless they are
+    kept. Value and gradients are those of `transducer_loss(logits, ...)` with
     `logits = tanh(encoded[:, :, None] + predicted[:, None]) @ kernel + bias`. Values in padding do
     not influence the loss, and their gradient is zero.
 
@@ -51,6 +53,7 @@ def fused_transducer_loss(
         blank: index of the blank symbol.
         logits_at_once: number of logits to keep in memory. At least one frame of each utterance is
             computed at a time.
+        keep_logits: whether to keep all logits for the gradient instead of computing them again.
 
     Returns:
         `[B]` float32 losses in nats.
@@ -79,12 +82,13 @@ def fused_transducer_loss(
             OutputLayer(kernel, bias),
             (following, blank),
             frames_at_once=frames_at_once,
+            keep=keep_logits,
         )
         blanks, symbols, normalizer = pieces.log_probabilities()
         lattice = Lattice(blanks, symbols, frames, label_lengths)
 
         def gradient(upstream):
-            return pieces.gradients(*lattice.weighted_occupancies(upstream), normalizer)
+            return pieces.gradients(lattice, normalizer, upstream)
 
         return lattice.loss, gradient
 
@@ -96,27 +100,35 @@ def fused_transducer_loss(
 class _Pieces:
     """Computes on a few frames of all utterances at a time.
 
+    Bias, normalizer and probability of a node are parts of the matrix product with the kernel, so
+    that few operations read and write all logits of a piece.
+
     Args:
         encoded: `[B, T, J]`, finite in padding.
         predicted: `[B, S, J]`, finite in padding.
         output: last layer of the joint network in float32.
         symbols: `[B, S]` next label of each state, and the index of the blank symbol.
         frames_at_once: largest number of frames in a piece.
+        keep: whether to keep all logits for the gradient instead of computing them again.
     """
 
-    def __init__(self, encoded, predicted, output, symbols, *, frames_at_once):
+    def __init__(self, encoded, predicted, output, symbols, *, frames_at_once, keep):
         self._predicted, (self._following, self._blank) = predicted, symbols
-        self._kernel, self._bias = output
-        self._dtype = encoded.dtype
+        self._kernel, bias = output
+        self._dtype, self._keep = encoded.dtype, keep
         self._batch, self._frames, self._width = tf.unstack(tf.shape(encoded))
         self._states, self._vocabulary = tf.shape(predicted)[1], tf.shape(self._kernel)[1]
         self._num = tf.maximum((self._frames + frames_at_once - 1) // frames_at_once, 1)
         self._size = (self._frames + self._num - 1) // self._num
         self._encoded = self._cut(encoded)  # [N, B, C, J]
-        # Rows of the kernel for the labels and the blank, [B, 1, S, J] and [J].
-        columns = tf.transpose(self._kernel)
-        self._of_labels = tf.gather(columns, self._following)[:, None]
-        self._of_blank = columns[self._blank]
+        # Kernel for rows that end with 1, and for rows that end with 1 and a number to add.
+        self._with_bias = tf.concat([self._kernel, bias[None]], axis=0)
+        self._with_shift = tf.pad(self._with_bias, [[0, 1], [0, 0]], constant_values=1.0)
+        self._row = tf.range(self._batch * self._size * self._states)
+        following = tf.broadcast_to(
+            self._following[:, None], [self._batch, self._size, self._states]
+        )
+        self._symbols = tf.reshape(following, [-1])  # next label of each row of a piece
 
     def _cut(self, x):
         """Cuts `[B, T, ...]` into N pieces of C frames, `[N, B, C, ...]`, padded with zeros."""
@@ -140,10 +152,6 @@ class _Pieces:
         joined = self._encoded[number][:, :, None] + self._predicted[:, None]
         return tf.cast(tf.tanh(joined), tf.float32)
 
-    def _logits(self, rows):
-        """Returns logits `[N, V]` of rows `[N, J]`."""
-        return tf.matmul(rows, self._kernel) + self._bias
-
     def _rows(self, x):
         return tf.reshape(x, [-1, self._width])
 
@@ -158,82 +166,89 @@ class _Pieces:
         """
 
         def step(number, *collected):
-            hidden = self._hidden(number)
-            logits = self._logits(self._rows(hidden))
-            normalizer = self._nodes(_log_sum_exp(logits))
-            label_bias = tf.gather(self._bias, self._following)[:, None]
-            blank = self._nodes(logits[:, self._blank])
-            label = tf.reduce_sum(hidden * self._of_labels, axis=-1) + label_bias
-            found = (blank - normalizer, label - normalizer, normalizer)
+            rows = tf.pad(self._rows(self._hidden(number)), [[0, 0], [0, 1]], constant_values=1.0)
+            logits = tf.matmul(rows, self._with_bias)
+            normalizer = _log_sum_exp(logits)
+            place = self._row * self._vocabulary
+            flat = tf.reshape(logits, [-1])
+            blank = tf.gather(flat, place + self._blank)
+            label = tf.gather(flat, place + self._symbols)
+            found = [blank - normalizer, label - normalizer, normalizer]
+            found = [*map(self._nodes, found)] + [logits] * self._keep
             return (
                 number + 1,
                 *(a.write(number, x) for a, x in zip(collected, found, strict=True)),
             )
 
-        arrays = [tf.TensorArray(tf.float32, self._num) for _ in range(3)]
+        arrays = [tf.TensorArray(tf.float32, self._num) for _ in range(4 if self._keep else 3)]
         _, *arrays = tf.while_loop(
             lambda number, *_: number < self._num, step, (0, *arrays), parallel_iterations=1
         )
+        self._kept = arrays.pop() if self._keep else None
         nodes = [None, None, None, None]
         return [self._join(tf.ensure_shape(array.stack(), nodes)) for array in arrays]
 
-    def gradients(self, blanks, labels, normalizer):
+    def _shifted(self, number, rows, shift):
+        """Returns logits of rows `[N, J]` plus a number for each row `[N, 1]`."""
+        if self._kept is not None:
+            return self._kept.read(number) + shift
+        rows = tf.concat([rows, tf.ones_like(shift), shift], axis=1)
+        return tf.matmul(rows, self._with_shift)
+
+    def gradients(self, lattice, normalizer, upstream):
         """Returns the gradients by encoder, prediction, kernel and bias.
 
         Args:
-            blanks: `[B, T, S]` probabilities of the blank edges, times the upstream gradient.
-            labels: the same of the label edges.
+            lattice: the lattice of the log probabilities.
             normalizer: `[B, T, S]`, as `log_probabilities` returns it.
+            upstream: `[B]` upstream gradient of the losses.
         """
-        blanks, labels, normalizer = (self._cut(x) for x in (blanks, labels, normalizer))
+        blanks, labels = lattice.occupancies()
+        # The gradient by the logits is `weight * (occupied * probabilities)`, minus
+        # `weight * blank` and `weight * label` at their symbols.
+        weight = tf.where(lattice.has_blank, upstream[:, None, None], 0.0)
+        blanks, labels, weights, normalizer = map(self._cut, (blanks, labels, weight, normalizer))
+        shift = tf.math.log(tf.maximum(blanks + labels, _SMALLEST_OCCUPANCY)) - normalizer
+        columns = [tf.stack([self._row, tf.fill(tf.shape(self._row), self._blank)], axis=1)]
+        columns.append(tf.stack([self._row, self._symbols], axis=1))
+        places = tf.concat(columns, axis=0)
 
-        def step(number, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank):
+        def step(number, by_encoded, by_predicted, by_kernel):
             hidden = self._hidden(number)
-            blank, label = blanks[number][..., None], labels[number][..., None]
             rows = self._rows(hidden)
-            shift = tf.reshape(normalizer[number], [-1, 1])
-            probabilities = tf.exp(self._logits(rows) - shift)
-            # The gradient by the logits is `occupied * probabilities`, minus `blank` and `label`
-            # at their symbols. The products with these sparse terms are computed apart.
-            occupied = tf.reshape(blank + label, [-1, 1])
-            by_kernel += tf.matmul(rows * occupied, probabilities, transpose_a=True)
-            by_bias += tf.linalg.matvec(probabilities, occupied[:, 0], transpose_a=True)
-            by_label += tf.reduce_sum(label * hidden, axis=1)
-            by_blank += tf.reduce_sum(blank * hidden, axis=(0, 1, 2))
-            by_hidden = occupied * tf.matmul(probabilities, self._kernel, transpose_b=True)
-            by_hidden = tf.reshape(by_hidden, tf.shape(hidden))
-            by_hidden -= blank * self._of_blank + label * self._of_labels
-            by_sum = by_hidden * (1.0 - tf.square(hidden))
+            by_logits = tf.exp(self._shifted(number, rows, tf.reshape(shift[number], [-1, 1])))
+            taken = tf.stack([blanks[number], labels[number]])
+            by_logits = tf.tensor_scatter_nd_sub(by_logits, places, tf.reshape(taken, [-1]))
+            scale = tf.reshape(weights[number], [-1, 1])
+            weighted = tf.concat([rows * scale, scale], axis=1)
+            by_kernel += tf.matmul(weighted, by_logits, transpose_a=True)
+            by_hidden = tf.matmul(by_logits, self._kernel, transpose_b=True)
+            by_sum = tf.raw_ops.TanhGrad(y=rows, dy=by_hidden)
+            by_sum = tf.reshape(by_sum, tf.shape(hidden))
             by_encoded = by_encoded.write(number, tf.reduce_sum(by_sum, axis=2))
             by_predicted += tf.reduce_sum(by_sum, axis=1)
-            return number + 1, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank
+            return number + 1, by_encoded, by_predicted, by_kernel
 
-        zeros = tf.zeros(tf.shape(self._predicted))
         start = (
             0,
             tf.TensorArray(tf.float32, self._num),
-            zeros,
-            tf.zeros_like(self._kernel),
-            tf.zeros_like(self._bias),
-            zeros,
-            tf.zeros([self._width]),
+            tf.zeros(tf.shape(self._predicted)),
+            tf.zeros_like(self._with_bias),
         )
-        _, by_encoded, by_predicted, by_kernel, by_bias, by_label, by_blank = tf.while_loop(
+        _, by_encoded, by_predicted, by_kernel = tf.while_loop(
             lambda number, *_: number < self._num, step, start, parallel_iterations=1
         )
-        # Subtract the sparse terms: one row of the transposed kernel for each label and the blank.
-        symbols = tf.concat([tf.reshape(self._following, [-1]), [self._blank]], axis=0)
-        sparse = tf.concat([self._rows(by_label), by_blank[None]], axis=0)
-        by_kernel -= tf.transpose(tf.math.unsorted_segment_sum(sparse, symbols, self._vocabulary))
-        counts = tf.reduce_sum(labels, axis=(0, 2))  # [B, S]
-        counts = tf.concat([tf.reshape(counts, [-1]), [tf.reduce_sum(blanks)]], axis=0)
-        by_bias -= tf.math.unsorted_segment_sum(counts, symbols, self._vocabulary)
         by_encoded = self._join(tf.ensure_shape(by_encoded.stack(), [None, None, None, None]))
+        # The weight is the same for all nodes of an utterance.
+        by_encoded = tf.where(lattice.has_blank[:, :, :1], weight[:, :, :1] * by_encoded, 0.0)
+        by_predicted = tf.where(
+            lattice.has_blank[:, 0, :, None], weight[:, 0, :, None] * by_predicted, 0.0
+        )
         return (
             tf.cast(by_encoded, self._dtype),
             tf.cast(by_predicted, self._dtype),
-            by_kernel,
-            by_bias,
+            by_kernel[:-1],
+            by_kernel[-1],
         )
 
 

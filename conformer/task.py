@@ -30,6 +30,7 @@ from tools.errors import UserError
 from tools.layers.batch_norm import BatchNormalization
 from tools.recognition.task import SpeechTask
 from tools.recognition.training_data import TrainingSet, prepare
+from tools.recognition.trial import Objective
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.speech.transcripts import normalize_transcript
@@ -92,6 +93,42 @@ def losses_of_utterances(
         aligned, _ = ctc_loss(logits, labels, lengths, label_lengths, blank=BLANK)
         losses = (1.0 - weight) * losses + weight * aligned
     return losses
+
+
+def loss_sums(
+    model: ConformerTransducer,
+    config: ConformerConfig,
+    batch: Mapping[str, tf.Tensor],
+    training: bool,
+) -> LossSums:
+    """Sums the losses of the utterances of a batch; see `losses_of_utterances`.
+
+    Rows of length 0 have weight 0. The batch also has the `index` `[B]` of each utterance, -1 for
+    a masked row.
+    """
+    losses = losses_of_utterances(model, config, batch, training)
+    counts = tf.cast(batch["lengths"] > 0, tf.float32)
+    dropped = tf.cast((batch["index"] >= 0) & (batch["lengths"] == 0), tf.float32)
+    return LossSums(
+        tf.reduce_sum(losses),
+        tf.reduce_sum(counts),
+        losses,
+        {
+            "labels_per_utterance": tf.cast(tf.reduce_sum(batch["label_lengths"]), tf.float32),
+            "dropped_share": tf.reduce_sum(dropped),
+        },
+    )
+
+
+def make_objective(config: ConformerConfig, vocabulary_size: int) -> Objective:
+    """Returns a new model and its loss, for trials without data."""
+    model = build_model(config, vocabulary_size, config.training.precision)
+    return Objective(
+        model,
+        functools.partial(loss_sums, model, config),
+        model.encoder.blocks,
+        lambda num_samples: model.augment.num_uniforms,
+    )
 
 
 class ConformerTask(SpeechTask):
@@ -193,19 +230,7 @@ class ConformerTask(SpeechTask):
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
         """Sums the losses of the utterances of a batch. Rows of length 0 have weight 0."""
-        label_lengths = batch["label_lengths"]
-        losses = losses_of_utterances(self.model, self.config, batch, training)
-        counts = tf.cast(batch["lengths"] > 0, tf.float32)
-        dropped = tf.cast((batch["index"] >= 0) & (batch["lengths"] == 0), tf.float32)
-        return LossSums(
-            tf.reduce_sum(losses),
-            tf.reduce_sum(counts),
-            losses,
-            {
-                "labels_per_utterance": tf.cast(tf.reduce_sum(label_lengths), tf.float32),
-                "dropped_share": tf.reduce_sum(dropped),
-            },
-        )
+        return loss_sums(self.model, self.config, batch, training)
 
     def example_logits(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns the logits `[B, T, U + 1, V]` of a batch."""

@@ -69,13 +69,14 @@ def loss_of_pieces(
         logit_lengths: `[B]` valid frames.
         label_lengths: `[B]` valid labels.
         blank: index of the blank symbol.
-        kind: `"plain"` computes all logits `[B, T, U + 1, V]` at once, `"fused"` a few frames at a
-            time; see `conformer.fused_loss`. Values and gradients are equal.
+        kind: `"plain"` keeps all logits `[B, T, U + 1, V]` for the gradient, `"fused"` computes
+            them again, a few frames at a time; see `conformer.fused_loss`. Values and gradients
+            are equal. `"fused"` requires a joint network with tanh.
 
     Returns:
         `[B]` float32 losses in nats.
     """
-    if kind == "fused":
+    if kind == "fused" or joint.activation == "tanh":
         return fused_transducer_loss(
             joint.project_encoded(encoded),
             joint.project_predicted(predicted),
@@ -84,6 +85,7 @@ def loss_of_pieces(
             logit_lengths=logit_lengths,
             label_lengths=label_lengths,
             blank=blank,
+            keep_logits=kind == "plain",
         )
     logits = joint(encoded, predicted)
     return transducer_loss(logits, labels, logit_lengths, label_lengths, blank=blank)

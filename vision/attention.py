@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from tools.layers.dropout import Dropout
 from tools.layers.layer_norm import LayerNormalization
 from vision.convolution import EPSILON, drop_path
 
@@ -41,8 +42,8 @@ class MultiHeadAttention(keras.layers.Layer):
         self.output_projection = projection(hidden_dim, policy, "output_projection")
         for child in (self.query_key_value, self.output_projection):
             child.build(tokens_shape)
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
-        self.attention_dropout = keras.layers.Dropout(self.attention_dropout_rate, dtype=policy)
+        self.dropout = Dropout(self.dropout_rate, dtype=policy)
+        self.attention_dropout = Dropout(self.attention_dropout_rate, dtype=policy)
         self.built = True
 
     def call(self, tokens, training=False):
@@ -120,7 +121,7 @@ class TransformerBlock(keras.layers.Layer):
         for child in (self.attention_norm, self.attention, self.feedforward_norm, self.expansion):
             child.build(tokens_shape)
         self.contraction.build((*tokens_shape[:-1], self.feedforward_dim))
-        self.dropouts = [keras.layers.Dropout(self.dropout_rate, dtype=policy) for _ in range(2)]
+        self.dropouts = [Dropout(self.dropout_rate, dtype=policy) for _ in range(2)]
         self.drop_path = drop_path(self.drop_path_rate, 3, policy)
         self.built = True
 

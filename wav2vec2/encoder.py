@@ -6,6 +6,7 @@ import math
 import keras
 from keras import ops
 
+from tools.layers.dropout import Dropout
 from wav2vec2.feature_encoder import convolve, gelu, layer_norm
 
 _MASKED = -1e9
@@ -130,7 +131,7 @@ class SelfAttention(keras.layers.Layer):
         )
         for child in (self.query, self.key, self.value, self.output_projection):
             child.build(inputs_shape)
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.dropout = Dropout(self.dropout_rate, dtype=policy)
         self.built = True
 
     def call(self, inputs, frame_mask=None, training=False):
@@ -229,8 +230,8 @@ class EncoderLayer(keras.layers.Layer):
         for child in (self.attention, self.attention_norm, self.feedforward_norm, self.expansion):
             child.build(inputs_shape)
         self.contraction.build((*inputs_shape[:-1], self.feedforward_dim))
-        self.activation_dropout = keras.layers.Dropout(self.activation_dropout_rate, dtype=policy)
-        self.dropouts = [keras.layers.Dropout(self.dropout_rate, dtype=policy) for _ in range(2)]
+        self.activation_dropout = Dropout(self.activation_dropout_rate, dtype=policy)
+        self.dropouts = [Dropout(self.dropout_rate, dtype=policy) for _ in range(2)]
         self.built = True
 
     def call(self, inputs, frame_mask=None, training=False):
@@ -321,7 +322,7 @@ class Encoder(keras.layers.Layer):
             self.position_kernel_size, self.position_groups, dtype=policy, name="position"
         )
         self.norm = layer_norm(self.epsilon, policy, "norm")
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=policy)
+        self.dropout = Dropout(self.dropout_rate, dtype=policy)
         self.blocks = [
             EncoderLayer(
                 self.num_heads,

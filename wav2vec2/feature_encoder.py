@@ -6,6 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from tools.layers.dropout import Dropout
 from tools.layers.layer_norm import LayerNormalization
 from tools.layers.masking import sequence_mask
 
@@ -277,7 +278,7 @@ class FeatureProjection(keras.layers.Layer):
         )
         for child in (self.norm, self.projection):
             child.build(features_shape)
-        self.dropout = keras.layers.Dropout(self.dropout_rate, dtype=self.dtype_policy)
+        self.dropout = Dropout(self.dropout_rate, dtype=self.dtype_policy)
         self.built = True
 
     def call(self, features, training=False):

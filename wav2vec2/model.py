@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 from tools.errors import UserError
+from tools.layers.dropout import Dropout
 from tools.layers.masking import sequence_mask
 from wav2vec2.config import ModelConfig, model_config
 from wav2vec2.encoder import Encoder, projection
@@ -79,7 +80,7 @@ class Wav2Vec2(keras.Model):
             dtype=policy,
             name="encoder",
         )
-        self.head_dropout = keras.layers.Dropout(config.head_dropout_rate, dtype=policy)
+        self.head_dropout = Dropout(config.head_dropout_rate, dtype=policy)
         self.head = projection(config.vocabulary_size, "float32", "head")
 
     def build(self, waveforms_shape=None):

@@ -15,6 +15,7 @@ from tools.errors import UserError
 from tools.files import to_json
 from tools.recognition.task import SpeechTask
 from tools.recognition.training_data import TrainingSet, prepare
+from tools.recognition.trial import Objective
 from tools.speech.corpus import Utterance
 from tools.speech.ctc import ctc_loss
 from tools.speech.transcripts import normalize_transcript
@@ -24,10 +25,49 @@ from tools.training.task import LossSums
 from wav2vec2.checkpoint import CONFIG_FILE, Origin, load_weights, read_origin
 from wav2vec2.config import Wav2Vec2Config
 from wav2vec2.input_pipeline import frames_needed, label_lookup, label_pieces
-from wav2vec2.model import build_model
+from wav2vec2.model import Wav2Vec2, build_model
 from wav2vec2.signatures import best_path_text, frame_logits, normalized
 from wav2vec2.vocabulary import Vocabulary, vocabulary_of_letters
 from wav2vec2.vocabulary_files import load_vocabulary, vocabulary_files
+
+
+def loss_sums(
+    model: Wav2Vec2, config: Wav2Vec2Config, batch: Mapping, training: bool, *, blank: int
+) -> LossSums:
+    """Sums the CTC losses of the utterances of a batch; see `Wav2Vec2Task.loss`."""
+    lengths, label_lengths = batch["lengths"], batch["label_lengths"]
+    inside = tf.sequence_mask(lengths, tf.shape(batch["waveforms"])[1])
+    x = normalized(batch["waveforms"], inside, config.preprocessing)
+    logits = model(x, lengths, batch["uniforms"], training=training)
+    frames = model.logit_lengths(lengths)
+    losses, fits = ctc_loss(logits, batch["labels"], frames, label_lengths, blank=blank)
+    heard = lengths > 0
+    sums = {
+        "weight": heard & fits,
+        "dropped_share": (batch["index"] >= 0) & ~heard,
+        # 0, unless a file has become shorter after its header was read.
+        "too_short_share": heard & ~fits,
+    }
+    sums = {name: tf.reduce_sum(tf.cast(rows, tf.float32)) for name, rows in sums.items()}
+    labels = tf.cast(tf.reduce_sum(label_lengths), tf.float32)
+    return LossSums(
+        tf.reduce_sum(losses),
+        sums.pop("weight"),
+        losses,
+        {"labels_per_utterance": labels, **sums},
+    )
+
+
+def make_objective(config: Wav2Vec2Config, vocabulary_size: int) -> Objective:
+    """Returns a new model and its loss, for trials without data."""
+    sizes = dataclasses.replace(config.model, vocabulary_size=vocabulary_size)
+    model = build_model(sizes, config.training.precision)
+    return Objective(
+        model,
+        functools.partial(loss_sums, model, config, blank=0),
+        model.encoder.blocks,
+        model.num_uniforms,
+    )
 
 
 class Wav2Vec2Task(SpeechTask):
@@ -123,29 +163,8 @@ class Wav2Vec2Task(SpeechTask):
 
     def loss(self, batch: Mapping[str, tf.Tensor], training: bool) -> LossSums:
         """Sums the CTC losses of the utterances of a batch. Rows of length 0 have weight 0."""
-        lengths, label_lengths = batch["lengths"], batch["label_lengths"]
-        inside = tf.sequence_mask(lengths, tf.shape(batch["waveforms"])[1])
-        x = normalized(batch["waveforms"], inside, self.config.preprocessing)
-        logits = self.model(x, lengths, batch["uniforms"], training=training)
-        frames = self.model.logit_lengths(lengths)
-        losses, fits = ctc_loss(
-            logits, batch["labels"], frames, label_lengths, blank=self.vocabulary.blank_id
-        )
-        heard = lengths > 0
-        sums = {
-            "weight": heard & fits,
-            "dropped_share": (batch["index"] >= 0) & ~heard,
-            # 0, unless a file has become shorter after its header was read.
-            "too_short_share": heard & ~fits,
-        }
-        sums = {name: tf.reduce_sum(tf.cast(rows, tf.float32)) for name, rows in sums.items()}
-        labels = tf.cast(tf.reduce_sum(label_lengths), tf.float32)
-        return LossSums(
-            tf.reduce_sum(losses),
-            sums.pop("weight"),
-            losses,
-            {"labels_per_utterance": labels, **sums},
-        )
+        blank = self.vocabulary.blank_id
+        return loss_sums(self.model, self.config, batch, training, blank=blank)
 
     def example_logits(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Returns the logits `[B, T, V]` of a batch."""

@@ -28,7 +28,7 @@ LAYERS = {"features", "subsampling", "attention", "convolution", "encoder", "pre
 LAYERS |= {"blocks", "feature_encoder", "masking", "mel", "running_statistics"}
 RANK = {**dict.fromkeys(LAYERS, 0), "task": 2}  # everything not named here is of rank 1
 PROGRAM_FILES = "train export infer infer_onnx eval eval_onnx compile preprocess postprocess "
-PROGRAM_FILES += "show_augmentations activation_map flags"
+PROGRAM_FILES += "show_augmentations activation_map flags find_budget"
 RANK |= dict.fromkeys((*PROGRAM_FILES.split(), "__init__"), 3)
 # Rule 4: who alone imports what.
 RESERVED = {"horovod": ("tools/training/distributed.py",)}

@@ -18,6 +18,39 @@ def in_own_process(function: Callable, *arguments):
         return pool.submit(function, *arguments).result()
 
 
+class OwnProcess:
+    """An object in a process of its own.
+
+    Args:
+        make: class, or another function that returns the object.
+        arguments: arguments of `make`, which can be pickled.
+    """
+
+    def __init__(self, make: Callable, *arguments):
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context)
+        self._pool.submit(_make, make, arguments).result()
+
+    def ask(self, method: str, *arguments):
+        """Calls a method of the object and returns its result."""
+        return self._pool.submit(_ask, method, arguments).result()
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._pool.shutdown()
+
+
+_made: list = []  # the object of this process
+
+
+def _make(make: Callable, arguments: tuple) -> None:
+    _made[:] = [make(*arguments)]
+
+
+def _ask(method: str, arguments: tuple):
+    return getattr(_made[0], method)(*arguments)
+
+
 def peak_bytes() -> int:
     """Returns the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

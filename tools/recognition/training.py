@@ -61,6 +61,11 @@ class TrainingProgram:
     example: str = "--data_dir=LibriSpeech --output_dir=runs/m"
     defines_a_run: tuple[str, ...] = ()
 
+    @property
+    def default_path(self) -> Path:
+        """Path of the default config file."""
+        return PROJECT / "configs" / self.default_config
+
     def command_line(self) -> CommandLine:
         """Returns the flags of the program."""
         flags = CommandLine(self.name, self.description, example=self.example)
@@ -91,14 +96,14 @@ class TrainingProgram:
         """Runs the program."""
         values = self.command_line().parse_flags(argv)
         options = from_flags(RunOptions, values)
-        config = values.config or options.saved_config or PROJECT / "configs" / self.default_config
+        config = values.config or options.saved_config or self.default_path
         options = dataclasses.replace(options, config=config)
         return run_training(
-            lambda: SpeechRun(self, self._config(options), options),
+            lambda: SpeechRun(self, self.read_config(options), options),
             from_flags(ProgramOptions, values),
         )
 
-    def _config(self, options: "RunOptions") -> Any:
+    def read_config(self, options: "RunOptions") -> Any:
         """Returns the config: the command line takes precedence over the YAML file.
 
         If both give no corpus, uses that of the resumed run, or DATA_DIR for a new run. With

@@ -62,7 +62,7 @@ def prepare(
     return waveform, uniforms[_NUM_CHANGES:], has_words
 
 
-def _count_labels(encode: Encode, transcripts: tf.Tensor) -> np.ndarray:
+def count_labels(encode: Encode, transcripts: tf.Tensor) -> np.ndarray:
     """Returns the number of labels `[N]` of transcripts `[N]`."""
     parts = [transcripts[i : i + 4096] for i in range(0, len(transcripts), 4096)]
     return np.concatenate([encode(part).row_lengths().numpy() for part in parts])
@@ -106,7 +106,7 @@ def training_data(
     done = [Segment(*x, *([0] if len(x) == 2 else [])) for x in position.done]
     num_labels = None
     if max(data.num_label_buckets, *(x.num_label_buckets or 1 for x in done), 1) > 1:
-        num_labels = _count_labels(training_set.encode, transcripts)
+        num_labels = count_labels(training_set.encode, transcripts)
     budget = int(data.max_batch_seconds * rate_hz)
     # With a budget or buckets by labels, batches depend on more than the global batch size.
     settings = (budget, data.num_buckets, data.num_label_buckets, shard.size)

@@ -106,9 +106,10 @@ class Optimizer:
             if self._decays is not None:
                 rates = learning_rate * scales * self._decays
                 self._parameters.assign(self._parameters * (1.0 - rates))
-            before = tf.identity(self._parameters)
+            # Reading the parameters here makes the update copy them.
+            before = None if self._scales is None else tf.identity(self._parameters)
             self._apply_adam(gradient, learning_rate, count)
-            if self._scales is not None:
+            if before is not None:
                 self._parameters.assign(before + scales * (self._parameters - before))
         if self._average is not None:
             self._average.update(self._parameters, count)

@@ -8,6 +8,7 @@ from tools.errors import UserError
 from tools.training.checkpoint import Checkpoint, restore
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
+from tools.training.kernels import choose_kernels
 from tools.training.optimizer import Optimizer
 from tools.training.precision import SMALLEST_SCALE, LossScale
 from tools.training.rematerialize import rematerialize
@@ -43,6 +44,7 @@ class ResumableRun:
     def __init__(self, task: Task, config: TrainingConfig, processes: Processes, folders):
         self.task, self.config, self.processes = task, config, processes
         statistics = moving_statistics(task.model)
+        choose_kernels(task.model)
         if config.rematerialize == "blocks":
             rematerialize(task.blocks)
         freeze(task.model, config.freeze)

@@ -119,15 +119,15 @@ class TrainStep:
 
     def _step(self, batch, learning_rate, stop):
         before = self._statistics()
-        gradient, scalars, examples = self._part(batch, 0.0)
+        gradient, scalars, examples = self._part(batch)
         result = self._update(gradient, scalars, before, [learning_rate, stop])
         return result._replace(examples=examples)
 
     def _statistics(self):
         return [tf.identity(v.value) for v in self.optimizer.statistics]
 
-    def _part(self, batch, gradient):
-        """Adds the gradient of the sum of a batch's losses to `gradient`.
+    def _part(self, batch, gradient=None):
+        """Adds the gradient of the sum of a batch's losses to `gradient`, if it is given.
 
         Returns:
             The sum `[N]`, sums over the batch `[K]` (loss, weight and metrics), and losses `[B]`.
@@ -144,7 +144,9 @@ class TrainStep:
         )
         self._metrics = sorted(sums.metrics)
         scalars = [sums.loss_sum, sums.weight, *(sums.metrics[name] for name in self._metrics)]
-        return gradient + own / factor, tf.stack(scalars), tf.stop_gradient(sums.examples)
+        own = own / factor
+        gradient = own if gradient is None else gradient + own
+        return gradient, tf.stack(scalars), tf.stop_gradient(sums.examples)
 
     def _update(self, gradient, scalars, before, numbers):
         """Updates the variables with the results of `_part`, summed over processes.
@@ -155,11 +157,13 @@ class TrainStep:
         scalars = tf.concat([scalars, [stop]], axis=0)
         gradient, scalars = self.processes.sum([gradient, scalars])
         weight = tf.maximum(scalars[1], 1.0)
-        gradient = gradient / weight
-        norm = tf.norm(gradient)
+        # Few operations, because each one reads and writes all parameters.
+        norm = tf.sqrt(2.0 * tf.nn.l2_loss(gradient)) / weight
         finite = tf.math.is_finite(norm) & tf.math.is_finite(scalars[0])
+        factor = 1.0 / weight
         if self.clip_norm is not None:
-            gradient = gradient * tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
+            factor *= tf.minimum(1.0, self.clip_norm / tf.maximum(norm, 1e-12))
+        gradient = gradient * factor
 
         def update():
             self.optimizer.apply(gradient, learning_rate)

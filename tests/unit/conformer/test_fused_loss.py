@@ -36,7 +36,7 @@ def losses_and_gradients(function, inputs, weights):
     return losses.numpy(), [x.numpy().astype("f4") for x in tape.gradient(total, inputs)]
 
 
-def both(inputs, labels, frames, label_lengths, *, blank=0, logits_at_once=1):
+def both(inputs, labels, frames, label_lengths, *, blank=0, logits_at_once=1, keep_logits=False):
     """Returns losses and gradients of the fused loss and of the plain loss on all logits."""
     lengths = {"logit_lengths": np.array(frames), "label_lengths": np.array(label_lengths)}
     weights = tf.range(1.0, len(frames) + 1)
@@ -50,6 +50,7 @@ def both(inputs, labels, frames, label_lengths, *, blank=0, logits_at_once=1):
             labels,
             blank=blank,
             logits_at_once=logits_at_once,
+            keep_logits=keep_logits,
             **lengths,
         )
 
@@ -63,11 +64,17 @@ def both(inputs, labels, frames, label_lengths, *, blank=0, logits_at_once=1):
 
 @pytest.mark.parametrize("logits_at_once", [1, 200, 10**6])
 @pytest.mark.parametrize("blank", [0, 2, 5])
-def test_value_and_gradients_are_those_of_the_plain_loss(blank, logits_at_once):
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_value_and_gradients_are_those_of_the_plain_loss(blank, logits_at_once, keep_logits):
     frames, label_lengths = [5, 1, 3, 2, 4], [3, 2, 0, 4, 1]
     batch = make_batch(frames, label_lengths, blank=blank)
     (losses, found), (expected_losses, expected) = both(
-        *batch, frames, label_lengths, blank=blank, logits_at_once=logits_at_once
+        *batch,
+        frames,
+        label_lengths,
+        blank=blank,
+        logits_at_once=logits_at_once,
+        keep_logits=keep_logits,
     )
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
     for gradient, other in zip(found, expected, strict=True):
@@ -80,13 +87,14 @@ def test_value_and_gradients_are_those_of_the_plain_loss(blank, logits_at_once):
     rows=st.lists(st.tuples(st.integers(0, 7), st.integers(0, 4)), min_size=1, max_size=3),
     vocabulary_size=st.integers(2, 5),
     logits_at_once=st.sampled_from([1, 30, 70, 10**6]),
+    keep_logits=st.booleans(),
 )
-def test_any_lengths_and_pieces(rows, vocabulary_size, logits_at_once):
+def test_any_lengths_and_pieces(rows, vocabulary_size, logits_at_once, keep_logits):
     rows = [(frames, labels if frames else 0) for frames, labels in rows]  # a finite loss
     frames, label_lengths = zip(*rows, strict=True)
     batch = make_batch(frames, label_lengths, vocabulary_size)
     (losses, found), (expected_losses, expected) = both(
-        *batch, frames, label_lengths, logits_at_once=logits_at_once
+        *batch, frames, label_lengths, logits_at_once=logits_at_once, keep_logits=keep_logits
     )
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-5, atol=1e-6)
     for gradient, other in zip(found, expected, strict=True):
@@ -155,23 +163,46 @@ def test_half_precision(dtype):
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
-def test_the_loss_of_a_joint_network_is_the_same_in_both_kinds(policy):
+@pytest.mark.parametrize("kind", ["plain", "fused"])
+def test_the_loss_of_a_joint_network_is_that_of_its_logits(policy, kind):
     keras.utils.set_random_seed(1)
     joint = JointNetwork(7, 6, dtype=policy)
     joint.build((None, None, WIDTH), (None, None, WIDTH))
     joint.vocabulary_projection.bias.assign(np.linspace(-1, 1, 6))
     (encoded, predicted, *_), labels = make_batch([5, 3], [2, 4])
     found = []
-    for kind in ("plain", "fused"):
+    for function in (
+        lambda: transducer_loss(joint(encoded, predicted), labels, [5, 3], [2, 4]),
+        lambda: loss_of_pieces(
+            encoded, predicted, joint, labels, logit_lengths=[5, 3], label_lengths=[2, 4], kind=kind
+        ),
+    ):
         with tf.GradientTape() as tape:
             tape.watch([encoded, predicted])
-            losses = loss_of_pieces(
-                encoded, predicted, joint, labels, logit_lengths=[5, 3], label_lengths=[2, 4],
-                kind=kind,
-            )  # fmt: skip
+            losses = function()
         inputs = [encoded, predicted, *(v.value for v in joint.trainable_variables)]
         found.append([losses, *tape.gradient(losses, inputs)])
-    for plain, fused in zip(*found, strict=True):
+    for expected, ours in zip(*found, strict=True):
         tolerance = 1e-5 if policy == "float32" else 0.03
-        scale = np.abs(plain).max()
-        np.testing.assert_allclose(fused, plain, atol=tolerance * scale, rtol=tolerance)
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(ours, expected, atol=tolerance * scale, rtol=tolerance)
+
+
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_utterances_may_weigh_less_than_nothing(keep_logits):
+    """The gradient is linear in the upstream gradient, whatever its sign is."""
+    frames, label_lengths = [4, 2, 3], [2, 3, 0]
+    inputs, labels = make_batch(frames, label_lengths)
+    found = []
+    for weights in ([1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [2.0, -3.0, 0.5]):
+        _, gradients = losses_and_gradients(
+            lambda e, p, *output: fused_transducer_loss(
+                e, p, OutputLayer(*output), labels, logit_lengths=frames,
+                label_lengths=label_lengths, logits_at_once=40, keep_logits=keep_logits,
+            ),
+            inputs,
+            tf.constant(weights),
+        )  # fmt: skip
+        found.append(gradients)
+    for one, two, three, mixed in zip(*found, strict=True):
+        np.testing.assert_allclose(mixed, 2.0 * one - 3.0 * two + 0.5 * three, atol=1e-4)
