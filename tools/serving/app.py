@@ -9,6 +9,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tools.errors import UserError
@@ -78,6 +79,7 @@ def create_app(
     app.include_router(_tensorflow_serving(server))
     app.add_exception_handler(Refusal, _refused(metrics))
     app.add_exception_handler(UserError, _refused(metrics))
+    app.add_exception_handler(ClientDisconnect, _refused(metrics))
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _failed)
     app.add_middleware(Gate, limits=options.limits, metrics=metrics, keys=Keys(options.api_keys))
@@ -92,10 +94,13 @@ def create_app(
 
 
 def _refused(metrics: Metrics):
-    """Returns the handler of refusals, and of bad input to a model, which is a refusal (400)."""
+    """Returns the handler of refusals, of bad input to a model (400), and of clients that left."""
 
     async def answer(request: Request, error: Exception) -> Response:
-        refusal = error if isinstance(error, Refusal) else Refusal(400, str(error), "input")
+        if isinstance(error, ClientDisconnect):
+            refusal = Refusal(499, "The client has hung up.", "gone")
+        else:
+            refusal = error if isinstance(error, Refusal) else Refusal(400, str(error), "input")
         metrics.error(refusal.kind)
         return error_answer(request.url.path, refusal)
 

@@ -8,12 +8,53 @@ from collections.abc import Callable
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tools.errors import UserError
 from tools.serving.requests import is_ending
 
 # After a signal the server still reads for a while what clients had sent before it.
 _LAST_REQUESTS_SECONDS = 0.3
+_TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+
+
+class _Protocol(H11Protocol):
+    """A connection that is closed if the head of a request takes too long; uvicorn waits forever.
+
+    The time of the body is limited by `Gate`, the time between two requests by uvicorn.
+    """
+
+    head_seconds = 20.0
+    _late: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop()
+        super().connection_lost(exc)
+
+    def _watch(self) -> None:
+        """Starts the time if a head is expected, and stops it if a request has begun."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._stop()
+        elif self._late is None:
+            self._late = self.loop.call_later(self.head_seconds, self._close)
+
+    def _stop(self) -> None:
+        if self._late is not None:
+            self._late.cancel()
+        self._late = None
+
+    def _close(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.write(_TOO_LATE)
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -69,7 +110,12 @@ def listen(host: str, port: int, flag: str = "rest_api_port") -> socket.socket:
 
 
 def serve(
-    app: FastAPI, connection: socket.socket, *, drain_seconds: float, on_start: Callable[[], None]
+    app: FastAPI,
+    connection: socket.socket,
+    *,
+    drain_seconds: float,
+    on_start: Callable[[], None],
+    head_seconds: float = _Protocol.head_seconds,
 ) -> None:
     """Answers requests until SIGTERM or SIGINT. Requests that have begun are answered first.
 
@@ -78,9 +124,12 @@ def serve(
         connection: socket from `listen`.
         drain_seconds: longest time for the last answers.
         on_start: called when the server accepts requests.
+        head_seconds: longest time until the head of a request has arrived.
     """
+    protocol = type("Protocol", (_Protocol,), {"head_seconds": head_seconds})
     config = uvicorn.Config(
         app,
+        http=protocol,
         log_config=None,
         access_log=False,
         server_header=False,
