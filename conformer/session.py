@@ -7,6 +7,7 @@ from typing import Unpack
 
 from conformer.subwords import subword_normalization
 from tools.config.making_options import from_keywords, takes_options
+from tools.conversion.machine import num_cores
 from tools.conversion.pipeline import describe
 from tools.conversion.protocol import Examples
 from tools.inference.opening import open_runner
@@ -16,6 +17,7 @@ from tools.recognition.beams import beam_search_of, hot_words_of
 from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
+from tools.recognition.searches import check_search
 from tools.recognition.session import SpeechSession
 from tools.recognition.windows import calibration_limits, session_lengths
 from tools.speech.transcripts import normalization, normalize_transcript
@@ -85,17 +87,25 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe(model_dir, FAMILY)
+    check_search(pipeline, options.beam_width)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
+    # TensorFlow itself divides a call among threads.
+    threads = 1 if options.run_eagerly else options.execution.threads or num_cores()
     search = None
     if beam is not None:
         search = beam_search_of(
-            pipeline, beam, options.n_best, norm_score=options.norm_score, hot_words=hot_words
+            pipeline,
+            beam,
+            options.n_best,
+            norm_score=options.norm_score,
+            hot_words=hot_words,
+            threads=threads,
         )
     runner = open_runner(model_dir, options, calibration_examples)
     in_graph = "serving_default" in runner.signatures
     decoder = TransducerDecoder(
-        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words
+        runner.pipeline, in_graph, search, options.n_best, hot_words=hot_words, threads=threads
     )
     return SpeechSession(
         runner,

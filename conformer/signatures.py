@@ -128,9 +128,14 @@ def has_beam(config: ConformerConfig) -> bool:
 
 
 def searches(config: ConformerConfig) -> dict[str, dict]:
-    """Returns the search of each signature that contains one, for `pipeline.json`."""
-    greedy_search = {"kind": "greedy", "head": config.decoding.head}
+    """Returns the search of each signature that contains one, for `pipeline.json`.
+
+    For `listen`, these are the kinds of search with which sessions decode its output.
+    """
+    head, kinds = config.decoding.head, ["greedy"] if config.model.durations else ["greedy", "beam"]
+    greedy_search = {"kind": "greedy", "head": head}
     found = {"serving_default": greedy_search, "serve_bytes": greedy_search}
+    found["listen"] = {"kinds": kinds, "head": head}
     if has_beam(config):
         width, norm_score = config.decoding.beam_width, config.decoding.norm_score
         found["serve_beam"] = {"kind": "beam", "beam_width": width, "norm_score": norm_score}

@@ -36,6 +36,7 @@ from tools.errors import UserError
 from tools.files import expand_home, one_line
 
 SECTIONS = ("speech_config", "decoder_config", "model_config", "learning_config")
+_VOCABULARIES = (".subwords", ".json")  # lists of characters are not read
 _ABSENT = object()
 
 
@@ -85,6 +86,12 @@ def translate(content: Mapping, path: str | Path) -> Translation:
     reader.read(decoder, DECODER, "decoder_config", also=("vocabulary",))
     if decoder.get("vocabulary"):
         vocabulary = _beside(str(decoder["vocabulary"]), path)
+        if not vocabulary.endswith(_VOCABULARIES):
+            raise UserError.expected(
+                f"decoder_config.vocabulary: a file {' or '.join(_VOCABULARIES)} in {path}",
+                vocabulary,
+                "Set it to null, so that the vocabulary is the characters of the training set",
+            )
         reader.give("tokenizer.vocabulary_file", vocabulary, "decoder_config.vocabulary")
     else:
         reader.result.notes[CHARACTERS].append("decoder_config.vocabulary: null")

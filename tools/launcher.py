@@ -2,8 +2,10 @@
 
 import os
 import time
+from collections.abc import Iterable
 
 _VARIABLES = ("HOROVOD_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")
+_SIZES = ("HOROVOD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def uses_horovod(use_horovod: bool | None) -> bool:
@@ -20,8 +22,18 @@ def uses_horovod(use_horovod: bool | None) -> bool:
 
 def launched_rank() -> int:
     """Returns the rank that a launcher has given to this process; 0 without a launcher."""
-    words = (os.environ.get(name, "") for name in _VARIABLES)
-    return next((int(word) for word in words if word.isdecimal()), 0)
+    return _number(_VARIABLES, 0)
+
+
+def launched_size() -> int:
+    """Returns the number of processes that a launcher has started; 1 without a launcher."""
+    return _number(_SIZES, 1)
+
+
+def _number(names: Iterable[str], default: int) -> int:
+    """Returns the first number among environment variables."""
+    words = (os.environ.get(name, "") for name in names)
+    return next((int(word) for word in words if word.isdecimal()), default)
 
 
 def leave_to_first_rank(seconds: float = 60.0) -> None:

@@ -1,9 +1,10 @@
-"""Prefetching: computes results in threads ahead of the consumer, and returns them in order."""
+"""Threads: results that are computed ahead of the consumer, and functions that run together."""
 
+import functools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import partial
 from itertools import count, islice
 from typing import TypeVar
@@ -45,6 +46,32 @@ def in_threads(
             yield pending.popleft()()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+@functools.cache
+def _workers() -> ThreadPoolExecutor:
+    """Returns the threads of `run_together`, which wait for work until the process ends."""
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="together")
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # threads do not survive a fork
+
+
+def run_together(jobs: Sequence[Callable[[], object]]) -> None:
+    """Runs functions at the same time, the last one in the caller's thread.
+
+    Args:
+        jobs: at least one function. They must release Python's global lock most of the time. If
+            some of them raise an exception, one of the exceptions is raised when all have ended.
+    """
+    *others, last = jobs
+    running = [_workers().submit(job) for job in others]
+    try:
+        last()
+    finally:
+        wait(running)
+    for one in running:
+        one.result()
 
 
 def of_list(what: str, results: Iterator[Result]) -> Iterator[Result]:

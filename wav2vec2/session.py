@@ -15,6 +15,7 @@ from tools.recognition.beams import ctc_beam_search, hot_words_of
 from tools.recognition.decoders import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
+from tools.recognition.searches import check_search
 from tools.recognition.session import SpeechSession
 from tools.recognition.windows import calibration_limits, session_lengths
 from tools.speech.audio import is_path
@@ -83,6 +84,7 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_seconds(options.max_seconds)
     beam = options.beam_search()
     pipeline = describe_model(model_dir)
+    check_search(pipeline, options.beam_width)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
     search = None

@@ -150,6 +150,11 @@ def pipeline_description(
         "hop_samples": config.hop_samples,
         "receptive_field_samples": fewest,
         "blank": vocabulary.blank_id,
+        # `serve_bytes` contains a search; sessions decode the logits of `serving_default`.
+        "searches": {
+            "serve_bytes": {"kind": "greedy", "head": "ctc"},
+            "serving_default": {"kinds": ["greedy", "beam"], "head": "ctc"},
+        },
         "convert": {
             "serving_default": {
                 "dim_range": {"waveforms": [[fewest, round(preprocessing.max_seconds * rate_hz)]]},

@@ -230,7 +230,8 @@ def check_call(node: ast.Call, names: dict) -> None:
     function = names[words[0]]
     for word in words[1:]:
         function = getattr(function, word)
-    if not inspect.isbuiltin(function):
+    # Messages of protocol buffers have no signature that can be read.
+    if not inspect.isbuiltin(function) and not hasattr(function, "DESCRIPTOR"):
         keywords = {keyword.arg: None for keyword in node.keywords}
         inspect.signature(function).bind(*node.args, **keywords)
 

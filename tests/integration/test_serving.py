@@ -137,12 +137,12 @@ def test_no_tensorflow_is_loaded(server):
 
 
 def test_sigterm_answers_what_has_begun(project, sample):
-    running = ServerProcess(project, f"conformer={project / DIGITS}", "--batch_timeout_ms=1500")
+    flags = (f"conformer={project / DIGITS}", "--batch_timeout_ms=1500")
     body = {
         "signature_name": "serve_bytes",
         "instances": [{"b64": base64.b64encode(sample).decode()}],
     }
-    with ThreadPoolExecutor(1) as pool:
+    with ServerProcess(project, *flags) as running, ThreadPoolExecutor(1) as pool:
         answer = pool.submit(running.post, "/v1/models/conformer:predict", body)
         while b'enqueued{model="conformer"} 1' not in running.get("/metrics"):
             assert not answer.done()
@@ -176,21 +176,21 @@ def test_bad_flags_are_one_line(flags, message, monkeypatch):
 
 
 def test_several_processes_share_the_port_and_their_counts(project, sample):
-    running = ServerProcess(project, f"conformer={project / DIGITS}", "--workers=2")
     body = {
         "signature_name": "serve_bytes",
         "instances": [{"b64": base64.b64encode(sample).decode()}],
     }
-    processes = {child.pid for child in psutil.Process(running.pid).children()}
-    assert len(processes) == 2
-    for _ in range(4):
-        found = running.post("/v1/models/conformer:predict", body)["predictions"]
-        assert found[0]["text"] == TEXT
-    text = running.get("/metrics").decode()
-    assert 'requests_total{route="/v1/models/NAME:predict",status="200"} 4.0' in text
-    assert 'batch_size_sum{model="conformer"} 4.0' in text
-    assert 'enqueued{model="conformer"} 0.0' in text
-    assert running.end() == 0
+    with ServerProcess(project, f"conformer={project / DIGITS}", "--workers=2") as running:
+        processes = {child.pid for child in psutil.Process(running.pid).children()}
+        assert len(processes) == 2
+        for _ in range(4):
+            found = running.post("/v1/models/conformer:predict", body)["predictions"]
+            assert found[0]["text"] == TEXT
+        text = running.get("/metrics").decode()
+        assert 'requests_total{route="/v1/models/NAME:predict",status="200"} 4.0' in text
+        assert 'batch_size_sum{model="conformer"} 4.0' in text
+        assert 'enqueued{model="conformer"} 0.0' in text
+        assert running.end() == 0
     assert not any(psutil.pid_exists(pid) for pid in processes)
 
 

@@ -69,6 +69,6 @@ def served(name="toy", version=1, factor=2.0, *, report=lambda batch: None, run=
     """
     runner = FakeRunner(factor)
     options = BatchingOptions(**{"batch_timeout_ms": 0.0, **batching})
-    kind = FilesKind(runner)
+    kind = runner.kind = FilesKind(runner)
     kind.run = run or kind.run
     return ServedModel(name, version, Session(runner), options, kind=kind, report=report), runner

@@ -70,7 +70,9 @@ def language_model(pipeline: Mapping, folder: Path, num_words: int = _NUM_WORDS)
     return Fusion(read_arpa(path))
 
 
-def searches_of(runner: Runner, call: Counted, width: int, fusion: Fusion) -> dict[str, Search]:
+def searches_of(
+    runner: Runner, call: Counted, width: int, fusion: Fusion, *, threads: int = 1
+) -> dict[str, Search]:
     """Returns the searches to time by name; `width` is that of the beams."""
     pipeline = runner.pipeline
     surfaces, blank = pipeline["vocabulary"]["surfaces"], pipeline["blank"]
@@ -83,7 +85,7 @@ def searches_of(runner: Runner, call: Counted, width: int, fusion: Fusion) -> di
     parts = [text.strip() for text in surfaces if text.strip()]
     hot_words = [HotWord("".join(rng.choice(parts, 3))) for _ in range(_NUM_HOT_WORDS)]
     options = TransducerBeamSearch(width)
-    shape["max_window"] = max_window(pipeline)
+    shape |= {"max_window": max_window(pipeline), "threads": threads}
     greedy = {**shape, "vocabulary_size": len(surfaces)}
 
     def beam(texts: Texts | None) -> Beam:
@@ -260,7 +262,7 @@ def main(argv: list[str]) -> int:
         if values.sound:
             sound = load(values.sound, calibration_limits(runner.pipeline))
         fusion = language_model(runner.pipeline, Path(temporary))
-        searches = searches_of(runner, call, values.beam_width, fusion)
+        searches = searches_of(runner, call, values.beam_width, fusion, threads=values.threads)
         first = values.lengths[0]
         rows = []
         sizes = [(batch, first) for batch in values.batches]

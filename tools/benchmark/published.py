@@ -275,8 +275,8 @@ def main(argv: list[str]) -> int:
     values, rest = _flags().parse(argv)
     if rest or not values.size:
         raise UserError.expected("--size and flags alone", " ".join(argv) or "none", "See --help")
-    values = SimpleNamespace(**vars(values), batches=batch_sizes(values.batch_sizes))
-    values.precisions = values.precisions.split(",")
+    lists = {"batches": batch_sizes(values.batch_sizes), "precisions": values.precisions.split(",")}
+    values = SimpleNamespace(**vars(values) | lists)
     if "fp32" not in values.precisions or set(values.precisions) - set(PRECISIONS):
         raise UserError.expected(
             "--precisions fp32 or fp32,int8_fp32", ",".join(values.precisions), "Correct the flag"

@@ -5,7 +5,7 @@ to the RMS of the frames that are at most 30 dB below the loudest frame.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -280,18 +280,24 @@ def open_speech(model_dir: str, options: RunnerOptions) -> SpeechSession:
     raise UserError.expected("a --model that recognizes speech", model_dir, "Choose another")
 
 
+def transcript_form(pipeline: Mapping) -> Callable[[str], str]:
+    """Returns the function that normalizes transcripts for a model.
+
+    Args:
+        pipeline: content of the model's `pipeline.json`.
+    """
+    if pipeline.get("family") == conformer.FAMILY:
+        return conformer.transcript_normalization(pipeline)
+    return normalization(pipeline["vocabulary"]["surfaces"])
+
+
 def read_speech(session: SpeechSession, data_dir: str) -> tuple[list[np.ndarray], list[str]]:
     """Returns the waveforms `[S]` of a data set, and their transcripts in the form of the model.
 
     Raises:
         UserError: the data set has no usable utterance with a transcript.
     """
-    pipeline = session.pipeline
-    if pipeline.get("family") == conformer.FAMILY:
-        normalize = conformer.transcript_normalization(pipeline)
-    else:
-        normalize = normalization(pipeline["vocabulary"]["surfaces"])
-    limits = session.limits
+    limits, normalize = session.limits, transcript_form(session.pipeline)
     utterances = read_corpus(data_dir, (), limits, normalize=normalize).utterances
     if not utterances:
         raise UserError.expected(

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from tools.errors import UserError
+from tools.files import to_json
 
 _START_SECONDS = 300.0  # with a conversion
 _END_SECONDS = 120.0
@@ -81,7 +82,7 @@ class ServerProcess:
 
     def post(self, path: str, content: object) -> dict:
         """Returns the JSON answer to a POST request with a JSON body."""
-        request = urllib.request.Request(self.address + path, json.dumps(content).encode())
+        request = urllib.request.Request(self.address + path, to_json(content).encode())
         with urllib.request.urlopen(request, timeout=_END_SECONDS) as answer:
             return json.load(answer)
 

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from tools.files import to_json
+
 NO_ANSWER = 0  # as a status: the connection ended before the whole answer came
 _AFTER_REFUSAL_SECONDS = 0.05
 BUSY = 503
@@ -50,7 +52,7 @@ def predict_request(address: str, model: str, content: bytes) -> bytes:
         "signature_name": "serve_bytes",
         "instances": [{"b64": base64.b64encode(content).decode()}],
     }
-    return _post(address, f"/v1/models/{model}:predict", json.dumps(body).encode())
+    return _post(address, f"/v1/models/{model}:predict", to_json(body).encode())
 
 
 def text_of(answer: Answer) -> str:

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,28 +94,29 @@ def main(argv: list[str]) -> int:
     restrict_devices(values.visible_devices)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
-    from tools.serving.http_server import listen  # takes 0.3 s: after the flags
-    from tools.serving.requests import RequestLimits
-
-    limits = RequestLimits(max_bytes=values.max_request_mb * 1024 * 1024)
     root = Path(values.model_root) if values.model_root else None
     runner = from_flags(
         RunnerOptions, values, batch_size=batching.max_batch_size, threads=_threads(values)
     )
-    with listen(values.host, values.rest_api_port) as connection:
+    with contextlib.ExitStack() as stack:
+        counts = stack.enter_context(_counts(values.workers))
+        from tools.serving.http_server import listen  # takes 0.3 s: after the flags
+
+        connection = stack.enter_context(listen(values.host, values.rest_api_port))
         address = f"http://{values.host}:{connection.getsockname()[1]}"
 
-        def work(ready: Callable[[str], None], counts: str | None = None) -> int:
+        def work(ready: Callable[[str], None]) -> int:
             """Loads the models and answers requests; in each of several processes."""
             from tools.serving.app import create_app
             from tools.serving.http_server import serve
             from tools.serving.metrics import Metrics
+            from tools.serving.requests import RequestLimits
             from tools.serving.server import AppOptions
 
             metrics = Metrics(counts)
             options = AppOptions(
                 request_seconds=values.request_seconds,
-                limits=limits,
+                limits=RequestLimits(max_bytes=values.max_request_mb * 1024 * 1024),
                 api_keys=keys,
                 cors_origins=_words(values.cors_origins),
                 aliases=aliases,
@@ -141,34 +142,35 @@ def main(argv: list[str]) -> int:
         def started(names: str) -> None:
             print(f"serving {names} on {address}", file=sys.stderr, flush=True)
 
-        if values.workers == 1:
+        if counts is None:
             return work(started)
-        return _in_processes(values.workers, work, connection.close, started)
+        from tools.serving.workers import Workers
 
+        def ended(pid: int) -> None:
+            from prometheus_client.multiprocess import mark_process_dead
 
-def _in_processes(
-    count: int,
-    work: Callable[[Callable[[str], None], str], int],
-    close: Callable[[], None],
-    started: Callable[[str], None],
-) -> int:
-    """Runs `work` in several processes that share their counts; see `Workers`."""
-    from tools.serving.workers import Workers
+            mark_process_dead(pid, counts)
 
-    counts, first = tempfile.mkdtemp(prefix="counts-"), os.getpid()
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = counts  # read when prometheus_client is imported
-
-    def ended(pid: int) -> None:
-        from prometheus_client.multiprocess import mark_process_dead
-
-        mark_process_dead(pid, counts)
-
-    workers = Workers(lambda ready: work(ready, counts), count, ended=ended, ending=close)
-    try:
+        workers = Workers(work, values.workers, ended=ended, ending=connection.close)
         return workers.run(started)
+
+
+@contextlib.contextmanager
+def _counts(workers: int) -> Iterator[str | None]:
+    """Makes a folder in which processes share their counts; None for a single process.
+
+    The processes leave the `with` statement, too, and only the first one removes the folder.
+    """
+    if workers == 1:
+        yield None
+        return
+    first, folder = os.getpid(), tempfile.mkdtemp(prefix="counts-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
+    try:
+        yield folder
     finally:
         if os.getpid() == first:
-            shutil.rmtree(counts, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _threads(values: SimpleNamespace) -> int | None:

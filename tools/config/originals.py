@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tools.errors import UserError
+from tools.launcher import launched_size
 
 _SCRIPTS = Path(__file__).resolve().parents[2] / "run_scripts"
 _BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
@@ -252,5 +253,7 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
         return UserError.expected(expected, name, "See docs/from_the_originals.md")
     if command.endswith(".sh"):
         command = f"bash {os.path.relpath(_SCRIPTS / command)}"
+    elif launched_size() > 1:
+        command = f"horovodrun -np {launched_size()} {command}"
     do = f"Run {command} {shlex.join(argv)}".rstrip()
     return UserError.expected(f"{command}, the new name", f"the old name {name}", do)

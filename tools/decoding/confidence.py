@@ -20,9 +20,7 @@ def confidences(logits: np.ndarray) -> np.ndarray:
     return log_sums_and_confidences(logits, logits.max(axis=-1))[1]
 
 
-def log_sums_and_confidences(
-    logits: np.ndarray, most: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
+def log_sums_and_confidences(logits: np.ndarray, most: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns what a beam search needs of all logits, with one exponential for each.
 
     Args:

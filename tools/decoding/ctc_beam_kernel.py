@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tools.decoding.compiled import compiled, sum_of_logs
+from tools.decoding.hot_graph import continues_phrase
 from tools.decoding.spelling import SPACE, mixed
 from tools.decoding.text_kernel import (
     ACOUSTIC,
@@ -59,12 +60,19 @@ def _expand(column, row, known, scratch):
     slots, stamps = scratch.table, scratch.stamps
     characters, starts = known.symbols.characters, known.symbols.starts
     mask, token_min = len(slots) - 1, known.settings.token_min
+    has_hot = len(known.hot.fail) > 1
     best = column.argmax()
     for symbol in range(len(column)):
         log_probability = column[symbol]
-        if not (log_probability >= token_min or symbol == best):
+        is_tried = log_probability >= token_min or symbol == best
+        if not is_tried and not (has_hot and log_probability >= known.settings.beam_prune):
             continue
         for beam in range(row.counts[NUM_BEAMS]):
+            # A phrase may make up for a symbol that is improbable.
+            if not is_tried and not continues_phrase(
+                known.hot, beams[beam, HOT], known.symbols, symbol
+            ):
+                continue
             text, length = beams[beam, TEXT], beams[beam, LENGTH]
             repeats = symbol == 0 or symbol == beams[beam, LAST]
             first = starts[symbol]

@@ -1,12 +1,13 @@
 """Greedy transducer decoding in Python, with the signatures `predict` and `join` of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tools.decoding.confidence import confidences
+from tools.decoding.parallel import call_in_parts, num_parts
 from tools.decoding.protocol import Call, Hypothesis
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class GreedySearch:
             A positive value emits more symbols.
         max_window: largest number of frames W in one call of `join`.
         vocabulary_size: number of symbols V, which also limits the frames of a call.
+        threads: number of calls that may run at the same time.
         hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
             None for none.
 
@@ -67,12 +69,14 @@ class GreedySearch:
         blank_penalty: float = 0.0,
         max_window: int = 1,
         vocabulary_size: int = 1000,
+        threads: int = 1,
         hot_scores: "HotScores | None" = None,
     ):
         self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._max_window, self._hot = max_window, hot_scores
         self._frames_at_once = max(1, _LOGITS_AT_ONCE // vocabulary_size)
+        self._vocabulary_size, self._threads = vocabulary_size, threads
 
     def start(self, batch_size: int) -> GreedyState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
@@ -104,7 +108,8 @@ class GreedySearch:
             frames = frame[rows][:, None] + np.arange(window)
             current = encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)]
             inputs = {"encoded": current, "predicted": state.predicted[rows]}
-            logits = self._call(inputs, "join")["logits"][:, :, 0]
+            size = current.shape[1] * state.predicted.shape[-1] * self._vocabulary_size
+            logits = self._in_threads(inputs, "join", size)["logits"][:, :, 0]
             tokens = self._chosen(logits, state.nodes[rows])
             is_token = (tokens != self._blank) & (frames < lengths[rows][:, None])
             emits = is_token.any(axis=1)
@@ -168,8 +173,17 @@ class GreedySearch:
     def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:
         """Runs the prediction network of some rows on their new tokens."""
         inputs = {"tokens": tokens[:, None].astype(np.int32), "states": state.states[rows]}
-        after = self._call(inputs, "predict")
+        size = 8 * state.predicted.shape[-1] ** 2  # of an LSTM
+        after = self._in_threads(inputs, "predict", size)
         state.predicted[rows], state.states[rows] = after["predicted"], after["next_states"]
+
+    def _in_threads(
+        self, inputs: dict[str, np.ndarray], signature: str, size: int
+    ) -> Mapping[str, np.ndarray]:
+        """Runs a signature; `size` is about the number of multiplications for a row."""
+        num_rows = len(inputs["predicted" if signature == "join" else "tokens"])
+        count = num_parts(size * num_rows, num_rows, self._threads)
+        return call_in_parts(self._call, inputs, signature, count)
 
 
 def _sums(logits: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:

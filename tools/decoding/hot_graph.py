@@ -60,6 +60,20 @@ def hot_end(graph, node):
 
 
 @compiled
+def continues_phrase(graph, node, symbols, symbol):
+    """Returns whether a symbol adds characters of a phrase behind a node."""
+    start, moves = node, False
+    for position in range(symbols.starts[symbol], symbols.starts[symbol + 1]):
+        character = symbols.characters[position]
+        if character == SPACE and graph.after_space[start]:
+            continue
+        start, moves = following(graph.keys, graph.children, start, character), True
+        if start < 0:
+            return False
+    return moves
+
+
+@compiled
 def _hot_symbols(graph, symbols, node):
     """Returns nodes and scores behind each symbol."""
     size = len(symbols.starts) - 1

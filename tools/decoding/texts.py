@@ -82,7 +82,7 @@ class Texts:
             beam_prune=options.beam_prune,
             num_recent=max(1, self._fusion.order - 1) if has_weight else 1,
             prunes_history=not keeps_history,
-            has_model=fusion is not None,
+            has_model=fusion is not None and has_weight,
             weight=options.weight,
             word_bonus=options.word_bonus,
             unknown_offset=options.unknown_offset if has_weight else 0.0,

@@ -1,7 +1,8 @@
 """Transducer beam search in Python, with the signatures `predict` and `join` of a model."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,8 +11,10 @@ from tools.decoding import transducer_cache as caches
 from tools.decoding import transducer_kernel as kernel
 from tools.decoding.confidence import log_sums_and_confidences
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.parallel import num_parts
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.token_tree import compact
+from tools.threads import run_together
 
 if TYPE_CHECKING:
     from tools.decoding.texts import Texts
@@ -19,8 +22,7 @@ if TYPE_CHECKING:
 _LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
 _MORE_CANDIDATES = 8  # extensions that a language model ranks, as a factor of the width
 _NUM_NODES = 4096  # initial size of the tree of tokens
-_WINDOW = 4  # frames for which a hypothesis gets logits at once; many hypotheses do not last longer
-_FRAMES_AT_ONCE = 4096  # frames with logits in memory, over all hypotheses of a batch
+_WINDOW = 3  # frames for which a hypothesis gets logits at once; many hypotheses do not last longer
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class TransducerBeamSearch:
         blank_penalty: subtracted from the log probability of the blank in the scores that rank
             hypotheses. A positive value emits more symbols.
         max_window: largest number of frames in one call of `join`.
+        threads: number of calls that may run at the same time.
         options: width and limits.
         texts: language model and hot words; None for none.
 
@@ -81,18 +84,19 @@ class TransducerBeamSearch:
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
         max_window: int = 1,
+        threads: int = 1,
         options: Options,
         texts: "Texts | None" = None,
     ):
         self._call, self._state_shape, self._options = call, tuple(state_shape), options
-        self._texts = texts
+        self._texts, self._threads = texts, threads
+        self._num_frames = min(max_window, _WINDOW)
         self._settings = kernel.Settings(
             width=options.width,
             blank=blank,
             penalty=float(blank_penalty),
             beam_prune=float(options.beam_prune),
             max_symbols=max_symbols_per_frame,
-            num_frames=min(max_window, _WINDOW),
             has_texts=texts is not None,
         )
 
@@ -127,7 +131,7 @@ class TransducerBeamSearch:
         beams.integers[:, 0, [kernel.NODE, kernel.TOKEN]] = -1
         beams.integers[:, 0, kernel.NUM_INTEGERS :] = texts[0]
         beams.floats[:, 0, kernel.NUM_FLOATS :] = texts[1]
-        cache = caches.empty_cache(batch_size, width, self._settings.num_frames, 0)
+        cache = caches.empty_cache(batch_size, width, self._num_frames, 0)
         cache.outputs[:, 0, caches.KEY] = cache.outputs[:, 0, caches.USED] = 0  # no tokens
         num_requests = batch_size * width
         requests = kernel.Requests(
@@ -157,7 +161,8 @@ class TransducerBeamSearch:
         beams.counts[:, kernel.FRAME], beams.counts[:, kernel.NUM_FRAMES] = 0, lengths
         caches.forget_windows(state.cache)
         while True:
-            kernel.advance(beams, state.cache, (state.nodes, requests), self._settings)
+            work = state.cache, state.nodes, requests
+            kernel.advance(beams, work, self._settings)
             waiting = beams.counts[:, kernel.PHASE] == kernel.TEXTS
             if waiting.any():
                 self._score_texts(beams, waiting)
@@ -214,7 +219,7 @@ class TransducerBeamSearch:
         found.counts[waiting] = np.minimum(found.counts[waiting], width)
 
     def _make_room(self, state: TransducerBeamState) -> None:
-        """Forgets tokens that no hypothesis needs; doubles a tree that stays more than half full."""
+        """Forgets tokens that no hypothesis needs; doubles a tree that stays half full."""
         beams = state.beams
         current = _is_below(beams.counts[:, kernel.NUM_CURRENT], state)
         ended = np.arange(beams.ended_integers.shape[1]) < beams.num_ended[:, None]
@@ -228,21 +233,47 @@ class TransducerBeamSearch:
 
     def _read(self, state: TransducerBeamState, requests: np.ndarray) -> None:
         """Runs the prediction network on tokens that it has not read."""
-        rows, parents, outputs, tokens = requests.T
-        after = self._predict(tokens, state.states[rows, parents])
-        state.predicted[rows, outputs], state.states[rows, outputs] = after
+        size = 8 * state.predicted.shape[-1] ** 2  # multiplications of an LSTM
+
+        def read(part: np.ndarray) -> None:
+            rows, parents, outputs, tokens = part.T
+            after = self._predict(tokens, state.states[rows, parents])
+            state.predicted[rows, outputs], state.states[rows, outputs] = after
+
+        self._in_threads(read, requests, size)
 
     def _join(self, state: TransducerBeamState, encoded: np.ndarray, requests: np.ndarray) -> None:
         """Computes logits for windows of frames."""
+        num_symbols, width = state.cache.logits.shape[-1], state.predicted.shape[-1]
+        size = self._num_frames * width * num_symbols
+        if num_symbols == 0:  # the first call shows their number
+            self._join_part(state, encoded, requests[:1])
+            requests = requests[1:]
+        self._in_threads(partial(self._join_part, state, encoded), requests, size)
+
+    def _in_threads(
+        self, function: Callable[[np.ndarray], None], requests: np.ndarray, size: int
+    ) -> None:
+        """Calls a function with parts of requests; `size` is the multiplications for a request."""
+        if len(requests) == 0:
+            return
+        count = num_parts(size * len(requests), len(requests), self._threads)
+        parts = np.array_split(requests, max(count, -(-len(requests) // _LARGEST_CALL)))
+        for start in range(0, len(parts), self._threads):
+            run_together([partial(function, part) for part in parts[start : start + self._threads]])
+
+    def _join_part(
+        self, state: TransducerBeamState, encoded: np.ndarray, requests: np.ndarray
+    ) -> None:
         rows, outputs, windows, firsts = requests.T
-        frames = firsts[:, None] + np.arange(self._settings.num_frames)
+        frames = firsts[:, None] + np.arange(self._num_frames)
         inputs = {
             "encoded": encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)],
             "predicted": state.predicted[rows, outputs],
         }
-        logits = self._in_parts(inputs, "join")["logits"][:, :, 0]
+        logits = self._call(inputs, "join")["logits"][:, :, 0]
         cache, blank = state.cache, self._settings.blank
-        if cache.logits.shape[-1] != logits.shape[-1]:  # the first call
+        if cache.logits.shape[-1] == 0:
             size = (*cache.sums.shape, logits.shape[-1])
             cache = state.cache = cache._replace(logits=np.empty(size, np.float32))
         symbols = (logits[..., :blank], logits[..., blank + 1 :])
@@ -254,18 +285,8 @@ class TransducerBeamSearch:
 
     def _predict(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"tokens": tokens[:, None].astype(np.int32), "states": states}
-        after = self._in_parts(inputs, "predict")
+        after = self._call(inputs, "predict")
         return after["predicted"], after["next_states"]
-
-    def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
-        size = len(next(iter(inputs.values())))
-        if size <= _LARGEST_CALL:
-            return self._call(inputs, signature)
-        parts = [
-            self._call({x: y[i : i + _LARGEST_CALL] for x, y in inputs.items()}, signature)
-            for i in range(0, size, _LARGEST_CALL)
-        ]
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _is_below(counts: np.ndarray, state: TransducerBeamState) -> np.ndarray:

@@ -104,8 +104,11 @@ def find_window(cache, row, output, frame):
 
 
 @compiled
-def new_window(cache, row, output, frames, now):
-    """Returns the place for new logits of an output; `frames` are the first one and the number."""
+def new_window(cache, row, output, frames):
+    """Returns the place for new logits of an output that was touched.
+
+    `frames` are the first frame and the number of frames.
+    """
     windows = cache.windows[row]
     window = cache.outputs[row, output, WINDOW]
     if window < 0:
@@ -114,7 +117,8 @@ def new_window(cache, row, output, frames, now):
         if previous >= 0:
             cache.outputs[row, previous, WINDOW] = -1
     cache.outputs[row, output, WINDOW] = window
-    windows[window, OUTPUT], windows[window, WINDOW_USED] = output, now
+    windows[window, OUTPUT] = output
+    windows[window, WINDOW_USED] = cache.outputs[row, output, USED]
     windows[window, FIRST], windows[window, LENGTH] = frames
     return window
 

@@ -39,6 +39,8 @@ LOGITS, TEXTS = range(2)
 PREDICTION_COLUMNS = WINDOW_COLUMNS = 4
 NUM_PREDICTIONS, NUM_WINDOWS, NEEDS_NODES, NUM_REQUESTS = range(4)  # counts of the requests
 
+_MARGIN = 1e-9  # larger than the rounding errors of a bound
+
 
 class Settings(NamedTuple):
     """Numbers of a search.
@@ -49,7 +51,6 @@ class Settings(NamedTuple):
         penalty: subtracted from the score of a blank.
         beam_prune: see `tools.decoding.options.TransducerBeamSearch`.
         max_symbols: largest number of symbols in a frame.
-        num_frames: largest number of frames of a window.
         has_texts: whether texts are scored.
     """
 
@@ -58,7 +59,6 @@ class Settings(NamedTuple):
     penalty: float
     beam_prune: float
     max_symbols: int
-    num_frames: int
     has_texts: bool
 
 
@@ -166,7 +166,7 @@ def _least(beams, row, settings):
 
 
 @compiled
-def _is_ready(beams, cache, requests, settings, row):
+def _is_ready(beams, cache, requests, row):
     """Returns whether the logits of the frame are there; requests those that are not."""
     counts, integers = beams.counts[row], beams.integers[row]
     counts[NOW] += 1
@@ -188,8 +188,8 @@ def _is_ready(beams, cache, requests, settings, row):
             one[SOURCE], one[TOKEN] = output, -1
             touch(cache, row, output, now)
         if find_window(cache, row, one[SOURCE], frame) < 0:
-            length = min(settings.num_frames, counts[NUM_FRAMES] - frame)
-            window = new_window(cache, row, one[SOURCE], (frame, length), now)
+            length = min(cache.sums.shape[2], counts[NUM_FRAMES] - frame)
+            window = new_window(cache, row, one[SOURCE], (frame, length))
             request = requests.windows[requests.counts[NUM_WINDOWS]]
             requests.counts[NUM_WINDOWS] += 1
             request[0], request[1], request[2], request[3] = row, one[SOURCE], window, frame
@@ -221,39 +221,34 @@ def _add_blanks(beams, cache, settings, row):
 @compiled
 def _find_extensions(beams, cache, settings, row):
     """Finds the symbols that may bring hypotheses among the best ones."""
-    least, size = _least(beams, row, settings), 0
-    num_current = beams.counts[row, NUM_CURRENT]
-    bounds = np.empty(num_current)
-    for index in range(num_current):
+    found, least, count = beams.extensions, _least(beams, row, settings), 0
+    totals = found.totals[row]
+    size = len(totals)
+    for index in range(beams.counts[row, NUM_CURRENT]):
         window, frame = _logits_of(beams, cache, row, index)
-        sums = cache.sums[row, window, frame]
-        bounds[index] = bound = least - beams.floats[row, index, SCORE] + sums
-        if cache.tops[row, window, frame] > bound:
-            logits = cache.logits[row, window, frame]
-            for symbol in range(len(logits)):
-                size += logits[symbol] > bound
-    found = beams.extensions
-    if size == 0:
-        found.counts[row] = 0
-        return
-    parents, symbols = np.empty(size, np.int64), np.empty(size, np.int64)
-    totals, count = np.empty(size), 0
-    for index in range(num_current):
-        window, frame = _logits_of(beams, cache, row, index)
-        if cache.tops[row, window, frame] > bounds[index]:
-            logits, sums = cache.logits[row, window, frame], cache.sums[row, window, frame]
-            for symbol in range(len(logits)):
-                if logits[symbol] > bounds[index] and symbol != settings.blank:
-                    parents[count], symbols[count] = index, symbol
-                    totals[count] = beams.floats[row, index, SCORE] + (logits[symbol] - sums)
-                    count += 1
-    num_wanted = found.totals.shape[1]
-    order = np.argsort(-totals[:count], kind="mergesort")[:num_wanted]
-    for place in range(len(order)):
-        chosen = order[place]
-        found.parents[row, place], found.symbols[row, place] = parents[chosen], symbols[chosen]
-        found.totals[row, place] = totals[chosen]
-    found.counts[row] = len(order)
+        logits, sums = cache.logits[row, window, frame], cache.sums[row, window, frame]
+        score = beams.floats[row, index, SCORE]
+        bound = least - score + sums  # of the logits
+        if cache.tops[row, window, frame] <= bound:
+            continue
+        for symbol in range(len(logits)):
+            if not logits[symbol] > bound or symbol == settings.blank:
+                continue
+            total = score + (logits[symbol] - sums)
+            if count == size and total <= totals[size - 1]:
+                continue
+            place = min(count, size - 1)
+            while place > 0 and totals[place - 1] < total:
+                totals[place] = totals[place - 1]
+                found.parents[row, place] = found.parents[row, place - 1]
+                found.symbols[row, place] = found.symbols[row, place - 1]
+                place -= 1
+            totals[place] = total
+            found.parents[row, place], found.symbols[row, place] = index, symbol
+            count = min(count + 1, size)
+            if count == size:
+                bound = max(bound, totals[size - 1] - score + sums - _MARGIN)
+    found.counts[row] = count
 
 
 @compiled
@@ -303,17 +298,17 @@ def _end_frame(beams, settings, row):
 
 
 @compiled
-def _step(beams, cache, work, settings, row):
+def _step(beams, work, settings, row):
     """Decodes a frame up to the next symbol; returns whether the row can go on."""
     counts = beams.counts[row]
-    nodes, requests = work
+    cache, nodes, requests = work
     if counts[PHASE] == LOGITS:
         if counts[FRAME] >= counts[NUM_FRAMES]:
             return False
         if beams.tree[0] + settings.width > len(nodes):
             requests.counts[NEEDS_NODES] = 1
             return False
-        if not _is_ready(beams, cache, requests, settings, row):
+        if not _is_ready(beams, cache, requests, row):
             return False
         _add_blanks(beams, cache, settings, row)
         _find_extensions(beams, cache, settings, row)
@@ -328,16 +323,16 @@ def _step(beams, cache, work, settings, row):
 
 
 @compiled
-def advance(beams, cache, work, settings):
+def advance(beams, work, settings):
     """Decodes each row as far as the outputs of the networks reach.
 
     Args:
         beams: `Beams`; extensions of rows in the phase `TEXTS` must have been scored.
-        cache: `tools.decoding.transducer_cache.Cache`.
-        work: `[M, NODE_COLUMNS]` int32 tree of tokens, and `Requests` to fill.
+        work: `tools.decoding.transducer_cache.Cache`, the `[M, NODE_COLUMNS]` int32 tree of tokens,
+            and `Requests` to fill.
         settings: `Settings`.
     """
-    work[1].counts[:] = 0
+    work[2].counts[:] = 0
     for row in range(len(beams.counts)):
-        while _step(beams, cache, work, settings, row):
+        while _step(beams, work, settings, row):
             pass

@@ -90,6 +90,7 @@ def beam_search_of(
     *,
     norm_score: bool = False,
     hot_words: Sequence[HotWord] = (),
+    threads: int = 1,
 ) -> Callable[[Call], BeamSearching]:
     """Returns a function of a `Call` that makes the beam search of a Conformer.
 
@@ -99,6 +100,7 @@ def beam_search_of(
         n_best: number of texts that will be asked for.
         norm_score: see `TransducerBeamSearch`.
         hot_words: phrases with a higher score.
+        threads: number of calls of a transducer's networks that may run at the same time.
 
     Raises:
         UserError: the language model cannot be read, or has no word that the model can write.
@@ -129,7 +131,7 @@ def beam_search_of(
         }
         if pipeline.get("durations"):
             return TdtBeamSearch(call, durations=pipeline["durations"], **common)
-        return Search(call, max_window=max_window(pipeline), **common)
+        return Search(call, max_window=max_window(pipeline), threads=threads, **common)
 
     return make
 

@@ -152,6 +152,7 @@ class TransducerDecoder:
             for greedy search alone.
         n_best: number of texts of the beam search.
         hot_words: phrases with a higher score in greedy search.
+        threads: number of calls of the networks that greedy search may run at the same time.
     """
 
     def __init__(
@@ -162,8 +163,10 @@ class TransducerDecoder:
         n_best: int = 1,
         *,
         hot_words: Sequence[HotWord] = (),
+        threads: int = 1,
     ):
         self._pipeline, self._beam, self._n_best = pipeline, beam, n_best
+        self._threads = threads
         self._hot_scores = hot_scores_of(pipeline, hot_words)
         self._in_graph = in_graph and beam is None and self._hot_scores is None
         # Output of `listen` that the search decodes.
@@ -222,6 +225,7 @@ class TransducerDecoder:
             blank_penalty=self._pipeline.get("blank_penalty", 0.0),
             max_window=max_window(self._pipeline),
             vocabulary_size=len(self._pipeline["vocabulary"]["surfaces"]),
+            threads=self._threads,
             hot_scores=self._hot_scores,
         )
 

@@ -7,8 +7,8 @@ import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
-from typing import BinaryIO, TypeVar, overload
+from itertools import chain, islice
+from typing import BinaryIO, Literal, NamedTuple, TypeVar, overload
 
 import numpy as np
 
@@ -20,7 +20,16 @@ from tools.inference.session import Inputs, Session
 from tools.recognition.decoders import Decoder, Transcription
 from tools.recognition.recognizing import Readable, of_long, with_words
 from tools.recognition.word_times import FrameTimes
-from tools.speech.audio import AudioInfo, AudioLimits, is_path, load, probe, stream
+from tools.speech.audio import (
+    AudioInfo,
+    AudioLimits,
+    chosen_channels,
+    is_path,
+    load_channels,
+    probe,
+    stream,
+)
+from tools.speech.channels import EACH, MIX, checked_channels
 from tools.speech.long_audio import Window
 from tools.speech.reading import pad_waveforms
 from tools.speech.silence_gate import SilenceGate
@@ -31,6 +40,13 @@ Sound = str | os.PathLike[str] | bytes | BinaryIO | np.ndarray
 Source = TypeVar("Source", bound=Sound)
 _READ_AHEAD_BATCHES = 8
 _log = logging.getLogger(__name__)
+
+
+class _LongFile(NamedTuple):
+    """A file that must be divided into chunks, and the number of the channel to read."""
+
+    info: AudioInfo
+    channel: int | None
 
 
 class SpeechSession(Session):
@@ -74,7 +90,12 @@ class SpeechSession(Session):
 
     @overload
     def transcribe(
-        self, sound: Sound, *, rate_hz: int | None = None, timestamps: bool = False
+        self,
+        sound: Sound,
+        *,
+        rate_hz: int | None = None,
+        timestamps: bool = False,
+        channels: Literal["mix"] | int = "mix",
     ) -> Transcription: ...
 
     @overload
@@ -84,7 +105,28 @@ class SpeechSession(Session):
         *,
         rate_hz: int | None = None,
         timestamps: bool = False,
+        channels: Literal["mix"] | int = "mix",
     ) -> list[Transcription]: ...
+
+    @overload
+    def transcribe(
+        self,
+        sound: Sound,
+        *,
+        rate_hz: int | None = None,
+        timestamps: bool = False,
+        channels: Literal["each"],
+    ) -> list[Transcription]: ...
+
+    @overload
+    def transcribe(
+        self,
+        sound: list[Source] | tuple[Source, ...],
+        *,
+        rate_hz: int | None = None,
+        timestamps: bool = False,
+        channels: Literal["each"],
+    ) -> list[list[Transcription]]: ...
 
     def transcribe(
         self,
@@ -92,7 +134,8 @@ class SpeechSession(Session):
         *,
         rate_hz: int | None = None,
         timestamps: bool = False,
-    ) -> Transcription | list[Transcription]:
+        channels: str | int = MIX,
+    ) -> Transcription | list[Transcription] | list[list[Transcription]]:
         """Recognizes a sound, or each sound of a list.
 
         Args:
@@ -100,14 +143,19 @@ class SpeechSession(Session):
                 floats in [-1, 1]; or a list of these, which is run in batches.
             rate_hz: sampling rate in Hz; required for waveforms, ignored for files.
             timestamps: whether to return words with their times and confidences.
+            channels: `mix` recognizes the mean of the channels of a file, or the loudest one if
+                they cancel each other; `each` recognizes each channel; a number from 1 recognizes
+                this one. A waveform is channel 1.
 
         Returns:
-            A transcription, or for a list, a list of transcriptions in the same order. If a long
-            recording is damaged, the transcription is that of the part before the damage, its
-            `damage` is set, and a warning is logged.
+            A transcription, or for a list, a list of transcriptions in the same order. With
+            `channels="each"`, a list with a transcription for each channel takes the place of the
+            transcription of a sound. If a long recording is damaged, the transcription is that of
+            the part before the damage, its `damage` is set, and a warning is logged.
 
         Raises:
-            UserError: a sound cannot be used, the list is empty, or the session is closed.
+            UserError: a sound cannot be used or lacks the channel, the list is empty, or the
+                session is closed.
 
         Example:
             >>> import conformer
@@ -117,17 +165,21 @@ class SpeechSession(Session):
         """
         self.check_open()
         timestamps = argument("timestamps", timestamps, bool)
+        channels = checked_channels(channels)
         if not isinstance(sound, list | tuple):
-            return self._transcribe([self._load(sound, rate_hz)], timestamps)[0]
+            heard = self._transcribe(self._load(sound, rate_hz, channels), timestamps)
+            return heard if channels == EACH else heard[0]
         if not sound:
             raise UserError.expected("sounds to transcribe", "an empty list", "Give at least one")
-        found: list[Transcription] = []
+        found: list = []
         at_once = _READ_AHEAD_BATCHES * self.batch_size
-        load_one = functools.partial(self._load, rate_hz=rate_hz)
+        load_one = functools.partial(self._load, rate_hz=rate_hz, channels=channels)
         with contextlib.closing(in_threads(load_one, sound, ahead=at_once)) as loaded:
             sounds = of_list("Sound", loaded)
             while group := list(islice(sounds, at_once)):
-                found += self._transcribe(group, timestamps)
+                heard = iter(self._transcribe([*chain(*group)], timestamps))
+                of_sounds = [list(islice(heard, len(one))) for one in group]
+                found += of_sounds if channels == EACH else [one for (one,) in of_sounds]
         return found
 
     def recognize(self, inputs: Inputs, timestamps: bool = False) -> list[Transcription]:
@@ -246,28 +298,32 @@ class SpeechSession(Session):
         longest = self._at_once_seconds
         return seconds > (self.pipeline["max_seconds"] if longest is None else longest)
 
-    def _load(self, sound: Sound, rate_hz: int | None) -> np.ndarray | AudioInfo:
-        """Returns a waveform, or the properties of a file that must be divided into chunks."""
+    def _load(
+        self, sound: Sound, rate_hz: int | None, channels: str | int
+    ) -> Sequence["np.ndarray | _LongFile"]:
+        """Returns the waveforms of a sound, or channels that must be divided into chunks."""
         if self._window is not None and is_path(sound):
-            info = probe(sound, self.limits)
+            info = probe(sound, self.limits, accept_damage=True)
             if self.is_long(info.num_samples):
-                return info
-        return load(sound, self.limits, rate_hz)
+                return [_LongFile(info, number) for number in chosen_channels(info, channels)]
+        return load_channels(sound, self.limits, rate_hz, channels)
 
     def _transcribe(
-        self, loaded: Sequence[np.ndarray | AudioInfo], timestamps: bool
+        self, loaded: Sequence["np.ndarray | _LongFile"], timestamps: bool
     ) -> list[Transcription]:
         found: dict[int, Transcription] = {}
         waveforms: dict[int, np.ndarray] = {}
         for number, sound in enumerate(loaded):
-            if isinstance(sound, AudioInfo):
-                with contextlib.closing(stream(sound.path, self.limits)) as pieces:
+            if isinstance(sound, _LongFile):
+                info = sound.info
+                reader = stream(info.path, self.limits, channel=sound.channel)
+                with contextlib.closing(reader) as pieces:
                     heard = self.recognize_long(pieces, timestamps)
                 if heard.damage is None:
-                    heard = heard.lasting(sound.duration_seconds)
+                    heard = heard.lasting(info.duration_seconds)
                 else:
                     text = "%s: recognized up to %.2f s; the rest cannot be read (%s)"
-                    _log.warning(text, sound.path, heard.duration_seconds, heard.damage)
+                    _log.warning(text, info.path, heard.duration_seconds, heard.damage)
                 found[number] = heard
             elif self.is_long(len(sound)):
                 found[number] = self.recognize_long([sound], timestamps)

@@ -12,9 +12,9 @@ from tools.amounts import counted
 from tools.errors import UserError
 from tools.inference.options import DataOptions, check_seconds
 from tools.inference.selection import share
-from tools.speech.audio import AudioError, AudioLimits, is_known, probe
+from tools.speech.audio import AudioError, AudioLimits, chosen_channels, is_known, probe
+from tools.speech.channels import MIX, checked_channels
 from tools.speech.corpus import SUFFIXES, Utterance, is_transcript_file, read_corpus, walk
-from tools.speech.opening import refusal
 from tools.speech.transcripts import normalize_transcript
 
 Skipped = list[tuple[str, str]]  # path and reason of each skipped file
@@ -46,11 +46,8 @@ def check_options(data: DataOptions, max_seconds: float | None) -> None:
             "Correct the flags",
         )
     check_seconds(max_seconds)
-    number = int(data.channels) if data.channels.isdecimal() else 0
-    if data.channels not in ("mix", "each") and number < 1:
-        expected = "--channels mix, each, or a number from 1"
-        raise UserError.expected(expected, data.channels, "Correct the flag")
-    if data.data_dir and data.channels != "mix":
+    checked_channels(data.channels)
+    if data.data_dir and data.channels != MIX:
         expected = "--channels with files and folders"
         raise UserError.expected(expected, "--data_dir", "Leave one of them out")
     if data.max_line_width < 1 or data.max_line_count < 1:
@@ -130,7 +127,7 @@ def with_standard_input(
 
 
 def find_utterances(
-    paths: Sequence[str], limits: AudioLimits, channels: str = "mix"
+    paths: Sequence[str], limits: AudioLimits, channels: str = MIX
 ) -> tuple[list[Utterance], Skipped]:
     """Returns the sounds in files and folders.
 
@@ -192,17 +189,7 @@ def _sounds_below(folder: Path) -> tuple[list[str], Skipped]:
 
 def _utterances(path: str, limits: AudioLimits, channels: str) -> list[Utterance]:
     """Returns the sound of a file, or one for each channel."""
-    info = probe(path, limits)
-    if channels == "mix":
-        numbers = [None]
-    elif channels == "each":
-        numbers = [*range(1, info.channels + 1)]
-    else:
-        numbers = [int(channels)]
-        if int(channels) > info.channels:
-            expected, received = f"a sound with channel {channels}", f"{info.channels} channels"
-            do = "Correct --channels"
-            raise refusal(path, "channel", expected, received, do=do)
+    info = probe(path, limits, accept_damage=True)
     return [
         Utterance(
             utterance_id=Path(path).stem,
@@ -214,5 +201,5 @@ def _utterances(path: str, limits: AudioLimits, channels: str) -> list[Utterance
             decoder="python",
             channel=number,
         )
-        for number in numbers
+        for number in chosen_channels(info, channels)
     ]

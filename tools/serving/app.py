@@ -9,7 +9,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tools.errors import UserError
 from tools.files import to_json
@@ -130,7 +130,7 @@ def _health(server: Server) -> APIRouter:
         status = "ending" if is_ending(request.app) else "ready" if names else "loading"
         return JSONResponse({"status": status}, 200 if status == "ready" else 503)
 
-    @router.get("/metrics")
+    @router.get("/metrics", response_class=PlainTextResponse)
     @router.get("/monitoring/prometheus/metrics", include_in_schema=False)
     async def metrics() -> Response:
         """Returns the metrics in Prometheus's text format."""

@@ -8,7 +8,6 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import anyio.to_thread
@@ -106,19 +105,17 @@ class _Handlers:
             self._servicer("ModelService", models), running
         )
 
-    def _servicer(
-        self, service: str, calls: dict[str, Callable[[Any], Awaitable[Any]]]
-    ) -> SimpleNamespace:
+    def _servicer(self, service: str, calls: dict[str, Callable[[Any], Awaitable[Any]]]) -> object:
         answers = {
             name: self._answering(f"/tensorflow.serving.{service}/{name}", call)
             for name, call in calls.items()
         }
-        return SimpleNamespace(**answers)
+        return type(service, (), answers)()
 
     def _answering(self, path: str, call: Callable[[Any], Awaitable[Any]]) -> Callable:
-        """Returns the handler of a call: checks the key, maps errors, counts and logs."""
+        """Returns the method of a call: checks the key, maps errors, counts and logs."""
 
-        async def answer(request: Any, context: grpc.aio.ServicerContext) -> Any:
+        async def answer(_: object, request: Any, context: grpc.aio.ServicerContext) -> Any:
             started, found, message = time.perf_counter(), None, ""
             try:
                 headers = dict(context.invocation_metadata() or ())

@@ -13,9 +13,10 @@ from tools.conversion.protocol import TensorSpec
 from tools.serving.requests import Refusal
 from tools.serving.served_model import ServedModel
 from tools.serving.server import Server
-from tools.serving.uploads import OPENAPI_FILE, file_of, form_of, model_of
+from tools.serving.uploads import file_of, form_body, form_of, model_of
 
 ACTIVATION_MAP = "activation_map"  # name of the signature
+_BODY = form_body(**{"class": {"type": "integer", "minimum": 0}})
 _PREDICTED = -1  # class number that selects the predicted class
 _FOLDER = Path(__file__).with_name("page")
 _INDEX = "index.html"
@@ -55,7 +56,7 @@ def page_routes(server: Server) -> APIRouter:
             raise HTTPException(404)
         return answers[name](request)
 
-    @router.post("/v1/activation_map", openapi_extra=OPENAPI_FILE)
+    @router.post("/v1/activation_map", openapi_extra=_BODY)
     async def activation_map(request: Request) -> dict:
         """Returns the parts of an image that lead to a class, as small grids of numbers."""
         async with form_of(request) as form:

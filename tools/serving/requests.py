@@ -35,12 +35,13 @@ class Refusal(Exception):
 
     Args:
         status: HTTP status.
-        message: one clear line.
+        message: one clear line; characters that cannot be printed are escaped.
         kind: kind of the error, for the metrics.
         headers: further headers of the answer.
     """
 
     def __init__(self, status: int, message: str, kind: str, headers: dict[str, str] | None = None):
+        message = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in message)
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
 
@@ -146,7 +147,15 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started, path = time.perf_counter(), scope["path"]
-        status, length = 500, 0
+        status, length, is_counted = 500, 0, False
+
+        def count() -> None:
+            nonlocal is_counted
+            if not is_counted:
+                is_counted, seconds = True, time.perf_counter() - started
+                self._metrics.request(_route(path), str(status), seconds)
+                facts = {"method": scope["method"], "path": path, "status": status}
+                log_access(facts, seconds, length)
 
         async def counted(message):
             nonlocal status, length
@@ -154,7 +163,10 @@ class Gate:
                 status = message["status"]
                 if is_ending(scope["app"]):  # so that the client sends no more over it
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
-            length += len(message.get("body", b""))
+            elif message["type"] == "http.response.body":
+                length += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    count()  # before the client has the whole answer
             await send(message)
 
         try:
@@ -164,10 +176,7 @@ class Gate:
             self._metrics.error(refusal.kind)
             await error_answer(path, refusal)(scope, receive, counted)
         finally:
-            seconds = time.perf_counter() - started
-            self._metrics.request(_route(path), str(status), seconds)
-            facts = {"method": scope["method"], "path": path, "status": status}
-            log_access(facts, seconds, length)
+            count()
 
     def _check_key(self, scope) -> None:
         path = scope["path"]

@@ -19,6 +19,7 @@ from tools.serving.served_model import ServedModel, Sound, Speech
 from tools.serving.server import Server
 from tools.serving.transcription import (
     FORMATS,
+    GRANULARITIES,
     Deltas,
     TranscriptionRequest,
     answer,
@@ -30,24 +31,21 @@ from tools.serving.transcription import (
 _MOST_FIELDS = 50
 _IN_MEMORY_BYTES = 4 * 1024 * 1024  # a larger sound is written to a file and read in pieces
 _DEFAULT_TOP_K = 5
+_FORM = "multipart/form-data"
 _EVENTS = "text/event-stream"
-OPENAPI_FILE = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "model": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
-}
+_ANSWERS = {200: {"content": {kind.partition(";")[0]: {} for kind in (*FORMATS.values(), _EVENTS)}}}
+
+
+def form_body(**fields: dict) -> dict:
+    """Returns the description of a form with a file, for the OpenAPI document.
+
+    Args:
+        fields: JSON schemas of further fields by name.
+    """
+    text = {"type": "string"}
+    properties = {"file": {**text, "format": "binary"}, "model": text, **fields}
+    schema = {"type": "object", "required": ["file"], "properties": properties}
+    return {"requestBody": {"required": True, "content": {_FORM: {"schema": schema}}}}
 
 
 def upload_routes(server: Server) -> APIRouter:
@@ -71,7 +69,17 @@ def upload_routes(server: Server) -> APIRouter:
                 rows.append({"id": name, **basics, **server.model(name).described})
         return {"object": "list", "data": rows}
 
-    @router.post("/audio/transcriptions", openapi_extra=OPENAPI_FILE)
+    several = {"type": "array", "items": {"type": "string", "enum": [*GRANULARITIES]}}
+    described = form_body(
+        language={"type": "string"},
+        prompt={"type": "string"},
+        response_format={"type": "string", "enum": [*FORMATS]},
+        stream={"type": "boolean"},
+        temperature={"type": "number"},
+        **{"timestamp_granularities[]": several},
+    )
+
+    @router.post("/audio/transcriptions", openapi_extra=described, responses=_ANSWERS)
     async def transcriptions(request: Request) -> Response:
         """Transcribes a sound file, in the form of OpenAI's interface."""
         async with form_of(request) as form:
@@ -101,7 +109,7 @@ def upload_routes(server: Server) -> APIRouter:
             return StreamingResponse(Deltas().end(spoken(found)), media_type=_EVENTS)
         return await _written(found, asked, language)
 
-    @router.post("/classify", openapi_extra=OPENAPI_FILE)
+    @router.post("/classify", openapi_extra=form_body(top_k={"type": "integer", "minimum": 1}))
     async def classify(request: Request) -> dict:
         """Classifies an image file: names and probabilities of the best classes."""
         async with form_of(request) as form:
@@ -159,7 +167,7 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         Refusal: the request holds no form.
     """
     kind = request.headers.get("content-type", "")
-    if not kind.lower().startswith("multipart/form-data"):
+    if not kind.lower().startswith(_FORM):
         raise Refusal(
             400,
             f"Expected a form (multipart/form-data) with the field file. Received: "

@@ -31,7 +31,8 @@ from collections.abc import Iterator
 import numpy as np
 import soxr
 
-from tools.speech.channels import Mono
+from tools.amounts import counted
+from tools.speech.channels import EACH, MIX, Mono
 from tools.speech.opening import (
     DEFAULT_LIMITS,
     GRAPH_FLAC_MAX_BLOCK_SAMPLES,
@@ -56,9 +57,11 @@ __all__ = [
     "AudioInfo",
     "AudioLimits",
     "Decoder",
+    "chosen_channels",
     "is_known",
     "is_path",
     "load",
+    "load_channels",
     "probe",
     "read",
     "samples_of",
@@ -69,20 +72,27 @@ BLOCK_VALUES = 1 << 22  # values of all channels that are read at once: 16 MiB
 _STREAM_SECONDS = 1  # so much before a damaged place may be lost
 
 
-def probe(path: str | os.PathLike[str], limits: AudioLimits = DEFAULT_LIMITS) -> AudioInfo:
+def probe(
+    path: str | os.PathLike[str] | bytes,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    *,
+    accept_damage: bool = False,
+) -> AudioInfo:
     """Checks a file and returns its length and format, without decoding samples.
 
     If the header does not give the correct length, frames or pages are counted. Files of the kinds
     that only ffmpeg reads are decoded.
 
     Args:
-        path: sound file.
+        path: sound file, or its bytes.
         limits: accepted lengths and rates, and the model's rate.
+        accept_damage: whether the file may be damaged behind its beginning, for a caller that
+            reads it with `stream`.
 
     Raises:
         AudioError: the file cannot be used.
     """
-    with opened(path, limits) as (info, _):
+    with opened(path, limits, accept_damage) as (info, _):
         return info
 
 
@@ -91,7 +101,24 @@ def is_path(sound: object) -> bool:
     return isinstance(sound, str | os.PathLike)
 
 
-def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | None = None):
+def chosen_channels(info: AudioInfo, channels: str | int) -> list[int | None]:
+    """Returns the numbers of the channels to read, from 1; None for the mix of all.
+
+    Args:
+        info: properties of the file.
+        channels: `mix`, `each`, or a number from 1.
+
+    Raises:
+        AudioError: the file has no channel of this number.
+    """
+    if channels == MIX:
+        return [None]
+    return [*range(1, info.channels + 1)] if channels == EACH else [_checked(info, int(channels))]
+
+
+def load(
+    sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | None = None
+) -> np.ndarray:
     """Returns the waveform of a sound, as mono at the model's rate.
 
     Args:
@@ -106,8 +133,31 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
     Raises:
         AudioError: the sound cannot be used.
     """
-    if is_path(sound):
-        return read(sound, limits)
+    return load_channels(sound, limits, rate_hz)[0]
+
+
+def load_channels(
+    sound: object,
+    limits: AudioLimits = DEFAULT_LIMITS,
+    rate_hz: int | None = None,
+    channels: str | int = MIX,
+) -> list[np.ndarray]:
+    """Returns the waveforms of a sound, at the model's rate.
+
+    Args:
+        sound: see `load`.
+        limits: see `load`.
+        rate_hz: see `load`.
+        channels: `mix` for the mix of all channels, `each` for all channels, or a number from 1 for
+            this one. A waveform is channel 1.
+
+    Returns:
+        A waveform for each channel, one for `mix` or a number: `[S]` float32 at `limits.rate_hz`,
+        finite.
+
+    Raises:
+        AudioError: the sound cannot be used, or has no channel of this number.
+    """
     if hasattr(sound, "read"):
         do = "Open it as rb"
         try:
@@ -119,12 +169,19 @@ def load(sound: object, limits: AudioLimits = DEFAULT_LIMITS, rate_hz: int | Non
         if not sound:
             do = "Rewind it with seek(0)"
             raise refusal("the file", "empty", "a sound file", "nothing left to read", do=do)
-    if isinstance(sound, bytes | bytearray | memoryview):
-        return read(bytes(sound), limits)
-    return _checked(sound, limits, rate_hz)
+    if isinstance(sound, bytearray | memoryview):
+        sound = bytes(sound)
+    if is_path(sound) or isinstance(sound, bytes):
+        if channels == MIX:
+            return [read(sound, limits)]
+        numbers = chosen_channels(probe(sound, limits), channels)
+        return [read(sound, limits, channel=number) for number in numbers]
+    if channels not in (MIX, EACH, 1):
+        raise _no_channel("the waveform", channels, 1)
+    return [_checked_waveform(sound, limits, rate_hz)]
 
 
-def _checked(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.ndarray:
+def _checked_waveform(waveform: object, limits: AudioLimits, rate_hz: int | None) -> np.ndarray:
     """Checks a waveform given as an array; returns it at the model's rate."""
     place, whole = "the waveform", f"an integer from {limits.min_rate_hz} to {limits.max_rate_hz}"
     array = np.asarray(waveform)
@@ -176,7 +233,7 @@ def read(
         AudioError: the file cannot be used.
     """
     with opened(path, limits) as (info, sound):
-        mono = Mono(sound, info.path, _checked_channel(info, channel))
+        mono = Mono(sound, info.path, None if channel is None else _checked(info, channel))
         waveform = mono.whole(max(1, block_values // sound.num_channels))
     check_samples(info.path, waveform)
     return _resampled(waveform, info.rate_hz, info.num_samples, limits)
@@ -193,11 +250,15 @@ def _resampled(
     return np.pad(resampled, (0, num_samples - len(resampled)))
 
 
-def _checked_channel(info: AudioInfo, channel: int | None) -> int | None:
-    if channel is not None and not 1 <= channel <= info.channels:
-        expected, received = f"a sound with channel {channel}", f"{info.channels} channels"
-        raise refusal(info.path, "channel", expected, received, do="Name one of its channels")
+def _checked(info: AudioInfo, channel: int) -> int:
+    if not 1 <= channel <= info.channels:
+        raise _no_channel(info.path, channel, info.channels)
     return channel
+
+
+def _no_channel(path: str, channel: int, num_channels: int) -> AudioError:
+    expected, received = f"a sound with channel {channel}", counted(num_channels, "channel")
+    return refusal(path, "channel", expected, received, do="Name one of its channels")
 
 
 def stream(
@@ -218,16 +279,16 @@ def stream(
         is `probe(path, limits).num_samples`.
 
     Raises:
-        AudioError: the file cannot be used. Damage inside the file may be found only after some
-            pieces.
+        AudioError: the file cannot be used. Damage inside the file is reported after the pieces in
+            front of it.
     """
-    with opened(path, limits) as (info, sound):
+    with opened(path, limits, accept_damage=True) as (info, sound):
         same = info.rate_hz == limits.rate_hz
         resampler = (
             None if same else soxr.ResampleStream(info.rate_hz, limits.rate_hz, 1, "float32")
         )
         num_read, missing = 0, info.num_samples
-        mono = Mono(sound, info.path, _checked_channel(info, channel))
+        mono = Mono(sound, info.path, None if channel is None else _checked(info, channel))
         for block in mono.blocks(_STREAM_SECONDS * info.rate_hz):
             num_read += len(block)
             check_samples(info.path, block)

@@ -8,14 +8,35 @@ from collections.abc import Iterator
 import numpy as np
 import soundfile
 
+from tools.errors import UserError
 from tools.speech.containers import ContainerError
 from tools.speech.sound_file import SoundFile
 
 # Channels cancel if the energy of their mean is below this share of what independent channels would
 # give. Equal channels give a share above 1, one channel beside silent ones a share of 1.
 LEAST_ENERGY = 0.1
+MIX, EACH = "mix", "each"
 _SAID_PATHS = 4096
 _log = logging.getLogger(__name__)
+
+
+def checked_channels(channels: object) -> str | int:
+    """Returns a choice of channels: `mix`, `each`, or the number of a channel.
+
+    Args:
+        channels: one of these; a number may be a text of digits.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if isinstance(channels, str) and channels in (MIX, EACH):
+        return channels
+    is_number = isinstance(channels, int) and not isinstance(channels, bool)
+    number = int(channels) if is_number or str(channels).isdecimal() else 0
+    if number < 1:
+        expected = "channels: mix, each, or a number from 1"
+        raise UserError.expected(expected, channels, "Correct channels")
+    return number
 
 
 class Mono:

@@ -25,41 +25,79 @@ def parts(descriptor: int, start: int, stop: int, check: bool = False) -> list[P
 
     Source: RFC 3533, sections 4 and 6.
     """
-    position, begins, found = start, start, []
+    found: list[Part] = []
+    _read(descriptor, start, stop, check=check, found=found)
+    return found
+
+
+def parts_before_damage(
+    descriptor: int, start: int, stop: int
+) -> tuple[list[Part], ContainerError | None]:
+    """Returns the sounds in front of the first damaged or missing page, and the error there.
+
+    Args:
+        descriptor: open file.
+        start: position of the first page in bytes.
+        stop: size of the file.
+
+    Returns:
+        The sounds, of which the last one ends at the damage, and None if there is no damage.
+
+    Raises:
+        ContainerError: no page with sound is in front of the damage.
+    """
+    found: list[Part] = []
+    try:
+        _read(descriptor, start, stop, check=True, found=found)
+    except ContainerError as error:
+        if not found:
+            raise
+        return found, error
+    return found, None
+
+
+def _read(descriptor: int, start: int, stop: int, *, check: bool, found: list[Part]) -> None:
+    """Adds the sounds of a file to a list, also the part of a sound in front of an error."""
+    position, begins = start, start
     following: dict[bytes, int] = {}  # number of the next page, by stream
     running: set[bytes] = set()  # streams whose last page has not been read
     has_sound = False  # whether the part has a page other than the first pages of its streams
-    while position < stop:
-        head = os.pread(descriptor, 27 + 255, position)
-        if len(head) < 27 or head[:4] != b"OggS":
-            if following and not running and not _has_pages(descriptor, position, stop):
-                break  # a tag after the end
-            raise ContainerError(f"no Ogg page at byte {position}", truncated=bool(following))
-        num_bytes = 27 + head[26] + sum(head[27 : 27 + head[26]])
-        if num_bytes > stop - position:
-            raise ContainerError(f"an incomplete Ogg page at byte {position}", truncated=True)
-        if check:
-            _check_page(os.pread(descriptor, num_bytes, position), position)
-        stream, number = head[14:18], int.from_bytes(head[18:22], "little")
-        if head[5] & 2:  # the first page of a stream
-            if has_sound:
-                if running:
-                    break
-                found.append(Part(begins, position))
-                begins, has_sound = position, False
-            running.add(stream)
-            following[stream] = number
-        else:
-            has_sound = True
-        if number != following.get(stream, number):
-            raise ContainerError(f"an Ogg page is missing at byte {position}", truncated=True)
-        following[stream] = (number + 1) % 2**32
-        if head[5] & 4:
-            running.discard(stream)
-        position += num_bytes
-    if running or not following:
-        raise ContainerError("the last Ogg page does not end the stream", truncated=True)
-    return [*found, Part(begins, position)]
+    try:
+        while position < stop:
+            head = os.pread(descriptor, 27 + 255, position)
+            if len(head) < 27 or head[:4] != b"OggS":
+                if following and not running and not _has_pages(descriptor, position, stop):
+                    break  # a tag after the end
+                raise ContainerError(f"no Ogg page at byte {position}", truncated=bool(following))
+            num_bytes = 27 + head[26] + sum(head[27 : 27 + head[26]])
+            if num_bytes > stop - position:
+                raise ContainerError(f"an incomplete Ogg page at byte {position}", truncated=True)
+            if check:
+                _check_page(os.pread(descriptor, num_bytes, position), position)
+            stream, number = head[14:18], int.from_bytes(head[18:22], "little")
+            if head[5] & 2:  # the first page of a stream
+                if has_sound:
+                    if running:
+                        break
+                    found.append(Part(begins, position))
+                    begins, has_sound = position, False
+                running.add(stream)
+                following[stream] = number
+            else:
+                has_sound = True
+            if number != following.get(stream, number):
+                raise ContainerError(f"an Ogg page is missing at byte {position}", truncated=True)
+            following[stream] = (number + 1) % 2**32
+            if head[5] & 4:
+                running.discard(stream)
+            position += num_bytes
+        if running or not following:
+            raise ContainerError("the last Ogg page does not end the stream", truncated=True)
+    except ContainerError:
+        if has_sound:
+            found.append(Part(begins, position))
+        raise
+    found.append(Part(begins, position))
 
 
 def _has_pages(descriptor: int, start: int, stop: int) -> bool:

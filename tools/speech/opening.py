@@ -106,7 +106,7 @@ def is_known(path: str | os.PathLike[str]) -> bool:
 
 @contextlib.contextmanager
 def opened(
-    source: str | os.PathLike[str] | bytes, limits: AudioLimits
+    source: str | os.PathLike[str] | bytes, limits: AudioLimits, accept_damage: bool = False
 ) -> Iterator[tuple[AudioInfo, SoundFile]]:
     """Opens a sound file and checks its headers.
 
@@ -115,6 +115,7 @@ def opened(
     Args:
         source: path of the file, or its bytes.
         limits: accepted lengths and rates, and the model's rate.
+        accept_damage: see `SoundFile`.
 
     Yields:
         The properties of the file, and the open file.
@@ -138,7 +139,7 @@ def opened(
                 sound = SoundFile(descriptor, "WAV", 0)
                 sound.container = kind
             else:
-                sound = SoundFile(descriptor, kind, start)
+                sound = SoundFile(descriptor, kind, start, accept_damage)
             yield _judged(path, sound, descriptor, limits=limits), sound
         except containers.ContainerError as error:
             expected, reason = "a readable sound file", "unreadable"

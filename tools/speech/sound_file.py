@@ -40,11 +40,14 @@ class SoundFile:
         descriptor: open file; it is not closed.
         kind: result of `containers.kind` that libsndfile can read.
         start: position of the sound in bytes, after ID3 tags.
+        accept_damage: whether an Ogg file may have a damaged page behind its first sound. `blocks`
+            then yields what is in front of that page, and raises the error.
 
     Attributes:
         rate_hz: sampling rate, the same for all parts.
         num_channels: number of channels, the same for all parts.
-        num_samples: number of samples in each channel, over all parts.
+        num_samples: number of samples in each channel, over all parts; of a damaged file, as many
+            as its last page declares.
         container: libsndfile's name of the container.
         encoding: libsndfile's name of the encoding.
         is_plain: whether the file is a single sound that starts at the first byte and has a correct
@@ -55,10 +58,14 @@ class SoundFile:
         soundfile.LibsndfileError: libsndfile cannot read the file.
     """
 
-    def __init__(self, descriptor: int, kind: str, start: int):
+    def __init__(self, descriptor: int, kind: str, start: int, accept_damage: bool = False):
         self._descriptor, self._kind, self._start = descriptor, kind, start
         self._size = os.fstat(descriptor).st_size
-        self._parts = _PARTS[kind](descriptor, start, self._size)
+        self._damage: ContainerError | None = None
+        if kind == "OGG" and accept_damage:
+            self._parts, self._damage = ogg_pages.parts_before_damage(descriptor, start, self._size)
+        else:
+            self._parts = _PARTS[kind](descriptor, start, self._size)
         self._lengths, forms = [], set()
         for part in self._parts:
             with self._opened(part) as sound:
@@ -71,6 +78,10 @@ class SoundFile:
             raise ContainerError(f"joined sounds of {found}")
         ((self.rate_hz, self.num_channels),) = forms
         self.num_samples = sum(self._lengths)
+        if self._damage is not None:
+            if not self.num_samples:
+                raise self._damage
+            self.num_samples = max(self.num_samples, self._declared_samples())
         self.is_plain = self._parts == [Part(0, self._size)]
 
     def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
@@ -86,7 +97,7 @@ class SoundFile:
             ContainerError: there are fewer samples than `num_samples`, or an Ogg page is damaged.
             soundfile.LibsndfileError: the data is damaged.
         """
-        if self._kind == "OGG":
+        if self._kind == "OGG" and self._damage is None:
             ogg_pages.parts(self._descriptor, self._start, self._size, check=True)
         for part, length in zip(self._parts, self._lengths, strict=True):
             num_read = 0
@@ -101,8 +112,19 @@ class SoundFile:
                         break
                     num_read += len(block)
                     yield block
-            if num_read != length:
+            if num_read != length and self._damage is None:
                 raise ContainerError(f"{num_read} of {length} samples", truncated=True)
+        if self._damage is not None:
+            raise self._damage
+
+    def _declared_samples(self) -> int:
+        """Returns the number of samples of a damaged file by its last page; 0 if it is unknown."""
+        *before, last = self._parts
+        try:
+            with self._opened(Part(last.start, self._size)) as sound:
+                return sum(self._lengths[: len(before)]) + sound.frames
+        except soundfile.LibsndfileError:
+            return 0
 
     @contextlib.contextmanager
     def _opened(self, part: Part) -> Iterator[soundfile.SoundFile]:

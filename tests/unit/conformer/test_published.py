@@ -12,12 +12,14 @@ import conformer
 from conformer.features import LogMelSpectrogram
 from conformer.published import read_published
 from conformer.session import transcript_normalization
+from conformer.signatures import pipeline_description
 from conformer.tokenizer import SentencePieceTokenizer
 from tests.support import parakeet
 from tests.support.parakeet import Sizes
 from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
 from tools.decoding.tdt import TdtSearch
+from tools.recognition.word_times import FrameTimes
 
 TDT = Sizes()
 RNNT = Sizes(kind="rnnt", bias=True, scale=True, kernel=9, lstms=1)
@@ -245,8 +247,7 @@ def golden(request, shared_data):
     sizes = dataclasses.replace(TDT, kind=request.param)
     case = Case.__new__(Case)
     case.sizes, case.published, case.model = sizes, published, published.build()
-    texts = json.loads((folder / "golden.json").read_text())["texts"]
-    return case, arrays, texts
+    return case, arrays, json.loads((folder / "golden.json").read_text())
 
 
 def close(found, expected):
@@ -274,7 +275,7 @@ def test_golden_features_and_encoders(golden):
 
 
 def test_golden_outputs_and_texts(golden):
-    case, arrays, texts = golden
+    case, arrays, told = golden
     counts = arrays["encoder_mask"].sum(axis=1)
     size = case.model.vocabulary_size
 
@@ -302,8 +303,24 @@ def test_golden_outputs_and_texts(golden):
             if case.sizes.kind == "tdt":
                 durations = arrays["greedy_durations"][row][kept]
                 np.testing.assert_array_equal(one.ends - one.starts, durations)
-    decoded = [case.published.tokenizer.decode(one.tokens) for one in found]
-    assert decoded == [text.strip() for text in texts]
+    tokenizer = case.published.tokenizer
+    decoded = [tokenizer.decode(one.tokens) for one in found]
+    assert decoded == [text.strip() for text in told["texts"]]
+    times = FrameTimes(pipeline_description(case.published.config, tokenizer, case.model))
+    for row, one in enumerate(found):
+        words = times.words(one, tokenizer.surfaces)
+        assert [word.text for word in words] == decoded[row].split()
+        # A word begins with a token that begins with a space. The token after a space begins one.
+        tokens = told["timestamps"][row] if "timestamps" in told else []
+        before = [" ", *(x["token"] for x in tokens)]
+        starts = [
+            x["start"]
+            for x, last in zip(tokens, before, strict=False)
+            if x["token"].strip() and (x["token"][0] == " " or last.strip() == "")
+        ]
+        for word, start in zip(words, starts, strict=bool(tokens)):
+            # Frames are centered here: one begins half a frame earlier than in transformers.
+            assert word.start_seconds == pytest.approx(max(start - 0.04, 0.0), abs=1e-3)
 
 
 # Millions of parameters by the configurations of Hugging Face (transformers 5.23) and NeMo, and the

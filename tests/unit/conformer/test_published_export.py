@@ -1,14 +1,17 @@
-"""Published Conformers as SavedModels: the same tokens and texts as the model in Python."""
+"""Published Conformers as SavedModels: texts in the graph and in Python, options of sessions."""
+
+import json
 
 import numpy as np
 import pytest
 
 import conformer
 from conformer.export import main
+from conformer.infer import main as infer
 from conformer.published import read_published
 from tests.support import parakeet
-from tests.support.errors import refused
 from tests.support.parakeet import Sizes
+from tests.support.speech import wav_bytes
 from tools.decoding.ctc import CtcGreedySearch
 from tools.inference.runner import load
 from tools.recognition.decoders import TransducerDecoder
@@ -17,6 +20,8 @@ SIZES = {
     "ctc": Sizes(kind="ctc", layers=1),
     "tdt": Sizes(kind="tdt", layers=1, bias=True),
 }
+RATE_HZ = 16000
+ARPA = "\\data\\\nngram 1=4\n\n\\1-grams:\n-2\t<unk>\n-1\t<s>\n-1\t</s>\n-0.5\tin\n\n\\end\\\n"
 LENGTHS = np.array([4000, 2890, 7117], np.int32)
 
 
@@ -74,8 +79,84 @@ def test_tokens_and_texts_in_the_graph_and_in_python(exported):
     assert runner.pipeline["subsampling"] == 8
 
 
-def test_a_beam_search_of_tokens_and_durations_is_refused(exported):
-    sizes, _, _, directory = exported
-    if sizes.kind == "tdt":
-        with refused("greedy search without hot words"):
-            conformer.load(directory, run_eagerly=True, beam_width=4)
+def sound(seconds=1.5):
+    rng = np.random.default_rng(3)
+    return (0.3 * rng.normal(size=round(seconds * RATE_HZ))).astype("float32")
+
+
+def check_words(found, seconds):
+    """Checks that the words are those of the text, in order and within the sound."""
+    text = found.text if found.beam_text is None else found.beam_text
+    assert [word.text for word in found.words] == text.split()
+    edges = [(word.start_seconds, word.end_seconds) for word in found.words]
+    assert all(0 <= start <= end <= seconds + 1e-6 for start, end in edges)
+    assert [start for start, _ in edges] == sorted(start for start, _ in edges)
+    assert all(0 <= word.confidence <= 1 for word in found.words)
+
+
+def test_a_beam_with_a_language_model_and_hot_words_gives_a_list_of_texts(exported, tmp_path):
+    *_, directory = exported
+    path = tmp_path / "words.arpa"
+    path.write_text(ARPA)
+    plain = {"run_eagerly": True, "beam_width": 4, "n_best": 3}
+    found = {}
+    for name, options in {
+        "plain": {},
+        "zero": {"hotwords": ["in\t0"]},
+        "hot": {"hotwords": ["in\t20"]},
+        "model": {"lm_path": str(path), "lm_weight": 2.0, "word_bonus": 3.0},
+    }.items():
+        with conformer.load(directory, **plain, **options) as session:
+            found[name] = session.transcribe(sound(), rate_hz=RATE_HZ, timestamps=True)
+    for one in found.values():
+        check_words(one, 1.5)
+        scores = [x.score for x in one.n_best]
+        assert scores == sorted(scores, reverse=True)
+        assert 1 < len({x.text for x in one.n_best}) == len(scores)
+        assert one.n_best[0].text == one.beam_text
+    assert found["zero"] == found["plain"]
+    assert "in" not in found["plain"].beam_text.split()
+    assert "in" in found["hot"].beam_text.split()
+    assert found["model"].n_best != found["plain"].n_best
+
+
+def test_hot_words_in_the_greedy_search(exported):
+    *_, directory = exported
+    texts = {}
+    for weight in (0, 20):
+        with conformer.load(directory, run_eagerly=True, hotwords=[f"in\t{weight}"]) as session:
+            texts[weight] = session.transcribe(sound(), rate_hz=RATE_HZ).text
+    with conformer.load(directory, run_eagerly=True) as session:
+        assert session.transcribe(sound(), rate_hz=RATE_HZ).text == texts[0]
+    assert texts[0].split().count("in") < texts[20].split().count("in")
+
+
+def test_a_long_recording_does_not_depend_on_its_slices(exported):
+    *_, directory = exported
+    waveform = np.concatenate([sound(2.0), np.zeros(8000, "float32"), sound(1.7)])
+    slices = [[waveform], np.split(waveform, [100, 20000, 40001])]
+    with conformer.load(
+        directory, run_eagerly=True, chunk_seconds=2, overlap_seconds=0.5, beam_width=3
+    ) as session:
+        found = [session.recognize_long(iter(x), timestamps=True) for x in slices]
+    assert found[0].beam_text and found[0] == found[1]
+    check_words(found[0], len(waveform) / RATE_HZ)
+    assert found[0].words[-1].end_seconds > 2.0, "the last chunk is recognized"
+
+
+def test_formats_and_times_on_the_command_line(exported, tmp_path, capsys):
+    path = tmp_path / "sound.wav"
+    path.write_bytes(wav_bytes(sound()))
+    *_, directory = exported
+    common = [str(path), "--native_savedmodel_dir", str(directory), "--run_eagerly"]
+    shown = {}
+    for kind in ("json", "srt", "vtt"):
+        assert infer([*common, f"--format={kind}", "--beam_width=3"]) == 0
+        shown[kind] = capsys.readouterr().out
+    told = json.loads(shown["json"])
+    assert shown["vtt"].startswith("WEBVTT") and " --> " in shown["srt"]
+    words = shown["srt"].split("\n", 2)[2].split()
+    assert words[0] in json.dumps(told)
+    assert infer([*common, "--timestamps"]) == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert all(float(start) <= float(end) for start, end, _ in lines)

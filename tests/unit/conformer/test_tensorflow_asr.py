@@ -55,6 +55,12 @@ def translated(change=""):
     return translate(base | (yaml.safe_load(change) or {}), "their.yml")
 
 
+def test_a_list_of_characters_is_answered():
+    """TensorFlowASR's has no symbol for other characters, so it is not read."""
+    with refused("a file .subwords or .json in their.yml. Received: english.characters. Set it"):
+        translated("decoder_config: {vocabulary: english.characters}")
+
+
 @pytest.fixture
 def load(tmp_path):
     """A function that loads a config file with a text."""

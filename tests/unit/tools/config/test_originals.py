@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.errors import refused
 from tools.config.command_line import CommandLine
-from tools.config.originals import FLAGS, OWN_FLAGS, PROGRAMS, Renamed
+from tools.config.originals import FLAGS, OWN_FLAGS, PROGRAMS, Renamed, program_answer
 from tools.config.similar import similar_name
 
 
@@ -191,6 +191,13 @@ def test_an_old_name_is_answered_with_the_command(project, command, answer):
     done = subprocess.run(command, cwd=project / "conformer", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: Expected") and done.stderr.endswith(f"{answer}\n")
+
+
+def test_an_old_name_after_horovodrun_is_answered_with_the_whole_command(monkeypatch):
+    monkeypatch.setenv("HOROVOD_SIZE", "8")
+    answer = str(program_answer("conformer_train.py", ["--steps=1"]))
+    assert answer.endswith("Run horovodrun -np 8 python -m conformer.train --steps=1.")
+    assert "horovodrun" not in str(program_answer("Conformer_Train_1MLU.sh", []))
 
 
 @pytest.mark.parametrize("name", ["nothing.sh", "conformer_trian.py"])

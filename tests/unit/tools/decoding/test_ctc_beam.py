@@ -158,7 +158,7 @@ def test_weights_of_0_change_nothing(arpa, spoken):
     weightless = CtcBeamSearch(
         SURFACES,
         0,
-        BeamSearch(20, weight=0.0, word_bonus=0.0),
+        BeamSearch(20, weight=0.0),
         Fusion(read_arpa(arpa)),
         hot_words=[HotWord("DD", 0.0)],
     )

@@ -207,7 +207,7 @@ def score_of(text, model, weight, bonus):
     return weight * total * np.log(10) + bonus * len(text.split())
 
 
-@pytest.mark.parametrize(("weight", "bonus"), [(0.5, 1.5), (0.3, -1.0), (0.0, 0.0)])
+@pytest.mark.parametrize(("weight", "bonus"), [(0.5, 1.5), (0.3, -1.0), (0.0, 1.5)])
 def test_scores_with_a_language_model_are_sums_of_both(encoded, tmp_path, weight, bonus):
     path = tmp_path / "words.arpa"
     path.write_text(ARPA)

@@ -5,6 +5,7 @@ import pytest
 import soundfile
 
 from tests.support.errors import refused
+from tests.support.odd_sounds import ogg_pages
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, SURFACES, Spelling, sound_of
 from tools.decoding.options import BeamSearch
 from tools.recognition.beams import beam_search_of, ctc_beam_search
@@ -182,6 +183,21 @@ def test_a_file_that_breaks_off_is_recognized_up_to_there(kind, tmp_path, caplog
     assert found.damage in ("unreadable", "truncated")
     assert 0 < found.duration_seconds < len(sound) / RATE_HZ
     assert found.text and ("ABCDEFGH" * 4).startswith(found.text)
+    assert f"{path}: recognized up to {found.duration_seconds:.2f} s" in caplog.text
+
+
+def test_an_ogg_with_a_damaged_page_is_recognized_up_to_there(kind, tmp_path, caplog):
+    sound = np.repeat(sound_of("ABCDEFGH" * 4), 5) + np.resize([0.01, -0.01], 480 * HOP)
+    path = tmp_path / "long.ogg"
+    soundfile.write(path, sound, RATE_HZ, format="OGG", subtype="VORBIS")
+    pages = ogg_pages(path.read_bytes())
+    middle = len(pages) // 2
+    pages[middle] = pages[middle][:-9] + bytes(9)
+    path.write_bytes(b"".join(pages))
+    found = session_of(kind).transcribe(path)
+    assert found.damage == "unreadable"
+    assert 0.2 < found.duration_seconds / (len(sound) / RATE_HZ) < 0.8
+    assert found.text
     assert f"{path}: recognized up to {found.duration_seconds:.2f} s" in caplog.text
 
 

@@ -6,9 +6,11 @@ import json
 import os
 import threading
 from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from tests.support.errors import refused
 from tests.support.speech import wav_bytes
@@ -73,6 +75,35 @@ def test_waveforms_of_another_rate_are_resampled(session):
     assert found.duration_seconds == 30 * HOP / RATE_HZ
 
 
+@pytest.mark.parametrize("is_long", [False, True])
+@pytest.mark.parametrize("form", [str, Path.read_bytes, lambda path: io.BytesIO(path.read_bytes())])
+def test_channels_are_chosen_as_on_the_command_line(session, tmp_path, form, is_long):
+    texts = [text * (16 if is_long else 1) for text in ("ABC", "FED")]
+    path, mono = tmp_path / "call.wav", sound_of("GH")
+    soundfile.write(path, np.stack([*map(sound_of, texts)], axis=1), RATE_HZ, subtype="FLOAT")
+
+    def heard(sound, **options):
+        found = session.transcribe(sound, rate_hz=RATE_HZ, **options)
+        return [[y.text for y in x] if isinstance(x, list) else x.text for x in found]
+
+    assert session.transcribe(form(path), channels=2).text == texts[1]
+    assert session.transcribe(form(path), channels="1").text == texts[0]
+    assert heard(form(path), channels="each", timestamps=True) == texts
+    assert heard([form(path), mono], channels="each") == [texts, ["GH"]]
+    assert heard([mono, form(path)], channels=1) == ["GH", texts[0]]
+    mixed = session.transcribe(form(path)).text
+    assert mixed not in texts and mixed == session.transcribe(form(path), channels="mix").text
+    for sound, place in ((form(path), "2 channels"), (mono, "1 channel")):
+        with refused(match=f"a sound with channel 3. Received: .*: {place}"):
+            session.transcribe(sound, rate_hz=RATE_HZ, channels=3)
+
+
+@pytest.mark.parametrize("channels", ["left", 0, "0", -1, True, None, 1.5, ["each"]])
+def test_other_channels_are_refused(session, channels):
+    with refused("channels: mix, each, or a number from 1"):
+        session.transcribe(sound_of("A"), rate_hz=RATE_HZ, channels=channels)
+
+
 def test_words_have_times_where_they_are_asked_for(session):
     found = session.transcribe(sound_of("AB CD"), rate_hz=RATE_HZ, timestamps=True)
     seconds = 3 * HOP / RATE_HZ
@@ -107,16 +138,16 @@ def test_a_list_is_run_in_batches_by_length_and_keeps_its_order(session, runner,
 
 def test_a_list_is_decoded_by_threads_and_open_files_are_read_by_the_caller(session, monkeypatch):
     """Files may share a handle, as those of an archive do."""
-    both, places, real = threading.Barrier(2, timeout=60), {}, session_module.load
+    both, places, real = threading.Barrier(2, timeout=60), {}, session_module.load_channels
 
-    def load(sound, limits, rate_hz):
+    def load(sound, limits, rate_hz, channels):
         is_open = hasattr(sound, "read")
         places.setdefault(is_open, set()).add(threading.current_thread())
         if not is_open:
             both.wait()  # goes on only where two are at work
-        return real(sound, limits, rate_hz)
+        return real(sound, limits, rate_hz, channels)
 
-    monkeypatch.setattr(session_module, "load", load)
+    monkeypatch.setattr(session_module, "load_channels", load)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     texts = "ABCDEFGHABCD"
     forms = itertools.cycle([io.BytesIO, bytes, lambda data: data])

@@ -58,8 +58,8 @@ def test_command_lines_that_can_be_run(given, paths):
         ({"max_seconds": math.inf}, ["a.wav"], "--max_seconds > 0"),
         ({"max_seconds": math.nan}, ["a.wav"], "--max_seconds > 0"),
         ({}, ["a.wav", ""], "an empty name"),
-        ({"channels": "left"}, ["a.wav"], "--channels mix, each, or a number from 1"),
-        ({"channels": "0"}, ["a.wav"], "--channels mix, each, or a number from 1"),
+        ({"channels": "left"}, ["a.wav"], "channels: mix, each, or a number from 1"),
+        ({"channels": "0"}, ["a.wav"], "channels: mix, each, or a number from 1"),
         ({"data_dir": "corpus", "channels": "each"}, [], "--channels with files and folders"),
         ({"max_line_width": 0}, ["a.wav"], "--max_line_width"),
         ({"max_line_count": 0}, ["a.wav"], "--max_line_count"),
@@ -187,7 +187,7 @@ def test_channels_of_a_sound_are_utterances(tmp_path):
     assert found("mix") == [("a", None), ("b", None)]
     assert found("each") == [("a", 1), ("b", 1), ("b", 2)]
     assert found("1") == [("a", 1), ("b", 1)]
-    with refused(f"a sound with channel 2. Received: {mono}: 1 channels"):
+    with refused(f"a sound with channel 2. Received: {mono}: 1 channel."):
         found("2")
     utterances, skipped = find_utterances([str(tmp_path)], LIMITS, "2")
     assert [one.path for one in utterances] == [str(stereo)]

@@ -35,7 +35,8 @@ def server(tmp_path):
             runners.append(runner)
             return model
 
-        repository = Repository(open_model, {"toy": tmp_path})
+        labels = {"toy": {"stable": 1}}
+        repository = Repository(open_model, {"toy": tmp_path}, labels=lambda: labels)
         repository.scan()
         client = TestClient(create_app(repository, AppOptions(**options), metrics))
         client.__enter__()
@@ -81,8 +82,17 @@ def test_tensors_by_row_and_by_column(server):
     columns = {"inputs": {"x": [[1, 2]], "n": [3]}}
     found = client.post("/v1/models/toy/versions/1:predict", content=json.dumps(columns))
     assert found.json() == {"outputs": {"y": [[2.0, 4.0]], "label": ["n3"]}}
+    found = client.post("/v1/models/toy/labels/stable:predict", json=columns)
+    assert found.json() == {"outputs": {"y": [[2.0, 4.0]], "label": ["n3"]}}
     half = {"signature_name": "half", "instances": [3.0]}
     assert client.post(PREDICT, json=half).json() == {"predictions": [1.5]}
+
+
+def test_large_answers_are_those_of_small_ones(server):
+    client, _ = server()
+    numbers = [float(number) for number in range(40_000)]
+    body = {"signature_name": "half", "inputs": numbers}
+    assert client.post(PREDICT, json=body).json() == {"outputs": [x / 2 for x in numbers]}
 
 
 def test_the_content_type_is_ignored(server):
@@ -132,7 +142,8 @@ def test_bad_input_is_one_line(server, body, message):
 
 def test_unknown_models_and_addresses(server):
     client, _ = server()
-    for path in ("/v1/models/boat", "/v1/models/toy/versions/2", "/v1/models/boat/metadata"):
+    for path in ("boat", "toy/versions/2", "boat/metadata", "toy/labels/canary"):
+        path = f"/v1/models/{path}"
         found = client.get(path)
         assert (found.status_code, "toy" in found.json()["error"]) == (404, True)
     assert client.get("/v1/models/toy/versions/two").status_code == 400
@@ -146,7 +157,7 @@ def test_unknown_models_and_addresses(server):
 
 def test_status_metadata_and_aliases(server):
     client, _ = server(aliases={"whisper-1": "toy"})
-    for name in ("toy", "whisper-1", "toy/versions/1"):
+    for name in ("toy", "whisper-1", "toy/versions/1", "toy/labels/stable"):
         (state,) = client.get(f"/v1/models/{name}").json()["model_version_status"]
         assert (state["version"], state["state"]) == ("1", "AVAILABLE")
     described = client.get("/v1/models/whisper-1/metadata").json()
@@ -257,13 +268,15 @@ def test_metrics_and_the_access_log_tell_no_contents(server, caplog):
     client.post(PREDICT, json=files(b"confidential"))
     client.post(PREDICT, content=b"{")
     client.get("/v1/models/private-name")
+    client.get("/v1/models/toy/labels/secret-label")
     text = client.get("/metrics").text
     assert 'requests_total{route="/v1/models/NAME:predict",status="200"} 1.0' in text
     assert 'requests_total{route="/v1/models/NAME:predict",status="400"} 1.0' in text
     assert 'batch_size_count{model="toy"} 1.0' in text
     assert 'errors_total{kind="input"} 1.0' in text
     assert 'enqueued{model="toy"} 0.0' in text
-    assert "private-name" not in text
+    assert 'requests_total{route="/v1/models/NAME/labels/L",status="404"} 1.0' in text
+    assert "private-name" not in text and "secret-label" not in text
     entries = [json.loads(x.message) for x in caplog.records if x.name == "tools.serving.access"]
     assert entries[0]["status"] == 200 and entries[0]["path"] == PREDICT
     assert "confidential" not in caplog.text
@@ -277,3 +290,25 @@ def test_health(server):
     with TestClient(create_app(empty)) as other:
         assert other.get("/health/ready").status_code == 503
         assert other.get("/health/live").status_code == 200
+
+
+def test_a_server_that_ends_answers_and_closes_connections(server):
+    client, _ = server()
+    assert "connection" not in client.get("/v1/models").headers
+    client.app.state.ending = True
+    found = client.post(PREDICT, json=files(b"a"))
+    assert (found.status_code, found.headers["connection"]) == (200, "close")
+    found = client.get("/health/ready")
+    assert (found.status_code, found.json()) == (503, {"status": "ending"})
+    assert client.get("/health/live").status_code == 200
+
+
+def test_only_classifiers_classify(server):
+    client, runner = server()
+    for body in ({"examples": []}, {}, {"examples": [{"x": 1}]}):
+        assert client.post("/v1/models/toy:classify", json=body).status_code == 400
+    runner.kind.task = "transcribe"
+    found = client.post("/v1/models/toy:classify", json={"examples": [b64(b"a")]})
+    assert found.json() == {
+        "error": "Expected a classifier. Received: toy, which cannot classify. Use predict."
+    }

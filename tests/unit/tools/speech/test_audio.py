@@ -536,6 +536,39 @@ def test_an_ogg_that_lost_any_of_its_pages_is_refused(tmp_path, encoding):
             list(audio.stream(tmp_path / "damaged.ogg"))
 
 
+@pytest.mark.parametrize("encoding", ["VORBIS", "OPUS"])
+@pytest.mark.parametrize("damage", ["flipped", "lost", "zeros", "cut"])
+def test_a_stream_of_an_ogg_has_what_is_before_the_damage(tmp_path, encoding, damage):
+    ogg = encoded(tmp_path / "good.ogg", "OGG", encoding, samples=voice(12 * RATE_HZ))
+    pages = [match.start() for match in re.finditer(b"OggS", ogg)]
+    first = len(pages) // 2
+    start, stop = pages[first], pages[first + 1]
+    path = tmp_path / "damaged.ogg"
+    path.write_bytes(
+        {
+            "flipped": flipped(ogg, start + 200),
+            "lost": ogg[:start] + ogg[stop:],
+            "zeros": ogg[:start] + bytes(stop - start) + ogg[stop:],
+            "cut": ogg[: start + 200],
+        }[damage]
+    )
+    whole, found = audio.read(tmp_path / "good.ogg"), []
+    with refused("damaged.ogg", error=audio.AudioError) as caught:
+        found.extend(audio.stream(path))
+    assert caught.value.reason == ("unreadable" if damage == "flipped" else "truncated")
+    heard = np.concatenate(found)
+    assert len(whole) / 4 < len(heard) < 3 * len(whole) / 4
+    np.testing.assert_allclose(heard[:-2000], whole[: len(heard) - 2000], atol=1e-4)
+    for strict in (audio.read, lambda path: audio.read(path.read_bytes())):
+        with refused("damaged.ogg" if strict is audio.read else "the bytes"):
+            strict(path)
+    declared = audio.probe(path, accept_damage=True).num_samples
+    if damage == "cut":
+        assert declared == pytest.approx(len(heard), abs=2000)
+    else:
+        assert declared == pytest.approx(len(whole), abs=2000)
+
+
 def test_a_stream_refuses_what_is_damaged(tmp_path):
     path = tmp_path / "sound.flac"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16000 * 12), 16000)

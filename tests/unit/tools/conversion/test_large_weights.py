@@ -1,0 +1,99 @@
+"""Models whose weights are kept apart from their graph: files, runtimes and values."""
+
+import keras
+import numpy as np
+import onnx
+import pytest
+import tensorflow as tf
+
+from tools.conversion import large_weights
+from tools.conversion.backends import onnxruntime
+from tools.conversion.converter import convert
+from tools.conversion.onnx_export import write_function
+from tools.conversion.request import ConversionRequest
+from tools.conversion.saved_model import write_saved_model
+from tools.inference.runner import load
+
+BINS, WIDTH = 5, 8
+
+
+class Module:
+    """Two matrix products, a small weight, and a call of another function."""
+
+    def __init__(self):
+        rng = np.random.default_rng(0)
+        shapes = {"first": (BINS, WIDTH), "second": (WIDTH, WIDTH), "small": (WIDTH,)}
+        self.kernels = {
+            k: keras.Variable(rng.normal(size=x).astype("f4")) for k, x in shapes.items()
+        }
+
+        @tf.function
+        def product(x, name):
+            with tf.name_scope(name):
+                product = tf.linalg.matmul(x, self.kernels[name].value)
+                return tf.nn.relu(product + self.kernels["small"].value)
+
+        self.product = product
+
+    def listen(self, features):
+        first = self.product(features, "first")
+        return {"b": self.product(first, "second"), "a": tf.reduce_sum(first, axis=-1)}
+
+
+@pytest.fixture
+def module(monkeypatch):
+    monkeypatch.setattr(large_weights, "MOST_BYTES", 0)
+    monkeypatch.setattr(large_weights, "LEAST_VALUES", BINS * WIDTH)
+    return Module()
+
+
+def function_of(module):
+    spec = [tf.TensorSpec([None, None, BINS], tf.float32, "features")]
+    return tf.function(module.listen, input_signature=spec, autograph=False)
+
+
+def check(run, module, rng):
+    features = rng.normal(size=(2, 3, BINS)).astype("float32")
+    expected = module.listen(tf.constant(features))
+    found = run({"features": features})
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_a_file_with_its_weights_beside_it(module, tmp_path, rng):
+    path = tmp_path / "m.onnx"
+    write_function(function_of(module), path, outputs=("b", "a"), metadata={"key": 7})
+    bare = onnx.load(path, load_external_data=False)
+    assert [x.name for x in bare.graph.input] == ["features"]
+    assert [x.name for x in bare.graph.output] == ["b", "a"]
+    assert {x.key: x.value for x in bare.metadata_props} == {"key": "7"}
+    apart = [x for x in bare.graph.initializer if x.data_location == onnx.TensorProto.EXTERNAL]
+    assert sorted(tuple(x.dims) for x in apart) == [(BINS, WIDTH), (WIDTH, WIDTH)]
+    assert (tmp_path / "m.onnx.data").stat().st_size >= 4 * WIDTH * (BINS + WIDTH)
+    session = onnxruntime.new_session(str(path), {})
+    check(onnxruntime.as_function(session), module, rng)
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_conversions_of_large_models_have_the_same_outputs(module, backend, tmp_path, rng):
+    ranges = {"listen": {"dim_range": {"features": [[1, 9], [BINS, BINS]]}}}
+    pipeline = {"family": "toy", "convert": ranges}
+    functions = {"listen": function_of(module), "serving_default": function_of(module)}
+    native, place = tmp_path / "native", tmp_path / "converted"
+    write_saved_model(native, functions, module.kernels.values(), pipeline)
+    convert(native, place, ConversionRequest(backend=backend))
+    assert not list(place.glob("*.onnx*")) or backend == "onnxruntime"
+    runner = load(place)
+    check(lambda inputs: runner.run(inputs, "listen"), module, rng)
+
+
+def test_an_operator_that_changes_a_weight_is_an_error(monkeypatch):
+    monkeypatch.setattr(large_weights, "LEAST_VALUES", 1)
+    counter = tf.Variable(tf.zeros([2, 2]))
+
+    @tf.function(input_signature=[tf.TensorSpec([2, 2], tf.float32, "x")], autograph=False)
+    def count(x):
+        return {"y": counter.assign_add(x)}
+
+    with pytest.raises(ValueError, match="uses a variable"):
+        large_weights.without_large_weights(count.get_concrete_function())
