@@ -132,10 +132,10 @@ def searches(config: ConformerConfig) -> dict[str, dict]:
 
     For `listen`, these are the kinds of search with which sessions decode its output.
     """
-    head, kinds = config.decoding.head, ["greedy"] if config.model.durations else ["greedy", "beam"]
+    head = config.decoding.head
     greedy_search = {"kind": "greedy", "head": head}
     found = {"serving_default": greedy_search, "serve_bytes": greedy_search}
-    found["listen"] = {"kinds": kinds, "head": head}
+    found["listen"] = {"kinds": ["greedy", "beam"], "head": head}
     if has_beam(config):
         width, norm_score = config.decoding.beam_width, config.decoding.norm_score
         found["serve_beam"] = {"kind": "beam", "beam_width": width, "norm_score": norm_score}

@@ -19,11 +19,11 @@ def shared_translations() -> Iterator[None]:
     """
     translate, models = signature.to_onnx, {}
 
-    def translate_once(function, name):
-        if function not in models:
-            models[function] = translate(function, name)
+    def translate_once(function, name, opset=signature.OPSET):
+        if (function, opset) not in models:
+            models[function, opset] = translate(function, name, opset)
         copy = onnx.ModelProto()
-        copy.CopyFrom(models[function])
+        copy.CopyFrom(models[function, opset])
         return copy
 
     with pytest.MonkeyPatch.context() as patch:

@@ -16,7 +16,8 @@ class BeamSearch:
         width: number of hypotheses kept after each frame, 1 to 2000.
         language_model: path of an n-gram model over words, an ARPA file (also .gz) or KenLM's
             binary format; None to search without a language model.
-        weight: factor of the language model's log-probabilities.
+        weight: factor of the language model's log-probabilities. With 0, the language model and
+            the word bonus are not used.
         word_bonus: added to the log-probability for each word, to compensate that both models
             prefer fewer words.
         unknown_offset: added to the log10 probability of words that the language model lacks, and

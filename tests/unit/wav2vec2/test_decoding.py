@@ -144,7 +144,8 @@ def two_or_one():
         # In the logits, one word is log(3) = 1.1 better than two.
         (0.0, 0.0, "AB"),
         (1.0, 0.0, "AB"),
-        (1.2, 0.0, "A B"),
+        (1.2, 0.0, "AB"),  # A language model of weight 0 has no bonus either.
+        (1.2, 0.01, "A B"),
         # In the language model, two words are 0.1 * log(10) better, times the weight.
         (0.0, 1.0, "AB"),
         (1.0, 1.0, "A B"),

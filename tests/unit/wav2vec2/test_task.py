@@ -343,7 +343,9 @@ def run(project, corpus, tmp_path):
 
     def train(name, *arguments, data=corpus):
         place = tmp_path / name
-        common = [f"--config={project / 'configs/wav2vec2/smoke.yml'}", f"--data_dir={data}"]
+        common = [f"--data_dir={data}"]
+        if not any(argument.startswith("--config=") for argument in arguments):
+            common.append(f"--config={project / 'configs/wav2vec2/smoke.yml'}")
         splits = ["--set=data.train_splits=train", "--set=data.eval_splits=train"]
         assert main([*common, *splits, f"--output_dir={place}", *arguments]) == 0
         newest = max((place / "checkpoints").glob("step-*"))

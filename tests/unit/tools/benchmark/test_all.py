@@ -193,6 +193,8 @@ def test_figures_are_read_from_what_the_programs_print(capsys):
         "samples_per_second": 50.0,
         "end_to_end_samples_per_second": 40.0,
     }
+    same = {"wer": 0.0204, "cer": 0.0172}
+    summary |= {"score_text": "normalized", "raw": same, "normalized": same}
     show(summary, [])
     figures = figures_in(capsys.readouterr().err, "conformer.infer", SECTION)
     assert list(figures.values())[:3] == ["2.04 %", "1.72 %", "7, 1, 2"]
