@@ -1,5 +1,6 @@
 """Joint network and transducer loss in one operation, computed in pieces to save memory."""
 
+import functools
 from typing import NamedTuple
 
 import tensorflow as tf
@@ -180,7 +181,9 @@ class _Pieces:
                 *(a.write(number, x) for a, x in zip(collected, found, strict=True)),
             )
 
-        arrays = [tf.TensorArray(tf.float32, self._num) for _ in range(4 if self._keep else 3)]
+        # The gradient may be computed several times, outside a graph.
+        array = functools.partial(tf.TensorArray, tf.float32, self._num, clear_after_read=False)
+        arrays = [array() for _ in range(4 if self._keep else 3)]
         _, *arrays = tf.while_loop(
             lambda number, *_: number < self._num, step, (0, *arrays), parallel_iterations=1
         )

@@ -29,7 +29,10 @@ PAGE = "docs/from_the_originals.md"
 NEEDS = {"run_docker.sh": "Docker", "setup.sh": "network access, and replaces the environment"}
 
 _TRAINING = "--config=small.yml --data_dir=LibriSpeech --steps=1 --output_dir=runs/{number}"
-_IMAGES = "--config=small_images.yml --data_url=imagenet --batch_size=2 --steps=1 --skip_eval"
+_IMAGES = (
+    "--config=small_images.yml --data_url=imagenet --image_size=64 --batch_size=2 --steps=1 "
+    "--skip_eval"
+)
 # Arguments for what the commands of a row leave out, by program or script.
 MISSING = {
     "conformer.train": _TRAINING,

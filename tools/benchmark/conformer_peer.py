@@ -3,6 +3,7 @@
 `tools.benchmark.conformer_recognition` starts it, in an environment in which TensorFlowASR runs.
 """
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,7 @@ class Peer:
     def __init__(self, checkout: Path, threads: int):
         self._checkout = checkout
         sys.path.insert(0, str(checkout))
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)  # the import initializes TensorFlow
         try:
             import tensorflow_asr
             from tensorflow_asr import schemas
@@ -42,7 +44,6 @@ class Peer:
             ) from error
         self._tf, self._keras = tensorflow_asr.tf, tensorflow_asr.keras
         self._schemas = schemas
-        self._tf.config.threading.set_intra_op_parallelism_threads(threads)
 
     def versions(self) -> dict[str, str]:
         """Returns the versions of the packages."""

@@ -289,7 +289,7 @@ def _lengths_and_sound(model: str, values: SimpleNamespace) -> tuple[list[int], 
 
 def _side(options: RunnerOptions, name: str, batch_size: int) -> RunnerOptions:
     if name == EAGER:
-        return replace(options, run_eagerly=True, batch_size=batch_size)
+        return replace(options, run_eagerly=True, quant_precision=None, batch_size=batch_size)
     backend, _, precision = name.partition(":")
     precision = precision or options.quant_precision
     return replace(options, backend=backend, quant_precision=precision, batch_size=batch_size)

@@ -5,6 +5,7 @@ sides run in turn, each in its own process or with its own threads.
 """
 
 import contextlib
+import functools
 import sys
 import tempfile
 import time
@@ -32,7 +33,8 @@ from tools.inference.runner import Runner, load
 
 PRECISIONS = ("fp32", "int8_fp32")
 _CALIBRATION_SECONDS = 10.0
-_PEER = "tools.benchmark.published_peer"
+# Starts a peer. The interpreter of another environment may lack what programs need.
+_PEER = "import sys; from tools.benchmark.published_peer import answer; answer(*sys.argv[1:])"
 
 
 def export(source: str, target: str, file_format: str) -> dict[str, float]:
@@ -123,7 +125,7 @@ def _open_peer(
     if python is None:
         yield None
         return
-    peer = Peer([python, "-m", _PEER, kind, str(values.threads)])
+    peer = Peer([python, "-c", _PEER, kind, str(values.threads)])
     try:
         yield PeerSide(peer, folder)
     finally:
@@ -175,7 +177,7 @@ def _time_recognition(
                     for name, place in places.items()
                 }
                 sides = {
-                    name: timed(session.transcribe, [*sounds], RATE_HZ)
+                    name: timed(functools.partial(session.transcribe, [*sounds], rate_hz=RATE_HZ))
                     for name, session in sessions.items()
                 }
                 peer.take(sounds)
@@ -218,7 +220,7 @@ def measure(values: SimpleNamespace, folder: Path) -> dict:
     return report
 
 
-def _show(report: Mapping) -> None:
+def show(report: Mapping) -> None:
     """Prints the measured figures."""
     print(f"weights {report['weight_bytes'] / 2**30:.2f} GiB")
     for part in ("export", "conversion", "run"):
@@ -295,7 +297,7 @@ def main(argv: list[str]) -> int:
         report = measure(values, Path(folder) / values.size)
     facts = {"size": values.size, "threads": values.threads, "seconds": values.seconds}
     report = {**facts, "machine": machine(), "processor": processor(), **report}
-    _show(report)
+    show(report)
     if values.json:
         write_text(Path(values.json), to_json(report, indent=1))
     return 0

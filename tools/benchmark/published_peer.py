@@ -4,7 +4,6 @@
 imports nothing that only this project's environment has.
 """
 
-import sys
 import time
 
 import numpy as np
@@ -95,13 +94,7 @@ class SherpaOnnx:
 PEERS = {"transformers": Transformers, "sherpa_onnx": SherpaOnnx}
 
 
-def main(argv: list[str]) -> int:
-    """Answers requests; the arguments are a key of `PEERS` and a number of threads."""
-    kind, threads = argv
+def answer(kind: str, threads: str) -> None:
+    """Answers requests, with a key of `PEERS` and a number of threads."""
     with answers() as stream:
         answer_requests(PEERS[kind](int(threads)), stream)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

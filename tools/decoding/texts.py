@@ -14,7 +14,28 @@ from tools.errors import UserError
 
 _WORD_MARK = "\u2581"  # begins words in SentencePiece's subwords
 _MOST_NAMED = 40  # letters in a message
+_MIN_LETTERS = 5  # words of one letter by which a model of letters is recognized
 _NUM_QUESTIONS = 256  # words asked of a language model at once
+
+
+def _part_of_a_word(words: Sequence[str], letters: str, has_spaces: bool) -> str:
+    """Describes a word of a language model that is a part of a word; empty if there is none."""
+    if _WORD_MARK not in letters:
+        for word in words:
+            if _WORD_MARK in word:
+                return f"{word}, a subword of SentencePiece"
+            if "#" not in letters and word.startswith("##") and word[2:].isalpha():
+                return f"{word}, a subword of WordPiece"
+            if "@" not in letters and word.endswith("@@") and word[:-2].isalpha():
+                return f"{word}, a subword of byte-pair encoding"
+    written = [word for word in words if word]
+    if has_spaces and len(written) >= _MIN_LETTERS and all(map(_is_letter, written)):
+        return f"{' '.join(written[:5])}, single letters"
+    return ""
+
+
+def _is_letter(word: str) -> bool:
+    return len(word) == 1 and word.isalpha()
 
 
 class Texts:
@@ -65,14 +86,12 @@ class Texts:
                 f"{' '.join(words[:5]) or 'no words'}",
                 "Train it on text in upper or lower case, like the vocabulary of the model",
             )
-        if _WORD_MARK not in alphabet.letters:
-            for word in self._fusion.words:
-                if _WORD_MARK in word:
-                    raise UserError.expected(
-                        "a language model of whole words",
-                        f"{word}, a subword of SentencePiece",
-                        "Train it on text with spaces between the words",
-                    )
+        if part := _part_of_a_word(self._fusion.words, alphabet.letters, " " in "".join(written)):
+            raise UserError.expected(
+                "a language model of whole words",
+                part,
+                "Train it on text with spaces between the words",
+            )
         self._hot = hot_graph(hot_words, written, alphabet)
         self._hot_start = start_node(self._hot)
         has_weight = options.weight != 0.0

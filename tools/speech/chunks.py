@@ -35,11 +35,17 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
         stop: size of the file.
 
     Raises:
-        ContainerError: samples are missing or cannot be found.
+        ContainerError: samples are missing or cannot be found. If the file breaks off, `before` has
+            what is there.
     """
     found, begin = [], start
     while begin is not None:
-        part, begin = _form(descriptor, begin, stop)
+        try:
+            part, begin = _form(descriptor, begin, stop)
+        except ContainerError as error:
+            if error.truncated:
+                error.before = (*found, Part(begin, stop))
+            raise
         found.append(part)
     return found
 

@@ -6,7 +6,7 @@ import mmap
 import os
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,11 +95,17 @@ _STDERR_LOCK = threading.Lock()
 
 
 class ContainerError(Exception):
-    """A damaged or unknown container; `truncated` is True if it is only incomplete."""
+    """A damaged or unknown container.
+
+    Attributes:
+        truncated: whether it is only incomplete.
+        before: parts of the file in front of the damage, which can be read.
+    """
 
     def __init__(self, message: str, *, truncated: bool = False):
         super().__init__(message)
         self.truncated = truncated
+        self.before: Sequence[Part] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,8 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
         stop: size of the file.
 
     Raises:
-        ContainerError: there are no frames, frames are missing, or other data is between frames.
+        ContainerError: there are no frames, frames are missing, or other data is between frames;
+            `before` has what is in front.
 
     Source: ISO/IEC 11172-3, section 2.4.1; the Xing header as in LAME 3.100 and mpg123 1.32.
     """
@@ -77,7 +78,15 @@ def parts(descriptor: int, start: int, stop: int) -> list[Part]:
     declared, num_bytes = _xing(head, parse(head))
     if declared and num_bytes == end - start:
         return [Part(0, stop)]
-    return [_part(descriptor, run) for run in _runs(descriptor, start, end) if run.num_frames]
+    found: list[Part] = []
+    try:
+        for run in _runs(descriptor, start, end):
+            if run.num_frames:
+                found.append(_part(descriptor, run))
+    except ContainerError as error:
+        error.before = found
+        raise
+    return found
 
 
 def parse(head: bytes) -> Header | None:
@@ -118,7 +127,11 @@ def _is_vbri(frame: bytes) -> bool:
 
 
 def _runs(descriptor: int, start: int, stop: int) -> Iterator[_Run]:
-    """Yields the runs of frames in a file. A tag, a Xing frame or another kind ends a run."""
+    """Yields the runs of frames in a file. A tag, a Xing frame or another kind ends a run.
+
+    Raises:
+        ContainerError: frames are missing; the run in front of them has been yielded.
+    """
     window = _Window(descriptor, stop)
     position = start
     while position < stop:
@@ -141,9 +154,11 @@ def _runs(descriptor: int, start: int, stop: int) -> Iterator[_Run]:
                 break
             if end + following.num_bytes > stop:
                 missing = f"{stop - end} of {following.num_bytes} bytes of the last frame"
+                yield _Run(position, end, first, count, None)
                 raise ContainerError(missing, truncated=True)
             end, count = end + following.num_bytes, count + 1
         if declared and count < declared - 1:
+            yield _Run(position, end, first, count, None)
             raise ContainerError(f"{count} of {declared} frames", truncated=True)
         yield _Run(position, end, first, count, declared or None)
         position = end

@@ -21,44 +21,11 @@ def parts(descriptor: int, start: int, stop: int, check: bool = False) -> list[P
         The sounds of the file (chained streams), in order.
 
     Raises:
-        ContainerError: a page is damaged or missing.
+        ContainerError: a page is damaged or missing; `before` has what is in front of it.
 
     Source: RFC 3533, sections 4 and 6.
     """
-    found: list[Part] = []
-    _read(descriptor, start, stop, check=check, found=found)
-    return found
-
-
-def parts_before_damage(
-    descriptor: int, start: int, stop: int
-) -> tuple[list[Part], ContainerError | None]:
-    """Returns the sounds in front of the first damaged or missing page, and the error there.
-
-    Args:
-        descriptor: open file.
-        start: position of the first page in bytes.
-        stop: size of the file.
-
-    Returns:
-        The sounds, of which the last one ends at the damage, and None if there is no damage.
-
-    Raises:
-        ContainerError: no page with sound is in front of the damage.
-    """
-    found: list[Part] = []
-    try:
-        _read(descriptor, start, stop, check=True, found=found)
-    except ContainerError as error:
-        if not found:
-            raise
-        return found, error
-    return found, None
-
-
-def _read(descriptor: int, start: int, stop: int, *, check: bool, found: list[Part]) -> None:
-    """Adds the sounds of a file to a list, also the part of a sound in front of an error."""
-    position, begins = start, start
+    position, begins, found = start, start, []
     following: dict[bytes, int] = {}  # number of the next page, by stream
     running: set[bytes] = set()  # streams whose last page has not been read
     has_sound = False  # whether the part has a page other than the first pages of its streams
@@ -93,11 +60,10 @@ def _read(descriptor: int, start: int, stop: int, *, check: bool, found: list[Pa
             position += num_bytes
         if running or not following:
             raise ContainerError("the last Ogg page does not end the stream", truncated=True)
-    except ContainerError:
-        if has_sound:
-            found.append(Part(begins, position))
+    except ContainerError as error:
+        error.before = (*found, Part(begins, position)) if has_sound else found
         raise
-    found.append(Part(begins, position))
+    return [*found, Part(begins, position)]
 
 
 def _has_pages(descriptor: int, start: int, stop: int) -> bool:

@@ -1,6 +1,7 @@
 """Reads all samples of a sound file, also if it is several sounds joined together."""
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 
@@ -40,14 +41,14 @@ class SoundFile:
         descriptor: open file; it is not closed.
         kind: result of `containers.kind` that libsndfile can read.
         start: position of the sound in bytes, after ID3 tags.
-        accept_damage: whether an Ogg file may have a damaged page behind its first sound. `blocks`
-            then yields what is in front of that page, and raises the error.
+        accept_damage: whether the file may break off or be damaged behind its first sound. `blocks`
+            then yields what is in front of the damage, and raises the error.
 
     Attributes:
         rate_hz: sampling rate, the same for all parts.
         num_channels: number of channels, the same for all parts.
-        num_samples: number of samples in each channel, over all parts; of a damaged file, as many
-            as its last page declares.
+        num_samples: number of samples in each channel, over all parts; of a damaged Ogg file, as
+            many as its last page declares.
         container: libsndfile's name of the container.
         encoding: libsndfile's name of the encoding.
         is_plain: whether the file is a single sound that starts at the first byte and has a correct
@@ -62,10 +63,15 @@ class SoundFile:
         self._descriptor, self._kind, self._start = descriptor, kind, start
         self._size = os.fstat(descriptor).st_size
         self._damage: ContainerError | None = None
+        find = _PARTS[kind]
         if kind == "OGG" and accept_damage:
-            self._parts, self._damage = ogg_pages.parts_before_damage(descriptor, start, self._size)
-        else:
-            self._parts = _PARTS[kind](descriptor, start, self._size)
+            find = functools.partial(find, check=True)
+        try:
+            self._parts = find(descriptor, start, self._size)
+        except ContainerError as error:
+            if not (accept_damage and error.before):
+                raise
+            self._parts, self._damage = [*error.before], error
         self._lengths, forms = [], set()
         for part in self._parts:
             with self._opened(part) as sound:
@@ -81,7 +87,8 @@ class SoundFile:
         if self._damage is not None:
             if not self.num_samples:
                 raise self._damage
-            self.num_samples = max(self.num_samples, self._declared_samples())
+            if kind == "OGG":
+                self.num_samples = max(self.num_samples, self._declared_samples())
         self.is_plain = self._parts == [Part(0, self._size)]
 
     def blocks(self, block_samples: int) -> Iterator[np.ndarray]:
@@ -118,7 +125,7 @@ class SoundFile:
             raise self._damage
 
     def _declared_samples(self) -> int:
-        """Returns the number of samples of a damaged file by its last page; 0 if it is unknown."""
+        """Returns the number of samples by the last Ogg page; 0 if it is unknown."""
         *before, last = self._parts
         try:
             with self._opened(Part(last.start, self._size)) as sound:

@@ -206,3 +206,21 @@ def test_utterances_may_weigh_less_than_nothing(keep_logits):
         found.append(gradients)
     for one, two, three, mixed in zip(*found, strict=True):
         np.testing.assert_allclose(mixed, 2.0 * one - 3.0 * two + 0.5 * three, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["plain", "fused"])
+def test_a_batch_without_labels_has_the_loss_of_its_blanks(rng, kind):
+    joint = JointNetwork(7, 6)
+    joint.build((None, None, WIDTH), (None, None, WIDTH))
+    encoded = tf.constant(rng.normal(size=(2, 4, WIDTH)), tf.float32)
+    predicted = tf.constant(rng.normal(size=(2, 1, WIDTH)), tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(encoded)
+        losses = loss_of_pieces(
+            encoded, predicted, joint, tf.zeros([2, 0], tf.int32), logit_lengths=[4, 3],
+            label_lengths=[0, 0], kind=kind,
+        )  # fmt: skip
+    blanks = tf.nn.log_softmax(joint(encoded, predicted))[:, :, 0, 0].numpy()
+    np.testing.assert_allclose(losses, [-blanks[0].sum(), -blanks[1, :3].sum()], rtol=1e-5)
+    gradient = tape.gradient(losses, encoded).numpy()
+    assert np.all(np.isfinite(gradient)) and np.any(gradient[1, :3]) and not np.any(gradient[1, 3])

@@ -11,6 +11,7 @@ import pytest
 import conformer
 from conformer.features import LogMelSpectrogram
 from conformer.published import read_published
+from conformer.published_weights import published_tensors
 from conformer.session import transcript_normalization
 from conformer.signatures import pipeline_description
 from conformer.tokenizer import SentencePieceTokenizer
@@ -134,6 +135,20 @@ def test_encoders_equal_their_definition_in_a_ragged_batch(case, sounds):
     for row, theirs in zip(found, expected, strict=True):
         np.testing.assert_allclose(row[: len(theirs)], theirs, **TOLERANCE)
         assert not np.any(row[len(theirs) :])
+
+
+def test_weights_are_written_as_they_are_read(case):
+    found = published_tensors(case.model, case.sizes.vocabulary - 1)
+    expected = {k: x for k, x in case.tensors.items() if not k.endswith(".num_batches_tracked")}
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        value = found[name]
+        if ".bias_ih_l" in name:  # the two biases of PyTorch's LSTM are one
+            other = name.replace("_ih_", "_hh_")
+            value, x = value + found[other], x + expected[other]
+        elif ".bias_hh_l" in name:
+            continue
+        np.testing.assert_allclose(value, x, rtol=1e-6, atol=1e-7)
 
 
 def test_ctc_logits_and_tokens(ctc, sounds):

@@ -104,7 +104,7 @@ def test_a_side_has_its_precision_and_the_clock_is_chosen(native, monkeypatch, f
     monkeypatch.setattr(lengths, "compare", note)
     sides = "--sides=eager,openvino,openvino:int8_fp32"
     main([str(native), sides, "--batch_sizes=1", *filter(None, [flag])])
-    precisions = {"eager": "fp32", "openvino": "fp32", "openvino:int8_fp32": "int8_fp32"}
+    precisions = {"eager": None, "openvino": None, "openvino:int8_fp32": "int8_fp32"}
     assert asked == [(precisions, getattr(lengths.time, clock))]
 
 

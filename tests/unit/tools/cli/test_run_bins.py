@@ -156,7 +156,8 @@ def test_a_converted_model_of_fixed_sizes_is_padded_to(native, fixed, tmp_path, 
         sums = read_outputs(tmp_path / "out", f"{stem}_1", "BIN", expected)
         np.testing.assert_allclose(sums, expected, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"Expected waveforms of shape \[4, 20\]"):
-        main([*arguments, f"--input={places}", "--shape=waveforms=1:20", "--batchsize=5"])
+        more = [f"--input={places}", "--shape=waveforms=1:20", "--batchsize=5"]
+        main(joined(arguments, more))
 
 
 def test_one_input_a_shape_and_outputs_of_every_kind(images, tmp_path, rng):

@@ -204,9 +204,15 @@ def test_a_model_of_other_letters_or_without_words_is_refused(arpa, tmp_path):
     with refused(match="words of the letters Ā.* and 20 others"):
         CtcBeamSearch(["", *map(chr, range(0x100, 0x13C))], 0, BeamSearch(5), open_fusion(arpa))
     path = tmp_path / "subwords.arpa"
-    path.write_text(arpa.read_text().replace("\tA", "\t\u2581A").replace(" A", " \u2581A"))
-    with refused(match="a language model of whole words.*\u2581A"):
-        CtcBeamSearch(SURFACES, 0, BeamSearch(5), open_fusion(path))
+    for subword in ("\u2581A", "##A", "A@@"):
+        path.write_text(arpa.read_text().replace("\tA\t", f"\t{subword}\t"))
+        with refused(match=f"a language model of whole words.*{subword}, a subword of"):
+            CtcBeamSearch(SURFACES, 0, BeamSearch(5), open_fusion(path))
+    words, ngrams = count_ngrams([[*"ABCDE"]], 1)
+    path.write_text("".join(arpa_lines(words, ngrams, estimate(ngrams))))
+    with refused("Received: A B C D E, single letters."):
+        CtcBeamSearch([*SURFACES, "E"], 0, BeamSearch(5), open_fusion(path))
+    CtcBeamSearch(["", *"ABCDE"], 0, BeamSearch(5), open_fusion(path))  # without spaces
     path = tmp_path / "model.bin"
     path.write_bytes(b"mmap lm http://kheafield.com/code\0")
     with refused(match=r"with its words.*model\.bin"):

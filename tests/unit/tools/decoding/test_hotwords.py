@@ -183,6 +183,24 @@ def test_all_searches_prefer_hot_words_and_report_the_probability_without_them()
     assert all(hot > plain for hot, plain in zip(counts[3.0], counts[0.0], strict=True)), counts
 
 
+def test_a_ctc_beam_tries_improbable_symbols_of_a_phrase_and_no_others():
+    """B is less probable than the limit of a symbol, e^-5, but the phrase AB makes up for it."""
+    surfaces = ["", "A", "B", "C", " "]
+    logits = np.full((1, 3, 5), -30.0, "float32")
+    logits[0, [0, 1, 2], [1, 3, 0]] = 0.0
+    logits[0, 1, 2] = -7.0
+    texts = {}
+    for words in ("AB", "BA", "AB C", "CB"):
+        search = CtcBeamSearch(surfaces, 0, BeamSearch(8), hot_words=[HotWord(words, 5.0)])
+        state = search.advance(search.start(1), logits, np.array([3]))
+        (ranked,) = search.n_best(state, 8)
+        texts[words] = {"".join(surfaces[x] for x in one.hypothesis.tokens) for one in ranked}
+        best = ranked[0].hypothesis
+        assert ("AB" if words == "AB" else "AC") == "".join(surfaces[x] for x in best.tokens)
+    assert "AB" in texts["AB"] & texts["AB C"]
+    assert not {"AB"} & (texts["BA"] | texts["CB"])
+
+
 def test_repeated_symbols_of_ctc_are_no_second_letter():
     """The frames of one A cannot earn the score of AA."""
     logits = np.array([[0, 3, 0, 0], [0, 3, 0, 0], [3, 2.5, 0, 0]], "float32")[None]

@@ -12,6 +12,7 @@ from tools.decoding.greedy import GreedySearch
 from tools.decoding.options import BeamSearch
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.texts import Texts
+from tools.decoding.token_tree import compact
 from tools.decoding.transducer_beam import TransducerBeamSearch
 
 VOCABULARY, WIDTH = 4, 5
@@ -66,10 +67,10 @@ class Toy:
         return dict(found)
 
 
-def search_of(toy, cap, options, penalty=0.0):
+def search_of(toy, cap, options, penalty=0.0, **more):
     return TransducerBeamSearch(
         toy.call, blank=1, state_shape=(WIDTH,), max_symbols_per_frame=cap,
-        blank_penalty=penalty, options=options,
+        blank_penalty=penalty, options=options, **more,
     )  # fmt: skip
 
 
@@ -157,6 +158,67 @@ def test_what_a_long_recording_forgets_changes_nothing(rng):
             assert one.score == pytest.approx(same.score, abs=1e-3)
             for mine, theirs in zip(one.hypothesis[:3], same.hypothesis[:3], strict=True):
                 np.testing.assert_array_equal(mine, theirs)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_windows_of_frames_and_threads_give_what_single_frames_give(monkeypatch, seed):
+    """The rows are so long that the places of outputs and of logits are used again."""
+    monkeypatch.setattr("tools.decoding.transducer_beam.num_parts", lambda *_: 2)
+    rng = np.random.default_rng(seed)
+    toy, lengths = Toy(seed, blank_bonus=2.0), np.array([40, 0, 13])
+    encoded = rng.normal(size=(3, 40, WIDTH)).astype("float32")
+    options = Options(3, beam_prune=8.0)
+    single = search_of(toy, 3, options)
+    search = search_of(toy, 3, options, max_window=16, threads=2)
+    found = search.n_best(decoded(search, encoded, lengths, (7, 8)), 3)
+    for one, same in zip(found, single.n_best(decoded(single, encoded, lengths), 3), strict=True):
+        assert len(one) == len(same)
+        for mine, theirs in zip(one, same, strict=True):
+            assert mine.score == pytest.approx(theirs.score, abs=1e-4)
+            for own, peer in zip(mine.hypothesis[:3], theirs.hypothesis[:3], strict=True):
+                np.testing.assert_array_equal(own, peer)
+            certain = theirs.hypothesis.confidences
+            np.testing.assert_allclose(mine.hypothesis.confidences, certain, atol=1e-5)
+    assert len(found[0][0].hypothesis.tokens) > 5
+
+
+def test_the_prediction_network_runs_once_for_a_sequence_of_tokens(rng):
+    toy = Toy(3, blank_bonus=3.0)
+    encoded = rng.normal(size=(1, 12, WIDTH)).astype("float32")
+    seen = []
+
+    def call(inputs, signature):
+        found = toy.call(inputs, signature)
+        if signature == "predict":
+            seen.extend(row.tobytes() for row in found["next_states"])
+        return found
+
+    search = TransducerBeamSearch(
+        call, blank=1, state_shape=(WIDTH,), max_symbols_per_frame=2,
+        options=Options(4), max_window=4,
+    )  # fmt: skip
+    decoded(search, encoded, np.array([12]))
+    assert len(seen) > 5
+    assert len(seen) == len(set(seen))
+
+
+def test_a_tree_of_tokens_keeps_the_paths_of_its_leaves(rng):
+    parents = [-1, *(int(rng.integers(-1, number)) for number in range(1, 60))]
+    nodes = np.array([[parent, number, 7] for number, parent in enumerate(parents)], np.int32)
+
+    def path(node):
+        found = []
+        while node >= 0:
+            found.append(nodes[node, 1:].tolist())
+            node = nodes[node, 0]
+        return found
+
+    leaves = np.array([59, -1, 12, 40, 12])
+    before = [path(leaf) for leaf in leaves]
+    needed = {tuple(node) for one in before for node in one}
+    assert compact(nodes, 60, leaves) == len(needed) < 60
+    assert [path(leaf) for leaf in leaves] == before
+    assert leaves.max() < len(needed)
 
 
 def test_a_penalty_of_the_blank_and_the_length_rank_the_hypotheses(encoded):

@@ -569,6 +569,29 @@ def test_a_stream_of_an_ogg_has_what_is_before_the_damage(tmp_path, encoding, da
         assert declared == pytest.approx(len(whole), abs=2000)
 
 
+@pytest.mark.parametrize(
+    ("container", "encoding"), [("WAV", "PCM_16"), ("AIFF", "PCM_16"), ("MP3", "MPEG_LAYER_III")]
+)
+def test_a_stream_of_a_file_that_breaks_off_has_what_is_there(tmp_path, container, encoding):
+    whole = encoded(tmp_path / "good", container, encoding, samples=voice(6 * RATE_HZ))
+    path = tmp_path / "cut"
+    path.write_bytes(whole[: len(whole) // 2 + 7])
+    found, expected = [], audio.read(tmp_path / "good")
+    with refused("cut: ", error=audio.AudioError) as caught:
+        found.extend(audio.stream(path))
+    assert caught.value.reason == "truncated"
+    heard = np.concatenate(found)
+    assert len(heard) == audio.probe(path, accept_damage=True).num_samples
+    assert len(heard) == pytest.approx(3 * RATE_HZ, abs=2000)
+    # Without the header that was written for the whole file, MP3 begins with the encoder's delay.
+    delay = np.correlate(heard[:8000], expected[:4000]).argmax() if container == "MP3" else 0
+    size = len(heard) - 2000 - delay
+    np.testing.assert_allclose(heard[delay : delay + size], expected[:size], atol=1e-3)
+    for strict in (audio.probe, audio.read):
+        with refused("cut: ", error=audio.AudioError):
+            strict(path)
+
+
 def test_a_stream_refuses_what_is_damaged(tmp_path):
     path = tmp_path / "sound.flac"
     soundfile.write(path, 0.1 * np.random.default_rng(0).standard_normal(16000 * 12), 16000)

@@ -85,8 +85,11 @@ def test_the_gradient_of_a_kernel_by_products(rng, frames, bins, dtype):
         np.testing.assert_allclose(ours, expected, atol=tolerance * scale)
 
 
-def test_without_a_gpu_the_convolutions_use_products():
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_gpu_keeps_the_kernels_of_keras(monkeypatch, gpus):
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind] * gpus)
     layer = Convolution(4, 3, 2, padding="valid", product_dtype="float32")
-    model = keras.Sequential([keras.Input((None, 6, 3)), layer])
-    choose_kernels(model)
-    assert layer.kernel_gradient_by_products == (not tf.config.get_visible_devices("GPU"))
+    dropout = Dropout(0.5)
+    choose_kernels(keras.Sequential([keras.Input((None, 6, 3)), layer, dropout]))
+    assert layer.kernel_gradient_by_products == (gpus == 0)
+    assert (dropout.drop_kernel is None) == (gpus > 0)

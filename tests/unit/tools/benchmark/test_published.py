@@ -1,0 +1,77 @@
+"""The benchmark of published Conformers: its models, its count of steps, and its flags."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conformer.published import read_published
+from conformer.signatures import pipeline_description
+from tests.support.errors import refused
+from tools.benchmark import published as benchmark
+from tools.benchmark.published_models import made_sounds, write_source
+
+
+class Runner:
+    """The signatures that the count of steps runs, of a model in memory."""
+
+    def __init__(self, source):
+        published = read_published(source)
+        self.model = published.build()
+        self.pipeline = pipeline_description(published.config, published.tokenizer, self.model)
+
+    def run(self, inputs, signature):
+        names = {
+            "listen": ("encoded", "encoded_lengths"),
+            "predict": ("predicted", "next_states"),
+            "join": ("logits",),
+        }[signature]
+        found = getattr(self.model, signature)(*inputs.values())
+        found = found if isinstance(found, tuple) else (found,)
+        return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
+
+
+def test_a_random_model_writes_tokens_now_and_then(tmp_path):
+    write_source(tmp_path / "source", "tiny")
+    sound = made_sounds(1, 12.0)[0]
+    steps = benchmark.search_steps(Runner(tmp_path / "source"), sound)
+    assert steps["frames"] == 150
+    assert 0.05 < steps["tdt_tokens"] / steps["frames"] < 1
+    assert steps["rnnt_steps"] == steps["frames"] + steps["rnnt_tokens"]
+    assert steps["ratio"] == steps["tdt_steps"] / steps["rnnt_steps"] < 1
+
+
+def test_sounds_have_their_length_and_are_not_clipped():
+    sounds = made_sounds(2, 0.5)
+    assert sounds.shape == (2, 8000) and 0.01 < np.abs(sounds).max() <= 0.3
+    assert np.abs(sounds[0] - sounds[1]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "--size"),
+        ({"size": "tiny", "precisions": "int8_fp32"}, "--precisions"),
+        ({"size": "tiny", "precisions": "fp32,fp8"}, "--precisions"),
+        ({"size": "tiny", "loop": "0"}, "--loop >= 1"),
+        ({"size": "tiny", "batch_sizes": "0"}, "--batch_sizes"),
+    ],
+)
+def test_flags_that_are_refused(flags, message):
+    with refused(message):
+        benchmark.main([f"--{name}={value}" for name, value in flags.items()])
+
+
+def test_figures_are_shown(capsys):
+    row = {"peak_bytes": 2**31, "peak_per_weights": 2.0}
+    sides = {"sides": {"fp32": {"median_ms": 7.0}}}
+    steps = {"tdt_steps": 3, "rnnt_steps": 9, "ratio": 1 / 3}
+    report = SimpleNamespace(
+        weight_bytes=2**30, export={"savedmodel": row}, conversion={}, run={"fp32": row},
+        encoder={**sides, "steps": steps}, recognition={"versions": {}, "8": sides},
+    )  # fmt: skip
+    benchmark.show(vars(report))
+    lines = capsys.readouterr().out.splitlines()
+    assert "export savedmodel: peak 2.00 GiB, 2.00 x the weights" in lines
+    assert "recognition, batch 8: fp32 7 ms" in lines
+    assert lines[-1] == "sequential steps: 3 with durations, 9 without (0.33 x)"
