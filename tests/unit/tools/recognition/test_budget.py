@@ -1,6 +1,7 @@
 """The largest frame budget: buckets, search with a fake trial, and the program."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -121,6 +122,17 @@ def test_the_other_speech_family_has_the_program(program, capsys):
     config = "configs/wav2vec2/smoke.yml"
     assert program("--memory_gb=0.01", module=wav2vec2.find_budget, config=config) == 0
     assert "data.max_batch_seconds" in capsys.readouterr().out
+
+
+def test_a_true_run_measures_a_process(corpus, capsys):
+    arguments = ["--config=configs/conformer/smoke.yml", f"--data_dir={corpus}", "--memory_gb=50"]
+    assert (
+        conformer.find_budget.main([*arguments, "--most_rows=1", "--set=data.num_buckets=1"]) == 0
+    )
+    heads, row, _ = capsys.readouterr().out.splitlines()
+    values = dict(zip(re.split("  +", heads.strip()), row.split(), strict=True))
+    assert (values["up to s"], values["utterances"], values["rows"]) == ("2.00", "4", "1")
+    assert 0.1 < float(values["GB"]) < 5
 
 
 @pytest.mark.parametrize(
