@@ -362,3 +362,13 @@ def test_lengths_that_will_come_are_prepared_on_silence_in_few_shapes(runner):
     session.prepare([6 * HOP, 5 * HOP, 2 * HOP], batch_size=2)
     assert expected == [("waveforms", [6 * HOP, 5 * HOP, 2 * HOP])]
     assert seen == [((2, 6 * HOP), [6 * HOP] * 2), ((2, 2 * HOP), [2 * HOP] * 2)]
+
+
+def test_a_session_that_prefers_phrases_shares_the_model():
+    session = SpeechSession(Spelling(), CtcDecoder(PIPELINE), LIMITS, normalize=str.upper)
+    for phrases in ([], ["xyz"], [" "]):  # none, or none that the vocabulary can write
+        assert session.preferring(phrases) is session
+    other = session.preferring(["ab", "xyz"])
+    sound = sound_of("ABC")
+    assert other.transcribe(sound, rate_hz=RATE_HZ).text == "ABC"
+    assert other.runner is session.runner and other.decoder is not session.decoder
