@@ -45,11 +45,12 @@ def export_checkpoint(
         file_format: one of `FORMATS`. Files for sherpa-onnx are always in float32.
 
     Raises:
-        UserError: the directory holds something else, or sherpa-onnx cannot run the model.
+        UserError: the directory holds something else, or sherpa-onnx cannot run the model, or is
+            asked for with another precision than fp32.
     """
     config = load_config(checkpoint.path / CONFIG_FILE)
     tokenizer = tokenizer_from_json(checkpoint.asset(VOCABULARY_FILE))
-    model = build_model(config, tokenizer.vocabulary_size, POLICIES[precision])
+    model = build_model(config, tokenizer.vocabulary_size, _policy(precision, file_format))
     load_weights(model, checkpoint)
     FORMATS[file_format](model, tokenizer, config, output_dir)
 
@@ -61,6 +62,15 @@ def _write_saved_model(
     description = pipeline_description(config, tokenizer, model)
     weights = exported_weights(model, config)
     write_saved_model(output_dir, signatures.functions, weights, description)
+
+
+def _policy(precision: str, file_format: str) -> str:
+    """Returns the dtype policy of an export."""
+    if file_format == "sherpa_onnx" and precision != "fp32":
+        raise UserError.expected(
+            "--precision=fp32 with --format=sherpa_onnx", precision, "Leave --precision out"
+        )
+    return POLICIES[precision]
 
 
 FORMATS = {"savedmodel": _write_saved_model, "sherpa_onnx": export_sherpa_onnx}
@@ -89,10 +99,9 @@ def export_source(
     if file_format == "sherpa_onnx" and (path / "saved_model.pb").is_file():
         bins = read_pipeline(path).get("num_mel_bins")
         raise UserError.expected(
-            "a checkpoint or a published model with the front end of sherpa-onnx: 80 or 128 mel "
-            "bins, natural logarithms, no scaling to the peak and no top_db",
-            f"{path}, a SavedModel with {bins} mel bins that contains its own front end",
-            "Run it with conformer.infer, or export another model",
+            "a checkpoint or a published model with --format=sherpa_onnx",
+            f"{path}, a SavedModel with its own front end of {bins} mel bins",
+            "Give the checkpoint that it was exported from, or run it with conformer.infer",
         )
     if not is_published(path):
         checkpoint = open_checkpoint(path)
@@ -101,7 +110,7 @@ def export_source(
         )
         return
     published = read_published(path)
-    model = published.build(POLICIES[precision])
+    model = published.build(_policy(precision, file_format))
     tokenizer, config = published.tokenizer, published.config
     del published  # with its tensors, which take as much memory as the model
     FORMATS[file_format](model, tokenizer, config, Path(output_dir))
@@ -135,10 +144,6 @@ def main(argv: list[str]) -> int:
             "--checkpoint RUN_DIR or --pretrained SOURCE, and --output_dir D",
             " ".join(argv) or "nothing",
             "See --help",
-        )
-    if values.format == "sherpa_onnx" and values.precision != "fp32":
-        raise UserError.expected(
-            "--precision=fp32 with --format=sherpa_onnx", values.precision, "Leave --precision out"
         )
     options = {"precision": values.precision, "file_format": values.format}
     if values.checkpoint:

@@ -90,8 +90,9 @@ def open_session(model_dir: str | Path, options: RunnerOptions) -> SpeechSession
     check_search(pipeline, options.beam_width)
     lengths = session_lengths(model_dir, pipeline, options)
     hot_words = hot_words_of(pipeline, options.hotwords, transcript_normalization)
-    # TensorFlow itself divides a call among threads.
-    threads = 1 if options.run_eagerly else options.execution.threads or num_cores()
+    # TensorFlow itself divides a call among threads. Calls of a fixed size are never smaller.
+    whole = options.run_eagerly or not options.enable_dim_range
+    threads = 1 if whole else options.execution.threads or num_cores()
     search = None
     if beam is not None:
         search = beam_search_of(

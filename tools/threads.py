@@ -68,9 +68,15 @@ def run_together(jobs: Sequence[Callable[[], object]]) -> None:
     running = [_workers().submit(job) for job in others]
     try:
         last()
+        # Jobs that wait for a thread run here, so that a thread which holds a lock that other jobs
+        # wait for can end.
+        for job, one in zip(others, running, strict=True):
+            if one.cancel():
+                job()
     finally:
-        wait(running)
-    for one in running:
+        begun = [one for one in running if not one.cancel()]
+        wait(begun)
+    for one in begun:
         one.result()
 
 

@@ -217,7 +217,8 @@ def main(argv: list[str]) -> int:
             raise UserError.expected(
                 f"weights without a precision of their own with --precision={values.precision}",
                 f"{checkpoint} in {precision_of_policy(model.dtype_policy.name)}",
-                "Leave --precision out, or give the file of which it was made",
+                f"Give --precision={precision_of_policy(model.dtype_policy.name)}, or the file of "
+                "which it was made",
             )
     else:
         model = initial_model(config.model, values.seed, POLICIES[values.precision])

@@ -15,16 +15,14 @@ from tools.conversion.cache import cache_place, writable_place
 from tools.conversion.converter import matching_backend, open_converted, say_converted
 from tools.conversion.loaded_model import LoadedModel
 from tools.conversion.machine import processor
-from tools.conversion.protocol import LARGE_BYTES, Execution, Function, TensorSpec
+from tools.conversion.protocol import Execution, Function, TensorSpec
 from tools.conversion.request import ConversionRequest
 from tools.conversion.samples import random_inputs
 from tools.errors import UserError
 from tools.files import one_at_a_time, one_line, to_json, write_text
 
-CANDIDATES = (
-    "openvino",
-    "onnxruntime",
-)  # a choice of the second needs a clear difference
+CANDIDATES = ("openvino", "onnxruntime")  # a choice of the second needs a clear difference
+_LARGE_BYTES = 1 << 30
 _MARGIN = 0.95  # the other one must take less than this part of the time of the first
 _BUDGET_SECONDS = 8.0
 _SHARES = (16, 8, 4)  # the longest input divided by these numbers is timed
@@ -44,8 +42,8 @@ def choose_backend(
     Converts the model for OpenVINO and ONNX Runtime, times both in at most about 10 s, prints the
     choice and stores it in the cache. For a quantized model, it returns the first installed
     runtime, because a second calibration would take too long, and also for a model of more than
-    1 GB, because of its memory. It returns XLA, which can compile for
-    minutes, only if no other runtime is installed.
+    1 GB, because of its memory. It returns XLA, which can compile for minutes, only if no other
+    runtime is installed.
 
     Args:
         loaded: the SavedModel.
@@ -61,7 +59,7 @@ def choose_backend(
     if request.quantized or default != CANDIDATES[0] or len(able) < 2:
         return default
     files = (path for path in loaded.native_dir.rglob("*") if path.is_file())
-    if sum(path.stat().st_size for path in files) > LARGE_BYTES:
+    if sum(path.stat().st_size for path in files) > _LARGE_BYTES:
         return default  # two conversions at once may need more memory than there is
     if converted_dir is not None:
         kept = matching_backend(loaded, converted_dir, request)

@@ -14,9 +14,7 @@ from onnx import helper
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.python.grappler import tf_optimizer
 
-from tools.conversion.protocol import LARGE_BYTES
-
-MOST_BYTES = LARGE_BYTES  # weights of a graph that holds all of them
+MOST_BYTES = 1_900_000_000  # weights of a graph that holds all of them; the rest is its nodes
 LEAST_VALUES = 1 << 16  # of a weight that is kept apart
 _PAGE = 4096  # runtimes map the file into memory, for which values begin at a page
 Weights = Mapping[str, tf.Variable]

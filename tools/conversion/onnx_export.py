@@ -101,7 +101,7 @@ def write_function(
 ) -> None:
     """Writes a function as an ONNX file for a program that takes tensors by their places.
 
-    Weights of more than 1 GB are written into a file beside it.
+    Weights of more than 1.9 GB are written into a file beside it.
 
     Args:
         function: `tf.function` with an input signature, which returns a dictionary.

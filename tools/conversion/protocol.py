@@ -20,7 +20,6 @@ Opened = Callable[[], Function]
 Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
 
 
-LARGE_BYTES = 1 << 30  # weights of more bytes are kept apart from their graph
 LENGTHS = "lengths"  # input with the length of each row before padding
 
 

@@ -96,9 +96,9 @@ class Source:
         """
         if self.is_large:
             raise UserError.expected(
-                "--backend openvino, or fp32, for weights of more than 1 GB",
-                "another runtime and precision",
-                "Choose one of them",
+                "OpenVINO, or ONNX Runtime in fp32, for weights of more than 1.9 GB",
+                "another runtime or precision",
+                "Give --backend=openvino",
             )
         return self._graph()[0]
 

@@ -76,8 +76,10 @@ class CtcBeamSearch:
         )
         self._settings = self._texts.known().settings
         num_symbols = len(self._texts.writing) + 1
-        if options.token_min > -20:  # so many symbols can be as probable
-            num_symbols = min(num_symbols, int(math.exp(-options.token_min)) + 1)
+        # Hot words may need symbols down to `beam_prune`.
+        least = min(options.token_min, options.beam_prune) if hot_words else options.token_min
+        if least > -20:  # so many symbols can be as probable
+            num_symbols = min(num_symbols, int(math.exp(-least)) + 1)
         self._num_candidates = options.width * num_symbols
 
     def start(self, batch_size: int) -> CtcBeamState:

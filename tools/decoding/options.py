@@ -22,7 +22,8 @@ class BeamSearch:
             prefer fewer words.
         unknown_offset: added to the log10 probability of words that the language model lacks, and
             to the score of their beginnings.
-        token_min: log-probability below which a symbol is not tried, unless it is the best one.
+        token_min: log-probability below which a symbol is not tried, unless it is the best one, or
+            continues a hot word and has more than `beam_prune`.
         beam_prune: beams that are so much worse than the best one are dropped.
     """
 

@@ -146,7 +146,7 @@ class TransducerBeamSearch:
             beams=beams,
             cache=cache,
             requests=requests,
-            nodes=np.empty((max(_NUM_NODES, 4 * width), kernel.NODE_COLUMNS), np.int32),
+            nodes=np.empty((max(_NUM_NODES, 4 * num_requests), kernel.NODE_COLUMNS), np.int32),
             predicted=np.empty((*size, *predicted.shape[1:]), np.float32),
             states=np.empty((*size, *self._state_shape), np.float32),
         )
@@ -228,7 +228,7 @@ class TransducerBeamSearch:
         beams.tree[0] = compact(state.nodes, beams.tree[0], nodes)
         leaves[0][:, kernel.NODE], leaves[1][:, kernel.NODE] = np.split(nodes, [len(leaves[0])])
         beams.integers[current], beams.ended_integers[ended] = leaves
-        if 2 * (beams.tree[0] + self._options.width) > len(state.nodes):
+        if 2 * (beams.tree[0] + self._options.width * len(beams.counts)) > len(state.nodes):
             state.nodes = np.concatenate([state.nodes, np.empty_like(state.nodes)])
 
     def _read(self, state: TransducerBeamState, requests: np.ndarray) -> None:

@@ -305,7 +305,8 @@ def _step(beams, work, settings, row):
     if counts[PHASE] == LOGITS:
         if counts[FRAME] >= counts[NUM_FRAMES]:
             return False
-        if beams.tree[0] + settings.width > len(nodes):
+        # Rows in the phase TEXTS add their tokens without another check.
+        if beams.tree[0] + settings.width * len(beams.counts) > len(nodes):
             requests.counts[NEEDS_NODES] = 1
             return False
         if not _is_ready(beams, cache, requests, row):

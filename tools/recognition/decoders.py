@@ -174,7 +174,9 @@ class TransducerDecoder:
 
     def preferring(self, hot_words: Sequence[HotWord]) -> "TransducerDecoder":
         """See `Decoder.preferring`."""
-        return TransducerDecoder(self._pipeline, in_graph=False, hot_words=hot_words)
+        return TransducerDecoder(
+            self._pipeline, in_graph=False, hot_words=hot_words, threads=self._threads
+        )
 
     def answer(self, call: Call, inputs: Inputs) -> dict[str, np.ndarray]:
         """See `Decoder.answer`.

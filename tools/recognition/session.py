@@ -198,7 +198,8 @@ class SpeechSession(Session):
         """
         if not timestamps:
             return self.decoder.transcriptions(self.run(inputs))
-        heard = with_words(self.run, self.decoder, inputs, FrameTimes(self.pipeline))
+        with self._lock:
+            heard = with_words(self.runner.run, self.decoder, inputs, FrameTimes(self.pipeline))
         rows = zip(heard, inputs["lengths"], strict=True)
         return [one.lasting(int(length) / self.limits.rate_hz) for one, length in rows]
 

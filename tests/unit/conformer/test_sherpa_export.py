@@ -104,7 +104,10 @@ def test_metadata_and_tokens(exported):
 
 @pytest.mark.parametrize(
     ("source", "reason"),
-    [("digits", "a SavedModel with 48 mel bins"), ("mels", "num_mel_bins: 24")],
+    [
+        ("digits", "a SavedModel with its own front end of 48 mel bins"),
+        ("mels", "num_mel_bins: 24"),
+    ],
 )
 def test_another_front_end_is_refused_with_the_reason(tmp_path, source, reason):
     folder = BUNDLED_MODEL

@@ -1,6 +1,7 @@
 """Results by threads: at once, in order, a few ahead; errors and open files at their turn."""
 
 import io
+import os
 import threading
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from tests.support.errors import refused
 from tools.errors import UserError
-from tools.threads import in_threads, of_list
+from tools.threads import in_threads, of_list, run_together
 
 
 def test_threads_work_at_once_and_results_come_in_order():
@@ -66,6 +67,18 @@ def test_open_files_are_left_to_the_caller_at_their_turn():
     assert [readers[name] is caller for name in (b"0", b"1", b"2", b"3")] == [
         True, False, True, False,
     ]  # fmt: skip
+
+
+def test_functions_run_in_the_callers_thread_while_the_others_wait():
+    release, waited, done = threading.Event(), [], []
+    busy = [lambda: waited.append(release.wait(20))] * (os.cpu_count() + 1)
+    caller = threading.Thread(target=run_together, args=[busy])
+    caller.start()
+    run_together([lambda: done.append(1), lambda: done.append(2)])
+    release.set()
+    caller.join()
+    assert sorted(done) == [1, 2]
+    assert waited == [True] * len(busy), "nobody waited for a free thread"
 
 
 def test_an_error_tells_of_which_element_of_a_list_it_is():

@@ -201,6 +201,21 @@ def test_a_ctc_beam_tries_improbable_symbols_of_a_phrase_and_no_others():
     assert not {"AB"} & (texts["BA"] | texts["CB"])
 
 
+def test_phrases_of_many_improbable_symbols_are_all_tried():
+    """More symbols begin a phrase here than may be above the limit for other symbols, e^-5."""
+    surfaces = ["", *(chr(0x4E00 + number) for number in range(400))]
+    words = [HotWord(text) for text in surfaces[1:]]
+    logits = np.random.default_rng(0).normal(0, 0.1, (1, 4, 401)).astype("float32")
+    logits[..., 0] += 5.0
+    found = []
+    for options in (BeamSearch(8), BeamSearch(8, token_min=-30.0)):
+        search = CtcBeamSearch(surfaces, 0, options, hot_words=words)
+        (ranked,) = search.n_best(search.advance(search.start(1), logits, np.array([4])), 8)
+        found.append([one.hypothesis.tokens.tolist() for one in ranked])
+    assert found[0] == found[1]
+    assert any(found[0])
+
+
 def test_repeated_symbols_of_ctc_are_no_second_letter():
     """The frames of one A cannot earn the score of AA."""
     logits = np.array([[0, 3, 0, 0], [0, 3, 0, 0], [3, 2.5, 0, 0]], "float32")[None]

@@ -9,6 +9,7 @@ import pytest
 from tools.decoding.arpa import read_arpa
 from tools.decoding.fusion import Fusion
 from tools.decoding.greedy import GreedySearch
+from tools.decoding.hotwords import HotWord
 from tools.decoding.options import BeamSearch
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.texts import Texts
@@ -145,10 +146,13 @@ def test_cuts_and_other_rows_change_nothing(rng):
                 assert one.hypothesis.starts.tolist() == same.hypothesis.starts.tolist()
 
 
-def test_what_a_long_recording_forgets_changes_nothing(rng):
+@pytest.mark.parametrize("phrases", [[], ["AB"]])
+def test_what_a_long_recording_forgets_changes_nothing(rng, phrases):
     """A batch forgets unused tokens and outputs of the prediction network earlier than one row."""
     encoded, toy = rng.normal(size=(1, 400, WIDTH)).astype("float32"), Toy(5, blank_bonus=1.5)
-    search, length = search_of(toy, 2, Options(4)), np.array([400])
+    words = [HotWord(text) for text in phrases]
+    texts = Texts(SURFACES, 1, BeamSearch(), hot_words=words) if words else None
+    search, length = search_of(toy, 2, Options(4), texts=texts), np.array([400])
     (alone,) = search.n_best(decoded(search, encoded, length), 4)
     together = decoded(search, np.repeat(encoded, 6, 0), np.repeat(length, 6))
     assert len(together.nodes) < 6 * 400 * 4, "the tree of tokens is bounded"
