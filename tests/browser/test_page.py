@@ -44,9 +44,9 @@ def file_of(name, content, kind):
 
 @pytest.fixture(scope="module")
 def server(project):
-    process = ServerProcess(project, "--run_eagerly")
-    yield process
-    process.end()
+    with ServerProcess(project, "--run_eagerly") as process:
+        yield process
+        process.end()
 
 
 @pytest.fixture(scope="module")
