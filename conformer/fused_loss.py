@@ -126,8 +126,8 @@ class _Pieces:
         self._size = (self._frames + self._num - 1) // self._num
         self._encoded = self._cut(encoded)  # [N, B, C, J]
         self._bias = bias
-        # A GPU may round the factors of a product to 11 bits (TF32), which numbers to add would not
-        # bear. On a CPU, they are part of the product, which saves operations.
+        # A GPU may round the factors of a product to 11 bits (TF32). There, bias and other numbers
+        # are added to the product. On a CPU they are part of it, which saves operations.
         self._adds_in_product = on_cpu()
         # Kernel for rows that end with 1, and for rows that end with 1 and a number to add.
         self._with_bias = tf.concat([self._kernel, bias[None]], axis=0)

@@ -7,7 +7,7 @@ _BITS = 16  # random bits for each value of a dropout
 
 
 def on_cpu() -> bool:
-    """Returns whether TensorFlow computes on a CPU: it sees no GPU."""
+    """Returns whether TensorFlow computes on a CPU, because no GPU is visible."""
     return not tf.config.get_visible_devices("GPU")
 
 
