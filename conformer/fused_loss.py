@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from conformer.edges import next_labels
 from conformer.lattice import Lattice
+from tools.training.kernels import on_cpu
 
 # Range of the sum over the vocabulary of exp(logit) in which float32 needs no scaling.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-30, 1e30
@@ -34,7 +35,7 @@ def fused_transducer_loss(
     logit_lengths,
     label_lengths,
     blank=0,
-    logits_at_once=1 << 20,
+    logits_at_once=None,
     keep_logits=False,
 ):
     """Computes the transducer loss without keeping the logits `[B, T, U + 1, V]`.
@@ -52,8 +53,8 @@ def fused_transducer_loss(
         logit_lengths: `[B]` valid frames.
         label_lengths: `[B]` valid labels.
         blank: index of the blank symbol.
-        logits_at_once: number of logits to keep in memory. At least one frame of each utterance is
-            computed at a time.
+        logits_at_once: number of logits to compute at a time. At least one frame of each utterance
+            is computed at a time. Default: 2^20, or 2^26 on a GPU if all logits are kept.
         keep_logits: whether to keep all logits for the gradient instead of computing them again.
 
     Returns:
@@ -62,6 +63,8 @@ def fused_transducer_loss(
     Source: Li et al., Improving RNN transducer modeling for end-to-end speech recognition (2019),
     section 3, for the gradient without the tensor of all logits.
     """
+    if logits_at_once is None:
+        logits_at_once = 1 << (26 if keep_logits and not on_cpu() else 20)
     labels, frames, label_lengths = (
         tf.cast(x, tf.int32) for x in (labels, logit_lengths, label_lengths)
     )
@@ -101,8 +104,8 @@ def fused_transducer_loss(
 class _Pieces:
     """Computes on a few frames of all utterances at a time.
 
-    Bias, normalizer and probability of a node are parts of the matrix product with the kernel, so
-    that few operations read and write all logits of a piece.
+    On a CPU, bias, normalizer and probability of a node are parts of the matrix product with the
+    kernel, so that few operations read and write all logits of a piece.
 
     Args:
         encoded: `[B, T, J]`, finite in padding.
@@ -122,6 +125,10 @@ class _Pieces:
         self._num = tf.maximum((self._frames + frames_at_once - 1) // frames_at_once, 1)
         self._size = (self._frames + self._num - 1) // self._num
         self._encoded = self._cut(encoded)  # [N, B, C, J]
+        self._bias = bias
+        # A GPU may round the factors of a product to 11 bits (TF32). There, bias and other numbers
+        # are added to the product. On a CPU they are part of it, which saves operations.
+        self._adds_in_product = on_cpu()
         # Kernel for rows that end with 1, and for rows that end with 1 and a number to add.
         self._with_bias = tf.concat([self._kernel, bias[None]], axis=0)
         self._with_shift = tf.pad(self._with_bias, [[0, 1], [0, 0]], constant_values=1.0)
@@ -167,8 +174,7 @@ class _Pieces:
         """
 
         def step(number, *collected):
-            rows = tf.pad(self._rows(self._hidden(number)), [[0, 0], [0, 1]], constant_values=1.0)
-            logits = tf.matmul(rows, self._with_bias)
+            logits = self._logits(self._rows(self._hidden(number)))
             normalizer = _log_sum_exp(logits)
             place = self._row * self._vocabulary
             flat = tf.reshape(logits, [-1])
@@ -191,10 +197,19 @@ class _Pieces:
         nodes = [None, None, None, None]
         return [self._join(tf.ensure_shape(array.stack(), nodes)) for array in arrays]
 
+    def _logits(self, rows):
+        """Returns logits `[N, V]` of rows `[N, J]`."""
+        if not self._adds_in_product:
+            return tf.matmul(rows, self._kernel) + self._bias
+        rows = tf.pad(rows, [[0, 0], [0, 1]], constant_values=1.0)
+        return tf.matmul(rows, self._with_bias)
+
     def _shifted(self, number, rows, shift):
         """Returns logits of rows `[N, J]` plus a number for each row `[N, 1]`."""
         if self._kept is not None:
             return self._kept.read(number) + shift
+        if not self._adds_in_product:
+            return self._logits(rows) + shift
         rows = tf.concat([rows, tf.ones_like(shift), shift], axis=1)
         return tf.matmul(rows, self._with_shift)
 

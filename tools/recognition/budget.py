@@ -42,7 +42,7 @@ class Budget(NamedTuple):
     """Values of the config.
 
     Attributes:
-        max_batch_samples: the product of rows and samples that every bucket allows.
+        max_batch_samples: largest product of rows and samples.
         batch_size: largest number of rows.
     """
 
@@ -110,11 +110,15 @@ def find_largest_batches(
     return found[::-1]
 
 
-def budget_of(found: Sequence[Found]) -> Budget:
-    """Returns the budget that no bucket exceeds.
+def budget_of(found: Sequence[Found], most_rows: int) -> Budget:
+    """Returns the budget with which every batch fits.
+
+    Buckets whose largest batch has `most_rows` do not limit the product of rows and samples.
 
     Args:
         found: largest batches of the buckets, shortest first.
+        most_rows: largest number of rows that was tried.
     """
-    samples = min(row.rows * row.bucket.samples for row in found)
-    return Budget(samples, samples // found[0].bucket.samples)
+    limited = [row for row in found if row.rows < most_rows] or [found[-1]]
+    samples = min(row.rows * row.bucket.samples for row in limited)
+    return Budget(samples, min(samples // found[0].bucket.samples, most_rows))

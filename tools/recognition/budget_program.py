@@ -94,8 +94,14 @@ class BudgetProgram:
         if not options.config:
             options = dataclasses.replace(options, config=self.training.default_path)
         config = self.training.read_config(options)
-        gpu = gpu_memory_bytes()
-        limit = int(memory * _GB if memory else _SHARE * (gpu or available_bytes()))
+        use_gpu = bool(tf.config.list_physical_devices("GPU"))
+        if use_gpu:
+            # TensorFlow reserves the memory of a GPU that it uses: the trials need it.
+            tf.config.set_visible_devices([], "GPU")
+        if memory is not None:
+            limit = int(memory * _GB)
+        else:
+            limit = int(_SHARE * (gpu_memory_bytes() if use_gpu else available_bytes()))
         buckets, trained, vocabulary_size = self._read(config)
         rate_hz = trained.rate_hz
         print(f"{limit / _GB:.1f} GB for {counted(len(buckets), 'bucket')}", file=sys.stderr)
@@ -103,7 +109,7 @@ class BudgetProgram:
         def peak_of(bucket: Bucket, rows: int) -> int | None:
             sizes = Sizes(rows, bucket.samples, bucket.labels)
             arguments = (self.make_objective, trained.config, vocabulary_size, sizes)
-            return peak_within(limit, run_trial, *arguments, use_gpu=gpu is not None)
+            return peak_within(limit, run_trial, *arguments, use_gpu=use_gpu)
 
         with tqdm(desc="trials", file=sys.stderr) as bar:
 
@@ -114,7 +120,13 @@ class BudgetProgram:
                 tqdm.write(f"{rows} x {seconds:.2f} s: {outcome}", file=sys.stderr)
 
             found = find_largest_batches(buckets, peak_of, values.most_rows, report)
-        budget = budget_of(found)
+        budget = budget_of(found, values.most_rows)
+        if num_full := sum(one.rows == values.most_rows for one in found):
+            print(
+                f"{counted(num_full, 'bucket')} with room for --most_rows={values.most_rows}: "
+                "raise it to try larger batches.",
+                file=sys.stderr,
+            )
         lines = table(found, rate_hz)
         print("\n".join(lines))
         keys = settings_of(budget, rate_hz)

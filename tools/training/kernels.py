@@ -6,6 +6,11 @@ import tensorflow as tf
 _BITS = 16  # random bits for each value of a dropout
 
 
+def on_cpu() -> bool:
+    """Returns whether TensorFlow computes on a CPU, because no GPU is visible."""
+    return not tf.config.get_visible_devices("GPU")
+
+
 def choose_kernels(model: keras.Model) -> None:
     """Sets the kernels of a built model's layers for a CPU; does nothing if there is a GPU.
 
@@ -16,7 +21,7 @@ def choose_kernels(model: keras.Model) -> None:
     Args:
         model: built model.
     """
-    if tf.config.get_visible_devices("GPU"):
+    if not on_cpu():
         return
     for layer in model._flatten_layers():
         if hasattr(layer, "drop_kernel"):

@@ -8,6 +8,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
+from tools.errors import UserError
+
 _POLL_SECONDS = 0.02
 _TENSORFLOW_RAN_OUT = "ResourceExhaustedError"  # compared by name, to call without TensorFlow
 # Files with the memory limit of a container, of the two versions of control groups.
@@ -17,15 +19,20 @@ _CONTAINER_LIMITS = (
 )
 
 
-def gpu_memory_bytes() -> int | None:
-    """Returns the memory of the smallest GPU that TensorFlow sees, or None without a GPU."""
-    import tensorflow as tf
+def gpu_memory_bytes() -> int:
+    """Returns the memory of the smallest GPU that nvidia-smi lists.
 
-    if not tf.config.list_physical_devices("GPU"):
-        return None
+    Raises:
+        UserError: nvidia-smi is missing or fails, or does not know the memory of a GPU.
+    """
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return min(int(line) for line in done.stdout.split()) * 2**20
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return min(int(line) for line in done.stdout.splitlines()) * 2**20
+    except (OSError, subprocess.CalledProcessError, ValueError) as error:
+        raise UserError.expected(
+            "the memory of the GPU from nvidia-smi", error, "Give --memory_gb"
+        ) from error
 
 
 def available_bytes() -> int:
@@ -131,7 +138,8 @@ def largest_fitting(
         A number from 1 to `most` that fits, or 0 if 1 does not fit.
     """
     low, high, trial = 0, most + 1, min(start, most)
-    while high - low > max(1, accuracy * low):
+    # Until a number does not fit, the distance to one is unknown.
+    while high - low > (1 if high > most else max(1, accuracy * low)):
         if fits(trial):
             low = trial
         else:

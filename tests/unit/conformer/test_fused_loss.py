@@ -224,3 +224,77 @@ def test_a_batch_without_labels_has_the_loss_of_its_blanks(rng, kind):
     np.testing.assert_allclose(losses, [-blanks[0].sum(), -blanks[1, :3].sum()], rtol=1e-5)
     gradient = tape.gradient(losses, encoded).numpy()
     assert np.all(np.isfinite(gradient)) and np.any(gradient[1, :3]) and not np.any(gradient[1, 3])
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Returns the list of the matrix products of the fused loss, whose factors are rounded to 11
+    bits, as a GPU does in TF32."""
+    matmul, made = tf.matmul, []
+
+    def rounded(x):
+        bits = tf.bitcast(x, tf.int32)
+        return tf.bitcast(tf.bitwise.bitwise_and(bits + (1 << 12), -1 << 13), tf.float32)
+
+    def product(x, y, **options):
+        made.append(matmul(rounded(x), rounded(y), **options))
+        return made[-1]
+
+    monkeypatch.setattr(tf, "matmul", product)
+    return made
+
+
+def see_gpus(monkeypatch, number):
+    monkeypatch.setattr(tf.config, "get_visible_devices", lambda kind: [kind] * number)
+
+
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_the_formulas_of_a_gpu_have_the_same_values_and_gradients(monkeypatch, keep_logits):
+    frames, label_lengths = [5, 1, 3, 2, 4], [3, 2, 0, 4, 1]
+    batch, found = make_batch(frames, label_lengths), []
+    for gpus in (0, 1):
+        see_gpus(monkeypatch, gpus)
+        fused, plain = both(
+            *batch, frames, label_lengths, logits_at_once=200, keep_logits=keep_logits
+        )
+        found.append(fused)
+    for losses, gradients in found:
+        np.testing.assert_allclose(losses, plain[0], rtol=1e-5)
+        for gradient, expected in zip(gradients, plain[1], strict=True):
+            np.testing.assert_allclose(gradient, expected, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_rounded_products_of_a_gpu_do_not_round_what_is_added(monkeypatch, products, keep_logits):
+    """Without a kernel, the logits are the bias; their gradient is a product of rounded factors."""
+    see_gpus(monkeypatch, 1)
+    frames, label_lengths = [12, 9], [2, 3]
+    (encoded, predicted, kernel, bias), labels = make_batch(frames, label_lengths, 40)
+    inputs = [encoded, predicted, 0.0 * kernel, 3.0 * bias]
+    (losses, found), (expected_losses, expected) = both(
+        inputs, labels, frames, label_lengths, keep_logits=keep_logits
+    )
+    assert products
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-6)
+    by_bias, expected = found[-1], expected[-1]
+    np.testing.assert_allclose(by_bias, expected, atol=5e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("gpus", "kind", "pieces"), [(0, "plain", 2), (1, "plain", 1), (1, "fused", 2)]
+)
+def test_a_gpu_computes_logits_to_keep_in_larger_pieces(
+    monkeypatch, rng, products, gpus, kind, pieces
+):
+    see_gpus(monkeypatch, gpus)
+    joint = JointNetwork(WIDTH, 1000)
+    joint.build((None, None, WIDTH), (None, None, WIDTH))
+    encoded = tf.constant(rng.normal(size=(1, 400, WIDTH)), tf.float32)
+    predicted = tf.constant(rng.normal(size=(1, 4, WIDTH)), tf.float32)
+    products.clear()
+    loss_of_pieces(
+        encoded, predicted, joint, tf.constant([[1, 2, 3]]), logit_lengths=[400],
+        label_lengths=[3], kind=kind,
+    )  # fmt: skip
+    logits = [x for x in products if x.shape[-1] == 1000]
+    assert [x.shape[0] for x in logits] == [1600 // pieces] * pieces

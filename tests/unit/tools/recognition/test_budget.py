@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 import conformer
 import conformer.find_budget
@@ -54,7 +55,7 @@ def test_every_batch_of_a_plan_with_the_budget_fits(limit):
         # Within the accuracy, no larger batch fits.
         assert peak_of(one.bucket, int(1.06 * one.rows) + 1) is None
     assert len(trials) < 100
-    budget = budget_of(found)
+    budget = budget_of(found, 10_000)
     plan = epoch_plan(
         samples,
         seed=0,
@@ -67,6 +68,26 @@ def test_every_batch_of_a_plan_with_the_budget_fits(limit):
     assert 0.3 * limit < largest <= limit
     shortest = found[0].bucket.samples
     assert (budget.batch_size + 1) * shortest > budget.max_batch_samples
+
+
+@pytest.mark.parametrize(("most_rows", "samples"), [(20, 10_000), (10, 10_000), (4, 4000)])
+def test_buckets_that_memory_does_not_limit_do_not_lower_the_budget(most_rows, samples):
+    """10,000 samples fit; buckets of 10 and of 100 samples have room for more rows than 20."""
+    buckets = [Bucket(length, 1, 1) for length in (10, 100, 1000)]
+
+    def peak_of(bucket, rows):
+        return rows * bucket.samples if rows * bucket.samples <= 10_000 else None
+
+    found = find_largest_batches(buckets, peak_of, most_rows)
+    assert [one.rows for one in found] == [most_rows, most_rows, min(most_rows, 10)]
+    assert budget_of(found, most_rows) == (samples, most_rows)
+
+
+def test_the_program_tells_which_buckets_have_room(program, capsys):
+    assert program("--memory_gb=0.01", "--set=data.num_buckets=4", "--most_rows=8") == 0
+    assert "2 buckets with room for --most_rows=8" in capsys.readouterr().err
+    assert program("--memory_gb=0.01", "--most_rows=50") == 0
+    assert "with room" not in capsys.readouterr().err
 
 
 def test_too_little_memory_for_one_utterance_is_one_line():
@@ -122,6 +143,28 @@ def test_the_other_speech_family_has_the_program(program, capsys):
     config = "configs/wav2vec2/smoke.yml"
     assert program("--memory_gb=0.01", module=wav2vec2.find_budget, config=config) == 0
     assert "data.max_batch_seconds" in capsys.readouterr().out
+
+
+def test_a_gpu_is_left_to_the_trials(corpus, monkeypatch):
+    """The program hides the GPU from itself before it builds anything, and asks for its memory
+    only without --memory_gb."""
+    events = []
+
+    def peak(limit, *arguments, use_gpu):
+        events.append((limit, use_gpu))
+        return 1
+
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: ["a device"])
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *given: events.append(given))
+    monkeypatch.setattr(budget_program, "peak_within", peak)
+    monkeypatch.setattr(budget_program, "gpu_memory_bytes", lambda: events.append("asked") or 10**9)
+    flags = ["--config=configs/conformer/smoke.yml", f"--data_dir={corpus}", "--most_rows=1"]
+    flags.append("--set=data.num_buckets=1")
+    assert conformer.find_budget.main([*flags, "--memory_gb=2"]) == 0
+    assert events == [([], "GPU"), (2 * 10**9, True)]
+    events.clear()
+    assert conformer.find_budget.main(flags) == 0
+    assert events == [([], "GPU"), "asked", (9 * 10**8, True)]
 
 
 def test_a_true_run_measures_a_process(corpus, capsys):

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.errors import refused
 from tools.training import memory
-from tools.training.memory import available_bytes, largest_fitting, peak_within
+from tools.training.memory import available_bytes, gpu_memory_bytes, largest_fitting, peak_within
 
 MIB = 2**20
 
@@ -68,3 +69,34 @@ def test_the_memory_of_a_container_is_a_limit(tmp_path, monkeypatch):
     assert available_bytes() == pytest.approx(free, rel=0.5)
     limit.write_text("123456\n")
     assert available_bytes() == 123456
+
+
+@pytest.fixture
+def nvidia_smi(tmp_path, monkeypatch):
+    """Returns a function that makes a program nvidia-smi, which runs a shell script."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    def make(script):
+        path = tmp_path / "nvidia-smi"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    return make
+
+
+def test_the_memory_of_the_smallest_gpu(nvidia_smi):
+    nvidia_smi("echo 8192; echo 4096")
+    assert gpu_memory_bytes() == 4096 * MIB
+
+
+@pytest.mark.parametrize("script", [None, "echo '[N/A]'", "echo 8192; echo '[N/A]'", "exit 9", ""])
+def test_a_gpu_of_unknown_memory_is_one_line(nvidia_smi, script):
+    """The program nvidia-smi is missing, does not know the memory, fails, or lists no GPU."""
+    if script is not None:
+        nvidia_smi(script)
+    with refused(match="memory of the GPU from nvidia-smi.*Give --memory_gb"):
+        gpu_memory_bytes()
+
+
+def test_the_largest_number_to_try_is_tried_if_all_fit():
+    assert largest_fitting(lambda n: True, 100, start=97) == 100
