@@ -10,6 +10,7 @@ from conformer.lattice import Lattice
 
 # Range of the sum over the vocabulary of exp(logit) in which float32 needs no scaling.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-30, 1e30
+LOGITS_AT_ONCE = 1 << 20  # their pieces fit into the cache of a CPU
 _SMALLEST_OCCUPANCY = 1e-37  # keeps the logarithm finite
 
 
@@ -34,7 +35,7 @@ def fused_transducer_loss(
     logit_lengths,
     label_lengths,
     blank=0,
-    logits_at_once=1 << 20,
+    logits_at_once=LOGITS_AT_ONCE,
     keep_logits=False,
 ):
     """Computes the transducer loss without keeping the logits `[B, T, U + 1, V]`.

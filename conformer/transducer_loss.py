@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from conformer.edges import Edges, next_labels
-from conformer.fused_loss import OutputLayer, fused_transducer_loss
+from conformer.fused_loss import LOGITS_AT_ONCE, OutputLayer, fused_transducer_loss
 from conformer.lattice import Lattice
 
 
@@ -77,6 +77,8 @@ def loss_of_pieces(
         `[B]` float32 losses in nats.
     """
     if kind == "fused" or joint.activation == "tanh":
+        # A GPU computes logits that are kept at once: pieces would run one after the other.
+        at_once = kind == "plain" and tf.config.get_visible_devices("GPU")
         return fused_transducer_loss(
             joint.project_encoded(encoded),
             joint.project_predicted(predicted),
@@ -86,6 +88,7 @@ def loss_of_pieces(
             label_lengths=label_lengths,
             blank=blank,
             keep_logits=kind == "plain",
+            logits_at_once=tf.int32.max if at_once else LOGITS_AT_ONCE,
         )
     logits = joint(encoded, predicted)
     return transducer_loss(logits, labels, logit_lengths, label_lengths, blank=blank)
