@@ -250,7 +250,7 @@ def _opener(runner: RunnerOptions, batching: BatchingOptions, metrics: "Metrics"
     def open_model(name: str, version: int, folder: Path) -> ServedModel:
         session = families.open_session(folder, runner)
         model = ServedModel(name, version, session, batching, report=metrics.batches_of(name))
-        metrics.watch_queue(name, functools.partial(getattr, model, "num_enqueued"))
+        metrics.watch_queue(name, model)
         return model
 
     return open_model

@@ -137,6 +137,7 @@ class _Handlers:
 
         async def answer(_: object, request: Any, context: grpc.aio.ServicerContext) -> Any:
             started, found, message = time.perf_counter(), None, ""
+            status = grpc.StatusCode.CANCELLED  # by the client
             try:
                 headers = dict(context.invocation_metadata() or ())
                 self._keys.check(*(_header(headers, x) for x in ("authorization", "x-api-key")))
@@ -149,10 +150,11 @@ class _Handlers:
             except Exception:  # of a model: the client is told that there was one
                 _log.exception("%s failed", path)
                 status, message = grpc.StatusCode.INTERNAL, "The server failed. Its log says why."
-            seconds = time.perf_counter() - started
-            self._server.metrics.request(path, status.name, seconds)
-            facts = {"method": "gRPC", "path": path, "status": status.name}
-            log_access(facts, seconds, 0 if found is None else found.ByteSize())
+            finally:
+                seconds = time.perf_counter() - started
+                self._server.metrics.request(path, status.name, seconds)
+                facts = {"method": "gRPC", "path": path, "status": status.name}
+                log_access(facts, seconds, 0 if found is None else found.ByteSize())
             if found is None:
                 await context.abort(status, message)
             return found

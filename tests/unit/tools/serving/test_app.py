@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 import re
 import time
@@ -31,7 +32,7 @@ def server(tmp_path):
         def open_model(name, version, folder):
             report = metrics.batches_of(name)
             model, runner = served(name, version, report=report, **batching or {})
-            metrics.watch_queue(name, lambda: model.num_enqueued)
+            metrics.watch_queue(name, model)
             runners.append(runner)
             return model
 
@@ -283,6 +284,20 @@ def test_metrics_and_the_access_log_tell_no_contents(server, caplog):
     entries = [json.loads(x.message) for x in caplog.records if x.name == "tools.serving.access"]
     assert entries[0]["status"] == 200 and entries[0]["path"] == PREDICT
     assert "confidential" not in caplog.text
+
+
+def test_the_queues_of_all_versions_count_while_they_exist():
+    class Version:
+        num_enqueued = 2
+
+    metrics, old, new = Metrics(), Version(), Version()
+    for version in (old, new):
+        metrics.watch_queue("toy", version)
+    assert b'enqueued{model="toy"} 4.0' in metrics.text()
+    del old
+    del version
+    gc.collect()
+    assert b'enqueued{model="toy"} 2.0' in metrics.text() and new
 
 
 def test_health(server):
