@@ -87,7 +87,7 @@ def test_ctrl_c_interrupts_only_the_first_process(program):
     running = program('signal.signal(signal.SIGINT, lambda *_: say("interrupted")); ' + SERVES)
     pids = working(running)
     os.killpg(running.process.pid, signal.SIGINT)
-    output, errors = running.process.communicate(timeout=60)
+    output, errors = running.process.communicate(timeout=20)
     assert (running.process.returncode, errors) == (0, "")
     lines = [line.split() for line in output.splitlines()]
     assert lines[0] == ["ending"] and {int(pid) for _, pid in lines[1:]} == pids
