@@ -1,6 +1,7 @@
 """The server as a process, and the clients that people have."""
 
 import base64
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,6 +15,7 @@ import vision
 from tests.support.errors import refused
 from tools.benchmark.server_process import ServerProcess
 from tools.cli import serve
+from tools.errors import UserError
 from tools.serving import http_server
 
 DIGITS = "conformer/pretrained/digits"
@@ -166,6 +168,7 @@ def test_sigterm_answers_what_has_begun(project, sample):
         (["--workers=0"], "--workers >= 1"),
         (["--port=-1"], "--port >= 0"),
         (["--port=99999999"], "--port or --host"),
+        (["--port=8501"], "other than --rest_api_port"),
         (["--version_labels=conformer=3"], "NAME:LABEL=VERSION"),
     ],
 )
@@ -192,6 +195,21 @@ def test_several_processes_share_the_port_and_their_counts(project, sample):
         assert 'enqueued{model="conformer"} 0.0' in text
         assert running.end() == 0
     assert not any(psutil.pid_exists(pid) for pid in processes)
+
+
+def test_counts_are_shared_before_anything_imports_their_package(monkeypatch):
+    folders = []
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", "")
+
+    def listen(*_):
+        folders.append(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+        raise UserError("a taken port")
+
+    monkeypatch.setattr(http_server, "listen", listen)
+    monkeypatch.setattr(serve, "find_spec", lambda name: object())
+    with pytest.raises(UserError, match="a taken port"):
+        serve.main(["--workers=2", "--port=8500"])
+    assert len(folders) == 1 and folders[0]
 
 
 def test_without_the_packages_of_grpc_its_port_is_refused(monkeypatch):

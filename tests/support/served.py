@@ -24,8 +24,10 @@ class FakeRunner:
         self.signatures = {"serving_default": PAIR, "half": half}
         self.factor, self.gate, self.sizes = factor, threading.Event(), []
         self.gate.set()
+        self.begun = threading.Event()
 
     def run(self, inputs, signature="serving_default"):
+        self.begun.set()
         assert self.gate.wait(20)
         self.sizes.append(len(inputs["x"]))
         if signature == "half":

@@ -17,6 +17,7 @@ from tools.conversion.pipeline import read_pipeline
 from tools.conversion.protocol import TensorSpec
 from tools.conversion.samples import random_inputs
 from tools.errors import UserError
+from tools.files import one_at_a_time
 from tools.serving.batching import BatchingOptions
 from tools.serving.model_config import MODELS_CONFIG, labels_of, merged
 from tools.serving.publishing import prediction_log, publish, write_configs
@@ -64,17 +65,17 @@ def main(argv: list[str]) -> int:
         if value is not None and not value >= least:
             raise UserError.expected(f"--{name} >= {least}", value, f"Correct --{name}")
     model_dir, root = Path(values.native_savedmodel_dir), Path(values.model_root)
-    labels = labels_of(root / MODELS_CONFIG)
+    labels_of(root / MODELS_CONFIG)  # errors are reported before the warm-up
     records = _warm_up(model_dir, values.name)
     target = publish(model_dir, root / values.name, values.version, records)
-    if values.label:
-        labels = merged(labels, {values.name: {values.label: int(target.name)}})
-    write_configs(
-        root,
-        labels=labels,
-        max_batch_size=values.max_batch_size,
-        batch_timeout_ms=values.batch_timeout_ms,
-    )
+    new = {values.name: {values.label: int(target.name)}} if values.label else {}
+    with one_at_a_time(root / MODELS_CONFIG):
+        write_configs(
+            root,
+            labels=merged(labels_of(root / MODELS_CONFIG), new),
+            max_batch_size=values.max_batch_size,
+            batch_timeout_ms=values.batch_timeout_ms,
+        )
     print(f"published {model_dir} as {target}", file=sys.stderr)
     return 0
 

@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from tools import families
 from tools.config.command_line import CommandLine, run
 from tools.config.making_options import from_flags
+from tools.conversion.machine import num_cores
 from tools.errors import UserError
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import restrict_devices
@@ -89,8 +90,6 @@ def main(argv: list[str]) -> int:
     aliases = dict(_pair(pair, "--alias NAME=MODEL") for pair in _words(values.alias))
     labels = _labels(values)
     labels()  # errors are reported before models are loaded
-    if values.port:
-        _check_grpc(values)
     restrict_devices(values.visible_devices)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
@@ -99,9 +98,12 @@ def main(argv: list[str]) -> int:
         RunnerOptions, values, batch_size=batching.max_batch_size, threads=_threads(values)
     )
     with contextlib.ExitStack() as stack:
+        # Before anything imports prometheus_client.
         counts = stack.enter_context(_counts(values.workers))
         from tools.serving.http_server import listen  # takes 0.3 s: after the flags
 
+        if values.port:
+            _check_grpc(values)
         connection = stack.enter_context(listen(values.host, values.rest_api_port))
         address = f"http://{values.host}:{connection.getsockname()[1]}"
 
@@ -120,6 +122,7 @@ def main(argv: list[str]) -> int:
                 api_keys=keys,
                 cors_origins=_words(values.cors_origins),
                 aliases=aliases,
+                max_enqueued=batching.max_enqueued,
             )
             services = _services(values)
             opener = _opener(runner, batching, metrics)
@@ -176,7 +179,7 @@ def _counts(workers: int) -> Iterator[str | None]:
 def _threads(values: SimpleNamespace) -> int | None:
     """Returns the threads of the runtime: several processes divide the cores."""
     if values.threads is None and values.workers > 1:
-        return max(1, len(os.sched_getaffinity(0)) // values.workers)
+        return max(1, num_cores() // values.workers)
     return values.threads
 
 
@@ -247,7 +250,7 @@ def _opener(runner: RunnerOptions, batching: BatchingOptions, metrics: "Metrics"
     def open_model(name: str, version: int, folder: Path) -> ServedModel:
         session = families.open_session(folder, runner)
         model = ServedModel(name, version, session, batching, report=metrics.batches_of(name))
-        metrics.watch_queue(name, functools.partial(getattr, model, "num_enqueued"))
+        metrics.watch_queue(name, model)
         return model
 
     return open_model
@@ -290,6 +293,10 @@ def _batching_options(values: SimpleNamespace) -> BatchingOptions:
             raise UserError.expected(
                 f"--{name} >= {least}", getattr(values, name), f"Correct --{name}"
             )
+    if 0 < values.port == values.rest_api_port:
+        raise UserError.expected(
+            "a --port other than --rest_api_port", values.port, "Choose another --port"
+        )
     return from_flags(BatchingOptions, values)
 
 

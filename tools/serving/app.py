@@ -61,8 +61,11 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with contextlib.AsyncExitStack() as stack:
-            for service in services:
-                await stack.enter_async_context(service(server))
+            try:
+                for service in services:
+                    await stack.enter_async_context(service(server))
+            except UserError as error:  # `serve` raises it; uvicorn would write a trace
+                app.state.failure = error
             yield
         await anyio.to_thread.run_sync(repository.close)
 
@@ -73,6 +76,7 @@ def create_app(
         docs_url=None,
         responses={"4XX": _ERROR, "5XX": _ERROR},
     )
+    app.state.ending, app.state.failure = server.ending, None
     app.include_router(_health(server))
     app.include_router(upload_routes(server))
     app.include_router(page_routes(server))

@@ -4,6 +4,7 @@ Source: tensorflow-serving-api 2.16.1. Its modules import TensorFlow, so this on
 if the interface is opened.
 """
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -31,7 +32,7 @@ from tools.files import one_line
 from tools.serving.requests import Keys, Refusal, log_access
 from tools.serving.served_model import SERVE_BYTES, Classes, ServedModel
 from tools.serving.server import Server
-from tools.serving.tf_serving import DEFAULT_SIGNATURE, arrays_of, specs_of
+from tools.serving.tf_serving import DEFAULT_SIGNATURE, arrays_of, check_names, specs_of
 
 _log = logging.getLogger(__name__)
 _CODES = {
@@ -45,6 +46,7 @@ _CODES = {
 _SIGNATURE_DEF = "signature_def"
 _EXAMPLE_KEY = "bytes"  # of the feature with the file
 _MAX_REST_BYTES = 16 * 1024  # of a message besides its tensors
+_MAX_INT = 2**31 - 1  # of the options of gRPC
 
 
 @contextlib.asynccontextmanager
@@ -53,29 +55,47 @@ async def grpc_service(
 ) -> AsyncIterator[None]:
     """Answers requests over gRPC until the end of a `with` statement.
 
+    When the server begins to end, it accepts no further requests and answers those that have begun.
+
     Args:
         server: answers requests with its models.
         host: name or address of an interface of this machine.
         port: number of the port.
         shares_port: whether other processes may answer at the same port.
         drain_seconds: longest time for the last answers.
+
+    Raises:
+        UserError: the port cannot be used.
     """
     options = [
         (
             "grpc.max_receive_message_length",
-            server.options.limits.max_bytes + _MAX_REST_BYTES,
+            min(server.options.limits.max_bytes + _MAX_REST_BYTES, _MAX_INT),
         ),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", int(shares_port)),
     ]
     running = grpc.aio.server(options=options)
     _Handlers(server).add_to(running)
-    running.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+    address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        running.add_insecure_port(address)
+    except RuntimeError as error:
+        raise UserError.expected(
+            "a free port", f"{address}, {error}", "Choose another --port or --host"
+        ) from error
     await running.start()
+
+    async def stop() -> None:
+        await server.ending.wait()
+        await running.stop(drain_seconds)
+
+    stopping = asyncio.create_task(stop())
     try:
         yield
     finally:
-        await running.stop(drain_seconds)
+        server.ending.set()
+        await stopping
 
 
 class _Handlers:
@@ -117,6 +137,7 @@ class _Handlers:
 
         async def answer(_: object, request: Any, context: grpc.aio.ServicerContext) -> Any:
             started, found, message = time.perf_counter(), None, ""
+            status = grpc.StatusCode.CANCELLED  # by the client
             try:
                 headers = dict(context.invocation_metadata() or ())
                 self._keys.check(*(_header(headers, x) for x in ("authorization", "x-api-key")))
@@ -129,10 +150,11 @@ class _Handlers:
             except Exception:  # of a model: the client is told that there was one
                 _log.exception("%s failed", path)
                 status, message = grpc.StatusCode.INTERNAL, "The server failed. Its log says why."
-            seconds = time.perf_counter() - started
-            self._server.metrics.request(path, status.name, seconds)
-            facts = {"method": "gRPC", "path": path, "status": status.name}
-            log_access(facts, seconds, 0 if found is None else found.ByteSize())
+            finally:
+                seconds = time.perf_counter() - started
+                self._server.metrics.request(path, status.name, seconds)
+                facts = {"method": "gRPC", "path": path, "status": status.name}
+                log_access(facts, seconds, 0 if found is None else found.ByteSize())
             if found is None:
                 await context.abort(status, message)
             return found
@@ -233,28 +255,29 @@ def _spec_of(model: ServedModel, signature: str = "") -> model_pb2.ModelSpec:
 
 def _inputs(tensors: Any, specs: Sequence[TensorSpec], max_bytes: int) -> dict[str, np.ndarray]:
     """Converts the tensors of a request to arrays, and checks them as those of a REST request."""
-    dtypes = {spec.name: spec.dtype for spec in specs}
-    columns = {
-        name: _values(name, tensor, dtypes.get(name), max_bytes) for name, tensor in tensors.items()
-    }
+    check_names(tensors, specs)  # before memory is taken for values
+    columns, bytes_left = {}, max_bytes
+    for spec in specs:
+        values = _values(spec.name, tensors[spec.name], spec.dtype, bytes_left)
+        bytes_left -= getattr(values, "nbytes", 0)
+        columns[spec.name] = values
     return arrays_of(columns, specs)
 
 
-def _values(name: str, tensor: Any, dtype: str | None, max_bytes: int) -> Any:
+def _values(name: str, tensor: Any, dtype: str, max_bytes: int) -> Any:
     """Returns a tensor as an array, or as a list of bytes.
 
     Raises:
         UserError: the tensor has another dtype, is incomplete, or is larger than a request may be.
     """
-    name = one_line(name[:100])
     try:
         found = tf.as_dtype(tensor.dtype)
     except TypeError as error:
         raise UserError.expected(f"a dtype in {name}", tensor.dtype, "Correct it") from error
-    if dtype is not None and found.name != dtype:
+    if found.name != dtype:
         raise UserError.expected(f"{dtype} in {name}", found.name, "Convert the tensor")
     sizes = [dimension.size for dimension in tensor.tensor_shape.dim]
-    shape = f"a tensor of shape {sizes}"
+    shape = f"a tensor of shape {str(sizes)[:100]}"
     if found == tf.string:
         if sizes != [len(tensor.string_val)]:
             received = f"{shape} with {len(tensor.string_val)} strings"

@@ -65,7 +65,7 @@ class _Server(uvicorn.Server):
         return contextlib.nullcontext()
 
     def ask_to_end(self) -> None:
-        """Accepts no further requests soon; the second call does not wait for the last answers.
+        """Accepts no further requests after 0.3 s; a second call does not wait for answers.
 
         uvicorn closes idle connections without a look whether a request has arrived on them.
         Therefore it ends a little later, and until then each answer closes its connection.
@@ -74,7 +74,7 @@ class _Server(uvicorn.Server):
         if is_ending(app):
             self.force_exit = self.should_exit = True
             return
-        app.state.ending = True
+        app.state.ending.set()
         asyncio.get_running_loop().call_later(_LAST_REQUESTS_SECONDS, self._end)
 
     def _end(self) -> None:
@@ -125,6 +125,9 @@ def serve(
         drain_seconds: longest time for the last answers.
         on_start: called when the server accepts requests.
         head_seconds: longest time until the head of a request has arrived.
+
+    Raises:
+        UserError: an interface besides HTTP cannot be opened.
     """
     protocol = type("Protocol", (_Protocol,), {"head_seconds": head_seconds})
     config = uvicorn.Config(
@@ -145,8 +148,12 @@ def serve(
         task = asyncio.create_task(server.serve(sockets=[connection]))
         while not server.started and not task.done():
             await asyncio.sleep(0.01)
-        if server.started:
+        if app.state.failure is not None:
+            server.should_exit = True
+        elif server.started:
             on_start()
         await task
+        if app.state.failure is not None:
+            raise app.state.failure
 
     asyncio.run(work())

@@ -15,7 +15,9 @@ from tools.errors import UserError
 from tools.recognition.decoders import Transcription
 from tools.serving.requests import Refusal
 from tools.serving.served_model import Speech
+from tools.serving.server import AppOptions, full_queue, too_late
 
+_DEFAULTS = AppOptions()
 _LOOK_SECONDS = 0.5  # between two looks whether the client is still there
 
 
@@ -46,9 +48,19 @@ class Recording(NamedTuple):
 
 
 class LongRecordings:
-    """Recognizes one long recording at a time, between the batches of other requests."""
+    """Recognizes one long recording at a time, between the batches of other requests.
 
-    def __init__(self):
+    Args:
+        most_waiting: largest number of recordings that wait.
+        seconds: longest time that a recording waits.
+    """
+
+    def __init__(
+        self,
+        most_waiting: int = _DEFAULTS.max_enqueued,
+        seconds: float = _DEFAULTS.request_seconds,
+    ):
+        self._most_waiting, self._seconds, self._waiting = most_waiting, seconds, 0
         # A long recording takes all cores for minutes.
         self._turn = asyncio.Semaphore(1)
 
@@ -61,7 +73,7 @@ class LongRecordings:
 
         Raises:
             UserError: the file cannot be used.
-            Refusal: the client has hung up.
+            Refusal: the client has hung up, or see `texts`.
         """
         task = asyncio.create_task(self._last(recording))
         try:
@@ -88,6 +100,7 @@ class LongRecordings:
 
         Raises:
             UserError: the file cannot be used.
+            Refusal: too many recordings wait (503), or the wait is too long (504).
         """
         loop = asyncio.get_running_loop()
         arrived: asyncio.Queue[str | None] = asyncio.Queue()
@@ -100,13 +113,11 @@ class LongRecordings:
 
         async def work() -> Transcription:
             try:
-                return await anyio.to_thread.run_sync(
-                    recording.transcribe, partial, abandon_on_cancel=True
-                )
+                return await anyio.to_thread.run_sync(recording.transcribe, partial)
             finally:
                 arrived.put_nowait(None)
 
-        async with self._turn:
+        async with self._next_turn():
             task = asyncio.create_task(work())
             try:
                 while (text := await arrived.get()) is not None:
@@ -114,6 +125,22 @@ class LongRecordings:
                 yield await task
             finally:
                 stopped.set()
-                task.cancel()
                 with contextlib.suppress(asyncio.CancelledError, Stopped, UserError):
-                    await task
+                    await task  # the next recording begins when the thread has ended
+
+    @contextlib.asynccontextmanager
+    async def _next_turn(self) -> AsyncIterator[None]:
+        if self._turn.locked() and self._waiting >= self._most_waiting:
+            raise full_queue()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise too_late(self._seconds) from None
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._turn.release()

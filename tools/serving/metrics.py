@@ -1,6 +1,8 @@
 """Metrics of a server in Prometheus's format."""
 
 from collections.abc import Callable
+from typing import Protocol
+from weakref import ref
 
 from prometheus_client import CONTENT_TYPE_LATEST as CONTENT_TYPE
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -14,6 +16,14 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
+class Queued(Protocol):
+    """A version of a model with queues."""
+
+    @property
+    def num_enqueued(self) -> int:
+        """Returns the number of inputs in the queues."""
+
+
 class Metrics:
     """Counts requests, errors and batches of a server.
 
@@ -25,7 +35,7 @@ class Metrics:
 
     def __init__(self, folder: str | None = None):
         self._folder = folder
-        self._queues: dict[str, Callable[[], int]] = {}
+        self._queues: dict[str, list[ref[Queued]]] = {}
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "requests", "Answered requests.", ("route", "status"), registry=self._registry
@@ -87,13 +97,21 @@ class Metrics:
 
         return report
 
-    def watch_queue(self, model: str, length: Callable[[], int]) -> None:
-        """Shows the length of a model's queue."""
-        self._queues[model] = length
+    def watch_queue(self, name: str, model: Queued) -> None:
+        """Shows the length of the queues of a model's versions while they exist.
+
+        Args:
+            name: name of the model.
+            model: a version of it.
+        """
+        # A new list: other threads read the one before.
+        known = self._queues.get(name, [])
+        self._queues[name] = [*(x for x in known if x() is not None), ref(model)]
 
     def _look_at_queues(self) -> None:
-        for model, length in list(self._queues.items()):
-            self._enqueued.labels(model).set(length())
+        for name, versions in list(self._queues.items()):
+            models = [found for x in versions if (found := x()) is not None]
+            self._enqueued.labels(name).set(sum(model.num_enqueued for model in models))
 
     def text(self) -> bytes:
         """Returns all metrics of all processes in Prometheus's text format."""

@@ -91,20 +91,29 @@ def _message(tokens: Iterator[str], path: Path, closing: str) -> Message:
         value = next(tokens, "")
         if value == ":":
             value = next(tokens, "")
-        if value in _OPENING:
-            content: Any = _message(tokens, path, _CLOSING[_OPENING.index(value)])
-        elif value[:1] in ('"', "'"):
-            content = re.sub(r"\\(.)", r"\1", value[1:-1])
-        elif re.fullmatch(r"-?\d+", value):
-            content = int(value)
-        elif re.fullmatch(r"\w+", value):
-            content = value
-        else:
-            raise _bad(path, f"{token} without a value")
-        found.setdefault(token, []).append(content)
+        values = found.setdefault(token, [])
+        if value != "[":
+            values.append(_value(value, tokens, path, token))
+            continue
+        while (value := next(tokens, "")) != "]":
+            if value != ",":
+                values.append(_value(value, tokens, path, token))
     if closing:
         raise _bad(path, "a brace that is not closed")
     return found
+
+
+def _value(value: str, tokens: Iterator[str], path: Path, name: str) -> Any:
+    """Returns the value of a field that begins with a token."""
+    if value in _OPENING:
+        return _message(tokens, path, _CLOSING[_OPENING.index(value)])
+    if value[:1] in ('"', "'"):
+        return re.sub(r"\\(.)", r"\1", value[1:-1])
+    if re.fullmatch(r"-?\d+", value):
+        return int(value)
+    if re.fullmatch(r"\w+", value):
+        return value
+    raise _bad(path, f"{name} without a value")
 
 
 def _bad(path: Path, received: str) -> UserError:

@@ -18,12 +18,9 @@ from tools.serving.metrics import Metrics
 _access = logging.getLogger("tools.serving.access")
 _OPEN_PATHS = ("/", "/health/live", "/health/ready")  # need no key
 _OPEN_FOLDER = "/page/"  # neither do the files of the page, which asks for the key
-_COUNTED = (
-    "/v1/models",
-    "/v1/audio/transcriptions",
-    "/v1/classify",
-    "/v1/activation_map",
-    "/health",
+_COUNTED = re.compile(
+    r"/v1/models(/NAME(/versions/N|/labels/L)?(:predict|:classify|/metadata)?)?"
+    r"|/v1/audio/transcriptions|/v1/classify|/v1/activation_map|/health/(live|ready)"
 )
 _NUMBERS = re.compile(r"/versions/\d+")
 _LABELS = re.compile(r"/labels/[^/:]+")
@@ -55,18 +52,27 @@ def error_answer(path: str, refusal: Refusal) -> JSONResponse:
     """
     error: Any = refusal.message
     if path.startswith("/v1/audio/"):
-        kind = "invalid_request_error" if refusal.status < 500 else "server_error"
-        error = {"message": refusal.message, "type": kind, "param": None, "code": refusal.kind}
+        error = openai_error(refusal)
     return JSONResponse({"error": error}, refusal.status, headers=refusal.headers)
 
 
+def openai_error(refusal: Refusal) -> dict[str, str | None]:
+    """Returns the description of an error in the form of OpenAI's interface.
+
+    Args:
+        refusal: status and message.
+    """
+    kind = "invalid_request_error" if refusal.status < 500 else "server_error"
+    return {"message": refusal.message, "type": kind, "param": None, "code": refusal.kind}
+
+
 def is_ending(app: Starlette) -> bool:
-    """Returns whether the server ends: it answers what comes, and accepts no connections soon.
+    """Returns whether the server ends: it answers what comes, and soon accepts no connections.
 
     Args:
         app: the application.
     """
-    return getattr(app.state, "ending", False)
+    return app.state.ending.is_set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,4 +236,4 @@ def _route(path: str) -> str:
     """Returns the path without names and numbers, so that metrics have few labels."""
     path = _NUMBERS.sub("/versions/N", _MODEL.sub("NAME", path))
     path = _LABELS.sub("/labels/L", path)
-    return path if path.startswith(_COUNTED) and path.count("/") < 7 and len(path) < 60 else "other"
+    return path if _COUNTED.fullmatch(path) else "other"

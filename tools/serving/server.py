@@ -11,7 +11,7 @@ import numpy as np
 
 from tools.errors import UserError
 from tools.files import one_line
-from tools.serving.batching import Closed, DeadlineExceeded, QueueFull
+from tools.serving.batching import BatchingOptions, Closed, DeadlineExceeded, QueueFull
 from tools.serving.metrics import Metrics
 from tools.serving.repository import Repository, UnknownModel
 from tools.serving.requests import Refusal, RequestLimits
@@ -32,6 +32,7 @@ class AppOptions:
         api_keys: accepted keys; empty: no key is needed.
         cors_origins: web pages of these origins may use the server.
         aliases: further names of models.
+        max_enqueued: largest number of long recordings that wait.
     """
 
     request_seconds: float = 300.0
@@ -39,6 +40,7 @@ class AppOptions:
     api_keys: Sequence[str] = ()
     cors_origins: Sequence[str] = ()
     aliases: Mapping[str, str] = field(default_factory=dict)
+    max_enqueued: int = BatchingOptions().max_enqueued
 
 
 class Server:
@@ -48,10 +50,14 @@ class Server:
         repository: the models.
         options: limits and names.
         metrics: counts of requests and batches.
+
+    Attributes:
+        ending: set when the server begins to end.
     """
 
     def __init__(self, repository: Repository, options: AppOptions, metrics: Metrics):
         self.repository, self.options, self.metrics = repository, options, metrics
+        self.ending = asyncio.Event()
 
     def model(self, name: str, version: str | None = None, label: str | None = None) -> ServedModel:
         """Returns a loaded model; the newest version without a number or a label.
@@ -143,7 +149,7 @@ class Server:
             try:
                 return submit(model)
             except QueueFull:
-                raise _later("room in the queue", "a full queue", "busy") from None
+                raise full_queue() from None
             except Closed:
                 newer = self.model(model.name)
                 if newer is model:
@@ -154,13 +160,25 @@ class Server:
         try:
             return await asyncio.wrap_future(future)
         except DeadlineExceeded:
-            seconds = self.options.request_seconds
-            raise Refusal(
-                504,
-                f"Expected an answer within {seconds:g} s. Received: a longer queue. Try again "
-                "later.",
-                "late",
-            ) from None
+            raise too_late(self.options.request_seconds) from None
+
+
+def full_queue() -> Refusal:
+    """Returns the refusal of a request for which the queue has no room (503)."""
+    return _later("room in the queue", "a full queue", "busy")
+
+
+def too_late(seconds: float) -> Refusal:
+    """Returns the refusal of a request that waited too long (504).
+
+    Args:
+        seconds: longest time of a request in the queue.
+    """
+    return Refusal(
+        504,
+        f"Expected an answer within {seconds:g} s. Received: a longer queue. Try again later.",
+        "late",
+    )
 
 
 def _later(expected: str, received: str, kind: str) -> Refusal:

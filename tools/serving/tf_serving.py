@@ -6,7 +6,7 @@ Source: TensorFlow Serving's "RESTful API" guide.
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -110,10 +110,7 @@ def arrays_of(columns: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[s
     Raises:
         UserError: an input is missing or unknown, or does not fit.
     """
-    names = [spec.name for spec in specs]
-    if columns.keys() != set(names):
-        found = ", ".join(sorted(columns)) or "none"
-        raise UserError.expected(f"inputs with {', '.join(names)}", found, "Correct the inputs")
+    check_names(columns, specs)
     inputs = {spec.name: _array(columns[spec.name], spec) for spec in specs}
     if len({len(array) for array in inputs.values()}) > 1:
         raise UserError.expected(
@@ -122,6 +119,25 @@ def arrays_of(columns: Mapping[str, Any], specs: Sequence[TensorSpec]) -> dict[s
             "Correct the inputs",
         )
     return inputs
+
+
+def check_names(names: Iterable[str], specs: Sequence[TensorSpec]) -> None:
+    """Checks that the inputs of a signature are there, and no others.
+
+    Args:
+        names: names of the inputs of a request.
+        specs: the inputs of the signature.
+
+    Raises:
+        UserError: an input is missing or unknown.
+    """
+    expected = [spec.name for spec in specs]
+    if set(names) != set(expected):
+        raise UserError.expected(
+            f"inputs with {', '.join(expected)}",
+            ", ".join(sorted(names))[:200] or "none",
+            "Correct the inputs",
+        )
 
 
 def _columns_of_rows(rows: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:

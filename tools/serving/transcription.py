@@ -12,6 +12,7 @@ from typing import Any
 from tools.errors import UserError
 from tools.files import one_line, to_json
 from tools.recognition.decoders import Transcription
+from tools.serving.requests import Refusal, openai_error
 from tools.speech.subtitles import Lines, Speech, write
 
 FORMATS = {
@@ -181,14 +182,13 @@ class Deltas:
             self._sent = text
 
 
-def error_event(message: str) -> str:
+def error_event(refusal: Refusal) -> str:
     """Returns the event for an error after the answer has begun.
 
     Args:
-        message: one clear line.
+        refusal: status and message.
     """
-    error = {"message": message, "type": "server_error", "param": None, "code": None}
-    return _event({"type": "error", "error": error})
+    return _event({"type": "error", "error": openai_error(refusal)})
 
 
 def _event(content: dict) -> str:

@@ -55,7 +55,8 @@ def upload_routes(server: Server) -> APIRouter:
         server: answers requests with its models.
     """
     router = APIRouter(prefix="/v1")
-    long_recordings = LongRecordings()
+    options = server.options
+    long_recordings = LongRecordings(options.max_enqueued, options.request_seconds)
     started = int(time.time())
 
     @router.get("/models")
@@ -92,6 +93,7 @@ def upload_routes(server: Server) -> APIRouter:
         speech: Speech = model.kind
         async with contextlib.AsyncExitStack() as stack:
             sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
+            del content  # a long recording may wait for minutes
             if not speech.is_long(sound):
                 item = Sound(sound, with_words, asked.hot_words)
                 (heard,) = await server.items(model, [(item, float(len(sound)))])
@@ -144,7 +146,9 @@ async def _events(
                 for event in deltas.end(spoken(text)) if whole else deltas.so_far(text):
                     yield event
         except UserError as error:
-            yield error_event(str(error))
+            yield error_event(Refusal(400, str(error), "input"))
+        except Refusal as refusal:
+            yield error_event(refusal)
 
 
 def _sound(speech: Speech, content: bytes, stack: contextlib.AsyncExitStack):

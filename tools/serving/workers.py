@@ -70,8 +70,9 @@ class Workers:
         while self._running:
             pid, status = os.wait()
             self._remove(pid)
+            status = os.waitstatus_to_exitcode(status)
             if self._is_ending:
-                code = code or os.waitstatus_to_exitcode(status)
+                code = code or status
                 continue
             _log.error("process %d ended with status %d; another one is started", pid, status)
             time.sleep(_RESTART_SECONDS)
@@ -91,6 +92,7 @@ class Workers:
             if self._is_ending:
                 os.kill(pid, signal.SIGTERM)
             return reading
+        os.setpgrp()  # Ctrl-C reaches the first process only, which asks the others to end
         os.close(reading)
         os.close(self._alive)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,8 +116,9 @@ class Workers:
         if not self._is_ending:
             self._is_ending = True
             self._ending_hook()
-        for pid in self._running:
-            os.kill(pid, signal.SIGTERM)
+        for pid in tuple(self._running):
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
 
     def _wait_for_all(self, code: int) -> int:
         while self._running:

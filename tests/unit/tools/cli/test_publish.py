@@ -8,6 +8,8 @@ from tests.support.arguments import joined
 from tests.support.errors import refused
 from tests.support.saved_models import save_model
 from tools.cli.publish import main
+from tools.serving.model_config import labels_of
+from tools.serving.publishing import publish, write_configs
 
 RATE_HZ = 8000
 
@@ -88,6 +90,20 @@ def test_configuration_files_name_all_models(speech, tmp_path):
     assert "max_batch_size { value: 4 }" in batching
     assert "batch_timeout_micros { value: 2500 }" in batching
     assert "prometheus" in (tmp_path / "monitoring.config").read_text()
+
+
+def test_labels_that_another_program_writes_meanwhile_stay(speech, tmp_path, monkeypatch):
+    root = tmp_path / "models"
+    (root / "boat" / "3").mkdir(parents=True)
+
+    def slow(*arguments):
+        labels = {"boat": {"stable": 3}}
+        write_configs(root, labels=labels, max_batch_size=1, batch_timeout_ms=1.0)
+        return publish(*arguments)
+
+    monkeypatch.setattr("tools.cli.publish.publish", slow)
+    published(speech, root, "--label=new")
+    assert labels_of(root / "models.config") == {"boat": {"stable": 3}, "toy": {"new": 1}}
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import gc
 import json
 import re
 import time
@@ -31,7 +32,7 @@ def server(tmp_path):
         def open_model(name, version, folder):
             report = metrics.batches_of(name)
             model, runner = served(name, version, report=report, **batching or {})
-            metrics.watch_queue(name, lambda: model.num_enqueued)
+            metrics.watch_queue(name, model)
             runners.append(runner)
             return model
 
@@ -269,6 +270,8 @@ def test_metrics_and_the_access_log_tell_no_contents(server, caplog):
     client.post(PREDICT, content=b"{")
     client.get("/v1/models/private-name")
     client.get("/v1/models/toy/labels/secret-label")
+    for made_up in ("/healthy", "/health/made-up", "/v1/modelsX", "/v1/classify/made-up"):
+        client.get(made_up)
     text = client.get("/metrics").text
     assert 'requests_total{route="/v1/models/NAME:predict",status="200"} 1.0' in text
     assert 'requests_total{route="/v1/models/NAME:predict",status="400"} 1.0' in text
@@ -276,10 +279,25 @@ def test_metrics_and_the_access_log_tell_no_contents(server, caplog):
     assert 'errors_total{kind="input"} 1.0' in text
     assert 'enqueued{model="toy"} 0.0' in text
     assert 'requests_total{route="/v1/models/NAME/labels/L",status="404"} 1.0' in text
+    assert 'requests_total{route="other",status="404"} 4.0' in text
     assert "private-name" not in text and "secret-label" not in text
     entries = [json.loads(x.message) for x in caplog.records if x.name == "tools.serving.access"]
     assert entries[0]["status"] == 200 and entries[0]["path"] == PREDICT
     assert "confidential" not in caplog.text
+
+
+def test_the_queues_of_all_versions_count_while_they_exist():
+    class Version:
+        num_enqueued = 2
+
+    metrics, old, new = Metrics(), Version(), Version()
+    for version in (old, new):
+        metrics.watch_queue("toy", version)
+    assert b'enqueued{model="toy"} 4.0' in metrics.text()
+    del old
+    del version
+    gc.collect()
+    assert b'enqueued{model="toy"} 2.0' in metrics.text() and new
 
 
 def test_health(server):
@@ -295,7 +313,7 @@ def test_health(server):
 def test_a_server_that_ends_answers_and_closes_connections(server):
     client, _ = server()
     assert "connection" not in client.get("/v1/models").headers
-    client.app.state.ending = True
+    client.app.state.ending.set()
     found = client.post(PREDICT, json=files(b"a"))
     assert (found.status_code, found.headers["connection"]) == (200, "close")
     found = client.get("/health/ready")

@@ -1,6 +1,7 @@
 """The gRPC interface, over models that are stand-ins, with the published client."""
 
 import asyncio
+import functools
 import socket
 
 import anyio.to_thread
@@ -18,9 +19,11 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from tests.support.errors import refused
 from tests.support.served import served
 from tools.serving.app import create_app
 from tools.serving.grpc_server import grpc_service
+from tools.serving.http_server import listen, serve
 from tools.serving.metrics import Metrics
 from tools.serving.repository import Repository
 from tools.serving.requests import RequestLimits
@@ -31,10 +34,10 @@ CODE = grpc.StatusCode
 
 
 class Stubs:
-    def __init__(self, channel, metrics):
+    def __init__(self, channel, metrics, end):
         self.prediction = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         self.models = model_service_pb2_grpc.ModelServiceStub(channel)
-        self.metrics = metrics
+        self.metrics, self.end = metrics, end
 
 
 @pytest.fixture
@@ -58,7 +61,9 @@ def talk(tmp_path):
             )
             async with service:
                 with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-                    stubs = Stubs(channel, metrics)
+                    loop = asyncio.get_running_loop()
+                    end = functools.partial(loop.call_soon_threadsafe, server.ending.set)
+                    stubs = Stubs(channel, metrics, end)
                     return await anyio.to_thread.run_sync(conversation, stubs)
 
         try:
@@ -178,6 +183,7 @@ def shaped(array, *sizes):
         (predict(x=X, n=-N), CODE.INVALID_ARGUMENT, "n >= 0"),
         (predict(x=np.inf * X, n=N), CODE.INVALID_ARGUMENT, "float32 cannot hold"),
         (predict(x=shaped(X, 10**6, 10**6), n=N), CODE.INVALID_ARGUMENT, "bytes in x"),
+        (predict(a=shaped(X, 10**6, 10**6)), CODE.INVALID_ARGUMENT, "inputs with x, n"),
         (predict(x=shaped(X, -1, 2), n=N), CODE.INVALID_ARGUMENT, "bytes in x"),
         (predict(x=shaped(X, 3, 2), n=N), CODE.INVALID_ARGUMENT, "the values of"),
         (predict(x=tensor(X, dtype=999), n=N), CODE.INVALID_ARGUMENT, "a dtype in x"),
@@ -245,6 +251,54 @@ def test_keys_and_limits(talk):
         CODE.OK,
         CODE.OK,
     ]
+
+
+def test_all_tensors_together_have_the_limit_of_a_request(talk):
+    x, n = np.zeros((100, 2), np.float32), np.zeros(100, np.int32)
+
+    def conversation(stubs):
+        with pytest.raises(grpc.RpcError) as caught:
+            stubs.prediction.Predict(predict(x=x, n=n))
+        return caught.value.details()
+
+    assert "bytes in n" in talk(conversation, limits=RequestLimits(max_bytes=1000))  # of 1200
+
+
+def test_a_server_that_ends_answers_only_what_has_begun(talk):
+    model, runner = served()
+    runner.gate.clear()
+    request = predict("half", x=X[0])
+
+    def conversation(stubs):
+        begun = stubs.prediction.Predict.future(request)
+        while not runner.begun.wait(0.01):
+            assert not begun.done()
+        stubs.end()
+        for _ in range(15):  # the first ones may come before the end begins
+            code = stubs.prediction.Predict.future(request, timeout=0.2).code()
+            if code == CODE.UNAVAILABLE:
+                break
+        runner.gate.set()
+        return code, tf.make_ndarray(begun.result(20).outputs["y"]).tolist()
+
+    found = talk(conversation, open_model=lambda *_: model)
+    assert found == (CODE.UNAVAILABLE, [0.5, 1.0])
+
+
+def test_a_port_that_is_taken_is_one_line(tmp_path):
+    repository = Repository(lambda *place: served(*place[:2])[0], {"toy": tmp_path})
+    repository.scan()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        open_it = functools.partial(
+            grpc_service, host="127.0.0.1", port=port, shares_port=False, drain_seconds=1.0
+        )
+        with listen("127.0.0.1", 0) as own, refused("a free port"):
+            app = create_app(repository, services=[open_it])
+            serve(app, own, drain_seconds=1.0, on_start=lambda: pytest.fail("serves"))
+    assert repository.names == []
 
 
 def test_an_error_of_the_server_shows_no_trace(talk, caplog):

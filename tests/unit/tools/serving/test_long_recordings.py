@@ -39,11 +39,11 @@ class FakeSpeech:
 
 
 class FakeRequest:
-    def __init__(self, gone=False):
+    def __init__(self, gone=lambda: False):
         self.gone = gone
 
     async def is_disconnected(self):
-        return self.gone
+        return self.gone()
 
 
 @pytest.fixture
@@ -96,14 +96,17 @@ def test_the_recognition_stops_when_the_client_hangs_up(speech):
     speech.gate = threading.Semaphore(0)
 
     async def work():
-        task = LongRecordings().transcription(Recording(speech, WORDS), FakeRequest(gone=True))
+        def gone():
+            asyncio.get_running_loop().call_later(0.05, speech.gate.release)
+            return True
+
+        task = LongRecordings().transcription(Recording(speech, WORDS), FakeRequest(gone))
         with pytest.raises(Refusal, match="hung up") as caught:
             await task
         return caught.value
 
     assert asyncio.run(work()).status == 499
-    speech.gate.release(10)
-    assert speech.ended.wait(20)
+    assert speech.ended.is_set()
     assert speech.steps == 1  # of three
 
 
@@ -113,11 +116,32 @@ def test_the_recognition_stops_when_nobody_reads_its_texts(speech):
         async with contextlib.aclosing(recordings.texts(Recording(speech, WORDS))) as texts:
             speech.gate = threading.Semaphore(1)
             assert await anext(texts) == "ONE"
-        assert not speech.ended.is_set()
-        speech.gate.release(10)
+            asyncio.get_running_loop().call_later(0.05, speech.gate.release)
+        assert speech.ended.is_set()  # before the next recording begins
         # The next recording has its turn.
         return await recordings.transcription(Recording(FakeSpeech(), WORDS), FakeRequest())
 
     assert asyncio.run(work()).text == "ONE TWO SIX"
     assert speech.ended.wait(20)
     assert speech.steps == 2
+
+
+def test_waiting_recordings_have_the_limits_of_the_queue(speech):
+    speech.gate = threading.Semaphore(0)
+
+    async def work():
+        recordings = LongRecordings(most_waiting=1, seconds=0.05)
+
+        def start():
+            return asyncio.create_task(
+                recordings.transcription(Recording(speech, WORDS), FakeRequest())
+            )
+
+        first = start()
+        while not speech.running:
+            await asyncio.sleep(0.001)
+        found = await asyncio.gather(start(), start(), return_exceptions=True)
+        speech.gate.release(3)
+        return (await first).text, [refusal.status for refusal in found]
+
+    assert asyncio.run(work()) == ("ONE TWO SIX", [504, 503])

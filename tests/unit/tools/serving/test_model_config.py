@@ -11,11 +11,11 @@ TEXT = """
 # Two models
 model_config_list: {
   config { name: "toy", base_path: '/models/to\\\\y'; model_platform: "tensorflow"
-    model_version_policy { specific { versions: 3 versions: 4 } }
+    model_version_policy { specific { versions: [3, 4] } }
     version_labels { key: "stable" value: 3 }
     version_labels < key: "canary" value: 4 >
   }
-  config { name: "boat" base_path: "/models/boat" }
+  config: [{ name: "boat" base_path: "/models/boat" }, < name: "ship" >]
 }
 """
 
@@ -25,7 +25,9 @@ def test_labels_are_those_of_the_published_message(tmp_path):
     path.write_text(TEXT)
     message = text_format.Parse(TEXT, model_server_config_pb2.ModelServerConfig())
     expected = {x.name: dict(x.version_labels) for x in message.model_config_list.config}
-    assert labels_of(path) == expected == {"toy": {"stable": 3, "canary": 4}, "boat": {}}
+    assert (
+        labels_of(path) == expected == {"toy": {"stable": 3, "canary": 4}, "boat": {}, "ship": {}}
+    )
     (models,) = parse(TEXT, path)["model_config_list"]
     assert models["config"][0]["base_path"] == [message.model_config_list.config[0].base_path]
 
@@ -39,6 +41,7 @@ def test_without_a_file_there_are_no_labels(tmp_path):
     [
         ("model_config_list {", "a brace that is not closed"),
         ("model_config_list { } }", "}"),
+        ("model_config_list { config: [", "config without a value"),
         ("model_config_list { config }", "config without a value"),
         ('model_config_list { config { name: "a } }', "'\"a } }'"),
         ('model_config_list { config { version_labels { key: "a" value: 1 } } }', "'name'"),

@@ -7,6 +7,7 @@ import pytest
 from tests.support.errors import refused
 from tools.decoding.timestamps import Word
 from tools.recognition.decoders import Transcription
+from tools.serving.requests import Refusal
 from tools.serving.transcription import (
     FORMATS,
     Deltas,
@@ -164,5 +165,7 @@ def test_words_that_changed_are_sent_with_the_last_event():
 
 
 def test_an_error_after_the_answer_has_begun_is_an_event():
-    (found,) = contents([error_event("Expected a sound.")])
-    assert (found["type"], found["error"]["message"]) == ("error", "Expected a sound.")
+    for status, kind in ((400, "invalid_request_error"), (503, "server_error")):
+        (found,) = contents([error_event(Refusal(status, "Expected a sound.", "input"))])
+        assert (found["type"], found["error"]["message"]) == ("error", "Expected a sound.")
+        assert found["error"]["type"] == kind

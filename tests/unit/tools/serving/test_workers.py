@@ -38,6 +38,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            process_group=0,
         )
 
     def line(self):
@@ -80,6 +81,16 @@ def test_a_signal_ends_all(program, number):
     assert (code, errors) == (0, "")
     assert output[0] == "ending"
     assert {int(line.split()[1]) for line in output[1:]} == pids
+
+
+def test_ctrl_c_interrupts_only_the_first_process(program):
+    running = program('signal.signal(signal.SIGINT, lambda *_: say("interrupted")); ' + SERVES)
+    pids = working(running)
+    os.killpg(running.process.pid, signal.SIGINT)
+    output, errors = running.process.communicate(timeout=20)
+    assert (running.process.returncode, errors) == (0, "")
+    lines = [line.split() for line in output.splitlines()]
+    assert lines[0] == ["ending"] and {int(pid) for _, pid in lines[1:]} == pids
 
 
 def test_a_process_that_ends_is_started_again(program):
