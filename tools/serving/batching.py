@@ -199,18 +199,21 @@ class Batcher(Generic[Item, Result]):
         return batch
 
     def _answer(self, batch: "list[_Waiting[Item, Result]]") -> None:
-        started = self._clock()
+        started, failure = self._clock(), None
         try:
             results = self._run([entry.item for entry in batch])
-            for entry, result in zip(batch, results, strict=True):
-                entry.future.set_result(result)
+            answers = list(zip(batch, results, strict=True))
         except Exception as error:  # of the caller's function: the callers get it
-            if len(batch) == 1:
-                batch[0].future.set_exception(error)
-            else:
+            if len(batch) > 1:
                 for entry in batch:
                     self._answer([entry])
                 return
+            answers, failure = [], error
         seconds = self._clock() - started
         waited = tuple(started - entry.arrived for entry in batch)
+        # Before the answers, so that a client that has one finds its batch in the metrics.
         self._report(Batch(len(batch), waited, seconds))
+        if failure is not None:
+            batch[0].future.set_exception(failure)
+        for entry, result in answers:
+            entry.future.set_result(result)

@@ -200,3 +200,14 @@ def test_reports_of_batches():
     first.result(20)
     one.close()
     assert reports == [(2, (2.0, 0.0), 3.0)]
+
+
+def test_a_batch_is_reported_before_its_answers(held):
+    order = []
+    one = Batcher(held, report=lambda batch: order.append("report"))
+    future = one.submit(1)
+    future.add_done_callback(lambda _: order.append("answer"))
+    held.free.release()
+    assert future.result(timeout=20) == -1
+    one.close()
+    assert order == ["report", "answer"]
