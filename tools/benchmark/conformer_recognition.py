@@ -10,6 +10,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from conformer.session import BUNDLED_MODEL, open_session
 from tools.benchmark.comparison import described
+from tools.benchmark.own_process import in_own_process
 from tools.benchmark.paced import NUM_SYMBOLS, paced_sound
 from tools.benchmark.paced_conformer import write_random_model
 from tools.benchmark.peer import Peer, open_peer
@@ -232,7 +234,9 @@ def main(argv: list[str]) -> int:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         model_dir = Path(values.work_dir or temporary) / f"paced_{values.batch_size}_{tokens:g}"
         if not model_dir.exists():
-            write_random_model(model_dir, sound=inputs, tokens=tokens)
+            # The eager side sets the threads of TensorFlow, which must not have run here before.
+            write = partial(write_random_model, sound=inputs, tokens=tokens)
+            in_own_process(write, model_dir)
         sessions = open_sessions(model_dir, values)
         for session in sessions.values():
             stack.callback(session.close)

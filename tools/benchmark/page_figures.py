@@ -97,7 +97,7 @@ def _table() -> list[Figure]:
     }
     rows = {
         ("eager", "fp32"): "eager",
-        ("jit, OpenVINO", "fp32"): "jit",
+        ("jit, automatic", "fp32"): "jit",
         ("jit, OpenVINO", "int8_fp32"): "jit",
     }
     return [
