@@ -92,7 +92,7 @@ class TrainingConfig:
     precision: Literal["float32", "mixed_float16", "mixed_bfloat16"] = "float32"
     seed: int = number(0, at_least=0, below=2**32)  # the range of NumPy's seeds
     # blocks: training keeps the inputs of the model's blocks only, and computes each block again in
-    # the backward pass. It takes much less memory and about a third more time.
+    # the backward pass. It takes much less memory and more time.
     rematerialize: Literal["none", "blocks"] = "none"
     deterministic: bool = False  # use bitwise reproducible operations, which are slower
     synchronize_batch_norm: bool = False  # compute batch norm's moments over all processes
