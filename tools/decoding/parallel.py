@@ -8,6 +8,7 @@ import numpy as np
 from tools.decoding.protocol import Call
 from tools.threads import run_together
 
+LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
 _WORTH = 4_000_000  # multiplications for which another thread is worth its start
 
 

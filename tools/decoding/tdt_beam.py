@@ -9,13 +9,12 @@ import numpy as np
 
 from tools.decoding.confidence import confidences
 from tools.decoding.options import TransducerBeamSearch as Options
+from tools.decoding.parallel import LARGEST_CALL
 from tools.decoding.protocol import Call, Hypothesis, Ranked
+from tools.decoding.transducer_beam import MORE_CANDIDATES
 
 if TYPE_CHECKING:
     from tools.decoding.texts import Texts
-
-_LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
-_MORE_CANDIDATES = 8  # extensions that a language model ranks, as a factor of the width
 
 
 class _Node(NamedTuple):
@@ -261,7 +260,7 @@ class TdtBeamSearch:
             `[M]` indices of hypotheses, `[M]` tokens, `[M]` gains of the score without the
             duration, and the columns and scores of their texts.
         """
-        number = self._options.width * (1 if self._texts is None else _MORE_CANDIDATES)
+        number = self._options.width * (1 if self._texts is None else MORE_CANDIDATES)
         others = scores.copy()
         others[:, self._blank] = -np.inf
         number = min(number, others.shape[1] - 1)
@@ -272,7 +271,7 @@ class TdtBeamSearch:
         if self._texts is None:
             return parents, tokens, gains, None
         totals = np.array([one.score for one in beams])[parents] + gains
-        limit = self._options.width * _MORE_CANDIDATES
+        limit = self._options.width * MORE_CANDIDATES
         kept = [
             of_row[np.argsort(-totals[of_row], kind="stable")[:limit]]
             for of_row in (np.flatnonzero(rows[parents] == row) for row in np.unique(rows))
@@ -313,8 +312,8 @@ class TdtBeamSearch:
     def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
         size = len(next(iter(inputs.values())))
         parts = [
-            self._call({x: y[i : i + _LARGEST_CALL] for x, y in inputs.items()}, signature)
-            for i in range(0, size, _LARGEST_CALL)
+            self._call({x: y[i : i + LARGEST_CALL] for x, y in inputs.items()}, signature)
+            for i in range(0, size, LARGEST_CALL)
         ]
         if len(parts) == 1:
             return dict(parts[0])

@@ -11,7 +11,7 @@ from tools.decoding import transducer_cache as caches
 from tools.decoding import transducer_kernel as kernel
 from tools.decoding.confidence import log_sums_and_confidences
 from tools.decoding.options import TransducerBeamSearch as Options
-from tools.decoding.parallel import num_parts
+from tools.decoding.parallel import LARGEST_CALL, num_parts
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.token_tree import compact
 from tools.threads import run_together
@@ -19,8 +19,7 @@ from tools.threads import run_together
 if TYPE_CHECKING:
     from tools.decoding.texts import Texts
 
-_LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
-_MORE_CANDIDATES = 8  # extensions that a language model ranks, as a factor of the width
+MORE_CANDIDATES = 8  # extensions that a language model ranks, as a factor of the width
 _NUM_NODES = 4096  # initial size of the tree of tokens
 _WINDOW = 3  # frames for which a hypothesis gets logits at once; many hypotheses do not last longer
 
@@ -106,7 +105,7 @@ class TransducerBeamSearch:
         texts = np.zeros((batch_size, 0), np.int64), np.zeros((batch_size, 0))
         num_extensions = width
         if self._texts is not None:
-            texts, num_extensions = self._texts.start(batch_size), width * _MORE_CANDIDATES
+            texts, num_extensions = self._texts.start(batch_size), width * MORE_CANDIDATES
         num_integers = kernel.NUM_INTEGERS + texts[0].shape[1]
         num_floats = kernel.NUM_FLOATS + texts[1].shape[1]
         beams = kernel.Beams(
@@ -258,7 +257,7 @@ class TransducerBeamSearch:
         if len(requests) == 0:
             return
         count = num_parts(size * len(requests), len(requests), self._threads)
-        parts = np.array_split(requests, max(count, -(-len(requests) // _LARGEST_CALL)))
+        parts = np.array_split(requests, max(count, -(-len(requests) // LARGEST_CALL)))
         for start in range(0, len(parts), self._threads):
             run_together([partial(function, part) for part in parts[start : start + self._threads]])
 
