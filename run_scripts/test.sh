@@ -17,5 +17,7 @@ find . -path ./.venv -prune -o -path ./.git -prune -o -name '*.sh' -print0 |
   xargs -0 shellcheck .ci/run
 hadolint DOCKERFILE
 # Each worker runs one file at a time, so that the fixtures of a file are created once. tests/conftest.py
-# puts the longest files first, and xdist keeps this order. -rfEs lists failed and skipped tests.
-python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder -rfEs "$@"
+# puts the longest files first, and xdist keeps this order. -rfEs lists failed and skipped tests. A worker
+# that crashes is not replaced: with files for units, xdist 3.8 waits forever for the one that replaces it.
+python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder \
+  --max-worker-restart=0 -rfEs "$@"

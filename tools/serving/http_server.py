@@ -12,6 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tools.errors import UserError
 from tools.serving.requests import is_ending
+from tools.signal_stack import no_signal_stack
 
 # After a signal the server still reads for a while what clients had sent before it.
 _LAST_REQUESTS_SECONDS = 0.3
@@ -156,4 +157,5 @@ def serve(
         if app.state.failure is not None:
             raise app.state.failure
 
-    asyncio.run(work())
+    with no_signal_stack():
+        asyncio.run(work())

@@ -1,17 +1,16 @@
 """Handling of SIGTERM and SIGHUP: training saves a checkpoint after the step, and ends."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 
 from tools.files import drop_lost_output
+from tools.signal_stack import no_signal_stack
 from tools.training.distributed import Processes
 
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP)
-_DISABLED = 2  # SS_DISABLE of sigaltstack(2)
 
 
 class Interrupted(Exception):
@@ -93,7 +92,7 @@ def stop_signals(processes: Processes, notice: Callable[[str], str]) -> Iterator
     if threading.current_thread() is not threading.main_thread():
         yield signals
         return
-    with _no_signal_stack():
+    with no_signal_stack():
         before = {}
         for number in _SIGNALS:
             if signal.getsignal(number) == signal.SIG_DFL:
@@ -103,23 +102,3 @@ def stop_signals(processes: Processes, notice: Callable[[str], str]) -> Iterator
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-class _SignalStack(ctypes.Structure):
-    _fields_ = (("place", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@contextlib.contextmanager
-def _no_signal_stack() -> Iterator[None]:
-    """Disables the alternate signal stack during the block.
-
-    Python's faulthandler (3.11) sets an alternate stack of 11 KiB. The registers of a process that
-    has used AMX do not fit into it, so the first signal would cause a segmentation fault.
-    """
-    set_stack, before = ctypes.CDLL(None).sigaltstack, _SignalStack()
-    set_stack(ctypes.byref(_SignalStack(flags=_DISABLED)), ctypes.byref(before))
-    try:
-        yield
-    finally:
-        if before.flags != _DISABLED:
-            set_stack(ctypes.byref(before), None)
