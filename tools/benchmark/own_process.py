@@ -1,7 +1,6 @@
 """Measurements that need a process of their own: memory, first calls, rate of matrix products."""
 
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -49,11 +48,6 @@ def _make(make: Callable, arguments: tuple) -> None:
 
 def _ask(method: str, arguments: tuple):
     return getattr(_made[0], method)(*arguments)
-
-
-def peak_bytes() -> int:
-    """Returns the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def median_seconds(call: Callable, rounds: int) -> float:

@@ -19,7 +19,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from tools.benchmark.comparison import REST_SECONDS
-from tools.benchmark.own_process import in_own_process, peak_bytes
+from tools.benchmark.own_process import in_own_process
 from tools.benchmark.peer import Peer
 from tools.benchmark.published_models import RATE_HZ, SIZES, made_sounds, write_source
 from tools.benchmark.sides import PeerSide, relative_error
@@ -30,6 +30,7 @@ from tools.decoding.tdt import TdtSearch
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
+from tools.memory import peak_resident_bytes
 
 PRECISIONS = ("fp32", "int8_fp32")
 _CALIBRATION_SECONDS = 10.0
@@ -43,7 +44,7 @@ def export(source: str, target: str, file_format: str) -> dict[str, float]:
 
     started = time.perf_counter()
     export_source(source, target, file_format)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
 def convert(native: str, place: str, precision: str, samples: int) -> dict[str, float]:
@@ -66,13 +67,13 @@ def convert(native: str, place: str, precision: str, samples: int) -> dict[str, 
     calibration = Calibration("made-up sounds", samples, True, examples)
     started = time.perf_counter()
     converter.convert(native, place, request, calibration if is_quantized else None)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
 def run_once(place: str, seconds: float) -> float:
     """Encodes one sound with a converted model, and returns the peak memory of this process."""
     load(Path(place)).run(_inputs(made_sounds(1, seconds)), "listen")
-    return peak_bytes()
+    return peak_resident_bytes()
 
 
 def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
