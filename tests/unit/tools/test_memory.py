@@ -7,20 +7,24 @@ import numpy as np
 
 from tools.memory import peak_resident_bytes
 
-PROGRAM = "from tools.memory import peak_resident_bytes; print(peak_resident_bytes())"
+SIZE = 300 * 2**20
+PRINTS = "from tools.memory import peak_resident_bytes; print(peak_resident_bytes())"
+
+
+def printed(program: str) -> int:
+    """Runs a program in a process of its own; returns the number that it prints."""
+    child = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    return int(child.stdout)
 
 
 def test_the_peak_stays_after_memory_is_freed():
-    block = np.ones(300 * 2**20, np.uint8)
-    size = block.nbytes
-    del block
-    assert peak_resident_bytes() > size
+    program = f"import numpy as np; block = np.ones({SIZE}, np.uint8); del block; {PRINTS}"
+    assert printed(program) > SIZE
 
 
 def test_the_peak_is_that_of_the_process_and_not_of_its_parent():
-    block = np.ones(300 * 2**20, np.uint8)
-    child = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, check=True)
-    assert 2**20 < int(child.stdout) < block.nbytes
+    block = np.ones(SIZE, np.uint8)
+    assert 2**20 < printed(PRINTS) < block.nbytes
 
 
 def test_a_process_that_has_ended_has_none():
