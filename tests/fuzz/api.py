@@ -30,7 +30,7 @@ from tests.support.served import served
 from tests.support.speech import wav_bytes
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, Spelling, sound_of
 from tools.conversion.protocol import TensorSpec
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.session import SpeechSession
 from tools.serving.app import create_app
 from tools.serving.batching import BatchingOptions

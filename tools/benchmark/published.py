@@ -31,6 +31,7 @@ from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
 from tools.memory import peak_resident_bytes
+from tools.recognition.beams import network_options
 
 PRECISIONS = ("fp32", "int8_fp32")
 _CALIBRATION_SECONDS = 10.0
@@ -89,11 +90,12 @@ def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
         "blank": pipeline["blank"],
         "state_shape": pipeline["state_shape"],
         "max_symbols_per_frame": pipeline["max_symbols_per_frame"],
+        **network_options(pipeline),
     }
 
     def without_durations(inputs: Mapping, signature: str) -> Mapping:
         found = dict(runner.run(inputs, signature))
-        if signature == "join":
+        if "logits" in found:
             found["logits"] = found["logits"][..., : -len(durations)]
         return found
 

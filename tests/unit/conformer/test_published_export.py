@@ -14,7 +14,7 @@ from tests.support.parakeet import Sizes
 from tests.support.speech import wav_bytes
 from tools.decoding.ctc import CtcGreedySearch
 from tools.inference.runner import load
-from tools.recognition.decoders import TransducerDecoder
+from tools.recognition.transducer_decoder import TransducerDecoder
 
 SIZES = {
     "ctc": Sizes(kind="ctc", layers=1),

@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from conformer.published import read_published
-from conformer.signatures import pipeline_description
+from conformer.signatures import Signatures, pipeline_description
 from tests.support.errors import refused
 from tools.benchmark import published as benchmark
 from tools.benchmark.published_models import made_sounds, write_source
@@ -17,18 +18,13 @@ class Runner:
 
     def __init__(self, source):
         published = read_published(source)
-        self.model = published.build()
-        self.pipeline = pipeline_description(published.config, published.tokenizer, self.model)
+        config, tokenizer, model = published.config, published.tokenizer, published.build()
+        self.functions = Signatures(model, tokenizer.surfaces, config).functions
+        self.pipeline = pipeline_description(config, tokenizer, model)
 
     def run(self, inputs, signature):
-        names = {
-            "listen": ("encoded", "encoded_lengths"),
-            "predict": ("predicted", "next_states"),
-            "join": ("logits",),
-        }[signature]
-        found = getattr(self.model, signature)(*inputs.values())
-        found = found if isinstance(found, tuple) else (found,)
-        return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
+        found = self.functions[signature](**{name: tf.constant(x) for name, x in inputs.items()})
+        return {name: x.numpy() for name, x in found.items()}
 
 
 def test_a_random_model_writes_tokens_now_and_then(tmp_path):
