@@ -5,6 +5,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
@@ -54,6 +55,12 @@ def _ask(method: str, arguments: tuple):
 def peak_bytes() -> int:
     """Returns the peak resident memory of this process."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def anonymous_bytes() -> int:
+    """Returns the resident memory of this process without pages of files (Linux)."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(x.split()[1]) for x in lines if x.startswith("RssAnon:"))
 
 
 def median_seconds(call: Callable, rounds: int) -> float:
