@@ -25,6 +25,7 @@ from tools.errors import UserError
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import RunnerOptions, check_seconds
+from tools.serving.allocator import return_freed_memory
 from tools.serving.batching import BatchingOptions
 from tools.serving.model_config import MODELS_CONFIG, labels_of, merged
 from tools.serving.repository import Labels, Open, Repository
@@ -94,6 +95,7 @@ def main(argv: list[str]) -> int:
     restrict_devices(values.visible_devices)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return_freed_memory()
     root = Path(values.model_root) if values.model_root else None
     runner = from_flags(
         RunnerOptions,
