@@ -19,7 +19,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from tools.benchmark.comparison import REST_SECONDS
-from tools.benchmark.own_process import in_own_process
+from tools.benchmark.own_process import anonymous_bytes, in_own_process
 from tools.benchmark.peer import Peer
 from tools.benchmark.published_models import RATE_HZ, SIZES, made_sounds, write_source
 from tools.benchmark.sides import PeerSide, relative_error
@@ -31,9 +31,11 @@ from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
 from tools.memory import peak_resident_bytes
+from tools.recognition.beams import network_options
 
 PRECISIONS = ("fp32", "int8_fp32")
 _CALIBRATION_SECONDS = 10.0
+_CALLS = 20  # more than the calls after which OpenVINO compiles a shape that occurs often
 # Starts a peer. The interpreter of another environment may lack what programs need.
 _PEER = "import sys; from tools.benchmark.published_peer import answer; answer(*sys.argv[1:])"
 
@@ -43,7 +45,7 @@ def export(source: str, target: str, file_format: str) -> dict[str, float]:
     from conformer.export import export_source
 
     started = time.perf_counter()
-    export_source(source, target, file_format)
+    export_source(source, target, file_format=file_format)
     return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
@@ -70,10 +72,17 @@ def convert(native: str, place: str, precision: str, samples: int) -> dict[str, 
     return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
-def run_once(place: str, seconds: float) -> float:
-    """Encodes one sound with a converted model, and returns the peak memory of this process."""
-    load(Path(place)).run(_inputs(made_sounds(1, seconds)), "listen")
-    return peak_resident_bytes()
+def run_often(place: str, seconds: float, calls: int) -> dict[str, float]:
+    """Encodes one sound several times with a converted model, and returns the memory.
+
+    Returns:
+        The peak memory of this process, and its memory at the end without pages of files, which the
+        system can take back.
+    """
+    runner, inputs = load(Path(place)), _inputs(made_sounds(1, seconds))
+    for _ in range(calls):
+        runner.run(inputs, "listen")
+    return {"peak_bytes": peak_resident_bytes(), "anonymous_bytes": anonymous_bytes()}
 
 
 def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
@@ -89,11 +98,12 @@ def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
         "blank": pipeline["blank"],
         "state_shape": pipeline["state_shape"],
         "max_symbols_per_frame": pipeline["max_symbols_per_frame"],
+        **network_options(pipeline),
     }
 
     def without_durations(inputs: Mapping, signature: str) -> Mapping:
         found = dict(runner.run(inputs, signature))
-        if signature == "join":
+        if "logits" in found:
             found["logits"] = found["logits"][..., : -len(durations)]
         return found
 
@@ -209,9 +219,9 @@ def measure(values: SimpleNamespace, folder: Path) -> dict:
         if not place.exists():
             arguments = str(native), str(place), name, values.calibration_samples
             report["conversion"][name] = in_own_process(convert, *arguments)
-        peak = in_own_process(run_once, str(place), values.seconds)
+        memory = in_own_process(run_often, str(place), values.seconds, _CALLS)
         files = sum(x.stat().st_size for x in place.rglob("*") if x.is_file())
-        report["run"][name] = {"peak_bytes": peak, "file_bytes": files}
+        report["run"][name] = {**memory, "file_bytes": files}
     for part in ("export", "conversion", "run"):
         for row in report[part].values():
             row["peak_per_weights"] = row["peak_bytes"] / weights

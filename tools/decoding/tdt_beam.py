@@ -1,5 +1,6 @@
 """Beam search of token-and-duration transducers in Python, with `predict` and `join` of a model."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -8,8 +9,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from tools.decoding.confidence import confidences
+from tools.decoding.networks import Networks
+from tools.decoding.options import TDT_ROOM
 from tools.decoding.options import TransducerBeamSearch as Options
-from tools.decoding.parallel import LARGEST_CALL
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.transducer_beam import MORE_CANDIDATES
 
@@ -29,7 +31,7 @@ class _Node(NamedTuple):
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class _Output:
-    """Output `[1, P]` of the prediction network and its states."""
+    """Output `[1, P or J]` of the prediction network and its states."""
 
     predicted: np.ndarray
     states: np.ndarray
@@ -84,19 +86,22 @@ class TdtBeamSearch:
     A step of a hypothesis adds a symbol or a blank, and moves on by a duration. The rules are those
     of `tools.decoding.tdt.TdtSearch`: a blank of duration 0 moves on by one frame, and so does the
     last of `max_symbols_per_frame` symbols of duration 0. Hypotheses with the same tokens that
-    reach the same frame are merged: their probabilities are added. The best ones of each frame are
-    kept. One call of `join` serves the hypotheses of all rows.
+    reach the same frame are merged: their probabilities are added. A frame keeps `TDT_ROOM` times
+    as many hypotheses as the beam is wide until it is decoded. One call of `join` serves the
+    hypotheses of all rows. `tools.decoding.graph_tdt_beam` is the same search in a graph.
 
     Args:
-        call: runs `predict` and `join`; see `TdtSearch`.
+        call: runs the signatures of `tools.decoding.networks.Networks`; see `TdtSearch`.
         blank: index of the blank symbol.
         state_shape: shape of the prediction network's states for one row.
         durations: N numbers of frames.
         max_symbols_per_frame: see above.
         blank_penalty: subtracted from the log probability of the blank in the scores that rank
             hypotheses. A positive value emits more symbols.
+        projects: see `Networks`.
+        max_window: see `Networks`; a step needs one frame.
         options: width and limits. Hypotheses that are worse than the best one of their frame by
-            more than `beam_prune` are dropped.
+            more than `beam_prune` are dropped. Within a frame, the best one of all steps counts.
         texts: language model and hot words; None for none.
 
     Source: Xu et al., Token-and-duration transducer (2023), section 3; Saon et al.,
@@ -113,10 +118,13 @@ class TdtBeamSearch:
         durations: Sequence[int],
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
+        projects: bool = False,
+        max_window: int = 1,
         options: Options,
         texts: "Texts | None" = None,
     ):
-        self._call, self._blank, self._blank_penalty = call, blank, float(blank_penalty)
+        self._networks = Networks(call, projects=projects, max_window=max_window)
+        self._blank, self._blank_penalty = blank, float(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._durations, self._options, self._texts = tuple(durations), options, texts
 
@@ -139,6 +147,7 @@ class TdtBeamSearch:
 
         Durations that lead beyond these frames skip the first ones of the next piece.
         """
+        projected = self._networks.project(encoded)
         for place in range(int(max(lengths, default=0))):
             frames = state.frames + place
             current = [
@@ -146,11 +155,17 @@ class TdtBeamSearch:
                 for row in np.flatnonzero(lengths > place).tolist()
                 for one in self._best(state.rows[row].pop(int(frames[row]), {}).values())
             ]
+            leading = np.full(len(encoded), -np.inf)
             for number in range(self._max_symbols):
                 if not current:
                     break
-                stays = self._step(state, current, (encoded[:, place], frames), number + 1)
-                current = [(row, x) for row in stays for x in self._best(stays[row].values())]
+                at = (projected[:, place], frames, leading)
+                stays = self._step(state, current, at, number + 1)
+                current = [
+                    (row, x)
+                    for row in stays
+                    for x in self._best(stays[row].values(), float(leading[row]))
+                ]
         state.frames = state.frames + lengths
         return state
 
@@ -177,16 +192,17 @@ class TdtBeamSearch:
             found.append([Ranked(_hypothesis(listed[i]), float(scores[i])) for i in order])
         return found
 
-    def _best(self, beams: Iterable[_Beam]) -> list[_Beam]:
-        """Returns the best hypotheses of a frame."""
+    def _best(self, beams: Iterable[_Beam], leading: float = -math.inf) -> list[_Beam]:
+        """Returns the best hypotheses that are close to the best one and to a score."""
         ordered = sorted(beams, key=lambda one: -one.score)[: self._options.width]
-        return [x for x in ordered if x.score >= ordered[0].score - self._options.beam_prune]
+        least = max([leading, *(x.score for x in ordered[:1])]) - self._options.beam_prune
+        return [x for x in ordered if x.score >= least]
 
     def _step(
         self,
         state: TdtBeamState,
         current: list[tuple[int, _Beam]],
-        at: tuple[np.ndarray, np.ndarray],
+        at: tuple[np.ndarray, np.ndarray, np.ndarray],
         number: int,
     ) -> dict[int, Beams]:
         """Adds a blank or the symbol of this number in the frame to each hypothesis.
@@ -194,21 +210,24 @@ class TdtBeamSearch:
         Args:
             state: gets the hypotheses that have moved on.
             current: rows and hypotheses, sorted by rows.
-            at: `[B, D]` encoded frames, and their `[B]` numbers.
+            at: `[B, D or J]` projected frames, their `[B]` numbers, and the `[B]` best scores of
+                the steps in the frame so far, which are updated.
             number: number of the symbol, from 1.
 
         Returns:
             The hypotheses that stay in the frame, by row.
         """
-        encoded, frames = at
+        projected, frames, leading = at
         rows, beams = np.array([row for row, _ in current]), [one for _, one in current]
         self._read(state, beams)
         predicted = np.stack([one.source.predicted for one in beams])
-        inputs = {"encoded": encoded[rows][:, None], "predicted": predicted}
-        logits = self._in_parts(inputs, "join")["logits"][:, 0, 0]
+        logits = self._networks.join(projected[rows][:, None], predicted)[:, 0]
         symbols, lasting = np.split(logits, [logits.shape[1] - len(self._durations)], axis=1)
         scores, lasting = _log_softmax(symbols), _log_softmax(lasting)
-        certain = confidences(symbols)
+        certain, held = confidences(symbols), np.array([one.score for one in beams])
+        longest = lasting.max(axis=1)
+        blanks = held + scores[:, self._blank] - self._blank_penalty
+        np.maximum.at(leading, rows, blanks + longest)
         stays: dict[int, Beams] = {}
         for index, (row, one) in enumerate(current):
             blank = float(scores[index, self._blank])
@@ -220,8 +239,8 @@ class TdtBeamSearch:
                 )
                 _add(self._at(state, row, int(frames[row]) + max(duration, 1)), moved)
         parents, tokens, gains, texts = self._candidates(beams, scores, rows)
-        totals = np.array([one.score for one in beams])[parents] + gains
-        row_of = rows[parents]
+        totals, row_of = held[parents] + gains, rows[parents]
+        np.maximum.at(leading, row_of, totals + longest[parents])
         for row in np.unique(row_of).tolist():
             of_row = np.flatnonzero(row_of == row)
             for place, duration in enumerate(self._durations):
@@ -249,6 +268,9 @@ class TdtBeamSearch:
                         texts=None if texts is None else (texts[0][best], texts[1][best]),
                     )
                     _add(target, longer)
+        for row in np.unique(rows).tolist():
+            for duration in self._durations:
+                self._shorten(self._at(state, row, int(frames[row]) + max(duration, 1)))
         return stays
 
     def _candidates(
@@ -283,6 +305,12 @@ class TdtBeamSearch:
         gains = gains + shares - np.array([one.share for one in beams])[parents]
         return parents, tokens, gains, (*texts, shares)
 
+    def _shorten(self, beams: Beams) -> None:
+        """Removes the worst hypotheses of a frame for which it has no room."""
+        excess = len(beams) - TDT_ROOM * self._options.width
+        for one in sorted(beams.values(), key=lambda one: one.score)[: max(excess, 0)]:
+            del beams[one.key]
+
     @staticmethod
     def _at(state: TdtBeamState, row: int, frame: int) -> Beams:
         """Returns the hypotheses of a row that decode a frame next."""
@@ -304,20 +332,8 @@ class TdtBeamSearch:
                 one.source, one.unread = outputs[one.key], -1
 
     def _predict(self, tokens: np.ndarray, states: np.ndarray) -> list[_Output]:
-        inputs = {"tokens": tokens[:, None].astype(np.int32), "states": states}
-        after = self._in_parts(inputs, "predict")
-        pairs = zip(after["predicted"], after["next_states"], strict=True)
+        pairs = zip(*self._networks.predict(tokens, states), strict=True)
         return [_Output(np.array(predicted), np.array(states)) for predicted, states in pairs]
-
-    def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
-        size = len(next(iter(inputs.values())))
-        parts = [
-            self._call({x: y[i : i + LARGEST_CALL] for x, y in inputs.items()}, signature)
-            for i in range(0, size, LARGEST_CALL)
-        ]
-        if len(parts) == 1:
-            return dict(parts[0])
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _add(beams: Beams, one: _Beam) -> None:

@@ -417,11 +417,13 @@ def test_the_beam_becomes_that_of_exports(load):
 def test_weights_alone_are_answered_with_the_command_that_fine_tunes_them(tmp_path, name, capsys):
     path = tmp_path / name
     path.write_bytes(b"\x89HDF")
-    programs = ((infer, "--saved", "--data_dir"), (infer, "--pretrained", "--data_dir"),
-                (export, "--checkpoint", "--output_dir"), (export, "--pretrained", "--output_dir"))  # fmt: skip
-    for program, flag, folder in programs:
-        with refused(f"conformer.train --config=config.yml --pretrained={path}, and give"):
-            program([f"{flag}={path}", f"{folder}={tmp_path / 'other'}"])
+    do = f"conformer.train --config=config.yml --pretrained={path}, and give"
+    for flag in ("--saved", "--pretrained"):
+        with refused(do):
+            infer([f"{flag}={path}", f"--data_dir={tmp_path}"])
+    for flag in ("--checkpoint", "--pretrained"):
+        with refused(do):
+            export([f"{flag}={path}", f"--output_dir={tmp_path / 'other'}"])
     assert "exporting" not in capsys.readouterr().err
     with refused("--pretrained="):
         conformer.load(path)

@@ -4,11 +4,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from conformer.published import read_published
-from conformer.signatures import pipeline_description
+from conformer.signatures import Signatures, pipeline_description
 from tests.support.errors import refused
 from tools.benchmark import published as benchmark
+from tools.benchmark.own_process import anonymous_bytes
 from tools.benchmark.published_models import made_sounds, write_source
 
 
@@ -17,28 +19,35 @@ class Runner:
 
     def __init__(self, source):
         published = read_published(source)
-        self.model = published.build()
-        self.pipeline = pipeline_description(published.config, published.tokenizer, self.model)
+        config, tokenizer, model = published.config, published.tokenizer, published.build()
+        self.functions = Signatures(model, tokenizer.surfaces, config).functions
+        self.pipeline = pipeline_description(config, tokenizer, model)
 
     def run(self, inputs, signature):
-        names = {
-            "listen": ("encoded", "encoded_lengths"),
-            "predict": ("predicted", "next_states"),
-            "join": ("logits",),
-        }[signature]
-        found = getattr(self.model, signature)(*inputs.values())
-        found = found if isinstance(found, tuple) else (found,)
-        return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
+        found = self.functions[signature](**{name: tf.constant(x) for name, x in inputs.items()})
+        return {name: x.numpy() for name, x in found.items()}
 
 
-def test_a_random_model_writes_tokens_now_and_then(tmp_path):
-    write_source(tmp_path / "source", "tiny")
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("published") / "source"
+    write_source(folder, "tiny")
+    return folder
+
+
+def test_a_random_model_writes_tokens_now_and_then(source):
     sound = made_sounds(1, 12.0)[0]
-    steps = benchmark.search_steps(Runner(tmp_path / "source"), sound)
+    steps = benchmark.search_steps(Runner(source), sound)
     assert steps["frames"] == 150
     assert 0.05 < steps["tdt_tokens"] / steps["frames"] < 1
     assert steps["rnnt_steps"] == steps["frames"] + steps["rnnt_tokens"]
     assert steps["ratio"] == steps["tdt_steps"] / steps["rnnt_steps"] < 1
+
+
+def test_an_export_has_its_files_its_time_and_its_memory(source, tmp_path):
+    found = benchmark.export(str(source), str(tmp_path / "export"), "sherpa_onnx")
+    assert (tmp_path / "export" / "joiner.onnx").is_file()
+    assert found["seconds"] > 0 and found["peak_bytes"] > anonymous_bytes() / 2 > 0
 
 
 def test_sounds_have_their_length_and_are_not_clipped():

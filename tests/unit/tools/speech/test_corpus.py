@@ -208,7 +208,7 @@ def test_a_split_whose_table_is_missing_is_read_from_its_folder(chapter, tmp_pat
     for other in ("transcripts.tsv", "dev-clean/other.tsv", "nowhere/transcripts.tsv"):
         with refused(other):
             corpus.read_corpus(root, [other])
-    (split / "transcripts.tsv").write_text("h\n9001/1/9001-1-0000.flac\t1\tFIVE\n")
+    (split / "transcripts.tsv").write_text("9001/1/9001-1-0000.flac\t1\tFIVE\n")
     found = corpus.read_corpus(root, ["dev-clean/transcripts.tsv"]).utterances
     assert [x.transcript for x in found] == ["FIVE"]
 
