@@ -47,11 +47,20 @@ def export(source: str, target: str, file_format: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
 
 
-def convert(native: str, place: str, precision: str, samples: int) -> dict[str, float]:
-    """Converts a SavedModel, and returns the seconds and the peak memory of this process."""
+def convert(native: str, place: str, precision: str, *sizes: int) -> dict[str, float]:
+    """Converts a SavedModel, and returns the seconds and the peak memory of this process.
+
+    Args:
+        native: the SavedModel.
+        place: new folder.
+        precision: see `ConversionRequest`.
+        *sizes: largest batch, and number of sounds to quantize with.
+    """
     from tools.conversion import converter
     from tools.conversion.protocol import Calibration, Examples
     from tools.conversion.request import ConversionRequest, Quantization
+
+    batch, samples = sizes
 
     def examples() -> Examples:
         sounds = made_sounds(samples, _CALIBRATION_SECONDS)
@@ -62,6 +71,7 @@ def convert(native: str, place: str, precision: str, samples: int) -> dict[str, 
     request = ConversionRequest(
         backend="openvino",
         precision=precision,
+        batch=(1, batch),
         quantization=Quantization() if is_quantized else None,
     )
     calibration = Calibration("made-up sounds", samples, True, examples)
@@ -214,7 +224,8 @@ def measure(values: SimpleNamespace, folder: Path) -> dict:
     places = {name: folder / name for name in values.precisions}
     for name, place in places.items():
         if not place.exists():
-            arguments = str(native), str(place), name, values.calibration_samples
+            sizes = max(values.batches), values.calibration_samples
+            arguments = str(native), str(place), name, *sizes
             report["conversion"][name] = in_own_process(convert, *arguments)
         memory = in_own_process(run_often, str(place), values.seconds, _CALLS)
         files = sum(x.stat().st_size for x in place.rglob("*") if x.is_file())
