@@ -14,11 +14,11 @@ from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
 from tools.recognition.beams import beam_search_of, hot_words_of
-from tools.recognition.decoders import TransducerDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
 from tools.recognition.searches import check_search
 from tools.recognition.session import SpeechSession
+from tools.recognition.transducer_decoder import TransducerDecoder
 from tools.recognition.windows import calibration_limits, session_lengths
 from tools.speech.transcripts import normalization, normalize_transcript
 

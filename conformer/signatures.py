@@ -65,6 +65,16 @@ class Signatures:
                 encoded=(float32, None, None, width),
                 predicted=(float32, None, None, states[-1]),
             )
+            # The joint network in two parts. A search projects each frame once.
+            joint_width = model.joint.hidden_dim
+            self.functions["project"] = signature(
+                self._project, encoded=(float32, None, None, width)
+            )
+            self.functions["join_projected"] = signature(
+                self._join_projected,
+                encoded_projection=(float32, None, None, joint_width),
+                predicted_projection=(float32, None, None, joint_width),
+            )
 
         if has_beam(config):
             self.functions["serve_beam"] = signature(self._search_with_beam, **sound)
@@ -79,11 +89,21 @@ class Signatures:
 
     def _predict(self, tokens, states):
         predicted, following = self._model.predict(tokens, states)
+        projection = self._model.joint.project_predicted(predicted)
         found = {"predicted": predicted, "next_states": following}
+        found["predicted_projection"] = projection
         return {name: tf.cast(value, tf.float32) for name, value in found.items()}
 
     def _join(self, encoded, predicted):
         return {"logits": self._model.join(encoded, predicted)}
+
+    def _project(self, encoded):
+        projection = self._model.joint.project_encoded(encoded)
+        return {"encoded_projection": tf.cast(projection, tf.float32)}
+
+    def _join_projected(self, encoded_projection, predicted_projection):
+        joined = encoded_projection[:, :, None] + predicted_projection[:, None]
+        return {"logits": self._model.joint.logits(joined)}
 
     def _listen_waveforms(self, waveforms, lengths):
         """Computes features and encodes them. All-zero waveforms have 0 encoded frames."""
@@ -201,7 +221,7 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
     8 bits can represent, and the search compares the outputs of the CTC head directly. `small`
     means that one call is too short for several threads. `paddable` means that zeros after an input
     add frames to the output and change nothing else. A search passes up to `MAX_WINDOW` frames and
-    one token of each row to `join`.
+    one token of each row to `join_projected`.
     """
     rate_hz, window_ms = config.features.sample_rate_hz, config.features.frame_length_ms
     seconds = (window_ms / 1000, config.data.max_eval_seconds)
@@ -218,8 +238,12 @@ def _conversion(config: ConformerConfig) -> dict[str, dict]:
         return listen
     return listen | {
         "predict": {"dim_range": {}, "small": True},
-        "join": {
-            "dim_range": {"encoded": [[1, MAX_WINDOW]], "predicted": [[1, 1]]},
+        "project": {"dim_range": {"encoded": [[1, MAX_WINDOW]]}, "small": True},
+        "join_projected": {
+            "dim_range": {
+                "encoded_projection": [[1, MAX_WINDOW]],
+                "predicted_projection": [[1, 1]],
+            },
             "small": True,
         },
     }

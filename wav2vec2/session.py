@@ -12,7 +12,7 @@ from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions, check_seconds
 from tools.inference.pretrained import exported_model
 from tools.recognition.beams import ctc_beam_search, hot_words_of
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.examples import read_examples
 from tools.recognition.options import RecognitionKeywords, RecognitionOptions
 from tools.recognition.searches import check_search

@@ -8,7 +8,7 @@ import numpy as np
 from tools.benchmark.peer import Peer
 
 _PROCESS = """
-import json, sys
+import json, sys, time
 import numpy as np
 for line in sys.stdin:
     method, *arguments = json.loads(line)
@@ -18,6 +18,8 @@ for line in sys.stdin:
         np.save(arguments[0], 2.0 * inputs)
     if method == "leave":
         sys.exit(2)
+    if method == "hang":
+        time.sleep(600)
     answers = {"time": 0.5, "repeat": arguments}
     print(json.dumps([answers.get(method)]), flush=True)
 """
@@ -26,7 +28,8 @@ for line in sys.stdin:
 def start_process() -> Peer:
     """Starts a peer that answers `take`, `time` (half a second), `logits` and `repeat`.
 
-    Its logits are the doubled inputs. Asked to `leave`, it ends with code 2.
+    Its logits are the doubled inputs. Asked to `leave`, it ends with code 2;
+    asked to `hang`, it does not reply.
     """
     return Peer([sys.executable, "-c", _PROCESS])
 

@@ -31,7 +31,7 @@ from tools.files import check_writable, to_json, write_text
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions
 from tools.inference.runner import Runner
-from tools.recognition.beams import max_window
+from tools.recognition.beams import network_options
 from tools.recognition.windows import calibration_limits
 from tools.speech.audio import load
 
@@ -85,7 +85,7 @@ def searches_of(
     parts = [text.strip() for text in surfaces if text.strip()]
     hot_words = [HotWord("".join(rng.choice(parts, 3))) for _ in range(_NUM_HOT_WORDS)]
     options = TransducerBeamSearch(width)
-    shape |= {"max_window": max_window(pipeline), "threads": threads}
+    shape |= {**network_options(pipeline), "threads": threads}
     greedy = {**shape, "vocabulary_size": len(surfaces)}
 
     def beam(texts: Texts | None) -> Beam:

@@ -87,7 +87,13 @@ class Peer:
             "output": joint.ffn_out.kernel,
             "output_bias": joint.ffn_out.bias,
         }
-        pace(variables, *fitted(encoded, tokens))
+
+        def read(tokens):
+            states = model.get_initial_decoder_states(batch_size=len(tokens))
+            first = self._tf.constant(tokens, self._tf.int32)[:, None]
+            return prediction.call_next(first, states)[0][:, 0].numpy()
+
+        pace(variables, *fitted(encoded, tokens), read)
         self._recognize = self._tf.function(self._tokens)
         return int(model.count_params())
 
@@ -113,9 +119,9 @@ class Peer:
         self._recognize(*self._inputs).numpy()
         return time.perf_counter() - started
 
-    def tokens(self) -> int:
-        """Returns the number of tokens in all sounds."""
-        return int(np.count_nonzero(self._recognize(*self._inputs).numpy()))
+    def tokens(self) -> list[int]:
+        """Returns the number of tokens in each sound."""
+        return np.count_nonzero(self._recognize(*self._inputs).numpy(), axis=1).tolist()
 
 
 def main(argv: list[str]) -> int:

@@ -20,6 +20,7 @@ from tools.benchmark.turns import time_in_turn, timed, use_cores  # isort: skip
 import numpy as np
 
 from conformer.session import BUNDLED_MODEL, open_session
+from tools.amounts import counted
 from tools.benchmark.comparison import described
 from tools.benchmark.own_process import in_own_process
 from tools.benchmark.paced import NUM_SYMBOLS, paced_sound
@@ -80,14 +81,19 @@ def measure(
         values: values of the flags.
 
     Returns:
-        By side: milliseconds, seconds of sound per second, number of tokens, the speed relative to
-        the peer, and the time relative to greedy search of the same model.
+        By side: milliseconds, seconds of sound per second, tokens of each sound, the speed relative
+        to the peer, and the time relative to greedy search of the same model.
     """
     sides = {name: timed(session.recognize, inputs) for name, session in sessions.items()}
-    tokens = {name: _num_tokens(session, inputs) for name, session in sessions.items()}
+    tokens = {}
+    for name, session in sessions.items():
+        _say(name, "first batch, counting its tokens")
+        tokens[name] = _num_tokens(session, inputs)
     if peer is not None:
-        sides[PEER] = lambda: peer.ask("time")
-        tokens[PEER] = peer.ask("tokens")
+        sides[PEER] = lambda: peer.ask("time", seconds=values.peer_seconds)
+        _say(PEER, "first batch, counting its tokens")
+        tokens[PEER] = peer.ask("tokens", seconds=values.peer_seconds)
+    _say(f"{len(sides)} sides", f"{values.loop} rounds in turn, after a warm-up")
     rest = values.rest_seconds
     times = time_in_turn(
         sides, values.batch_size, values.loop, values.warmup_seconds, rest_seconds=rest
@@ -106,11 +112,34 @@ def measure(
     return found
 
 
-def _num_tokens(session: SpeechSession, inputs: Mapping[str, np.ndarray]) -> int:
-    """Returns the number of tokens; each one of the random model is a letter."""
+def _num_tokens(session: SpeechSession, inputs: Mapping[str, np.ndarray]) -> list[int]:
+    """Returns the number of tokens of each sound; each one of the random model is a letter."""
     found = session.recognize(inputs)
     texts = (one.text if one.beam_text is None else one.beam_text for one in found)
-    return sum(len(text.replace(" ", "")) for text in texts)
+    return [len(text.replace(" ", "")) for text in texts]
+
+
+def unequal_tokens(rows: Mapping[str, Mapping]) -> str:
+    """Describes sides with other numbers of tokens than the first side; empty if there are none.
+
+    Args:
+        rows: result of `measure`. Sides with other numbers of tokens do another amount of work.
+    """
+    first, *others = rows
+    expected = np.array(rows[first]["tokens"])
+    found = []
+    for name in others:
+        given = np.array(rows[name]["tokens"])
+        if (given != expected).any():
+            differ = counted(int((given != expected).sum()), "sound")
+            found.append(f"{name}: {differ}, {given.sum()} tokens in all")
+    if not found:
+        return ""
+    return f"other numbers of tokens than {first} ({expected.sum()}): {'; '.join(found)}"
+
+
+def _say(side: str, step: str) -> None:
+    print(f"{side}: {step}", file=sys.stderr, flush=True)
 
 
 def word_errors(data_dir: str, values: SimpleNamespace, folder: Path) -> dict[str, float]:
@@ -151,7 +180,8 @@ def _peer(
         if peer is not None:
             path = folder / "waveforms.npy"
             np.save(path, inputs["waveforms"])
-            peer.ask("build", NUM_SYMBOLS, str(path), tokens)
+            _say(PEER, "building the model")
+            peer.ask("build", NUM_SYMBOLS, str(path), tokens, seconds=values.peer_seconds)
         yield peer
 
 
@@ -161,7 +191,7 @@ def _show(rows: Mapping[str, Mapping]) -> None:
     for name, row in rows.items():
         ratios = [f"{row[x]:.2f}" if x in row else "-" for x in ("against_peer", "against_greedy")]
         print(
-            f"{name:{width}}  {row['whole_ms']:8.1f}  {row['rtfx']:6.1f}  {row['tokens']:6d}"
+            f"{name:{width}}  {row['whole_ms']:8.1f}  {row['rtfx']:6.1f}  {sum(row['tokens']):6d}"
             f"{ratios[0]:>18}{ratios[1]:>16}"
         )
 
@@ -182,6 +212,8 @@ def _parse(argv: list[str]) -> SimpleNamespace:
     flags.string("precisions", "fp32", f"Precisions to time, of {','.join(_PRECISIONS)}.")
     about = "Data set for calibration, for int8_fp32."
     flags.string("calibration_data_dir", None, about, default_text="none")
+    about = "Longest time for one request to the peer, such as building its model."
+    flags.number("peer_seconds", 240.0, about)
     flags.group("Input")
     flags.integer("batch_size", 16, "Sounds of a batch.")
     flags.number("seconds", 10.0, "Length of the sounds.")
@@ -201,9 +233,11 @@ def _parse(argv: list[str]) -> SimpleNamespace:
     flags.string("work_dir", None, about, default_text="none is kept")
     flags.string("json", None, "Report to write.", default_text="none")
     values, rest = flags.parse(argv)
-    if rest or values.loop < 1 or values.batch_size < 1:
+    if rest or values.loop < 1 or values.batch_size < 1 or not values.peer_seconds > 0:
         raise UserError.expected(
-            "flags alone, with --loop >= 1 and --batch_size >= 1", " ".join(argv), "See --help"
+            "flags alone, with --loop >= 1, --batch_size >= 1 and --peer_seconds > 0",
+            " ".join(argv),
+            "See --help",
         )
     if not 1.0 <= values.seconds <= 60.0 or not 0.1 <= values.tokens_per_second <= 10.0:
         raise UserError.expected(
@@ -232,19 +266,27 @@ def main(argv: list[str]) -> int:
     inputs = paced_sound(values.batch_size, values.seconds, values.tokens_per_second, _RATE_HZ)
     with contextlib.ExitStack() as stack:
         temporary = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        model_dir = Path(values.work_dir or temporary) / f"paced_{values.batch_size}_{tokens:g}"
+        model_dir = (
+            Path(values.work_dir or temporary)
+            / f"paced_{values.batch_size}x{values.seconds:g}s_{tokens:g}"
+        )
         if not model_dir.exists():
+            _say("ours", "writing the model")
             # The eager side sets the threads of TensorFlow, which must not have run here before.
             write = partial(write_random_model, sound=inputs, tokens=tokens)
             in_own_process(write, model_dir)
+        peer = stack.enter_context(_peer(values, inputs, temporary, tokens))
+        _say("ours", "opening the sessions")
         sessions = open_sessions(model_dir, values)
         for session in sessions.values():
             stack.callback(session.close)
-        peer = stack.enter_context(_peer(values, inputs, temporary, tokens))
         report = described(values, peer.ask("versions") if peer else {})
         print(f"batch {values.batch_size}, {values.seconds:g} s, {tokens:g} tokens each")
         report["results"] = measure(sessions, peer, inputs, values)
         _show(report["results"])
+        report["unequal_tokens"] = unequal_tokens(report["results"])
+        if report["unequal_tokens"]:
+            print(f"WARNING: {report['unequal_tokens']}")
         if values.data_dir:
             report["wer"] = word_errors(values.data_dir, values, temporary)
             rates = ", ".join(f"{name} {wer:.2%}" for name, wer in report["wer"].items())

@@ -5,6 +5,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from string import ascii_uppercase
 
@@ -88,10 +89,41 @@ def searches(
     return found
 
 
+def score_of(logits: np.ndarray, text: str, model: NgramModel | None = None) -> float:
+    """Returns the score of a text, which both searches look for the largest value of.
+
+    Args:
+        logits: `[T, V]`.
+        text: words with single spaces between them.
+        model: language model, with the default weights; None for none.
+
+    Returns:
+        Log-probability of the text, summed over all paths, plus the scores of its words.
+    """
+    scores = logits.astype(np.float64)
+    scores -= np.logaddexp.reduce(scores, axis=-1, keepdims=True)
+    path = np.array([0, *(x for letter in text for x in (SURFACES.index(letter), 0))])
+    skips = np.append([False, False], (path[2:] != 0) & (path[2:] != path[:-2]))[: len(path)]
+    ends = np.where(np.arange(len(path)) < 2, scores[0, path], -np.inf)
+    for frame in scores[1:]:
+        before = np.append(-np.inf, ends[:-1])
+        skipped = np.where(skips, np.append([-np.inf, -np.inf], ends[:-2])[: len(path)], -np.inf)
+        ends = np.logaddexp.reduce([ends, before, skipped]) + frame[path]
+    total = float(np.logaddexp.reduce(ends[-2:]))
+    if model is None:
+        return total
+    options, words = BeamSearch(), text.split()
+    log10 = model.score_sentence(text)
+    log10 += options.unknown_offset * sum(word not in model for word in words)
+    return total + options.weight * log10 * np.log(10) + options.word_bonus * len(words)
+
+
 def measure(
     sides: Mapping[str, Callable[[np.ndarray], str]],
     logits: Sequence[np.ndarray],
     loop: int,
+    score: Callable[[np.ndarray, str], float],
+    *,
     in_turn: Callable[..., Mapping] = time_in_turn,
 ) -> dict[str, object]:
     """Times the searches on all logits.
@@ -100,11 +132,12 @@ def measure(
         sides: result of `searches`.
         logits: `[T, V]` each.
         loop: number of rounds.
+        score: function of logits and a text; see `score_of`.
         in_turn: see `tools.benchmark.turns.time_in_turn`.
 
     Returns:
         Milliseconds of each side for all logits, and if the peer is there, its time divided by
-        ours, and the number of equal texts.
+        ours, and the numbers of our texts that are equal, and that have a better or a worse score.
     """
     texts = {name: [decode(x) for x in logits] for name, decode in sides.items()}
 
@@ -117,7 +150,11 @@ def measure(
     row: dict[str, object] = {name: time["median_ms"] for name, time in times.items()}
     if PEER in sides:
         row["speedup"] = times[PEER]["median_ms"] / times[OURS]["median_ms"]
-        row["equal_texts"] = sum(map(str.__eq__, texts[OURS], texts[PEER]))
+        found = list(zip(logits, texts[OURS], texts[PEER], strict=True))
+        gains = [score(x, own) - score(x, peer) for x, own, peer in found]
+        row["equal_texts"] = sum(own == peer for _, own, peer in found)
+        row["better_texts"] = sum(gain > 0 for gain in gains)
+        row["worse_texts"] = sum(gain < 0 for gain in gains)
     return row
 
 
@@ -156,12 +193,14 @@ def main(argv: list[str]) -> int:
         names, ngrams = count_ngrams([text.split() for text in known], _ORDER)
         arpa.write_text("".join(arpa_lines(names, ngrams, estimate(ngrams))))
         for name, model in (("no language model", None), ("4-gram", read_arpa(arpa))):
-            row = measure(searches(values.beam_width, model, arpa), logits, values.loop)
+            sides = searches(values.beam_width, model, arpa)
+            row = measure(sides, logits, values.loop, partial(score_of, model=model))
             results[name] = row
             line = ", ".join(f"{side} {row[side]:.1f} ms" for side in (OURS, PEER) if side in row)
             if "speedup" in row:
-                line += f", {row['speedup']:.1f} x; {row['equal_texts']} of {len(logits)} texts"
-                line += " are the same"
+                line += f", {row['speedup']:.1f} x; {row['equal_texts']} of {len(logits)} texts are"
+                line += f" the same, {row['better_texts']} of ours have a better score and"
+                line += f" {row['worse_texts']} a worse one"
             print(f"{name}: {line}")
     report = {
         "machine": machine(),

@@ -1,7 +1,8 @@
 """Measurements that need a process of their own: memory, first calls, rate of matrix products."""
 
 import multiprocessing
-import resource
+import os
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -14,8 +15,7 @@ from tools.benchmark.turns import timed
 
 def in_own_process(function: Callable, *arguments):
     """Calls a function in a new process and returns its result."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with _new_process() as pool:
         return pool.submit(function, *arguments).result()
 
 
@@ -28,8 +28,7 @@ class OwnProcess:
     """
 
     def __init__(self, make: Callable, *arguments):
-        context = multiprocessing.get_context("spawn")
-        self._pool = ProcessPoolExecutor(1, mp_context=context)
+        self._pool = _new_process()
         self._pool.submit(_make, make, arguments).result()
 
     def ask(self, method: str, *arguments):
@@ -41,6 +40,21 @@ class OwnProcess:
         self._pool.shutdown()
 
 
+def _new_process() -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent has ended, also if the parent was killed."""
+
+    def wait() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 _made: list = []  # the object of this process
 
 
@@ -50,11 +64,6 @@ def _make(make: Callable, arguments: tuple) -> None:
 
 def _ask(method: str, arguments: tuple):
     return getattr(_made[0], method)(*arguments)
-
-
-def peak_bytes() -> int:
-    """Returns the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def anonymous_bytes() -> int:

@@ -55,7 +55,11 @@ def write_random_model(
         "output": joint.vocabulary_projection.kernel,
         "output_bias": joint.vocabulary_projection.bias,
     }
-    pace(variables, direction, offset)
+
+    def read(tokens):
+        return np.array(model.predict(np.array(tokens, np.int32)[:, None])[0][:, 0])
+
+    pace(variables, direction, offset, read)
     signatures = Signatures(model, tokenizer.surfaces, config)
     description = pipeline_description(config, tokenizer, model)
     write_saved_model(folder, signatures.functions, exported_weights(model, config), description)

@@ -4,11 +4,15 @@ import contextlib
 import importlib.util
 import json
 import os
+import select
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
 from tools.errors import UserError
+
+_GRACE_SECONDS = 1.0  # in which a peer ends by itself after its parent has closed the pipe
 
 
 class Peer:
@@ -32,15 +36,28 @@ class Peer:
             env=environment,
         )
 
-    def ask(self, method: str, *arguments):
+    def ask(self, method: str, *arguments, seconds: float | None = None):
         """Calls a method of the object in the process and returns its result.
 
+        Args:
+            method: name of the method.
+            arguments: its arguments.
+            seconds: longest time to wait for the reply; None waits without a limit.
+
         Raises:
-            UserError: the process has ended; its own output says why.
+            UserError: the process has ended, and its own output says why; or there was no reply in
+                time, and the process was ended.
         """
         line = ""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps([method, *arguments]) + "\n")
+            if not select.select([self._process.stdout], [], [], seconds)[0]:
+                self._process.kill()
+                raise UserError.expected(
+                    f"a reply of the peer to {method} within {seconds:g} s",
+                    "none",
+                    "Give it more time, or leave the peer out",
+                )
             line = self._process.stdout.readline()
         if not line:
             raise UserError.expected(
@@ -91,10 +108,28 @@ def open_peer(
 
 @contextlib.contextmanager
 def answers() -> Iterator:
-    """Yields a stream to stdout for the replies; all other output goes to stderr."""
-    with os.fdopen(os.dup(1), "w", buffering=1) as stream:
-        os.dup2(2, 1)
-        yield stream
+    """Yields a stream to stdout for the replies; all other output goes to stderr.
+
+    Within the context, the process ends when its parent has closed stdin or has ended, also in the
+    middle of a request.
+    """
+    ended = threading.Event()
+    threading.Thread(target=_end_with_stdin, args=[ended], daemon=True).start()
+    try:
+        with os.fdopen(os.dup(1), "w", buffering=1) as stream:
+            os.dup2(2, 1)
+            yield stream
+    finally:
+        ended.set()
+
+
+def _end_with_stdin(ended: threading.Event) -> None:
+    """Ends this process if it goes on for a while after the other end of stdin was closed."""
+    poll = select.poll()
+    poll.register(0, 0)  # no event but the end
+    (_, event), *_ = poll.poll()
+    if event & select.POLLHUP and not ended.wait(_GRACE_SECONDS):
+        os._exit(1)
 
 
 def answer_requests(target: object, stream) -> None:

@@ -19,7 +19,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from tools.benchmark.comparison import REST_SECONDS
-from tools.benchmark.own_process import anonymous_bytes, in_own_process, peak_bytes
+from tools.benchmark.own_process import anonymous_bytes, in_own_process
 from tools.benchmark.peer import Peer
 from tools.benchmark.published_models import RATE_HZ, SIZES, made_sounds, write_source
 from tools.benchmark.sides import PeerSide, relative_error
@@ -30,6 +30,8 @@ from tools.decoding.tdt import TdtSearch
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
+from tools.memory import peak_resident_bytes
+from tools.recognition.beams import network_options
 
 PRECISIONS = ("fp32", "int8_fp32")
 _CALIBRATION_SECONDS = 10.0
@@ -44,7 +46,7 @@ def export(source: str, target: str, file_format: str) -> dict[str, float]:
 
     started = time.perf_counter()
     export_source(source, target, file_format=file_format)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
 def convert(native: str, place: str, precision: str, *sizes: int) -> dict[str, float]:
@@ -77,7 +79,7 @@ def convert(native: str, place: str, precision: str, *sizes: int) -> dict[str, f
     calibration = Calibration("made-up sounds", samples, True, examples)
     started = time.perf_counter()
     converter.convert(native, place, request, calibration if is_quantized else None)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
 def run_often(place: str, seconds: float, calls: int) -> dict[str, float]:
@@ -90,7 +92,7 @@ def run_often(place: str, seconds: float, calls: int) -> dict[str, float]:
     runner, inputs = load(Path(place)), _inputs(made_sounds(1, seconds))
     for _ in range(calls):
         runner.run(inputs, "listen")
-    return {"peak_bytes": peak_bytes(), "anonymous_bytes": anonymous_bytes()}
+    return {"peak_bytes": peak_resident_bytes(), "anonymous_bytes": anonymous_bytes()}
 
 
 def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
@@ -106,11 +108,12 @@ def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
         "blank": pipeline["blank"],
         "state_shape": pipeline["state_shape"],
         "max_symbols_per_frame": pipeline["max_symbols_per_frame"],
+        **network_options(pipeline),
     }
 
     def without_durations(inputs: Mapping, signature: str) -> Mapping:
         found = dict(runner.run(inputs, signature))
-        if signature == "join":
+        if "logits" in found:
             found["logits"] = found["logits"][..., : -len(durations)]
         return found
 

@@ -1,13 +1,13 @@
 """Greedy transducer decoding in Python, with the signatures `predict` and `join` of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tools.decoding.confidence import confidences
-from tools.decoding.parallel import call_in_parts, num_parts
+from tools.decoding.networks import Networks
 from tools.decoding.protocol import Call, Hypothesis
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _LOGITS_AT_ONCE = 1 << 16  # logits of all rows in one call of `join`: larger ca
 class GreedyState:
     """State of `GreedySearch` for B rows."""
 
-    predicted: np.ndarray  # [B, 1, P], output of the prediction network after the last token
+    predicted: np.ndarray  # [B, 1, P or J], output of the prediction network, last token read
     states: np.ndarray  # [B, ...], states of the prediction network
     log_probability: np.ndarray  # [B]
     frames: np.ndarray  # [B], frames decoded so far
@@ -41,8 +41,7 @@ class GreedySearch:
     runs in Python because tf2onnx 1.17 cannot convert a loop that writes into a TensorArray.
 
     Args:
-        call: runs `predict` (`tokens` `[B, 1]`, `states` -> `predicted` `[B, 1, P]`, `next_states`)
-            and `join` (`encoded` `[B, W, D]`, `predicted` -> `logits` `[B, W, 1, V]`).
+        call: runs the signatures of `tools.decoding.networks.Networks`.
         blank: index of the blank symbol.
         state_shape: shape of the prediction network's states for one row.
         max_symbols_per_frame: number of symbols after which the search moves to the next frame
@@ -51,6 +50,7 @@ class GreedySearch:
             A positive value emits more symbols.
         max_window: largest number of frames W in one call of `join`.
         vocabulary_size: number of symbols V, which also limits the frames of a call.
+        projects: see `Networks`.
         threads: number of calls that may run at the same time.
         hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
             None for none.
@@ -69,25 +69,30 @@ class GreedySearch:
         blank_penalty: float = 0.0,
         max_window: int = 1,
         vocabulary_size: int = 1000,
+        projects: bool = False,
         threads: int = 1,
         hot_scores: "HotScores | None" = None,
     ):
-        self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
+        self._networks = Networks(
+            call,
+            projects=projects,
+            max_window=max_window,
+            vocabulary_size=vocabulary_size,
+            threads=threads,
+        )
+        self._blank, self._blank_penalty = blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._max_window, self._hot = max_window, hot_scores
         self._frames_at_once = max(1, _LOGITS_AT_ONCE // vocabulary_size)
-        self._vocabulary_size, self._threads = vocabulary_size, threads
 
     def start(self, batch_size: int) -> GreedyState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
-        inputs = {
-            "tokens": np.full((batch_size, 1), self._blank, np.int32),
-            "states": np.zeros((batch_size, *self._state_shape), np.float32),
-        }
-        after = self._call(inputs, "predict")
+        blanks = np.full(batch_size, self._blank)
+        states = np.zeros((batch_size, *self._state_shape), np.float32)
+        predicted, states = self._networks.predict(blanks, states)
         return GreedyState(
-            predicted=np.array(after["predicted"]),
-            states=np.array(after["next_states"]),
+            predicted=np.array(predicted),
+            states=np.array(states),
             log_probability=np.zeros(batch_size, np.float32),
             frames=np.zeros(batch_size, np.int64),
             nodes=np.full(batch_size, 0 if self._hot is None else self._hot.start),
@@ -103,13 +108,12 @@ class GreedySearch:
         frame, symbols = np.zeros(len(encoded), np.int64), np.zeros(len(encoded), np.int64)
         lengths = np.asarray(lengths, np.int64)
         rows = np.flatnonzero(lengths > 0)
+        projected = self._networks.project(encoded)
         while len(rows):
             window = min(self._max_window, max(1, self._frames_at_once // len(rows)))
             frames = frame[rows][:, None] + np.arange(window)
-            current = encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)]
-            inputs = {"encoded": current, "predicted": state.predicted[rows]}
-            size = current.shape[1] * state.predicted.shape[-1] * self._vocabulary_size
-            logits = self._in_threads(inputs, "join", size)["logits"][:, :, 0]
+            current = projected[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)]
+            logits = self._networks.join(current, state.predicted[rows])
             tokens = self._chosen(logits, state.nodes[rows])
             is_token = (tokens != self._blank) & (frames < lengths[rows][:, None])
             emits = is_token.any(axis=1)
@@ -121,7 +125,8 @@ class GreedySearch:
             emitting = rows[emits]
             if len(emitting):
                 found = tokens[emits, blanks[emits]]
-                self._read(state, emitting, found)
+                after = self._networks.predict(found, state.states[emitting])
+                state.predicted[emitting], state.states[emitting] = after
                 starts = state.frames[emitting] + frame[emitting]
                 certain = confidences(logits[emits, blanks[emits]])
                 columns = (x.tolist() for x in (emitting, found, starts, certain))
@@ -169,21 +174,6 @@ class GreedySearch:
         if self._blank_penalty:
             logits[..., self._blank] -= self._blank_penalty
         return logits.argmax(axis=-1)
-
-    def _read(self, state: GreedyState, rows: np.ndarray, tokens: np.ndarray) -> None:
-        """Runs the prediction network of some rows on their new tokens."""
-        inputs = {"tokens": tokens[:, None].astype(np.int32), "states": state.states[rows]}
-        size = 8 * state.predicted.shape[-1] ** 2  # of an LSTM
-        after = self._in_threads(inputs, "predict", size)
-        state.predicted[rows], state.states[rows] = after["predicted"], after["next_states"]
-
-    def _in_threads(
-        self, inputs: dict[str, np.ndarray], signature: str, size: int
-    ) -> Mapping[str, np.ndarray]:
-        """Runs a signature; `size` is about the number of multiplications for a row."""
-        num_rows = len(inputs["predicted" if signature == "join" else "tokens"])
-        count = num_parts(size * num_rows, num_rows, self._threads)
-        return call_in_parts(self._call, inputs, signature, count)
 
 
 def _sums(logits: np.ndarray, tokens: np.ndarray, counts: np.ndarray) -> np.ndarray:

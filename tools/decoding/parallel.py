@@ -1,19 +1,20 @@
 """Calls of a model that are divided among threads."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
 from tools.decoding.protocol import Call
 from tools.threads import run_together
 
-LARGEST_CALL = 64  # hypotheses in one call of a signature; conversions serve batches of 64
+_LARGEST_CALL = 64  # rows in one call of a signature; conversions serve batches of 64
 _WORTH = 4_000_000  # multiplications for which another thread is worth its start
 
 
 def num_parts(multiplications: int, num_rows: int, threads: int) -> int:
-    """Returns the number of parts of a call.
+    """Returns the number of parts of a call that are worth a thread.
 
     Args:
         multiplications: about the number of multiplications of the call.
@@ -23,26 +24,51 @@ def num_parts(multiplications: int, num_rows: int, threads: int) -> int:
     return max(1, min(threads, num_rows, multiplications // _WORTH))
 
 
-def call_in_parts(
-    call: Call, inputs: Mapping[str, np.ndarray], signature: str, count: int
-) -> Mapping[str, np.ndarray]:
-    """Runs a signature on parts of a batch at the same time, and joins the outputs.
+def run_in_parts(
+    function: Callable[[slice], object], num_rows: int, *, multiplications: int, threads: int
+) -> None:
+    """Calls a function with parts of the rows, each of at most 64 rows.
 
     Args:
-        call: runs signatures. Several threads must be able to call it at the same time.
-        inputs: arrays by name.
-        signature: name of the signature.
-        count: number of parts.
+        function: gets the rows of a part. Several threads must be able to call it at the same time.
+        num_rows: number of all rows.
+        multiplications: about the number of multiplications for one row.
+        threads: number of parts that may run at the same time.
     """
-    if count == 1:
-        return call(inputs, signature)
+    count = num_parts(multiplications * num_rows, num_rows, threads)
+    count = max(count, -(-num_rows // _LARGEST_CALL))
+    edges = [number * num_rows // count for number in range(count + 1)]
+    jobs = [partial(function, slice(*edge)) for edge in pairwise(edges)]
+    for first in range(0, count, threads):
+        run_together(jobs[first : first + threads])
+
+
+def call_in_parts(
+    call: Call,
+    inputs: Mapping[str, np.ndarray],
+    signature: str,
+    *,
+    multiplications: int,
+    threads: int,
+) -> Mapping[str, np.ndarray]:
+    """Runs a signature on parts of a batch, and joins the outputs; see `run_in_parts`.
+
+    Args:
+        call: runs signatures.
+        inputs: arrays by name, with at least one row.
+        signature: name of the signature.
+        multiplications: about the number of multiplications for one row.
+        threads: number of parts that may run at the same time.
+    """
     found: dict[int, Mapping[str, np.ndarray]] = {}
 
-    def run(number: int) -> None:
-        part = {name: np.array_split(array, count)[number] for name, array in inputs.items()}
-        found[number] = call(part, signature)
+    def run(rows: slice) -> None:
+        part = {name: array[rows] for name, array in inputs.items()}
+        found[rows.start] = call(part, signature)
 
-    run_together([partial(run, number) for number in range(count)])
-    return {
-        name: np.concatenate([found[number][name] for number in range(count)]) for name in found[0]
-    }
+    num_rows = len(next(iter(inputs.values())))
+    run_in_parts(run, num_rows, multiplications=multiplications, threads=threads)
+    first, *others = (found[start] for start in sorted(found))
+    if not others:
+        return first
+    return {name: np.concatenate([first[name], *(x[name] for x in others)]) for name in first}

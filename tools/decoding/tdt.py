@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tools.decoding.confidence import confidences
+from tools.decoding.networks import Networks
 from tools.decoding.protocol import Call, Hypothesis
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class TdtState:
     """State of `TdtSearch` for B rows."""
 
-    predicted: np.ndarray  # [B, 1, P], output of the prediction network after the last token
+    predicted: np.ndarray  # [B, 1, P or J], output of the prediction network, last token read
     states: np.ndarray  # [B, ...], states of the prediction network
     log_probability: np.ndarray  # [B]
     frames: np.ndarray  # [B], frames that the pieces so far had
@@ -39,15 +40,16 @@ class TdtSearch:
     frame index, so the result of a row does not depend on the rest of the batch.
 
     Args:
-        call: runs `predict` (`tokens` `[B, 1]`, `states` -> `predicted` `[B, 1, P]`, `next_states`)
-            and `join` (`encoded` `[B, 1, D]`, `predicted` -> `logits` `[B, 1, 1, V + N]`: those of
-            the V symbols, then those of the N durations).
+        call: runs the signatures of `tools.decoding.networks.Networks`. Logits are those of the V
+            symbols, then those of the N durations.
         blank: index of the blank symbol.
         state_shape: shape of the prediction network's states for one row.
         durations: N numbers of frames.
         max_symbols_per_frame: see above.
         blank_penalty: subtracted from the log probability of the blank when a symbol is chosen.
             A positive value emits more symbols.
+        projects: see `Networks`.
+        max_window: see `Networks`; a step needs one frame.
         hot_scores: scores of hot words, added to the log-probabilities when a symbol is chosen;
             None for none.
 
@@ -64,22 +66,23 @@ class TdtSearch:
         durations: Sequence[int],
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
+        projects: bool = False,
+        max_window: int = 1,
         hot_scores: "HotScores | None" = None,
     ):
-        self._call, self._blank, self._blank_penalty = call, blank, np.float32(blank_penalty)
+        self._networks = Networks(call, projects=projects, max_window=max_window)
+        self._blank, self._blank_penalty = blank, np.float32(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._durations, self._hot = np.asarray(durations, np.int64), hot_scores
 
     def start(self, batch_size: int) -> TdtState:
         """Runs the prediction network on a blank for each row; see `Search.start`."""
-        inputs = {
-            "tokens": np.full((batch_size, 1), self._blank, np.int32),
-            "states": np.zeros((batch_size, *self._state_shape), np.float32),
-        }
-        after = self._call(inputs, "predict")
+        blanks = np.full(batch_size, self._blank)
+        states = np.zeros((batch_size, *self._state_shape), np.float32)
+        predicted, states = self._networks.predict(blanks, states)
         return TdtState(
-            predicted=np.array(after["predicted"]),
-            states=np.array(after["next_states"]),
+            predicted=np.array(predicted),
+            states=np.array(states),
             log_probability=np.zeros(batch_size, np.float32),
             frames=np.zeros(batch_size, np.int64),
             frame=np.zeros(batch_size, np.int64),
@@ -99,11 +102,10 @@ class TdtSearch:
         # Symbols of duration 0 stay in their frame, so no count is kept between two calls.
         symbols = np.zeros(len(rows), np.int64)
         end = state.frames + lengths
+        projected = self._networks.project(encoded)
         while (active := state.frame < end).any():
             place = np.clip(state.frame - state.frames, 0, encoded.shape[1] - 1)
-            current = encoded[rows, place][:, None]
-            joined = self._call({"encoded": current, "predicted": state.predicted}, "join")
-            logits = joined["logits"][:, 0, 0]
+            logits = self._networks.join(projected[rows, place][:, None], state.predicted)[:, 0]
             token, duration, score = self._best(logits, state.nodes)
             state.steps += 1
             state.log_probability += np.where(active, score, 0.0).astype(np.float32)
@@ -114,7 +116,8 @@ class TdtSearch:
             must_move = is_blank | (symbols >= self._max_symbols)
             step = np.where(must_move, np.maximum(duration, 1), duration)
             if len(emitting):
-                self._read(state, emitting, token[emitting])
+                after = self._networks.predict(token[emitting], state.states[emitting])
+                state.predicted[emitting], state.states[emitting] = after
                 certain = confidences(logits[emitting, : -len(self._durations)])
                 for row, confidence in zip(emitting, certain.tolist(), strict=True):
                     state.confidences[row].append(confidence)
@@ -158,12 +161,6 @@ class TdtSearch:
         token, place = chosen_from.argmax(axis=1), durations.argmax(axis=1)
         score = _log_softmax(symbols, token) + _log_softmax(durations, place)
         return token, self._durations[place], score
-
-    def _read(self, state: TdtState, rows: np.ndarray, tokens: np.ndarray) -> None:
-        """Runs the prediction network of some rows on their new tokens."""
-        inputs = {"tokens": tokens[:, None].astype(np.int32), "states": state.states[rows]}
-        after = self._call(inputs, "predict")
-        state.predicted[rows], state.states[rows] = after["predicted"], after["next_states"]
 
 
 def _log_softmax(logits: np.ndarray, index: np.ndarray) -> np.ndarray:

@@ -9,9 +9,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from tools.decoding.confidence import confidences
+from tools.decoding.networks import Networks
 from tools.decoding.options import TDT_ROOM
 from tools.decoding.options import TransducerBeamSearch as Options
-from tools.decoding.parallel import LARGEST_CALL
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.transducer_beam import MORE_CANDIDATES
 
@@ -31,7 +31,7 @@ class _Node(NamedTuple):
 
 @dataclass(slots=True, weakref_slot=True, eq=False)
 class _Output:
-    """Output `[1, P]` of the prediction network and its states."""
+    """Output `[1, P or J]` of the prediction network and its states."""
 
     predicted: np.ndarray
     states: np.ndarray
@@ -91,13 +91,15 @@ class TdtBeamSearch:
     hypotheses of all rows. `tools.decoding.graph_tdt_beam` is the same search in a graph.
 
     Args:
-        call: runs `predict` and `join`; see `TdtSearch`.
+        call: runs the signatures of `tools.decoding.networks.Networks`; see `TdtSearch`.
         blank: index of the blank symbol.
         state_shape: shape of the prediction network's states for one row.
         durations: N numbers of frames.
         max_symbols_per_frame: see above.
         blank_penalty: subtracted from the log probability of the blank in the scores that rank
             hypotheses. A positive value emits more symbols.
+        projects: see `Networks`.
+        max_window: see `Networks`; a step needs one frame.
         options: width and limits. Hypotheses that are worse than the best one of their frame by
             more than `beam_prune` are dropped. Within a frame, the best one of all steps counts.
         texts: language model and hot words; None for none.
@@ -116,10 +118,13 @@ class TdtBeamSearch:
         durations: Sequence[int],
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
+        projects: bool = False,
+        max_window: int = 1,
         options: Options,
         texts: "Texts | None" = None,
     ):
-        self._call, self._blank, self._blank_penalty = call, blank, float(blank_penalty)
+        self._networks = Networks(call, projects=projects, max_window=max_window)
+        self._blank, self._blank_penalty = blank, float(blank_penalty)
         self._state_shape, self._max_symbols = tuple(state_shape), max_symbols_per_frame
         self._durations, self._options, self._texts = tuple(durations), options, texts
 
@@ -142,6 +147,7 @@ class TdtBeamSearch:
 
         Durations that lead beyond these frames skip the first ones of the next piece.
         """
+        projected = self._networks.project(encoded)
         for place in range(int(max(lengths, default=0))):
             frames = state.frames + place
             current = [
@@ -153,7 +159,8 @@ class TdtBeamSearch:
             for number in range(self._max_symbols):
                 if not current:
                     break
-                stays = self._step(state, current, (encoded[:, place], frames, leading), number + 1)
+                at = (projected[:, place], frames, leading)
+                stays = self._step(state, current, at, number + 1)
                 current = [
                     (row, x)
                     for row in stays
@@ -203,19 +210,18 @@ class TdtBeamSearch:
         Args:
             state: gets the hypotheses that have moved on.
             current: rows and hypotheses, sorted by rows.
-            at: `[B, D]` encoded frames, their `[B]` numbers, and the `[B]` best scores of the
-                steps in the frame so far, which are updated.
+            at: `[B, D or J]` projected frames, their `[B]` numbers, and the `[B]` best scores of
+                the steps in the frame so far, which are updated.
             number: number of the symbol, from 1.
 
         Returns:
             The hypotheses that stay in the frame, by row.
         """
-        encoded, frames, leading = at
+        projected, frames, leading = at
         rows, beams = np.array([row for row, _ in current]), [one for _, one in current]
         self._read(state, beams)
         predicted = np.stack([one.source.predicted for one in beams])
-        inputs = {"encoded": encoded[rows][:, None], "predicted": predicted}
-        logits = self._in_parts(inputs, "join")["logits"][:, 0, 0]
+        logits = self._networks.join(projected[rows][:, None], predicted)[:, 0]
         symbols, lasting = np.split(logits, [logits.shape[1] - len(self._durations)], axis=1)
         scores, lasting = _log_softmax(symbols), _log_softmax(lasting)
         certain, held = confidences(symbols), np.array([one.score for one in beams])
@@ -326,20 +332,8 @@ class TdtBeamSearch:
                 one.source, one.unread = outputs[one.key], -1
 
     def _predict(self, tokens: np.ndarray, states: np.ndarray) -> list[_Output]:
-        inputs = {"tokens": tokens[:, None].astype(np.int32), "states": states}
-        after = self._in_parts(inputs, "predict")
-        pairs = zip(after["predicted"], after["next_states"], strict=True)
+        pairs = zip(*self._networks.predict(tokens, states), strict=True)
         return [_Output(np.array(predicted), np.array(states)) for predicted, states in pairs]
-
-    def _in_parts(self, inputs: dict[str, np.ndarray], signature: str) -> dict[str, np.ndarray]:
-        size = len(next(iter(inputs.values())))
-        parts = [
-            self._call({x: y[i : i + LARGEST_CALL] for x, y in inputs.items()}, signature)
-            for i in range(0, size, LARGEST_CALL)
-        ]
-        if len(parts) == 1:
-            return dict(parts[0])
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _add(beams: Beams, one: _Beam) -> None:

@@ -1,8 +1,7 @@
 """Transducer beam search in Python, with the signatures `predict` and `join` of a model."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,11 +9,11 @@ import numpy as np
 from tools.decoding import transducer_cache as caches
 from tools.decoding import transducer_kernel as kernel
 from tools.decoding.confidence import log_sums_and_confidences
+from tools.decoding.networks import Networks
 from tools.decoding.options import TransducerBeamSearch as Options
-from tools.decoding.parallel import LARGEST_CALL, num_parts
+from tools.decoding.parallel import run_in_parts
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.token_tree import compact
-from tools.threads import run_together
 
 if TYPE_CHECKING:
     from tools.decoding.texts import Texts
@@ -33,7 +32,7 @@ class TransducerBeamState:
         cache: logits, and places of the outputs of the prediction network.
         requests: what the compiled loop asks for.
         nodes: `[M, NODE_COLUMNS]` int32, tokens of all hypotheses as a tree.
-        predicted: `[B, K, 1, P]` outputs of the prediction network.
+        predicted: `[B, K, 1, P or J]` outputs of the prediction network.
         states: `[B, K, ...]` states of the prediction network.
     """
 
@@ -57,7 +56,7 @@ class TransducerBeamSearch:
     sequence of tokens.
 
     Args:
-        call: runs `predict` and `join`; see `tools.decoding.greedy.GreedySearch`.
+        call: runs the signatures of `tools.decoding.networks.Networks`.
         blank: index of the blank symbol.
         state_shape: shape of the prediction network's states for one row.
         max_symbols_per_frame: number of symbols after which the search moves to the next frame
@@ -65,6 +64,7 @@ class TransducerBeamSearch:
         blank_penalty: subtracted from the log probability of the blank in the scores that rank
             hypotheses. A positive value emits more symbols.
         max_window: largest number of frames in one call of `join`.
+        projects: see `Networks`.
         threads: number of calls that may run at the same time.
         options: width and limits.
         texts: language model and hot words; None for none.
@@ -83,11 +83,13 @@ class TransducerBeamSearch:
         max_symbols_per_frame: int,
         blank_penalty: float = 0.0,
         max_window: int = 1,
+        projects: bool = False,
         threads: int = 1,
         options: Options,
         texts: "Texts | None" = None,
     ):
-        self._call, self._state_shape, self._options = call, tuple(state_shape), options
+        self._networks = Networks(call, projects=projects, max_window=max_window)
+        self._state_shape, self._options = tuple(state_shape), options
         self._texts, self._threads = texts, threads
         self._num_frames = min(max_window, _WINDOW)
         self._settings = kernel.Settings(
@@ -139,7 +141,7 @@ class TransducerBeamSearch:
             np.empty((num_requests, kernel.WINDOW_COLUMNS), np.int64),
         )
         states = np.zeros((1, *self._state_shape), np.float32)
-        predicted, states = self._predict(np.array([self._settings.blank]), states)
+        predicted, states = self._networks.predict(np.array([self._settings.blank]), states)
         size = cache.outputs.shape[:2]
         state = TransducerBeamState(
             beams=beams,
@@ -159,6 +161,7 @@ class TransducerBeamSearch:
         beams, requests = state.beams, state.requests
         beams.counts[:, kernel.FRAME], beams.counts[:, kernel.NUM_FRAMES] = 0, lengths
         caches.forget_windows(state.cache)
+        projected = self._networks.project(encoded)
         while True:
             work = state.cache, state.nodes, requests
             kernel.advance(beams, work, self._settings)
@@ -171,7 +174,7 @@ class TransducerBeamSearch:
             if num_predictions:
                 self._read(state, requests.predictions[:num_predictions])
             if num_windows:
-                self._join(state, encoded, requests.windows[:num_windows])
+                self._join(state, projected, requests.windows[:num_windows])
             elif not needs_nodes and not waiting.any():
                 break
         beams.counts[:, kernel.BEFORE] += beams.counts[:, kernel.NUM_FRAMES]
@@ -234,43 +237,36 @@ class TransducerBeamSearch:
         """Runs the prediction network on tokens that it has not read."""
         size = 8 * state.predicted.shape[-1] ** 2  # multiplications of an LSTM
 
-        def read(part: np.ndarray) -> None:
-            rows, parents, outputs, tokens = part.T
-            after = self._predict(tokens, state.states[rows, parents])
+        def read(part: slice) -> None:
+            rows, parents, outputs, tokens = requests[part].T
+            after = self._networks.predict(tokens, state.states[rows, parents])
             state.predicted[rows, outputs], state.states[rows, outputs] = after
 
-        self._in_threads(read, requests, size)
+        run_in_parts(read, len(requests), multiplications=size, threads=self._threads)
 
-    def _join(self, state: TransducerBeamState, encoded: np.ndarray, requests: np.ndarray) -> None:
+    def _join(
+        self, state: TransducerBeamState, projected: np.ndarray, requests: np.ndarray
+    ) -> None:
         """Computes logits for windows of frames."""
         num_symbols, width = state.cache.logits.shape[-1], state.predicted.shape[-1]
         size = self._num_frames * width * num_symbols
         if num_symbols == 0:  # the first call shows their number
-            self._join_part(state, encoded, requests[:1])
+            self._join_part(state, projected, requests[:1])
             requests = requests[1:]
-        self._in_threads(partial(self._join_part, state, encoded), requests, size)
 
-    def _in_threads(
-        self, function: Callable[[np.ndarray], None], requests: np.ndarray, size: int
-    ) -> None:
-        """Calls a function with parts of requests; `size` is the multiplications for a request."""
-        if len(requests) == 0:
-            return
-        count = num_parts(size * len(requests), len(requests), self._threads)
-        parts = np.array_split(requests, max(count, -(-len(requests) // LARGEST_CALL)))
-        for start in range(0, len(parts), self._threads):
-            run_together([partial(function, part) for part in parts[start : start + self._threads]])
+        def join(part: slice) -> None:
+            self._join_part(state, projected, requests[part])
+
+        if len(requests):
+            run_in_parts(join, len(requests), multiplications=size, threads=self._threads)
 
     def _join_part(
-        self, state: TransducerBeamState, encoded: np.ndarray, requests: np.ndarray
+        self, state: TransducerBeamState, projected: np.ndarray, requests: np.ndarray
     ) -> None:
         rows, outputs, windows, firsts = requests.T
         frames = firsts[:, None] + np.arange(self._num_frames)
-        inputs = {
-            "encoded": encoded[rows[:, None], np.minimum(frames, encoded.shape[1] - 1)],
-            "predicted": state.predicted[rows, outputs],
-        }
-        logits = self._call(inputs, "join")["logits"][:, :, 0]
+        current = projected[rows[:, None], np.minimum(frames, projected.shape[1] - 1)]
+        logits = self._networks.join(current, state.predicted[rows, outputs])
         cache, blank = state.cache, self._settings.blank
         if cache.logits.shape[-1] == 0:
             size = (*cache.sums.shape, logits.shape[-1])
@@ -281,11 +277,6 @@ class TransducerBeamSearch:
         sums, certain = log_sums_and_confidences(logits, most)
         cache.logits[rows, windows], cache.tops[rows, windows] = logits, tops
         cache.sums[rows, windows], cache.confidences[rows, windows] = sums, certain
-
-    def _predict(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        inputs = {"tokens": tokens[:, None].astype(np.int32), "states": states}
-        after = self._call(inputs, "predict")
-        return after["predicted"], after["next_states"]
 
 
 def _is_below(counts: np.ndarray, state: TransducerBeamState) -> np.ndarray:

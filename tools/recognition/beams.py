@@ -128,19 +128,23 @@ def beam_search_of(
             "blank_penalty": pipeline.get("blank_penalty", 0.0),
             "options": TransducerBeamSearch(options.width, norm_score),
             "texts": texts,
+            **network_options(pipeline),
         }
         if pipeline.get("durations"):
             return TdtBeamSearch(call, durations=pipeline["durations"], **common)
-        return Search(call, max_window=max_window(pipeline), threads=threads, **common)
+        return Search(call, threads=threads, **common)
 
     return make
 
 
-def max_window(pipeline: Mapping) -> int:
-    """Returns the largest number of frames in one call of a transducer's `join`.
+def network_options(pipeline: Mapping) -> dict[str, int | bool]:
+    """Returns `projects` and `max_window` of a transducer; see `tools.decoding.networks.Networks`.
 
     Args:
-        pipeline: content of the model's `pipeline.json`.
+        pipeline: content of the model's `pipeline.json`. Exports of earlier versions have the
+            signature `join` in place of `project` and `join_projected`.
     """
-    ranges = pipeline.get("convert", {}).get("join", {}).get("dim_range", {})
-    return ranges.get("encoded", [[1, 1]])[0][1]
+    converted = pipeline.get("convert", {})
+    projects = "project" in converted
+    ranges = converted.get("project" if projects else "join", {}).get("dim_range", {})
+    return {"projects": projects, "max_window": ranges.get("encoded", [[1, 1]])[0][1]}

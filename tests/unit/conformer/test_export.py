@@ -24,7 +24,7 @@ from tools.conversion.saved_model import write_saved_model
 from tools.decoding.options import BeamSearch
 from tools.inference.runner import load
 from tools.recognition.beams import beam_search_of
-from tools.recognition.decoders import TransducerDecoder
+from tools.recognition.transducer_decoder import TransducerDecoder
 from tools.training.checkpoint import CheckpointStore, open_checkpoint
 
 RATE_HZ = 8000
@@ -147,6 +147,12 @@ def test_the_pieces_equal_those_of_the_model(runner, model, inputs):
     found = runner.run({"encoded": encoded.numpy(), "predicted": predicted.numpy()}, "join")
     np.testing.assert_allclose(found["logits"], model.join(encoded, predicted), atol=1e-5)
     assert found["logits"].shape == (4, *encoded.shape[1:2], 1, model.vocabulary_size)
+    states = {"tokens": tokens, "states": states.numpy()}
+    projected = runner.run({"encoded": encoded.numpy()}, "project")
+    projected["predicted_projection"] = runner.run(states, "predict")["predicted_projection"]
+    assert projected["encoded_projection"].shape == (*encoded.shape[:2], model.joint.hidden_dim)
+    in_parts = runner.run(projected, "join_projected")
+    np.testing.assert_allclose(in_parts["logits"], found["logits"], atol=1e-5)
 
 
 def check(found, expected, tokenizer):
@@ -250,6 +256,11 @@ def test_signatures_are_those_of_the_design(runner, model):
             ("encoded", "float32", (None, None, width)),
             ("predicted", "float32", (None, None, states)),
         ),
+        "project": (("encoded", "float32", (None, None, width)),),
+        "join_projected": (
+            ("encoded_projection", "float32", (None, None, model.joint.hidden_dim)),
+            ("predicted_projection", "float32", (None, None, model.joint.hidden_dim)),
+        ),
     }
 
 
@@ -322,13 +333,14 @@ def test_the_pipeline_describes_the_model(runner, exported, model, tokenizer):
     assert pipeline["convert"]["listen"]["keep_in_float"] == ["features"]
     assert pipeline["vocabulary"]["kind"] == "characters"
     conversion = pipeline["convert"]
-    assert conversion.keys() == {"listen", "predict", "join"}
+    assert conversion.keys() == {"listen", "predict", "project", "join_projected"}
     # Samples: from one window to the longest sound. The decoder passes one frame and one token.
     assert conversion["listen"]["dim_range"] == {"waveforms": [[240, 33 * RATE_HZ]]}
     assert conversion["predict"]["dim_range"] == {}
-    assert conversion["join"]["dim_range"] == {
-        "encoded": [[1, MAX_WINDOW]],
-        "predicted": [[1, 1]],
+    assert conversion["project"]["dim_range"] == {"encoded": [[1, MAX_WINDOW]]}
+    assert conversion["join_projected"]["dim_range"] == {
+        "encoded_projection": [[1, MAX_WINDOW]],
+        "predicted_projection": [[1, 1]],
     }
     for name, conversion in pipeline["convert"].items():
         shapes = {name: shape for name, _, shape in runner.signatures[name]}

@@ -20,7 +20,7 @@ from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.options import BeamSearch
 from tools.inference.runner import load
 from tools.recognition.beams import beam_search_of
-from tools.recognition.decoders import TransducerDecoder
+from tools.recognition.transducer_decoder import TransducerDecoder
 
 SIZES = {
     "ctc": Sizes(kind="ctc", layers=1),

@@ -11,7 +11,8 @@ from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.options import BeamSearch
 from tools.decoding.text import text_of
 from tools.recognition.beams import ctc_beam_search
-from tools.recognition.decoders import CtcDecoder, searched
+from tools.recognition.ctc_decoder import CtcDecoder
+from tools.recognition.decoders import searched
 from tools.recognition.recognizing import with_words
 from tools.recognition.word_times import FrameTimes
 from wav2vec2.vocabulary import Vocabulary

@@ -21,7 +21,8 @@ from tools.decoding.options import BeamSearch
 from tools.decoding.text import text_of
 from tools.inference import opening
 from tools.recognition.beams import ctc_beam_search
-from tools.recognition.decoders import CtcDecoder, searched
+from tools.recognition.ctc_decoder import CtcDecoder
+from tools.recognition.decoders import searched
 from tools.recognition.options import RecognitionOptions
 from tools.recognition.recognizing import with_words
 from tools.recognition.session import SpeechSession

@@ -9,7 +9,7 @@ from tests.support.spelling import PIPELINE, RATE_HZ, SURFACES, Spelling, sound_
 from tools.benchmark import hotwords, word_lists
 from tools.benchmark.hotwords import Corpus, count_phrases
 from tools.recognition.beams import ctc_beam_search, hot_words_of
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.options import SearchOptions
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits

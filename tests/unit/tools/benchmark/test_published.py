@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from conformer.piece_tokenizer import read_pieces
 from conformer.published import read_published
 from conformer.published_config import read_published_config
-from conformer.signatures import pipeline_description
+from conformer.signatures import Signatures, pipeline_description
 from tests.support.errors import refused
 from tools.benchmark import published as benchmark
 from tools.benchmark.own_process import anonymous_bytes
@@ -21,18 +22,13 @@ class Runner:
 
     def __init__(self, source):
         published = read_published(source)
-        self.model = published.build()
-        self.pipeline = pipeline_description(published.config, published.tokenizer, self.model)
+        config, tokenizer, model = published.config, published.tokenizer, published.build()
+        self.functions = Signatures(model, tokenizer.surfaces, config).functions
+        self.pipeline = pipeline_description(config, tokenizer, model)
 
     def run(self, inputs, signature):
-        names = {
-            "listen": ("encoded", "encoded_lengths"),
-            "predict": ("predicted", "next_states"),
-            "join": ("logits",),
-        }[signature]
-        found = getattr(self.model, signature)(*inputs.values())
-        found = found if isinstance(found, tuple) else (found,)
-        return {name: np.asarray(x) for name, x in zip(names, found, strict=True)}
+        found = self.functions[signature](**{name: tf.constant(x) for name, x in inputs.items()})
+        return {name: x.numpy() for name, x in found.items()}
 
 
 @pytest.fixture(scope="module")

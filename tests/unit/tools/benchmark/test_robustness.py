@@ -12,7 +12,7 @@ from tests.support.spelling import PIPELINE, RATE_HZ, Spelling, sound_of
 from tools.benchmark import robustness
 from tools.benchmark.robustness import CHANGES, NOISES, main, repeated
 from tools.decoding.text import byte_surface
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
 

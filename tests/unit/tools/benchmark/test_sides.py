@@ -1,6 +1,8 @@
 """Sides of a benchmark: a process, a runtime here, an export; what they are asked, and compared."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +43,51 @@ def test_the_far_end_calls_methods_and_prints_nothing_else(monkeypatch, capsys):
     peers.answer_requests(target, told)
     assert "".join(told.lines).splitlines() == ["[5]", "[null]", '["ab"]']
     assert capsys.readouterr().out == ""
+
+
+def test_a_peer_that_does_not_reply_in_time_is_ended():
+    process = start_process()
+    assert process.ask("time", seconds=20.0) == 0.5
+    with refused(match=r"a reply of the peer to hang within 0\.2 s.*none.*leave the peer out"):
+        process.ask("hang", seconds=0.2)
+    with refused("code -9"):
+        process.ask("time", seconds=20.0)
+    process.close()
+
+
+PARENT = """
+import sys, threading
+from tools.benchmark.own_process import OwnProcess
+from tools.benchmark.peer import Peer
+own = OwnProcess(threading.Event)
+peer = Peer([sys.executable, "-c", sys.argv[1]])
+threads = [
+    threading.Thread(target=own.ask, args=["wait", 600]),
+    threading.Thread(target=peer.ask, args=["wait", 600]),
+]
+for thread in threads:
+    thread.start()
+print("asked", flush=True)
+"""
+BUSY = """
+import threading
+from tools.benchmark.peer import answer_requests, answers
+with answers() as stream:
+    print("busy", flush=True)  # goes to stderr
+    answer_requests(threading.Event(), stream)
+"""
+
+
+def test_busy_processes_end_when_their_parent_is_killed():
+    """All processes share the parent's stderr, which ends with the last one of them."""
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert parent.stdout.readline() == b"asked\n"
+    assert parent.stderr.readline() == b"busy\n"
+    parent.kill()
+    parent.communicate(timeout=30)
+    assert parent.returncode == -9
 
 
 def test_a_peer_may_spin_between_operators(monkeypatch):

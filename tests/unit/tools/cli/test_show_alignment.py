@@ -12,7 +12,7 @@ from tests.support.spelling import PIPELINE, RATE_HZ, Spelling, sound_of
 from tools.cli import show_alignment
 from tools.cli.show_alignment import draw, main, spectrogram
 from tools.decoding.timestamps import Word
-from tools.recognition.decoders import CtcDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits
 

@@ -167,7 +167,7 @@ def test_what_a_long_recording_forgets_changes_nothing(rng, phrases):
 @pytest.mark.parametrize("seed", range(3))
 def test_windows_of_frames_and_threads_give_what_single_frames_give(monkeypatch, seed):
     """The rows are so long that the places of outputs and of logits are used again."""
-    monkeypatch.setattr("tools.decoding.transducer_beam.num_parts", lambda *_: 2)
+    monkeypatch.setattr("tools.decoding.parallel.num_parts", lambda _, rows, __: min(2, rows))
     rng = np.random.default_rng(seed)
     toy, lengths = Toy(seed, blank_bonus=2.0), np.array([40, 0, 13])
     encoded = rng.normal(size=(3, 40, WIDTH)).astype("float32")

@@ -6,9 +6,10 @@ import pytest
 from tests.support.errors import refused
 from tools.decoding.options import BeamSearch
 from tools.decoding.protocol import Hypothesis, Ranked
-from tools.recognition.beams import beam_search_of
-from tools.recognition.decoders import TransducerDecoder, different_texts
+from tools.recognition.beams import beam_search_of, network_options
+from tools.recognition.decoders import different_texts
 from tools.recognition.options import SearchOptions
+from tools.recognition.transducer_decoder import TransducerDecoder
 
 SURFACES = ["", " A", " B", "C"]
 PIPELINE = {
@@ -63,6 +64,19 @@ def test_both_heads_have_beams_beside_greedy_search(head):
         ("AC B", ()),
         ("B", ()),
     ]
+
+
+def test_exports_of_earlier_versions_have_one_signature_of_the_joint_network():
+    """And the first ones took one frame in a call."""
+    frames = {"dim_range": {"encoded": [[1, 16]]}}
+    for converted, expected in (
+        ({"project": frames, "join_projected": {}}, {"projects": True, "max_window": 16}),
+        ({"join": frames}, {"projects": False, "max_window": 16}),
+        ({"join": {"dim_range": {}}}, {"projects": False, "max_window": 1}),
+        ({}, {"projects": False, "max_window": 1}),
+    ):
+        assert network_options({"convert": converted}) == expected
+    assert network_options({}) == {"projects": False, "max_window": 1}
 
 
 def test_texts_of_a_list_are_different():

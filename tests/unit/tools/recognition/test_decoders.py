@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.errors import refused
 from tools.decoding.graph import detokenize, greedy_decode
-from tools.recognition.decoders import CtcDecoder, TransducerDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
+from tools.recognition.transducer_decoder import TransducerDecoder
 
 VOCABULARY_SIZE, SURE = 6, 3.0
 PADDING = 99.0  # a frame of the padding, where the network would emit for ever

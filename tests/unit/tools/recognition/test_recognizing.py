@@ -9,8 +9,9 @@ from tests.support.odd_sounds import ogg_pages
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, SURFACES, Spelling, sound_of
 from tools.decoding.options import BeamSearch
 from tools.recognition.beams import beam_search_of, ctc_beam_search
-from tools.recognition.decoders import CtcDecoder, TransducerDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.session import SpeechSession
+from tools.recognition.transducer_decoder import TransducerDecoder
 from tools.speech.audio import AudioError, AudioLimits
 from tools.speech.long_audio import Window
 

@@ -17,8 +17,10 @@ from tests.support.speech import wav_bytes
 from tests.support.spelling import HOP, PIPELINE, RATE_HZ, SURFACES, Spelling, sound_of
 from tools.errors import UserError
 from tools.recognition import session as session_module
-from tools.recognition.decoders import Alternative, CtcDecoder, TransducerDecoder
+from tools.recognition.ctc_decoder import CtcDecoder
+from tools.recognition.decoders import Alternative
 from tools.recognition.session import SpeechSession
+from tools.recognition.transducer_decoder import TransducerDecoder
 from tools.speech.audio import AudioLimits
 from tools.speech.long_audio import Window
 
