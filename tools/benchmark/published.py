@@ -19,7 +19,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from tools.benchmark.comparison import REST_SECONDS
-from tools.benchmark.own_process import anonymous_bytes, in_own_process
+from tools.benchmark.own_process import in_own_process
 from tools.benchmark.peer import Peer
 from tools.benchmark.published_models import RATE_HZ, SIZES, made_sounds, write_source
 from tools.benchmark.sides import PeerSide, relative_error
@@ -30,7 +30,7 @@ from tools.decoding.tdt import TdtSearch
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
-from tools.memory import peak_resident_bytes
+from tools.memory import anonymous_bytes, peak_resident_bytes
 from tools.recognition.beams import network_options
 
 PRECISIONS = ("fp32", "int8_fp32")

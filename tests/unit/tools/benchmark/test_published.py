@@ -13,8 +13,8 @@ from conformer.published_config import read_published_config
 from conformer.signatures import Signatures, pipeline_description
 from tests.support.errors import refused
 from tools.benchmark import published as benchmark
-from tools.benchmark.own_process import anonymous_bytes
 from tools.benchmark.published_models import SIZES, descriptions, made_sounds, write_source
+from tools.memory import anonymous_bytes
 
 
 class Runner:
