@@ -12,9 +12,10 @@ if not __package__:  # started by its path: import from the checkout that contai
 from conformer.checkpoint import CONFIG_FILE, VOCABULARY_FILE, load_weights
 from conformer.config import ConformerConfig, load_config
 from conformer.model import ConformerTransducer, build_model
-from conformer.published import is_published, read_published
+from conformer.published import open_source
 from conformer.sherpa_export import export_sherpa_onnx
 from conformer.signatures import Signatures, exported_weights, pipeline_description
+from conformer.tensorflow_asr import refuse_weights
 from conformer.tokenizer import Tokenizer, tokenizer_from_json
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.pipeline import POLICIES, read_pipeline
@@ -103,13 +104,10 @@ def export_source(
             f"{path}, a SavedModel with its own front end of {bins} mel bins",
             "Give the checkpoint that it was exported from, or run it with conformer.infer",
         )
-    if not is_published(path):
-        checkpoint = open_checkpoint(path)
-        export_checkpoint(
-            checkpoint, Path(output_dir), precision=precision, file_format=file_format
-        )
+    published = open_source(path)
+    if isinstance(published, Checkpoint):
+        export_checkpoint(published, Path(output_dir), precision=precision, file_format=file_format)
         return
-    published = read_published(path)
     model = published.build(_policy(precision, file_format))
     tokenizer, config = published.tokenizer, published.config
     del published  # with its tensors, which take as much memory as the model
@@ -145,6 +143,7 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
+    refuse_weights(source)
     options = {"precision": values.precision, "file_format": values.format}
     if values.checkpoint:
         checkpoint = open_checkpoint(values.checkpoint)

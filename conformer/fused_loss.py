@@ -11,7 +11,11 @@ from tools.training.kernels import on_cpu
 
 # Range of the sum over the vocabulary of exp(logit) in which float32 needs no scaling.
 _SMALLEST_SUM, _LARGEST_SUM = 1e-30, 1e30
-_SMALLEST_OCCUPANCY = 1e-37  # keeps the logarithm finite
+# Nodes that the paths visit with a smaller probability have no gradient. It would be below the
+# rounding errors of float32, and most nodes of a lattice are such nodes.
+_SMALLEST_OCCUPANCY = 1e-7
+_COLUMNS = 4  # added to the inputs of the last layer; a multiple of 16 bytes keeps rows aligned
+_TANH_IS_ONE = 20.0  # a number whose tanh is 1
 
 
 class OutputLayer(NamedTuple):
@@ -54,7 +58,7 @@ def fused_transducer_loss(
         label_lengths: `[B]` valid labels.
         blank: index of the blank symbol.
         logits_at_once: number of logits to compute at a time. At least one frame of each utterance
-            is computed at a time. Default: 2^20, or 2^26 on a GPU if all logits are kept.
+            is computed at a time. Default: 2^21; if all logits are kept, 2^22, or 2^26 on a GPU.
         keep_logits: whether to keep all logits for the gradient instead of computing them again.
 
     Returns:
@@ -64,7 +68,7 @@ def fused_transducer_loss(
     section 3, for the gradient without the tensor of all logits.
     """
     if logits_at_once is None:
-        logits_at_once = 1 << (26 if keep_logits and not on_cpu() else 20)
+        logits_at_once = 1 << (21 if not keep_logits else 22 if on_cpu() else 26)
     labels, frames, label_lengths = (
         tf.cast(x, tf.int32) for x in (labels, logit_lengths, label_lengths)
     )
@@ -104,8 +108,10 @@ def fused_transducer_loss(
 class _Pieces:
     """Computes on a few frames of all utterances at a time.
 
-    On a CPU, bias, normalizer and probability of a node are parts of the matrix product with the
-    kernel, so that few operations read and write all logits of a piece.
+    The inputs of the last layer have four more columns: a one, whose gradient is that of the bias,
+    and zeros, one of which is the place of a number to add to all logits of a row. On a CPU, bias,
+    normalizer and probability of a node are thus parts of the matrix product with the kernel, so
+    that few operations read and write all logits of a piece.
 
     Args:
         encoded: `[B, T, J]`, finite in padding.
@@ -113,29 +119,29 @@ class _Pieces:
         output: last layer of the joint network in float32.
         symbols: `[B, S]` next label of each state, and the index of the blank symbol.
         frames_at_once: largest number of frames in a piece.
-        keep: whether to keep all logits for the gradient instead of computing them again.
+        keep: whether to keep the exponentials of all logits for the gradient instead of computing
+            them again.
     """
 
     def __init__(self, encoded, predicted, output, symbols, *, frames_at_once, keep):
-        self._predicted, (self._following, self._blank) = predicted, symbols
-        self._kernel, bias = output
+        following, self._blank = symbols
+        kernel, self._bias = output
         self._dtype, self._keep = encoded.dtype, keep
         self._batch, self._frames, self._width = tf.unstack(tf.shape(encoded))
-        self._states, self._vocabulary = tf.shape(predicted)[1], tf.shape(self._kernel)[1]
+        self._states, self._vocabulary = tf.shape(predicted)[1], tf.shape(kernel)[1]
         self._num = tf.maximum((self._frames + frames_at_once - 1) // frames_at_once, 1)
         self._size = (self._frames + self._num - 1) // self._num
-        self._encoded = self._cut(encoded)  # [N, B, C, J]
-        self._bias = bias
+        self._encoded = self._cut(_with_columns(encoded, _TANH_IS_ONE))  # [N, B, C, J + 4]
+        self._predicted = _with_columns(predicted, 0.0)
         # A GPU may round the factors of a product to 11 bits (TF32). There, bias and other numbers
         # are added to the product. On a CPU they are part of it, which saves operations.
         self._adds_in_product = on_cpu()
-        # Kernel for rows that end with 1, and for rows that end with 1 and a number to add.
-        self._with_bias = tf.concat([self._kernel, bias[None]], axis=0)
-        self._with_shift = tf.pad(self._with_bias, [[0, 1], [0, 0]], constant_values=1.0)
+        rows = tf.stack([self._bias, tf.ones_like(self._bias)])
+        rows = tf.pad(rows, [[0, _COLUMNS - 2], [0, 0]])
+        rows = rows if self._adds_in_product else tf.zeros_like(rows)
+        self._kernel = tf.concat([kernel, rows], axis=0)  # [J + 4, V]
         self._row = tf.range(self._batch * self._size * self._states)
-        following = tf.broadcast_to(
-            self._following[:, None], [self._batch, self._size, self._states]
-        )
+        following = tf.broadcast_to(following[:, None], [self._batch, self._size, self._states])
         self._symbols = tf.reshape(following, [-1])  # next label of each row of a piece
 
     def _cut(self, x):
@@ -152,16 +158,13 @@ class _Pieces:
         shape = tf.concat([[self._batch, self._num * self._size], tf.shape(x)[3:]], 0)
         return tf.reshape(x, shape)[:, : self._frames]
 
-    def _hidden(self, number):
-        """Returns the input of the last layer, `[B, C, S, J]` float32.
+    def _rows(self, number):
+        """Returns the inputs of the last layer, `[B C S, J + 4]` float32.
 
         The sum and its tanh are in the dtype of the encoder, as in the joint network.
         """
         joined = self._encoded[number][:, :, None] + self._predicted[:, None]
-        return tf.cast(tf.tanh(joined), tf.float32)
-
-    def _rows(self, x):
-        return tf.reshape(x, [-1, self._width])
+        return tf.reshape(tf.cast(tf.tanh(joined), tf.float32), [-1, self._width + _COLUMNS])
 
     def _nodes(self, x):
         return tf.reshape(x, [self._batch, self._size, self._states])
@@ -174,14 +177,14 @@ class _Pieces:
         """
 
         def step(number, *collected):
-            logits = self._logits(self._rows(self._hidden(number)))
-            normalizer = _log_sum_exp(logits)
+            logits = self._logits(self._rows(number))
+            exponentials, total, normalizer = _exponentials(logits)
             place = self._row * self._vocabulary
             flat = tf.reshape(logits, [-1])
             blank = tf.gather(flat, place + self._blank)
             label = tf.gather(flat, place + self._symbols)
-            found = [blank - normalizer, label - normalizer, normalizer]
-            found = [*map(self._nodes, found)] + [logits] * self._keep
+            found = [*map(self._nodes, (blank - normalizer, label - normalizer, normalizer))]
+            found += [exponentials, total] if self._keep else []
             return (
                 number + 1,
                 *(a.write(number, x) for a, x in zip(collected, found, strict=True)),
@@ -189,29 +192,18 @@ class _Pieces:
 
         # The gradient may be computed several times, outside a graph.
         array = functools.partial(tf.TensorArray, tf.float32, self._num, clear_after_read=False)
-        arrays = [array() for _ in range(4 if self._keep else 3)]
+        arrays = [array() for _ in range(5 if self._keep else 3)]
         _, *arrays = tf.while_loop(
             lambda number, *_: number < self._num, step, (0, *arrays), parallel_iterations=1
         )
-        self._kept = arrays.pop() if self._keep else None
+        self._kept = arrays[3:]
         nodes = [None, None, None, None]
-        return [self._join(tf.ensure_shape(array.stack(), nodes)) for array in arrays]
+        return [self._join(tf.ensure_shape(array.stack(), nodes)) for array in arrays[:3]]
 
     def _logits(self, rows):
-        """Returns logits `[N, V]` of rows `[N, J]`."""
-        if not self._adds_in_product:
-            return tf.matmul(rows, self._kernel) + self._bias
-        rows = tf.pad(rows, [[0, 0], [0, 1]], constant_values=1.0)
-        return tf.matmul(rows, self._with_bias)
-
-    def _shifted(self, number, rows, shift):
-        """Returns logits of rows `[N, J]` plus a number for each row `[N, 1]`."""
-        if self._kept is not None:
-            return self._kept.read(number) + shift
-        if not self._adds_in_product:
-            return self._logits(rows) + shift
-        rows = tf.concat([rows, tf.ones_like(shift), shift], axis=1)
-        return tf.matmul(rows, self._with_shift)
+        """Returns logits `[N, V]` of rows `[N, J + 4]`."""
+        logits = tf.matmul(rows, self._kernel)
+        return logits if self._adds_in_product else logits + self._bias
 
     def gradients(self, lattice, normalizer, upstream):
         """Returns the gradients by encoder, prediction, kernel and bias.
@@ -222,60 +214,122 @@ class _Pieces:
             upstream: `[B]` upstream gradient of the losses.
         """
         blanks, labels = lattice.occupancies()
-        # The gradient by the logits is `weight * (occupied * probabilities)`, minus
-        # `weight * blank` and `weight * label` at their symbols.
-        weight = tf.where(lattice.has_blank, upstream[:, None, None], 0.0)
-        blanks, labels, weights, normalizer = map(self._cut, (blanks, labels, weight, normalizer))
-        shift = tf.math.log(tf.maximum(blanks + labels, _SMALLEST_OCCUPANCY)) - normalizer
-        columns = [tf.stack([self._row, tf.fill(tf.shape(self._row), self._blank)], axis=1)]
-        columns.append(tf.stack([self._row, self._symbols], axis=1))
-        places = tf.concat(columns, axis=0)
+        nodes = tf.stack([blanks, labels, normalizer], axis=-1)
+        nodes = tf.reshape(self._cut(nodes), [self._num, -1, 3])
+        predicted = tf.reshape(self._predicted, [-1, self._width + _COLUMNS])
 
         def step(number, by_encoded, by_predicted, by_kernel):
-            hidden = self._hidden(number)
-            rows = self._rows(hidden)
-            by_logits = tf.exp(self._shifted(number, rows, tf.reshape(shift[number], [-1, 1])))
-            taken = tf.stack([blanks[number], labels[number]])
-            by_logits = tf.tensor_scatter_nd_sub(by_logits, places, tf.reshape(taken, [-1]))
-            scale = tf.reshape(weights[number], [-1, 1])
-            weighted = tf.concat([rows * scale, scale], axis=1)
+            chosen = _visited(nodes[number])
+            frame, utterance = chosen // self._states, chosen // (self._size * self._states)
+            state = utterance * self._states + chosen % self._states
+            encoded = tf.reshape(self._encoded[number], [-1, self._width + _COLUMNS])
+            joined = tf.gather(encoded, frame) + tf.gather(predicted, state)
+            rows = tf.cast(tf.tanh(joined), tf.float32)
+            rows, by_logits = self._by_logits(
+                number, chosen, rows, tf.gather(nodes[number], chosen)
+            )
+            weighted = rows * tf.gather(upstream, utterance)[:, None]
             by_kernel += tf.matmul(weighted, by_logits, transpose_a=True)
             by_hidden = tf.matmul(by_logits, self._kernel, transpose_b=True)
             by_sum = tf.raw_ops.TanhGrad(y=rows, dy=by_hidden)
-            by_sum = tf.reshape(by_sum, tf.shape(hidden))
-            by_encoded = by_encoded.write(number, tf.reduce_sum(by_sum, axis=2))
-            by_predicted += tf.reduce_sum(by_sum, axis=1)
+            of_frames = tf.math.unsorted_segment_sum(by_sum, frame, self._batch * self._size)
+            by_encoded = by_encoded.write(number, of_frames)
+            by_predicted = tf.tensor_scatter_nd_add(by_predicted, state[:, None], by_sum)
             return number + 1, by_encoded, by_predicted, by_kernel
 
         start = (
             0,
             tf.TensorArray(tf.float32, self._num),
-            tf.zeros(tf.shape(self._predicted)),
-            tf.zeros_like(self._with_bias),
+            tf.zeros(tf.shape(predicted)),
+            tf.zeros_like(self._kernel),
         )
         _, by_encoded, by_predicted, by_kernel = tf.while_loop(
             lambda number, *_: number < self._num, step, start, parallel_iterations=1
         )
-        by_encoded = self._join(tf.ensure_shape(by_encoded.stack(), [None, None, None, None]))
-        # The weight is the same for all nodes of an utterance.
-        by_encoded = tf.where(lattice.has_blank[:, :, :1], weight[:, :, :1] * by_encoded, 0.0)
-        by_predicted = tf.where(
-            lattice.has_blank[:, 0, :, None], weight[:, 0, :, None] * by_predicted, 0.0
-        )
+        width = self._width + _COLUMNS
+        by_encoded = tf.reshape(by_encoded.stack(), [self._num, self._batch, self._size, width])
+        by_encoded = self._join(by_encoded)[..., : self._width]
+        by_predicted = tf.reshape(by_predicted, [self._batch, self._states, width])
+        by_predicted = by_predicted[..., : self._width]
+        weight = upstream[:, None, None]
+        by_encoded = tf.where(lattice.has_blank[:, :, :1], weight * by_encoded, 0.0)
+        by_predicted = tf.where(lattice.has_blank[:, 0, :, None], weight * by_predicted, 0.0)
         return (
             tf.cast(by_encoded, self._dtype),
             tf.cast(by_predicted, self._dtype),
-            by_kernel[:-1],
-            by_kernel[-1],
+            by_kernel[: self._width],
+            by_kernel[self._width],
         )
 
+    def _by_logits(self, number, chosen, rows, nodes):
+        """Returns the gradient by the logits of nodes of a piece, without upstream gradient.
 
-def _log_sum_exp(logits):
-    """Returns the log of the sum of exponentials over the last axis of `[N, V]`; see `Edges`."""
-    total = tf.reduce_sum(tf.exp(logits), axis=-1)
+        It is `occupied * probabilities`, minus `blank` and `label` at their symbols.
+
+        Args:
+            number: number of the piece.
+            chosen: `[M]` indices of the nodes in the piece.
+            rows: `[M, J + 4]` inputs of the last layer.
+            nodes: `[M, 3]` occupancies of blank and label, and normalizer.
+
+        Returns:
+            The rows, whose additional columns may have changed, and the gradient `[M, V]`.
+        """
+        blank, label, normalizer = tf.unstack(nodes, axis=1)
+        occupied, row = blank + label, tf.range(tf.size(chosen))
+
+        def places(column):
+            return tf.stack([row, tf.broadcast_to(column, tf.shape(row))], axis=1)
+
+        if self._keep:
+            exponentials, total = (tf.gather(array.read(number), chosen) for array in self._kept)
+            by_logits = exponentials * (occupied / total)[:, None]
+        else:
+            shift = tf.math.log(occupied) - normalizer
+            if self._adds_in_product:
+                # In place, as `rows` has no other use.
+                rows = tf.tensor_scatter_nd_update(rows, places(self._width + 1), shift)
+                by_logits = tf.exp(self._logits(rows))
+            else:
+                by_logits = tf.exp(self._logits(rows) + shift[:, None])
+        symbols = tf.concat([places(self._blank), places(tf.gather(self._symbols, chosen))], axis=0)
+        taken = tf.concat([blank, label], axis=0)
+        return rows, tf.tensor_scatter_nd_sub(by_logits, symbols, taken)
+
+
+def _visited(nodes):
+    """Returns the indices `[M]` of the nodes `[N, 3]` that have a gradient."""
+    # Also those whose occupancy is not a number.
+    visited = tf.logical_not(nodes[:, 0] + nodes[:, 1] < _SMALLEST_OCCUPANCY)
+    return tf.cast(tf.where(visited)[:, 0], tf.int32)
+
+
+def _with_columns(x, first):
+    """Appends columns to `[..., J]`: the first one has a value, the others are zero."""
+    columns = tf.concat([[first], tf.zeros([_COLUMNS - 1])], axis=0)
+    shape = tf.concat([tf.shape(x)[:-1], [_COLUMNS]], axis=0)
+    return tf.concat([x, tf.broadcast_to(tf.cast(columns, x.dtype), shape)], axis=-1)
+
+
+def _exponentials(logits):
+    """Returns exponentials of logits `[N, V]`, their sums, and the logs of the sums of exp(logits).
+
+    The exponentials of a row may have a common factor. The last two tensors are `[N]`. See `Edges`.
+    """
+    exponentials = tf.exp(logits)
+    total = tf.reduce_sum(exponentials, axis=-1)
+
+    def scaled():
+        largest = tf.reduce_max(logits, axis=-1)
+        largest = tf.where(tf.math.is_finite(largest), largest, 0.0)
+        exponentials = tf.exp(logits - largest[:, None])
+        total = tf.reduce_sum(exponentials, axis=-1)
+        return exponentials, total, tf.math.log(total) + largest
+
     fits = tf.reduce_all((total > _SMALLEST_SUM) & (total < _LARGEST_SUM))
-    normalizer = tf.cond(
-        fits, lambda: tf.math.log(total), lambda: tf.reduce_logsumexp(logits, axis=-1)
+    exponentials, total, normalizer = tf.cond(
+        fits, lambda: (exponentials, total, tf.math.log(total)), scaled
     )
     # If a logit is infinite, set the loss to NaN. It could be finite with a NaN gradient.
-    return tf.where(tf.math.is_finite(normalizer), normalizer, float("nan"))
+    normalizer = tf.where(tf.math.is_finite(normalizer), normalizer, float("nan"))
+    return exponentials, total, normalizer

@@ -1,5 +1,6 @@
 """Recognition inside a TensorFlow graph, for exported models and for evaluation."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
@@ -7,7 +8,9 @@ import tensorflow as tf
 from conformer.config import DecodingConfig
 from conformer.model import BLANK, ConformerTransducer
 from tools.decoding.graph import Hypotheses, ctc_greedy_decode, greedy_decode
-from tools.decoding.graph_beam import BeamHypotheses, beam_decode
+from tools.decoding.graph_beam import beam_decode
+from tools.decoding.graph_hypotheses import BeamHypotheses
+from tools.decoding.graph_tdt_beam import tdt_beam_decode
 from tools.layers.masking import sequence_mask
 
 
@@ -78,6 +81,8 @@ def beam_search(
     encoded: tf.Tensor,
     encoded_lengths: tf.Tensor,
     options: DecodingConfig,
+    *,
+    durations: Sequence[int] = (),
 ) -> BeamHypotheses:
     """Decodes encoded frames of a transducer with a beam. Call it in a `tf.function`.
 
@@ -86,8 +91,10 @@ def beam_search(
         encoded: `[B, T, D]` encoder output.
         encoded_lengths: `[B]` valid frames.
         options: options of the search.
+        durations: durations of a token-and-duration transducer; empty for other models.
     """
-    return beam_decode(
+    decode = functools.partial(tdt_beam_decode, durations=durations) if durations else beam_decode
+    return decode(
         encoded,
         encoded_lengths,
         model.predict,

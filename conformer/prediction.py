@@ -17,6 +17,11 @@ class PredictionNetwork(keras.layers.Layer):
         num_layers: number L of LSTM layers.
         use_norm: whether a layer norm follows the last LSTM layer.
 
+    Attributes:
+        lstm_kernel: optional function of inputs, states and a `keras.layers.LSTMCell` that runs
+            an LSTM layer over several tokens and returns its outputs and states. With None, Keras
+            runs it.
+
     Source: Graves, Sequence transduction with recurrent neural networks (2012), section 2.3; layout
     of TensorFlowASR 0.8.
     """
@@ -27,6 +32,7 @@ class PredictionNetwork(keras.layers.Layer):
         self.hidden_dim = hidden_dim
         self.num_layers = num_layers
         self.use_norm = use_norm
+        self.lstm_kernel = None
 
     def build(self, tokens_shape):
         """Creates the variables for tokens `[B, U]`."""
@@ -80,6 +86,8 @@ class PredictionNetwork(keras.layers.Layer):
             if tokens.shape[1] == 1:
                 output, carried = lstm.cell(outputs[:, 0], carried)
                 outputs = ops.expand_dims(output, 1)
+            elif self.lstm_kernel is not None:
+                outputs, carried = self.lstm_kernel(outputs, carried, lstm.cell)
             else:
                 outputs, *carried = lstm(outputs, initial_state=carried)
             after += carried

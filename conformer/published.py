@@ -16,15 +16,13 @@ from conformer.published_config import CONFIG_FILE, read_published_config
 from conformer.published_weights import NEMO_NAMES, load_published_weights
 from conformer.tokenizer import SentencePieceTokenizer, Tokenizer
 from tools.errors import UserError
+from tools.training.checkpoint import Checkpoint, open_checkpoint
 from tools.weights.assignment import rename
 from tools.weights.folders import read_folder_weights
+from tools.weights.hub import local_source
 
 WEIGHT_FILES = ("model.safetensors",)
-
-
-def is_published(path: Path) -> bool:
-    """Returns whether a path is a folder of Hugging Face or the name of a `.nemo` archive."""
-    return path.suffix == SUFFIX or (path / CONFIG_FILE).is_file()
+_PUBLISHED = (CONFIG_FILE, "*.safetensors")  # what a folder of Hugging Face contains, a run not
 
 
 class Published(NamedTuple):
@@ -87,6 +85,30 @@ class Published(NamedTuple):
             model=replace(self.config.model, dropout_rate=dropout_rate),
             decoding=replace(config.decoding, head=self.config.decoding.head),
         )
+
+
+def open_source(source: str | Path) -> Published | Checkpoint:
+    """Opens weights to export or to train: those of a training run, or a published model.
+
+    Args:
+        source: training checkpoint or run directory; or a published model: a folder of Hugging
+            Face, a `.nemo` archive, or `hf:owner/name[@revision]`.
+
+    Raises:
+        UserError: the source does not exist, cannot be downloaded or read, or is a model that is
+            not supported.
+    """
+    path = local_source(source)
+    if path.suffix == SUFFIX or any(any(path.glob(name)) for name in _PUBLISHED):
+        return read_published(path)
+    if not path.exists():
+        raise UserError.expected(
+            "a training run, a checkpoint, a folder of Hugging Face, a .nemo archive or "
+            "hf:owner/name",
+            f"{path}, which does not exist",
+            "Correct the path, or write hf: before the name of a repository",
+        )
+    return open_checkpoint(path)
 
 
 def read_published(source: str | Path) -> Published:

@@ -50,7 +50,7 @@ def export_sherpa_onnx(
 
     A transducer becomes `encoder.onnx`, `decoder.onnx`, `joiner.onnx` and `tokens.txt`, which
     sherpa-onnx opens as `nemo_transducer`. A model that decodes its CTC head becomes `model.onnx`
-    and `tokens.txt`, which it opens as `nemo_ctc`. Weights of more than 1 GB are in a file
+    and `tokens.txt`, which it opens as `nemo_ctc`. Weights of more than 1.9 GB are in a file
     `encoder.onnx.data` or `model.onnx.data`.
 
     Args:

@@ -128,9 +128,11 @@ class Signatures:
         return {"text": detokenize(hypotheses, self._surfaces), **hypotheses._asdict()}
 
     def _search_with_beam(self, waveforms, lengths):
-        heard, options = self._listen(waveforms, lengths), self._config.decoding
-        found = beam_search(self._model, heard["encoded"], heard["encoded_lengths"], options)
-        return different_texts(found, self._surfaces)
+        heard, config = self._listen(waveforms, lengths), self._config
+        encoded = heard["encoded"], heard["encoded_lengths"]
+        durations = config.model.durations
+        found = beam_search(self._model, *encoded, config.decoding, durations=durations)
+        return different_texts(found, self._surfaces, config.decoding.beam_width)
 
     def _recognize_waveforms(self, waveforms, lengths):
         return self._recognizer(waveforms, lengths)
@@ -144,7 +146,7 @@ class Signatures:
 def has_beam(config: ConformerConfig) -> bool:
     """Returns whether an export has the signature `serve_beam`."""
     options = config.decoding
-    return options.head == "transducer" and options.beam_width > 0 and not config.model.durations
+    return options.head == "transducer" and options.beam_width > 0
 
 
 def searches(config: ConformerConfig) -> dict[str, dict]:

@@ -9,14 +9,13 @@ if not __package__:  # started by its path: import from the checkout that contai
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.config import ConformerConfig, load_config
-from conformer.keras2_weights import SUFFIXES
-from conformer.published import is_published, read_published
+from conformer.published import open_source
 from conformer.task import ConformerTask
+from conformer.tensorflow_asr import WEIGHTS_SUFFIXES
 from tools.config.command_line import run
 from tools.recognition.training import TrainingProgram
-from tools.training.checkpoint import Checkpoint, open_checkpoint
+from tools.training.checkpoint import Checkpoint
 from tools.training.distributed import Processes
-from tools.weights.hub import local_source
 
 # A run can be resumed only if these keys, the training set and the vocabulary are unchanged.
 # Other keys, such as dropout rates, may change. The weights of the checkpoint are compared too: a
@@ -44,11 +43,10 @@ def make_task(
     needs_evaluation: bool,
 ) -> ConformerTask:
     """Opens the pretrained weights, if a source is given, and returns the training task."""
-    is_keras2 = pretrained.lower().endswith(SUFFIXES)
+    is_keras2 = pretrained.lower().endswith(WEIGHTS_SUFFIXES)
     source = None
     if pretrained and not is_keras2:
-        path = local_source(pretrained)
-        source = read_published(path) if is_published(path) else open_checkpoint(pretrained)
+        source = open_source(pretrained)
     return ConformerTask(
         config,
         processes,

@@ -34,9 +34,10 @@ from tools.recognition.ctc_decoder import CtcDecoder
 from tools.recognition.session import SpeechSession
 from tools.serving.app import create_app
 from tools.serving.batching import BatchingOptions
+from tools.serving.kinds import Classes
 from tools.serving.repository import Repository
 from tools.serving.requests import RequestLimits
-from tools.serving.served_model import Classes, ServedModel
+from tools.serving.served_model import ServedModel
 from tools.serving.server import AppOptions
 from tools.speech.audio import AudioLimits
 from tools.speech.long_audio import Window
@@ -63,12 +64,16 @@ class SpellingWithTensors(Spelling):
     }
 
 
-def speech_model() -> ServedModel:
-    """Returns a recognizer that spells the level of sounds."""
+def speech_model(max_seconds: float = 10.0) -> ServedModel:
+    """Returns a recognizer that spells the level of sounds.
+
+    Args:
+        max_seconds: longest sound.
+    """
     session = SpeechSession(
         SpellingWithTensors(),
         CtcDecoder(PIPELINE),
-        AudioLimits(max_seconds=10.0),
+        AudioLimits(max_seconds=max_seconds),
         window=Window.of_seconds(0.6, 0.2, HOP, RATE_HZ),
     )
     return ServedModel("speech", 1, session, BatchingOptions())

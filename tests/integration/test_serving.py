@@ -170,12 +170,35 @@ def test_sigterm_answers_what_has_begun(project, sample):
         (["--port=99999999"], "--port or --host"),
         (["--port=8501"], "other than --rest_api_port"),
         (["--version_labels=conformer=3"], "NAME:LABEL=VERSION"),
+        (["--max_seconds=0"], "--max_seconds > 0"),
     ],
 )
 def test_bad_flags_are_one_line(flags, message, monkeypatch):
     monkeypatch.setattr(http_server, "serve", lambda *_, **__: pytest.fail("serves"))
     with refused(message):
         serve.main(flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "seconds"),
+    [
+        ([], 14400.0),
+        (["--max_seconds=60"], 60.0),
+        (["--enable_dim_range=0"], None),
+        (["--enable_dim_range=0", "--max_seconds=5"], 5.0),
+    ],
+)
+def test_the_longest_sound(flags, seconds, monkeypatch):
+    asked = []
+
+    def open_session(folder, options):
+        asked.append(options.max_seconds)
+        raise UserError("no model")
+
+    monkeypatch.setattr(serve.families, "open_session", open_session)
+    with refused("models that can be loaded"):
+        serve.main(["--rest_api_port=0", "a=folder", *flags])
+    assert asked == [seconds]
 
 
 def test_several_processes_share_the_port_and_their_counts(project, sample):

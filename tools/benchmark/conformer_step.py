@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 
 from conformer.config import ConformerConfig
-from tools.benchmark.own_process import median_seconds, peak_bytes
+from tools.benchmark.own_process import median_seconds
+from tools.memory import peak_resident_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class OurStep:
 
     def peak_bytes(self) -> int:
         """Returns the peak resident memory of the process."""
-        return peak_bytes()
+        return peak_resident_bytes()
 
     def part_seconds(self, rounds: int) -> dict[str, float]:
         """Returns the median times of the features, and of features and encoder with gradient."""

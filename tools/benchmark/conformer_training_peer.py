@@ -12,9 +12,9 @@ import time
 import types
 from pathlib import Path
 
-from tools.benchmark.own_process import peak_bytes
 from tools.benchmark.peer import answer_requests, answers
 from tools.config.command_line import REQUIRED, CommandLine, run
+from tools.memory import peak_resident_bytes
 
 _RECIPE = "examples/models/transducer/conformer/small.yml.j2"
 
@@ -79,7 +79,7 @@ class Peer:
 
     def peak_bytes(self) -> int:
         """Returns the peak resident memory of the process."""
-        return peak_bytes()
+        return peak_resident_bytes()
 
 
 def read_recipe(text: str, vocabulary: int) -> dict:

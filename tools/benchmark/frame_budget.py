@@ -13,10 +13,11 @@ from tqdm import tqdm
 
 import conformer
 from conformer.config import ConformerConfig
-from tools.benchmark.own_process import OwnProcess, peak_bytes
+from tools.benchmark.own_process import OwnProcess
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
+from tools.memory import peak_resident_bytes
 
 _MOST_ROWS = 512  # of a batch with a budget
 
@@ -69,7 +70,7 @@ class Training:
 
     def peak_bytes(self) -> int:
         """Returns the peak resident memory of the process."""
-        return peak_bytes()
+        return peak_resident_bytes()
 
 
 def plans(config: ConformerConfig, batch_size: int, longest: float) -> dict[str, ConformerConfig]:

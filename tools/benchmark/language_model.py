@@ -10,12 +10,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tools.benchmark.own_process import in_own_process, peak_bytes
+from tools.benchmark.own_process import in_own_process
 from tools.config.command_line import CommandLine, run
 from tools.conversion.machine import machine, processor
 from tools.decoding.language_model import load_ngrams
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
+from tools.memory import peak_resident_bytes
 
 SEED = 1
 _SHARES = 0.08, 0.32, 0.3, 0.3  # of the n-grams of each order
@@ -58,12 +59,12 @@ def timed_load(path: str, cache: str) -> dict[str, float]:
         Seconds, peak memory of the process in MiB before and after, and the number of n-grams.
     """
     os.environ["XDG_CACHE_HOME"] = cache
-    before, started = peak_bytes(), time.perf_counter()
+    before, started = peak_resident_bytes(), time.perf_counter()
     model = load_ngrams(path)
     return {
         "seconds": time.perf_counter() - started,
         "before_mib": before / 2**20,
-        "peak_mib": peak_bytes() / 2**20,
+        "peak_mib": peak_resident_bytes() / 2**20,
         "num_ngrams": len(model),
     }
 

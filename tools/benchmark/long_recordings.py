@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 # Before any runtime.
-from tools.benchmark.own_process import in_own_process, peak_bytes  # isort: skip
+from tools.benchmark.own_process import in_own_process  # isort: skip
 
 import numpy as np
 import soundfile
@@ -24,6 +24,7 @@ from tools.files import check_writable, to_json, write_text
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import restrict_devices
 from tools.inference.options import RunnerOptions
+from tools.memory import peak_resident_bytes
 from tools.recognition.session import SpeechSession
 from tools.speech.audio import AudioLimits, read
 from tools.speech.corpus import Utterance, read_corpus
@@ -97,7 +98,7 @@ def recognize(
     """Opens a model and recognizes files; adds the peak memory of this process in MiB."""
     with open_speech(model, options) as session:
         found = recognized(session, first, sounds)
-    return found | {"peak_mib": peak_bytes() / 2**20}
+    return found | {"peak_mib": peak_resident_bytes() / 2**20}
 
 
 def measure(

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -64,11 +63,6 @@ def _make(make: Callable, arguments: tuple) -> None:
 
 def _ask(method: str, arguments: tuple):
     return getattr(_made[0], method)(*arguments)
-
-
-def peak_bytes() -> int:
-    """Returns the peak resident memory of this process."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def median_seconds(call: Callable, rounds: int) -> float:

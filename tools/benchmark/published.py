@@ -19,7 +19,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from tools.benchmark.comparison import REST_SECONDS
-from tools.benchmark.own_process import in_own_process, peak_bytes
+from tools.benchmark.own_process import in_own_process
 from tools.benchmark.peer import Peer
 from tools.benchmark.published_models import RATE_HZ, SIZES, made_sounds, write_source
 from tools.benchmark.sides import PeerSide, relative_error
@@ -30,10 +30,12 @@ from tools.decoding.tdt import TdtSearch
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
+from tools.memory import anonymous_bytes, peak_resident_bytes
 from tools.recognition.beams import network_options
 
 PRECISIONS = ("fp32", "int8_fp32")
 _CALIBRATION_SECONDS = 10.0
+_CALLS = 20  # more than the calls after which OpenVINO compiles a shape that occurs often
 # Starts a peer. The interpreter of another environment may lack what programs need.
 _PEER = "import sys; from tools.benchmark.published_peer import answer; answer(*sys.argv[1:])"
 
@@ -43,15 +45,24 @@ def export(source: str, target: str, file_format: str) -> dict[str, float]:
     from conformer.export import export_source
 
     started = time.perf_counter()
-    export_source(source, target, file_format)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+    export_source(source, target, file_format=file_format)
+    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
-def convert(native: str, place: str, precision: str, samples: int) -> dict[str, float]:
-    """Converts a SavedModel, and returns the seconds and the peak memory of this process."""
+def convert(native: str, place: str, precision: str, *sizes: int) -> dict[str, float]:
+    """Converts a SavedModel, and returns the seconds and the peak memory of this process.
+
+    Args:
+        native: the SavedModel.
+        place: new folder.
+        precision: see `ConversionRequest`.
+        *sizes: largest batch, and number of sounds to quantize with.
+    """
     from tools.conversion import converter
     from tools.conversion.protocol import Calibration, Examples
     from tools.conversion.request import ConversionRequest, Quantization
+
+    batch, samples = sizes
 
     def examples() -> Examples:
         sounds = made_sounds(samples, _CALIBRATION_SECONDS)
@@ -62,18 +73,26 @@ def convert(native: str, place: str, precision: str, samples: int) -> dict[str, 
     request = ConversionRequest(
         backend="openvino",
         precision=precision,
+        batch=(1, batch),
         quantization=Quantization() if is_quantized else None,
     )
     calibration = Calibration("made-up sounds", samples, True, examples)
     started = time.perf_counter()
     converter.convert(native, place, request, calibration if is_quantized else None)
-    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_bytes()}
+    return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
-def run_once(place: str, seconds: float) -> float:
-    """Encodes one sound with a converted model, and returns the peak memory of this process."""
-    load(Path(place)).run(_inputs(made_sounds(1, seconds)), "listen")
-    return peak_bytes()
+def run_often(place: str, seconds: float, calls: int) -> dict[str, float]:
+    """Encodes one sound several times with a converted model, and returns the memory.
+
+    Returns:
+        The peak memory of this process, and its memory at the end without pages of files, which the
+        system can take back.
+    """
+    runner, inputs = load(Path(place)), _inputs(made_sounds(1, seconds))
+    for _ in range(calls):
+        runner.run(inputs, "listen")
+    return {"peak_bytes": peak_resident_bytes(), "anonymous_bytes": anonymous_bytes()}
 
 
 def search_steps(runner: Runner, sound: np.ndarray) -> dict[str, float]:
@@ -208,11 +227,12 @@ def measure(values: SimpleNamespace, folder: Path) -> dict:
     places = {name: folder / name for name in values.precisions}
     for name, place in places.items():
         if not place.exists():
-            arguments = str(native), str(place), name, values.calibration_samples
+            sizes = max(values.batches), values.calibration_samples
+            arguments = str(native), str(place), name, *sizes
             report["conversion"][name] = in_own_process(convert, *arguments)
-        peak = in_own_process(run_once, str(place), values.seconds)
+        memory = in_own_process(run_often, str(place), values.seconds, _CALLS)
         files = sum(x.stat().st_size for x in place.rglob("*") if x.is_file())
-        report["run"][name] = {"peak_bytes": peak, "file_bytes": files}
+        report["run"][name] = {**memory, "file_bytes": files}
     for part in ("export", "conversion", "run"):
         for row in report[part].values():
             row["peak_per_weights"] = row["peak_bytes"] / weights

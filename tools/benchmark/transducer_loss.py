@@ -9,10 +9,11 @@ from tools.benchmark.turns import use_cores  # isort: skip
 
 from tqdm import tqdm
 
-from tools.benchmark.own_process import gemm_gflops, in_own_process, median_seconds, peak_bytes
+from tools.benchmark.own_process import gemm_gflops, in_own_process, median_seconds
 from tools.config.command_line import CommandLine, run
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
+from tools.memory import peak_resident_bytes
 
 FORMS = ("plain", "fused", "pruned")
 
@@ -86,10 +87,15 @@ def measure(form: str, sizes: Sizes, rounds: int) -> dict:
             losses = losses_of(encoded, predicted)
         return tf.reduce_sum(losses), tape.gradient(losses, [encoded, predicted, *weights])
 
-    before = peak_bytes()
+    before = peak_resident_bytes()
     loss = float(step()[0])
     time_s = median_seconds(lambda: float(step()[0]), rounds)
-    return {"form": form, "time_s": time_s, "peak_bytes": peak_bytes() - before, "loss": loss}
+    return {
+        "form": form,
+        "time_s": time_s,
+        "peak_bytes": peak_resident_bytes() - before,
+        "loss": loss,
+    }
 
 
 def main(argv: list[str]) -> int:

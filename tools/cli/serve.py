@@ -24,7 +24,8 @@ from tools.conversion.machine import num_cores
 from tools.errors import UserError
 from tools.inference.flags import add_conversion_flags
 from tools.inference.opening import restrict_devices
-from tools.inference.options import RunnerOptions
+from tools.inference.options import RunnerOptions, check_seconds
+from tools.serving.allocator import return_freed_memory
 from tools.serving.batching import BatchingOptions
 from tools.serving.model_config import MODELS_CONFIG, labels_of, merged
 from tools.serving.repository import Labels, Open, Repository
@@ -37,6 +38,7 @@ _PROJECT = Path(__file__).resolve().parents[2]
 # The models that are served where none is named.
 _BUNDLED = {"conformer": "conformer/pretrained/digits", "photos": "vision/pretrained/photos"}
 _BATCHING = BatchingOptions()
+_MAX_SECONDS = 14400.0
 
 
 def command_line() -> CommandLine:
@@ -77,7 +79,7 @@ def command_line() -> CommandLine:
     about = "Runs SavedModels in TensorFlow instead of converted models."
     flags.boolean("run_eagerly", False, about)
     flags.integer("threads", None, "Threads of the runtime.", default_text="chosen by the runtime")
-    add_conversion_flags(flags)
+    add_conversion_flags(flags, longest_sound=f"{_MAX_SECONDS:g}")
     return flags
 
 
@@ -93,9 +95,14 @@ def main(argv: list[str]) -> int:
     restrict_devices(values.visible_devices)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    return_freed_memory()
     root = Path(values.model_root) if values.model_root else None
     runner = from_flags(
-        RunnerOptions, values, batch_size=batching.max_batch_size, threads=_threads(values)
+        RunnerOptions,
+        values,
+        batch_size=batching.max_batch_size,
+        threads=_threads(values),
+        max_seconds=_max_seconds(values),
     )
     with contextlib.ExitStack() as stack:
         # Before anything imports prometheus_client.
@@ -181,6 +188,13 @@ def _threads(values: SimpleNamespace) -> int | None:
     if values.threads is None and values.workers > 1:
         return max(1, num_cores() // values.workers)
     return values.threads
+
+
+def _max_seconds(values: SimpleNamespace) -> float | None:
+    """Returns the length of the longest sound; None: that of the shape of the model."""
+    check_seconds(values.max_seconds)
+    is_chosen = values.max_seconds is not None or not values.enable_dim_range
+    return values.max_seconds if is_chosen else _MAX_SECONDS
 
 
 def _check_grpc(values: SimpleNamespace) -> None:

@@ -43,18 +43,20 @@ class Sizes:
         self._seen: deque[int] = deque(maxlen=_REMEMBERED)
         self._num_seen, self._next_fit = 0, _FIRST_FIT
 
-    def padded(self, length: int) -> int:
+    def padded(self, length: int, num_shapes: int = 1) -> int:
         """Returns the smallest size for a length, and stores the length for the next fit.
 
         Args:
             length: length from `low` to `high`.
+            num_shapes: number of shapes with the same size that the runtime prepares, such as one
+                for each number of rows.
         """
         self._seen.append(length)
         self._num_seen += 1
         if self._num_seen == self._next_fit:
             self._next_fit *= _NEXT_FIT
             fitted = self._fitted(self._seen)
-            if self._is_worthwhile(fitted):
+            if self._is_worthwhile(fitted, num_shapes):
                 self.sizes = fitted
         sizes = self.sizes  # read once, because another thread may replace it
         return int(sizes[np.searchsorted(sizes, length)])
@@ -73,13 +75,13 @@ class Sizes:
         used = np.searchsorted(self.sizes, np.unique(lengths))
         return self.sizes[np.unique(used)][::-1].tolist()
 
-    def _is_worthwhile(self, fitted: np.ndarray) -> bool:
+    def _is_worthwhile(self, fitted: np.ndarray, num_shapes: int) -> bool:
         """Returns whether other sizes save more until the next fit than their preparation costs."""
         saved = _padding(self.sizes, self._seen) - _padding(fitted, self._seen)
         total = sum(self._seen)
         used = np.unique(np.searchsorted(fitted, np.unique(self._seen)))
         new = len(set(fitted[used].tolist()) - set(self.sizes.tolist()))
-        cost = _PRICE_OF_CHANGE * new * total / len(self._seen)
+        cost = _PRICE_OF_CHANGE * new * num_shapes * total / len(self._seen)
         return saved > _WORTHWHILE * total and (_NEXT_FIT - 1) * saved > cost
 
     def _fitted(self, lengths: Sequence[int]) -> np.ndarray:
@@ -166,6 +168,7 @@ class Padding:
     def __init__(self, specs: Sequence[TensorSpec], *, ranges: bool, lengths: bool):
         self._specs, self._ranges, self._lengths = specs, ranges, lengths
         self._most_rows = 0
+        self._row_counts: set[int] = set()
         self._sizes = {
             (spec.name, axis): Sizes(*size)
             for spec in specs
@@ -206,8 +209,10 @@ class Padding:
         if isinstance(allowed, tuple) and (self._lengths or not axis):
             size = max(size, allowed[0])
         if (name, axis) in self._sizes:
-            return self._sizes[name, axis].padded(size)
+            return self._sizes[name, axis].padded(size, max(1, len(self._row_counts)))
         if axis or not self._ranges or not isinstance(allowed, tuple):
             return size
         self._most_rows = max(self._most_rows, size)
-        return min(1 << max(0, size - 1).bit_length(), self._most_rows)
+        rows = min(1 << max(0, size - 1).bit_length(), self._most_rows)
+        self._row_counts.add(rows)
+        return rows

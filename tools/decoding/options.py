@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from tools.errors import UserError
 
 MIN_BEAM_WIDTH, MAX_BEAM_WIDTH = 1, 2000
+# Number of hypotheses of a frame that waits to be decoded, in multiples of the width of the beam.
+TDT_ROOM = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Beam search of token-and-duration transducers in Python, with `predict` and `join` of a model."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -9,6 +10,7 @@ import numpy as np
 
 from tools.decoding.confidence import confidences
 from tools.decoding.networks import Networks
+from tools.decoding.options import TDT_ROOM
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.protocol import Call, Hypothesis, Ranked
 from tools.decoding.transducer_beam import MORE_CANDIDATES
@@ -84,8 +86,9 @@ class TdtBeamSearch:
     A step of a hypothesis adds a symbol or a blank, and moves on by a duration. The rules are those
     of `tools.decoding.tdt.TdtSearch`: a blank of duration 0 moves on by one frame, and so does the
     last of `max_symbols_per_frame` symbols of duration 0. Hypotheses with the same tokens that
-    reach the same frame are merged: their probabilities are added. The best ones of each frame are
-    kept. One call of `join` serves the hypotheses of all rows.
+    reach the same frame are merged: their probabilities are added. A frame keeps `TDT_ROOM` times
+    as many hypotheses as the beam is wide until it is decoded. One call of `join` serves the
+    hypotheses of all rows. `tools.decoding.graph_tdt_beam` is the same search in a graph.
 
     Args:
         call: runs the signatures of `tools.decoding.networks.Networks`; see `TdtSearch`.
@@ -98,7 +101,7 @@ class TdtBeamSearch:
         projects: see `Networks`.
         max_window: see `Networks`; a step needs one frame.
         options: width and limits. Hypotheses that are worse than the best one of their frame by
-            more than `beam_prune` are dropped.
+            more than `beam_prune` are dropped. Within a frame, the best one of all steps counts.
         texts: language model and hot words; None for none.
 
     Source: Xu et al., Token-and-duration transducer (2023), section 3; Saon et al.,
@@ -152,11 +155,17 @@ class TdtBeamSearch:
                 for row in np.flatnonzero(lengths > place).tolist()
                 for one in self._best(state.rows[row].pop(int(frames[row]), {}).values())
             ]
+            leading = np.full(len(encoded), -np.inf)
             for number in range(self._max_symbols):
                 if not current:
                     break
-                stays = self._step(state, current, (projected[:, place], frames), number + 1)
-                current = [(row, x) for row in stays for x in self._best(stays[row].values())]
+                at = (projected[:, place], frames, leading)
+                stays = self._step(state, current, at, number + 1)
+                current = [
+                    (row, x)
+                    for row in stays
+                    for x in self._best(stays[row].values(), float(leading[row]))
+                ]
         state.frames = state.frames + lengths
         return state
 
@@ -183,16 +192,17 @@ class TdtBeamSearch:
             found.append([Ranked(_hypothesis(listed[i]), float(scores[i])) for i in order])
         return found
 
-    def _best(self, beams: Iterable[_Beam]) -> list[_Beam]:
-        """Returns the best hypotheses of a frame."""
+    def _best(self, beams: Iterable[_Beam], leading: float = -math.inf) -> list[_Beam]:
+        """Returns the best hypotheses that are close to the best one and to a score."""
         ordered = sorted(beams, key=lambda one: -one.score)[: self._options.width]
-        return [x for x in ordered if x.score >= ordered[0].score - self._options.beam_prune]
+        least = max([leading, *(x.score for x in ordered[:1])]) - self._options.beam_prune
+        return [x for x in ordered if x.score >= least]
 
     def _step(
         self,
         state: TdtBeamState,
         current: list[tuple[int, _Beam]],
-        at: tuple[np.ndarray, np.ndarray],
+        at: tuple[np.ndarray, np.ndarray, np.ndarray],
         number: int,
     ) -> dict[int, Beams]:
         """Adds a blank or the symbol of this number in the frame to each hypothesis.
@@ -200,20 +210,24 @@ class TdtBeamSearch:
         Args:
             state: gets the hypotheses that have moved on.
             current: rows and hypotheses, sorted by rows.
-            at: `[B, D or J]` projected frames, and their `[B]` numbers.
+            at: `[B, D or J]` projected frames, their `[B]` numbers, and the `[B]` best scores of
+                the steps in the frame so far, which are updated.
             number: number of the symbol, from 1.
 
         Returns:
             The hypotheses that stay in the frame, by row.
         """
-        projected, frames = at
+        projected, frames, leading = at
         rows, beams = np.array([row for row, _ in current]), [one for _, one in current]
         self._read(state, beams)
         predicted = np.stack([one.source.predicted for one in beams])
         logits = self._networks.join(projected[rows][:, None], predicted)[:, 0]
         symbols, lasting = np.split(logits, [logits.shape[1] - len(self._durations)], axis=1)
         scores, lasting = _log_softmax(symbols), _log_softmax(lasting)
-        certain = confidences(symbols)
+        certain, held = confidences(symbols), np.array([one.score for one in beams])
+        longest = lasting.max(axis=1)
+        blanks = held + scores[:, self._blank] - self._blank_penalty
+        np.maximum.at(leading, rows, blanks + longest)
         stays: dict[int, Beams] = {}
         for index, (row, one) in enumerate(current):
             blank = float(scores[index, self._blank])
@@ -225,8 +239,8 @@ class TdtBeamSearch:
                 )
                 _add(self._at(state, row, int(frames[row]) + max(duration, 1)), moved)
         parents, tokens, gains, texts = self._candidates(beams, scores, rows)
-        totals = np.array([one.score for one in beams])[parents] + gains
-        row_of = rows[parents]
+        totals, row_of = held[parents] + gains, rows[parents]
+        np.maximum.at(leading, row_of, totals + longest[parents])
         for row in np.unique(row_of).tolist():
             of_row = np.flatnonzero(row_of == row)
             for place, duration in enumerate(self._durations):
@@ -254,6 +268,9 @@ class TdtBeamSearch:
                         texts=None if texts is None else (texts[0][best], texts[1][best]),
                     )
                     _add(target, longer)
+        for row in np.unique(rows).tolist():
+            for duration in self._durations:
+                self._shorten(self._at(state, row, int(frames[row]) + max(duration, 1)))
         return stays
 
     def _candidates(
@@ -287,6 +304,12 @@ class TdtBeamSearch:
         *texts, shares = self._texts.extended(integers[parents], floats[parents], tokens)
         gains = gains + shares - np.array([one.share for one in beams])[parents]
         return parents, tokens, gains, (*texts, shares)
+
+    def _shorten(self, beams: Beams) -> None:
+        """Removes the worst hypotheses of a frame for which it has no room."""
+        excess = len(beams) - TDT_ROOM * self._options.width
+        for one in sorted(beams.values(), key=lambda one: one.score)[: max(excess, 0)]:
+            del beams[one.key]
 
     @staticmethod
     def _at(state: TdtBeamState, row: int, frame: int) -> Beams:

@@ -49,13 +49,16 @@ def add_precision_flag(flags: CommandLine) -> None:
     flags.enum("precision", "fp32", tuple(POLICIES), about)
 
 
-def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None:
+def add_conversion_flags(
+    flags: CommandLine, *, of_images: bool = False, longest_sound: str = "no limit"
+) -> None:
     """Adds the flags of the conversion.
 
     Args:
         flags: command line of the program.
         of_images: whether the program converts models for images only. It then has no flags that
             concern sounds.
+        longest_sound: what the program does without `--max_seconds`, for --help.
     """
     example, lengths = "waveforms=1:8,16000:560000", ", and the lengths that the model accepts"
     layers, head = "block_0/attention,subsampling", "head"
@@ -100,7 +103,7 @@ def add_conversion_flags(flags: CommandLine, *, of_images: bool = False) -> None
             "max_seconds",
             None,
             "Longest sound in seconds. With --enable_dim_range=0, all sounds are padded to it.",
-            default_text="no limit; with --enable_dim_range=0 that of the model",
+            default_text=f"{longest_sound}; with --enable_dim_range=0 that of the model",
         )
     flags.group("Quantization")
     flags.string(

@@ -1,7 +1,6 @@
 """Measures the speed of inference, and writes reports."""
 
 import contextlib
-import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 
 from tools.files import one_line, result_file, to_json, write_text
 from tools.inference.runner import Runner
+from tools.memory import peak_resident_bytes
 
 TSV_HEADER = ("PATH", "DURATION", "GROUNDTRUTH", "GREEDY", "BEAMSEARCH")
 _MOST_NAMED = 20  # skipped files
@@ -126,7 +126,7 @@ def runner_facts(runner: Runner) -> dict:
         "conversion_seconds": manifest.get("seconds"),
         "model_mib": sum(path.stat().st_size for path in runner.files) / 2**20,
         "shapes": runner.shapes.described() if hasattr(runner, "shapes") else None,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
+        "peak_memory_mib": peak_resident_bytes() / 2**20,
     }
 
 

@@ -14,11 +14,12 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from tools.errors import UserError
 from tools.files import to_json
+from tools.serving.kinds import Classes
 from tools.serving.metrics import CONTENT_TYPE, Metrics
 from tools.serving.page import page_routes
 from tools.serving.repository import Repository
 from tools.serving.requests import Gate, Keys, Refusal, error_answer, is_ending
-from tools.serving.served_model import SERVE_BYTES, Classes, ServedModel
+from tools.serving.served_model import SERVE_BYTES, ServedModel
 from tools.serving.server import AppOptions, Server
 from tools.serving.tf_serving import (
     metadata_answer,
@@ -77,10 +78,11 @@ def create_app(
         responses={"4XX": _ERROR, "5XX": _ERROR},
     )
     app.state.ending, app.state.failure = server.ending, None
-    app.include_router(_health(server))
+    # Addresses are compared in this order, and a comparison takes time.
+    app.include_router(_tensorflow_serving(server))
     app.include_router(upload_routes(server))
     app.include_router(page_routes(server))
-    app.include_router(_tensorflow_serving(server))
+    app.include_router(_health(server))
     app.add_exception_handler(Refusal, _refused(metrics))
     app.add_exception_handler(UserError, _refused(metrics))
     app.add_exception_handler(ClientDisconnect, _refused(metrics))

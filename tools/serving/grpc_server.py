@@ -29,8 +29,9 @@ from tensorflow_serving.apis import (
 from tools.conversion.protocol import TensorSpec
 from tools.errors import UserError
 from tools.files import one_line
+from tools.serving.kinds import Classes
 from tools.serving.requests import Keys, Refusal, log_access
-from tools.serving.served_model import SERVE_BYTES, Classes, ServedModel
+from tools.serving.served_model import SERVE_BYTES, ServedModel
 from tools.serving.server import Server
 from tools.serving.tf_serving import DEFAULT_SIGNATURE, arrays_of, check_names, specs_of
 

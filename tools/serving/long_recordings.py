@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import anyio.to_thread
-import numpy as np
 from starlette.requests import Request
 
 from tools.errors import UserError
 from tools.recognition.decoders import Transcription
+from tools.serving.kinds import Speech
 from tools.serving.requests import Refusal
-from tools.serving.served_model import Speech
 from tools.serving.server import AppOptions, full_queue, too_late
 
 _DEFAULTS = AppOptions()
@@ -30,13 +29,13 @@ class Recording(NamedTuple):
 
     Attributes:
         speech: recognizes it.
-        sound: waveform `[S]` float32, or path of a file.
+        sound: content of a sound file, or a path.
         with_words: whether words with their times are wanted.
         hot_words: phrases that the search prefers.
     """
 
     speech: Speech
-    sound: np.ndarray | Path
+    sound: bytes | Path
     with_words: bool = False
     hot_words: tuple[str, ...] = ()
 

@@ -23,6 +23,8 @@ FORMATS = {
     "verbose_json": "application/json",
 }
 GRANULARITIES = ("segment", "word")
+# Says why the rest of a long recording could not be read, as `damage` does in JSON.
+DAMAGE_HEADER = "X-Damage"
 _MOST_PROMPT_CHARACTERS = 4000
 _BETWEEN_PHRASES = re.compile(r"[,;.!?:\n]+")
 _LANGUAGES = {"en": "english", "de": "german", "fr": "french", "es": "spanish", "zh": "chinese"}
@@ -120,9 +122,10 @@ def answer(found: Transcription, request: TranscriptionRequest, language: str | 
         language: language of the model, or None.
     """
     seconds = found.duration_seconds or 0.0
-    usage = {"type": "duration", "seconds": round(seconds)}
+    rest: dict[str, Any] = {"usage": {"type": "duration", "seconds": round(seconds)}}
+    rest |= _damage(found.damage)
     if request.response_format == "json":
-        return to_json({"text": spoken(found), "usage": usage})
+        return to_json({"text": spoken(found), **rest})
     if request.response_format == "text":
         return f"{spoken(found)}\n"
     speech = Speech(spoken(found), found.words, found.log_probability)
@@ -143,7 +146,11 @@ def answer(found: Transcription, request: TranscriptionRequest, language: str | 
         ]
     if "segment" in request.granularities:
         content["segments"] = told["segments"]
-    return to_json({**content, "usage": usage})
+    return to_json({**content, **rest})
+
+
+def _damage(reason: str | None) -> dict[str, str]:
+    return {} if reason is None else {"damage": reason}
 
 
 def spoken(found: Transcription) -> str:
@@ -165,14 +172,15 @@ class Deltas:
         """
         return self._new(text[: max(text.rfind(" "), 0)])
 
-    def end(self, text: str) -> Iterator[str]:
+    def end(self, text: str, damage: str | None = None) -> Iterator[str]:
         """Yields the events for the other words, and the last event with the whole text.
 
         Args:
             text: the whole text.
+            damage: see `Transcription`.
         """
         yield from self._new(text)
-        yield _event({"type": "transcript.text.done", "text": text})
+        yield _event({"type": "transcript.text.done", "text": text, **_damage(damage)})
 
     def _new(self, text: str) -> Iterator[str]:
         # A beam search can change words that were sent: only the last event then has all of them.

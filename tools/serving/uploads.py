@@ -7,17 +7,20 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio.to_thread
+import numpy as np
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.responses import Response, StreamingResponse
 
 from tools.errors import UserError
 from tools.recognition.decoders import Transcription
+from tools.serving.kinds import Sound, Speech
 from tools.serving.long_recordings import LongRecordings, Recording
 from tools.serving.requests import Refusal
-from tools.serving.served_model import ServedModel, Sound, Speech
+from tools.serving.served_model import ServedModel
 from tools.serving.server import Server
 from tools.serving.transcription import (
+    DAMAGE_HEADER,
     FORMATS,
     GRANULARITIES,
     Deltas,
@@ -94,7 +97,7 @@ def upload_routes(server: Server) -> APIRouter:
         async with contextlib.AsyncExitStack() as stack:
             sound = await anyio.to_thread.run_sync(_sound, speech, content, stack)
             del content  # a long recording may wait for minutes
-            if not speech.is_long(sound):
+            if isinstance(sound, np.ndarray):
                 item = Sound(sound, with_words, asked.hot_words)
                 (heard,) = await server.items(model, [(item, float(len(sound)))])
                 found = heard.transcription
@@ -131,7 +134,8 @@ async def _written(
     found: Transcription, asked: TranscriptionRequest, language: str | None
 ) -> Response:
     text = await anyio.to_thread.run_sync(answer, found, asked, language)
-    return Response(text, media_type=FORMATS[asked.response_format])
+    headers = {} if found.damage is None else {DAMAGE_HEADER: found.damage}
+    return Response(text, media_type=FORMATS[asked.response_format], headers=headers)
 
 
 async def _events(
@@ -143,7 +147,8 @@ async def _events(
         try:
             async for text in texts:
                 whole = isinstance(text, Transcription)
-                for event in deltas.end(spoken(text)) if whole else deltas.so_far(text):
+                events = deltas.end(spoken(text), text.damage) if whole else deltas.so_far(text)
+                for event in events:
                     yield event
         except UserError as error:
             yield error_event(Refusal(400, str(error), "input"))
@@ -152,12 +157,12 @@ async def _events(
 
 
 def _sound(speech: Speech, content: bytes, stack: contextlib.AsyncExitStack):
-    """Returns the waveform of a small file, or the path of a copy of a large one."""
+    """Returns the waveform of a sound; of a long recording the content, or the path of a copy."""
     if len(content) <= _IN_MEMORY_BYTES:
-        return speech.waveform(content)
+        return speech.sound(content)
     path = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="upload-")), "sound")
     path.write_bytes(content)
-    return path if speech.is_long(path) else speech.waveform(content)
+    return speech.sound(path)
 
 
 @contextlib.asynccontextmanager

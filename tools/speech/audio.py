@@ -262,7 +262,7 @@ def _no_channel(path: str, channel: int, num_channels: int) -> AudioError:
 
 
 def stream(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | bytes,
     limits: AudioLimits = DEFAULT_LIMITS,
     *,
     channel: int | None = None,
@@ -270,7 +270,7 @@ def stream(
     """Reads a file in pieces, for recordings that are too long for memory; see `read`.
 
     Args:
-        path: sound file.
+        path: sound file, or its bytes.
         limits: accepted lengths and rates, and the model's rate.
         channel: number of the channel to read, from 1; None mixes the channels.
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tools.errors import UserError
+from tools.memory import peak_resident_bytes
 
 _POLL_SECONDS = 0.02
 _TENSORFLOW_RAN_OUT = "ResourceExhaustedError"  # compared by name, to call without TensorFlow
@@ -45,16 +46,6 @@ def available_bytes() -> int:
         text = path.read_text().strip() if path.is_file() else ""
         limits += [int(text)] if text.isdigit() else []
     return min(limits)
-
-
-def peak_resident_bytes(pid: int | str = "self") -> int:
-    """Returns the peak resident memory of a process; 0 if the process has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-    peak = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(peak[0]) * 1024 if peak else 0
 
 
 def peak_within(

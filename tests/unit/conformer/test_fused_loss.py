@@ -132,12 +132,15 @@ def test_garbage_in_padding_changes_nothing(garbage):
 
 
 @pytest.mark.parametrize(("scale", "shift"), [(1.0, 200.0), (1.0, -200.0), (60.0, 0.0)])
-def test_logits_far_from_zero(scale, shift):
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_logits_far_from_zero(scale, shift, keep_logits):
     """The sum of their exponentials leaves the range of float32."""
     frames, label_lengths = [4, 2], [2, 3]
     (encoded, predicted, kernel, bias), labels = make_batch(frames, label_lengths)
     inputs = [encoded, predicted, scale * kernel, bias + shift]
-    (losses, found), (expected_losses, expected) = both(inputs, labels, frames, label_lengths)
+    (losses, found), (expected_losses, expected) = both(
+        inputs, labels, frames, label_lengths, keep_logits=keep_logits
+    )
     np.testing.assert_allclose(losses, expected_losses, rtol=1e-4)
     for gradient, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(gradient, other, atol=1e-3 * max(1, np.abs(other).max()))
@@ -281,7 +284,7 @@ def test_rounded_products_of_a_gpu_do_not_round_what_is_added(monkeypatch, produ
 
 
 @pytest.mark.parametrize(
-    ("gpus", "kind", "pieces"), [(0, "plain", 2), (1, "plain", 1), (1, "fused", 2)]
+    ("gpus", "kind", "pieces"), [(0, "plain", 2), (1, "plain", 1), (1, "fused", 4)]
 )
 def test_a_gpu_computes_logits_to_keep_in_larger_pieces(
     monkeypatch, rng, products, gpus, kind, pieces
@@ -289,12 +292,38 @@ def test_a_gpu_computes_logits_to_keep_in_larger_pieces(
     see_gpus(monkeypatch, gpus)
     joint = JointNetwork(WIDTH, 1000)
     joint.build((None, None, WIDTH), (None, None, WIDTH))
-    encoded = tf.constant(rng.normal(size=(1, 400, WIDTH)), tf.float32)
+    encoded = tf.constant(rng.normal(size=(1, 1600, WIDTH)), tf.float32)
     predicted = tf.constant(rng.normal(size=(1, 4, WIDTH)), tf.float32)
     products.clear()
     loss_of_pieces(
-        encoded, predicted, joint, tf.constant([[1, 2, 3]]), logit_lengths=[400],
+        encoded, predicted, joint, tf.constant([[1, 2, 3]]), logit_lengths=[1600],
         label_lengths=[3], kind=kind,
     )  # fmt: skip
     logits = [x for x in products if x.shape[-1] == 1000]
-    assert [x.shape[0] for x in logits] == [1600 // pieces] * pieces
+    assert [x.shape[0] for x in logits] == [6400 // pieces] * pieces
+
+
+@pytest.mark.parametrize("keep_logits", [False, True])
+def test_nodes_that_likely_paths_do_not_visit_are_left_out_of_the_gradient(
+    monkeypatch, keep_logits
+):
+    """The gradient is equal, though its products have the rows of a part of the nodes."""
+    matmul, shapes = tf.matmul, []
+
+    def product(*factors, **options):
+        result = matmul(*factors, **options)
+        shapes.append(tuple(result.shape))
+        return result
+
+    monkeypatch.setattr(tf, "matmul", product)
+    frames, label_lengths, vocabulary_size = [60, 40], [30, 7], 20
+    inputs, labels = make_batch(frames, label_lengths, vocabulary_size)
+    (losses, found), (expected_losses, expected) = both(
+        inputs, labels, frames, label_lengths, keep_logits=keep_logits, logits_at_once=4000
+    )
+    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    for gradient, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(gradient, other, atol=1e-5 * np.abs(other).max())
+    num_nodes = sum(t * (u + 1) for t, u in zip(frames, label_lengths, strict=True))
+    by_hidden = sum(rows for rows, columns in shapes if WIDTH < columns < vocabulary_size)
+    assert 0.1 * num_nodes < by_hidden < 0.7 * num_nodes

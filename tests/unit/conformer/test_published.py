@@ -21,6 +21,7 @@ from tools.decoding.ctc import CtcGreedySearch
 from tools.decoding.greedy import GreedySearch
 from tools.decoding.tdt import TdtSearch
 from tools.recognition.word_times import FrameTimes
+from tools.speech.ctc import ctc_loss
 
 TDT = Sizes()
 RNNT = Sizes(kind="rnnt", bias=True, scale=True, kernel=9, lstms=1)
@@ -300,6 +301,11 @@ def test_golden_outputs_and_texts(golden):
     if case.sizes.kind == "ctc":
         logits = np.asarray(case.model.ctc_head(arrays["encoder"]))
         close(logits, own(arrays["logits"]))
+        labels = arrays["teacher_labels"]
+        label_counts = (labels != size - 1).sum(axis=1).astype("int32")
+        frames = counts.astype("int32")
+        losses, _ = ctc_loss(logits, labels + 1, frames, label_counts, blank=0)
+        assert np.mean(losses / label_counts) == pytest.approx(arrays["teacher_loss"], rel=1e-5)
         search = CtcGreedySearch(0)
         found = search.finish(search.advance(search.start(2), logits, counts))
     else:
@@ -338,27 +344,43 @@ def test_golden_outputs_and_texts(golden):
             assert word.start_seconds == pytest.approx(max(start - 0.04, 0.0), abs=1e-3)
 
 
-# Millions of parameters by the configurations of Hugging Face (transformers 5.23) and NeMo, and the
-# keys of this project. The vocabulary has 1025 symbols with the blank.
-FAST = {"subsampling": "dw_striding", "subsampling_factor": 8, "subsampling_filters": 256}
+# Millions of parameters by the configurations of Hugging Face (transformers 5.23) and NeMo, number
+# of symbols with the blank, and keys of this project.
+FAST = {
+    "subsampling": "dw_striding",
+    "subsampling_factor": 8,
+    "subsampling_filters": 256,
+    "num_layers": 24,
+    "hidden_dim": 1024,
+    "num_heads": 8,
+    "kernel_size": 9,
+    "prediction_dim": 640,
+    "prediction_layers": 2,
+    "joint_dim": 640,
+}
+NO_BIAS = {"attention_bias": "none", "feedforward_bias": False, "convolution_bias": False}
+DURATIONS = {"durations": (0, 1, 2, 3, 4)}
+ONLY_CTC = {"transducer": False, "ctc_weight": 1.0, "decoding.head": "ctc"}
+WIDE = {"features.num_mel_bins": 128}
+SIZES_110M = {"num_layers": 17, "hidden_dim": 512, "prediction_layers": 1}
+NEMO = {"num_layers": 16, "num_heads": 4, "kernel_size": 31}
+NEMO_640 = {**NEMO, "prediction_dim": 640, "joint_dim": 640}
+XLARGE = {"num_layers": 24, "hidden_dim": 1024, "num_heads": 8, "kernel_size": 5}
 COUNTS = {
-    "parakeet-tdt_ctc-110m": (
-        114.0,
-        {
-            **FAST,
-            "num_layers": 17,
-            "hidden_dim": 512,
-            "num_heads": 8,
-            "kernel_size": 9,
-            "prediction_dim": 640,
-            "joint_dim": 640,
-            "durations": (0, 1, 2, 3, 4),
-        },
+    "parakeet-tdt_ctc-110m": (114.1, 1025, FAST | DURATIONS | SIZES_110M),
+    "parakeet-ctc-0.6b": (608.8, 1025, FAST | ONLY_CTC),
+    "parakeet-ctc-1.1b": (1060.0, 1025, FAST | ONLY_CTC | {"num_layers": 42}),
+    "parakeet-rnnt-0.6b": (616.7, 1025, FAST),
+    "parakeet-tdt-0.6b-v2": (617.8, 1025, FAST | DURATIONS | NO_BIAS | WIDE),
+    "parakeet-tdt-0.6b-v3": (627.0, 8193, FAST | DURATIONS | NO_BIAS | WIDE),
+    "conformer_transducer_small": (14.6, 1025, {**NEMO, "hidden_dim": 176}),
+    "conformer_transducer_medium": (32.5, 1025, {**NEMO_640, "hidden_dim": 256}),
+    "conformer_transducer_large": (
+        120.4,
+        1025,
+        {**NEMO_640, "num_layers": 17, "hidden_dim": 512, "num_heads": 8},
     ),
-    "conformer_transducer_small": (
-        14.6,
-        {"num_layers": 16, "hidden_dim": 176, "num_heads": 4, "kernel_size": 31},
-    ),
+    "conformer_transducer_xlarge": (644.3, 1025, {**NEMO_640, **XLARGE, "prediction_layers": 2}),
 }
 
 
@@ -376,11 +398,16 @@ def test_transcripts_have_the_case_of_the_vocabulary(kind, sentencepiece_model):
 
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts_of_published_sizes(name):
-    millions, sizes = COUNTS[name]
+    millions, vocabulary_size, sizes = COUNTS[name]
     values = {"attention_bias": "all", "prediction_norm": False, "joint_prediction_bias": True}
-    config = conformer.load_config(None, {f"model.{k}": x for k, x in (values | sizes).items()})
-    with keras.StatelessScope(initialize_variables=False):  # without drawing initial values
-        model = conformer.build_model(config, vocabulary_size=1025)
-    count = sum(math.prod(v.shape) for v in model.trainable_variables)
-    count += 4 * config.model.prediction_dim  # PyTorch's LSTM has a second bias
-    assert count / 1e6 == pytest.approx(millions, abs=0.5 if millions > 100 else 0.05)
+    values = {key if "." in key else f"model.{key}": x for key, x in (values | sizes).items()}
+    counts = []
+    for num_layers in (1, 2):  # all blocks have the same size
+        config = conformer.load_config(None, values | {"model.num_layers": num_layers})
+        with keras.StatelessScope(initialize_variables=False):  # without drawing initial values
+            model = conformer.build_model(config, vocabulary_size)
+        counts.append(sum(math.prod(v.shape) for v in model.trainable_variables))
+    count = counts[0] + (values["model.num_layers"] - 1) * (counts[1] - counts[0])
+    if config.model.transducer:  # PyTorch's LSTM has a second bias
+        count += 4 * config.model.prediction_dim * config.model.prediction_layers
+    assert count / 1e6 == pytest.approx(millions, abs=0.05 if millions < 1000 else 5)

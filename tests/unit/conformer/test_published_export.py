@@ -6,14 +6,20 @@ import numpy as np
 import pytest
 
 import conformer
+import conformer.session
 from conformer.export import main
 from conformer.infer import main as infer
 from conformer.published import read_published
 from tests.support import parakeet
+from tests.support.fake_hub import fake_hub
 from tests.support.parakeet import Sizes
 from tests.support.speech import wav_bytes
+from tools.conversion.converter import convert
+from tools.conversion.request import ConversionRequest
 from tools.decoding.ctc import CtcGreedySearch
+from tools.decoding.options import BeamSearch
 from tools.inference.runner import load
+from tools.recognition.beams import beam_search_of
 from tools.recognition.transducer_decoder import TransducerDecoder
 
 SIZES = {
@@ -31,8 +37,10 @@ def exported(request, tmp_path_factory):
     sizes, folder = SIZES[request.param], tmp_path_factory.mktemp(request.param)
     tensors = parakeet.make_tensors(sizes, np.random.default_rng(8))
     source = parakeet.write_folder(folder / "source", sizes, tensors)
-    arguments = ["--pretrained", str(source), "--output_dir", str(folder / "export")]
-    assert main(arguments) == 0
+    named = str(source) if sizes.kind != "ctc" else "hf:owner/tiny@main"
+    with fake_hub(folder / "hub") as hub:
+        hub.repositories["owner/tiny"] = {x.name: x.read_bytes() for x in source.iterdir()}
+        assert main(["--pretrained", named, "--output_dir", str(folder / "export")]) == 0
     return sizes, tensors, source, folder / "export"
 
 
@@ -77,6 +85,53 @@ def test_tokens_and_texts_in_the_graph_and_in_python(exported):
     )
     assert ("predict" in runner.signatures) == (sizes.kind != "ctc")
     assert runner.pipeline["subsampling"] == 8
+
+
+def test_the_beam_in_the_graph_is_that_of_the_host(exported):
+    sizes, *_, directory = exported
+    runner, inputs = load(directory), sounds()
+    inputs["waveforms"][1, : LENGTHS[1]] = 0.0
+    assert ("serve_beam" in runner.signatures) == (sizes.kind != "ctc")
+    if sizes.kind == "ctc":
+        return
+    width = runner.pipeline["searches"]["serve_beam"]["beam_width"]
+    search = beam_search_of(runner.pipeline, BeamSearch(width), width)
+    expected = TransducerDecoder(runner.pipeline, False, search, width).answer(runner.run, inputs)
+    found = runner.run(inputs, "serve_beam")
+    assert found["beam_texts"].tolist() == expected["beam_texts"].tolist()
+    np.testing.assert_allclose(found["beam_scores"], expected["beam_scores"], rtol=1e-4, atol=1e-4)
+    assert found["beam_texts"][1].tolist() == [b""] * width
+    assert len({*found["beam_texts"][0].tolist()}) == width
+    silent = {"waveforms": np.zeros((1, 4000), "float32"), "lengths": LENGTHS[:1]}
+    assert runner.run(silent, "serve_beam")["beam_texts"].tolist() == [[b""] * width]
+
+
+def test_an_rnnt_with_two_lstms_in_the_graph_and_converted(tmp_path, monkeypatch):
+    sizes = Sizes(kind="rnnt", layers=1, lstms=2)
+    tensors = parakeet.make_tensors(sizes, np.random.default_rng(2))
+    tensors["joint.head.bias"][-1] += 1.0  # a random model would emit a symbol in every step
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    directory = conformer.session.exported(
+        parakeet.write_folder(tmp_path / "source", sizes, tensors)
+    )
+    request, place = ConversionRequest(backend="openvino", batch=(1, 64)), tmp_path / "converted"
+    convert(directory, place, request)
+    native, converted, inputs = load(directory), load(place), sounds()
+    inputs = {**inputs, "waveforms": np.nan_to_num(inputs["waveforms"])}
+    width = native.pipeline["searches"]["serve_beam"]["beam_width"]
+    search = beam_search_of(native.pipeline, BeamSearch(width), width)
+    decoder = TransducerDecoder(native.pipeline, False, search, width)
+    found, in_graph = decoder.answer(converted.run, inputs), native.run(inputs)
+    total = 0
+    for row, length in enumerate(LENGTHS):
+        tokens = of_definition(sizes, tensors, inputs["waveforms"][row, :length])
+        total += len(tokens)
+        for one in (found, in_graph):
+            assert one["token_ids"][row, : one["token_lengths"][row]].tolist() == tokens
+    assert total > 3
+    beams = native.run(inputs, "serve_beam")
+    assert beams["beam_texts"].tolist() == found["beam_texts"].tolist()
+    np.testing.assert_allclose(beams["beam_scores"], found["beam_scores"], rtol=1e-3, atol=1e-3)
 
 
 def sound(seconds=1.5):

@@ -7,12 +7,15 @@ import tarfile
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import constants
 
 from conformer.published import read_published
 from tests.support import parakeet, pickles
 from tests.support.errors import refused
+from tests.support.fake_hub import fake_hub
 from tests.support.parakeet import Sizes
 from tools.weights.files import write_safetensors
+from tools.weights.hub import local_source
 
 SIZES = Sizes()
 RNNT = Sizes(kind="rnnt", bias=True, scale=True, lstms=1)
@@ -39,10 +42,10 @@ def test_a_folder_in_shards_is_the_same_model(tensors, tmp_path):
         write_safetensors(folder / file, part)
         index |= dict.fromkeys(part, file)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    tensors = read_published(folder).tensors
-    assert tensors.keys() == tensors.keys()
+    found = read_published(folder).tensors
+    assert found.keys() == tensors.keys()
     for name, x in tensors.items():
-        np.testing.assert_array_equal(tensors[name], x)
+        np.testing.assert_array_equal(found[name], x)
 
 
 def test_an_archive_is_the_same_model_as_a_folder(tensors, sentencepiece_model, tmp_path):
@@ -62,6 +65,26 @@ def test_a_hybrid_archive_has_both_heads(rnnt_tensors, sentencepiece_model, tmp_
     model = published.build()
     np.testing.assert_array_equal(model.ctc_head.kernel, np.ones((8, 21)))
     assert published.config.decoding.head == "transducer"
+
+
+@pytest.mark.parametrize("kind", ["folder", "archive"])
+def test_a_model_of_the_hub_cut_continued_and_offline(
+    tensors, sentencepiece_model, tmp_path, monkeypatch, kind
+):
+    folder = parakeet.write_folder(tmp_path / "folder", SIZES, tensors)
+    files, weights = {x.name: x.read_bytes() for x in folder.iterdir()}, "model.safetensors"
+    if kind == "archive":
+        members = parakeet.nemo_members(SIZES, tensors, sentencepiece_model, tmp_path)
+        path = parakeet.write_nemo(tmp_path / "m.nemo", members)
+        files, weights = {path.name: path.read_bytes()}, path.name
+    with fake_hub(tmp_path / "hub") as hub:
+        hub.repositories["owner/tiny"], hub.cut = files, {weights}
+        for offline in (False, True):
+            monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+            found = read_published(local_source("hf:owner/tiny")).tensors
+            for name, x in tensors.items():
+                np.testing.assert_array_equal(found[name], x)
+            hub.repositories.clear()
 
 
 class TestFoldersThatAreRefused:

@@ -1,6 +1,7 @@
 """Fine-tuning of published Conformers: architecture, vocabulary, weights and losses."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -9,9 +10,11 @@ import conformer
 from conformer.published import read_published
 from conformer.task import ConformerTask
 from conformer.tokenizer import CharacterTokenizer, save_tokenizer
+from conformer.train import main as train
 from conformer.train import make_task
 from tests.support import parakeet
 from tests.support.conformer_reference import ctc_loss
+from tests.support.errors import refused
 from tests.support.parakeet import Sizes
 from tests.support.speech import write_librispeech
 from tests.unit.conformer.test_tdt_loss import of_all_paths
@@ -100,3 +103,58 @@ def test_another_vocabulary_leaves_the_layers_of_the_vocabulary_at_random(corpus
     for variable in task.model.weights:
         if variable.path not in changed:
             np.testing.assert_array_equal(variable, theirs[variable.path])
+
+
+def cut(path, share=0.6):
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+
+
+def changed(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+BAD = {
+    "missing": lambda folder: folder.rename(folder.with_name("elsewhere")),
+    "without a config": lambda folder: (folder / "config.json").unlink(),
+    "model type": lambda folder: changed(folder / "config.json", model_type="whisper"),
+    "cut weights": lambda folder: cut(folder / "model.safetensors"),
+    "cut config": lambda folder: cut(folder / "config.json"),
+    "vocabulary": lambda folder: changed(folder / "config.json", vocab_size=30),
+    "tensor": lambda folder: changed(folder / "config.json", decoder_hidden_size=7),
+}
+EXPECTED = {
+    "missing": "which does not exist. Correct the path, or write hf:",
+    "without a config": "config.json",
+    "model type": "whisper",
+    "cut weights": "a complete .safetensors file",
+    "cut config": "not a JSON file",
+    "vocabulary": "symbols besides the blank",
+    "tensor": "another shape",
+    "cut archive": "a complete .nemo archive",
+    "vocabulary_file": "vocabulary",
+}
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_a_source_that_cannot_be_used_ends_the_program_and_leaves_nothing(
+    kind, corpus, tmp_path, sentencepiece_model
+):
+    sizes = KINDS["tdt"]
+    tensors = parakeet.make_tensors(sizes, np.random.default_rng(3))
+    source, more = parakeet.write_folder(tmp_path / "source", sizes, tensors), []
+    if kind == "cut archive":
+        members = parakeet.nemo_members(sizes, tensors, sentencepiece_model, tmp_path)
+        source = parakeet.write_nemo(tmp_path / "m.nemo", members)
+        cut(source)
+    elif kind == "vocabulary_file":
+        (tmp_path / "v.json").write_text('{"kind": "characters"}')
+        more = [f"--set=tokenizer.vocabulary_file={tmp_path / 'v.json'}"]
+    else:
+        BAD[kind](source)
+    before = sorted(tmp_path.rglob("*"))
+    splits = ["--set=data.train_splits=train", "--set=data.eval_splits=train"]
+    output = f"--output_dir={tmp_path / 'runs' / 'new'}"
+    with refused(EXPECTED[kind]) as caught:
+        train([f"--pretrained={source}", f"--data_dir={corpus}", output, *splits, *more])
+    assert tmp_path.name in str(caught.value), "the line names the file"
+    assert sorted(tmp_path.rglob("*")) in (before, sorted([*before, tmp_path / "runs"]))

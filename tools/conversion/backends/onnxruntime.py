@@ -30,6 +30,8 @@ NOT_APPLICABLE = (
     if _TENSORRT in PROVIDERS
     else {"minimum_segment_size": "only TensorRT takes over parts of a graph"}
 )
+# Option of a session.
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 # Fusions of ONNX Runtime that fold factors and offsets into the weights of a convolution.
 _FOLDING = ["ConvMulFusion", "ConvAddFusion", "ConvBNFusion"]
 
@@ -115,17 +117,18 @@ def layers(path: Path) -> list[str]:
     """Returns the layers of an ONNX model; see `Backend.layers`."""
     import onnx
 
-    return [node.name for node in _layers(onnx.load(path))]
+    return [node.name for node in _layers(onnx.load(path, load_external_data=False))]
 
 
 def probe(path: Path, described: Mapping, layers: list[str]) -> Function:
     """Loads an ONNX model with the outputs of layers as additional outputs; see `Backend.probe`."""
     import onnx
 
-    model, wanted = onnx.load(path), set(layers)
+    model, wanted = onnx.load(path, load_external_data=False), set(layers)
     renamed = {node.output[0]: node.name for node in _layers(model) if node.name in wanted}
     model.graph.output.extend(onnx.ValueInfoProto(name=tensor) for tensor in renamed)
-    run = as_function(new_session(model.SerializeToString(), described))
+    content, folder = model.SerializeToString(), path.parent
+    run = as_function(new_session(content, described, weights_folder=folder))
     return lambda inputs: {renamed.get(name, name): x for name, x in run(inputs).items()}
 
 
@@ -137,7 +140,11 @@ def _layers(model) -> list:
 
 
 def new_session(
-    model: str | bytes, described: Mapping, threads: int | None = None
+    model: str | bytes,
+    described: Mapping,
+    threads: int | None = None,
+    *,
+    weights_folder: Path | None = None,
 ) -> onnxruntime.InferenceSession:
     """Loads an ONNX model for the available execution providers.
 
@@ -145,6 +152,8 @@ def new_session(
         model: path of the file, or its content.
         described: see `Backend.open`; `small`, `options` and `inputs` are used, all are optional.
         threads: number of threads of a call; None uses one for each core.
+        weights_folder: folder of the files with weights that the content of a file refers to; None
+            for none. For a path, it is that of the file.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -163,6 +172,8 @@ def new_session(
             settings["trt_fp16_enable"] = chosen.get("half", False)
             settings["trt_min_subgraph_size"] = chosen.get("minimum_segment_size") or 1
         providers.append((name, settings))
+    if weights_folder is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights_folder))
     if chosen.get("stored_in_8_bits", False):
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     kept = [] if chosen.get("folds", True) else _FOLDING

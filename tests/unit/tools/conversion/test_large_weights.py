@@ -6,11 +6,14 @@ import onnx
 import pytest
 import tensorflow as tf
 
-from tools.conversion import large_weights
+from tests.support.errors import refused
+from tests.support.quantized import weight_scales
+from tools.conversion import backends, large_weights
 from tools.conversion.backends import onnxruntime
 from tools.conversion.converter import convert
 from tools.conversion.onnx_export import write_function
-from tools.conversion.request import ConversionRequest
+from tools.conversion.protocol import Calibration, Examples
+from tools.conversion.request import ConversionRequest, Quantization
 from tools.conversion.saved_model import write_saved_model
 from tools.inference.runner import load
 
@@ -18,11 +21,12 @@ BINS, WIDTH = 5, 8
 
 
 class Module:
-    """Two matrix products, a small weight, and a call of another function."""
+    """Two matrix products with small weights, and calls of another function."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
-        shapes = {"first": (BINS, WIDTH), "second": (WIDTH, WIDTH), "small": (WIDTH,)}
+        shapes = {"first": (BINS, WIDTH), "second": (WIDTH, WIDTH)}
+        shapes |= {f"{name}_bias": (WIDTH,) for name in [*shapes]}
         self.kernels = {
             k: keras.Variable(rng.normal(size=x).astype("f4")) for k, x in shapes.items()
         }
@@ -31,7 +35,7 @@ class Module:
         def product(x, name):
             with tf.name_scope(name):
                 product = tf.linalg.matmul(x, self.kernels[name].value)
-                return tf.nn.relu(product + self.kernels["small"].value)
+                return tf.nn.relu(product + self.kernels[f"{name}_bias"].value)
 
         self.product = product
 
@@ -74,17 +78,51 @@ def test_a_file_with_its_weights_beside_it(module, tmp_path, rng):
     check(onnxruntime.as_function(session), module, rng)
 
 
-@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
-def test_conversions_of_large_models_have_the_same_outputs(module, backend, tmp_path, rng):
+@pytest.fixture
+def native(module, tmp_path):
+    """Returns the SavedModel of the module."""
     ranges = {"listen": {"dim_range": {"features": [[1, 9], [BINS, BINS]]}}}
     pipeline = {"family": "toy", "convert": ranges}
     functions = {"listen": function_of(module), "serving_default": function_of(module)}
-    native, place = tmp_path / "native", tmp_path / "converted"
-    write_saved_model(native, functions, module.kernels.values(), pipeline)
-    convert(native, place, ConversionRequest(backend=backend))
+    write_saved_model(tmp_path / "native", functions, module.kernels.values(), pipeline)
+    return tmp_path / "native"
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_conversions_of_large_models_have_the_same_outputs(module, native, backend, tmp_path, rng):
+    place = tmp_path / "converted"
+    manifest = convert(native, place, ConversionRequest(backend=backend))
     assert not list(place.glob("*.onnx*")) or backend == "onnxruntime"
     runner = load(place)
     check(lambda inputs: runner.run(inputs, "listen"), module, rng)
+    described, runtime = manifest["signatures"]["listen"], backends.get(backend)
+    path = place / described["files"][0]
+    (layer,) = (x for x in runtime.layers(path) if x.endswith("first/Relu"))
+    features = rng.normal(size=(2, 3, BINS)).astype("float32")
+    found = runtime.probe(path, described, [layer])({"features": features})[layer]
+    np.testing.assert_allclose(found, module.product(tf.constant(features), "first"), atol=1e-5)
+
+
+def test_large_weights_in_8_bits(module, native, tmp_path, rng):
+    batches = [{"features": rng.normal(size=(2, 3, BINS)).astype("f4")} for _ in range(4)]
+    calibration = Calibration("made up", 4, True, lambda: Examples(batches))
+    how = {"precision": "int8_fp32", "quantization": Quantization()}
+    place = tmp_path / "converted"
+    convert(native, place, ConversionRequest(backend="openvino", **how), calibration)
+    assert {x.suffix for x in place.rglob("*") if x.is_file()} == {".xml", ".bin", ".json"}
+    assert sorted(size for size, _ in weight_scales("openvino", place, "listen")) == [
+        BINS * WIDTH,
+        WIDTH * WIDTH,
+    ]
+    found = load(place).run(batches[0], "listen")
+    for name, value in module.listen(tf.constant(batches[0]["features"])).items():
+        scale = np.abs(value).max()
+        np.testing.assert_allclose(found[name], value, atol=0.05 * scale)
+    with refused("--backend=openvino"):
+        convert(
+            native, tmp_path / "other", ConversionRequest(backend="onnxruntime", **how), calibration
+        )
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_operator_that_changes_a_weight_is_an_error(monkeypatch):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from tools.conversion import sizes
-from tools.conversion.sizes import MOST_SIZES, Sizes, fitted_sizes
+from tools.conversion.protocol import TensorSpec
+from tools.conversion.sizes import MOST_SIZES, Padding, Sizes, fitted_sizes
 
 
 def padding(chosen, lengths):
@@ -89,3 +90,17 @@ def test_lengths_of_all_kinds_keep_the_first_sizes():
     for length in np.random.default_rng(0).integers(16000, 240000, 1500).tolist():
         followed.padded(length)
     assert followed.sizes.tolist() == first
+
+
+@pytest.mark.parametrize(
+    ("rows", "stays"), [((1,), False), ((16,), False), ((1, 2, 4, 8, 16), True)]
+)
+def test_sizes_that_every_number_of_rows_needs_cost_more(rows, stays):
+    spec = TensorSpec("waveforms", "float32", ((1, 64), (400, 960000)))
+    padding = Padding([spec], ranges=True, lengths=True)
+    rng, found = np.random.default_rng(0), []
+    for length in np.geomspace(4800, 128000, 64)[rng.integers(0, 64, 300)].astype(int):
+        inputs = {"waveforms": np.empty((rng.choice(rows), length), np.int8)}
+        found.append(padding.shapes(inputs)["waveforms"][1])
+    first = set(found[:200])
+    assert (set(found[260:]) <= first) == stays

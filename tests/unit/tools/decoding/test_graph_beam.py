@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tools.decoding.graph_beam import BeamHypotheses, beam_decode, different_texts
+from tools.decoding.graph_beam import beam_decode, different_texts
+from tools.decoding.graph_hypotheses import BeamHypotheses
 from tools.decoding.options import TransducerBeamSearch as Options
 from tools.decoding.transducer_beam import TransducerBeamSearch
 
@@ -76,10 +77,15 @@ def test_the_graph_finds_what_the_host_finds(seed):
 
 def test_a_batch_without_frames_has_one_empty_hypothesis():
     toy = Toy(0)
-    found = beam_decode(
-        tf.zeros([2, 3, WIDTH]), tf.constant([0, 0]), toy.predict, toy.join,
-        initial_states=tf.zeros([2, 2, WIDTH]), width=3, blank=2,
+    decode = tf.function(
+        lambda frames, lengths: beam_decode(
+            frames, lengths, toy.predict, toy.join,
+            initial_states=tf.zeros([tf.shape(frames)[0], 2, WIDTH]), width=3, blank=2,
+        ),
+        autograph=False,
+        input_signature=[tf.TensorSpec([None, None, WIDTH]), tf.TensorSpec([None], tf.int32)],
     )  # fmt: skip
+    found = decode(tf.zeros([2, 3, WIDTH]), tf.constant([0, 0]))
     assert found.token_ids.shape == (2, 3, 0)
     np.testing.assert_array_equal(found.scores, [[0.0, -np.inf, -np.inf]] * 2)
 

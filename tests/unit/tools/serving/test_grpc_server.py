@@ -24,10 +24,10 @@ from tests.support.served import served
 from tools.serving.app import create_app
 from tools.serving.grpc_server import grpc_service
 from tools.serving.http_server import listen, serve
+from tools.serving.kinds import Classes
 from tools.serving.metrics import Metrics
 from tools.serving.repository import Repository
 from tools.serving.requests import RequestLimits
-from tools.serving.served_model import Classes
 from tools.serving.server import AppOptions, Server
 
 CODE = grpc.StatusCode

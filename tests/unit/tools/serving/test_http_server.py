@@ -91,6 +91,13 @@ def talk(tmp_path):
     return run
 
 
+def test_small_pieces_of_answers_are_sent_at_once():
+    with listen("127.0.0.1", 0) as own:
+        own.listen()
+        with socket.create_connection(own.getsockname()), own.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 def test_a_connection_is_kept_and_requests_come_in_pieces(talk):
     def conversation(connect, end):
         connection, found = connect(), []

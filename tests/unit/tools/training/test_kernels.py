@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from conformer.prediction import PredictionNetwork
 from conformer.subsampling import Convolution
 from tools.layers.dropout import Dropout
 from tools.training.kernels import choose_kernels
@@ -93,3 +94,43 @@ def test_a_gpu_keeps_the_kernels_of_keras(monkeypatch, gpus):
     choose_kernels(keras.Sequential([keras.Input((None, 6, 3)), layer, dropout]))
     assert layer.kernel_gradient_by_products == (gpus == 0)
     assert (dropout.drop_kernel is None) == (gpus > 0)
+
+
+@pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize("num_labels", [2, 7])
+def test_an_lstm_has_the_values_and_gradients_of_keras(rng, policy, num_labels):
+    keras.utils.set_random_seed(1)
+    tokens = tf.constant(rng.integers(0, 9, (3, num_labels)))
+    states = tf.constant(rng.normal(size=(3, 4, 5)), "float32")
+    # The last state has weights of its own, so that the gradient has both ways into the loop.
+    shapes = (3, num_labels, 5), (3, 4, 5)
+    weights = [tf.constant(rng.normal(size=shape), "float32") for shape in shapes]
+    layer = PredictionNetwork(9, 5, num_layers=2, dtype=policy)
+    layer.build((None, None))
+    for lstm in layer.lstms:
+        lstm.cell.bias.assign(rng.normal(size=20))
+    found = []
+    for _ in range(2):
+
+        @tf.function(
+            autograph=False,
+            input_signature=[
+                tf.TensorSpec([None, None], tokens.dtype),
+                tf.TensorSpec([None, 4, 5]),
+            ],
+        )
+        def run(tokens, states):
+            with tf.GradientTape() as tape:
+                tape.watch(states)
+                outputs = layer(tokens, tf.cast(states, layer.compute_dtype))
+                outputs = [tf.cast(x, tf.float32) for x in outputs]
+                total = sum(tf.reduce_sum(x * w) for x, w in zip(outputs, weights, strict=True))
+            inputs = [states, *(v.value for v in layer.trainable_variables)]
+            return outputs, [tf.convert_to_tensor(x) for x in tape.gradient(total, inputs)]
+
+        found.append(tf.nest.flatten(run(tokens, states)))
+        chosen(layer)
+    assert layer.lstm_kernel is not None
+    for expected, ours in zip(*found, strict=True):
+        tolerance = 1e-5 if policy == "float32" else 0.03
+        np.testing.assert_allclose(ours, expected, atol=tolerance * np.abs(expected).max())
