@@ -10,20 +10,31 @@ from pathlib import Path
 import numpy as np
 import onnx
 import tensorflow as tf
-from onnx import helper
+from onnx import helper, numpy_helper
 from tensorflow.core.protobuf.config_pb2 import ConfigProto
 from tensorflow.python.grappler import tf_optimizer
 
 MOST_BYTES = 1_900_000_000  # weights of a graph that holds all of them; the rest is its nodes
+# Of more weights, tf2onnx gets the graph alone, as it copies graphs: 456 MB of weights took 10 GB.
+APART_BYTES = 400_000_000
 LEAST_VALUES = 1 << 16  # of a weight that is kept apart
 _PAGE = 4096  # runtimes map the file into memory, for which values begin at a page
 Weights = Mapping[str, tf.Variable]
 
 
 def is_large(function: tf.types.experimental.ConcreteFunction) -> bool:
-    """Returns whether the weights of a function must be kept apart."""
+    """Returns whether the weights of a function must be kept apart in files."""
+    return _num_bytes(function) > MOST_BYTES
+
+
+def is_translated_apart(function: tf.types.experimental.ConcreteFunction) -> bool:
+    """Returns whether the weights of a function are kept apart while it is translated."""
+    return _num_bytes(function) > min(APART_BYTES, MOST_BYTES)
+
+
+def _num_bytes(function: tf.types.experimental.ConcreteFunction) -> int:
     variables = {id(x): x for x in function.variables}.values()
-    return sum(x.shape.num_elements() * x.dtype.size for x in variables) > MOST_BYTES
+    return sum(x.shape.num_elements() * x.dtype.size for x in variables)
 
 
 def without_large_weights(
@@ -120,6 +131,24 @@ def _read_directly(graph: tf.compat.v1.GraphDef, types: dict[str, int]) -> None:
         raise ValueError(f"the operator {wrong[0]} uses a variable")
 
 
+def embed(model: onnx.ModelProto, weights: Weights) -> None:
+    """Moves large weights into their graph.
+
+    Args:
+        model: graph with the large weights as inputs, which become constants.
+        weights: variable of each of these inputs by name.
+    """
+    _remove_inputs(model, weights)
+    for name, variable in weights.items():
+        model.graph.initializer.append(numpy_helper.from_array(variable.numpy(), name))
+
+
+def _remove_inputs(model: onnx.ModelProto, weights: Weights) -> None:
+    inputs = [x for x in model.graph.input if x.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+
+
 def write_graph(model: onnx.ModelProto, weights: Weights, path: Path) -> list[Path]:
     """Writes a graph, and the values of its large weights in a file beside it.
 
@@ -133,9 +162,7 @@ def write_graph(model: onnx.ModelProto, weights: Weights, path: Path) -> list[Pa
     """
     files, beside = [path], path.with_name(f"{path.name}.data")
     if weights:
-        inputs = [x for x in model.graph.input if x.name not in weights]
-        del model.graph.input[:]
-        model.graph.input.extend(inputs)
+        _remove_inputs(model, weights)
         files.append(beside)
         with beside.open("wb") as file:
             for name, variable in weights.items():

@@ -16,7 +16,9 @@ from tf2onnx.graph import Node
 
 from tools.conversion.large_weights import (
     Weights,
+    embed,
     is_large,
+    is_translated_apart,
     without_large_weights,
     write_graph,
 )
@@ -164,13 +166,22 @@ def translated(
         The graph, and the variables of those inputs that are large weights; see
         `tools.conversion.large_weights.write_graph`.
     """
-    if not is_large(function):
+    if not is_translated_apart(function):
         return to_onnx(function, name, opset), {}
-    graph, weights = without_large_weights(function)
+    try:
+        graph, weights = without_large_weights(function)
+    except ValueError:  # a loop uses a weight
+        if is_large(function):
+            raise
+        return to_onnx(function, name, opset), {}
     captured = {id(inside) for _, inside in function.graph.captures}
     inputs = [x.name for x in function.inputs if id(x) not in captured]
     ends = [*inputs, *(f"{weight}:0" for weight in weights)], [x.name for x in function.outputs]
-    return _from_graph(graph, ends, function, name=name, opset=opset), weights
+    model = _from_graph(graph, ends, function, name=name, opset=opset)
+    if is_large(function):
+        return model, weights
+    embed(model, weights)
+    return model, {}
 
 
 def _from_graph(

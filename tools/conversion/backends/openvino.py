@@ -40,6 +40,7 @@ _KERNELS = {"CPU_RUNTIME_CACHE_CAPACITY": 512}
 PATIENCE = 8
 _KEPT, REMEMBERED = 2, 1000  # see `_Specializing`
 _LARGE = 1024  # number of values; smaller constants stay in float32
+MOST_SPECIAL_BYTES = 1 << 30  # of a network; a larger one is not compiled for single shapes
 _HINT = ["runtime_options", "INFERENCE_PRECISION_HINT"]
 
 
@@ -164,7 +165,10 @@ def _products_of_activations(network: openvino.Model) -> list[str]:
 def open(path: Path, described: Mapping, execution: Execution = DEFAULT_EXECUTION) -> Opened:
     """Loads a model of OpenVINO (IR) or an ONNX model; see `Backend.open`."""
     network, options = _read(path, described["small"], execution)
-    if network.is_dynamic() and not described["small"]:
+    # A network that is compiled once more has another copy of its weights in the layout of kernels.
+    files = (x for x in (path, path.with_suffix(".bin")) if x.exists())
+    is_light = sum(x.stat().st_size for x in files) <= MOST_SPECIAL_BYTES
+    if network.is_dynamic() and not described["small"] and is_light:
         shared = _Network(network, options)
         return lambda: _Specializing(shared)
     return functools.partial(_function, openvino.Core().compile_model(network, "CPU", options))

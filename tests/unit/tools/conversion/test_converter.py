@@ -382,6 +382,12 @@ def test_a_mixture_of_shapes_compiles_none(compiled, tmp_path, monkeypatch):
     for _ in range(4):
         jit.run(sound(1, 12))
     assert compiled == [True, False], "half of all calls"
+    del jit  # what is open is shared
+    monkeypatch.setattr(backends.get("openvino"), "MOST_SPECIAL_BYTES", 0)
+    heavy = load(tmp_path / "a")
+    for _ in range(12):
+        heavy.run(sound(1, 12))
+    assert compiled == [True, False, True], "many weights are not copied for a shape"
 
 
 @pytest.mark.parametrize(

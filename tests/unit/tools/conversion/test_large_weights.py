@@ -135,3 +135,18 @@ def test_an_operator_that_changes_a_weight_is_an_error(monkeypatch):
 
     with pytest.raises(ValueError, match="uses a variable"):
         large_weights.without_large_weights(count.get_concrete_function())
+
+
+def test_weights_that_are_kept_apart_only_while_a_graph_is_translated(
+    module, native, tmp_path, rng, monkeypatch
+):
+    monkeypatch.setattr(large_weights, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(large_weights, "APART_BYTES", 0)
+    place = tmp_path / "converted"
+    convert(native, place, ConversionRequest(backend="onnxruntime"))
+    assert {x.suffix for x in place.iterdir()} == {".onnx", ".json"}
+    graph = onnx.load(place / "listen.onnx").graph
+    assert [x.name for x in graph.input] == ["features"]
+    assert sum(tuple(x.dims) == (BINS, WIDTH) for x in graph.initializer) == 1
+    runner = load(place)
+    check(lambda inputs: runner.run(inputs, "listen"), module, rng)
