@@ -110,7 +110,8 @@ def main(argv: list[str]) -> int:
     values = flags.parse_flags(argv)
     if not Path(values.benchmark_out).is_dir():
         above = Path(values.benchmark_out).parent  # ais_infer made a folder with the date
-        do = f"Use {above}" if any(above.glob("*_0.txt")) else "Correct --benchmark_out"
+        is_result = any(above.glob("*_0.txt"))
+        do = f"Use --benchmark_out={above}" if is_result else "Correct --benchmark_out"
         raise UserError.expected("a folder as --benchmark_out", values.benchmark_out, do)
     result = score(Path(values.benchmark_out), read_annotations(Path(values.anno_file)))
     write_text(Path(values.result_file), to_json(result))
