@@ -52,6 +52,8 @@ case $engine in
         --enable_batching --batching_parameters_file="$root/batching.config" \
         --monitoring_config_file="$root/monitoring.config" ${flags[@]+"${flags[@]}"}
     elif command -v docker >/dev/null; then
+      docker info >/dev/null 2>&1 || refuse "a running Docker engine" "none" \
+        "Start it, or leave --engine out"
       exec docker run --rm -p 8500:8500 -p 8501:8501 -v "$root:/models:ro" \
         "${IMAGE:-tensorflow/serving:2.16.1}" --model_config_file=/models/models.config \
         --enable_batching --batching_parameters_file=/models/batching.config \

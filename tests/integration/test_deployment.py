@@ -223,3 +223,29 @@ def test_client_examples_name_what_exists(project):
         assert (project / path).is_file()
     for path in re.findall(r"configs/serving/[\w.-]+", text):
         assert (project / path).is_file()
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_serve_sh_starts_tensorflow_serving_where_docker_runs(project, tmp_path, runs):
+    (tmp_path / "models.config").touch()
+    docker = tmp_path / "bin" / "docker"
+    docker.parent.mkdir()
+    docker.write_text(f'#!/bin/sh\n[ "$1" != info ] || exit {int(not runs)}\necho "$@"\n')
+    docker.chmod(0o755)
+    paths = f"{docker.parent}:/usr/bin:/bin"
+    found = subprocess.run(
+        ["bash", "run_scripts/serve.sh", "--engine=tensorflow_serving", "--flag=1"],
+        cwd=project,
+        env={"PATH": paths, "MODEL_ROOT": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if not runs:
+        assert found.returncode == 2 and not found.stdout
+        assert found.stderr.count("\n") == 1 and "a running Docker engine" in found.stderr
+        return
+    assert found.returncode == 0, found.stderr
+    words = found.stdout.split()
+    assert words[0] == "run" and f"{tmp_path}:/models:ro" in words and words[-1] == "--flag=1"
+    assert flags_of([x for x in words if "/models/" in x or "batching" in x]) == TENSORFLOW_SERVING

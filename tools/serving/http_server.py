@@ -14,8 +14,6 @@ from tools.errors import UserError
 from tools.serving.requests import is_ending
 from tools.signal_stack import no_signal_stack
 
-# After a signal the server still reads for a while what clients had sent before it.
-_LAST_REQUESTS_SECONDS = 0.3
 _TOO_LATE = b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 
@@ -61,12 +59,14 @@ class _Protocol(H11Protocol):
 class _Server(uvicorn.Server):
     """A server that ends normally after a signal; uvicorn's own raises the signal again."""
 
+    last_seconds = 0.3  # in which it still reads after a signal what clients had sent before
+
     def capture_signals(self) -> contextlib.AbstractContextManager[None]:
         """Leaves the signals to `serve`."""
         return contextlib.nullcontext()
 
     def ask_to_end(self) -> None:
-        """Accepts no further requests after 0.3 s; a second call does not wait for answers.
+        """Accepts no further requests after a moment; a second call does not wait for answers.
 
         uvicorn closes idle connections without a look whether a request has arrived on them.
         Therefore it ends a little later, and until then each answer closes its connection.
@@ -76,7 +76,7 @@ class _Server(uvicorn.Server):
             self.force_exit = self.should_exit = True
             return
         app.state.ending.set()
-        asyncio.get_running_loop().call_later(_LAST_REQUESTS_SECONDS, self._end)
+        asyncio.get_running_loop().call_later(self.last_seconds, self._end)
 
     def _end(self) -> None:
         self.should_exit = True
@@ -121,6 +121,7 @@ def serve(
     drain_seconds: float,
     on_start: Callable[[], None],
     head_seconds: float = _Protocol.head_seconds,
+    last_seconds: float = _Server.last_seconds,
 ) -> None:
     """Answers requests until SIGTERM or SIGINT. Requests that have begun are answered first.
 
@@ -130,6 +131,7 @@ def serve(
         drain_seconds: longest time for the last answers.
         on_start: called when the server accepts requests.
         head_seconds: longest time until the head of a request has arrived.
+        last_seconds: time after a signal in which further requests are still read.
 
     Raises:
         UserError: an interface besides HTTP cannot be opened.
@@ -145,6 +147,7 @@ def serve(
         timeout_graceful_shutdown=round(drain_seconds),
     )
     server = _Server(config)
+    server.last_seconds = last_seconds
 
     async def work() -> None:
         loop = asyncio.get_running_loop()

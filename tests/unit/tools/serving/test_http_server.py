@@ -138,7 +138,7 @@ def test_a_client_that_hangs_up_is_no_error_of_the_server(talk, caplog):
         other = connect()
         while True:
             other.send(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n")
-            if b'errors_total{kind="gone"} 1.0' in other.answer()[2]:
+            if b'route="/v1/models/NAME:predict"' in other.answer()[2]:  # it has ended
                 break
         other.send(REQUEST)
         return other.answer()[0]
@@ -146,6 +146,7 @@ def test_a_client_that_hangs_up_is_no_error_of_the_server(talk, caplog):
     found, text = talk(conversation)
     assert found == 200
     assert 'requests_total{route="/v1/models/NAME:predict",status="499"} 1.0' in text
+    assert 'errors_total{kind="gone"} 1.0' in text
     assert "Traceback" not in caplog.text
 
 
@@ -164,6 +165,25 @@ def test_what_was_sent_before_the_signal_is_answered(talk):
     (used, begun, idle), _ = talk(conversation)
     assert used[::2] == begun[::2] == (200, ANSWER)
     assert idle is None
+
+
+def test_requests_that_come_with_the_signal_are_answered(talk):
+    def conversation(connect, end):
+        used = connect()
+        used.send(REQUEST)
+        assert used.answer()[0] == 200
+        end()
+        status = 200
+        while status != 503:  # the signal has been handled
+            other = connect()
+            other.send(b"GET /health/ready HTTP/1.1\r\nHost: a\r\n\r\n")
+            status = other.answer()[0]
+        used.send(REQUEST)
+        return used.answer()
+
+    found, _ = talk(conversation, last_seconds=1.0)
+    assert found[::2] == (200, ANSWER)
+    assert found[1]["connection"] == "close"
 
 
 def test_no_http_is_refused(talk):
