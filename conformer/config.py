@@ -10,6 +10,7 @@ from conformer.tensorflow_asr import is_tensorflow_asr, translate
 from tools.config.loader import load, nested
 from tools.config.similar import replace_keys
 from tools.errors import UserError
+from tools.launcher import launched_rank
 from tools.ranges import number
 from tools.speech.config import SPEECH_METRICS, DataConfig, WaveformAugmentConfig
 from tools.training.config import LossScaleConfig, TrainingConfig, check_best_metric
@@ -303,8 +304,9 @@ def load_config(
         if not is_tensorflow_asr(content):
             return content
         translation = translate(content, path)
-        for line in translation.lines():
-            _log.warning("%s: no effect of %s", path, line)
+        if launched_rank() == 0:
+            for line in translation.lines():
+                _log.warning("%s: no effect of %s", path, line)
         sources.update(translation.sources)
         return nested(translation.values)
 

@@ -15,6 +15,7 @@ from conformer.model import ConformerTransducer, build_model
 from conformer.published import open_source
 from conformer.sherpa_export import export_sherpa_onnx
 from conformer.signatures import Signatures, exported_weights, pipeline_description
+from conformer.tensorflow_asr import refuse_weights
 from conformer.tokenizer import Tokenizer, tokenizer_from_json
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.pipeline import POLICIES, read_pipeline
@@ -142,6 +143,7 @@ def main(argv: list[str]) -> int:
             " ".join(argv) or "nothing",
             "See --help",
         )
+    refuse_weights(source)
     options = {"precision": values.precision, "file_format": values.format}
     if values.checkpoint:
         checkpoint = open_checkpoint(values.checkpoint)

@@ -21,7 +21,6 @@ from tools.errors import UserError
 from tools.launcher import launched_rank
 from tools.weights.assignment import AS_IS, Layout, Link, assign
 
-SUFFIXES = (".h5", ".hdf5")
 DIFFERENCES = (
     "fine-tune the model before you use it, because it differs from TensorFlowASR's: the mel "
     "filters are Slaney's instead of HTK's (use_tf: true), the convolutions before the encoder "

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Unpack
 
 from conformer.subwords import subword_normalization
+from conformer.tensorflow_asr import refuse_weights
 from tools.config.making_options import from_keywords, takes_options
 from tools.conversion.machine import num_cores
 from tools.conversion.pipeline import describe
@@ -68,6 +69,7 @@ def exported(source: str | Path) -> Path:
     """
     import conformer
 
+    refuse_weights(source)
     # Imports TensorFlow, but only if it is called.
     return exported_model(source, FAMILY, lambda *paths: conformer.export_source(*paths))
 

@@ -35,6 +35,7 @@ from tools.config.values import show
 from tools.errors import UserError
 from tools.files import expand_home, one_line
 
+WEIGHTS_SUFFIXES = (".h5", ".hdf5")
 SECTIONS = ("speech_config", "decoder_config", "model_config", "learning_config")
 _VOCABULARIES = (".subwords", ".json")  # lists of characters are not read
 _ABSENT = object()
@@ -62,6 +63,25 @@ class Translation:
 def is_tensorflow_asr(content: Mapping) -> bool:
     """Returns whether the content of a YAML file is a config of TensorFlowASR."""
     return any(section in content for section in SECTIONS)
+
+
+def refuse_weights(source: str | Path) -> None:
+    """Refuses a file of weights where a model is needed: it has neither config nor vocabulary.
+
+    Args:
+        source: path of a model, or `hf:owner/name`.
+
+    Raises:
+        UserError: the source is a file of weights of TensorFlowASR. The message has the command
+            that fine-tunes them.
+    """
+    if str(source).lower().endswith(WEIGHTS_SUFFIXES):
+        raise UserError.expected(
+            "an exported model, a training run, a checkpoint or a published model",
+            f"{one_line(source)}, weights of TensorFlowASR",
+            "Fine-tune them with python -m conformer.train --config=config.yml "
+            f"--pretrained={one_line(source)}, and give the run directory",
+        )
 
 
 def translate(content: Mapping, path: str | Path) -> Translation:

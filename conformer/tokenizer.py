@@ -244,22 +244,25 @@ class SubwordTokenizer(Tokenizer):
         return cls(fields["subwords"])
 
 
+_SIZE_KEY = "tokenizer.vocabulary_size of the config, or --vocabulary_size of train_tokenizer"
+
+
 def _training_error(message: str, vocabulary_size: int) -> UserError:
     """Converts an error message of SentencePiece to one that names the possible sizes."""
     too_large = re.search(r"size too high \(\d+\).*<= (\d+)", message)
     if too_large:
         largest = int(too_large[1]) + 1
         expected = f"a vocabulary of at most {largest} for these transcripts"
-        return UserError.expected(expected, vocabulary_size, "Lower vocabulary_size")
+        return UserError.expected(expected, vocabulary_size, f"Lower {_SIZE_KEY}")
     too_small = re.search(r"smaller than required_chars. \d+ vs (\d+)", message)
     if too_small:
         smallest = int(too_small[1]) + 1
         expected = f"a vocabulary of at least {smallest} for these transcripts"
-        return UserError.expected(expected, vocabulary_size, "Raise vocabulary_size")
+        return UserError.expected(expected, vocabulary_size, f"Raise {_SIZE_KEY}")
     return UserError.expected(
         f"transcripts for a vocabulary of {vocabulary_size}",
         f'"{" ".join(message.split())}" from sentencepiece',
-        "Change vocabulary_size or the transcripts",
+        f"Change {_SIZE_KEY}, or the transcripts",
     )
 
 

@@ -9,9 +9,9 @@ if not __package__:  # started by its path: import from the checkout that contai
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 from conformer.config import ConformerConfig, load_config
-from conformer.keras2_weights import SUFFIXES
 from conformer.published import open_source
 from conformer.task import ConformerTask
+from conformer.tensorflow_asr import WEIGHTS_SUFFIXES
 from tools.config.command_line import run
 from tools.recognition.training import TrainingProgram
 from tools.training.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def make_task(
     needs_evaluation: bool,
 ) -> ConformerTask:
     """Opens the pretrained weights, if a source is given, and returns the training task."""
-    is_keras2 = pretrained.lower().endswith(SUFFIXES)
+    is_keras2 = pretrained.lower().endswith(WEIGHTS_SUFFIXES)
     source = None
     if pretrained and not is_keras2:
         source = open_source(pretrained)

@@ -109,9 +109,10 @@ def main(argv: list[str]) -> int:
     flags.string("result_file", "./result.json", "JSON file to write.")
     values = flags.parse_flags(argv)
     if not Path(values.benchmark_out).is_dir():
-        raise UserError.expected(
-            "a folder as --benchmark_out", values.benchmark_out, "Correct --benchmark_out"
-        )
+        above = Path(values.benchmark_out).parent  # ais_infer made a folder with the date
+        is_result = any(above.glob("*_0.txt"))
+        do = f"Use --benchmark_out={above}" if is_result else "Correct --benchmark_out"
+        raise UserError.expected("a folder as --benchmark_out", values.benchmark_out, do)
     result = score(Path(values.benchmark_out), read_annotations(Path(values.anno_file)))
     write_text(Path(values.result_file), to_json(result))
     print(", ".join(f"{x['key']}: {x['value']}" for x in result["value"]))

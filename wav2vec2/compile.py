@@ -64,10 +64,12 @@ def main(argv: list[str]) -> int:
             "See --help",
         )
     if (values.torchscript_path or "").lower().endswith((".pth", ".pt")):
+        export = "Run python -m wav2vec2.export --pytorch_model_dir=FOLDER, and leave the flag out"
+        is_exported = Path(DEFAULT_DIR).is_dir()
         raise UserError.expected(
             "the folder of an exported model as --torchscript_path",
             f"{values.torchscript_path}, a file of TorchScript",
-            "Run python -m wav2vec2.export --pytorch_model_dir=FOLDER, and leave the flag out",
+            f"Leave the flag out to run {DEFAULT_DIR}" if is_exported else export,
         )
     options = from_flags(RunnerOptions, values)
     model_dir = values.native_savedmodel_dir or values.torchscript_path or DEFAULT_DIR

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from tools.config.originals import config_answer
 from tools.config.values import Mismatch, convert, optional, show
 from tools.errors import UserError
 from tools.ranges import check_range
@@ -228,7 +229,9 @@ def read_mapping(path: Path, sections: list[str]) -> Mapping:
         ) from None
     except OSError as error:
         raise UserError.expected(
-            f"a readable config file at {path}", error.strerror, "Give the path of a YAML file"
+            f"a readable config file at {path}",
+            error.strerror,
+            config_answer(path) or "Give the path of a YAML file, such as those in configs",
         ) from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark

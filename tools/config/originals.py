@@ -14,7 +14,7 @@ from pathlib import Path
 from tools.errors import UserError
 from tools.launcher import launched_size
 
-_SCRIPTS = Path(__file__).resolve().parents[2] / "run_scripts"
+_PROJECT = Path(__file__).resolve().parents[2]
 _BOOLEANS = {"true": "true", "1": "true", "false": "false", "0": "false"}
 
 
@@ -89,7 +89,7 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
         "metadata": Accepted("lengths are read from the sound files"),
         "static_length": _off("batches are padded to buckets of lengths", "Leave it out"),
         "num_workers": Accepted(
-            "one process uses one device", ("1",), "Run horovodrun -np N python conformer/train.py"
+            "one process uses one device", ("1",), "Run horovodrun -np N python -m conformer.train"
         ),
         "tfrecords": _off("sounds are read from files", _UNPACK),
         "sentence_piece": _off(
@@ -110,6 +110,7 @@ FLAGS: dict[str, dict[str, Renamed | Accepted | Answered]] = {
         "mxp": _off("--quant_precision decides", "Use --quant_precision=fp16 with --run_eagerly=0"),
         "net_name": Accepted("the program runs one model"),
         "top_k": Accepted("a recognizer returns texts, no classes"),
+        "imagenet_label_file": Accepted("a recognizer returns texts, no classes"),
     },
     "vision.eval": {
         **dict.fromkeys(_TRAINING_KEYS, Accepted("it is a key of the training")),
@@ -171,6 +172,14 @@ PROGRAMS: dict[str, str] = {
     "Conformer_Train_1MLU.sh": "ci/Conformer_Train_1GPU.sh",
     "Conformer_Infer_1MLU.sh": "ci/Conformer_Infer_1GPU.sh",
     "Conformer_Infer_1MLU_AMP.sh": "ci/Conformer_Infer_1GPU_AMP.sh",
+    "prepare_env.sh": "setup.sh",
+}
+
+# Name of a config file of the originals: the file in configs/ that replaces it, and its flags.
+CONFIGS: dict[str, tuple[str, str]] = {
+    "conformer_tiny.yaml": ("vision/conformer_mindspore.yml", ""),
+    "conformer_small.yaml": ("vision/conformer_mindspore.yml", "--arch=conformer_small"),
+    "conformer_base.yaml": ("vision/conformer_mindspore.yml", "--arch=conformer_base"),
 }
 
 
@@ -240,6 +249,19 @@ def owner(module: str, name: str) -> str | None:
     return None
 
 
+def config_answer(path: str | os.PathLike[str]) -> str | None:
+    """Returns what to give instead of a config file of the originals that does not exist.
+
+    Args:
+        path: of the missing file; None is returned if no config of the originals has its name.
+    """
+    if Path(path).name not in CONFIGS:
+        return None
+    file, flags = CONFIGS[Path(path).name]
+    do = f"Give your copy of {Path(path).name}, or {os.path.relpath(_PROJECT / 'configs' / file)}"
+    return f"{do} with {flags}" if flags else do
+
+
 def program_answer(name: str, argv: Sequence[str]) -> UserError:
     """Returns the answer to an old program name.
 
@@ -252,7 +274,7 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
         expected = "an old name of a program or script"
         return UserError.expected(expected, name, "See docs/from_the_originals.md")
     if command.endswith(".sh"):
-        command = f"bash {os.path.relpath(_SCRIPTS / command)}"
+        command = f"bash {os.path.relpath(_PROJECT / 'run_scripts' / command)}"
     elif launched_size() > 1:
         command = f"horovodrun -np {launched_size()} {command}"
     do = f"Run {command} {shlex.join(argv)}".rstrip()

@@ -3,12 +3,15 @@
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt    lines "SPEAKER-CHAPTER-NUMBER THE WORDS"
     SPLIT/SPEAKER/CHAPTER/SPEAKER-CHAPTER-NUMBER.flac  or another suffix of `SUFFIXES`
 
-See `tables` for tables. A folder without `*.trans.txt` may contain a table `transcripts.tsv`.
+See `tables` for tables. A folder without `*.trans.txt` may contain a table `transcripts.tsv`. A
+config of TensorFlowASR names such tables; a split whose table is missing is read from its
+`*.trans.txt`.
 
 Utterances that cannot be used are skipped, and listed with file and line under a key of
 `SKIP_REASONS`.
 """
 
+import logging
 import os
 import re
 from collections import Counter, defaultdict
@@ -40,6 +43,8 @@ SUFFIXES = (
 )
 TRANSCRIPT_SUFFIX = ".trans.txt"
 MAX_CHARACTERS_PER_SECOND = 50.0  # the fastest speakers of LibriSpeech reach about 20
+
+_log = logging.getLogger(__name__)
 
 SKIP_REASONS = {
     "unreadable_folder": "a folder that cannot be listed",
@@ -201,13 +206,29 @@ def _split_places(root: Path, splits: Sequence[str]) -> list[Path]:
         raise UserError.expected(
             "the folder of a corpus", f"{root}, which is no folder", "Check the path"
         )
-    places = [root / expand_home(split) for split in dict.fromkeys(splits)] or [root]
+    places = [_present(root, expand_home(split)) for split in dict.fromkeys(splits)] or [root]
     for place in places:
         if not place.is_dir() and not _is_table(place):
-            names = sorted(path.name for path in root.iterdir() if path.is_dir() or _is_table(path))
+            present = sorted(root.iterdir())
+            names = [path.name for path in present if path.is_dir()]
+            names = names or [path.name for path in present if _is_table(path)]
             received = f"no such folder or table, but {', '.join(names) or 'none at all'}"
             raise UserError.expected(f"the split {place}", received, "Name a split that exists")
     return places
+
+
+def _present(root: Path, name: str) -> Path:
+    """Returns the path of a split: of a table SPLIT/transcripts.tsv that is missing, that of SPLIT.
+
+    The missing table of `root` itself does not stand for all of its splits.
+    """
+    place, split = root / name, (root / name).parent
+    if place.name != TABLE_NAME or place.exists() or not split.is_dir() or split.samefile(root):
+        return place
+    if next(split.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is None:
+        return place
+    _log.info("no table %s: reading the *%s files of the folder", place, TRANSCRIPT_SUFFIX)
+    return split
 
 
 def _is_table(path: Path) -> bool:

@@ -9,6 +9,8 @@ import soundfile
 import yaml
 
 import conformer
+from conformer.export import main as export
+from conformer.infer import main as infer
 from conformer.tensorflow_asr import translate
 from conformer.train import main
 from tests.support.errors import refused
@@ -90,7 +92,7 @@ def test_the_example_is_the_model_of_the_paper(load):
     assert training.schedule.peak == pytest.approx(144**-0.5 * 40000**-0.5)
 
 
-def test_every_key_of_the_example_is_used_or_named(caplog, load):
+def test_every_key_of_the_example_is_used_or_named(caplog, load, monkeypatch):
     """A key that is changed changes the config, or is refused, or is named."""
     content = yaml.safe_load(EXAMPLE)
     leaves = []
@@ -120,6 +122,10 @@ def test_every_key_of_the_example_is_used_or_named(caplog, load):
         is_used = before.values != after.values
         assert is_used or any(".".join(place[:n]) in named for n in range(2, len(place) + 1)), place
     with caplog.at_level(logging.WARNING):
+        with monkeypatch.context() as patch:
+            patch.setenv("HOROVOD_RANK", "1")
+            load(EXAMPLE)
+            assert not caplog.records  # the first rank names the keys
         load(EXAMPLE)
     assert "learning_config.train_dataset_config.cache" in caplog.text
     assert "corpus_files" in caplog.text and "train_tokenizer" in caplog.text
@@ -405,3 +411,19 @@ def test_the_beam_becomes_that_of_exports(load):
     assert (decoding.beam_width, decoding.norm_score) == (8, True)
     decoding = load(EXAMPLE.replace("norm_score: true", "norm_score: false")).decoding
     assert (decoding.beam_width, decoding.norm_score) == (0, False)
+
+
+@pytest.mark.parametrize("name", ["50.h5", "50.HDF5"])
+def test_weights_alone_are_answered_with_the_command_that_fine_tunes_them(tmp_path, name, capsys):
+    path = tmp_path / name
+    path.write_bytes(b"\x89HDF")
+    do = f"conformer.train --config=config.yml --pretrained={path}, and give"
+    for flag in ("--saved", "--pretrained"):
+        with refused(do):
+            infer([f"{flag}={path}", f"--data_dir={tmp_path}"])
+    for flag in ("--checkpoint", "--pretrained"):
+        with refused(do):
+            export([f"{flag}={path}", f"--output_dir={tmp_path / 'other'}"])
+    assert "exporting" not in capsys.readouterr().err
+    with refused("--pretrained="):
+        conformer.load(path)

@@ -94,6 +94,14 @@ def test_bad_results(results, name, content, message):
         postprocess(folder, labels)
 
 
+def test_a_folder_that_is_missing_is_answered_with_the_folder_of_the_results(results):
+    folder, labels = results
+    with refused(f"2022_10_10-10_10_10. Use --benchmark_out={folder}."):
+        postprocess(folder / "2022_10_10-10_10_10", labels)
+    with refused("Correct --benchmark_out."):
+        postprocess(folder.parent / "nowhere", labels)
+
+
 @pytest.mark.parametrize(
     "line", ["b.JPEG abc", "b.JPEG -1", "b.JPEG 3.5", "b.JPEG 1 2", "3", "a.JPEG 2"]
 )

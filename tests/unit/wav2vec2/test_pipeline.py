@@ -445,10 +445,15 @@ def test_a_file_that_was_damaged_since_is_left_out(corpus, tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("path", ["./traced.pth", "model.PT"])
-def test_a_file_of_torchscript_is_answered_with_the_export(path):
+def test_a_file_of_torchscript_is_answered_with_the_export(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--input_path=a", "--output_path=b", f"--torchscript_path={path}"]
     with refused("Run python -m wav2vec2.export --pytorch_model_dir=FOLDER") as caught:
-        compile_program.main(["--input_path=a", "--output_path=b", f"--torchscript_path={path}"])
+        compile_program.main(argv)
     assert path in str(caught.value)
+    (tmp_path / "wav2vec2_savedmodel").mkdir()
+    with refused("Leave the flag out to run wav2vec2_savedmodel."):
+        compile_program.main(argv)
 
 
 def test_batches_of_the_original_have_whole_rows(exports, corpus, tmp_path, capsys):

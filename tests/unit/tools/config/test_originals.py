@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+import vision
 from tests.support.errors import refused
 from tools.config.command_line import CommandLine
-from tools.config.originals import FLAGS, OWN_FLAGS, PROGRAMS, Renamed, program_answer
+from tools.config.originals import CONFIGS, FLAGS, OWN_FLAGS, PROGRAMS, Renamed, program_answer
 from tools.config.similar import similar_name
 
 
@@ -107,7 +108,7 @@ def test_flags_without_an_effect(argv, capsys):
 @pytest.mark.parametrize(
     "module, argv, do",
     [
-        ("conformer.train", ["--num_workers=4"], "horovodrun"),
+        ("conformer.train", ["--num_workers=4"], "horovodrun -np N python -m conformer.train"),
         ("conformer.train", ["--tfrecords"], "unpack_tfrecords"),
         ("conformer.train", ["--tfrecords=True"], "unpack_tfrecords"),
         ("conformer.train", ["--sentence_piece", "true"], "tokenizer.kind=sentencepiece"),
@@ -191,6 +192,30 @@ def test_an_old_name_is_answered_with_the_command(project, command, answer):
     done = subprocess.run(command, cwd=project / "conformer", capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("Error: Expected") and done.stderr.endswith(f"{answer}\n")
+
+
+@pytest.mark.parametrize(
+    "name, answer",
+    [
+        ("conformer_tiny.yaml", "configs/vision/conformer_mindspore.yml."),
+        ("conformer_base.yaml", "conformer_mindspore.yml with --arch=conformer_base."),
+        ("other.yaml", "such as those in configs."),
+    ],
+)
+def test_a_missing_config_of_an_original_is_answered(project, monkeypatch, name, answer):
+    monkeypatch.chdir(project)
+    with refused() as caught:
+        vision.load_config(f"../src/configs/{name}")
+    assert str(caught.value).endswith(answer)
+    for file, flags in CONFIGS.values():
+        words = dict(word.removeprefix("--").split("=") for word in flags.split())
+        vision.load_config(f"configs/{file}", {f"model.{k}": v for k, v in words.items()})
+
+
+def test_flags_for_classes_have_no_effect_on_a_recognizer(capsys):
+    argv = ["--net_name=Conformer", "--top_k=5", "--imagenet_label_file=val.txt"]
+    assert program("conformer.infer").parse(argv)[1] == []
+    assert capsys.readouterr().err.count("has no effect") == len(argv)
 
 
 def test_an_old_name_after_horovodrun_is_answered_with_the_whole_command(monkeypatch):

@@ -1,5 +1,6 @@
 """LibriSpeech-layout trees: what is read, what is left out and why, and what stops at once."""
 
+import logging
 import os
 
 import numpy as np
@@ -196,6 +197,22 @@ def test_the_table_of_a_folder_is_directly_in_it(chapter, tmp_path):
     assert corpus.has_transcripts(tmp_path)
 
 
+def test_a_split_whose_table_is_missing_is_read_from_its_folder(chapter, tmp_path, caplog):
+    """A config of TensorFlowASR names tables that LibriSpeech does not contain."""
+    root, split = tmp_path / "corpus", tmp_path / "corpus" / "dev-clean"
+    write(chapter, GOOD)
+    with caplog.at_level(logging.INFO):
+        for name in ("dev-clean/transcripts.tsv", str(split / "transcripts.tsv")):
+            assert transcripts(corpus.read_corpus(root, [name])) == GOOD_TRANSCRIPTS
+    assert f"no table {split / 'transcripts.tsv'}: reading" in caplog.text
+    for other in ("transcripts.tsv", "dev-clean/other.tsv", "nowhere/transcripts.tsv"):
+        with refused(other):
+            corpus.read_corpus(root, [other])
+    (split / "transcripts.tsv").write_text("9001/1/9001-1-0000.flac\t1\tFIVE\n")
+    found = corpus.read_corpus(root, ["dev-clean/transcripts.tsv"]).utterances
+    assert [x.transcript for x in found] == ["FIVE"]
+
+
 def test_splits_in_their_order(tmp_path):
     for split in ("train-clean", "dev-clean", "test-clean"):
         for speaker in ("12", "11"):
@@ -296,8 +313,14 @@ def test_folders_that_are_not_there(chapter, tmp_path):
     write(chapter, GOOD)
     with refused("nowhere"):
         corpus.read_corpus(tmp_path / "nowhere", ["dev-clean"])
-    with refused(match=r"the split .*train-clean.* but dev-clean"):
+    (tmp_path / "corpus" / "SPEAKERS.TXT").write_text("no table\n")
+    with refused(match=r"the split .*train-clean.* but dev-clean\."):
         corpus.read_corpus(tmp_path / "corpus", ["train-clean"])
+    with refused("but SPEAKERS.TXT."):  # folders without splits may contain tables only
+        tables = tmp_path / "tables"
+        tables.mkdir()
+        (tables / "SPEAKERS.TXT").write_text("no table\n")
+        corpus.read_corpus(tables, ["train-clean"])
     with refused("no folder"):
         corpus.read_corpus(chapter / "9001-1-0000.flac")
 
