@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from tools.layers.rows import Rows
+
 _MASKED = -1e9  # added to the scores of padded keys
 
 
@@ -112,20 +114,22 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         )
         self.built = True
 
-    def call(self, inputs, positions, frame_mask):
+    def call(self, inputs, positions, frame_mask, training=False):
         """Computes self-attention over the valid frames.
 
         Args:
             inputs: `[B, T, D]`.
             positions: `[2T, D]`, the result of `relative_positions`.
             frame_mask: `[B, T]` bool, True at valid frames.
+            training: whether the gradient will be computed.
 
         Returns:
             `[B, T, D]`.
         """
-        frames = ops.shape(inputs)[1]
+        layout, frames = Rows(inputs, training), ops.shape(inputs)[1]
         heads = ops.reshape(
-            self.query_key_value(inputs), (-1, frames, 3, self.num_heads, self.head_size)
+            self.query_key_value(layout.rows(inputs)),
+            (-1, frames, 3, self.num_heads, self.head_size),
         )
         query, key, value = ops.unstack(ops.transpose(heads, (2, 0, 3, 1, 4)), axis=0)
         scale = self.head_size**-0.5
@@ -140,9 +144,8 @@ class RelativeMultiHeadAttention(keras.layers.Layer):
         scores = ops.cast(scores, "float32") + mask
         weights = ops.cast(ops.softmax(scores, axis=-1), self.compute_dtype)
         context = ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
-        return self.output_projection(
-            ops.reshape(context, (-1, frames, self.num_heads * self.head_size))
-        )
+        context = ops.reshape(context, (-1, frames, self.num_heads * self.head_size))
+        return layout.batch(self.output_projection(layout.rows(context)))
 
     def _position_scores(self, query, position):
         """Multiplies queries `[B, H, T, K]` by positions `[H, K, 2T]`, the same for all of B."""

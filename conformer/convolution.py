@@ -7,6 +7,7 @@ from tools.layers.activations import silu
 from tools.layers.batch_norm import BatchNormalization
 from tools.layers.dropout import Dropout
 from tools.layers.layer_norm import LayerNormalization
+from tools.layers.rows import Rows
 
 BATCH_NORM_MOMENTUM, BATCH_NORM_EPSILON = 0.99, 1e-3
 
@@ -84,16 +85,17 @@ class ConvolutionModule(keras.layers.Layer):
         Returns:
             `[B, T, D]`.
         """
-        values, gates = ops.split(self.expansion(inputs), 2, axis=-1)
-        x = values * ops.sigmoid(gates)
+        layout = Rows(inputs, training)
+        values, gates = ops.split(self.expansion(layout.rows(inputs)), 2, axis=-1)
+        x = layout.batch(values * ops.sigmoid(gates))
         x = ops.where(frame_mask[:, :, None], x, ops.cast(0, x.dtype))
         x = ops.squeeze(self.depthwise(ops.expand_dims(x, 2)), 2)
         if self.norm == "batch":
             x = self.normalization(x, frame_mask, training=training)
         else:
             x = self.normalization(x, training=training)
-        x = silu(x, training=training)
-        return self.dropout(self.projection(x), training=training)
+        x = silu(layout.rows(x), training=training)
+        return layout.batch(self.dropout(self.projection(x), training=training))
 
     def get_config(self):
         """Returns the constructor's arguments."""

@@ -10,6 +10,7 @@ from tools.layers.activations import silu
 from tools.layers.dropout import Dropout
 from tools.layers.layer_norm import LayerNormalization
 from tools.layers.masking import sequence_mask
+from tools.layers.rows import Rows
 
 LAYER_NORM_EPSILON = 1e-5
 _BLOCK_OPTIONS = (
@@ -156,13 +157,17 @@ class ConformerBlock(keras.layers.Layer):
         Returns:
             `[B, T, D]`.
         """
+        layout = Rows(inputs, training)
+        inputs = layout.rows(inputs)
         before, attend, convolve, after, output = self.norms
         x = inputs + 0.5 * self.feedforwards[0](before(inputs), training=training)
-        attended = self.attention(attend(x), positions, frame_mask)
+        attended = self.attention(layout.batch(attend(x)), positions, frame_mask, training=training)
+        attended = layout.rows(attended)
         x = x + self.attention_dropout(attended, training=training)
-        x = x + self.convolution(convolve(x), frame_mask, training=training)
+        convolved = self.convolution(layout.batch(convolve(x)), frame_mask, training=training)
+        x = x + layout.rows(convolved)
         x = x + 0.5 * self.feedforwards[1](after(x), training=training)
-        return output(x)
+        return layout.batch(output(x))
 
     def get_config(self):
         """Returns the constructor's arguments."""

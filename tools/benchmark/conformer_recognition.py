@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from tools.benchmark.turns import time_in_turn, timed, use_cores  # isort: skip
 
 import numpy as np
+import soundfile
 
 from conformer.session import BUNDLED_MODEL, open_session
 from tools.amounts import counted
@@ -41,12 +42,15 @@ _RATE_HZ = 16000
 _PRECISIONS = ("fp32", "int8_fp32")
 
 
-def open_sessions(model_dir: Path, values: SimpleNamespace) -> dict[str, SpeechSession]:
+def open_sessions(
+    model_dir: Path, values: SimpleNamespace, calibration: Path
+) -> dict[str, SpeechSession]:
     """Opens a model in TensorFlow and converted, the latter with greedy and beam search.
 
     Args:
         model_dir: SavedModel.
         values: values of the flags.
+        calibration: folder of sounds for conversions to 8 bits.
 
     Returns:
         The sessions by the name of their side.
@@ -58,7 +62,7 @@ def open_sessions(model_dir: Path, values: SimpleNamespace) -> dict[str, SpeechS
             **shared,
             "backend": values.backend,
             "quant_precision": precision,
-            "calibration_data_dir": values.calibration_data_dir,
+            "calibration_data_dir": str(calibration),
         }
         options[f"converted {precision}"] = RecognitionOptions(**converted)
         beam = RecognitionOptions(**converted, beam_width=values.beam_width)
@@ -210,8 +214,6 @@ def _parse(argv: list[str]) -> SimpleNamespace:
     flags.string("peer_python", sys.executable, about, default_text="this one")
     flags.enum("backend", "openvino", ["openvino", "onnxruntime"], "Runtime of converted models.")
     flags.string("precisions", "fp32", f"Precisions to time, of {','.join(_PRECISIONS)}.")
-    about = "Data set for calibration, for int8_fp32."
-    flags.string("calibration_data_dir", None, about, default_text="none")
     about = "Longest time for one request to the peer, such as building its model."
     flags.number("peer_seconds", 240.0, about)
     flags.group("Input")
@@ -250,8 +252,6 @@ def _parse(argv: list[str]) -> SimpleNamespace:
         raise UserError.expected(
             f"--precisions of {','.join(_PRECISIONS)}", unknown[0] or "none", "Correct the flag"
         )
-    if "int8_fp32" in values.precisions and not values.calibration_data_dir:
-        raise UserError.expected("--calibration_data_dir for int8_fp32", "none", "Name a data set")
     BeamSearch(values.beam_width)  # checks it
     return values
 
@@ -277,7 +277,12 @@ def main(argv: list[str]) -> int:
             in_own_process(write, model_dir)
         peer = stack.enter_context(_peer(values, inputs, temporary, tokens))
         _say("ours", "opening the sessions")
-        sessions = open_sessions(model_dir, values)
+        # In 8 bits the model emits tokens at the same rate only if it was calibrated on this sound.
+        calibration = temporary / "calibration"
+        calibration.mkdir()
+        for number, waveform in enumerate(inputs["waveforms"]):
+            soundfile.write(calibration / f"{number:03}.wav", waveform, _RATE_HZ, "FLOAT")
+        sessions = open_sessions(model_dir, values, calibration)
         for session in sessions.values():
             stack.callback(session.close)
         report = described(values, peer.ask("versions") if peer else {})

@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
@@ -64,12 +63,6 @@ def _make(make: Callable, arguments: tuple) -> None:
 
 def _ask(method: str, arguments: tuple):
     return getattr(_made[0], method)(*arguments)
-
-
-def anonymous_bytes() -> int:
-    """Returns the resident memory of this process without pages of files (Linux)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * next(int(x.split()[1]) for x in lines if x.startswith("RssAnon:"))
 
 
 def median_seconds(call: Callable, rounds: int) -> float:

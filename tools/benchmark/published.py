@@ -19,7 +19,7 @@ from tools.benchmark.turns import batch_sizes, time_in_turn, timed, use_cores  #
 import numpy as np
 
 from tools.benchmark.comparison import REST_SECONDS
-from tools.benchmark.own_process import anonymous_bytes, in_own_process
+from tools.benchmark.own_process import in_own_process
 from tools.benchmark.peer import Peer
 from tools.benchmark.published_models import RATE_HZ, SIZES, made_sounds, write_source
 from tools.benchmark.sides import PeerSide, relative_error
@@ -30,7 +30,7 @@ from tools.decoding.tdt import TdtSearch
 from tools.errors import UserError
 from tools.files import check_writable, to_json, write_text
 from tools.inference.runner import Runner, load
-from tools.memory import peak_resident_bytes
+from tools.memory import anonymous_bytes, peak_resident_bytes
 from tools.recognition.beams import network_options
 
 PRECISIONS = ("fp32", "int8_fp32")
@@ -49,11 +49,20 @@ def export(source: str, target: str, file_format: str) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "peak_bytes": peak_resident_bytes()}
 
 
-def convert(native: str, place: str, precision: str, samples: int) -> dict[str, float]:
-    """Converts a SavedModel, and returns the seconds and the peak memory of this process."""
+def convert(native: str, place: str, precision: str, *sizes: int) -> dict[str, float]:
+    """Converts a SavedModel, and returns the seconds and the peak memory of this process.
+
+    Args:
+        native: the SavedModel.
+        place: new folder.
+        precision: see `ConversionRequest`.
+        *sizes: largest batch, and number of sounds to quantize with.
+    """
     from tools.conversion import converter
     from tools.conversion.protocol import Calibration, Examples
     from tools.conversion.request import ConversionRequest, Quantization
+
+    batch, samples = sizes
 
     def examples() -> Examples:
         sounds = made_sounds(samples, _CALIBRATION_SECONDS)
@@ -64,6 +73,7 @@ def convert(native: str, place: str, precision: str, samples: int) -> dict[str, 
     request = ConversionRequest(
         backend="openvino",
         precision=precision,
+        batch=(1, batch),
         quantization=Quantization() if is_quantized else None,
     )
     calibration = Calibration("made-up sounds", samples, True, examples)
@@ -217,7 +227,8 @@ def measure(values: SimpleNamespace, folder: Path) -> dict:
     places = {name: folder / name for name in values.precisions}
     for name, place in places.items():
         if not place.exists():
-            arguments = str(native), str(place), name, values.calibration_samples
+            sizes = max(values.batches), values.calibration_samples
+            arguments = str(native), str(place), name, *sizes
             report["conversion"][name] = in_own_process(convert, *arguments)
         memory = in_own_process(run_often, str(place), values.seconds, _CALLS)
         files = sum(x.stat().st_size for x in place.rglob("*") if x.is_file())

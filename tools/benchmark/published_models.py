@@ -78,13 +78,26 @@ def write_source(folder: Path, size: str) -> None:
     keras.utils.set_random_seed(SEED)
     blank = SIZES[size]["vocab_size"] - 1
     with new_folder(folder) as place:
-        (place / "config.json").write_text(to_json(_config(size)))
-        (place / "tokenizer.json").write_text(to_json(_tokenizer(blank)))
-        (place / "generation_config.json").write_text(to_json({"decoder_start_token_id": blank}))
+        for name, content in descriptions(size).items():
+            (place / name).write_text(to_json(content))
         config = read_published_config(place).config
         model = build_model(config, blank + 1)
         _balance(model, len(config.model.durations))
         write_safetensors(place / "model.safetensors", published_tensors(model, blank))
+
+
+def descriptions(size: str) -> dict[str, dict]:
+    """Returns the content of the JSON files of a model by name.
+
+    Args:
+        size: key of `SIZES`.
+    """
+    blank = SIZES[size]["vocab_size"] - 1
+    return {
+        "config.json": _config(size),
+        "tokenizer.json": _tokenizer(blank),
+        "generation_config.json": {"decoder_start_token_id": blank},
+    }
 
 
 def made_sounds(count: int, seconds: float) -> np.ndarray:
@@ -118,9 +131,8 @@ def _config(size: str) -> dict:
 def _tokenizer(blank: int) -> dict:
     """Returns a vocabulary of made-up pieces, every second of which begins a word."""
     letters = "abcdefghijklmnopqrstuvwxyz"
-    texts = [f"{x}{y}" for x in letters for y in letters] * 2
-    pieces = [f"\u2581{text}" if n % 2 else text for n, text in enumerate(texts)]
-    pieces = [*dict.fromkeys(["<unk>", *pieces])][:blank]
+    texts = [f"{x}{y}" for x in letters for y in letters]
+    pieces = ["<unk>", *(piece for text in texts for piece in (text, f"\u2581{text}"))][:blank]
     special = [(0, "<unk>"), (blank, "<blank>")]
     return {
         "added_tokens": [{"id": i, "content": x, "special": True} for i, x in special],

@@ -16,6 +16,7 @@ from tools.files import check_writable, to_json, write_text
 from tools.memory import peak_resident_bytes
 
 FORMS = ("plain", "fused", "pruned")
+WHOLE = "whole"  # plain, with all logits computed at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,7 @@ def measure(form: str, sizes: Sizes, rounds: int) -> dict:
     """Measures one form of the loss, with the gradients by its inputs and the joint network.
 
     Args:
-        form: `loss.kind` of the config.
+        form: `loss.kind` of the config, or `whole`: plain, with all logits computed at once.
         sizes: sizes of the inputs.
         rounds: number of calls that are timed.
 
@@ -54,7 +55,7 @@ def measure(form: str, sizes: Sizes, rounds: int) -> dict:
 
     from conformer.joint import JointNetwork, SimpleJoint
     from conformer.pruned_loss import pruned_transducer_loss
-    from conformer.transducer_loss import loss_of_pieces
+    from conformer.transducer_loss import loss_of_pieces, transducer_loss
 
     batch, frames, labels, width = sizes.batch, sizes.frames, sizes.labels, sizes.width
     tf.keras.utils.set_random_seed(1)
@@ -78,6 +79,8 @@ def measure(form: str, sizes: Sizes, rounds: int) -> dict:
                 encoded, predicted, layers, targets, s_range=sizes.s_range, **lengths
             )
             return pair.simple + pair.pruned
+        if form == WHOLE:
+            return transducer_loss(joint(encoded, predicted), targets, *lengths.values())
         return loss_of_pieces(encoded, predicted, joint, targets, kind=form, **lengths)
 
     @tf.function(autograph=False)
@@ -93,7 +96,7 @@ def measure(form: str, sizes: Sizes, rounds: int) -> dict:
     return {
         "form": form,
         "time_s": time_s,
-        "peak_bytes": peak_resident_bytes() - before,
+        "peak_bytes": max(peak_resident_bytes() - before, 0),  # the kernel counts a few pages late
         "loss": loss,
     }
 
@@ -112,6 +115,8 @@ def main(argv: list[str]) -> int:
     flags.integer("vocabulary", 1000, "Symbols of the vocabulary, the blank included.")
     flags.integer("width", 320, "Width of the joint network.")
     flags.integer("s_range", 5, "States of each frame, for the pruned loss.")
+    about = "Also measures the plain loss with all logits computed at once, not in pieces."
+    flags.boolean("whole", False, about)
     flags.group("Runtime")
     flags.integer("threads", None, "Threads.", default_text="all cores")
     flags.group("Measurement")
@@ -146,7 +151,8 @@ def main(argv: list[str]) -> int:
     rows = sizes.batch * sizes.frames * (sizes.labels + 1)
     product = (min(rows, 51000), sizes.width, sizes.vocabulary)
     report = {"gemm_gflops": in_own_process(gemm_gflops, {product: 1.0}), "forms": []}
-    for form in tqdm(FORMS, desc="forms", file=sys.stderr):
+    forms = [*FORMS, WHOLE] if values.whole else FORMS
+    for form in tqdm(forms, desc="forms", file=sys.stderr):
         found = in_own_process(measure, form, sizes, values.loop)
         report["forms"].append(found)
         tqdm.write(

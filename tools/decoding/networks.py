@@ -11,6 +11,8 @@ from tools.decoding.protocol import Call
 class Networks:
     """Runs both networks of a transducer, as signatures of a model.
 
+    A runtime with fixed sizes may return more frames than it was given; they are left out.
+
     Models with `projects` have the two projections of the joint network as signatures of their own.
     Each frame and each output of the prediction network is then projected once, not in each step.
 
@@ -48,7 +50,7 @@ class Networks:
             piece = np.ascontiguousarray(encoded[:, start : start + self._max_window])
             # The width of the projection is about that of the frames, or twice as large.
             outputs = self._run({"encoded": piece}, "project", 2 * piece[0].size * piece.shape[2])
-            found.append(outputs["encoded_projection"])
+            found.append(outputs["encoded_projection"][:, : piece.shape[1]])
         return np.concatenate(found, axis=1)
 
     def predict(self, tokens: np.ndarray, states: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +80,7 @@ class Networks:
             names, signature = ("encoded_projection", "predicted_projection"), "join_projected"
         size = frames.shape[1] * predicted.shape[-1] * self._vocabulary_size
         inputs = dict(zip(names, (frames, predicted), strict=True))
-        return self._run(inputs, signature, size)["logits"][:, :, 0]
+        return self._run(inputs, signature, size)["logits"][:, : frames.shape[1], 0]
 
     def _run(
         self, inputs: Mapping[str, np.ndarray], signature: str, size: int

@@ -25,18 +25,24 @@ def num_parts(multiplications: int, num_rows: int, threads: int) -> int:
 
 
 def run_in_parts(
-    function: Callable[[slice], object], num_rows: int, *, multiplications: int, threads: int
+    function: Callable[[slice], object],
+    num_rows: int,
+    *,
+    multiplications: int = 0,
+    threads: int = 1,
+    largest: int = _LARGEST_CALL,
 ) -> None:
-    """Calls a function with parts of the rows, each of at most 64 rows.
+    """Calls a function with parts of the rows.
 
     Args:
         function: gets the rows of a part. Several threads must be able to call it at the same time.
         num_rows: number of all rows.
         multiplications: about the number of multiplications for one row.
         threads: number of parts that may run at the same time.
+        largest: largest number of rows of a part.
     """
     count = num_parts(multiplications * num_rows, num_rows, threads)
-    count = max(count, -(-num_rows // _LARGEST_CALL))
+    count = max(count, -(-num_rows // largest))
     edges = [number * num_rows // count for number in range(count + 1)]
     jobs = [partial(function, slice(*edge)) for edge in pairwise(edges)]
     for first in range(0, count, threads):
@@ -48,8 +54,9 @@ def call_in_parts(
     inputs: Mapping[str, np.ndarray],
     signature: str,
     *,
-    multiplications: int,
-    threads: int,
+    multiplications: int = 0,
+    threads: int = 1,
+    largest: int = _LARGEST_CALL,
 ) -> Mapping[str, np.ndarray]:
     """Runs a signature on parts of a batch, and joins the outputs; see `run_in_parts`.
 
@@ -59,6 +66,7 @@ def call_in_parts(
         signature: name of the signature.
         multiplications: about the number of multiplications for one row.
         threads: number of parts that may run at the same time.
+        largest: largest number of rows of a part.
     """
     found: dict[int, Mapping[str, np.ndarray]] = {}
 
@@ -67,7 +75,8 @@ def call_in_parts(
         found[rows.start] = call(part, signature)
 
     num_rows = len(next(iter(inputs.values())))
-    run_in_parts(run, num_rows, multiplications=multiplications, threads=threads)
+    options = {"multiplications": multiplications, "threads": threads, "largest": largest}
+    run_in_parts(run, num_rows, **options)
     first, *others = (found[start] for start in sorted(found))
     if not others:
         return first

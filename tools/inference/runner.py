@@ -13,6 +13,7 @@ from tools.conversion.dim_range import check_inputs, fit, pad_to
 from tools.conversion.pipeline import is_onnx, read_pipeline
 from tools.conversion.protocol import DEFAULT_EXECUTION, Execution, Function, TensorSpec
 from tools.conversion.sizes import Padding
+from tools.decoding.parallel import call_in_parts
 
 _REMEMBERED = 1000  # number of shapes
 
@@ -149,8 +150,15 @@ class JitRunner:
     def run(self, inputs, signature="serving_default"):
         """Runs a batch and returns the outputs by name."""
         specs = self.signatures[signature]
-        if signature in self._small and fit(inputs, specs):
-            return self._functions[signature](inputs)  # search calls it a hundred times for a batch
+        if signature in self._small:  # a search calls it a hundred times for a batch
+            if fit(inputs, specs):
+                return self._functions[signature](inputs)
+            sizes = specs[0].shape[0]
+            largest = sizes if isinstance(sizes, int) else sizes[1]
+            # A beam search has more hypotheses than the batch has rows.
+            first = inputs.get(specs[0].name) if isinstance(inputs, Mapping) else None
+            if isinstance(first, np.ndarray) and first.ndim and len(first) > largest:
+                return call_in_parts(self.run, inputs, signature, largest=largest)
         padded = self.pad(inputs, signature)
         outputs = self.shapes.run(self._functions[signature], padded, signature)
         name = specs[0].name

@@ -14,6 +14,7 @@ from tools.training.kernels import choose_kernels
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
 from tools.training.rematerialize import rematerialize
+from tools.training.shared_trace import share_traces
 from tools.training.step import TrainStep, moving_statistics
 from tools.training.task import LossSums
 
@@ -83,6 +84,8 @@ def make_step(
     choose_kernels(model)
     if config.rematerialize == "blocks":
         rematerialize(objective.blocks)
+    else:
+        share_traces(objective.blocks)
     optimizer = Optimizer(config.optimizer, model.trainable_variables, statistics)
     scale = LossScale(config.loss_scale, config.precision)
     step = TrainStep(objective, config, SingleProcess(), optimizer, loss_scale=scale)

@@ -74,7 +74,7 @@ class Server:
             raise Refusal(
                 404,
                 f"Expected a model among {', '.join(self.repository.names) or 'none'}. "
-                f"Received: {one_line(which[:100])}. See /v1/models.",
+                f"Received: {one_line(which[:100]) or 'an empty name'}. See /v1/models.",
                 "model",
             ) from None
 

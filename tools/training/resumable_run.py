@@ -13,6 +13,7 @@ from tools.training.optimizer import Optimizer
 from tools.training.precision import SMALLEST_SCALE, LossScale
 from tools.training.rematerialize import rematerialize
 from tools.training.run_log import RunLog
+from tools.training.shared_trace import share_traces
 from tools.training.step import (
     StepResult,
     TrainStep,
@@ -47,6 +48,8 @@ class ResumableRun:
         choose_kernels(task.model)
         if config.rematerialize == "blocks":
             rematerialize(task.blocks)
+        else:
+            share_traces(task.blocks)
         freeze(task.model, config.freeze)
         variables = task.model.trainable_variables
         depths = [task.layer_depth(v.path) for v in variables]

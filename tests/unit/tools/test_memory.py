@@ -1,4 +1,4 @@
-"""Peak memory of processes."""
+"""Memory of processes."""
 
 import subprocess
 import sys
@@ -31,3 +31,14 @@ def test_a_process_that_has_ended_has_none():
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
     assert peak_resident_bytes(child.pid) == 0
+
+
+def test_pages_of_files_are_not_anonymous(tmp_path):
+    size, path = 64 * 2**20, tmp_path / "pages"
+    path.write_bytes(bytes(size))
+    program = (
+        f"import numpy as np; pages = np.memmap({str(path)!r}, np.uint8, 'r'); pages.sum(); "
+        "from tools import memory; "
+        "print(memory.peak_resident_bytes() - memory.anonymous_bytes())"
+    )
+    assert printed(program) > size

@@ -32,9 +32,11 @@ TINY = {
 
 def test_the_forms_of_the_loss_are_measured_on_the_same_inputs():
     sizes = Sizes(2, 6, 3, 5, 4, s_range=2)
-    found = [transducer_loss.measure(form, sizes, rounds=1) for form in FORMS]
-    assert [x["form"] for x in found] == list(FORMS)
-    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=1e-5)
+    forms = [*FORMS, transducer_loss.WHOLE]
+    found = [transducer_loss.measure(form, sizes, rounds=1) for form in forms]
+    assert [x["form"] for x in found] == forms
+    for exact in (found[1], found[3]):
+        assert exact["loss"] == pytest.approx(found[0]["loss"], rel=1e-5)
     assert all(x["time_s"] > 0 and x["peak_bytes"] >= 0 for x in found)
 
 
@@ -221,6 +223,9 @@ def test_reports_hold_every_kind(tmp_path, monkeypatch):
     report = json.loads(path.read_text())
     assert report["gemm_gflops"] == 100.0
     assert [x["form"] for x in report["forms"]] == list(FORMS)
+    assert transducer_loss.main(["--whole", f"--json={path}"]) == 0
+    forms = [x["form"] for x in json.loads(path.read_text())["forms"]]
+    assert forms == [*FORMS, transducer_loss.WHOLE]
     assert conformer_training.main(["--all", f"--json={path}"]) == 0
     kinds = json.loads(path.read_text())["kinds"]
     assert [(x["loss"], x["precision"]) for x in kinds] == made[: 2 * len(FORMS)]

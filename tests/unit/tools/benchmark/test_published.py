@@ -1,17 +1,20 @@
 """The benchmark of published Conformers: its models, its count of steps, and its flags."""
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from conformer.piece_tokenizer import read_pieces
 from conformer.published import read_published
+from conformer.published_config import read_published_config
 from conformer.signatures import Signatures, pipeline_description
 from tests.support.errors import refused
 from tools.benchmark import published as benchmark
-from tools.benchmark.own_process import anonymous_bytes
-from tools.benchmark.published_models import made_sounds, write_source
+from tools.benchmark.published_models import SIZES, descriptions, made_sounds, write_source
+from tools.memory import anonymous_bytes
 
 
 class Runner:
@@ -42,6 +45,16 @@ def test_a_random_model_writes_tokens_now_and_then(source):
     assert 0.05 < steps["tdt_tokens"] / steps["frames"] < 1
     assert steps["rnnt_steps"] == steps["frames"] + steps["rnnt_tokens"]
     assert steps["ratio"] == steps["tdt_steps"] / steps["rnnt_steps"] < 1
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_vocabulary_has_the_size_of_its_model(tmp_path, size):
+    for name, content in descriptions(size).items():
+        (tmp_path / name).write_text(json.dumps(content))
+    config, num_symbols, blank = read_published_config(tmp_path)
+    tokenizer = read_pieces(tmp_path / "tokenizer.json", num_symbols, blank)
+    assert tokenizer.vocabulary_size == num_symbols == SIZES[size]["vocab_size"]
+    assert config.model.durations == (0, 1, 2, 3, 4)
 
 
 def test_an_export_has_its_files_its_time_and_its_memory(source, tmp_path):

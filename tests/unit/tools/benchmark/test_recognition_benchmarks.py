@@ -120,7 +120,6 @@ def test_sides_with_another_amount_of_work_are_named():
         (["--seconds=0.5"], "--seconds of 1 to 60"),
         (["--tokens_per_second=0"], "--tokens_per_second of 0.1 to 10"),
         (["--precisions=int4"], "--precisions of fp32,int8_fp32"),
-        (["--precisions=int8_fp32"], "--calibration_data_dir"),
         (["--beam_width=0"], "--beam_width of 1 to 2000"),
     ],
 )

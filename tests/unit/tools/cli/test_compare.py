@@ -246,10 +246,10 @@ def test_a_conformer_says_the_same_converted(exported, tmp_path, rng, capsys):
     printed = capsys.readouterr().out
     assert "2 samples, random for predict, project, join_projected\n" in printed
     assert re.search(r"serving_default +text +2 of 2\n", printed)
-    least = {"listen": 90, "predict": 10, "project": 1, "join_projected": 3}
+    least = {"listen": 90, "predict": 10, "project": 0, "join_projected": 0}
     for signature in least:
-        layers = re.search(rf"{signature}, (\d+) layers, first beyond 0.001: none", printed)
-        assert int(layers[1]) > least[signature], printed
+        layers = re.search(rf"{signature}, (\d+) layers?, first beyond 0.001: none", printed)
+        assert layers and int(layers[1]) > least[signature], printed
 
 
 @pytest.mark.parametrize(

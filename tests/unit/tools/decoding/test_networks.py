@@ -52,6 +52,19 @@ class Toy:
         return {"logits": (np.tanh(sum(projections)) @ self.output)[:, :, None]}
 
 
+class Fixed(Toy):
+    """A toy that was converted for five frames: it computes as many whatever it is given."""
+
+    def __call__(self, inputs, signature):
+        padded = {
+            name: np.pad(x, ((0, 0), (0, 5 - x.shape[1]), (0, 0)), constant_values=3.0)
+            if name.startswith("encoded")
+            else x
+            for name, x in inputs.items()
+        }
+        return super().__call__(padded, signature)
+
+
 def greedy(call, **common):
     return GreedySearch(call, **common, vocabulary_size=NUM_SYMBOLS, threads=2)
 
@@ -87,6 +100,23 @@ def test_each_frame_is_projected_once_and_the_result_is_the_same(make, rng):
     for one, other in zip(*found, strict=True):
         np.testing.assert_array_equal(one.tokens, other.tokens)
         np.testing.assert_array_equal(one.starts, other.starts)
+        assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
+
+
+@pytest.mark.parametrize("projects", [False, True])
+@pytest.mark.parametrize("make", [greedy, beam, tdt, tdt_beam])
+def test_a_model_of_fixed_sizes_gives_the_same(make, projects, rng):
+    encoded, lengths = rng.normal(size=(2, 12, WIDTH)).astype("float32"), np.array([12, 7])
+    found = []
+    for kind in (Toy, Fixed):
+        toy = kind(projects, NUM_SYMBOLS + len(DURATIONS) * make.__name__.startswith("tdt"))
+        search = make(
+            toy, blank=0, state_shape=(WIDTH,), max_symbols_per_frame=2, projects=projects,
+            max_window=4,
+        )  # fmt: skip
+        found.append(search.finish(search.advance(search.start(2), encoded, lengths)))
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one.tokens, other.tokens)
         assert one.log_probability == pytest.approx(other.log_probability, abs=1e-4)
 
 

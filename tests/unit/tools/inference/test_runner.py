@@ -111,7 +111,7 @@ def test_a_damaged_export_is_one_line(damaged, file, content):
         load(damaged)
 
 
-def converted(waveforms, prepares=False, kind=None, paddable=True, **functions):
+def converted(waveforms, prepares=False, kind=None, paddable=True, small=False, **functions):
     """A converted model that takes waveforms of a shape and gives back what it got."""
     given = []
 
@@ -126,7 +126,7 @@ def converted(waveforms, prepares=False, kind=None, paddable=True, **functions):
     name = "listen" if kind else "serving_default"
     manifest = {
         "request": {"precision": "bf16", "backend": "onnxruntime"},
-        "signatures": {name: {"prepares_shapes": prepares, "paddable": paddable, "small": False}},
+        "signatures": {name: {"prepares_shapes": prepares, "paddable": paddable, "small": small}},
     }
     pipeline = {"family": "toy", **({"kind": kind} if kind else {})}
     runner = JitRunner(Artifact(manifest, pipeline, [], {name: specs}, {name: listen, **functions}))
@@ -169,6 +169,16 @@ def test_a_partial_batch_goes_up_to_a_power_of_two_within_the_largest_batch():
         outputs = runner.run(ones(rows, 100))
         assert outputs["sums"].tolist() == [100] * rows
     assert [len(inputs["lengths"]) for inputs in given] == [3, 6, 6, 4, 2, 1]
+
+
+@pytest.mark.parametrize("batch", [3, (1, 3)])
+def test_a_search_may_have_more_hypotheses_than_a_batch_has_rows(batch):
+    runner, given = converted((batch, 10 if batch == 3 else (2, 10)), small=True)
+    outputs = runner.run(ones(7, 10))
+    assert outputs["sums"].tolist() == outputs["lengths"].tolist() == [10] * 7
+    assert [len(inputs["lengths"]) for inputs in given] == ([3] * 3 if batch == 3 else [2, 2, 3])
+    with refused("waveforms of shape"):
+        runner.run(ones(7, 11))
 
 
 def test_a_signature_that_padding_would_change_keeps_its_lengths():

@@ -81,11 +81,20 @@ def test_errors_reach_the_caller(speech):
 
 
 def test_recordings_run_one_after_the_other(speech):
+    speech.gate = threading.Semaphore(0)
+
     async def work():
         recordings = LongRecordings()
-        requests = (
-            recordings.transcription(Recording(speech, WORDS[:n]), FakeRequest()) for n in (1, 2, 3)
-        )
+        requests = [
+            asyncio.create_task(
+                recordings.transcription(Recording(speech, WORDS[:n]), FakeRequest())
+            )
+            for n in (1, 2, 3)
+        ]
+        assert await asyncio.to_thread(speech.begun.acquire, timeout=20)
+        # The others could begin now: nothing but their turn keeps them waiting.
+        assert not await asyncio.to_thread(speech.begun.acquire, timeout=0.2)
+        speech.gate.release(6)
         return await asyncio.gather(*requests)
 
     assert [x.text for x in asyncio.run(work())] == ["ONE", "ONE TWO", "ONE TWO SIX"]
