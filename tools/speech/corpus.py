@@ -180,7 +180,13 @@ def has_transcripts(place: Path) -> bool:
     The table is directly in the folder; the transcript files are in any folder below it.
     """
     is_table = _is_table(place) or _is_table(place / TABLE_NAME)
-    return is_table or next(place.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is not None
+    return is_table or _has_transcript_files(place)
+
+
+def _has_transcript_files(folder: Path) -> bool:
+    """Returns whether a transcript file is in any folder below one; follows links."""
+    files = (names for _, names in walk(folder, lambda error: None))
+    return any(name.endswith(TRANSCRIPT_SUFFIX) for names in files for name in names)
 
 
 def speaker_of(utterance: Utterance) -> str:
@@ -225,7 +231,7 @@ def _present(root: Path, name: str) -> Path:
     place, split = root / name, (root / name).parent
     if place.name != TABLE_NAME or place.exists() or not split.is_dir() or split.samefile(root):
         return place
-    if next(split.rglob(f"*{TRANSCRIPT_SUFFIX}"), None) is None:
+    if not _has_transcript_files(split):
         return place
     _log.info("no table %s: reading the *%s files of the folder", place, TRANSCRIPT_SUFFIX)
     return split

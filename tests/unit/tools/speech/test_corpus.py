@@ -195,12 +195,18 @@ def test_the_table_of_a_folder_is_directly_in_it(chapter, tmp_path):
     assert not corpus.has_transcripts(tmp_path)
     write(chapter, GOOD)
     assert corpus.has_transcripts(tmp_path)
+    link = tmp_path / "links" / "9001"
+    link.parent.mkdir()
+    link.symlink_to(chapter.parent)
+    assert corpus.has_transcripts(link.parent)
 
 
 def test_a_split_whose_table_is_missing_is_read_from_its_folder(chapter, tmp_path, caplog):
     """A config of TensorFlowASR names tables that LibriSpeech does not contain."""
     root, split = tmp_path / "corpus", tmp_path / "corpus" / "dev-clean"
     write(chapter, GOOD)
+    chapter.rename(tmp_path / "elsewhere")
+    chapter.symlink_to(tmp_path / "elsewhere")
     with caplog.at_level(logging.INFO):
         for name in ("dev-clean/transcripts.tsv", str(split / "transcripts.tsv")):
             assert transcripts(corpus.read_corpus(root, [name])) == GOOD_TRANSCRIPTS
