@@ -60,6 +60,8 @@ def points(count: int) -> tuple[np.ndarray, np.ndarray]:
 class ToyTask:
     """Implements `tools.training.task.Task`."""
 
+    blocks = ()  # no repeated layers
+
     def __init__(self, config: ToyConfig):
         self.config, self.report = config, ["made-up points"]
         self.data_digest = "points"

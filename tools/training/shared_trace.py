@@ -1,5 +1,6 @@
 """Equal blocks of a model that share one traced function in training."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import keras
@@ -19,11 +20,15 @@ def share_traces(blocks: Sequence[keras.Layer]) -> None:
     Args:
         blocks: layers with tensors as positional arguments and with a keyword argument `training`.
     """
-    kinds: dict[tuple, _Shared] = {}
+    kinds = defaultdict(list)
     for block in blocks:
         if not any(getattr(x, "sum_over_ranks", None) for x in block._flatten_layers()):
-            shared = kinds.setdefault(_kind(block), _Shared(block))
-            shared.add(block)
+            kinds[_kind(block)].append(block)
+    for equal in kinds.values():
+        if len(equal) > 1:
+            shared = _Shared(equal[0])
+            for block in equal:
+                shared.add(block)
 
 
 def _kind(block: keras.Layer) -> tuple:

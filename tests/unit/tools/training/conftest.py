@@ -25,6 +25,8 @@ class LineTask:
         dtype: Keras policy of the output layer.
     """
 
+    blocks = ()
+
     def __init__(self, layers=(), num_rows=12, broken=(), dtype="float32"):
         rng = np.random.default_rng(5)
         self.inputs = rng.normal(size=(num_rows, WIDTH)).astype("float32")
