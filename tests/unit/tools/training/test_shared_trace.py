@@ -47,7 +47,9 @@ def make_stack(policy="float32", shares=False, change=lambda stack: None):
 def run(stack, steps=2):
     """Returns outputs, gradients and variables of training steps, and the size of their graph."""
     seed_model(stack, 3, 0, None)
-    inputs = tf.constant(np.random.default_rng(0).normal(size=(3, 7, 8)), stack.compute_dtype)
+    rng = np.random.default_rng(0)
+    inputs = tf.constant(rng.normal(size=(3, 7, 8)), stack.compute_dtype)
+    weights = tf.constant(rng.normal(size=(3, 2, 8)), tf.float32)
     mask, positions = tf.sequence_mask([7, 4, 2], 7), relative_positions(7, 8, stack.compute_dtype)
 
     @tf.function(autograph=False)
@@ -55,7 +57,7 @@ def run(stack, steps=2):
         with tf.GradientTape() as tape:
             tape.watch(inputs)
             outputs = stack(inputs, positions, mask, training=True)
-            loss = tf.reduce_sum(tf.square(tf.cast(outputs, tf.float32)[:, :2]))
+            loss = tf.reduce_sum(weights * tf.cast(outputs, tf.float32)[:, :2])
         return outputs, tape.gradient(loss, [inputs, *(v.value for v in stack.trainable_variables)])
 
     found = tf.nest.flatten([step(inputs) for _ in range(steps)])
