@@ -151,6 +151,7 @@ def test_impossible_sizes_name_the_possible_one(model_type, capfd):
             SentencePieceTokenizer.train(CORPUS, size, model_type)
         possible = int(str(error.value).split(words)[1].split()[0])
         assert str(size) in str(error.value)
+        assert " tokenizer.vocabulary_size of the config, or --voc" in str(error.value)
         tokenizer = SentencePieceTokenizer.train(CORPUS, possible, model_type)
         assert tokenizer.vocabulary_size == possible
     assert capfd.readouterr() == ("", "")
