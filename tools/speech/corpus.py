@@ -216,7 +216,9 @@ def _split_places(root: Path, splits: Sequence[str]) -> list[Path]:
     for place in places:
         if not place.is_dir() and not _is_table(place):
             present = sorted(root.iterdir())
-            names = [path.name for path in present if path.is_dir()]
+            # The texts beside the splits of LibriSpeech are no tables.
+            others = [path for path in present if path.is_dir() or path.suffix.lower() != ".txt"]
+            names = [path.name for path in others if path.is_dir() or _is_table(path)]
             names = names or [path.name for path in present if _is_table(path)]
             received = f"no such folder or table, but {', '.join(names) or 'none at all'}"
             raise UserError.expected(f"the split {place}", received, "Name a split that exists")
