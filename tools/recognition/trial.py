@@ -8,13 +8,12 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from tools.training.blocks import prepare_blocks
 from tools.training.config import TrainingConfig
 from tools.training.distributed import SingleProcess
 from tools.training.kernels import choose_kernels
 from tools.training.optimizer import Optimizer
 from tools.training.precision import LossScale
-from tools.training.rematerialize import rematerialize
-from tools.training.shared_trace import share_traces
 from tools.training.step import TrainStep, moving_statistics
 from tools.training.task import LossSums
 
@@ -82,10 +81,7 @@ def make_step(
     model = objective.model
     statistics = moving_statistics(model)
     choose_kernels(model)
-    if config.rematerialize == "blocks":
-        rematerialize(objective.blocks)
-    else:
-        share_traces(objective.blocks)
+    prepare_blocks(objective.blocks, config)
     optimizer = Optimizer(config.optimizer, model.trainable_variables, statistics)
     scale = LossScale(config.loss_scale, config.precision)
     step = TrainStep(objective, config, SingleProcess(), optimizer, loss_scale=scale)

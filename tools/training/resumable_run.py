@@ -5,15 +5,14 @@ import time
 import numpy as np
 
 from tools.errors import UserError
+from tools.training.blocks import prepare_blocks
 from tools.training.checkpoint import Checkpoint, restore
 from tools.training.config import TrainingConfig
 from tools.training.distributed import Processes, from_first_rank
 from tools.training.kernels import choose_kernels
 from tools.training.optimizer import Optimizer
 from tools.training.precision import SMALLEST_SCALE, LossScale
-from tools.training.rematerialize import rematerialize
 from tools.training.run_log import RunLog
-from tools.training.shared_trace import share_traces
 from tools.training.step import (
     StepResult,
     TrainStep,
@@ -46,10 +45,7 @@ class ResumableRun:
         self.task, self.config, self.processes = task, config, processes
         statistics = moving_statistics(task.model)
         choose_kernels(task.model)
-        if config.rematerialize == "blocks":
-            rematerialize(task.blocks)
-        else:
-            share_traces(task.blocks)
+        prepare_blocks(task.blocks, config)
         freeze(task.model, config.freeze)
         variables = task.model.trainable_variables
         depths = [task.layer_depth(v.path) for v in variables]
