@@ -1,6 +1,7 @@
 """Finds patterns in ONNX graphs and rewrites the graphs in place."""
 
 import itertools
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from onnx import helper, numpy_helper
 # A pattern is the name of a tensor to capture, or a tuple of an operator and its inputs' patterns.
 Pattern = str | tuple
 _COMMUTATIVE = {"Add", "Mul", "And"}
+_LARGE = 1024  # number of values; smaller constants can be shapes
 WRAPPERS = re.compile(r"^((Stateful)?PartitionedCall(_\d+)?/)+(?=.)")  # prefix of all layer names
 
 
@@ -40,10 +42,10 @@ class Graph:
             for name in node.input:
                 self._consumers[name].append(node)
         self._outputs = {x.name for x in model.graph.output}
-        inferred = onnx.shape_inference.infer_shapes(model).graph
+        inferred = onnx.shape_inference.infer_shapes(_without_large_constants(model)).graph
         self.shapes = {
             x.name: [size.dim_value for size in x.type.tensor_type.shape.dim]
-            for x in (*inferred.value_info, *inferred.input)
+            for x in (*inferred.value_info, *model.graph.input)
         }
 
     def producer(self, name: str, *op_types: str) -> onnx.NodeProto | None:
@@ -152,7 +154,33 @@ class Graph:
                 needed.update(node.input)
                 kept.append(node)
         graph = self.model.graph
-        constants = [x for name, x in self._constants.items() if name in needed]
-        del graph.node[:], graph.initializer[:], graph.value_info[:]
+        del graph.node[:], graph.value_info[:]
         graph.node.extend(reversed(kept))
-        graph.initializer.extend(constants)
+        # One by one: a message keeps the memory of what is removed from it, so that copies add up.
+        for number in reversed(range(len(graph.initializer))):
+            if graph.initializer[number].name not in needed:
+                del graph.initializer[number]
+        known = {x.name for x in graph.initializer}
+        added = (x for name, x in self._constants.items() if name in needed - known)
+        graph.initializer.extend(added)
+
+
+def _without_large_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a copy of a model with large constants as inputs, for the inference of shapes.
+
+    onnx writes the model to bytes and reads the result from bytes, which takes several times the
+    memory of the constants. The values of small constants can be shapes.
+    """
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(model.graph.node)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) < _LARGE:
+            graph.initializer.append(tensor)
+        else:
+            described = helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+            graph.input.append(described)
+    return onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, graph=graph
+    )

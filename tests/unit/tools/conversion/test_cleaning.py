@@ -343,6 +343,26 @@ def test_a_conversion_copies_constants_a_few_times(monkeypatch):
     assert growth < 10 * kernel.nbytes
 
 
+def test_rewrites_do_not_copy_constants():
+    """A message keeps the memory of what is removed from it, so that each copy would stay."""
+    kernel = np.ones((2048, 2048), np.float32)
+    model, _ = translated(
+        lambda x, mask: tf.linalg.matmul(tf.pad(x, [[0, 0], [0, 0], [0, 2042]]), kernel)
+    )
+    before = psutil.Process().memory_info().rss
+    clean(model)
+    assert psutil.Process().memory_info().rss - before < 2 * kernel.nbytes
+    assert [2048, 2048] in [list(x.dims) for x in model.graph.initializer]
+
+
+def test_constants_that_no_operator_reads_are_removed():
+    model, _ = translated(lambda x, mask: x + np.float32(3.0))
+    read = {name for node in model.graph.node for name in node.input}
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(2), "unread"))
+    clean(model)
+    assert {x.name for x in model.graph.initializer} == read - {"x"}
+
+
 def test_names_of_operators_stay_different():
     """An operator outside of all layers comes to one that has an operator of that name."""
 
