@@ -277,7 +277,7 @@ def main(argv: list[str]) -> int:
             in_own_process(write, model_dir)
         peer = stack.enter_context(_peer(values, inputs, temporary, tokens))
         _say("ours", "opening the sessions")
-        # In 8 bits the model emits tokens at the same rate only if it was calibrated on this sound.
+        # The ranges of 8 bits are those of this sound, as an application would calibrate.
         calibration = temporary / "calibration"
         calibration.mkdir()
         for number, waveform in enumerate(inputs["waveforms"]):

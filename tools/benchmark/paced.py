@@ -16,6 +16,7 @@ SEED = 1
 NUM_SYMBOLS = 1000
 _PEAKS = 4.0  # factor of the random logits, with which a few tokens are probable
 _LEVELS = 0.01, 0.1  # of the noise
+_CUTOFF = 0.01  # of singular values, relative to the largest one
 _THRESHOLD = 0.5  # a frame asks for a class beyond 0.5 and -0.5
 _SLOPE, _MEMORY = 6.0, 8.0  # of the joint's units, for the frame and for the last token
 
@@ -63,7 +64,8 @@ def fitted(encoded: np.ndarray, tokens: float) -> tuple[np.ndarray, float]:
     """Returns the direction `[D]` and the offset that give `rhythm` best.
 
     They are found by least squares, and scaled so that each row asks for its number of tokens with
-    the widest margin.
+    the widest margin. The direction is short, so that rounding to 8 bits changes little: it has no
+    part along which the frames hardly differ, such as the sum of a layer norm's outputs.
 
     Args:
         encoded: `[B, T, D]` encoder output for `paced_sound`, without padding.
@@ -72,7 +74,7 @@ def fitted(encoded: np.ndarray, tokens: float) -> tuple[np.ndarray, float]:
     batch, frames, width = encoded.shape
     wanted = rhythm(np.tile((np.arange(frames) + 0.5) * tokens / frames, (batch, 1)))
     rows = np.concatenate([encoded, np.ones((batch, frames, 1), encoded.dtype)], axis=-1)
-    found, *_ = np.linalg.lstsq(rows.reshape(-1, width + 1), wanted.ravel(), rcond=None)
+    found, *_ = np.linalg.lstsq(rows.reshape(-1, width + 1), wanted.ravel(), rcond=_CUTOFF)
     asked, thresholds = rows @ found, np.linspace(0.02, 0.98, 49)
     errors = [np.abs(num_tokens(asked, x) - num_tokens(wanted)).sum() for x in thresholds]
     found = found * (_THRESHOLD / np.median(thresholds[np.array(errors) == min(errors)]))

@@ -5,9 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
+from conformer.config import load_config
 from tests.support.errors import refused
 from tools.benchmark import conformer_recognition, ctc_decoding, language_model
 from tools.benchmark.paced import fitted, num_tokens, pace, paced_sound, rhythm
+from tools.benchmark.paced_conformer import random_model
 from tools.decoding.arpa import read_arpa
 
 
@@ -35,6 +37,33 @@ def test_each_row_asks_for_its_number_of_tokens_whatever_the_noise(rng):
     noisy[:, 19::20] *= rng.uniform(-0.3, 0.3, (4, 10))  # changes pass through 0 with noise
     assert num_tokens(noisy).tolist() == [10] * 4
     assert num_tokens(np.array([[-1.0, -1.0]])).tolist() == [0]
+
+
+def in_8_bits(array):
+    step = np.abs(array).max() / 127
+    return np.round(array / step) * step
+
+
+def test_the_pace_holds_with_encoded_frames_and_direction_in_8_bits(rng):
+    levels = rhythm(np.tile((np.arange(200) + 0.5) / 20, (4, 1)))
+    encoded = levels[..., None] * rng.normal(size=16) + 0.1 * rng.normal(size=(4, 200, 16))
+    encoded -= encoded.mean(axis=-1, keepdims=True)  # of a layer norm
+    encoded = (encoded / encoded.std(axis=-1, keepdims=True)).astype("float32")
+    direction, offset = fitted(encoded, 10.0)
+    asked = in_8_bits(encoded) @ in_8_bits(direction) + offset
+    assert num_tokens(asked).tolist() == [10] * 4
+
+
+def test_the_last_of_many_random_blocks_tells_loud_from_quiet():
+    sizes = {"hidden_dim": 16, "num_heads": 2, "prediction_dim": 32, "joint_dim": 32}
+    config = load_config(None, {f"model.{name}": size for name, size in sizes.items()})
+    sound = paced_sound(2, 2.0, 2.5, config.features.sample_rate_hz)
+    model = random_model(config, 30, sound=sound, tokens=5.0)
+    encoded = np.array(model.listen(sound["waveforms"], sound["lengths"])[0])
+    wanted = rhythm(np.tile((np.arange(encoded.shape[1]) + 0.5) * 5 / encoded.shape[1], (2, 1)))
+    difference = encoded[wanted > 0].mean(axis=0) - encoded[wanted < 0].mean(axis=0)
+    # Errors of Conformer-S in 8 bits are 0.03, and the values of a frame have a variance of 1.
+    assert np.sqrt(np.square(difference).mean()) > 0.3
 
 
 class Variable:
