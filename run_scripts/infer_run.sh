@@ -68,6 +68,9 @@ has_transcripts() { # at a depth below DATA_DIR: 3 in a split, 4 in a folder of 
   [[ -n $(find -L "$DATA_DIR" -mindepth "$1" -maxdepth "$1" -name '*.trans.txt' -print -quit \
     2> /dev/null) ]]
 }
+data=DATA_DIR
+[[ $net != vision ]] || data=IMAGENET_DIR
+is_given data_dir "${flags[@]}" || require_data "$data"
 if [[ $net == vision ]]; then
   program=vision.eval data_dir=$IMAGENET_DIR/val
 elif ! is_given data_dir "${flags[@]}" &&

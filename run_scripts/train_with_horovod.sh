@@ -44,7 +44,10 @@ done
 if [[ $resumes == false || -n ${CONFIG:-} ]]; then
   add config "${CONFIG:-$project/configs/conformer/conformer_s_100h.yml}"
 fi
-[[ $resumes == true ]] || add data_dir "$DATA_DIR"
+if [[ $resumes == false ]]; then
+  is_given data_dir "${arguments[@]}" || require_data DATA_DIR
+  add data_dir "$DATA_DIR"
+fi
 if [[ $resumes == false && -z ${CONFIG:-} && ! -d $DATA_DIR/train-clean-100 && -d $DATA_DIR/train-clean ]]; then
   echo "no train-clean-100 in $DATA_DIR: training on train-clean with a character vocabulary" >&2
   command+=(--set data.train_splits=train-clean --set tokenizer.kind=characters)

@@ -5,7 +5,7 @@
 A command of the table gets the arguments that a row leaves out: a model, an input, or a small
 config. Commands are run in the order of the page, so that later ones read what earlier ones wrote.
 A row that works must end with exit code 0; an answered one with exit code 2 and one line. The exit
-code is 1 if a row does neither.
+code is 1 if a row does neither, and 2 if a PART is in no row.
 """
 
 import importlib
@@ -160,11 +160,18 @@ def is_as_said(state: str, code: int, output: str) -> bool:
 def main(argv: Sequence[str]) -> int:
     """Runs the program and returns its exit code."""
     failed, number = 0, 0
-    chosen = [
-        row
+    if {"-h", "--help"} & set(argv):
+        print(__doc__)
+        return 0
+    cells = [
+        ("\n".join([heading, *row[:2]]), row)
         for heading, row in rows((PROJECT / PAGE).read_text("utf-8"))
-        if not argv or any(part in "\n".join([heading, *row[:2]]) for part in argv)
     ]
+    for part in argv:
+        if not any(part in text for text, _ in cells):
+            print(f"Error: Expected a part of a row of {PAGE}. Received: {part}. Copy one.")
+            return 2
+    chosen = [row for text, row in cells if not argv or any(part in text for part in argv)]
     needs_onnx = any("onnx" in original + here for original, here, _ in chosen)
     with tempfile.TemporaryDirectory(prefix="originals-") as place:
         folder = Path(place).resolve()

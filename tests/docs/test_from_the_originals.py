@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests.docs import originals
 from tests.support.errors import refused
 from tools.benchmark import markdown
 from tools.config.command_line import CommandLine
@@ -84,6 +85,13 @@ def test_every_command_parses_or_is_answered(table, parse, project):
             links = [x for x in codes if (project / x).is_symlink()]
             assert links or any(x in here for x in (*VENDORS, *NOT_READ)), original
             assert {x.rpartition("/")[2] for x in links} <= PROGRAMS.keys()
+
+
+def test_the_long_form_refuses_a_part_that_is_in_no_row(capsys):
+    assert originals.main(["--mxp", "no such row"]) == 2
+    assert "Received: no such row. " in capsys.readouterr().out
+    assert originals.main(["--help"]) == 0
+    assert "[PART_OF_A_ROW_OR_HEADING ...]" in capsys.readouterr().out
 
 
 def test_every_old_name_is_in_a_table(table):

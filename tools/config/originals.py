@@ -277,5 +277,5 @@ def program_answer(name: str, argv: Sequence[str]) -> UserError:
         command = f"bash {os.path.relpath(_PROJECT / 'run_scripts' / command)}"
     elif launched_size() > 1:
         command = f"horovodrun -np {launched_size()} {command}"
-    do = f"Run {command} {shlex.join(argv)}".rstrip()
+    do = f"Run {command} {shlex.join(argv)}".rstrip() + " instead"
     return UserError.expected(f"{command}, the new name", f"the old name {name}", do)

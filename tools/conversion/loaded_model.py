@@ -106,12 +106,13 @@ def convert_signatures(
             f"none called {missing[0]}",
             "Export the model again",
         )
-    unknown = request.dim_range.keys() - {
-        spec.name for name in pipeline["convert"] for spec in input_specs(functions[name])
-    }
+    inputs = {spec.name for name in pipeline["convert"] for spec in input_specs(functions[name])}
+    unknown = request.dim_range.keys() - inputs
     if unknown:
         raise UserError.expected(
-            "--dim_range of tensors that are converted", min(unknown), "Correct --dim_range"
+            f"--dim_range with inputs of the model, which are {', '.join(sorted(inputs))}",
+            min(unknown),
+            "Correct the name",
         )
     described, backend = {}, backends.get(request.backend)
     bar = tqdm(

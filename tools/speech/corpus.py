@@ -221,7 +221,11 @@ def _split_places(root: Path, splits: Sequence[str]) -> list[Path]:
             names = [path.name for path in others if path.is_dir() or _is_table(path)]
             names = names or [path.name for path in present if _is_table(path)]
             received = f"no such folder or table, but {', '.join(names) or 'none at all'}"
-            raise UserError.expected(f"the split {place}", received, "Name a split that exists")
+            do = (
+                "Name a split that exists; a training reads its splits from "
+                "--set data.train_splits=NAME and --set data.eval_splits=NAME"
+            )
+            raise UserError.expected(f"the split {place}", received, do)
     return places
 
 

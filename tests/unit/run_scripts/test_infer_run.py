@@ -13,7 +13,8 @@ PROGRAMS = {"conformer": "infer", "vision": "eval", "wav2vec2": "infer"}
 def clone(project, tmp_path_factory):
     """The scripts alone, without an environment that would come before the made-up Python."""
     root = tmp_path_factory.mktemp("clone")
-    for folder in ("run_scripts", "bin", "conformer/pretrained/digits"):
+    data = ("data/LibriSpeech", "data/imagenet")
+    for folder in ("run_scripts", "bin", "conformer/pretrained/digits", *data):
         (root / folder).mkdir(parents=True)
     shutil.copy(project / "env.sh", root)
     for path in project.glob("run_scripts/Infer_Conformer_*GPU.sh"):
@@ -211,6 +212,18 @@ def test_a_split_that_is_missing_names_those_present(start, tmp_path, variables)
     assert (found.returncode, found.stdout) == (2, "")
     split = variables.get("SPLIT", "test-clean")
     assert f"the split {split} in {corpus}. Received: dev-clean train-clean." in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("net", "variable"), [("conformer", "DATA_DIR"), ("vision", "IMAGENET_DIR")]
+)
+def test_a_missing_default_data_set_names_its_variable(start, clone, net, variable):
+    start_with = {variable: f"{clone}/data/none", "INFER_CKPT": "/m"}
+    found = start("infer_run.sh", "--net_name", net, **start_with)
+    assert (found.returncode, found.stdout) == (2, "")
+    assert f"Error: Expected a data set in {variable}. Received: {clone}/data/none" in found.stderr
+    found = start("infer_run.sh", "--net_name", net, "--data_dir", "/own", **start_with)
+    assert " --data_dir /own" in found.stdout
 
 
 def test_the_name_of_the_page_and_the_bundled_model(start):

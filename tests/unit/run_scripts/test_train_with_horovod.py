@@ -70,6 +70,17 @@ def test_variables_become_flags(run_script, clone, told, corpus):
     assert found.stdout == told("python", *command(clone, corpus, "/c.yml"), *more)
 
 
+def test_a_missing_default_data_set_is_one_line_before_any_process(run_script, clone):
+    found = run_script(clone, "Horovod_Conformer_Float32_50E_8GPUs.sh", [])
+    assert (found.returncode, found.stdout) == (2, "")
+    line = found.stderr.splitlines()[-1]  # behind that of env.sh
+    assert line.startswith(f"Error: Expected a data set in DATA_DIR. Received: {clone}/data/")
+    assert line.endswith(" Set DATA_DIR, here or in env.sh.")
+    for flags in (["--data_dir=/own"], ["--resume", "--output_dir=/o"]):
+        found = run_script(clone, "train_with_horovod.sh", flags)
+        assert found.returncode == 0 and found.stdout.startswith("[horovodrun]")
+
+
 @pytest.mark.parametrize(("name", "value"), [("NP", "two"), ("NP", "0"), ("STEPS", "-1")])
 def test_numbers_are_checked_before_anything_starts(run_script, clone, corpus, name, value):
     start = {"DATA_DIR": str(corpus), name: value}

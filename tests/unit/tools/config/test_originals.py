@@ -180,11 +180,11 @@ def test_old_names_of_programs_are_links_that_answer(project):
     [
         (
             [sys.executable, "conformer_train.py", "--steps=1", "a b"],
-            "conformer_train.py. Run python -m conformer.train --steps=1 'a b'.",
+            "conformer_train.py. Run python -m conformer.train --steps=1 'a b' instead.",
         ),
         (
             ["bash", "../run_scripts/Conformer_Float32_50E_1MLU.sh", "-x"],
-            "Run bash ../run_scripts/Conformer_Float32_50E_1GPU.sh -x.",
+            "Run bash ../run_scripts/Conformer_Float32_50E_1GPU.sh -x instead.",
         ),
     ],
 )
@@ -221,7 +221,7 @@ def test_flags_for_classes_have_no_effect_on_a_recognizer(capsys):
 def test_an_old_name_after_horovodrun_is_answered_with_the_whole_command(monkeypatch):
     monkeypatch.setenv("HOROVOD_SIZE", "8")
     answer = str(program_answer("conformer_train.py", ["--steps=1"]))
-    assert answer.endswith("Run horovodrun -np 8 python -m conformer.train --steps=1.")
+    assert answer.endswith("Run horovodrun -np 8 python -m conformer.train --steps=1 instead.")
     assert "horovodrun" not in str(program_answer("Conformer_Train_1MLU.sh", []))
 
 
