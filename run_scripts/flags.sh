@@ -15,7 +15,7 @@ is_given() { # NAME ARGUMENT...; whether the flag --NAME is among the arguments
 require_data() { # VARIABLE
   # shellcheck disable=SC2154
   [[ ${!1} != "$project"/data/* || -e ${!1} ]] || {
-    echo "Error: Expected a data set in $1. Received: ${!1}, the default, which does not exist. Set $1, here or in env.sh." >&2
+    echo "Error: Expected a data set in $1. Received: ${!1}, the default, which does not exist. Set the variable $1, or change its default in env.sh." >&2
     exit 2
   }
 }

@@ -75,7 +75,7 @@ def test_a_missing_default_data_set_is_one_line_before_any_process(run_script, c
     assert (found.returncode, found.stdout) == (2, "")
     line = found.stderr.splitlines()[-1]  # behind that of env.sh
     assert line.startswith(f"Error: Expected a data set in DATA_DIR. Received: {clone}/data/")
-    assert line.endswith(" Set DATA_DIR, here or in env.sh.")
+    assert line.endswith(" Set the variable DATA_DIR, or change its default in env.sh.")
     for flags in (["--data_dir=/own"], ["--resume", "--output_dir=/o"]):
         found = run_script(clone, "train_with_horovod.sh", flags)
         assert found.returncode == 0 and found.stdout.startswith("[horovodrun]")
