@@ -1,5 +1,7 @@
 """The exception for bad user input. Programs print it as one line."""
 
+_MOST = 300  # characters of an error of a runtime
+
 
 class UserError(Exception):
     """Bad input that the user can correct.
@@ -17,3 +19,13 @@ class UserError(Exception):
             do: what the user can do, with a capital letter and without a period.
         """
         return cls(f"Expected {expected}. Received: {received}. {do}.")
+
+    @classmethod
+    def at_run(cls, reason: object) -> "UserError":
+        """Builds an error for inputs that fit a model and on which its runtime fails.
+
+        Args:
+            reason: error of the runtime.
+        """
+        text = " ".join(str(reason).split())
+        return cls.expected("inputs on which the model can run", text[:_MOST], "Correct them")

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -54,6 +55,17 @@ def test_tensorflow_servings_client_gets_what_the_session_says(server, sample, p
     assert len(classes) == 6
     assert sum(probability for _, probability in classes) == pytest.approx(1.0, abs=1e-5)
     assert classes == sorted(classes, key=lambda pair: -pair[1])
+
+
+@pytest.mark.parametrize("signature", ["serving_default", "listen"])
+@pytest.mark.parametrize("length", [8001, -1])
+def test_lengths_outside_of_the_samples_are_refused(server, signature, length):
+    rows = [{"waveforms": [0.1] * 8000, "lengths": length}]
+    with pytest.raises(urllib.error.HTTPError, match="400") as caught:
+        server.post(
+            "/v1/models/conformer:predict", {"signature_name": signature, "instances": rows}
+        )
+    assert "lengths from 0 to 8000, the size of waveforms" in caught.value.read().decode()
 
 
 def test_the_openai_package_works_as_it_is(client, sample):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from tools.amounts import counted
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import LENGTHS, TensorSpec
 from tools.conversion.request import DimRanges
 from tools.errors import UserError
 
@@ -112,7 +112,7 @@ def check_inputs(
 
     Raises:
         UserError: an input is missing or unknown, is not an array, or has the wrong type or shape;
-            or two inputs differ in the number of rows.
+            two inputs differ in the number of rows; or `lengths` are outside of what they measure.
     """
     mapped = isinstance(inputs, Mapping)
     if not mapped or inputs.keys() != {spec.name for spec in specs}:
@@ -144,6 +144,12 @@ def check_inputs(
     if not _one_batch(arrays, specs):
         shapes = ", ".join(f"{name} {show_shape(array.shape)}" for name, array in arrays.items())
         raise UserError.expected("inputs of one batch", shapes, "Give as many rows of each")
+    wrong = _wrong_length(arrays, specs)
+    if wrong is not None:
+        length, size, name = wrong
+        raise UserError.expected(
+            f"{LENGTHS} from 0 to {size}, the size of {name}", length, "Correct the lengths"
+        )
 
 
 def fit(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
@@ -166,7 +172,7 @@ def fit(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) -> bool:
         for size, allowed in zip(array.shape, shape, strict=True):
             if not _fits(size, allowed):
                 return False
-    return _one_batch(inputs, specs)
+    return _one_batch(inputs, specs) and _wrong_length(inputs, specs) is None
 
 
 def _array(name: str, value: object) -> np.ndarray:
@@ -190,6 +196,26 @@ def _one_batch(inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]) ->
     allowed = [spec.shape[0] for spec in specs if spec.shape]
     rows = {len(inputs[x.name]) for x in specs if x.shape and x.shape[0] == allowed[0]}
     return len(rows) <= 1
+
+
+def _wrong_length(
+    inputs: Mapping[str, np.ndarray], specs: Sequence[TensorSpec]
+) -> tuple[int, int, str] | None:
+    """Returns a length below 0 or above the size of the other input, this size and its name.
+
+    Returns None if all lengths are right, or if the signature has other inputs than `lengths` and
+    one input with these lengths.
+    """
+    lengths = inputs.get(LENGTHS)
+    if lengths is None or len(specs) != 2 or not lengths.size:
+        return None
+    ((name, _, shape),) = (spec for spec in specs if spec.name != LENGTHS)
+    if len(shape) < 2:
+        return None
+    size, low, high = inputs[name].shape[1], int(lengths.min()), int(lengths.max())
+    if 0 <= low <= high <= size:
+        return None
+    return low if low < 0 else high, size, name
 
 
 def _fits(size: int, allowed: int | tuple[int, int] | None, pads: bool = False) -> bool:

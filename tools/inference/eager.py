@@ -1,5 +1,6 @@
 """Runs SavedModels in TensorFlow."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,6 +9,10 @@ import tensorflow as tf
 from tools.conversion.dim_range import check_inputs, fit
 from tools.conversion.pipeline import precision_of, read_pipeline, source_files
 from tools.conversion.saved_model import input_specs, limit_threads, load_saved_model
+from tools.errors import UserError
+
+_ASSERTION = re.compile(r"assertion failed: \[(Expected [^\]]*)\]")
+_TRACES = "<stack traces unavailable>"  # at the end of what TensorFlow says of the place
 
 
 class EagerRunner:
@@ -43,12 +48,24 @@ class EagerRunner:
         tensors = {name: tf.convert_to_tensor(value) for name, value in inputs.items()}
         try:
             return {k: v.numpy() for k, v in self._functions[signature](**tensors).items()}
+        except tf.errors.InvalidArgumentError as error:
+            raise _refusal(error.message) from error
         except tf.errors.OpError as error:
             raise RuntimeError(error.message) from error
 
     def expect(self, name, lengths):
         """Does nothing, because TensorFlow needs no preparation for a new shape."""
         return []
+
+
+def _refusal(message: str) -> UserError:
+    """Returns the error for inputs that an operator refuses: what an assertion of the model says.
+
+    Args:
+        message: message of TensorFlow.
+    """
+    said = _ASSERTION.search(message)
+    return UserError(said[1]) if said else UserError.at_run(message.rpartition(_TRACES)[2])
 
 
 def open_eager(model_dir: str | Path, threads: int | None = None) -> EagerRunner:

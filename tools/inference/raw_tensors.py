@@ -75,7 +75,6 @@ def run_timed(
     try:
         outputs = model.run(padded, signature)
     except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError.expected("inputs it can run on", reason, "Correct them") from error
+        raise UserError.at_run(error) from error
     seconds.append(time.perf_counter() - started)
     return outputs

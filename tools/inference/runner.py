@@ -50,7 +50,7 @@ class Runner(Protocol):
             The outputs by name.
 
         Raises:
-            UserError: the inputs do not fit the signature.
+            UserError: the inputs do not fit the signature, or the runtime refuses their values.
             RuntimeError: the runtime fails on them.
         """
 

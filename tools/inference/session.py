@@ -64,8 +64,8 @@ class Session:
             The outputs by name.
 
         Raises:
-            UserError: the session is closed, the signature does not exist, or the inputs do not fit
-                it.
+            UserError: the session is closed, the signature does not exist, the inputs do not fit
+                it, or the runtime refuses their values.
             RuntimeError: the runtime fails on them.
         """
         self.check_open()

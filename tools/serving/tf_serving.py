@@ -74,7 +74,8 @@ def predict_request(content: Mapping, signatures: Signatures) -> PredictRequest:
     Raises:
         UserError: the object has another form, or its values do not fit the signature.
     """
-    name = content.get("signature_name") or DEFAULT_SIGNATURE
+    name = content.get("signature_name")
+    name = DEFAULT_SIGNATURE if name in (None, "") else name
     specs = specs_of(name, signatures)
     formats = [key for key in ("instances", "inputs") if key in content]
     if len(formats) != 1:
@@ -148,7 +149,7 @@ def _columns_of_rows(rows: Any, specs: Sequence[TensorSpec]) -> dict[str, Any]:
     for number, row in enumerate(rows):
         row = row if _is_named(row, names) else {names[0]: row} if len(names) == 1 else row
         if not isinstance(row, dict) or row.keys() != set(names):
-            found = ", ".join(sorted(row)) if isinstance(row, dict) else _shown(row)
+            found = ", ".join(sorted(row))[:200] if isinstance(row, dict) else _shown(row)
             raise UserError.expected(
                 f"instances with {', '.join(names)}",
                 f"{found} in instance {number}",
@@ -233,7 +234,10 @@ def _size(size: int | tuple[int, int]) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = to_json(value)
+    try:
+        text = to_json(value)
+    except RecursionError:
+        return "lists or objects inside of each other, too deep to show"
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, InvalidArgument, RuntimeException
 
 from tools.conversion.protocol import (
     DEFAULT_EXECUTION,
@@ -18,6 +19,7 @@ from tools.conversion.protocol import (
     Source,
 )
 from tools.conversion.request import ConversionRequest
+from tools.errors import UserError
 
 NAME = "onnxruntime"
 SMALL = "onnxruntime"
@@ -197,6 +199,12 @@ def as_function(session: onnxruntime.InferenceSession) -> Function:
     names = [output.name for output in session.get_outputs()]
 
     def run(inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        try:
+            outputs = session.run(names, dict(inputs))
+        except InvalidArgument as error:
+            raise UserError.at_run(error) from error
+        except (Fail, RuntimeException) as error:
+            raise RuntimeError(str(error)) from error
+        return dict(zip(names, outputs, strict=True))
 
     return run

@@ -105,3 +105,27 @@ def test_inputs_of_different_batches_are_one_line():
     assert not fit(inputs, SPECS)
     with refused("inputs of one batch"):
         check_inputs(inputs, SPECS)
+
+
+@pytest.mark.parametrize("rows", [[151, 2], [2, -1], [2**31 - 1, 0], [-(2**31), 150]])
+@pytest.mark.parametrize("pads", [False, True])
+def test_lengths_outside_of_the_samples_are_one_line(rows, pads):
+    inputs = sound(2, 150) | {"lengths": np.array(rows, np.int32)}
+    assert not fit(inputs, SPECS)
+    wrong = next(x for x in rows if not 0 <= x <= 150)
+    with refused(f"lengths from 0 to 150, the size of waveforms. Received: {wrong}"):
+        check_inputs(inputs, SPECS, pads=pads, pads_lengths=pads)
+
+
+def test_lengths_from_none_to_all_of_the_samples_fit():
+    inputs = sound(2, 150) | {"lengths": np.array([0, 150], np.int32)}
+    check_inputs(inputs, SPECS)
+    assert fit(inputs, SPECS)
+
+
+def test_the_lengths_of_several_inputs_are_not_checked():
+    specs = (*SPECS, TensorSpec("others", "float32", ((1, 4), 3)))
+    inputs = sound(2, 150) | {"others": np.ones((2, 3), np.float32)}
+    inputs["lengths"] += 9
+    check_inputs(inputs, specs)
+    assert fit(inputs, specs)

@@ -10,9 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.support.errors import refused
+from tests.support.onnx_graphs import make_model
 from tools.cli import convert, run_bins
+from tools.conversion.backends.onnxruntime import as_function
 from tools.conversion.onnx_file import METADATA_KEY
 from tools.conversion.pipeline import describe, source_hash
+from tools.errors import UserError
 from tools.families import read_examples
 from tools.inference.runner import load
 
@@ -173,3 +176,35 @@ def test_old_operators_stay_as_they_are(write):
     (found,) = session.run(None, {"input": np.ones((1, 3, 2, 2), "float32")})
     converted = load(write(opset=9)).run({"input": np.ones((1, 3, 2, 2), "float32")})
     np.testing.assert_array_equal(converted["probs"], found)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "constant", "error", "message"),
+    [
+        (
+            [
+                helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+                helper.make_node("Gather", ["constant", "index"], ["y"]),
+            ],
+            np.ones(3, "float32"),
+            UserError,
+            "inputs on which the model can run. Received: .*idx=7",
+        ),
+        (
+            [helper.make_node("Reshape", ["x", "constant"], ["y"])],
+            np.array([2, 2]),
+            RuntimeError,
+            "(?s)cannot be reshaped",
+        ),
+    ],
+)
+def test_values_that_the_runtime_refuses_are_told_from_its_failures(
+    nodes, constant, error, message
+):
+    model = make_model(nodes, {"x": [None]}, ["y"], {"constant": constant})
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    run = as_function(onnxruntime.InferenceSession(model.SerializeToString(), options))
+    with pytest.raises(error, match=message) as caught:
+        run({"x": np.array([7.0], "float32")})
+    assert error is RuntimeError or str(caught.value).isprintable()

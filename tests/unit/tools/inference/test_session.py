@@ -71,6 +71,14 @@ NAMES = "Expected the inputs lengths, waveforms."
             changed(lengths=np.full(3, 20, "int32")),
             "Expected inputs of one batch. Received: waveforms [2, 20], lengths [3]. Give as many",
         ),
+        (
+            changed(lengths=np.array([20, 21], "int32")),
+            "lengths from 0 to 20, the size of waveforms. Received: 21. Correct the lengths.",
+        ),
+        (
+            changed(lengths=np.array([-1, 20], "int32")),
+            "lengths from 0 to 20, the size of waveform",
+        ),
     ],
 )
 def test_wrong_tensors_are_refused_and_the_session_still_works(session, runtime, inputs, message):
