@@ -129,11 +129,14 @@ async def _failed(request: Request, error: Exception) -> Response:
 def _health(server: Server) -> APIRouter:
     router = APIRouter()
 
+    # HEAD, which `wget --spider` and load balancers send.
+    @router.head("/health/live", include_in_schema=False)
     @router.get("/health/live")
     async def live() -> dict:
         """Answers while the process runs."""
         return {"status": "live"}
 
+    @router.head("/health/ready", include_in_schema=False)
     @router.get("/health/ready")
     async def ready(request: Request) -> Response:
         """Answers 200 if a model is loaded and the server does not end, else 503."""

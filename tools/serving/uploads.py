@@ -10,6 +10,7 @@ import anyio.to_thread
 import numpy as np
 from fastapi import APIRouter, Request
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
 from tools.errors import UserError
@@ -173,7 +174,7 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
         request: the request.
 
     Raises:
-        Refusal: the request holds no form.
+        Refusal: the request holds no form, or one that cannot be read.
     """
     kind = request.headers.get("content-type", "")
     if not kind.lower().startswith(_FORM):
@@ -183,8 +184,19 @@ async def form_of(request: Request) -> AsyncIterator[FormData]:
             f"{kind[:100] or 'no content type'}. Send the file in a form.",
             "form",
         )
-    async with request.form(max_files=1, max_fields=_MOST_FIELDS) as form:
+    try:
+        form = await request.form(max_files=1, max_fields=_MOST_FIELDS)
+    except HTTPException as error:
+        raise Refusal(
+            400,
+            f"Expected a form with one file and at most {_MOST_FIELDS} fields. Received: "
+            f"{error.detail.rstrip('.')}. Correct the form.",
+            "form",
+        ) from error
+    try:
         yield form
+    finally:
+        await form.close()
 
 
 def file_of(form: FormData) -> UploadFile:

@@ -237,6 +237,14 @@ def test_keys(server):
     assert client.get("/health/ready").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/health/live", "/health/ready"])
+def test_health_has_an_answer_without_a_body(server, path):
+    client, _ = server()
+    found = client.head(path)
+    assert (found.status_code, found.content) == (200, b"")
+    assert found.headers["content-length"] == client.get(path).headers["content-length"]
+
+
 def test_web_pages_of_other_origins(server):
     client, _ = server(cors_origins=("https://a.example",))
     for origin, allowed in (("https://a.example", True), ("https://b.example", False)):

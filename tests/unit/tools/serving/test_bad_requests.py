@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 
 import numpy as np
 import pytest
@@ -123,6 +124,22 @@ def test_a_header_that_announces_too_much_is_not_believed(client):
 def test_bad_forms(client, parts, status):
     check(transcribe(client, *parts), status)
     assert transcribe(client, (FILE, GOOD_FILE)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [[(FILE, GOOD_FILE)] * 2, [(f'name="f{n}"', b"x") for n in range(100)], [b"--abc\r\n"]],
+)
+def test_what_is_wrong_with_a_form_is_told_and_counted(client, parts):
+    def count():
+        (found,) = re.findall(r'errors_total{kind="form"} (\d+)', client.get("/metrics").text)
+        return int(found)
+
+    transcribe(client, ('name="model"', b"speech"))  # without a file: counted, too
+    before = count()
+    error = transcribe(client, *parts).json()["error"]
+    assert error["message"].startswith("Expected a form with one file and at most 50 fields.")
+    assert (error["code"], count()) == ("form", before + 1)
 
 
 @pytest.mark.parametrize(
