@@ -14,10 +14,14 @@ import soundfile
 import conformer
 import vision
 from tests.support.errors import refused
+from tests.support.spelling import PIPELINE, Spelling
 from tools.benchmark.server_process import ServerProcess
 from tools.cli import serve
 from tools.errors import UserError
+from tools.recognition.ctc_decoder import CtcDecoder
+from tools.recognition.session import SpeechSession
 from tools.serving import http_server
+from tools.speech.audio import AudioLimits
 
 DIGITS = "conformer/pretrained/digits"
 TEXT = "ONE SEVEN NINE ZERO"
@@ -173,10 +177,18 @@ def test_sigterm_answers_what_has_begun(project, sample):
         (["--model_root=/nowhere"], "--model_root"),
         (["conformer"], "NAME=DIR"),
         (["a/b=conformer"], "NAME=DIR"),
-        (["a=/nowhere"], "models that can be loaded"),
+        (["a=/nowhere", "--rest_api_port=0"], "models that can be loaded"),
         (["--api_key_file=/nowhere"], "--api_key_file"),
         (["--rest_api_port=99999999"], "a free port"),
         (["--alias=whisper-1"], "--alias NAME=MODEL"),
+        (["--alias=a=b,a=c", "b=x", "c=x"], "--alias NAME=MODEL, each name once"),
+        (["--alias=a=b,b=a", "m=x"], "a new name and the name of a model. Received: a=b"),
+        (["--alias=a=nothing", "m=x"], "a new name and the name of a model. Received: a=nothing"),
+        (["--alias=m=n", "m=x", "n=x"], "a new name and the name of a model. Received: m=n"),
+        (["--alias=cli=m", "--model_root=tools", "m=x"], "a new name and the name of a model"),
+        (["m=x", "m=y"], "models as NAME=DIR, each name once. Received: m twice"),
+        (["--model_root=docs", "--rest_api_port=0"], "folders NAME/VERSION/ in --model_root"),
+        (["--warm_up_seconds=3"], "--warm_up_seconds SHORTEST:LONGEST"),
         (["--workers=0"], "--workers >= 1"),
         (["--port=-1"], "--port >= 0"),
         (["--port=99999999"], "--port or --host"),
@@ -211,6 +223,24 @@ def test_the_longest_sound(flags, seconds, monkeypatch):
     with refused("models that can be loaded"):
         serve.main(["--rest_api_port=0", "a=folder", *flags])
     assert asked == [seconds]
+
+
+def test_models_are_warm_before_the_server_answers(monkeypatch):
+    runner = Spelling()
+    runner.expect = lambda name, lengths: [max(lengths)]
+
+    def open_session(folder, options):
+        return SpeechSession(runner, CtcDecoder(PIPELINE), AudioLimits())
+
+    monkeypatch.setattr(serve.families, "open_session", open_session)
+    begun = []
+    monkeypatch.setattr(http_server, "serve", lambda *_, **__: begun.extend(runner.batches))
+    flags = ["a=folder", "--rest_api_port=0", "--max_batch_size=2", "--warm_up_seconds=0.1:0.2"]
+    assert serve.main(flags) == 0
+    assert begun == [[3200, 3200], [3200]]
+    runner.batches.clear()
+    assert serve.main(flags[:-1]) == 0
+    assert runner.batches == []
 
 
 def test_several_processes_share_the_port_and_their_counts(project, sample):

@@ -9,7 +9,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +30,7 @@ from tools.serving.batching import BatchingOptions
 from tools.serving.model_config import MODELS_CONFIG, labels_of, merged
 from tools.serving.repository import Labels, Open, Repository
 from tools.serving.served_model import ServedModel
+from tools.serving.warm_up import parse_seconds, warm_up
 
 if TYPE_CHECKING:
     from tools.serving.metrics import Metrics
@@ -76,6 +77,8 @@ def command_line() -> CommandLine:
     about = "Milliseconds that an input waits for others when no batch runs."
     flags.number("batch_timeout_ms", _BATCHING.batch_timeout_ms, about)
     flags.integer("max_enqueued", _BATCHING.max_enqueued, "Largest number of inputs in a queue.")
+    about = "Lengths of sounds, such as 1:8, for which converted models are prepared at the start."
+    flags.string("warm_up_seconds", "", about, default_text="none")
     about = "Runs SavedModels in TensorFlow instead of converted models."
     flags.boolean("run_eagerly", False, about)
     flags.integer("threads", None, "Threads of the runtime.", default_text="chosen by the runtime")
@@ -87,9 +90,11 @@ def main(argv: list[str]) -> int:
     """Runs the program and returns its exit code."""
     values, places = command_line().parse(argv)
     batching = _batching_options(values)
+    seconds = parse_seconds(values.warm_up_seconds)
     keys = _keys(values)
     folders = _folders(places, values.model_root)
-    aliases = dict(_pair(pair, "--alias NAME=MODEL") for pair in _words(values.alias))
+    aliases = _by_name(_words(values.alias), "--alias NAME=MODEL")
+    _check_aliases(aliases, folders, values.model_root)
     labels = _labels(values)
     labels()  # errors are reported before models are loaded
     restrict_devices(values.visible_devices)
@@ -132,9 +137,9 @@ def main(argv: list[str]) -> int:
                 max_enqueued=batching.max_enqueued,
             )
             services = _services(values)
-            opener = _opener(runner, batching, metrics)
+            opener = _opener(runner, batching, metrics, seconds)
             with contextlib.closing(Repository(opener, folders, root, labels=labels)) as models:
-                _load(models, folders)
+                _load(models, folders, root)
                 if root is not None:
                     models.watch(values.poll_seconds)
                 app = create_app(models, options, metrics, services=services)
@@ -246,9 +251,15 @@ def _labels(values: SimpleNamespace) -> Callable[[], Labels]:
     return labels
 
 
-def _load(repository: Repository, folders: Mapping[str, Path]) -> None:
+def _load(repository: Repository, folders: Mapping[str, Path], root: Path | None) -> None:
     """Loads the models. All that are named must load, and at least one of a root."""
     repository.scan()
+    if not repository.known and root is not None:
+        raise UserError.expected(
+            "folders NAME/VERSION/ in --model_root, such as conformer/1",
+            f"none in {root}",
+            "Publish a model with python -m tools.cli.publish",
+        )
     missing = sorted(set(folders) - set(repository.names))
     if missing or not repository.names:
         raise UserError.expected(
@@ -258,11 +269,18 @@ def _load(repository: Repository, folders: Mapping[str, Path]) -> None:
         )
 
 
-def _opener(runner: RunnerOptions, batching: BatchingOptions, metrics: "Metrics") -> Open:
+def _opener(
+    runner: RunnerOptions,
+    batching: BatchingOptions,
+    metrics: "Metrics",
+    seconds: tuple[float, float] | None,
+) -> Open:
     """Returns the function that opens models for the repository."""
 
     def open_model(name: str, version: int, folder: Path) -> ServedModel:
         session = families.open_session(folder, runner)
+        if seconds is not None:
+            warm_up(session, seconds, batching.max_batch_size)
         model = ServedModel(name, version, session, batching, report=metrics.batches_of(name))
         metrics.watch_queue(name, model)
         return model
@@ -276,8 +294,32 @@ def _folders(places: list[str], root: str | None) -> dict[str, Path]:
         raise UserError.expected("a folder as --model_root", root, "Correct the path")
     if not places and root is None:
         return {name: _PROJECT / folder for name, folder in _BUNDLED.items()}
-    pairs = (_pair(place, "models as NAME=DIR") for place in places)
-    return {name: Path(folder) for name, folder in pairs}
+    given = _by_name(places, "models as NAME=DIR")
+    return {name: Path(folder) for name, folder in given.items()}
+
+
+def _check_aliases(aliases: Mapping[str, str], folders: Mapping[str, Path], root: str | None):
+    """Checks that each further name is a new one of a model. Those of a root can come later."""
+    for name, model in aliases.items():
+        hides = name in folders or (root is not None and Path(root, name).is_dir())
+        unknown = model in aliases or (root is None and model not in folders)
+        if hides or unknown:
+            raise UserError.expected(
+                "--alias NAME=MODEL with a new name and the name of a model",
+                f"{name}={model}",
+                "Correct the flag",
+            )
+
+
+def _by_name(texts: Sequence[str], expected: str) -> dict[str, str]:
+    """Returns the values of texts `NAME=VALUE`, of which each has another name."""
+    found: dict[str, str] = {}
+    for text in texts:
+        name, value = _pair(text, expected)
+        if name in found:
+            raise UserError.expected(f"{expected}, each name once", f"{name} twice", "Correct it")
+        found[name] = value
+    return found
 
 
 def _pair(text: str, expected: str) -> tuple[str, str]:

@@ -57,7 +57,7 @@ class JoinedRows:
         specs = self._session.signatures.get(items[0].signature, ())
         found: list[dict[str, np.ndarray]] = []
         group: list[Tensors] = []
-        most = min([self._max_rows, *map(_most_rows, specs)])
+        most = min([self._max_rows, *map(most_rows, specs)])
         for item in items:
             if group and sum(x.num_rows for x in group) + item.num_rows > most:
                 found += self._joined(group)
@@ -82,8 +82,12 @@ class JoinedRows:
         return [self._session.run(item.inputs, item.signature) for item in items]
 
 
-def _most_rows(spec: TensorSpec) -> float:
-    """Returns the largest number of rows of an input; 1 if the model sets the number."""
+def most_rows(spec: TensorSpec) -> float:
+    """Returns the largest number of rows of an input; 1 if the model sets the number.
+
+    Args:
+        spec: the input.
+    """
     size = spec.shape[0] if spec.shape else 1
     if size is None:
         return float("inf")

@@ -69,6 +69,12 @@ class Repository:
         self._thread: threading.Thread | None = None
 
     @property
+    def known(self) -> list[str]:
+        """Names of all models, also of those that could not be loaded."""
+        with self._lock:
+            return sorted(self._entries)
+
+    @property
     def names(self) -> list[str]:
         """Names of the models that answer."""
         with self._lock:
