@@ -1,5 +1,6 @@
 """The models that a server offers: named folders, or a root folder with numbered versions."""
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -25,18 +26,36 @@ class UnknownModel(Exception):
 # Number of the version of each label, by model.
 Labels = Mapping[str, Mapping[str, int]]
 
+_Content = tuple[tuple[str, int, int], ...]
+
 
 @dataclass(slots=True)
 class _Entry:
-    """What is known of a name: the versions that are loaded, and the states of all."""
+    """What is known of a name.
+
+    Attributes:
+        loaded: the versions that are loaded.
+        states: state of each version.
+        failed: versions that could not be loaded, with the content of their folders at that time.
+    """
 
     loaded: dict[int, ServedModel] = field(default_factory=dict)
     states: dict[int, str] = field(default_factory=dict)
-    failed: set[int] = field(default_factory=set)
+    failed: dict[int, "_Content"] = field(default_factory=dict)
 
     def newest(self) -> ServedModel | None:
         """Returns the model that answers requests without a version."""
         return self.loaded[max(self.loaded)] if self.loaded else None
+
+
+def _content(folder: Path) -> _Content:
+    """Returns names, sizes and times of the files in a folder."""
+    found = []
+    with contextlib.suppress(OSError):  # it changes at this moment
+        for path in folder.rglob("*"):
+            facts = path.stat()
+            found.append((str(path), facts.st_size, facts.st_mtime_ns))
+    return tuple(sorted(found))
 
 
 class Repository:
@@ -114,7 +133,8 @@ class Repository:
     def scan(self) -> None:
         """Loads new models and new versions, and closes those whose folders are gone.
 
-        A version that cannot be loaded is reported in the log, and the old version stays.
+        A version that cannot be loaded is reported in the log, and the old version stays. It is
+        tried again when its folder has changed, such as after the end of a copy.
         """
         found = self._found()
         try:
@@ -129,7 +149,7 @@ class Repository:
                 entry = self._entries.setdefault(name, _Entry())
             newest = max(versions)
             wanted = {newest, *(set(labels.get(name, {}).values()) & set(versions))}
-            for version in sorted(wanted - set(entry.loaded) - entry.failed):
+            for version in sorted(wanted - set(entry.loaded)):
                 self._load(name, entry, version, versions[version])
             if newest not in entry.loaded and entry.loaded:
                 wanted.add(max(entry.loaded))  # the newest one cannot be loaded
@@ -157,17 +177,22 @@ class Repository:
         return found
 
     def _load(self, name: str, entry: _Entry, version: int, folder: Path) -> None:
+        content = _content(folder)
+        if entry.failed.get(version) == content:
+            return
         with self._lock:
             entry.states[version] = "LOADING"
         try:
             model = self._open(name, version, folder)
-        except (UserError, OSError, ValueError, RuntimeError) as error:
-            _log.error("%s version %d is not loaded: %s", name, version, error)
+        except Exception as error:  # of any library that reads files: other versions go on
+            reason = error if isinstance(error, UserError) else repr(error)
+            _log.error("%s version %d is not loaded: %s", name, version, reason)
             with self._lock:
-                entry.failed.add(version)
+                entry.failed[version] = content
                 entry.states[version] = "END"
             return
         with self._lock:
+            entry.failed.pop(version, None)
             if self._stop.is_set():
                 entry.states[version] = "END"
                 model.close()

@@ -1,5 +1,6 @@
 """The models of a server: versions that come, go and fail."""
 
+import shutil
 import threading
 
 import pytest
@@ -106,6 +107,48 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one(repository, root, op
     (root / "toy" / "3").mkdir()
     repository.scan()
     assert repository.get("toy").version == 3
+
+
+def test_a_version_that_cannot_be_loaded_is_tried_again_after_a_change(repository, root, opener):
+    new = root / "toy" / "2"
+    new.mkdir()
+    (new / "broken").touch()
+    repository.scan()
+    (new / "broken").unlink()  # such as by the end of a copy
+    repository.scan()
+    assert opener.opened == [("toy", 2)]
+    assert repository.states("toy")[2] == "AVAILABLE"
+
+
+def test_a_version_that_failed_goes_and_comes_back(repository, root):
+    repository.scan()
+    new = root / "toy" / "2"
+    new.mkdir()
+    for content in ("", "other"):
+        (new / "broken").write_text(content)
+        repository.scan()
+        assert repository.get("toy").version == 1
+    shutil.rmtree(new)
+    repository.scan()
+    new.mkdir()
+    repository.scan()
+    assert repository.get("toy").version == 2
+
+
+def test_an_unknown_error_of_a_version_leaves_the_others(root, caplog):
+    def open_model(name, version, folder):
+        if version == 2:
+            raise KeyError("weights\n")
+        return served(name, version)[0]
+
+    repository = Repository(open_model, root=root)
+    (root / "toy" / "2").mkdir()
+    (root / "zebra" / "1").mkdir(parents=True)
+    repository.scan()
+    assert repository.names == ["zebra"]
+    (error,) = (x.message for x in caplog.records if x.levelname == "ERROR")
+    assert error == r"toy version 2 is not loaded: KeyError('weights\n')"
+    repository.close()
 
 
 def test_a_model_whose_folder_is_gone_answers_no_more(repository, root):
