@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse
 from tools.files import to_json
 from tools.serving.metrics import Metrics
 
+_RETRY_SECONDS = 1
 _access = logging.getLogger("tools.serving.access")
 _OPEN_PATHS = ("/", "/health/live", "/health/ready")  # need no key
 _OPEN_FOLDER = "/page/"  # neither do the files of the page, which asks for the key
@@ -41,6 +42,23 @@ class Refusal(Exception):
         message = "".join(x if x.isprintable() else ascii(x)[1:-1] for x in message)
         super().__init__(message)
         self.status, self.message, self.kind, self.headers = status, message, kind, headers or {}
+
+
+def later(expected: str, received: str, kind: str) -> Refusal:
+    """Returns a refusal of a request that may succeed when it is sent again (503).
+
+    Args:
+        expected: what the request needs.
+        received: what there is.
+        kind: kind of the error, for the metrics.
+    """
+    message = f"Expected {expected}. Received: {received}. Try again later."
+    return Refusal(503, message, kind, {"Retry-After": str(_RETRY_SECONDS)})
+
+
+def ending() -> Refusal:
+    """Returns the refusal of a request that the server does not answer before its end (503)."""
+    return later("a server that runs", "one that ends", "ends")
 
 
 def error_answer(path: str, refusal: Refusal) -> JSONResponse:
@@ -153,7 +171,7 @@ class Gate:
             await self._app(scope, receive, send)
             return
         started, path = time.perf_counter(), scope["path"]
-        status, length, is_counted = 500, 0, False
+        status, length, is_counted, has_begun = 500, 0, False, False
 
         def count() -> None:
             nonlocal is_counted
@@ -164,9 +182,9 @@ class Gate:
                 log_access(facts, seconds, length)
 
         async def counted(message):
-            nonlocal status, length
+            nonlocal status, length, has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
+                status, has_begun = message["status"], True
                 if is_ending(scope["app"]):  # so that the client sends no more over it
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             elif message["type"] == "http.response.body":
@@ -179,10 +197,18 @@ class Gate:
             self._check_key(scope)
             await self._app(scope, self._limited(scope, receive, started), counted)
         except Refusal as refusal:  # before the application has begun an answer
-            self._metrics.error(refusal.kind)
-            await error_answer(path, refusal)(scope, receive, counted)
+            await self._refuse(refusal, path, scope, counted)
+        except asyncio.CancelledError:  # the time for the last answers is over
+            if not is_ending(scope["app"]):
+                raise
+            if not has_begun:
+                await self._refuse(ending(), path, scope, counted)
         finally:
             count()
+
+    async def _refuse(self, refusal: Refusal, path: str, scope, send) -> None:
+        self._metrics.error(refusal.kind)
+        await error_answer(path, refusal)(scope, None, send)
 
     def _check_key(self, scope) -> None:
         path = scope["path"]

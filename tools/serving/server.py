@@ -14,10 +14,9 @@ from tools.files import one_line
 from tools.serving.batching import BatchingOptions, Closed, DeadlineExceeded, QueueFull
 from tools.serving.metrics import Metrics
 from tools.serving.repository import Repository, UnknownModel
-from tools.serving.requests import Refusal, RequestLimits
+from tools.serving.requests import Refusal, RequestLimits, ending, later
 from tools.serving.served_model import SERVE_BYTES, ServedModel
 
-_RETRY_SECONDS = 1
 _MOST_VERSION_DIGITS = 18
 Result = TypeVar("Result")
 
@@ -153,7 +152,7 @@ class Server:
             except Closed:
                 newer = self.model(model.name)
                 if newer is model:
-                    raise _later("a server that runs", "one that ends", "ends") from None
+                    raise ending() from None
                 model = newer
 
     async def _result(self, future: Any) -> Any:
@@ -165,7 +164,7 @@ class Server:
 
 def full_queue() -> Refusal:
     """Returns the refusal of a request for which the queue has no room (503)."""
-    return _later("room in the queue", "a full queue", "busy")
+    return later("room in the queue", "a full queue", "busy")
 
 
 def too_late(seconds: float) -> Refusal:
@@ -179,12 +178,6 @@ def too_late(seconds: float) -> Refusal:
         f"Expected an answer within {seconds:g} s. Received: a longer queue. Try again later.",
         "late",
     )
-
-
-def _later(expected: str, received: str, kind: str) -> Refusal:
-    """Returns a refusal of a request that may succeed when it is sent again."""
-    message = f"Expected {expected}. Received: {received}. Try again later."
-    return Refusal(503, message, kind, {"Retry-After": str(_RETRY_SECONDS)})
 
 
 def _version(text: str) -> int:

@@ -52,8 +52,13 @@ def talk(tmp_path):
     A conversation gets a function that connects, and one that ends the server by a signal.
     """
 
-    def run(conversation, **options):
-        repository = Repository(lambda *place: served(*place[:2])[0], {"toy": tmp_path})
+    def run(conversation, *, gate=None, drain_seconds=20.0, **options):
+        def open_model(name, version, folder):
+            model, runner = served(name, version)
+            runner.gate = gate or runner.gate
+            return model
+
+        repository = Repository(open_model, {"toy": tmp_path})
         repository.scan()
         metrics, results = Metrics(), []
 
@@ -82,7 +87,7 @@ def talk(tmp_path):
             address = own.getsockname()
             thread = threading.Thread(target=converse)
             app = create_app(repository, metrics=metrics)
-            serve(app, own, drain_seconds=20.0, on_start=thread.start, **options)
+            serve(app, own, drain_seconds=drain_seconds, on_start=thread.start, **options)
             thread.join(20)
         if isinstance(results[0], BaseException):
             raise results[0]
@@ -184,6 +189,25 @@ def test_requests_that_come_with_the_signal_are_answered(talk):
     found, _ = talk(conversation, last_seconds=1.0)
     assert found[::2] == (200, ANSWER)
     assert found[1]["connection"] == "close"
+
+
+def test_what_takes_longer_than_the_end_is_asked_to_come_again(talk, caplog):
+    gate = threading.Event()
+
+    def conversation(connect, end):
+        slow = connect()
+        slow.send(REQUEST)
+        end()
+        try:
+            return slow.answer()
+        finally:
+            gate.set()
+
+    (status, headers, body), text = talk(conversation, gate=gate, drain_seconds=0.0)
+    assert (status, headers["retry-after"]) == (503, "1")
+    assert "Expected a server that runs. Received: one that ends." in json.loads(body)["error"]
+    assert 'requests_total{route="/v1/models/NAME:predict",status="503"} 1.0' in text
+    assert "Traceback" not in caplog.text
 
 
 def test_no_http_is_refused(talk):

@@ -63,6 +63,8 @@ def test_later_batches_need_no_other_shapes(rng):
     warm_up(session_of(runner), (2.0, 3.0), MOST_ROWS)
     assert shapes_of_traffic(runner, rng) <= runner.shapes
     assert {rows for rows, _ in runner.shapes} == {1, 2, 4, 8, MOST_ROWS}
+    sizes = sorted({samples / RATE_HZ for _, samples in runner.shapes})
+    assert np.diff([2.0, *sizes]).max() < 0.3  # so that little is padded
 
 
 @pytest.mark.parametrize(
