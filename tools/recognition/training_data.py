@@ -138,7 +138,7 @@ def training_data(
             for batch in plan:
                 num_rows = -(-len(batch) // shard.size) if budget else shard.batch_size
                 for index in rank_rows(
-                    batch, rank=shard.rank, size=shard.size, rows_per_rank=shard.batch_size
+                    batch, rank=shard.rank, size=shard.size, rows_per_rank=num_rows
                 ):
                     yield {"index": int(index), "epoch_seed": epoch_seed, "num_rows": num_rows}
 
@@ -161,10 +161,18 @@ def training_data(
             "num_rows": row["num_rows"],
         }
 
+    def batched(rows: tf.data.Dataset) -> tf.data.Dataset:
+        if not budget:
+            return rows.padded_batch(shard.batch_size, drop_remainder=True)
+        # Batches of `shard.batch_size` rows, most of them masked, would take gigabytes.
+        return rows.group_by_window(
+            lambda row: row["num_rows"],
+            lambda num_rows, group: group.padded_batch(num_rows),
+            window_size_func=lambda num_rows: num_rows,
+        )
+
     def labelled(batch):
-        num_rows = batch.pop("num_rows")
-        if budget:  # the rows behind are masked on every process
-            batch = {name: value[: num_rows[0]] for name, value in batch.items()}
+        del batch["num_rows"]
         heard = (batch["lengths"] > 0) & batch.pop("has_words")
         texts = tf.where(heard, tf.gather(transcripts, tf.maximum(batch["index"], 0)), "")
         labels = training_set.encode(texts)
@@ -173,10 +181,10 @@ def training_data(
 
     limits = training_limits(data, rate_hz)
     decoder = UtteranceDecoder(utterances, limits, data.num_parallel_calls)
+    dataset = tf.data.Dataset.from_generator(rows, output_signature=signature)
+    dataset = decoder.decode(dataset).map(prepared, num_parallel_calls=decoder.parallel)
     dataset = (
-        decoder.decode(tf.data.Dataset.from_generator(rows, output_signature=signature))
-        .map(prepared, num_parallel_calls=decoder.parallel)
-        .padded_batch(shard.batch_size, drop_remainder=True)
+        batched(dataset)
         .map(lambda batch: labelled(pad_to_frame(batch)), num_parallel_calls=1)
         .prefetch(4)
     )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import tensorflow as tf
 
 from conformer.config import DataConfig, WaveformAugmentConfig
 from conformer.tokenizer import CharacterTokenizer, SentencePieceTokenizer
@@ -16,6 +17,7 @@ from tests.support.errors import refused
 from tools.recognition.training_data import TrainingSet, prepare, training_data
 from tools.speech.audio import probe, read
 from tools.speech.augmentation import WaveformAugmentation
+from tools.speech.batches import pad_to_frame
 from tools.speech.corpus import Utterance
 from tools.speech.reading import evaluation_limits, read_batches
 from tools.training.task import Position, Shard
@@ -348,6 +350,25 @@ def test_batches_of_a_budget_have_as_many_rows_as_fit(budgeted):
         seconds = batch["waveforms"].shape[1] / RATE_HZ
         assert len(batch["index"]) * seconds <= BUDGET["max_batch_seconds"]
         assert all(len(value) == len(batch["index"]) for value in batch.values())
+
+
+def test_batches_of_a_budget_are_not_padded_to_the_batch_size(utterances, monkeypatch):
+    """Hundreds of masked rows as long as the longest one would take gigabytes."""
+    padded = []
+
+    def recorded(batch):
+        waveforms = tf.ensure_shape(batch["waveforms"], [None, None])
+        batch["waveforms"] = tf.numpy_function(
+            lambda x: padded.append(x.shape) or x, [waveforms], tf.float32
+        )
+        batch["waveforms"].set_shape([None, None])
+        return pad_to_frame(batch)
+
+    monkeypatch.setattr("tools.recognition.training_data.pad_to_frame", recorded)
+    data = make_data(utterances, batch_size=100, num_epochs=1, **BUDGET)
+    batches = list(data.dataset.as_numpy_iterator())
+    assert padded == [batch["waveforms"].shape for batch in batches]
+    assert max(rows for rows, _ in padded) < 10
 
 
 def test_ranks_share_the_batches_of_a_budget(utterances):
