@@ -63,14 +63,16 @@ class Optimizer:
         self._average = None
         if config.average_decay:
             self._average = WeightAverage(config.average_decay, self._parameters, self.statistics)
-        decay = 0.0 if config.name == "adam" else config.weight_decay
-        # Vectors with a value for each parameter; None if all values are equal.
-        decays = [0.0 if _is_undecayed(v) else decay for v in self.variables]
-        self._decays = self._spread(decays) if any(decays) else None
+        # Vectors with a value for each parameter; None if all values are equal. For the decay one
+        # byte each is enough. Floats would take as much memory as the weights.
+        decayed = np.array([not _is_undecayed(v) for v in self.variables], bool)
+        decays = config.name != "adam" and config.weight_decay and decayed.any()
+        self._is_decayed = self._spread(decayed) if decays else None
         self._scales = None
         if config.layer_decay is not None and depths:
             top = max(depths)
-            self._scales = self._spread([config.layer_decay ** (top - depth) for depth in depths])
+            scales = [config.layer_decay ** (top - depth) for depth in depths]
+            self._scales = self._spread(np.float32(scales))
 
     @property
     def num_parameters(self) -> int:
@@ -103,8 +105,8 @@ class Optimizer:
         if config.name == "momentum":
             self._apply_momentum(gradient, learning_rate * scales)
         else:
-            if self._decays is not None:
-                rates = learning_rate * scales * self._decays
+            if self._is_decayed is not None:
+                rates = learning_rate * scales * self._decays()
                 self._parameters.assign(self._parameters * (1.0 - rates))
             # Reading the parameters here makes the update copy them.
             before = None if self._scales is None else tf.identity(self._parameters)
@@ -131,8 +133,8 @@ class Optimizer:
         )
 
     def _apply_momentum(self, gradient, rates):
-        if self._decays is not None:
-            gradient += self._decays * self._parameters
+        if self._is_decayed is not None:
+            gradient += self._decays() * self._parameters
         velocity = self._moments["first_moment"]
         velocity.assign(self.config.momentum * velocity + gradient)
         self._parameters.assign_sub(rates * velocity)
@@ -222,9 +224,13 @@ class Optimizer:
         for variable, piece, shape in zip(self.variables, pieces, self._shapes, strict=True):
             variable.value.assign(tf.reshape(piece, shape))
 
-    def _spread(self, numbers: Sequence[float]) -> tf.Tensor:
-        """Expands one number per variable to one per parameter. Computed once with NumPy."""
-        return tf.constant(np.repeat(np.float32(numbers), self._sizes))
+    def _decays(self) -> tf.Tensor:
+        """Returns the weight decay of each parameter, `[N]`."""
+        return self.config.weight_decay * tf.cast(self._is_decayed, tf.float32)
+
+    def _spread(self, values: np.ndarray) -> tf.Tensor:
+        """Expands one value per variable to one per parameter. Computed once with NumPy."""
+        return tf.constant(np.repeat(values, self._sizes))
 
     def _expected(self, prefix: str) -> dict[str, tuple[int, ...]]:
         return {

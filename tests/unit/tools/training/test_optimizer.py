@@ -254,3 +254,12 @@ def test_variables_without_a_gradient_and_with_a_sparse_one(rng):
 def test_impossible_optimizers_are_refused(arguments):
     with refused(f"Expected {next(iter(arguments))} "):
         load(OptimizerConfig, None, arguments)
+
+
+@pytest.mark.parametrize("name", ["adamw", "momentum"])
+def test_weight_decay_keeps_one_byte_for_each_parameter(rng, name):
+    """As floats, the factors would take as much memory as the weights."""
+    optimizer = Optimizer(OptimizerConfig(name=name, weight_decay=0.1), make_variables(rng))
+    constants = [x for x in vars(optimizer).values() if tf.is_tensor(x)]
+    kept = [x for x in constants if not isinstance(x, tf.Variable)]
+    assert sum(x.numpy().nbytes for x in kept) == optimizer.num_parameters
