@@ -1,6 +1,7 @@
 """The page, its files, and activation maps, over models that are stand-ins."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,7 +63,7 @@ class ImageKind(FilesKind):
 def client_of(*models, **options):
     """Returns a client of an application over models."""
     opened = {model.name: model for model in models}
-    folders = dict.fromkeys(opened)
+    folders = dict.fromkeys(opened, Path(__file__).parent)
     repository = Repository(lambda name, *_: opened[name], folders)
     repository.scan()
     return TestClient(create_app(repository, AppOptions(**options)))
