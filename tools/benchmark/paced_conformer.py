@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _ATTENTION = 0.1  # factor of the output of each attention module
 
 
-def _weaken_attention(blocks: Sequence) -> None:
+def weaken_attention(blocks: Sequence) -> None:
     """Scales the attention of Conformer blocks with initial weights, so that frames stay different.
 
     This attention adds nearly the same vector to all frames. Behind 16 blocks, the frames of a loud
@@ -50,7 +50,7 @@ def random_model(
     model = build_model(config, num_symbols)
     direction, offset = np.eye(model.encoder.hidden_dim, dtype=np.float32)[0], 0.0
     if sound is not None:
-        _weaken_attention(model.encoder.blocks)
+        weaken_attention(model.encoder.blocks)
         encoded, _ = model.listen(sound["waveforms"], sound["lengths"])
         direction, offset = fitted(np.array(encoded), tokens)
     prediction, joint = model.prediction, model.joint

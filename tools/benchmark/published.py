@@ -257,6 +257,9 @@ def show(report: Mapping) -> None:
         for name, row in sides.items():
             print(f"{title}: {name} {row['median_ms']:.0f} ms")
     steps = report["encoder"]["steps"]
+    alone = report["recognition"].get("1")
+    if alone is not None:
+        print(f"tokens: {steps['tdt_tokens']}, with sherpa-onnx {alone['peer_tokens']}")
     print(
         f"sequential steps: {steps['tdt_steps']} with durations, {steps['rnnt_steps']} without "
         f"({steps['ratio']:.2f} x)"

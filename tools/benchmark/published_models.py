@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tools.benchmark.paced_conformer import weaken_attention
 from tools.files import new_folder, to_json
 
 RATE_HZ = 16000
@@ -147,6 +148,7 @@ def _tokenizer(blank: int) -> dict:
 
 def _balance(model, num_durations: int) -> None:
     """Sets the biases of the output layer on a few seconds of sound."""
+    weaken_attention(model.encoder.blocks)
     embeddings = model.prediction.embedding.embeddings
     embeddings.assign(_EMBEDDING_SCALE * np.asarray(embeddings))
     sound = made_sounds(1, 4.0)

@@ -6,7 +6,7 @@
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -99,7 +99,10 @@ def rename(name: str, substitutions: Substitutions) -> str:
 
 
 def check_tensors(
-    shapes: Mapping[str, tuple[int, ...]], tensors: Mapping[str, np.ndarray], source: str = ""
+    shapes: Mapping[str, tuple[int, ...]],
+    tensors: Mapping[str, np.ndarray],
+    source: str = "",
+    ignored: Collection[str] = (),
 ) -> None:
     """Checks that tensors have exactly the names and shapes that a model needs, and are finite.
 
@@ -107,6 +110,7 @@ def check_tensors(
         shapes: expected shapes by name.
         tensors: arrays by name.
         source: where the tensors come from, for the message.
+        ignored: names of tensors that are not checked.
 
     Raises:
         UserError: tensors are missing, unexpected, of another shape, or contain NaN or infinity.
@@ -114,7 +118,7 @@ def check_tensors(
     """
     difference: dict[str, Iterable[str]] = {
         "missing": shapes.keys() - tensors.keys(),
-        "unexpected": tensors.keys() - shapes.keys(),
+        "unexpected": tensors.keys() - shapes.keys() - set(ignored),
         "another shape": [
             f"{name} {list(tensors[name].shape)} for {list(shape)}"
             for name, shape in shapes.items()
@@ -128,20 +132,23 @@ def check_tensors(
             "; ".join(f"{kind}: {_listed(names)}" for kind, names in difference.items() if names),
             "Choose the architecture, vocabulary or classes that the weights were trained with",
         )
-    check_finite(tensors, source)
+    check_finite(tensors, source, ignored)
 
 
-def check_finite(tensors: Mapping[str, np.ndarray], source: str = "") -> None:
+def check_finite(
+    tensors: Mapping[str, np.ndarray], source: str = "", ignored: Collection[str] = ()
+) -> None:
     """Checks that tensors have no NaN or infinity, which training leaves when it diverges.
 
     Args:
         tensors: arrays by name.
         source: where the tensors come from, for the message.
+        ignored: names of tensors that are not checked.
 
     Raises:
         UserError: tensors have such values; the message lists their names.
     """
-    bad = [name for name, x in tensors.items() if not np.isfinite(x).all()]
+    bad = [x for x in tensors.keys() - set(ignored) if not np.isfinite(tensors[x]).all()]
     if bad:
         raise UserError.expected(
             f"finite weights in {source}" if source else "finite weights",
@@ -184,9 +191,9 @@ def assign(
         else:
             shapes |= own
             taken.append(link)
-    check_tensors(shapes, {x: tensors[x] for x in tensors if x not in skipped})
-    values = [link.layout.read(*(tensors[key] for key in link.keys)) for link in taken]
-    for link, value in zip(taken, values, strict=True):
+    check_tensors(shapes, tensors, ignored=skipped)
+    for link in taken:  # one by one, as the tensors may be read only now
+        value = link.layout.read(*(tensors[key] for key in link.keys))
         link.variable.assign(value.astype(link.variable.dtype))
     if kept:
         logger.info("%d variables keep their initial values: %s", len(kept), _listed(kept))

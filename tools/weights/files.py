@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,14 +40,54 @@ def read_weights(path: str | os.PathLike) -> Any:
     if not name.endswith(".safetensors"):
         suffixes = " ".join((*PTH_SUFFIXES, ".safetensors"))
         raise UserError.expected(f"a weight file ({suffixes})", path, "Name another file")
-    try:
-        return safetensors.numpy.load_file(path)
-    # AttributeError and TypeError: a dtype that NumPy does not support.
-    except (OSError, safetensors.SafetensorError, AttributeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError.expected(
-            "a complete .safetensors file", f"{path}: {reason}", "Correct the path or the file"
-        ) from error
+    return dict(SafeTensors(path))
+
+
+class SafeTensors(Mapping[str, np.ndarray]):
+    """Arrays of a `.safetensors` file by name. Each one is read from the file when it is used.
+
+    Args:
+        path: the file.
+
+    Raises:
+        UserError: the file is damaged; also if an array is read whose dtype NumPy does not have.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = Path(path)
+        check_no_pointer(self._path)
+        with self._opened() as file:
+            self._names = dict.fromkeys(file.keys())
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        # Opened for each array, because pages that were read stay in memory while it is open.
+        with self._opened() as file:
+            return file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[safetensors.safe_open]:
+        try:
+            with safetensors.safe_open(self._path, framework="numpy") as file:
+                yield file
+        # AttributeError and TypeError: a dtype that NumPy does not support.
+        except (OSError, safetensors.SafetensorError, AttributeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError.expected(
+                "a complete .safetensors file",
+                f"{self._path}: {reason}",
+                "Correct the path or the file",
+            ) from error
 
 
 def _check_not_mindspore(path: Path) -> None:

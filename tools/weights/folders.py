@@ -2,6 +2,7 @@
 
 import json
 import reprlib
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tools.errors import UserError
-from tools.weights.files import read_weights
+from tools.weights.files import SafeTensors, read_weights
 
 _INDEX = ".index.json"  # suffix of the index of a file that is split into shards
 
@@ -41,28 +42,32 @@ def check_mapping(content: Any, path: Path) -> None:
         raise UserError.expected(f"keys and values in {path}", _shown(content), "Correct the file")
 
 
-def read_folder_weights(folder: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Reads the tensors of a Hugging Face folder.
+def read_folder_weights(folder: Path, names: Sequence[str]) -> Mapping[str, np.ndarray]:
+    """Returns the tensors of a Hugging Face folder.
 
     Args:
         folder: folder with one of the files, or with its shards and their index.
         names: names of weight files, such as `model.safetensors`, in the order of preference.
 
     Returns:
-        Arrays by name.
+        Arrays by name. Those of `.safetensors` files are read when they are used.
 
     Raises:
         UserError: there is no such file, or a file is damaged.
     """
     for name in names:
         if (folder / name).exists():
-            return read_weights(folder / name)
+            return _tensors(folder / name)
         index = folder / f"{name}{_INDEX}"
         if index.exists():
-            return {k: x for path in _shards(index) for k, x in read_weights(path).items()}
+            return ChainMap(*map(_tensors, _shards(index)))
     raise UserError.expected(
         f"{' or '.join(names)} in {folder}, or their index", "none", "Complete the folder"
     )
+
+
+def _tensors(path: Path) -> Mapping[str, np.ndarray]:
+    return SafeTensors(path) if path.suffix == ".safetensors" else read_weights(path)
 
 
 def _shards(index: Path) -> list[Path]:
