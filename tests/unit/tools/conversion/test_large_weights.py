@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import onnx
+import psutil
 import pytest
 import tensorflow as tf
+from tf2onnx import tf_loader
 
 from tests.support.errors import refused
 from tests.support.quantized import weight_scales
@@ -15,6 +17,7 @@ from tools.conversion.onnx_export import write_function
 from tools.conversion.protocol import Calibration, Examples
 from tools.conversion.request import ConversionRequest, Quantization
 from tools.conversion.saved_model import write_saved_model
+from tools.conversion.signature import translated
 from tools.inference.runner import load
 
 BINS, WIDTH = 5, 8
@@ -150,3 +153,27 @@ def test_weights_that_are_kept_apart_only_while_a_graph_is_translated(
     assert sum(tuple(x.dims) == (BINS, WIDTH) for x in graph.initializer) == 1
     runner = load(place)
     check(lambda inputs: runner.run(inputs, "listen"), module, rng)
+
+
+def test_weights_that_are_kept_apart_take_no_memory_in_the_optimizer(monkeypatch):
+    """TensorFlow's optimizer of graphs makes a tensor for each input of known shape."""
+    monkeypatch.setattr(large_weights, "APART_BYTES", 0)
+    monkeypatch.setattr(large_weights, "MOST_BYTES", 0)
+    kernel = tf.Variable(tf.zeros([BINS, 1 << 23]))
+    optimize, grown = tf_loader.tf_optimize_grappler, []
+
+    def measured(*arguments):
+        before = psutil.Process().memory_info().rss
+        result = optimize(*arguments)
+        grown.append(psutil.Process().memory_info().rss - before)
+        return result
+
+    monkeypatch.setattr(tf_loader, "tf_optimize_grappler", measured)
+    spec = [tf.TensorSpec([None, BINS], tf.float32, "features")]
+    function = tf.function(lambda features: {"a": features @ kernel}, input_signature=spec)
+    model, weights = translated(function.get_concrete_function(), "toy")
+    (name,) = weights
+    (shape,) = (x.type.tensor_type.shape for x in model.graph.input if x.name == name)
+    assert [x.dim_value for x in shape.dim] == [BINS, 1 << 23]
+    (growth,) = grown
+    assert growth < kernel.shape.num_elements()  # a quarter of its bytes

@@ -21,7 +21,7 @@ import pytest
 from tests.support.errors import refused
 from tests.support.pickles import Call, Global, State, Storage, Writer, save, save_legacy, tensor
 from tools.errors import UserError
-from tools.weights.files import read_weights, write_safetensors
+from tools.weights.files import SafeTensors, read_weights, write_safetensors
 from tools.weights.pth import Placeholder
 from tools.weights.state_dict import state_dict
 
@@ -348,6 +348,21 @@ def test_safetensors_round_trip(tmp_path, rng):
         np.testing.assert_array_equal(read[name], value)
         assert read[name].dtype == value.dtype
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_safetensors_are_read_one_by_one(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    write_safetensors(path, {"a": np.zeros(2, "f4"), "b": np.ones(2, "f4")})
+    tensors = SafeTensors(path)
+    assert tensors.keys() == {"a", "b"} and len(tensors) == 2 and "c" not in tensors
+    with pytest.raises(KeyError):
+        tensors["c"]
+    np.testing.assert_array_equal(tensors["b"], np.ones(2))
+    write_safetensors(path, {"a": np.zeros(2, "f4"), "b": np.full(2, 3, "f4")})
+    np.testing.assert_array_equal(tensors["b"], np.full(2, 3))
+    path.unlink()
+    with refused("a complete .safetensors file"):
+        tensors["a"]
 
 
 def test_safetensors_of_bfloat16(tmp_path):
