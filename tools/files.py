@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from tools.errors import UserError
@@ -118,6 +118,22 @@ def check_writable(path: Path) -> None:
         beside.touch()
         beside.unlink()
         raise _Enough
+
+
+def check_not_input(path: Path, inputs: Iterable[str | os.PathLike[str]]) -> None:
+    """Checks, before work, that a result file does not replace a file that the program reads.
+
+    Args:
+        path: result file.
+        inputs: files that are read; folders and missing files are ignored.
+
+    Raises:
+        UserError: `path` is one of the inputs, also by another name or through a link.
+    """
+    if path.is_file() and any(os.path.isfile(x) and path.samefile(x) for x in inputs):
+        raise UserError.expected(
+            "a result file that is no input", one_line(path), "Choose another path"
+        )
 
 
 def _cannot_write(path: Path, error: OSError) -> UserError:

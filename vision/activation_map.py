@@ -16,7 +16,7 @@ from PIL import Image
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.conversion.pipeline import read_pipeline
 from tools.errors import UserError
-from tools.files import check_writable, write_bytes
+from tools.files import check_not_input, check_writable, write_bytes
 from tools.inference.runner import load
 from vision.classes import classes_of
 from vision.config import PreprocessingConfig
@@ -91,6 +91,7 @@ def main(argv: list[str]) -> int:
     except ImageError as error:
         raise UserError.expected("an image that can be read", error, "Check the file") from error
     check_writable(Path(values.output))
+    check_not_input(Path(values.output), paths)
     inputs = feed(pipeline, normalize(image, preprocessing)[None])
     inputs["classes"] = np.array([values.class_index], "int32")
     outputs = load(values.native_savedmodel_dir).run(inputs, "activation_map")

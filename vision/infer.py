@@ -13,7 +13,7 @@ if not __package__:  # started by its path: import from the checkout that contai
 from tqdm import tqdm
 
 from tools.config.command_line import CommandLine, run
-from tools.files import check_writable, one_line, to_json, write_text
+from tools.files import check_not_input, check_writable, one_line, to_json, write_text
 from tools.inference.selection import share
 from vision.classes import top_classes
 from vision.flags import add_classifier_flags, inference_options
@@ -49,6 +49,8 @@ def predict(options: InferenceOptions) -> int:
     (place,) = data.paths
     found = find_images(place)
     check_readable(found.paths)
+    for path in filter(None, (options.output, data.result_path)):
+        check_not_input(Path(path), found.paths)
     with open_classifier(options.classifier) as classifier:
         return _predict(classifier, found, options)
 

@@ -12,7 +12,7 @@ from tools.decoding.kneser_ney import (
     read_sentences,
 )
 from tools.errors import UserError
-from tools.files import check_writable, write_text
+from tools.files import check_not_input, check_writable, write_text
 
 
 def main(argv: list[str]) -> int:
@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     pruned = _counts(flags.prune)
     output = Path(flags.output)
     check_writable(output)
+    check_not_input(output, [flags.text])
     words, all_ngrams = count_ngrams(read_sentences(flags.text), flags.order)
     estimates = estimate(all_ngrams, pruned)
     for order, found in enumerate(estimates, 1):

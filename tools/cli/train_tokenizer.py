@@ -15,6 +15,7 @@ from conformer.tokenizer import (
 from tools.amounts import counted
 from tools.config.command_line import REQUIRED, CommandLine, run
 from tools.errors import UserError
+from tools.files import check_not_input
 from tools.speech.audio import AudioLimits
 from tools.speech.corpus import read_corpus
 
@@ -47,6 +48,7 @@ def main(argv: list[str]) -> int:
             raise UserError.expected(f"--{name}", "none", "See --help")
     if Path(flags.output).is_dir():
         raise UserError.expected("a file as --output", f"the folder {flags.output}", "Name a file")
+    check_not_input(Path(flags.output), [flags.data_dir])
     splits = [split.strip() for split in flags.splits.split(",") if split.strip()]
     manifest = read_corpus(flags.data_dir, splits, AudioLimits())
     transcripts = [utterance.transcript for utterance in manifest.utterances]

@@ -46,6 +46,12 @@ class Heard:
         found = self.transcription
         return self.utterance.duration_seconds if found.damage is None else found.duration_seconds
 
+    @property
+    def label(self) -> str:
+        """Name of the sound in messages, with the channel if outputs name it."""
+        channel = f" channel {self.utterance.channel}" if self.is_labelled else ""
+        return one_line(self.name) + channel
+
     def columns(self, several: bool) -> str:
         """Returns the columns in front of each line: the path of several files, the channel."""
         path = f"{one_line(self.name)}\t" if several else ""
@@ -53,7 +59,7 @@ class Heard:
 
     def remarks(self) -> Iterator[str]:
         """Yields lines about what was left out: a damaged end, and silences."""
-        found, name = self.transcription, one_line(self.name)
+        found, name = self.transcription, self.label
         if found.damage is not None:
             seconds = found.duration_seconds
             yield f"{name}: recognized up to {seconds:.2f} s; the rest is {found.damage}"

@@ -1,6 +1,7 @@
 """The part of `infer` that the speech families share: recognition, texts, scores and speed."""
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from tqdm import tqdm
 
 from tools.amounts import counted
 from tools.errors import UserError
-from tools.files import check_writable, one_line, result_file, write_text
+from tools.files import check_not_input, check_writable, one_line, result_file, write_text
 from tools.inference.options import DataOptions
 from tools.inference.report import (
     SpeechRow,
@@ -45,6 +46,7 @@ from tools.recognition.sounds import (
 from tools.speech.audio import AudioError, AudioLimits, stream
 from tools.speech.corpus import Utterance
 from tools.speech.reading import read_batches
+from tools.speech.tables import TABLE_NAME
 from tools.speech.transcripts import normalize_transcript
 
 
@@ -167,6 +169,8 @@ def run_program(
             # Of the channels of a sound, the first stands for the sound.
             sounds = [x.path for x in utterances if data.channels != "each" or x.channel == 1]
             check_outputs(data, [names.get(path, path) for path in sounds])
+            if data.result_path:
+                _check_report(data, [utterance.path for utterance in utterances])
             return utterances, skipped, names
 
         utterances, skipped, names = ranks.from_first_rank(inputs)
@@ -175,6 +179,16 @@ def run_program(
         if ranks.is_first:
             _report(session, data, utterances, skipped, found=found, names=names)
     return 0
+
+
+def _check_report(data: DataOptions, sounds: list[str]) -> None:
+    """Checks that no file of the report is a sound or the table of a data set."""
+    path, tables = Path(data.result_path), []
+    if data.data_dir:
+        tables = [data.data_dir, os.path.join(data.data_dir, TABLE_NAME)]
+    suffixes = ".json", ".tsv", ".nbest.tsv", ".words.tsv"
+    for place in (path, *(result_file(path, suffix) for suffix in suffixes)):
+        check_not_input(place, tables + sounds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +320,7 @@ def _report(
     damaged = [one for one in heard if one.transcription.damage and one.name in named]
     if damaged:
         received = ", ".join(
-            f"{one_line(one.name)} ({one.transcription.damage} behind {one.seconds:.2f} s)"
+            f"{one.label} ({one.transcription.damage} behind {one.seconds:.2f} s)"
             for one in damaged
         )
         raise UserError.expected(

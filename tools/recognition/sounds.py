@@ -103,11 +103,13 @@ def with_standard_input(
         value.
 
     Raises:
-        UserError: standard input is a terminal, or `-` is given twice.
+        UserError: standard input is a terminal or closed, or `-` is given twice.
     """
     if STANDARD_INPUT not in paths:
         yield tuple(paths), {}
         return
+    if sys.stdin is None:  # closed, as by <&-
+        raise UserError.expected("a sound on standard input for -", "a closed one", "Open it")
     if paths.count(STANDARD_INPUT) > 1 or sys.stdin.isatty():
         received = "a terminal" if paths.count(STANDARD_INPUT) == 1 else "- several times"
         do = "Write a sound to the program: ffmpeg -i FILE -f wav - | python -m ... -"

@@ -13,6 +13,7 @@ import pytest
 from tests.support.errors import refused
 from tools.errors import UserError
 from tools.files import (
+    check_not_input,
     check_writable,
     expand_home,
     is_made_of,
@@ -231,6 +232,20 @@ def test_whether_a_place_can_be_written_is_told_in_advance(tmp_path):
         with refused():
             check_writable(bad)
     assert [x.name for x in path.parent.iterdir()] == ["a"]
+
+
+def test_a_result_is_no_input_by_any_name(tmp_path):
+    path, other, link = tmp_path / "a", tmp_path / "b", tmp_path / "link"
+    inputs = [tmp_path, tmp_path / "missing", path]
+    check_not_input(path, inputs)
+    path.write_text("")
+    other.write_text("")
+    link.symlink_to(path)
+    check_not_input(other, inputs)
+    for place in (path, link, tmp_path / "x" / ".." / "a"):
+        (tmp_path / "x").mkdir(exist_ok=True)
+        with refused("a result file that is no input"):
+            check_not_input(place, inputs)
 
 
 def test_what_killed_processes_left_is_removed_and_what_is_written_stays(tmp_path):

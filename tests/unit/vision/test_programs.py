@@ -405,6 +405,14 @@ def test_what_needs_no_model_is_told_before_it_is_opened(
     with refused("a regular file or a new path"):
         native = f"--native_savedmodel_dir={models / 'saved'}"
         vision.activation_map.main([native, f"-o={tmp_path}", str(folder / "1.PNG")])
+    copy = tmp_path / "copy.png"
+    copy.write_bytes((folder / "1.PNG").read_bytes())
+    with refused("a result file that is no input"):
+        vision.activation_map.main([native, f"-o={copy}", str(copy)])
+    for flag in ("--output", "--result_path"):
+        with refused("a result file that is no input"):
+            vision.infer.main([*flags["jit"], f"{flag}={copy}", str(copy)])
+    assert copy.read_bytes() == (folder / "1.PNG").read_bytes()
 
 
 @pytest.mark.parametrize("flag", ["--output=", "--result_path="])

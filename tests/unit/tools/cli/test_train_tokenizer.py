@@ -45,6 +45,14 @@ def test_sentencepiece_of_one_split(data_dir, tmp_path, model_type, capsys):
     assert "13 symbols" in captured.err
 
 
+def test_a_table_is_not_replaced_by_its_vocabulary(tmp_path):
+    table = tmp_path / "table.tsv"
+    table.write_text("PATH\tDURATION\tTRANSCRIPT\n")
+    with refused("a result file that is no input"):
+        train_tokenizer.main([f"--data_dir={table}", f"--output={table}"])
+    assert table.read_text() == "PATH\tDURATION\tTRANSCRIPT\n"
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

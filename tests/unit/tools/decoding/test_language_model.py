@@ -230,6 +230,13 @@ def test_texts_without_words_or_with_reserved_words_are_refused(tmp_path, text, 
         train_language_model.main(flags)
 
 
+def test_the_text_is_not_replaced_by_its_model(tmp_path):
+    text = written(tmp_path, "a b\n", "text")
+    with refused("a result file that is no input"):
+        train_language_model.main([f"--text={text}", f"--output={text}"])
+    assert text.read_text() == "a b\n"
+
+
 def test_kenlm_is_named_where_it_is_missing_or_cannot_read(tmp_path, monkeypatch):
     assert not is_kenlm(written(tmp_path, ARPA))
     assert not is_kenlm(tmp_path / "nowhere")

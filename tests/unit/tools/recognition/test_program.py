@@ -401,6 +401,19 @@ def test_a_folder_in_the_place_of_a_report_is_told_before_the_model_is_opened(
         run_program(opening, LIMITS, data)
 
 
+@pytest.mark.parametrize("name", ["x.tsv", "x.nbest.tsv", "x.words.tsv", "transcripts.tsv"])
+def test_a_report_replaces_nothing_that_is_read(corpus, tmp_path, name):
+    sound, table, toy = next(corpus.rglob("*.flac")), tmp_path / name, Toy()
+    table.write_text(f"PATH\tDURATION\tTRANSCRIPT\n{sound}\t0.5\t8000\n")
+    report = tmp_path / f"{name.split('.')[0]}.json"
+    before = sound.read_bytes()
+    with refused("a result file that is no input"):
+        run(toy, data_dir=tmp_path if report.stem == "transcripts" else table, result_path=report)
+    with refused("a result file that is no input"):
+        run(toy, sound, result_path=sound)
+    assert not toy.batches and sound.read_bytes() == before
+
+
 def spoken(text):
     return Transcription(text, (Word(text, 0.1, 0.5, 0.75, (7,)), Word("END", 1.0, 2.006)))
 
@@ -488,6 +501,16 @@ def test_the_part_before_damage_and_silences_are_told(corpus, capsys):
     capsys.readouterr()
     with refused("(truncated)"):  # a part of an utterance is not scored
         run(Toy(of_long=of_long, at_once=1), data_dir=corpus)
+
+
+def test_the_damage_of_each_channel_is_told(tmp_path, capsys):
+    path = tmp_path / "call.wav"
+    soundfile.write(path, np.full((4000, 2), 0.1), 16000)
+    part = Transcription("PART", duration_seconds=0.125, damage="truncated")
+    first, second = (f"{path} channel {number}" for number in (1, 2))
+    with refused(f"{first} (truncated behind 0.12 s), {second} (truncated behind 0.12 s)"):
+        run(Toy(of_long=lambda _: part, at_once=1), path, channels="each")
+    assert f"{second}: recognized up to 0.12 s" in capsys.readouterr().err
 
 
 def damage(path):

@@ -221,3 +221,6 @@ def test_standard_input_is_a_file_for_as_long_as_it_is_used(tmp_path, monkeypatc
     monkeypatch.setattr(sys, "stdin", Standard(b"", True))
     with refused("Received: a terminal"), with_standard_input(["-"]):
         pass
+    monkeypatch.setattr(sys, "stdin", None)
+    with refused("Received: a closed one"), with_standard_input(["-"]):
+        pass
