@@ -286,12 +286,10 @@ def _report(
     named = {str(Path(path)) for path in data.paths}
     left_out = [(one_line(path), path in named, reason) for path, reason in skipped]
     unusable = [f"{path} ({reason})" for path, is_named, reason in left_out if is_named]
-    if unusable or not rows:
-        raise UserError.expected(
-            "sound that can be decoded",
-            ", ".join(unusable) or "; ".join(f"{path} ({why})" for path, _, why in left_out[:5]),
-            "Check the file",
-        )
+    lacking = ", ".join(unusable) or "; ".join(f"{path} ({x})" for path, _, x in left_out[:5])
+    undecoded = UserError.expected("sound that can be decoded", lacking, "Check the file")
+    if not rows:
+        raise undecoded
     kind = None
     if rows[0].reference is not None:
         surfaces = session.pipeline["vocabulary"]["surfaces"]
@@ -317,6 +315,8 @@ def _report(
             )
             write_text(result_file(path, ".words.tsv"), f"{columns}\tSTART\tEND\tWORD\n{lines}")
     show(summary, skipped)
+    if unusable:
+        raise undecoded
     damaged = [one for one in heard if one.transcription.damage and one.name in named]
     if damaged:
         received = ", ".join(

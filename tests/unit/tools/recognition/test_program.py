@@ -362,7 +362,8 @@ def test_a_named_file_that_cannot_be_decoded_is_refused_after_the_others(corpus,
     with refused(f"{files[0]} (unreadable)"):
         run(Toy(), files[0], files[1], result_path=report)
     assert capsys.readouterr().out == f"{files[1]}\t3200\n"
-    assert not report.exists()
+    written = json.loads(report.read_text())  # what was recognized is not lost
+    assert (written["num_utterances"], written["skipped"]) == (1, [[str(files[0]), "unreadable"]])
     assert run(Toy(), files[0].parent) == 0  # as a part of a folder it is skipped
     for path in files[1:]:
         path.unlink()
