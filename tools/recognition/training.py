@@ -122,6 +122,9 @@ class TrainingProgram:
             folder = str(cached_corpus(user_cache()))
             data = dataclasses.replace(config.data, data_dir=folder)
             config = dataclasses.replace(config, data=data)
+        elif config.data.synthesize:  # a resumed run reads its corpus from the stored config
+            data = dataclasses.replace(config.data, synthesize=False)
+            config = dataclasses.replace(config, data=data)
         if not config.data.data_dir:
             if options.saved_config is not None:
                 found = self.load_config(options.saved_config, {}).data.data_dir

@@ -143,7 +143,8 @@ def test_a_config_may_ask_for_a_synthesized_corpus(program, corpus, tmp_path, mo
     assert places == [tmp_path / "cache" / "conformer-zoo"]
     other = other_corpus(corpus)
     program.main([*arguments, f"--data_dir={other}"])
-    assert calls["task"][0].data.data_dir == str(other)
+    data = calls["task"][0].data
+    assert (data.data_dir, data.synthesize) == (str(other), False)  # also when it is resumed
     assert len(places) == 1
 
 
