@@ -101,11 +101,12 @@ def open_source(source: str | Path) -> Published | Checkpoint:
     path = local_source(source)
     if path.suffix == SUFFIX or any(any(path.glob(name)) for name in _PUBLISHED):
         return read_published(path)
-    if not path.exists():
+    found = "does not exist" if not path.exists() else "is a file" if path.is_file() else None
+    if found or not any(path.iterdir()):
         raise UserError.expected(
             "a training run, a checkpoint, a folder of Hugging Face, a .nemo archive or "
             "hf:owner/name",
-            f"{path}, which does not exist",
+            f"{path}, which {found or 'is an empty folder'}",
             "Correct the path, or write hf: before the name of a repository",
         )
     return open_checkpoint(path)

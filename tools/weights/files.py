@@ -78,11 +78,12 @@ class SafeTensors(Mapping[str, np.ndarray]):
     @contextlib.contextmanager
     def _opened(self) -> Iterator[safetensors.safe_open]:
         try:
-            with safetensors.safe_open(self._path, framework="numpy") as file:
+            # safetensors calls each file that it cannot open missing; open() gives the reason.
+            with open(self._path, "rb"), safetensors.safe_open(self._path, "numpy") as file:
                 yield file
         # AttributeError and TypeError: a dtype that NumPy does not support.
         except (OSError, safetensors.SafetensorError, AttributeError, TypeError) as error:
-            reason = " ".join(str(error).split())
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise UserError.expected(
                 "a complete .safetensors file",
                 f"{self._path}: {reason}",

@@ -103,6 +103,7 @@ def local_source(source: str | os.PathLike[str]) -> Path:
         return Path(source)
     place = parse(str(source))
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")  # else a line for each retry
     import huggingface_hub  # only here: it takes 0.2 s to import
     from huggingface_hub import errors
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import constants
 
-from conformer.published import read_published
+from conformer.published import open_source, read_published
 from tests.support import parakeet, pickles
 from tests.support.errors import refused
 from tests.support.fake_hub import fake_hub
@@ -257,3 +257,14 @@ class TestArchivesThatAreRefused:
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
         with refused("git-lfs pointer"):
             read_published(path)
+
+
+@pytest.mark.parametrize("kind", ["does not exist", "is a file", "is an empty folder"])
+def test_a_path_that_is_no_source_lists_the_kinds_of_sources(tmp_path, kind):
+    path = tmp_path / "source"
+    if kind == "is a file":
+        path.write_text("text")
+    elif kind == "is an empty folder":
+        path.mkdir()
+    with refused(match=f"a folder of Hugging Face.*Received: {path}, which {kind}[.] Correct"):
+        open_source(path)

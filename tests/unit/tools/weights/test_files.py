@@ -382,6 +382,14 @@ def test_damaged_safetensors_are_refused(tmp_path):
     refusal(tmp_path / "absent.safetensors")
 
 
+def test_the_reason_why_safetensors_cannot_be_opened(tmp_path):
+    (tmp_path / "folder.safetensors").mkdir()
+    for name, reason in (("folder", "Is a directory"), ("absent", "No such file or directory")):
+        path = tmp_path / f"{name}.safetensors"
+        with refused(f"Received: {path}: {reason}. Correct"):
+            SafeTensors(path)
+
+
 def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path in (tmp_path / "weights.pth", tmp_path / "file" / "weights.safetensors"):

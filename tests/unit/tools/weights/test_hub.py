@@ -1,5 +1,9 @@
 """Sources on the Hugging Face Hub, against a hub on localhost."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 from huggingface_hub import constants
 
@@ -134,3 +138,23 @@ def test_the_token_of_the_environment_is_sent(hub, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     local_source("hf:owner/name/config.json")
     assert hub.tokens == {"Bearer hf_secret"}
+
+
+def test_retries_print_nothing(tmp_path):
+    program = """
+import time
+from tools.errors import UserError
+from tools.weights.hub import local_source
+time.sleep = lambda seconds: None
+try:
+    local_source("hf:owner/name/tiny.pth")
+except UserError as error:
+    print(error)
+"""
+    environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HUB_CACHE": str(tmp_path)}
+    environment.pop("HF_HUB_VERBOSITY", None)  # set in this process by other tests
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert "no answer from the hub" in done.stdout
+    assert done.stderr == ""
