@@ -180,7 +180,8 @@ class ConformerTask(SpeechTask):
             "Leave --pretrained and tokenizer.vocabulary_file out to build a vocabulary from these "
             "transcripts, or raise data.max_unknown_share"
         )
-        if any(text != text.upper() for text in self.tokenizer.surfaces):
+        converts = self.tokenizer.normalize("a") == "A"
+        if converts and any(text != text.upper() for text in self.tokenizer.surfaces):
             remedy = (
                 "Transcripts are converted to upper case, and this vocabulary has lower-case "
                 "letters. " + remedy

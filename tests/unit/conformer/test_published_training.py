@@ -105,6 +105,14 @@ def test_another_vocabulary_leaves_the_layers_of_the_vocabulary_at_random(corpus
             np.testing.assert_array_equal(variable, theirs[variable.path])
 
 
+def test_a_refusal_of_letters_says_nothing_wrong_about_their_case(corpus, source, tmp_path):
+    """Transcripts take the lower case of the vocabulary, which lacks M."""
+    write_librispeech(tmp_path / "train", [("MEN", np.ones(3200))])
+    with refused("lacks: m (1)") as caught:
+        made(tmp_path, source[1])
+    assert "upper case" not in str(caught.value)
+
+
 def cut(path, share=0.6):
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
 
