@@ -231,7 +231,7 @@ def test_serve_bytes_of_empty_files(runner, sounds):
 
 def test_serve_bytes_refuses_another_rate(runner, sounds):
     files = np.array([wav_bytes(sounds[0], RATE_HZ), wav_bytes(sounds[0], 16000)], object)
-    with pytest.raises(RuntimeError, match="Expected a WAV of 8000 Hz"):
+    with refused("Expected a WAV of 8000 Hz"):
         runner.run({"bytes": files}, "serve_bytes")
 
 
