@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from tools.conversion.pipeline import FOREIGN, describe
-from tools.conversion.protocol import Examples
+from tools.conversion.pipeline import describe
+from tools.conversion.protocol import FOREIGN, Examples
 from tools.errors import UserError
 from tools.inference.opening import open_runner
 from tools.inference.options import RunnerOptions

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from tools.config.values import show
 from tools.conversion.onnx_file import SIGNATURE
-from tools.conversion.pipeline import FOREIGN
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import FOREIGN, TensorSpec
 from tools.errors import UserError
 from tools.inference.onnx_runner import OnnxRunner
 from vision.config import VisionConfig

@@ -8,8 +8,7 @@ import numpy as np
 import onnx
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
-from tools.conversion.pipeline import FOREIGN
-from tools.conversion.protocol import TensorSpec
+from tools.conversion.protocol import FOREIGN, TensorSpec
 from tools.errors import UserError
 
 METADATA_KEY = "pipeline"  # metadata key of the content of pipeline.json

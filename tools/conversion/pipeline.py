@@ -5,12 +5,12 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from tools.conversion.protocol import FOREIGN
 from tools.errors import UserError
 from tools.hashing import files_hash
 
 PIPELINE_FILE = "pipeline.json"
 MANIFEST_FILE = "manifest.json"  # of converted models
-FOREIGN = "onnx"  # family of an ONNX file without a description
 _ONNX_SUFFIX = ".onnx"
 # Precisions of SavedModels, by the names of reports, and the Keras dtype policies of their models.
 POLICIES = {"fp32": "float32", "fp16": "mixed_float16", "bf16": "mixed_bfloat16"}

@@ -20,6 +20,7 @@ Opened = Callable[[], Function]
 Run = Callable[[Mapping[str, np.ndarray], str], dict[str, np.ndarray]]
 
 
+FOREIGN = "onnx"  # family of an ONNX file without a description
 LENGTHS = "lengths"  # input with the length of each row before padding
 
 
