@@ -259,14 +259,12 @@ def _no_tensors_for_inputs():
     optimize = tf_loader.tf_optimize_grappler
 
     def without_shapes(inputs, outputs, graph):
-        hidden = tf.compat.v1.GraphDef()
-        hidden.CopyFrom(graph)
         shapes = {}
-        for node in hidden.node:
+        for node in graph.node:  # in place, because a copy has all constants; nobody reads it again
             if node.op == "Placeholder":
                 shapes[node.name] = tf.TensorShape(node.attr["shape"].shape).as_proto()
                 node.attr["shape"].shape.CopyFrom(tf.TensorShape(None).as_proto())
-        optimized = optimize(inputs, outputs, hidden)
+        optimized = optimize(inputs, outputs, graph)
         for node in optimized.node:
             if node.name in shapes:
                 node.attr["shape"].shape.CopyFrom(shapes[node.name])

@@ -160,9 +160,8 @@ class Graph:
         for number in reversed(range(len(graph.initializer))):
             if graph.initializer[number].name not in needed:
                 del graph.initializer[number]
-        known = {x.name for x in graph.initializer}
-        added = (x for name, x in self._constants.items() if name in needed - known)
-        graph.initializer.extend(added)
+        missing = needed - {x.name for x in graph.initializer}
+        graph.initializer.extend(x for name, x in self._constants.items() if name in missing)
 
 
 def _without_large_constants(model: onnx.ModelProto) -> onnx.ModelProto:
